@@ -1,0 +1,82 @@
+"""Training in a notebook: `fit(model, data)`."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from jaxnets.config import Experiment
+from jaxnets.data.dataset import Dataset, from_arrays
+from jaxnets.data.memory import InMemory
+from jaxnets.errors import UsageError
+from jaxnets.optim.optimizers import AdamW, Optimizer
+from jaxnets.report.console import ProgressKind
+from jaxnets.run import Run, train
+from jaxnets.tasks.base import Task
+from jaxnets.tasks.supervised import Supervised
+
+
+def fit(
+    model: nn.Module | Task,
+    data: Dataset | tuple[Any, Any],
+    *,
+    test: tuple[Any, Any] | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    progress: ProgressKind = "auto",
+    **options: Any,
+) -> Run:
+    """Train a model on data and return the run: its weights, history and predictions.
+
+    Your arrays stay yours: they are never changed and never given to the device to keep. Running it again with the same
+    arguments gives the same result, bit for bit on the same machine.
+
+    Args:
+        model: a Linen module called as `model(inputs, train=...)`, or a task that holds one. For a bare module,
+            integer (or text) targets make it a classification and real targets a regression.
+        data: a `Dataset` (see `load` and `from_arrays`), or (inputs, targets) arrays.
+        test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
+        epochs: passes over the training data; 10 unless `steps` says otherwise.
+        steps: optimizer steps, instead of epochs.
+        batch_size: examples in each step; 128, or all of a smaller set.
+        optimizer: AdamW with a warm-up and a cosine by default.
+        seed: root of all randomness.
+        run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
+        progress: "bar", "lines", "none", or "auto".
+        **options: any other field of `Experiment`: mesh, precision, micro_batches, eval_every, ...
+
+    Raises:
+        JaxnetsError: bad arguments or data, with the value, the rule and what to do.
+    """
+    if epochs is not None and steps is not None:
+        raise UsageError(f"give either epochs or steps, not both (got epochs={epochs}, steps={steps})")
+    if isinstance(data, Dataset):
+        if test is not None:
+            raise UsageError("test goes with arrays; a Dataset has its own test split")
+        dataset = data
+    else:
+        inputs, targets = data
+        dataset = from_arrays(inputs, targets, test=test)
+    examples = dataset.card.examples["train"]
+    batch_size = min(128, examples) if batch_size is None else batch_size
+    if steps is None:
+        per_epoch = max(1, examples // max(1, batch_size))
+        steps = math.ceil((10 if epochs is None else epochs) * per_epoch)
+        options.setdefault("eval_every", per_epoch)
+    options.setdefault("log_every", max(1, steps // 50))
+    task = model if isinstance(model, Task) else Supervised(model=model)
+    experiment = Experiment(
+        task=task,
+        data=InMemory(dataset.name, dataset.fingerprint),
+        optimizer=optimizer or AdamW(),
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        **options,
+    )
+    return train(experiment, dataset=dataset, run_dir=run_dir, progress=progress)

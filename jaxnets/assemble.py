@@ -1,0 +1,122 @@
+"""From an experiment to the parts that run it: data, mesh, bound task, compiled program, evaluator."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxnets.config import Experiment
+from jaxnets.contracts import Batch
+from jaxnets.data.dataset import Dataset
+from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
+from jaxnets.data.order import Shuffled
+from jaxnets.errors import DataError, JaxnetsError
+from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
+from jaxnets.parallel.partition import shardings
+from jaxnets.tasks.base import Task
+from jaxnets.training.evaluate import Evaluator, Predictor
+from jaxnets.training.program import Program, choose_steps_per_call
+from jaxnets.training.state import TrainState, abstract_state, create_state
+from jaxnets.training.step import Recipe
+
+# Up to this size a data set is kept on the device.
+RESIDENT_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything a run is made of; built once, before the first step."""
+
+    experiment: Experiment
+    dataset: Dataset
+    mesh: Mesh
+    task: Task
+    recipe: Recipe
+    feed: Feed
+    program: Program
+    evaluator: Evaluator
+    predictor: Predictor
+    abstract: TrainState
+    """Shapes and dtypes of the state."""
+    shardings: Any
+    """Where each leaf of the state goes."""
+    resident: bool
+    """Whether the data live on the device."""
+
+    def fresh_state(self) -> TrainState:
+        """The state at step 0, born in its place: no device ever holds more than its share."""
+        batch = batch_spec(self.dataset, self.experiment.batch_size)
+        create = jax.jit(lambda: create_state(self.task, self.recipe, batch), out_shardings=self.shardings)
+        return create()
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the model's parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
+
+
+def assemble(experiment: Experiment, dataset: Dataset | None = None) -> Parts:
+    """Build the parts; call it inside `jax.set_mesh(...)` of the mesh it returns only for what comes after.
+
+    Everything a user can get wrong is checked here, before any work is done.
+    """
+    dataset = dataset if dataset is not None else experiment.data.open()
+    task = experiment.task.bind(dataset.card)
+    mesh = make_mesh(experiment.mesh)
+    check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+    recipe = Recipe(
+        optimizer=experiment.optimizer.build(experiment.steps),
+        seed=experiment.seed,
+        micro_batches=experiment.micro_batches,
+        precision=experiment.precision,
+        average=experiment.average,
+    )
+    place = placement(mesh)
+    resident = experiment.placement == "device" or (
+        experiment.placement == "auto" and dataset.nbytes <= RESIDENT_BYTES
+    )
+    road = ResidentFeed if resident else StreamFeed
+    order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
+    transform = Transform(dataset.prepare, dataset.augment, experiment.seed)
+    batch = batch_spec(dataset, experiment.batch_size)
+    with jax.set_mesh(mesh):
+        abstract = _abstract(task, recipe, batch, dataset)
+        step = task.make_step(recipe)
+        placed = shardings(abstract, mesh)
+        feed = road(dataset.train, order, transform, place)
+        many = experiment.steps_per_call or choose_steps_per_call(step, abstract, batch)
+        program = Program(step, feed, steps_per_call=many, state_shardings=placed)
+    # Evaluation batches need no size of their own: any multiple of the devices gives the same result.
+    shares = batch_devices(mesh)
+    wanted = min(experiment.eval_batch_size, dataset.card.examples["test"])
+    eval_size = -(-wanted // shares) * shares
+    common = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
+    evaluator = Evaluator(task, dataset.test, dataset.prepare, resident=resident, **common)
+    predictor = Predictor(task, dataset.prepare, **common)
+    return Parts(
+        experiment, dataset, mesh, task, recipe, feed, program, evaluator, predictor, abstract, placed, resident
+    )
+
+
+def batch_spec(dataset: Dataset, batch_size: int) -> Batch:
+    """Shapes and dtypes of a prepared batch."""
+    spec: Batch = {
+        name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype)
+        for name, array in dataset.train.items()
+    }
+    spec["inputs"] = jax.ShapeDtypeStruct(spec["inputs"].shape, jax.numpy.float32)
+    return {**spec, "mask": jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)}
+
+
+def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:
+    """The state's shapes; a model that cannot take the data says so here, before anything is compiled."""
+    try:
+        return abstract_state(task, recipe, batch)
+    except JaxnetsError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{type(task.model).__name__} cannot take the inputs of {dataset.name!r}, each of shape "
+            f"{dataset.card.input_shape}: {error}"
+        ) from error

@@ -1,0 +1,211 @@
+"""The command line.
+
+What can be answered without JAX (help, lists, mistakes) is answered before it is imported; see `jaxnets.declare`.
+Exit codes are an interface: 0 done, 1 error, 2 usage.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from jaxnets import declare
+from jaxnets.errors import JaxnetsError, UsageError, did_you_mean
+
+HELP = """jaxnets: train neural networks in JAX
+
+  jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
+  jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
+  jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
+  jaxnets list                               the configurations at hand
+  jaxnets --version
+
+CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to a Python file that defines
+`def config() -> Experiment`. `jaxnets train CONFIG --help` shows every field with its type and value.
+
+  jaxnets train digits_cnn
+  jaxnets train mnist_mlp --optimizer.learning-rate 3e-3 --task.model.widths 256 256
+  jaxnets train tabular --data.path my.csv --data.target price
+"""
+VERBS = ("train", "evaluate", "summary", "list")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Options of the command, beside the experiment's own fields."""
+
+    run_dir: str = ""
+    """Where the run is kept; by default runs/CONFIG, or runs/CONFIG-DIGEST if a field is overridden."""
+    overwrite: bool = False
+    """Replace a run that is there already, instead of continuing it."""
+    stop_at: int = 0
+    """Stop after this many steps, as if interrupted; the same command without it goes on. 0 trains to the end."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """What to show while training."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors go to stderr as one message each."""
+    try:
+        return _dispatch(list(arguments))
+    except UsageError as error:
+        print(f"jaxnets: {error}", file=sys.stderr)
+        return 2
+    except JaxnetsError as error:
+        print(f"jaxnets: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("jaxnets: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if arguments[0] in ("--version", "version"):
+        from jaxnets import __version__
+
+        print(f"jaxnets {__version__}")
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise UsageError(f"there is no command {verb!r}. {did_you_mean(verb, VERBS)}")
+    if rest and rest[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if verb == "list":
+        return _list(rest)
+    if not rest:
+        what = "the directory of a run" if verb == "evaluate" else "the name of a configuration"
+        raise UsageError(f"`jaxnets {verb}` needs {what}; see `jaxnets --help`")
+    if verb == "evaluate":
+        return _evaluate(rest)
+    return _with_experiment(verb, rest, {"train": _train, "summary": _summary}[verb])
+
+
+def _with_experiment(verb: str, arguments: list[str], act: Callable[[Any, Any, RunOptions], int]) -> int:
+    """Read configuration and flags, first without JAX and then in earnest, and act on them."""
+    name, *flags = arguments
+    if name.startswith("-"):
+        raise UsageError(f"`jaxnets {verb}` takes the configuration first, then flags; got {name!r}")
+    with declare.stand_ins():
+        # Only a complaint the parser or a check of our own makes is final here.
+        try:
+            _read(verb, name, flags)
+        except JaxnetsError as error:
+            complaint: UsageError | None = UsageError(str(error))
+        except Exception:
+            complaint = None
+        else:
+            complaint = None
+    if complaint is not None:
+        raise complaint
+    loaded, experiment, options = _read(verb, name, flags)
+    return act(loaded, experiment, options)
+
+
+def _read(verb: str, name: str, flags: list[str]) -> tuple[Any, Any, RunOptions]:
+    """The configuration of a name, the experiment with flags applied, and the options of the command."""
+    import tyro
+
+    from jaxnets import config
+
+    loaded = config.load(name)
+    # AvoidSubcommands: a field keeps the class the configuration chose, and its fields become plain flags.
+    spec = dataclasses.make_dataclass(
+        "Command",
+        [
+            ("experiment", tyro.conf.OmitArgPrefixes[type(loaded.experiment)], loaded.experiment),  # type: ignore[misc]
+            ("options", tyro.conf.OmitArgPrefixes[RunOptions], RunOptions()),  # type: ignore[misc]
+        ],
+        frozen=True,
+    )
+    try:
+        parsed = tyro.cli(
+            tyro.conf.AvoidSubcommands[spec],  # type: ignore[valid-type]
+            args=flags,
+            prog=f"jaxnets {verb} {name}",
+            description=loaded.summary,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    return loaded, parsed.experiment, parsed.options  # type: ignore[attr-defined]
+
+
+def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
+    _prepare_jax()
+    from jaxnets.run import train
+    from jaxnets.run_directory import default_directory
+
+    train(
+        experiment,
+        run_dir=options.run_dir or default_directory(loaded.name, experiment, loaded.experiment),
+        overwrite=options.overwrite,
+        stop_at=options.stop_at or None,
+        progress=options.progress,
+        title=f"{loaded.name}: {loaded.summary}" if loaded.summary else loaded.name,
+        expected=loaded.expected if experiment == loaded.experiment else None,
+    )
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        raise UsageError(f"`jaxnets evaluate` takes one run directory, got {' '.join(arguments)}")
+    from jaxnets.run_directory import RunDirectory
+
+    RunDirectory.existing(arguments[0])
+    _prepare_jax()
+    from jaxnets.run import open_run
+
+    run = open_run(arguments[0])
+    for name, value in {"step": int(run.state.step), **run.evaluate()}.items():
+        print(f"{name} {value:.6g}")
+    return 0
+
+
+def _summary(loaded: Any, experiment: Any, options: RunOptions) -> int:
+    del options
+    _prepare_jax()
+    from jaxnets.report.summary import summarize
+
+    summarize(loaded.name, experiment)
+    return 0
+
+
+def _list(arguments: list[str]) -> int:
+    if arguments:
+        raise UsageError(f"`jaxnets list` takes no arguments, got {' '.join(arguments)}")
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("configuration", "task", "model", "data", "reaches", "takes"):
+        table.add_column(column)
+    with declare.stand_ins():
+        from jaxnets import config
+
+        for name in config.available():
+            loaded = config.load(name)
+            task, expected = loaded.experiment.task, loaded.expected
+            parts = (type(part).__name__ for part in (task, task.model, loaded.experiment.data))
+            reaches = f"{expected.metric} ≥ {expected.at_least:g}" if expected else ""
+            takes = f"{expected.minutes:g} min, {expected.hardware}" if expected else ""
+            table.add_row(name, *parts, reaches, takes)
+    Console().print(table)
+    return 0
+
+
+def _prepare_jax() -> None:
+    """Settings that must stand before JAX starts: a compilation cache that outlives the process, and quiet logs."""
+    from jaxnets.data.download import cache_directory
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

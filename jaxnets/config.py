@@ -1,0 +1,232 @@
+"""The experiment: one frozen dataclass that says everything about a run, and how it is written down and read back.
+
+An experiment is written as a Python file with a function `config()`; it is saved as data (`config.json`), in which every
+object carries the name of its class. Reading that file looks names up in the table below and nowhere else, so it can
+never run code.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import runpy
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxnets.data.dataset import Source
+from jaxnets.errors import JaxnetsError, UsageError, did_you_mean
+from jaxnets.optim.averaging import EMA
+from jaxnets.optim.optimizers import AdamW, Optimizer
+from jaxnets.parallel.mesh import MeshShape
+from jaxnets.tasks.base import Task
+from jaxnets.training.precision import Precision
+from jaxnets.typecheck import fits
+
+# Where the classes that a saved configuration may name are found.
+BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
+# Fields that every Linen module has beside its own.
+LINEN_FIELDS = ("parent", "name")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training run."""
+
+    task: Task
+    """What is learned: a task, holding its model."""
+    data: Source
+    """What it is learned from."""
+    optimizer: Optimizer = AdamW()
+    """How the weights move."""
+    steps: int = 1000
+    """Optimizer steps; also the length of the learning-rate schedule."""
+    batch_size: int = 128
+    """Examples in each step, over all devices."""
+    micro_batches: int = 1
+    """Parts each batch is processed in, to save memory; the result is the same."""
+    seed: int = 0
+    """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
+    average: EMA = EMA()
+    """Averaging of the weights for evaluation."""
+    precision: Precision = Precision()
+    """Number formats."""
+    mesh: MeshShape = MeshShape()
+    """How the devices are arranged."""
+    log_every: int = 50
+    """Steps between lines of the training log."""
+    eval_every: int = 0
+    """Steps between evaluations on the test split; 0 evaluates at the end only."""
+    eval_batch_size: int = 512
+    """Examples in each evaluation batch; has no influence on the result."""
+    save_every: int = 500
+    """Steps between checkpoints; 0 saves at the end only."""
+    steps_per_call: int = 0
+    """Steps in one dispatch to the device; 0 chooses by their size. Has no influence on the result."""
+    placement: Literal["auto", "device", "host"] = "auto"
+    """Where the data live: on the device, or streamed from the host; auto takes the device if they are under 1 GiB."""
+    on_nonfinite: Literal["halt", "skip"] = "halt"
+    """What a step with a NaN or infinite loss does: stop the run, or leave that step out."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, least in (("steps", 1), ("batch_size", 1), ("micro_batches", 1), ("eval_batch_size", 1), ("log_every", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is at least {least}, got {getattr(self, name)}")
+        for name in ("eval_every", "save_every", "steps_per_call", "seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """The score a shipped configuration reaches, and what that takes."""
+
+    metric: str
+    at_least: float
+    minutes: float
+    """Wall time on two CPU cores unless `hardware` says otherwise."""
+    hardware: str = "2 CPU cores"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A configuration file, read."""
+
+    name: str
+    experiment: Experiment
+    expected: Expected | None
+    summary: str
+    """First line of the file's docstring."""
+
+
+def config_directories() -> list[Path]:
+    """Where bare names are looked up: here, beside the package (a checkout), inside it (an installation)."""
+    package = Path(__file__).resolve().parent
+    places = [Path.cwd() / "configs", package.parent / "configs", package / "configs"]
+    return [place for index, place in enumerate(places) if place.is_dir() and place not in places[:index]]
+
+
+def available() -> dict[str, Path]:
+    """Configurations by bare name."""
+    found: dict[str, Path] = {}
+    for directory in config_directories():
+        for path in sorted(directory.glob("*.py")):
+            if not path.name.startswith("_"):
+                found.setdefault(path.stem, path)
+    return found
+
+
+def find(name: str) -> Path:
+    """The file of a configuration, from its bare name or a path to a `.py` file."""
+    if name.endswith(".py"):
+        path = Path(name)
+        if path.is_file():
+            return path
+        raise UsageError(f"there is no configuration file {name!r}; check the path, or see `jaxnets list`")
+    known = available()
+    if name not in known:
+        raise UsageError(f"there is no configuration called {name!r}. {did_you_mean(name, known)}")
+    return known[name]
+
+
+def load(name: str) -> Loaded:
+    """Read a configuration file (which is Python, and is run) by bare name or path."""
+    path = find(name)
+    try:
+        contents = runpy.run_path(str(path), run_name="jaxnets_config")
+    except JaxnetsError:
+        raise
+    except SyntaxError as error:
+        raise UsageError(f"{path}, line {error.lineno}: {error.msg}") from error
+    function = contents.get("config")
+    if not callable(function):
+        raise UsageError(f"{path} has no function config(); a configuration file defines `def config() -> Experiment`")
+    try:
+        experiment = function()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    if not isinstance(experiment, Experiment):
+        raise UsageError(f"{path}: config() returned {type(experiment).__name__}, expected an Experiment")
+    summary = (contents.get("__doc__") or "").strip().split("\n")[0]
+    return Loaded(path.stem, experiment, contents.get("EXPECTED"), summary)
+
+
+def to_data(value: Any) -> Any:
+    """A configuration object as JSON data; every object carries its class's name under "type"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field for field in dataclasses.fields(value) if field.init and not _linen_own(value, field.name)]
+        return {"type": type(value).__name__} | {field.name: to_data(getattr(value, field.name)) for field in fields}
+    if isinstance(value, tuple | list):
+        return [to_data(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UsageError(f"a configuration holds dataclasses, numbers, text and tuples of them, not {type(value).__name__}")
+
+
+def from_data(data: Any) -> Any:
+    """The inverse of `to_data`; raises `UsageError` for an unknown class or field, or a wrong type. Never runs code."""
+    if isinstance(data, list):
+        return tuple(from_data(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    known = built_ins()
+    name = data.get("type")
+    if not isinstance(name, str) or name not in known:
+        raise UsageError(f"the configuration names {name!r}, which is not built in. {did_you_mean(str(name), known)}")
+    cls = known[name]
+    fields = {field.name for field in dataclasses.fields(cls) if field.init and not _linen_own(cls, field.name)}
+    given = {key: value for key, value in data.items() if key != "type"}
+    for key in given:
+        if key not in fields:
+            raise UsageError(f"{name} has no field {key!r}. {did_you_mean(key, fields)}")
+    try:
+        made = cls(**{key: from_data(value) for key, value in given.items()})
+    except TypeError as error:
+        raise UsageError(f"{name}: {error}") from error
+    check_types(made)
+    return made
+
+
+def _linen_own(value: Any, field: str) -> bool:
+    return field in LINEN_FIELDS and hasattr(value, "apply")
+
+
+def built_ins() -> dict[str, type]:
+    """The classes a saved configuration may name."""
+    found: dict[str, type] = {
+        cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision)
+    }
+    for module_name in BUILT_IN:
+        module = importlib.import_module(module_name)
+        for name in module.__all__:
+            item = getattr(module, name)
+            if isinstance(item, type) and dataclasses.is_dataclass(item):
+                found[name] = item
+    return found
+
+
+def digest(experiment: Experiment) -> str:
+    """Eight hex digits that differ between different experiments."""
+    return hashlib.sha256(json.dumps(to_data(experiment), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:
+    """What differs between two configurations as data, one line for each field."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted(saved.keys() | wanted.keys()):
+            lines += differences(saved.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
+        return lines
+    return [] if saved == wanted else [f"{prefix}: {saved!r} there, {wanted!r} here"]
+
+
+def check_types(value: Any) -> None:
+    """Raise `UsageError` unless the simple fields of a dataclass hold what their annotations say."""
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        if field.init and not _linen_own(value, field.name):
+            item = getattr(value, field.name)
+            if not fits(item, hints[field.name]):
+                wanted = str(hints[field.name]).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
+                raise UsageError(f"{type(value).__name__}.{field.name} is {wanted}, got {item!r} ({type(item).__name__})")

@@ -1,0 +1,132 @@
+"""The few types that pass between the rooms of jaxnets: means, batches, placements, the card of a data set, exhibits.
+
+They are plain data. A room that produces one and a room that consumes it need not know each other.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Sharding
+
+# A batch: arrays with a leading example dim, and "mask" [B] float32, which is 0 for padding and 1 for real examples.
+Batch = dict[str, Any]
+# What a module's `init` returns: {"params": ..., and perhaps "batch_stats": ...}.
+Variables = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean that is not divided yet: the weighted sum and the total weight, both float32 scalars.
+
+    Losses and metrics stay in this form through micro-batches, devices and evaluation batches; adding two of them
+    merges the means exactly. They are divided once, at the end, so there is never a mean of means.
+    """
+
+    sum: Any
+    weight: Any
+
+    @classmethod
+    def of(cls, values: Array, mask: Array) -> "Mean":
+        """The mean of `values` `[B, ...]` over the examples whose `mask` `[B]` is not 0 (a weight, usually 0 or 1)."""
+        per_example = values.astype(jnp.float32).reshape(values.shape[0], -1).mean(axis=-1)
+        # A masked row may hold anything, NaN included; multiplying by 0 would let it through.
+        kept = jnp.where(mask > 0, per_example * mask, 0.0)
+        return cls(kept.sum(), mask.astype(jnp.float32).sum())
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.sum + other.sum, self.weight + other.weight)
+
+    @property
+    def value(self) -> Any:
+        """The mean itself; NaN where nothing was counted."""
+        return self.sum / self.weight
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside the loss."""
+
+    metrics: dict[str, Mean]
+    """What is measured while training, by name."""
+    model_state: Variables
+    """The module's other collections after the call (running batch statistics); {} where it has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the arrays of a batch are put; `jaxnets.parallel.placement` builds it from a mesh."""
+
+    whole: Sharding
+    """For arrays that every device holds entire."""
+    rows: Sharding
+    """For a batch: the leading dim is spread over the devices."""
+    stacked_rows: Sharding
+    """For a stack of batches `[steps, batch, ...]`: the second dim is spread."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What a task may know of a data set before it sees a batch: shapes, ranges and names, no data."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    """Shape of one example's inputs."""
+    target_kind: str
+    """"class" for integer labels, "number" for real values."""
+    examples: Mapping[str, int]
+    """Examples in each split."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, in label order; empty for numbers."""
+    target_mean: float = 0.0
+    """Mean of the training targets, in their own unit; 0 for classes."""
+    target_std: float = 1.0
+    """Standard deviation of the training targets, in their own unit; 1 for classes."""
+    target_name: str = "target"
+    """What is predicted, for axis labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfusionMatrix:
+    """Counts `[C, C]`: row = true class, column = predicted class."""
+
+    title: str
+    counts: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Images `[N, H, W, C]`, any real range, with a caption each."""
+
+    title: str
+    images: np.ndarray
+    captions: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+    """Points `x`, `y`, both `[N]`, with the diagonal for comparison."""
+
+    title: str
+    x: np.ndarray
+    y: np.ndarray
+    x_label: str
+    y_label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of text under a header."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+# What a report shows of a finished run beside its curves.
+Exhibit = ConfusionMatrix | Gallery | Scatter | Table

@@ -1,0 +1,29 @@
+"""What is read: named data sets, files and arrays of your own; the order they come in; how they reach the device."""
+
+from jaxnets.data.augment import Augment as Augment
+from jaxnets.data.dataset import Dataset as Dataset
+from jaxnets.data.dataset import Source as Source
+from jaxnets.data.dataset import from_arrays as from_arrays
+from jaxnets.data.images import CIFAR10 as CIFAR10
+from jaxnets.data.images import MNIST as MNIST
+from jaxnets.data.images import Digits as Digits
+from jaxnets.data.images import FashionMNIST as FashionMNIST
+from jaxnets.data.memory import InMemory as InMemory
+from jaxnets.data.named import load as load
+from jaxnets.data.tables import California as California
+from jaxnets.data.tables import Tabular as Tabular
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Augment",
+    "California",
+    "Dataset",
+    "Digits",
+    "FashionMNIST",
+    "InMemory",
+    "Source",
+    "Tabular",
+    "from_arrays",
+    "load",
+]

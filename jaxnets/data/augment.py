@@ -1,0 +1,58 @@
+"""Random changes to training images, inside the compiled step. Shapes: `B` batch, `H` height, `W` width, `C` channels."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.ops.random import example_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Which changes, and how strong; the defaults change nothing. Each image draws from its own key."""
+
+    shift: int = 0
+    """Shift by up to this many pixels each way, zeros coming in at the edge (a random crop after padding)."""
+    flip: bool = False
+    """Mirror left and right with probability 1/2."""
+    cutout: int = 0
+    """Blank a square of this many pixels a side at a random place (DeVries and Taylor, 2017)."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise added to prepared inputs."""
+
+    def __post_init__(self) -> None:
+        if self.shift < 0 or self.cutout < 0 or self.noise < 0:
+            raise ValueError(f"augment: shift, cutout and noise are at least 0, got {self}")
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes anything."""
+        return self != Augment()
+
+    def __call__(self, images: Array, key: Array) -> Array:
+        """Images `[B, H, W, C]` (any inputs `[B, ...]` for noise alone), float32, to the same shape."""
+        if not self.active:
+            return images
+        return jax.vmap(self._one)(images, example_keys(key, images.shape[0]))
+
+    def _one(self, image: Array, key: Array) -> Array:
+        shift_key, flip_key, cut_key, noise_key = jax.random.split(key, 4)
+        if self.shift:
+            s = self.shift
+            offsets = jax.random.randint(shift_key, (2,), 0, 2 * s + 1)
+            padded = jnp.pad(image, ((s, s), (s, s), (0, 0)))
+            image = jax.lax.dynamic_slice(padded, (offsets[0], offsets[1], 0), image.shape)
+        if self.flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        if self.cutout:
+            H, W, _ = image.shape
+            row, column = jax.random.randint(cut_key, (2,), 0, jnp.array([H, W]))
+            rows, columns = jnp.arange(H)[:, None, None], jnp.arange(W)[None, :, None]
+            half = self.cutout / 2
+            inside = (abs(rows - row + 0.5) < half) & (abs(columns - column + 0.5) < half)
+            image = jnp.where(inside, 0.0, image)
+        if self.noise:
+            image = image + self.noise * jax.random.normal(noise_key, image.shape)
+        return image

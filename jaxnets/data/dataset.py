@@ -1,0 +1,223 @@
+"""A data set in memory: named arrays in two splits, and how an example is made ready for a model."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Card
+from jaxnets.data.augment import Augment
+from jaxnets.errors import DataError
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardize:
+    """`(inputs - mean) / std` over the last dim, in float32, on the device: images stay uint8 until a step needs them."""
+
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted; one number, or one for each channel or feature."""
+    std: tuple[float, ...] = (1.0,)
+    """Divides; one number, or one for each channel or feature."""
+
+    def __call__(self, inputs: Array) -> Array:
+        """Inputs of any real dtype to float32, same shape."""
+        return (inputs.astype(jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Training and test examples. Each split is a dict of arrays with a leading example dim: `inputs`, `targets`."""
+
+    name: str
+    train: Arrays
+    test: Arrays
+    class_names: tuple[str, ...] = ()
+    """Names of the classes; empty where the targets are real numbers."""
+    target_name: str = "target"
+    prepare: Standardize = Standardize()
+    """Makes raw inputs ready for a model; part of every batch, in training and after."""
+    augment: Augment = Augment()
+    """Random changes to training inputs, drawn anew at every step."""
+    source: str = "given by the caller"
+    """Where the bytes came from."""
+
+    @functools.cached_property
+    def card(self) -> Card:
+        """What a task may know before it sees a batch."""
+        targets = self.train["targets"]
+        numbers = not self.class_names
+        return Card(
+            name=self.name,
+            input_shape=tuple(self.train["inputs"].shape[1:]),
+            target_kind="number" if numbers else "class",
+            examples={"train": len(targets), "test": len(self.test["targets"])},
+            class_names=self.class_names,
+            target_mean=float(targets.mean(dtype=np.float64)) if numbers else 0.0,
+            target_std=float(targets.std(dtype=np.float64)) if numbers else 1.0,
+            target_name=self.target_name,
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of every byte, shape and name: two data sets with the same fingerprint are the same."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for key in sorted(split):
+                array = np.ascontiguousarray(split[key])
+                digest.update(f"{key}{array.shape}{array.dtype.str}".encode())
+                digest.update(array.data.cast("B") if array.size else b"")
+        return digest.hexdigest()[:32]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both splits in host memory."""
+        return sum(array.nbytes for split in (self.train, self.test) for array in split.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set by name and options, as a configuration holds it."""
+
+    def open(self) -> Dataset:
+        """Read it (downloading and checking where need be); raises `DataError`."""
+        raise NotImplementedError
+
+
+def from_arrays(
+    inputs: Any,
+    targets: Any,
+    *,
+    test: tuple[Any, Any] | None = None,
+    holdout: float = 0.2,
+    seed: int = 0,
+    name: str = "arrays",
+    standardize: bool = True,
+    class_names: Sequence[str] | None = None,
+    target_name: str = "target",
+    augment: Augment | None = None,
+) -> Dataset:
+    """A data set from arrays of your own; they are copied where they must be changed, never written to.
+
+    Args:
+        inputs: `[N, ...]` real numbers.
+        targets: `[N]`: integers, booleans or strings make classes, floats make a regression.
+        test: held-out (inputs, targets); without it a share of the examples is set aside.
+        holdout: that share, in (0, 1).
+        seed: of the shuffle before the share is set aside.
+        name: for messages and the report.
+        standardize: scale inputs by the training examples' mean and standard deviation (images: one for each channel,
+            otherwise one for each feature).
+        class_names: names of classes 0, 1, ...; by default the distinct labels.
+        target_name: what is predicted, for axis labels.
+        augment: random changes to training inputs.
+
+    Raises:
+        DataError: lengths differ, a value is NaN or infinite, labels are negative or outside `class_names`.
+    """
+    x, y = np.asarray(inputs), np.asarray(targets)
+    _check_lengths(name, x, y)
+    if test is None:
+        x, y, x_test, y_test = _hold_out(name, x, y, holdout, seed)
+    else:
+        x_test, y_test = np.asarray(test[0]), np.asarray(test[1])
+        _check_lengths(f"{name}, test", x_test, y_test)
+        if x_test.shape[1:] != x.shape[1:]:
+            raise DataError(f"{name}: test inputs have shape {x_test.shape[1:]} each, training inputs {x.shape[1:]}")
+    y, y_test, names = _encode_targets(name, y, y_test, class_names)
+    for split, array in (("training", x), ("test", x_test)):
+        check_finite(f"{name}: {split} inputs", array)
+    return Dataset(
+        name=name,
+        train={"inputs": _compact(x), "targets": y},
+        test={"inputs": _compact(x_test), "targets": y_test},
+        class_names=names,
+        target_name=target_name,
+        prepare=fit_standardize(x) if standardize else Standardize(),
+        augment=augment or Augment(),
+    )
+
+
+def fit_standardize(inputs: np.ndarray) -> Standardize:
+    """Mean and standard deviation of each channel (images) or feature; a constant one is only centred."""
+    dims = tuple(range(inputs.ndim - 1))
+    mean, std = inputs.mean(axis=dims, dtype=np.float64), inputs.std(axis=dims, dtype=np.float64)
+    mean, std = np.atleast_1d(mean), np.atleast_1d(np.where(std > 0, std, 1.0))
+    return Standardize(tuple(float(v) for v in mean), tuple(float(v) for v in std))
+
+
+def check_finite(what: str, array: np.ndarray) -> None:
+    """Raise `DataError` naming the first NaN or infinity of an array, if it has one."""
+    if array.dtype.kind not in "fc":
+        if array.dtype.kind not in "iub":
+            raise DataError(f"{what} have dtype {array.dtype}; give real numbers")
+        return
+    bad = ~np.isfinite(array)
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise DataError(
+            f"{what} hold {int(bad.sum())} NaN or infinite values, the first at index {place} ({array[place]}); "
+            f"remove or fill them before training"
+        )
+
+
+def _compact(x: np.ndarray) -> np.ndarray:
+    """64-bit inputs as their 32-bit kind (what the device computes with); everything else as it is."""
+    narrow: Mapping[str, Any] = {"f": np.float32, "i": np.int32, "u": np.uint32, "b": np.uint8}
+    return x.astype(narrow[x.dtype.kind]) if x.dtype.itemsize == 8 or x.dtype.kind == "b" else x
+
+
+def _check_lengths(name: str, x: np.ndarray, y: np.ndarray) -> None:
+    if x.ndim < 2:
+        raise DataError(f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C])")
+    if y.ndim != 1 or len(x) != len(y):
+        raise DataError(f"{name}: targets have shape {y.shape} for {len(x)} inputs; give one target for each input")
+
+
+def _hold_out(name: str, x: np.ndarray, y: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, ...]:
+    count = round(len(x) * share)
+    if not 0 < count < len(x):
+        raise DataError(f"{name}: holdout={share} of {len(x)} examples leaves an empty split; choose a share in (0, 1)")
+    order = np.random.default_rng(seed).permutation(len(x))
+    kept, held = order[count:], order[:count]
+    return x[kept], y[kept], x[held], y[held]
+
+
+def _encode_targets(
+    name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Targets as int32 labels with their names, or as float32 numbers with none."""
+    if y.dtype.kind == "f":
+        check_finite(f"{name}: training targets", y)
+        check_finite(f"{name}: test targets", y_test)
+        return y.astype(np.float32), y_test.astype(np.float32), ()
+    if y.dtype.kind in "USO" or y_test.dtype.kind in "USO":
+        words = sorted({str(v) for v in y} | {str(v) for v in y_test}, key=_natural)
+        code = {word: index for index, word in enumerate(words)}
+        y, y_test = (np.array([code[str(v)] for v in part], np.int32) for part in (y, y_test))
+        return y, y_test, tuple(words)
+    highest = int(max(y.max(initial=0), y_test.max(initial=0)))
+    names = tuple(class_names) if class_names is not None else tuple(str(i) for i in range(highest + 1))
+    for split, labels in (("training", y), ("test", y_test)):
+        outside = (labels < 0) | (labels >= len(names))
+        if outside.any():
+            place = int(np.flatnonzero(outside)[0])
+            raise DataError(
+                f"{name}: {split} label {labels[place]} at index {place} is out of range; labels of {len(names)} classes "
+                f"run from 0 to {len(names) - 1}"
+            )
+    return y.astype(np.int32), y_test.astype(np.int32), names
+
+
+def _natural(word: str) -> tuple[int, float, str]:
+    """Numbers first, in their own order ("2" before "10"), then words."""
+    try:
+        return (0, float(word), word)
+    except ValueError:
+        return (1, 0.0, word)

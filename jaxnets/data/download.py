@@ -1,0 +1,133 @@
+"""Find a data file: where `JAXNETS_DATA` points, in the cache, or at its canonical source.
+
+Nothing downloaded is used before its digest is checked, and nothing is written under its final name before it is whole.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jaxnets.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+    """One file at its canonical source."""
+
+    url: str
+    sha256: str | None = None
+    """Digest of the file as served; None where the caller checks the decoded arrays instead."""
+
+
+def data_directory() -> Path | None:
+    """The folder `JAXNETS_DATA` names, if it is set."""
+    value = os.environ.get("JAXNETS_DATA")
+    return Path(value) if value else None
+
+
+def cache_directory() -> Path:
+    """Where downloads are kept: `JAXNETS_CACHE`, else `~/.cache/jaxnets`."""
+    return Path(os.environ.get("JAXNETS_CACHE") or Path.home() / ".cache" / "jaxnets")
+
+
+def locate(relative: str) -> Path | None:
+    """The file of this relative path under `JAXNETS_DATA` or in the cache, or None."""
+    for folder in (data_directory(), cache_directory() / "data"):
+        if folder is not None and (folder / relative).is_file():
+            return folder / relative
+    return None
+
+
+def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file (all, or those named); never unpickles.
+
+    Raises:
+        DataError: the file is missing, damaged, holds Python objects or lacks a key.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in keys if key not in archive.files]
+            if missing:
+                raise DataError(f"{path} has no array {missing[0]!r}; it holds {', '.join(archive.files)}")
+            return {key: archive[key] for key in (keys or archive.files)}
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}; check the path") from None
+    except DataError:
+        raise
+    except Exception as error:  # numpy and zipfile raise half a dozen types on damaged bytes
+        raise DataError(
+            f"{path} cannot be read as .npz ({type(error).__name__}: {error}); it is damaged or of another format. "
+            f"Delete it and fetch it again"
+        ) from error
+
+
+def obtain(relative: str, remotes: tuple[Remote, ...], decode: Callable[[list[bytes]], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of a named data set: from a file at hand, else downloaded, decoded, checked and cached.
+
+    Args:
+        relative: path of the `.npz` under `JAXNETS_DATA` and in the cache.
+        remotes: the canonical files.
+        decode: turns their bytes into arrays, and raises `DataError` where those are not the published ones.
+    """
+    path = locate(relative)
+    if path is not None:
+        return read_arrays(path)
+    target = cache_directory() / "data" / relative
+    arrays = decode([download(remote, wanted_for=relative) for remote in remotes])
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{os.getpid()}-{target.name}")
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+        os.replace(partial, target)
+    except OSError as error:
+        raise DataError(
+            f"cannot keep {relative} in the cache {target.parent} ({error}); free some space there, or set JAXNETS_CACHE "
+            f"to a folder that can be written"
+        ) from error
+    return arrays
+
+
+def download(remote: Remote, *, wanted_for: str) -> bytes:
+    """The bytes of a remote file, checked against its digest, with a progress bar on a terminal."""
+    # Imported here: few runs download anything, and every command line would pay for it.
+    import urllib.request
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    name = remote.url.rsplit("/", 1)[-1]
+    chunks = []
+    try:
+        with urllib.request.urlopen(remote.url, timeout=30) as response:
+            columns = (TextColumn(f"download {name}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+            with Progress(*columns, transient=True) as progress:
+                bar = progress.add_task(name, total=int(response.headers.get("Content-Length") or 0) or None)
+                while chunk := response.read(1 << 18):
+                    chunks.append(chunk)
+                    progress.advance(bar, len(chunk))
+    except OSError as error:  # urllib's own errors are OSErrors
+        folder = data_directory()
+        raise DataError(
+            f"{wanted_for} is not on this machine (looked in JAXNETS_DATA={folder or 'unset'} and {cache_directory()}) "
+            f"and {remote.url} cannot be read ({error}). Connect to the network, or set JAXNETS_DATA to a folder that "
+            f"holds {wanted_for}"
+        ) from error
+    content = b"".join(chunks)
+    digest = hashlib.sha256(content).hexdigest()
+    if remote.sha256 is not None and digest != remote.sha256:
+        raise DataError(
+            f"{remote.url} has sha256 {digest}, expected {remote.sha256}: the download is damaged or the source changed. "
+            f"Try again; nothing was kept"
+        )
+    return content
+
+
+def check_digests(name: str, arrays: dict[str, np.ndarray], expected: dict[str, str]) -> None:
+    """Raise `DataError` unless each array's bytes have the published sha256."""
+    for key, digest in expected.items():
+        found = hashlib.sha256(np.ascontiguousarray(arrays[key]).tobytes()).hexdigest()
+        if found != digest:
+            raise DataError(f"{name}: array {key!r} has sha256 {found}, expected {digest}; the download is damaged")

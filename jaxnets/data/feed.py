@@ -1,0 +1,131 @@
+"""How batches reach the device: two roads, one contract.
+
+`load(step, count)` runs on the host and returns a *payload*, a tree of device arrays that covers `count` steps;
+`batch(payload, index, step)` runs inside the compiled program and takes batch `index` out of it. A training step never
+sees the difference.
+
+`ResidentFeed` keeps the whole data set on the device and sends only row numbers; choosing rows, scaling and augmentation
+run inside the program. `StreamFeed` gathers rows on the host, in a thread, ahead of the device.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Batch, Placement
+from jaxnets.data.augment import Augment
+from jaxnets.data.dataset import Arrays, Standardize
+from jaxnets.data.order import Order
+from jaxnets.ops.random import stream_key
+
+Payload = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """What happens to a raw batch before the model sees it."""
+
+    prepare: Standardize
+    augment: Augment
+    """Applied at every step; an evaluation passes `Augment()`."""
+    seed: int
+
+    def __call__(self, batch: Batch, step: Array) -> Batch:
+        """Prepared inputs, augmented with keys that depend on (seed, step, position in the global batch)."""
+        inputs = self.prepare(batch["inputs"])
+        if self.augment.active:
+            inputs = self.augment(inputs, stream_key(self.seed, "augment", step))
+        return {**batch, "inputs": inputs}
+
+
+class Feed(Protocol):
+    """The contract of both roads."""
+
+    batch_size: int
+
+    def load(self, step: int, count: int, capacity: int) -> Payload:
+        """Device arrays for steps `step .. step + count`; leading dims are `capacity` so that one program fits all."""
+
+    def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
+        """Batch number `index` of a payload, for global step `step`; traced, pure."""
+
+
+class ResidentFeed:
+    """The data set lives on the device; a payload is row numbers."""
+
+    def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
+        self.batch_size = order.batch_size
+        self._order, self._transform, self._placement = order, transform, placement
+        self._arrays = {name: jax.device_put(array, placement.whole) for name, array in arrays.items()}
+
+    def load(self, step: int, count: int, capacity: int) -> Payload:
+        """Row numbers and masks, `[capacity, B]` each, beside the resident arrays."""
+        index, mask = _rows(self._order, step, count, capacity)
+        return self._arrays, *jax.device_put((index, mask), self._placement.stacked_rows)
+
+    def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
+        """Gather the rows on the device."""
+        arrays, rows, mask = payload
+        # Row numbers are in range by construction; saying so drops the bounds check of every gather.
+        batch = {name: a.at[rows[index]].get(mode="promise_in_bounds") for name, a in arrays.items()}
+        batch = self._transform({**batch, "mask": mask[index]}, step)
+        return jax.lax.with_sharding_constraint(batch, self._placement.rows)
+
+
+class StreamFeed:
+    """The data set stays on the host; a payload is the batches themselves."""
+
+    def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
+        self.batch_size = order.batch_size
+        self._arrays, self._order, self._transform, self._placement = arrays, order, transform, placement
+
+    def load(self, step: int, count: int, capacity: int) -> Payload:
+        """Gathered rows, `[capacity, B, ...]` for each array."""
+        index, mask = _rows(self._order, step, count, capacity)
+        batches = {name: np.take(array, index, axis=0) for name, array in self._arrays.items()}
+        return jax.device_put({**batches, "mask": mask}, self._placement.stacked_rows)
+
+    def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
+        """Pick one batch of the stack."""
+        batch = self._transform({name: stack[index] for name, stack in payload.items()}, step)
+        return jax.lax.with_sharding_constraint(batch, self._placement.rows)
+
+
+def _rows(order: Order, step: int, count: int, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and masks of `count` steps, `[capacity, B]`; steps past `count` are never run."""
+    index = np.zeros((capacity, order.batch_size), np.int32)
+    mask = np.zeros((capacity, order.batch_size), np.float32)
+    for offset in range(count):
+        index[offset], mask[offset] = order.rows(step + offset)
+    return index, mask
+
+
+def prefetch(feed: Feed, plan: Iterable[tuple[int, int]], *, capacity: int, depth: int) -> Iterator[tuple[int, int, Payload]]:
+    """`(step, count, payload)` for each `(step, count)` of a plan, `depth` payloads ahead of the consumer.
+
+    One worker thread loads in plan order, so the batches do not depend on timing. `depth=0` loads in the caller.
+    """
+    if depth == 0:
+        for step, count in plan:
+            yield step, count, feed.load(step, count, capacity)
+        return
+    waiting: deque[tuple[int, int, concurrent.futures.Future[Payload]]] = deque()
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="jaxnets-data") as pool:
+        try:
+            for step, count in plan:
+                waiting.append((step, count, pool.submit(feed.load, step, count, capacity)))
+                if len(waiting) > depth:
+                    first, many, payload = waiting.popleft()
+                    yield first, many, payload.result()
+            while waiting:
+                first, many, payload = waiting.popleft()
+                yield first, many, payload.result()
+        finally:
+            for _, _, payload in waiting:
+                payload.cancel()

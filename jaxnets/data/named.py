@@ -1,0 +1,31 @@
+"""Data sets by name, for a notebook."""
+
+from jaxnets.data.dataset import Dataset, Source
+from jaxnets.data.images import CIFAR10, MNIST, Digits, FashionMNIST
+from jaxnets.data.tables import California, Tabular
+from jaxnets.errors import DataError, did_you_mean
+
+
+def load(name: str) -> Dataset:
+    """A named data set, with its default options: `load("digits")`.
+
+    Names: digits, iris and wine (bundled); mnist, fashion_mnist, cifar10 and california (found through `JAXNETS_DATA`,
+    else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
+
+    Raises:
+        DataError: an unknown name, or data that cannot be had.
+    """
+    sources: dict[str, Source] = {
+        "digits": Digits(),
+        "iris": Tabular("iris"),
+        "wine": Tabular("wine"),
+        "mnist": MNIST(),
+        "fashion_mnist": FashionMNIST(),
+        "cifar10": CIFAR10(),
+        "california": California(),
+    }
+    if name in sources:
+        return sources[name].open()
+    if name.endswith(".npz"):
+        return Tabular(name).open()
+    raise DataError(f"there is no data set called {name!r}. {did_you_mean(name, sources)}")

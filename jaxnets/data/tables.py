@@ -1,0 +1,215 @@
+"""Tables: a `.csv` (or `.csv.gz`) or `.npz` file of your own, and the California housing census.
+
+Columns that are numbers are standardised, with the median in place of empty cells; columns of words become one 0/1
+feature for each word. Everything is learned from the training rows alone.
+"""
+
+import csv
+import dataclasses
+import gzip
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from jaxnets.data.dataset import Dataset, Source, Standardize, from_arrays
+from jaxnets.data.download import Remote, cache_directory, download, locate, read_arrays
+from jaxnets.errors import DataError, did_you_mean
+
+ASSETS = Path(__file__).parent / "assets"
+BUNDLED = ("iris", "wine")
+MOST_WORDS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabular(Source):
+    """A table from a file: one row an example, one column the target."""
+
+    path: str = "iris"
+    """A .csv, .csv.gz or .npz file, or one of the bundled tables: iris, wine."""
+    target: str = ""
+    """The column to predict; may be left out for .npz files with `targets` or `y`, and for the bundled tables."""
+    kind: Literal["auto", "class", "number"] = "auto"
+    """What the target is; auto takes words and few distinct whole numbers as classes, other numbers as numbers."""
+    holdout: float = 0.2
+    """Share of the rows set aside for the test, in (0, 1)."""
+    split_seed: int = 0
+    """Seed of that split."""
+    ignore: tuple[str, ...] = ()
+    """Columns to leave out."""
+
+    def open(self) -> Dataset:
+        """Inputs `[N, features]` float32; labels or real targets."""
+        if self.path in BUNDLED:
+            return self._from_npz(ASSETS / f"{self.path}.npz", self.path)
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
+            raise DataError(f"there is no file {self.path!r}. {near} The bundled tables are {' and '.join(BUNDLED)}")
+        if path.suffix == ".npz":
+            return self._from_npz(path, path.stem)
+        if path.name.endswith((".csv", ".csv.gz")):
+            return self._from_columns(read_csv(path), path.name.split(".")[0], str(path))
+        raise DataError(f"{self.path!r} is neither .csv, .csv.gz nor .npz; convert it to one of these")
+
+    def _from_npz(self, path: Path, name: str) -> Dataset:
+        arrays = read_arrays(path)
+        keys = [key for key in ("inputs", "x", "X", "data") if key in arrays]
+        targets = [key for key in (self.target, "targets", "y", "target") if key and key in arrays]
+        if not keys or not targets or (self.target and self.target not in arrays):
+            raise DataError(
+                f"{path} holds {', '.join(arrays)}; expected inputs under 'inputs' or 'x' and targets under 'targets', 'y' "
+                f"or the name given as target ({self.target or 'none given'})"
+            )
+        y = arrays[targets[0]]
+        if self.kind == "number":
+            y = y.astype(np.float32)
+        names = tuple(str(n) for n in arrays["target_names"]) if "target_names" in arrays and y.dtype.kind != "f" else None
+        return from_arrays(
+            arrays[keys[0]],
+            y,
+            holdout=self.holdout,
+            seed=self.split_seed,
+            name=name,
+            class_names=names,
+            target_name=self.target or targets[0],
+        )
+
+    def _from_columns(self, columns: dict[str, list[str]], name: str, source: str) -> Dataset:
+        if self.target not in columns:
+            if not self.target:
+                raise DataError(f"{name}: say which column to predict with target; there are {', '.join(columns)}")
+            raise DataError(f"{name} has no column {self.target!r}. {did_you_mean(self.target, columns)}")
+        for column in self.ignore:
+            if column not in columns:
+                raise DataError(f"{name} has no column {column!r} to ignore. {did_you_mean(column, columns)}")
+        targets = self._targets(name, columns[self.target])
+        rows = len(targets)
+        count = round(rows * self.holdout)
+        if not 0 < count < rows:
+            raise DataError(f"{name}: holdout={self.holdout} of {rows} rows leaves an empty split")
+        order = np.random.default_rng(self.split_seed).permutation(rows)
+        test, train = order[:count], order[count:]
+        features = [
+            encode_column(name, column, values, train)
+            for column, values in columns.items()
+            if column != self.target and column not in self.ignore
+        ]
+        if not features:
+            raise DataError(f"{name} has no column left to predict {self.target!r} from")
+        x = np.concatenate(features, axis=1).astype(np.float32)
+        # The encoder has standardised already, from the training rows.
+        dataset = from_arrays(
+            x[train],
+            targets[train],
+            test=(x[test], targets[test]),
+            name=name,
+            standardize=False,
+            target_name=self.target,
+        )
+        return dataclasses.replace(dataset, prepare=Standardize(), source=source)
+
+    def _targets(self, name: str, values: list[str]) -> np.ndarray:
+        numbers = to_numbers(values)
+        empty = [i for i, value in enumerate(values) if not value.strip()]
+        if empty:
+            raise DataError(
+                f"{name}: the target {self.target!r} is empty in {len(empty)} rows, the first at line {empty[0] + 2}; "
+                f"remove or fill them"
+            )
+        if numbers is not None and not np.isfinite(numbers).all():
+            line = int(np.flatnonzero(~np.isfinite(numbers))[0]) + 2
+            raise DataError(f"{name}: the target {self.target!r} is NaN or infinite at line {line}; remove or fill it")
+        if self.kind == "number" and numbers is None:
+            raise DataError(f"{name}: kind='number', but the target {self.target!r} has words, e.g. {values[0]!r}")
+        few = numbers is not None and (numbers == numbers.round()).all() and len(np.unique(numbers)) <= 20
+        if self.kind == "number" or (self.kind == "auto" and numbers is not None and not few):
+            assert numbers is not None
+            return numbers.astype(np.float32)
+        return np.array([value.strip() for value in values])
+
+
+@dataclasses.dataclass(frozen=True)
+class California(Source):
+    """California housing, 1990 census: 20,640 districts, 8 numbers and the distance to the ocean; target the median price."""
+
+    split_seed: int = 0
+    """Seed of the split that sets a fifth of the districts aside."""
+
+    def open(self) -> Dataset:
+        """Inputs `[13]` float32; targets in dollars."""
+        path = locate("tables/california_housing.csv.gz")
+        if path is None:
+            path = cache_directory() / "data" / "tables" / "california_housing.csv.gz"
+            remote = Remote(
+                "https://raw.githubusercontent.com/ageron/handson-ml2/master/datasets/housing/housing.csv",
+                "8a3727f4cf54ac1a327f69b1d5b4db54c5834ea81c6e4efc0d163300022a685e",
+            )
+            content = gzip.compress(download(remote, wanted_for="tables/california_housing.csv.gz"), mtime=0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".partial-{path.name}")
+            partial.write_bytes(content)
+            partial.replace(path)
+        columns = read_csv(path)
+        # Ratios say more than counts: rooms and people in a district grow with its size, not with its prices.
+        count = {key: np.array([float(v or "nan") for v in columns[key]]) for key in
+                 ("total_rooms", "total_bedrooms", "population", "households")}
+        columns["rooms_per_household"] = _texts(count["total_rooms"] / count["households"])
+        columns["bedrooms_per_room"] = _texts(count["total_bedrooms"] / count["total_rooms"])
+        columns["people_per_household"] = _texts(count["population"] / count["households"])
+        table = Tabular(target="median_house_value", kind="number", split_seed=self.split_seed)
+        return dataclasses.replace(table._from_columns(columns, "california", str(path)), target_name="price in $")
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    return ["" if np.isnan(v) else repr(float(v)) for v in values]
+
+
+def read_csv(path: Path) -> dict[str, list[str]]:
+    """Columns of text by header name; raises `DataError` on damage, a missing header or a ragged row."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as CSV ({type(error).__name__}: {error})") from error
+    if len(rows) < 3:
+        raise DataError(f"{path} has {len(rows)} lines; a header and at least two rows are needed")
+    header = [cell.strip() for cell in rows[0]]
+    if len(set(header)) != len(header) or "" in header:
+        raise DataError(f"{path}: the first line must name every column once, it reads {header}")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise DataError(f"{path}: line {number} has {len(row)} cells, the header {len(header)}")
+    return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
+
+
+def to_numbers(values: list[str]) -> np.ndarray | None:
+    """The column as float64 with NaN for empty cells, or None where a cell is not a number."""
+    try:
+        return np.array([float(v) if v.strip() else np.nan for v in values])
+    except ValueError:
+        return None
+
+
+def encode_column(table: str, column: str, values: list[str], train: np.ndarray) -> np.ndarray:
+    """A column as features `[rows, k]`: one standardised number, or a 0/1 feature for each word of the training rows."""
+    numbers = to_numbers(values)
+    if numbers is None:
+        words = sorted({values[i].strip() for i in train})
+        if len(words) > MOST_WORDS:
+            raise DataError(
+                f"{table}: column {column!r} has {len(words)} different words, at most {MOST_WORDS} make sense as "
+                f"features; leave it out with ignore"
+            )
+        column_values = np.array([value.strip() for value in values])
+        return (column_values[:, None] == np.array(words)[None, :]).astype(np.float64)
+    if np.isinf(numbers).any():
+        line = int(np.flatnonzero(np.isinf(numbers))[0]) + 2
+        raise DataError(f"{table}: column {column!r} is infinite at line {line}; remove or fill it")
+    known = numbers[train][~np.isnan(numbers[train])]
+    median = float(np.median(known)) if known.size else 0.0
+    filled = np.where(np.isnan(numbers), median, numbers)
+    mean, std = filled[train].mean(), filled[train].std()
+    return ((filled - mean) / (std if std > 0 else 1.0))[:, None]

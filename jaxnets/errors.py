@@ -1,0 +1,37 @@
+"""The errors jaxnets raises on purpose.
+
+Each message names the value that was given, the rule it broke and what to do about it. The command line prints the
+message alone (no traceback) and exits 2 for a `UsageError`, 1 for the rest.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class JaxnetsError(Exception):
+    """Something jaxnets checked and refused; the message is written for the user."""
+
+
+class UsageError(JaxnetsError):
+    """A command line or a configuration that cannot be understood or cannot be run."""
+
+
+class DataError(JaxnetsError):
+    """Data that are missing, damaged or not what the task needs."""
+
+
+class RunDirectoryError(JaxnetsError):
+    """A run directory that cannot be written, or that belongs to another run."""
+
+
+class NonFiniteError(JaxnetsError):
+    """The loss or a gradient became NaN or infinite; the message names the step."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A sentence that suggests the nearest of `choices`, or lists them; for the end of an error message."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"Choose from: {', '.join(choices)}."

@@ -1,0 +1,56 @@
+"""A small convolutional network in the manner of LeNet (LeCun et al. 1998).
+
+Shapes: `B` batch, `H` height, `W` width, `C` channels, `F` units.
+"""
+
+import flax.linen as nn
+from jax import Array
+
+from jaxnets.ops import conv_general_dilated, max_pool
+
+
+class CNN(nn.Module):
+    """Stages of 3x3 convolutions, each halving the image by max pooling, then fully connected layers."""
+
+    features: tuple[int, ...] = (32, 64)
+    """Channels of each stage; each stage ends in a 2x2 max pool."""
+    convolutions: int = 1
+    """Convolutions in each stage, each followed by ReLU."""
+    batch_norm: bool = False
+    """Batch normalisation after every convolution (Ioffe and Szegedy 2015)."""
+    dense: tuple[int, ...] = (128,)
+    """Units of the fully connected hidden layers."""
+    dropout: float = 0.0
+    """Probability of dropping a unit before each fully connected layer while training, in [0, 1)."""
+    outputs: int | None = None
+    """Output units; None takes as many as the data have classes."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Outputs `[B, outputs]` of images `[B, H, W, C]`; H and W at least `2 ** len(features)`."""
+        least = 2 ** len(self.features)
+        if x.ndim != 4 or min(x.shape[1:3]) < least:
+            raise ValueError(
+                f"CNN with {len(self.features)} stages needs images [batch, height, width, channels] of at least "
+                f"{least}x{least} pixels, got {tuple(x.shape)}; use fewer stages (features) or larger images"
+            )
+        for stage, width in enumerate(self.features):
+            for index in range(self.convolutions):
+                name = f"{stage}_{index}"
+                x = nn.Conv(
+                    width,
+                    (3, 3),
+                    use_bias=not self.batch_norm,
+                    conv_general_dilated=conv_general_dilated,
+                    name=f"conv_{name}",
+                )(x)
+                if self.batch_norm:
+                    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(x)
+                x = nn.relu(x)
+            x = max_pool(x)
+        x = x.reshape(x.shape[0], -1)
+        for index, width in enumerate(self.dense):
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = nn.relu(nn.Dense(width, name=f"dense_{index}")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.outputs or 1, name="output")(x)

@@ -1,0 +1,44 @@
+"""The multilayer perceptron.
+
+Shapes: `B` batch, `N` input features, `F` hidden units, `C` outputs.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+from jax import Array
+
+ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
+
+
+class MLP(nn.Module):
+    """Fully connected layers with an activation between them; inputs are flattened first."""
+
+    widths: tuple[int, ...] = (128, 128)
+    """Units of each hidden layer; an empty tuple makes a linear model."""
+    outputs: int | None = None
+    """Output units; None takes as many as the task needs (classes, or 1 for regression)."""
+    activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu"] = "relu"
+    """The non-linearity after every hidden layer."""
+    norm: Literal["none", "layer", "batch"] = "none"
+    """Normalisation before each activation (layer: Ba et al. 2016; batch: Ioffe and Szegedy 2015)."""
+    dropout: float = 0.0
+    """Probability of dropping a hidden unit while training (Srivastava et al. 2014), in [0, 1)."""
+    input_dropout: float = 0.0
+    """Probability of dropping an input (a visible unit) while training, in [0, 1)."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Outputs `[B, C]` of inputs `[B, ...]`; `train` switches dropout and batch statistics on."""
+        x = x.reshape(x.shape[0], -1)
+        x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
+        for index, width in enumerate(self.widths):
+            # A bias before a normalisation has no effect but noise in its gradient, so there is none.
+            x = nn.Dense(width, use_bias=self.norm == "none", name=f"hidden_{index}")(x)
+            if self.norm == "layer":
+                x = nn.LayerNorm(name=f"norm_{index}")(x)
+            elif self.norm == "batch":
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
+            x = ACTIVATIONS[self.activation](x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.outputs or 1, name="output")(x)

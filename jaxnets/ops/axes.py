@@ -1,0 +1,48 @@
+"""Names for the dims of an activation, and the mesh axes that they are spread over.
+
+A model names an activation where the compiler's propagation needs a pin: `x = name_axes(x, "batch", "length", "embed")`.
+Outside a mesh that is a no-op, so a model file never asks where it runs.
+"""
+
+import jax
+from jax import Array
+from jax.sharding import PartitionSpec
+
+# Logical name -> mesh axes. A name that is not here is an error; None means "whole on every device".
+AXES: dict[str, tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "embed": None,
+    "height": None,
+    "width": None,
+    "channel": None,
+}
+
+
+def name_axes(x: Array, *names: str) -> Array:
+    """Pin how `x` is spread over the mesh in use, one logical name for each of its dims.
+
+    Args:
+        x: any activation.
+        *names: as many names as `x` has dims, each a key of `AXES`.
+
+    Returns:
+        `x`, constrained where a mesh is set and its size divides the dim, else unchanged.
+    """
+    if len(names) != x.ndim:
+        raise ValueError(f"name_axes: {len(names)} names {names} for an array of shape {x.shape}; give one for each dim")
+    unknown = [name for name in names if name not in AXES]
+    if unknown:
+        raise ValueError(f"name_axes: {unknown[0]!r} is not a known axis name; known: {', '.join(AXES)}")
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = []
+    for name, size in zip(names, x.shape, strict=True):
+        axes = tuple(axis for axis in (AXES[name] or ()) if axis in mesh.shape)
+        devices = 1
+        for axis in axes:
+            devices *= mesh.shape[axis]
+        # Some releases of jax ignore a constraint that does not divide and others raise: decide it here.
+        spec.append(axes if devices > 1 and size % devices == 0 else None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -1,0 +1,122 @@
+"""Convolution whose gradient is fast inside a loop on the CPU.
+
+XLA's CPU back end has one fast convolution: channels last, kernel `(*window, in, out)`. The gradients that automatic
+differentiation writes are convolutions with permuted dimensions. Outside a loop the compiler turns those into the fast
+form; inside a `while` body (many training steps in one dispatch) it does not, and they run 20 to 40 times slower, with
+other rounding. `conv_general_dilated` below has the same values and writes its gradient in the fast form itself, so a
+training step costs the same and gives the same bits inside a loop and outside it.
+
+On other back ends, and for grouped or dilated convolutions, it is `jax.lax.conv_general_dilated` unchanged.
+Pass it to any Linen convolution: `nn.Conv(32, (3, 3), conv_general_dilated=conv_general_dilated)`.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    **options: Any,
+) -> Array:
+    """A drop-in for `jax.lax.conv_general_dilated`, as `flax.linen.Conv` calls it.
+
+    Args:
+        lhs: images, `[B, *spatial, C]`.
+        rhs: kernel, `[*window, C, F]`.
+        window_strides: one stride for each spatial dim.
+        padding: `"SAME"`, `"VALID"` or (low, high) for each spatial dim.
+        lhs_dilation: as in `jax.lax`; other than 1 takes the plain path.
+        rhs_dilation: as in `jax.lax`; other than 1 takes the plain path.
+        dimension_numbers: as in `jax.lax`; other than channels last takes the plain path.
+        feature_group_count: as in `jax.lax`; other than 1 takes the plain path.
+        **options: passed to `jax.lax.conv_general_dilated` on the plain path.
+
+    Returns:
+        `[B, *spatial_out, F]` in the dtype of `lhs`.
+    """
+    dims = lhs.ndim - 2
+    plain = (
+        jax.default_backend() != "cpu"
+        or feature_group_count != 1
+        or any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+        or options.get("batch_group_count", 1) != 1
+        or not _channels_last(lhs, rhs, dimension_numbers)
+    )
+    if plain:
+        return lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
+            dimension_numbers=dimension_numbers,
+            feature_group_count=feature_group_count,
+            **options,
+        )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], rhs.shape[:dims], window_strides, padding)
+    return _convolve(lhs, rhs, tuple(window_strides), tuple((int(low), int(high)) for low, high in padding))
+
+
+def _channels_last(lhs: Array, rhs: Array, dimension_numbers: Any) -> bool:
+    return lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers) == _dimension_numbers(lhs.ndim - 2)
+
+
+def _dimension_numbers(dims: int) -> lax.ConvDimensionNumbers:
+    images = (0, dims + 1, *range(1, dims + 1))
+    kernel = (dims + 1, dims, *range(dims))
+    return lax.ConvDimensionNumbers(images, kernel, images)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads) -> Array:
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_dimension_numbers(x.ndim - 2))
+
+
+def _forward(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, strides, pads), (x, kernel)
+
+
+def _backward(strides: tuple[int, ...], pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dims = x.ndim - 2
+    window, size, out = kernel.shape[:dims], x.shape[1:-1], g.shape[1:-1]
+    numbers = _dimension_numbers(dims)
+    # Position p of the input meets output o at kernel offset p + low - o * stride; the pads below follow from that.
+    reach = [(o - 1) * s + 1 for o, s in zip(out, strides, strict=True)]
+    low = [w - 1 - p[0] for w, p in zip(window, pads, strict=True)]
+    high = [n + w - 1 - lo - r for n, w, lo, r in zip(size, window, low, reach, strict=True)]
+    flipped = jnp.flip(kernel, range(dims)).swapaxes(-1, -2)
+    ones = (1,) * dims
+    dx = lax.conv_general_dilated(
+        g, flipped, ones, tuple(zip(low, high, strict=True)), lhs_dilation=strides, dimension_numbers=numbers
+    )
+    # The kernel's gradient is a convolution in which channels play the batch and the output plays the kernel.
+    high = [r - 1 + w - n - p[0] for r, w, n, p in zip(reach, window, size, pads, strict=True)]
+    dkernel = lax.conv_general_dilated(
+        jnp.moveaxis(x, (-1, 0), (0, -1)),
+        jnp.moveaxis(g, 0, -2),
+        ones,
+        tuple((p[0], h) for p, h in zip(pads, high, strict=True)),
+        rhs_dilation=strides,
+        dimension_numbers=numbers,
+    )
+    return dx, jnp.moveaxis(dkernel, 0, -2)
+
+
+_convolve.defvjp(_forward, _backward)

@@ -1,0 +1,13 @@
+"""How weights move: Optax chains as small frozen dataclasses, and learning-rate schedules."""
+
+from jaxnets.optim.averaging import EMA as EMA
+from jaxnets.optim.optimizers import SGD as SGD
+from jaxnets.optim.optimizers import Adam as Adam
+from jaxnets.optim.optimizers import AdamW as AdamW
+from jaxnets.optim.optimizers import Optimizer as Optimizer
+from jaxnets.optim.schedules import Constant as Constant
+from jaxnets.optim.schedules import Schedule as Schedule
+from jaxnets.optim.schedules import WarmupCosine as WarmupCosine
+from jaxnets.optim.schedules import WarmupLinear as WarmupLinear
+
+__all__ = ["EMA", "SGD", "Adam", "AdamW", "Constant", "Optimizer", "Schedule", "WarmupCosine", "WarmupLinear"]

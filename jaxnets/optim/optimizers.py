@@ -1,0 +1,120 @@
+"""Optimizers: what an Optax chain is built from, as data that a configuration can hold and a flag can override."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from jaxnets.optim.schedules import Constant, Schedule, WarmupCosine
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How weights move."""
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """The Optax transformation for a run of `total_steps` optimizer steps."""
+        raise NotImplementedError
+
+
+def _check(learning_rate: float, clip_norm: float | None, weight_decay: float) -> None:
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate is positive, got {learning_rate}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm is positive, or None for no clipping; got {clip_norm}")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay is at least 0, got {weight_decay}")
+
+
+def _chain(clip_norm: float | None, *parts: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Clipping comes first, and acts on the gradient of the whole batch, after accumulation."""
+    clip = () if clip_norm is None else (optax.clip_by_global_norm(clip_norm),)
+    return optax.chain(*clip, *parts)
+
+
+def _decayed(params: Any) -> Any:
+    """Which parameters decay: matrices and kernels, not biases or the scales of norms (they have one dim)."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (and Nesterov's correction)."""
+
+    learning_rate: float = 0.1
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Share of the last update that is kept, in [0, 1)."""
+    nesterov: bool = False
+    """Look ahead along the momentum before the gradient is taken (Sutskever et al. 2013)."""
+    weight_decay: float = 0.0
+    """L2 penalty added to the gradient of kernels (coupled, as is usual with SGD)."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient; None leaves it."""
+    schedule: Schedule = WarmupCosine()
+    """Shape of the learning rate over the run."""
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate, self.clip_norm, self.weight_decay)
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        rate = self.schedule.build(self.learning_rate, total_steps)
+        decay = (optax.add_decayed_weights(self.weight_decay, mask=_decayed),) if self.weight_decay else ()
+        return _chain(self.clip_norm, *decay, optax.sgd(rate, self.momentum or None, self.nesterov))
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015)."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    b1: float = 0.9
+    """Decay of the mean of gradients."""
+    b2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the mean square."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient; None leaves it."""
+    schedule: Schedule = Constant()
+    """Shape of the learning rate over the run."""
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate, self.clip_norm, 0.0)
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        rate = self.schedule.build(self.learning_rate, total_steps)
+        return _chain(self.clip_norm, optax.adam(rate, self.b1, self.b2, self.eps))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay of kernels (Loshchilov and Hutter, 2019)."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-2
+    """Share of each kernel removed per step, times the learning rate; biases and norm scales are left."""
+    b1: float = 0.9
+    """Decay of the mean of gradients."""
+    b2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the mean square."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient; None leaves it."""
+    schedule: Schedule = WarmupCosine()
+    """Shape of the learning rate over the run."""
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate, self.clip_norm, self.weight_decay)
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        rate = self.schedule.build(self.learning_rate, total_steps)
+        adamw = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decayed)
+        return _chain(self.clip_norm, adamw)

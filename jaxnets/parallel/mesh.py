@@ -1,0 +1,84 @@
+"""The mesh: devices in a grid with named axes.
+
+`data` copies the parameters and splits the batch; `fsdp` splits both; `tensor` splits layers. An axis of size 1 costs
+nothing, so every run has all three and the same code serves one device and many.
+"""
+
+import dataclasses
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnets.contracts import Placement
+from jaxnets.errors import UsageError
+from jaxnets.ops.axes import AXES
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """Sizes of the mesh axes; -1 (at most one) takes the devices that are left."""
+
+    data: int = -1
+    """Copies of the parameters, each with a share of the batch."""
+    fsdp: int = 1
+    """Shares the parameters and their optimizer state are cut into; each also takes a share of the batch."""
+    tensor: int = 1
+    """Shares that layers are cut into by the partition rules."""
+
+    def sizes(self, devices: int) -> tuple[int, int, int]:
+        """The three sizes for a number of devices; raises `UsageError` unless they multiply to it."""
+        sizes = [self.data, self.fsdp, self.tensor]
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise UsageError(f"mesh sizes are at least 1, or -1 (once) for the rest of the devices; got {self}")
+        given = math.prod(size for size in sizes if size != -1)
+        if -1 in sizes and devices % given == 0:
+            sizes[sizes.index(-1)] = devices // given
+        elif -1 in sizes or given != devices:
+            raise UsageError(
+                f"mesh data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} needs "
+                f"{'a multiple of ' if -1 in sizes else ''}{given} devices, but there are {devices}; "
+                f"change the sizes, or set one of them to -1"
+            )
+        return sizes[0], sizes[1], sizes[2]
+
+
+def make_mesh(shape: MeshShape | None = None) -> Mesh:
+    """The mesh over all devices; enter it with `jax.set_mesh(mesh)`."""
+    sizes = (shape or MeshShape()).sizes(jax.device_count())
+    # jax's own default is Explicit axes, under which Linen's layers raise.
+    return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Shares a batch is cut into."""
+    return math.prod(mesh.shape[axis] for axis in AXES["batch"] or ())
+
+
+def check_batch(batch_size: int, mesh: Mesh, *, micro_batches: int = 1) -> None:
+    """Raise `UsageError` unless every device gets the same number of rows of every micro-batch."""
+    shares = batch_devices(mesh)
+    if micro_batches < 1 or batch_size % micro_batches:
+        raise UsageError(
+            f"batch_size {batch_size} is not divisible into {micro_batches} micro-batches; "
+            f"choose a batch_size that is a multiple of micro_batches"
+        )
+    if batch_size // micro_batches % shares:
+        near = max(1, round(batch_size / (shares * micro_batches))) * shares * micro_batches
+        raise UsageError(
+            f"batch_size {batch_size} (in {micro_batches} micro-batches) is not divisible by the mesh: data x fsdp = "
+            f"{mesh.shape['data']} x {mesh.shape['fsdp']} = {shares} devices share each batch; set batch_size to "
+            f"{near}, or change the mesh"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, P())
+
+
+def placement(mesh: Mesh) -> Placement:
+    """Where a feed puts its arrays on this mesh."""
+    axes = AXES["batch"]
+    return Placement(replicated(mesh), NamedSharding(mesh, P(axes)), NamedSharding(mesh, P(None, axes)))

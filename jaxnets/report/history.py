@@ -1,0 +1,49 @@
+"""The history of a run: what was logged, ready to be plotted or put in a table."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxnets.report.log import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """Records of a run, oldest first; see `jaxnets.report.log` for what is in one."""
+
+    records: Sequence[Record]
+
+    def series(self, metric: str, split: str = "train") -> tuple[list[int], list[float]]:
+        """Steps and values of one metric on one split ("train" or "test")."""
+        rows = [r for r in self.records if r["split"] == split and metric in r]
+        return [r["step"] for r in rows], [r[metric] for r in rows]
+
+    def last(self, split: str = "test") -> Record:
+        """The newest record of a split; {} if there is none."""
+        return next((r for r in reversed(self.records) if r["split"] == split), {})
+
+    def metrics(self) -> list[str]:
+        """Names of the metrics worth a curve, the loss first."""
+        hidden = {"step", "split", "seconds", "examples", "examples_per_second", "skipped"}
+        names = [name for record in self.records for name in record if name not in hidden]
+        return sorted(dict.fromkeys(names), key=lambda n: (n != "loss", n == "gradient_norm"))
+
+    def plot(self) -> "Figure":
+        """Curves of every metric over the steps, training and test, as a matplotlib figure."""
+        from jaxnets.report.plots import curves
+
+        return curves(self)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
+
+    def __repr__(self) -> str:
+        last: dict[str, Any] = self.last("test") or self.last("train")
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in last.items() if isinstance(v, int | float))
+        return f"History({len(self.records)} records, last: {shown})"

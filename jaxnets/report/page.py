@@ -1,0 +1,154 @@
+"""The report: one self-contained HTML page, readable without a network, with the plots inside it.
+
+The plots are also left in `plots/` as PNG files.
+"""
+
+import base64
+import dataclasses
+import html
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxnets.contracts import ConfusionMatrix, Exhibit, Gallery, Scatter, Table
+from jaxnets.errors import RunDirectoryError
+from jaxnets.report import plots
+from jaxnets.report.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE = """
+:root { color-scheme: light; --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --accent: #c2410c; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1000px; margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.4rem 0 .6rem; }
+.sub { color: var(--soft); margin: .2rem 0 1.6rem; }
+.cards { display: flex; flex-wrap: wrap; gap: .8rem; }
+.card { border: 1px solid var(--line); border-radius: 10px; padding: .7rem 1.1rem; min-width: 7.5rem; }
+.card b { display: block; font-size: 1.45rem; font-weight: 600; } .card span { color: var(--soft); font-size: .85rem; }
+.card.head b { color: var(--accent); }
+figure { margin: 0; } img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: .88rem; } td, th { text-align: left; padding: .22rem 1.1rem .22rem 0;
+border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--soft); font-weight: 500; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 0 2.2rem; }
+code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
+details { margin-top: 2rem; } summary { cursor: pointer; color: var(--soft); }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows, as plain data."""
+
+    title: str
+    subtitle: str
+    headline: str
+    """Name of the metric to show first."""
+    history: History
+    final: Mapping[str, float]
+    """Final numbers on the test split."""
+    facts: Mapping[str, str]
+    """Short facts for the cards: time, parameters, speed."""
+    exhibits: Sequence[Exhibit]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    expectation: str = ""
+    """One sentence that compares the score with what the configuration promises."""
+
+
+def write_report(directory: Path, data: ReportData) -> Path:
+    """Write `report.html` and `plots/*.png` into a run directory and return the page's path."""
+    drawn = [("Curves", plots.curves(data.history))]
+    for exhibit in data.exhibits:
+        match exhibit:
+            case ConfusionMatrix():
+                drawn.append((exhibit.title, plots.confusion_matrix(exhibit)))
+            case Gallery() if len(exhibit.images):
+                drawn.append((exhibit.title, plots.gallery(exhibit)))
+            case Scatter():
+                drawn.append((exhibit.title, plots.scatter(exhibit)))
+    try:
+        folder = directory / "plots"
+        folder.mkdir(exist_ok=True)
+        images = []
+        for title, figure in drawn:
+            png = _png(figure)
+            (folder / f"{_slug(title)}.png").write_bytes(png)
+            images.append((title, png))
+        page = directory / "report.html"
+        partial = page.with_name(".report.html.partial")
+        partial.write_text(_page(data, images), encoding="utf-8")
+        os.replace(partial, page)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write the report in {directory} ({error}); the trained weights are saved. Free some space and run the "
+            f"same command again: it only writes the report"
+        ) from error
+    return page
+
+
+def _page(data: ReportData, images: Sequence[tuple[str, bytes]]) -> str:
+    cards = [_card(name, value, "head" if name == data.headline else "") for name, value in _ordered(data)]
+    cards += [_card(name, value, "") for name, value in data.facts.items()]
+    figures = "".join(
+        f"<section><h2>{html.escape(title)}</h2><figure><img alt='{html.escape(title)}' "
+        f"src='data:image/png;base64,{base64.b64encode(png).decode()}'></figure></section>"
+        for title, png in images
+    )
+    tables = "".join(_table(exhibit) for exhibit in data.exhibits if isinstance(exhibit, Table))
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"
+        f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style></head><body>"
+        f"<h1>{html.escape(data.title)}</h1><p class='sub'>{html.escape(data.subtitle)}</p>"
+        f"<div class='cards'>{''.join(cards)}</div><p>{html.escape(data.expectation)}</p>{figures}{tables}"
+        f"<div class='two'><section><h2>Configuration</h2>{_pairs(_flat(data.config))}</section>"
+        f"<section><h2>Environment</h2>{_pairs(_flat(data.environment))}</section></div></body></html>\n"
+    )
+
+
+def _ordered(data: ReportData) -> list[tuple[str, str]]:
+    names = sorted(data.final, key=lambda name: (name != data.headline, name == "examples"))
+    return [(name, f"{data.final[name]:.4g}" if name != "examples" else f"{data.final[name]:,.0f}") for name in names]
+
+
+def _card(name: str, value: str, kind: str) -> str:
+    label = "test examples" if name == "examples" else name.replace("_", " ")
+    return f"<div class='card {kind}'><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    return f"<section><h2>{html.escape(table.title)}</h2><table><tr>{head}</tr>{rows}</table></section>"
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    rows = (f"<tr><th>{html.escape(name)}</th><td><code>{html.escape(value)}</code></td></tr>" for name, value in pairs)
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested data as dotted names and text."""
+    if isinstance(data, Mapping):
+        pairs = []
+        for key, value in data.items():
+            # A class's name stands for the object: "task: Classification" rather than "task.type: ...".
+            name = prefix if key == "type" and prefix else f"{prefix}.{key}" if prefix else str(key)
+            pairs += _flat(value, name)
+        return pairs
+    if isinstance(data, list | tuple):
+        return [(prefix, " ".join(str(item) for item in data))]
+    return [(prefix, str(data))]
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _slug(title: str) -> str:
+    words = title.split(":")[0].split("(")[0].lower().split()
+    return "_".join("".join(c for c in word if c.isalnum()) for word in words)

@@ -1,0 +1,106 @@
+"""Plots, with matplotlib. Each function takes plain data and returns a `Figure` that no global state holds on to."""
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxnets.contracts import ConfusionMatrix, Gallery, Scatter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from jaxnets.report.history import History
+
+TRAIN, TEST, INK = "#7a8ba3", "#c2410c", "#1f2937"
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # Not pyplot: it keeps every figure open and wants a display.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def curves(history: "History") -> "Figure":
+    """One panel for each metric: training in grey, test in orange; where the test ends is written beside it."""
+    names = history.metrics() or ["loss"]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = _figure(4.2 * columns, 2.9 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, name in zip(axes, names, strict=False):
+        for split, colour in (("train", TRAIN), ("test", TEST)):
+            steps, values = history.series(name, split)
+            if not steps:
+                continue
+            marker = "o" if split == "test" and len(steps) < 40 else None
+            axis.plot(steps, values, color=colour, label=split, lw=1.6, marker=marker, ms=3.5)
+            if split == "test":
+                axis.annotate(f"{values[-1]:.4g}", (steps[-1], values[-1]), xytext=(-4, 7), ha="right",
+                              textcoords="offset points", color=colour, fontsize=9)
+        axis.set_title(name.replace("_", " "), fontsize=11, color=INK, loc="left")
+        axis.set_xlabel("step", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, lw=0.6)
+        handles, labels = axis.get_legend_handles_labels()
+        if len(labels) > 1:
+            axis.legend(handles, labels, frameon=False, fontsize=8)
+    for axis in itertools.islice(axes, len(names), None):
+        axis.set_visible(False)
+    return figure
+
+
+def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
+    """Counts in a grid, coloured by the share of the true class; the diagonal is what is right."""
+    counts = exhibit.counts
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = float(np.clip(0.5 * len(counts) + 1.2, 3.5, 9))
+    figure = _figure(size, size)
+    axis = figure.subplots()
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(counts) <= 20:
+        for row, column in np.argwhere(counts > 0):
+            colour = "white" if share[row, column] > 0.5 else INK
+            weight = "bold" if row == column else "normal"
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9,
+                      fontweight=weight)
+    ticks = range(len(counts))
+    turn = 45 if max(map(len, exhibit.names)) > 2 else 0
+    axis.set_xticks(ticks, exhibit.names, fontsize=8, rotation=turn, ha="right" if turn else "center")
+    axis.set_yticks(ticks, exhibit.names, fontsize=8)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def gallery(exhibit: Gallery) -> "Figure":
+    """Images in a grid, a caption under each; grey where there is one channel."""
+    images = exhibit.images.astype(np.float32)
+    columns = min(8, max(len(images), 1))
+    rows = max(1, -(-len(images) // columns))
+    figure = _figure(1.25 * columns, 1.62 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, image, caption in zip(axes, images, exhibit.captions, strict=False):
+        low, high = image.min(), image.max()
+        image = (image - low) / (high - low if high > low else 1)
+        axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r", interpolation="nearest")
+        axis.set_title(caption, fontsize=8, y=-0.02, va="top", color=INK)
+    for axis in figure.axes:
+        axis.set_axis_off()
+    return figure
+
+
+def scatter(exhibit: Scatter) -> "Figure":
+    """Points around the diagonal."""
+    figure = _figure(5, 5)
+    axis = figure.subplots()
+    axis.plot(exhibit.x, exhibit.y, ".", ms=3, alpha=0.35, color=TEST, rasterized=True)
+    ends = [min(exhibit.x.min(), exhibit.y.min()), max(exhibit.x.max(), exhibit.y.max())]
+    axis.plot(ends, ends, color=INK, lw=1)
+    axis.set_xlabel(exhibit.x_label)
+    axis.set_ylabel(exhibit.y_label)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure

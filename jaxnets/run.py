@@ -1,0 +1,307 @@
+"""One experiment from its configuration to its report."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnets.assemble import Parts, assemble
+from jaxnets.config import Expected, Experiment
+from jaxnets.data.dataset import Dataset
+from jaxnets.errors import DataError, RunDirectoryError
+from jaxnets.report.console import Console, ProgressKind, make_console
+from jaxnets.report.history import History
+from jaxnets.report.log import MetricsLog
+from jaxnets.report.page import ReportData, write_report
+from jaxnets.run_directory import RunDirectory
+from jaxnets.training.checkpoint import Checkpoints, abstract
+from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
+from jaxnets.training.loop import Every, Hook, fit
+from jaxnets.training.state import TrainState
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained experiment: its weights, its history, and what can be asked of it."""
+
+    parts: Parts
+    state: TrainState
+    history: History
+    directory: Path | None
+    """The run directory, where it was given one."""
+
+    @property
+    def experiment(self) -> Experiment:
+        """What was run."""
+        return self.parts.experiment
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """`{"params": ..., ...}` for the model's `apply`; averaged where the run averages."""
+        return self.state.best_variables
+
+    def outputs(self, inputs: Any) -> np.ndarray:
+        """The model's raw outputs (logits, say) for raw inputs `[N, ...]`, float32."""
+        inputs = np.asarray(inputs)
+        expected = self.parts.dataset.card.input_shape
+        if inputs.shape[1:] != expected or not len(inputs):
+            raise DataError(
+                f"predict takes inputs of shape [N, {', '.join(map(str, expected))}], as in training; got {inputs.shape}. "
+                f"For a single example, add a dim: x[None]"
+            )
+        with jax.set_mesh(self.parts.mesh):
+            return self.parts.predictor(self.variables, inputs)
+
+    def predict(self, inputs: Any) -> np.ndarray:
+        """Predictions for raw inputs `[N, ...]` in the targets' own terms: class numbers, or values in their unit."""
+        return self.parts.task.decide(self.outputs(inputs))
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's metrics over the whole test split."""
+        with jax.set_mesh(self.parts.mesh):
+            return self.parts.evaluator.metrics(self.variables)
+
+    def __repr__(self) -> str:
+        name = type(self.parts.task.model).__name__
+        return f"Run({name} on {self.parts.dataset.name}, {int(self.state.step)} steps, {self.history!r})"
+
+
+def train(
+    experiment: Experiment,
+    *,
+    dataset: Dataset | None = None,
+    run_dir: str | Path | None = None,
+    overwrite: bool = False,
+    stop_at: int | None = None,
+    progress: ProgressKind = "auto",
+    title: str = "",
+    expected: Expected | None = None,
+) -> Run:
+    """Train an experiment, or continue it where its run directory left off.
+
+    Args:
+        experiment: what to run.
+        dataset: the data, where they are not to be opened from `experiment.data`.
+        run_dir: where to keep checkpoints, log and report; None keeps nothing on disk.
+        overwrite: replace a run that is there already.
+        stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
+        progress: what to show on the console.
+        title: name for the report; by default the model and the data.
+        expected: the score to compare with in the summary.
+
+    Raises:
+        JaxnetsError: bad configuration, data or directory (before any work), a non-finite loss, a full disk.
+    """
+    console = make_console(progress)
+    parts = assemble(experiment, dataset)
+    directory = None if run_dir is None else RunDirectory.claim(Path(run_dir), experiment, overwrite=overwrite)
+    title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
+    stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
+    began = time.perf_counter()
+    with jax.set_mesh(parts.mesh):
+        if directory is None:
+            state, log, start, _ = _train_from(parts, parts.fresh_state(), None, None, stop, console)
+        else:
+            with Checkpoints(directory.checkpoints) as checkpoints:
+                state, log, start, waited = _train_in(parts, directory, checkpoints, stop, console)
+    run = Run(parts, state, History(tuple(log.records)), directory.path if directory else None)
+    if int(state.step) >= experiment.steps:
+        _finish(run, directory, console, title, expected, time.perf_counter() - began, int(state.step) - start)
+    elif directory is not None:
+        console.say(f"stopped at step {int(state.step)} of {experiment.steps}; run the same command again to continue")
+    return run
+
+
+def open_run(run_dir: str | Path, *, dataset: Dataset | None = None) -> Run:
+    """A run from its directory, with the weights of its newest checkpoint."""
+    directory, experiment = RunDirectory.existing(run_dir)
+    parts = assemble(experiment, dataset)
+    log = MetricsLog(None)
+    with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints) as checkpoints:
+        if checkpoints.latest is None:
+            raise RunDirectoryError(f"{run_dir} has no checkpoint yet; train it first, with the same command")
+        state, _ = checkpoints.restore(checkpoints.latest, abstract(parts.abstract, parts.shardings))
+    return Run(parts, state, History(tuple(log.records)), directory.path)
+
+
+def _train_in(
+    parts: Parts, directory: RunDirectory, checkpoints: Checkpoints, stop: int, console: Console
+) -> tuple[TrainState, MetricsLog, int, float]:
+    """Train in a run directory: from its newest checkpoint if it has one, else from the start."""
+    start, host = checkpoints.latest or 0, {}
+    if checkpoints.latest is not None:
+        state, host = checkpoints.restore(start, abstract(parts.abstract, parts.shardings))
+        console.say(f"resuming {directory.path.name} at step {start} of {parts.experiment.steps}")
+    else:
+        state = parts.fresh_state()
+    _write_environment(directory, parts)
+    log = MetricsLog(directory.metrics, resume_at=start)
+    return _train_from(parts, state, log, checkpoints, stop, console, start=start, partial=host.get("log", {}))
+
+
+def _train_from(
+    parts: Parts,
+    state: TrainState,
+    log: MetricsLog | None,
+    checkpoints: Checkpoints | None,
+    stop: int,
+    console: Console,
+    *,
+    start: int = 0,
+    partial: Any = None,
+) -> tuple[TrainState, MetricsLog, int, float]:
+    """Run the loop with its hooks from `start` to `stop`; nothing where that is behind already."""
+    log = log if log is not None else MetricsLog(None)
+    if start >= stop:
+        return state, log, start, 0.0
+    experiment, last = parts.experiment, parts.experiment.steps
+    log_hook = LogHook(
+        Every(experiment.log_every, (last,)),
+        parts.task,
+        batch_size=experiment.batch_size,
+        record=log.append,
+        show=console.advance,
+    )
+    log_hook.partial = partial or {}
+    hooks: list[Hook] = [
+        log_hook,
+        EvaluateHook(Every(experiment.eval_every, (last,)), parts.evaluator, record=log.append),
+    ]
+    save_hook = None
+    if checkpoints is not None:
+        due = Every(experiment.save_every, (stop, last))
+        save_hook = SaveHook(due, checkpoints, host=lambda: {"log": log_hook.partial})
+        hooks.append(save_hook)
+    console.start(start, last)
+    try:
+        state = fit(
+            parts.program,
+            state,
+            start=start,
+            stop=stop,
+            hooks=hooks,
+            on_nonfinite=experiment.on_nonfinite,
+            prefetch_depth=0 if parts.resident else 2,
+        )
+    finally:
+        console.stop()
+    return state, log, start, save_hook.blocked_seconds if save_hook else 0.0
+
+
+def _finish(
+    run: Run,
+    directory: RunDirectory | None,
+    console: Console,
+    title: str,
+    expected: Expected | None,
+    seconds: float,
+    trained: int,
+) -> None:
+    """The summary on the console and, in a run directory, the report."""
+    parts, task = run.parts, run.parts.task
+    final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split")}
+    speeds = run.history.series("examples_per_second")[1]
+    facts = {"parameters": f"{parts.parameters:,}", "steps": f"{parts.experiment.steps:,}"}
+    if trained:
+        facts["seconds to train"] = f"{seconds:.1f}"
+    if speeds:
+        facts["examples/s"] = f"{max(speeds):,.0f}"
+    verdict = _verdict(final, expected)
+    closing = ""
+    if directory is not None:
+        with jax.set_mesh(parts.mesh):
+            outputs = parts.predictor(run.variables, parts.dataset.test["inputs"])
+        report = ReportData(
+            title=title,
+            subtitle=f"{parts.dataset.name}: {parts.dataset.card.examples['train']:,} training and "
+            f"{parts.dataset.card.examples['test']:,} test examples. Source: {parts.dataset.source}",
+            headline=task.headline,
+            history=run.history,
+            final=final,
+            facts=facts,
+            exhibits=task.exhibits(outputs, parts.dataset.test, parts.dataset.card),
+            config=directory.read_json("config.json"),
+            environment=directory.read_json("environment.json"),
+            expectation=verdict,
+        )
+        closing = f"report: {_short(write_report(directory.path, report))}"
+    scores = sorted(((k, v) for k, v in final.items() if k != "examples"), key=lambda kv: kv[0] != task.headline)
+    rows = [(f"test {name}", f"{value:.4g}") for name, value in scores]
+    rows.append(("test examples", f"{final.get('examples', 0):,.0f}"))
+    rows += list(facts.items())
+    if verdict:
+        rows.append(("expected", verdict))
+    if directory is not None:
+        rows.append(("run directory", _short(directory.path)))
+    if not trained:
+        rows.append(("note", "this run was complete already; --overwrite trains it anew"))
+    console.summary(title, rows, closing)
+
+
+def _verdict(final: dict[str, float], expected: Expected | None) -> str:
+    if expected is None or expected.metric not in final:
+        return ""
+    reached = final[expected.metric] >= expected.at_least
+    return (
+        f"{expected.metric} at least {expected.at_least:g} with the configuration as shipped: "
+        f"{'reached' if reached else 'not reached'}"
+    )
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _write_environment(directory: RunDirectory, parts: Parts) -> None:
+    """What a reader needs to repeat the run: machine, versions, mesh, data."""
+    packages = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.devices()[0]
+    data = {"type": "environment"}
+    data = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "mesh": dict(parts.mesh.shape),
+        "steps_per_call": parts.program.capacity,
+        "data": {
+            "name": parts.dataset.name,
+            "fingerprint": parts.dataset.fingerprint,
+            "source": parts.dataset.source,
+            "resident": parts.resident,
+        },
+        "parameters": parts.parameters,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "git": _git(),
+    }
+    try:
+        directory.write_json("environment.json", data)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {directory.path / 'environment.json'} ({error})") from error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> str:
+    """Commit of the working directory, with "+" if files differ from it; empty outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=5
+        )
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

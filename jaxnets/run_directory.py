@@ -1,0 +1,107 @@
+"""The run directory: what one run leaves behind, and the only state there is.
+
+    config.json       the resolved experiment, as data
+    environment.json  platform, devices, mesh, versions, the data's fingerprint
+    metrics.jsonl     one object a line
+    checkpoints/      the state at some steps
+    report.html       one page that needs nothing else; its pictures also in plots/
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jaxnets.config import Experiment, differences, digest, from_data, to_data
+from jaxnets.errors import RunDirectoryError
+
+
+def default_directory(name: str, experiment: Experiment, shipped: Experiment) -> Path:
+    """`runs/NAME` for a configuration as it is, `runs/NAME-DIGEST` for one with overrides: one command, one directory."""
+    return Path("runs") / (name if experiment == shipped else f"{name}-{digest(experiment)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """A directory that belongs to one experiment."""
+
+    path: Path
+
+    @classmethod
+    def claim(cls, path: Path, experiment: Experiment, *, overwrite: bool = False) -> "RunDirectory":
+        """The directory for an experiment: new, or with that same experiment in it (which is then resumed).
+
+        Raises:
+            RunDirectoryError: it holds another run or other files, or cannot be written.
+        """
+        directory = cls(Path(path).absolute())
+        config = directory.path / "config.json"
+        try:
+            if overwrite and config.exists():
+                directory._clear()
+            if config.exists():
+                directory._check_same(experiment)
+            elif directory.path.is_dir() and any(directory.path.iterdir()):
+                raise RunDirectoryError(
+                    f"{directory.path} has files in it but no run (no config.json); choose an empty or new --run-dir"
+                )
+            directory.path.mkdir(parents=True, exist_ok=True)
+            directory.write_json("config.json", to_data(experiment))
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write the run directory {directory.path} ({error}); choose another with --run-dir, or get "
+                f"permission and space there"
+            ) from error
+        return directory
+
+    @classmethod
+    def existing(cls, path: Path | str) -> tuple["RunDirectory", Experiment]:
+        """A directory that holds a run, and that run's experiment."""
+        directory = cls(Path(path).absolute())
+        if not (directory.path / "config.json").is_file():
+            raise RunDirectoryError(f"{path} holds no run (no config.json); give the directory a run was trained in")
+        experiment = from_data(directory.read_json("config.json"))
+        if not isinstance(experiment, Experiment):
+            raise RunDirectoryError(f"{path}/config.json describes a {type(experiment).__name__}, not an experiment")
+        return directory, experiment
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the states are."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The training log."""
+        return self.path / "metrics.jsonl"
+
+    def read_json(self, name: str) -> Any:
+        """The contents of a JSON file of the run."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"{self.path / name} cannot be read ({error}); restore it, or train anew") from error
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file whole or not at all."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, self.path / name)
+
+    def _clear(self) -> None:
+        """Remove what a run left here, and nothing else."""
+        for name in ("checkpoints", "plots"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("metrics.jsonl", "environment.json", "report.html", "config.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _check_same(self, experiment: Experiment) -> None:
+        changed = differences(self.read_json("config.json"), to_data(experiment))
+        if changed:
+            shown = "\n  ".join(changed[:8] + (["..."] if len(changed) > 8 else []))
+            raise RunDirectoryError(
+                f"{self.path} holds another run; it differs in\n  {shown}\n"
+                f"Choose another --run-dir, or replace that run with --overwrite"
+            )

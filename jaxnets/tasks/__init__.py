@@ -1,0 +1,9 @@
+"""What is minimised and what is measured. A new objective is a new task, never a new loop."""
+
+from jaxnets.tasks.base import Task as Task
+from jaxnets.tasks.classification import Classification as Classification
+from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
+from jaxnets.tasks.regression import Regression as Regression
+from jaxnets.tasks.supervised import Supervised as Supervised
+
+__all__ = ["Classification", "PerceptronRule", "Regression", "Supervised", "Task"]

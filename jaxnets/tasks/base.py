@@ -1,0 +1,119 @@
+"""The seam between what is learned and how training runs: the `Task`.
+
+A task is a frozen dataclass that holds a model and answers five questions: how the variables start (`init`), what is
+minimised (`loss`), what is measured (`metrics`), what the model says (`outputs`, `decide`) and what a person would want
+to look at afterwards (`exhibits`). Two more have defaults: `bind`, which fills in what only the data can tell, and
+`make_step`, which a task overrides when its training step is not "gradient of one loss, one optimizer".
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
+from jaxnets.errors import DataError
+
+
+class Recipe(Protocol):
+    """How training wants steps built; `jaxnets.training.Recipe` is the real one."""
+
+    optimizer: Any
+    """An `optax.GradientTransformation`."""
+
+    def key(self, stream: str, step: Array) -> Array:
+        """The random key of a named stream at a step: a pure function of the run's seed and both arguments."""
+
+    def train_step(self, loss: Callable[..., tuple[Mean, Aux]]) -> Callable[..., Any]:
+        """The default step for a loss: gradient, accumulation, guard, optimizer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """Base of all tasks; see the module's docstring."""
+
+    model: nn.Module
+    """The network, a Linen module called as `model(inputs, train=...)`."""
+
+    headline = "loss"
+    """The one metric to name a run by."""
+    higher_is_better = False
+    """Which way the headline improves."""
+
+    def bind(self, card: Card) -> Self:
+        """This task with everything filled in that only the data can tell; raises `DataError` on a contradiction."""
+        del card
+        return self
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        """Fresh variables for a batch like `batch` (its values are not used): `{"params": ..., ...}`."""
+        return self.model.init({"params": key, "dropout": key}, batch["inputs"], train=False)
+
+    def init_optimizer(self, optimizer: Any, params: Any) -> Any:
+        """The optimizer's state at step 0."""
+        return optimizer.init(params)
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """What is minimised, as an undivided mean over the unmasked examples."""
+        raise NotImplementedError
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """What an evaluation measures on one batch."""
+        raise NotImplementedError
+
+    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The final numbers, from the divided means of `metrics`; R2, say, needs three of them at once."""
+        return dict(values)
+
+    def outputs(self, variables: Variables, batch: Batch) -> Array:
+        """What the model says of each example, `[B, ...]` float32."""
+        return self.apply(variables, batch, None)[0]
+
+    def decide(self, outputs: np.ndarray) -> np.ndarray:
+        """The prediction in the targets' own terms (a class, a value in its unit) from `outputs`."""
+        return outputs
+
+    def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
+        """What to look at in the report, from the model's outputs on a split and the split's arrays."""
+        del outputs, arrays, card
+        return ()
+
+    def make_step(self, recipe: Recipe) -> Callable[..., Any]:
+        """The training step `(state, batch) -> (state, metrics)`; the default minimises `loss`."""
+        return recipe.train_step(self.loss)
+
+    def apply(self, variables: Variables, batch: Batch, key: Array | None) -> tuple[Array, Variables]:
+        """Call the model: in training where there is a key (for dropout), else in evaluation.
+
+        Returns:
+            The outputs in float32, and the module's other collections after the call.
+        """
+        others = {name: value for name, value in variables.items() if name != "params"}
+        if key is None:
+            outputs = self.model.apply(variables, batch["inputs"], train=False)
+            new: Any = {}
+        else:
+            outputs, new = self.model.apply(
+                variables, batch["inputs"], train=True, rngs={"dropout": key}, mutable=list(others)
+            )
+        return jax.numpy.asarray(outputs, jax.numpy.float32), {**others, **new}
+
+
+def with_outputs(model: nn.Module, needed: int, *, exact: bool, reason: str) -> nn.Module:
+    """The model with `outputs` filled in, or an error where the number given contradicts the data."""
+    fields: Any = {field.name for field in dataclasses.fields(model)}
+    if "outputs" not in fields:
+        return model
+    given = model.outputs
+    if given is None:
+        return model.clone(outputs=needed)
+    if given < needed or (exact and given != needed):
+        raise DataError(
+            f"{type(model).__name__} has outputs={given}, but {reason}; "
+            f"set outputs={needed}, or leave it out and the data decide"
+        )
+    return model

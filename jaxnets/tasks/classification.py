@@ -1,0 +1,102 @@
+"""One label out of several classes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
+from jaxnets.errors import DataError
+from jaxnets.tasks.base import Task, with_outputs
+from jaxnets.tasks.losses import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """Minimise the cross entropy of the true label; measure accuracy.
+
+    A batch holds `inputs` `[B, ...]`, `targets` `[B]` integer labels and `mask` `[B]`; the model returns logits `[B, C]`.
+    """
+
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes while training, in [0, 1)."""
+
+    headline = "accuracy"
+    higher_is_better = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is a share in [0, 1), got {self.label_smoothing}")
+
+    def bind(self, card: Card) -> Self:
+        """Give the model as many outputs as there are classes."""
+        if card.target_kind != "class":
+            raise DataError(
+                f"classification needs integer labels, but the targets of {card.name!r} are real numbers; "
+                f"use Regression, or turn the targets into classes"
+            )
+        count = len(card.class_names)
+        reason = f"the labels of {card.name!r} run from 0 to {count - 1} (out of range for the model)"
+        return dataclasses.replace(self, model=with_outputs(self.model, count, exact=False, reason=reason))
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """Mean cross entropy in nats over the unmasked examples."""
+        logits, model_state = self.apply(variables, batch, key if train else None)
+        losses = cross_entropy(logits, batch["targets"], label_smoothing=self.label_smoothing if train else 0.0)
+        loss = Mean.of(losses, batch["mask"])
+        return loss, Aux({"loss": loss, "accuracy": accuracy(logits, batch)}, model_state)
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """Cross entropy in nats (never smoothed) and accuracy."""
+        logits = self.outputs(variables, batch)
+        loss = Mean.of(cross_entropy(logits, batch["targets"]), batch["mask"])
+        return {"loss": loss, "accuracy": accuracy(logits, batch)}
+
+    def decide(self, outputs: np.ndarray) -> np.ndarray:
+        """The class with the largest logit, `[B]` int32."""
+        return outputs.argmax(axis=-1).astype(np.int32)
+
+    def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
+        """The confusion matrix, the classes one by one, and the images that are most wrong."""
+        labels, guesses = np.asarray(arrays["targets"]).astype(int), self.decide(outputs)
+        count = max(len(card.class_names), outputs.shape[-1])
+        names = (*card.class_names, *(str(i) for i in range(len(card.class_names), count)))
+        counts = np.zeros((count, count), int)
+        np.add.at(counts, (labels, guesses), 1)
+        shown: list[Exhibit] = [
+            ConfusionMatrix("Confusion matrix (test)", counts, names),
+            _class_table(counts, names),
+        ]
+        if len(card.input_shape) == 3 and card.input_shape[-1] in (1, 3):
+            shown.append(_most_wrong(outputs, labels, guesses, arrays["inputs"], names))
+        return shown
+
+
+def accuracy(logits: Array, batch: Batch) -> Mean:
+    """The share of unmasked examples whose largest logit is the label's."""
+    return Mean.of((jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32), batch["mask"])
+
+
+def _class_table(counts: np.ndarray, names: Sequence[str]) -> Table:
+    hits, true, said = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    rows = tuple(
+        (name, f"{n}", f"{h / max(s, 1):.3f}", f"{h / max(n, 1):.3f}")
+        for name, n, s, h in zip(names, true, said, hits, strict=True)
+    )
+    return Table("Class by class (test)", ("class", "examples", "precision", "recall"), rows)
+
+
+def _most_wrong(
+    outputs: np.ndarray, labels: np.ndarray, guesses: np.ndarray, images: np.ndarray, names: Sequence[str]
+) -> Gallery:
+    """The wrong examples in which the model was surest, worst first, at most 24."""
+    shifted = outputs - outputs.max(axis=-1, keepdims=True)
+    probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    wrong = np.flatnonzero(guesses != labels)
+    surest = wrong[np.argsort(-probabilities[wrong, guesses[wrong]], kind="stable")][:24]
+    captions = tuple(f"{names[guesses[i]]} {probabilities[i, guesses[i]]:.0%}\nis {names[labels[i]]}" for i in surest)
+    title = f"Most wrong: {len(surest)} of {len(wrong)} mistakes on {len(labels)} test examples, surest first"
+    return Gallery(title, np.asarray(images[surest]), captions)

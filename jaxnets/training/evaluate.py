@@ -1,0 +1,83 @@
+"""Evaluation: exact means over any number of examples, on any number of devices.
+
+The last batch is filled up with rows whose mask is 0, so every example counts once and the program compiles once. Means
+stay (sum, weight) pairs to the end; the batches are added on the host in float64.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.contracts import Placement, Variables
+from jaxnets.data.augment import Augment
+from jaxnets.data.dataset import Arrays, Standardize
+from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
+from jaxnets.data.order import InOrder
+from jaxnets.tasks.base import Task
+from jaxnets.training.precision import Precision
+
+
+class Evaluator:
+    """Measures a task on one split."""
+
+    def __init__(
+        self,
+        task: Task,
+        arrays: Arrays,
+        prepare: Standardize,
+        *,
+        batch_size: int,
+        placement: Placement,
+        precision: Precision,
+        resident: bool = True,
+    ) -> None:
+        self._task, self._precision = task, precision
+        self.examples = len(next(iter(arrays.values())))
+        self._order = InOrder(self.examples, batch_size)
+        transform = Transform(prepare, Augment(), seed=0)
+        road = ResidentFeed if resident else StreamFeed
+        self._feed: Feed = road(arrays, self._order, transform, placement)
+        self._metrics = jax.jit(self._measure)
+
+    def _measure(self, variables: Variables, payload: Any) -> Any:
+        batch = self._precision.batch(self._feed.batch(payload, 0, jnp.zeros((), jnp.int32)))
+        return self._task.metrics({**variables, "params": self._precision.params(variables["params"])}, batch)
+
+    def metrics(self, variables: Variables) -> dict[str, float]:
+        """The task's final numbers over the whole split, and `examples`, how many were counted."""
+        # Dispatch everything, then read: the device does not wait between batches.
+        payloads = (self._feed.load(step, 1, 1) for step in range(self._order.steps))
+        read = jax.device_get([self._metrics(variables, payload) for payload in payloads])
+        values, counted = {}, 0.0
+        for name in read[0]:
+            total = sum(float(batch[name].sum) for batch in read)
+            counted = sum(float(batch[name].weight) for batch in read)
+            values[name] = total / counted if counted else float("nan")
+        return {**self._task.derive(values), "examples": counted}
+
+
+class Predictor:
+    """The model's outputs for inputs of any number, compiled once."""
+
+    def __init__(
+        self, task: Task, prepare: Standardize, *, batch_size: int, placement: Placement, precision: Precision
+    ) -> None:
+        self._batch_size, self._placement = batch_size, placement
+
+        def outputs(variables: Variables, inputs: Any) -> Any:
+            batch = precision.batch({"inputs": prepare(inputs)})
+            return task.outputs({**variables, "params": precision.params(variables["params"])}, batch)
+
+        self._outputs = jax.jit(outputs, out_shardings=placement.whole)
+
+    def __call__(self, variables: Variables, inputs: np.ndarray) -> np.ndarray:
+        """Outputs `[N, ...]` float32 for raw inputs `[N, ...]`, in order."""
+        size, read = self._batch_size, []
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            padding = [(0, size - len(part))] + [(0, 0)] * (inputs.ndim - 1)
+            rows = jax.device_put(np.pad(part, padding), self._placement.rows)
+            read.append(self._outputs(variables, rows))
+        return np.concatenate(jax.device_get(read))[: len(inputs)]

@@ -1,0 +1,43 @@
+"""One policy for number formats: parameters, statistics and reductions in float32, the layers' arithmetic as chosen.
+
+Casting the parameters and inputs is enough: Linen's layers compute in the dtype they are given, its norms keep their
+statistics in float32, and every task takes the model's outputs back to float32 before a loss.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxnets.contracts import Batch
+
+# These stay as they are: a regression target or a weight rounded to bfloat16 would be another problem.
+_KEPT = ("targets", "mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """What the layers compute in."""
+
+    compute: Literal["float32", "bfloat16", "float16"] = "float32"
+    """bfloat16 on TPUs and recent GPUs; float16 (with dynamic loss scaling) on older GPUs; float32 anywhere."""
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients would underflow without a loss scale."""
+        return self.compute == "float16"
+
+    def params(self, params: Any) -> Any:
+        """Parameters in the compute dtype."""
+        return self._cast(params)
+
+    def batch(self, batch: Batch) -> Batch:
+        """A batch with its real inputs in the compute dtype; targets and mask are kept."""
+        return {name: value if name in _KEPT else self._cast(value) for name, value in batch.items()}
+
+    def _cast(self, tree: Any) -> Any:
+        if self.compute == "float32":
+            return tree
+        dtype = jnp.dtype(self.compute)
+        return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)

@@ -1,0 +1,102 @@
+"""The compiled program: one dispatch runs one or many training steps.
+
+A step of a small network takes less time than telling the device to run it. So a program runs up to `steps_per_call`
+steps in a loop on the device. How many of them run is an argument, not part of the program: a run is cut wherever a hook
+is due, and still compiles once. The loop's body is the same computation as a single step, and gives the same bits.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Batch
+from jaxnets.data.feed import Feed, Payload
+from jaxnets.training.step import Metrics, Step
+
+# A dispatch costs about 0.1 ms; this much arithmetic in a call makes that small on any machine.
+WORK_PER_CALL = 2e9
+MOST_STEPS_PER_CALL = 200
+
+
+class Program:
+    """`(state, payload, count) -> (state, metrics)` over the batches of a feed, compiled once, the state donated."""
+
+    def __init__(self, step: Step, feed: Feed, *, steps_per_call: int, state_shardings: Any = None) -> None:
+        if steps_per_call < 1:
+            raise ValueError(f"steps_per_call is at least 1, got {steps_per_call}")
+        self.capacity = steps_per_call
+        self.feed = feed
+        self.traces = 0
+        self._shardings = state_shardings
+
+        def run(state: Any, payload: Payload, count: Array) -> tuple[Any, Metrics]:
+            self.traces += 1  # runs while tracing only: this counts compilations
+            if steps_per_call == 1:
+                state, metrics = step(state, feed.batch(payload, 0, state.step))
+                return state, jax.tree.map(lambda m: m[None], metrics)
+            batch_of = lambda i, state: feed.batch(payload, i, state.step)  # noqa: E731
+            shapes = jax.eval_shape(lambda s: step(s, batch_of(0, s))[1], state)
+            empty = jax.tree.map(lambda m: jnp.zeros((steps_per_call, *m.shape), m.dtype), shapes)
+
+            def body(i: Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+                state, history = carry
+                state, metrics = step(state, batch_of(i, state))
+                return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
+
+            return jax.lax.fori_loop(0, count, body, (state, empty))
+
+        options: dict[str, Any] = {}
+        if state_shardings is not None:
+            whole = jax.tree.leaves(state_shardings)[0].mesh
+            options = {"out_shardings": (state_shardings, jax.sharding.NamedSharding(whole, jax.sharding.PartitionSpec()))}
+        self._run = jax.jit(run, donate_argnums=0, **options)
+
+    def __call__(self, state: Any, payload: Payload, count: int) -> tuple[Any, Metrics]:
+        """Run `count` steps (at most the capacity); metrics are stacked, `[capacity]` for each, the first `count` valid."""
+        return self._run(state, payload, jax.device_put(np.int32(count)))
+
+    def adopt(self, state: Any) -> Any:
+        """A copy of a state, placed as the program wants it: the caller's own arrays are never donated."""
+        copied = jax.tree.map(jnp.copy, state)
+        return jax.device_put(copied, self._shardings) if self._shardings is not None else copied
+
+
+def choose_steps_per_call(step: Step, state: Any, batch: Batch) -> int:
+    """How many steps to run per dispatch: enough that a dispatch is small beside its work; 1 where steps are large.
+
+    Counts the multiplications of one step from its trace, so the answer depends on nothing but the program.
+    """
+    work = max(1.0, count_flops(jax.make_jaxpr(step)(state, batch).jaxpr))
+    return int(min(MOST_STEPS_PER_CALL, max(1, WORK_PER_CALL // work)))
+
+
+def count_flops(jaxpr: Any) -> float:
+    """Floating-point operations of the matrix products and convolutions in a jaxpr, loops of known length unrolled."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            depth = 1
+            for dim in contracted:
+                depth *= equation.invars[0].aval.shape[dim]
+            total += 2.0 * depth * equation.outvars[0].aval.size
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            out_features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+            total += 2.0 * equation.outvars[0].aval.size * kernel.size / out_features
+        else:
+            repeats = params.get("length", 1) if name == "scan" else 1
+            total += repeats * sum(count_flops(inner) for inner in _inner(params))
+    return total
+
+
+def _inner(params: dict[str, Any]) -> list[Any]:
+    """The jaxprs inside an equation's parameters."""
+    is_jaxpr: Callable[[Any], bool] = lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")  # noqa: E731
+    found = [v for value in params.values() for v in jax.tree.leaves(value, is_leaf=is_jaxpr) if is_jaxpr(v)]
+    return [getattr(v, "jaxpr", v) for v in found]

@@ -1,0 +1,139 @@
+"""One optimizer step: gradient of the loss, micro-batches, the guard against non-finite numbers, the update."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Mean, Variables
+from jaxnets.ops.random import stream_key
+from jaxnets.optim.averaging import EMA
+from jaxnets.training.precision import Precision
+
+Metrics = dict[str, Mean]
+Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
+Step = Callable[[Any, Batch], tuple[Any, Metrics]]
+
+# float16's loss scale doubles after this many finite steps and halves at a non-finite one (Micikevicius et al. 2018).
+GROWTH_INTERVAL = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything a training step is built from beside the task."""
+
+    optimizer: optax.GradientTransformation
+    """Takes the gradient of the mean loss over the whole batch."""
+    seed: int = 0
+    """Root of all randomness."""
+    micro_batches: int = 1
+    """Parts a batch is processed in, to save memory; the update is that of the whole batch."""
+    precision: Precision = Precision()
+    """What the layers compute in."""
+    average: EMA = EMA()
+    """Averaging of the weights."""
+    guard: Literal["skip", "off"] = "skip"
+    """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
+
+    def key(self, stream: str, step: Array) -> Array:
+        """The random key of a named stream at a step."""
+        return stream_key(self.seed, stream, step)
+
+    def train_step(self, loss: Loss) -> Step:
+        """The default training step `(state, batch) -> (state, metrics)` for a loss."""
+        return make_train_step(loss, self)
+
+
+def make_train_step(loss: Loss, recipe: Recipe) -> Step:
+    """A pure step that minimises `loss` by `recipe.optimizer`.
+
+    The metrics are undivided means over the batch: the loss's own, and `gradient_norm` (before clipping) and, with a
+    guard, `skipped` (1 where the step changed nothing because a number was not finite).
+    """
+
+    def step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
+        scale = state.guard["loss_scale"] if recipe.precision.scales_loss else None
+        gradients, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
+        norm = optax.tree.norm(gradients)
+        metrics = {**metrics, "gradient_norm": Mean(norm, jnp.ones(()))}
+        updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
+        new = dataclasses.replace(
+            state,
+            params=optax.apply_updates(state.params, updates),
+            model_state=model_state,
+            opt_state=opt_state,
+        )
+        if recipe.average.active:
+            new = dataclasses.replace(new, average=recipe.average.update(state.average, new.variables, state.step))
+        if recipe.guard == "skip":
+            finite = jnp.isfinite(metrics["loss"].sum) & jnp.isfinite(norm)
+            new = _keep_if(finite, new, state)
+            new = dataclasses.replace(new, guard=_count(state.guard, finite))
+            metrics = {**metrics, "skipped": Mean(1.0 - finite, jnp.ones(()))}
+        return dataclasses.replace(new, step=state.step + 1), metrics
+
+    return step
+
+
+def _gradients(
+    loss: Loss, recipe: Recipe, state: Any, batch: Batch, scale: Array | None
+) -> tuple[Any, Metrics, Variables]:
+    """The gradient of the batch's mean loss, its metrics, and the model state after the last micro-batch."""
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    # The sum of the loss is differentiated and the total weight divided out at the end, which is exact for any masks.
+    # A constant of the size of the weight keeps the numbers moderate in between.
+    factor = 1.0 / rows if scale is None else scale / rows
+
+    def total(params: Any, model_state: Variables, part: Batch, key: Array) -> tuple[Array, tuple[Mean, Aux]]:
+        variables = {"params": recipe.precision.params(params), **model_state}
+        mean, aux = loss(variables, recipe.precision.batch(part), key, True)
+        return mean.sum * factor, (mean, aux)
+
+    differentiate = jax.grad(total, has_aux=True)
+    key = recipe.key("model", state.step)
+    count = recipe.micro_batches
+    if count == 1:
+        gradients, (mean, aux) = differentiate(state.params, state.model_state, batch, key)
+        metrics, model_state = aux.metrics, aux.model_state
+    else:
+        parts = jax.tree.map(lambda a: _split(a, count), batch)
+
+        def accumulate(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+            so_far, model_state = carry
+            piece, index = part
+            gradients, (mean, aux) = differentiate(state.params, model_state, piece, jax.random.fold_in(key, index))
+            so_far = jax.tree.map(jnp.add, so_far, (gradients, mean, aux.metrics))
+            return (so_far, aux.model_state), None
+
+        first = jax.tree.map(lambda a: a[0], parts)
+        shapes = jax.eval_shape(differentiate, state.params, state.model_state, first, key)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes[0], shapes[1][0], shapes[1][1].metrics))
+        (sums, model_state), _ = jax.lax.scan(accumulate, (zeros, state.model_state), (parts, jnp.arange(count)))
+        gradients, mean, metrics = sums
+    # A batch in which everything is masked has no gradient, rather than 0/0.
+    undo = jnp.where(mean.weight > 0, 1.0 / (jnp.maximum(mean.weight, 1e-30) * factor), 0.0)
+    return jax.tree.map(lambda g: g * undo, gradients), metrics, model_state
+
+
+def _split(a: Array, count: int) -> Array:
+    """`[B, ...]` to `[count, B / count, ...]`; part i takes rows i, i + count, ... so that every device has a share."""
+    return jnp.moveaxis(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 1, 0)
+
+
+def _keep_if(finite: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+
+def _count(guard: dict[str, Array], finite: Array) -> dict[str, Array]:
+    """The guard's counters after a step; with loss scaling, the next scale."""
+    counted = {**guard, "skipped": guard["skipped"] + (1 - finite.astype(jnp.int32))}
+    if "loss_scale" in guard:
+        streak = jnp.where(finite, guard["finite_streak"] + 1, 0)
+        grown = streak >= GROWTH_INTERVAL
+        scale = jnp.where(finite, jnp.where(grown, guard["loss_scale"] * 2, guard["loss_scale"]), guard["loss_scale"] / 2)
+        counted |= {"loss_scale": jnp.maximum(scale, 1.0), "finite_streak": jnp.where(grown, 0, streak)}
+    return counted
