@@ -47,7 +47,12 @@ class Parts:
     def fresh_state(self) -> TrainState:
         """The state at step 0, born in its place: no device ever holds more than its share."""
         batch = batch_spec(self.dataset, self.experiment.batch_size)
-        create = jax.jit(lambda: create_state(self.task, self.recipe, batch), out_shardings=self.shardings)
+        create = jax.jit(
+            lambda: create_state(self.task, self.recipe, batch),
+            out_shardings=self.shardings,
+            # It runs once: on the CPU optimising it takes four times as long as it could ever save.
+            compiler_options={"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None,
+        )
         return create()
 
     @property

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxnets import declare
 from jaxnets.errors import JaxnetsError, UsageError, did_you_mean
@@ -113,12 +113,14 @@ def _read(verb: str, name: str, flags: list[str]) -> tuple[Any, Any, RunOptions]
     from jaxnets import config
 
     loaded = config.load(name)
-    # AvoidSubcommands: a field keeps the class the configuration chose, and its fields become plain flags.
+    # An empty name takes "experiment." off the flags; AvoidSubcommands lets a field keep the class that the
+    # configuration chose, so that its fields become plain flags.
+    unnamed = tyro.conf.arg(name="")
     spec = dataclasses.make_dataclass(
         "Command",
         [
-            ("experiment", tyro.conf.OmitArgPrefixes[type(loaded.experiment)], loaded.experiment),  # type: ignore[misc]
-            ("options", tyro.conf.OmitArgPrefixes[RunOptions], RunOptions()),  # type: ignore[misc]
+            ("experiment", Annotated[type(loaded.experiment), unnamed], loaded.experiment),
+            ("options", Annotated[RunOptions, unnamed], RunOptions()),
         ],
         frozen=True,
     )

@@ -13,7 +13,7 @@ from jaxnets.config import Experiment
 def summarize(name: str, experiment: Experiment) -> None:
     """Print layers with shapes, parameters and FLOPs (forward and backward, one batch), and what the state takes."""
     parts = assemble(experiment)
-    inputs = jax.ShapeDtypeStruct((experiment.batch_size, *parts.dataset.card.input_shape), jax.numpy.float32)
+    inputs = jax.numpy.zeros((experiment.batch_size, *parts.dataset.card.input_shape), jax.numpy.float32)
     tabulate = nn.tabulate(
         parts.task.model,
         {"params": jax.random.key(0), "dropout": jax.random.key(0)},
