@@ -61,14 +61,17 @@ class Parts:
         return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
 
 
-def assemble(experiment: Experiment, dataset: Dataset | None = None) -> Parts:
-    """Build the parts; call it inside `jax.set_mesh(...)` of the mesh it returns only for what comes after.
+def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Mesh | None = None) -> Parts:
+    """Build the parts. Everything a user can get wrong is checked here, before any work is done.
 
-    Everything a user can get wrong is checked here, before any work is done.
+    Args:
+        experiment: what to run.
+        dataset: the data, where they are not to be opened from `experiment.data`.
+        mesh: the devices, where they are not to be arranged by `experiment.mesh`.
     """
     dataset = dataset if dataset is not None else experiment.data.open()
     task = experiment.task.bind(dataset.card)
-    mesh = make_mesh(experiment.mesh)
+    mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
     recipe = Recipe(
         optimizer=experiment.optimizer.build(experiment.steps),

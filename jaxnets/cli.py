@@ -147,7 +147,8 @@ def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
         overwrite=options.overwrite,
         stop_at=options.stop_at or None,
         progress=options.progress,
-        title=f"{loaded.name}: {loaded.summary}" if loaded.summary else loaded.name,
+        title=loaded.name,
+        subtitle=loaded.summary,
         expected=loaded.expected if experiment == loaded.experiment else None,
     )
     return 0

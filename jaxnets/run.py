@@ -27,6 +27,15 @@ from jaxnets.training.loop import Every, Hook, fit
 from jaxnets.training.state import TrainState
 
 
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What a report says of a run that the run itself does not know."""
+
+    title: str
+    subtitle: str
+    expected: Expected | None
+
+
 @dataclasses.dataclass
 class Run:
     """A trained experiment: its weights, its history, and what can be asked of it."""
@@ -82,6 +91,7 @@ def train(
     stop_at: int | None = None,
     progress: ProgressKind = "auto",
     title: str = "",
+    subtitle: str = "",
     expected: Expected | None = None,
 ) -> Run:
     """Train an experiment, or continue it where its run directory left off.
@@ -94,6 +104,7 @@ def train(
         stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
         progress: what to show on the console.
         title: name for the report; by default the model and the data.
+        subtitle: a sentence under it.
         expected: the score to compare with in the summary.
 
     Raises:
@@ -113,7 +124,8 @@ def train(
                 state, log, start, waited = _train_in(parts, directory, checkpoints, stop, console)
     run = Run(parts, state, History(tuple(log.records)), directory.path if directory else None)
     if int(state.step) >= experiment.steps:
-        _finish(run, directory, console, title, expected, time.perf_counter() - began, int(state.step) - start)
+        words = Words(title, subtitle, expected)
+        _finish(run, directory, console, words, time.perf_counter() - began, int(state.step) - start)
     elif directory is not None:
         console.say(f"stopped at step {int(state.step)} of {experiment.steps}; run the same command again to continue")
     return run
@@ -199,8 +211,7 @@ def _finish(
     run: Run,
     directory: RunDirectory | None,
     console: Console,
-    title: str,
-    expected: Expected | None,
+    words: "Words",
     seconds: float,
     trained: int,
 ) -> None:
@@ -213,14 +224,15 @@ def _finish(
         facts["seconds to train"] = f"{seconds:.1f}"
     if speeds:
         facts["examples/s"] = f"{max(speeds):,.0f}"
-    verdict = _verdict(final, expected)
+    verdict = _verdict(final, words.expected)
     closing = ""
     if directory is not None:
         with jax.set_mesh(parts.mesh):
             outputs = parts.predictor(run.variables, parts.dataset.test["inputs"])
         report = ReportData(
-            title=title,
-            subtitle=f"{parts.dataset.name}: {parts.dataset.card.examples['train']:,} training and "
+            title=words.title,
+            subtitle=f"{words.subtitle} ".lstrip()
+            + f"{parts.dataset.name}: {parts.dataset.card.examples['train']:,} training and "
             f"{parts.dataset.card.examples['test']:,} test examples. Source: {parts.dataset.source}",
             headline=task.headline,
             history=run.history,
@@ -242,7 +254,7 @@ def _finish(
         rows.append(("run directory", _short(directory.path)))
     if not trained:
         rows.append(("note", "this run was complete already; --overwrite trains it anew"))
-    console.summary(title, rows, closing)
+    console.summary(words.title, rows, closing)
 
 
 def _verdict(final: dict[str, float], expected: Expected | None) -> str:
@@ -263,7 +275,6 @@ def _write_environment(directory: RunDirectory, parts: Parts) -> None:
     """What a reader needs to repeat the run: machine, versions, mesh, data."""
     packages = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     device = jax.devices()[0]
-    data = {"type": "environment"}
     data = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "platform": device.platform,

@@ -38,6 +38,8 @@ class Tabular(Source):
     """Seed of that split."""
     ignore: tuple[str, ...] = ()
     """Columns to leave out."""
+    only: tuple[str, ...] = ()
+    """Classes to keep, by name; the rows of all others are left out. None named keeps all."""
 
     def open(self) -> Dataset:
         """Inputs `[N, features]` float32; labels or real targets."""
@@ -65,16 +67,25 @@ class Tabular(Source):
         y = arrays[targets[0]]
         if self.kind == "number":
             y = y.astype(np.float32)
-        names = tuple(str(n) for n in arrays["target_names"]) if "target_names" in arrays and y.dtype.kind != "f" else None
+        if "target_names" in arrays and y.dtype.kind in "iu":
+            y = arrays["target_names"].astype(str)[y]
+        keep = self._kept(name, y)
         return from_arrays(
-            arrays[keys[0]],
-            y,
+            arrays[keys[0]][keep],
+            y[keep],
             holdout=self.holdout,
             seed=self.split_seed,
             name=name,
-            class_names=names,
-            target_name=self.target or targets[0],
+            target_name=self.target or "class",
         )
+
+    def _kept(self, name: str, targets: np.ndarray) -> np.ndarray:
+        """Which rows stay, `[N]` bool."""
+        words = targets.astype(str)
+        for word in self.only:
+            if word not in words:
+                raise DataError(f"{name} has no class {word!r} to keep. {did_you_mean(word, set(words.tolist()))}")
+        return np.isin(words, self.only) if self.only else np.ones(len(words), bool)
 
     def _from_columns(self, columns: dict[str, list[str]], name: str, source: str) -> Dataset:
         if self.target not in columns:
@@ -85,6 +96,9 @@ class Tabular(Source):
             if column not in columns:
                 raise DataError(f"{name} has no column {column!r} to ignore. {did_you_mean(column, columns)}")
         targets = self._targets(name, columns[self.target])
+        keep = np.flatnonzero(self._kept(name, targets))
+        targets = targets[keep]
+        columns = {column: [values[i] for i in keep] for column, values in columns.items()}
         rows = len(targets)
         count = round(rows * self.holdout)
         if not 0 < count < rows:

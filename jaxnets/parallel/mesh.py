@@ -6,6 +6,7 @@ nothing, so every run has all three and the same code serves one device and many
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -44,11 +45,12 @@ class MeshShape:
         return sizes[0], sizes[1], sizes[2]
 
 
-def make_mesh(shape: MeshShape | None = None) -> Mesh:
-    """The mesh over all devices; enter it with `jax.set_mesh(mesh)`."""
-    sizes = (shape or MeshShape()).sizes(jax.device_count())
+def make_mesh(shape: MeshShape | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over some devices (all, unless named); enter it with `jax.set_mesh(mesh)`."""
+    devices = jax.devices() if devices is None else devices
+    sizes = (shape or MeshShape()).sizes(len(devices))
     # jax's own default is Explicit axes, under which Linen's layers raise.
-    return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def batch_devices(mesh: Mesh) -> int:

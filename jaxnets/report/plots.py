@@ -56,7 +56,7 @@ def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
     """Counts in a grid, coloured by the share of the true class; the diagonal is what is right."""
     counts = exhibit.counts
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = float(np.clip(0.5 * len(counts) + 1.2, 3.5, 9))
+    size = float(np.clip(0.42 * len(counts) + 1.2, 3.2, 9))
     figure = _figure(size, size)
     axis = figure.subplots()
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -81,15 +81,17 @@ def gallery(exhibit: Gallery) -> "Figure":
     images = exhibit.images.astype(np.float32)
     columns = min(8, max(len(images), 1))
     rows = max(1, -(-len(images) // columns))
-    figure = _figure(1.25 * columns, 1.62 * rows)
+    figure = _figure(1.2 * columns, 1.7 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, image, caption in zip(axes, images, exhibit.captions, strict=False):
         low, high = image.min(), image.max()
         image = (image - low) / (high - low if high > low else 1)
         axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r", interpolation="nearest")
-        axis.set_title(caption, fontsize=8, y=-0.02, va="top", color=INK)
-    for axis in figure.axes:
-        axis.set_axis_off()
+        axis.set_xlabel(caption, fontsize=8, color=INK)
+    for index, axis in enumerate(figure.axes):
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.set_visible(index < len(images))
     return figure
 
 
