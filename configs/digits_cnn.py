@@ -17,7 +17,7 @@ EXPECTED = Expected(metric="accuracy", at_least=0.985, minutes=1)
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
     return Experiment(
-        task=Classification(model=CNN(features=(32, 64), dense=(128,), dropout=0.25)),
+        task=Classification(model=CNN(features=(48, 96), dense=(128,), dropout=0.25)),
         data=Digits(augment=Augment(shift=1)),
         optimizer=AdamW(learning_rate=3e-3, weight_decay=1e-2, schedule=WarmupCosine(warmup=0.05)),
         steps=1100,

@@ -28,7 +28,9 @@ class Standardize:
 
     def __call__(self, inputs: Array) -> Array:
         """Inputs of any real dtype to float32, same shape."""
-        return (inputs.astype(jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        shape = (1,) * (inputs.ndim - 1) + (-1,)
+        mean, std = (jnp.asarray(v, jnp.float32).reshape(shape) for v in (self.mean, self.std))
+        return (inputs.astype(jnp.float32) - mean) / std
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     logits = logits.astype(jnp.float32)
     log_total = jax.nn.logsumexp(logits, axis=-1)
     # A one-hot product instead of a gather: its gradient needs no scatter, and both shard over the batch.
-    hot = labels[:, None] == jnp.arange(logits.shape[-1])
+    hot = labels[:, None] == jnp.arange(logits.shape[-1])[None, :]
     picked = jnp.where(hot, logits, 0.0).sum(axis=-1)
     loss = log_total - picked
     if label_smoothing:

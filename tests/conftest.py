@@ -1,0 +1,111 @@
+"""Eight CPU devices for every test, ranks never promoted by accident, nothing read from the network."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnets.config import Experiment
+from jaxnets.data import InMemory, from_arrays
+from jaxnets.models import MLP
+from jaxnets.optim import AdamW
+from jaxnets.parallel import MeshShape, make_mesh
+from jaxnets.tasks import Classification
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch, tmp_path):
+    """No test may reach the network or the user's cache."""
+    monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """Four noisy classes in 12 dims: 203 training examples (which nothing divides) and 61 for the test."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 12)) * 1.5
+    y = rng.integers(0, 4, 264)
+    x = (centres[y] + rng.normal(size=(264, 12))).astype(np.float32)
+    return from_arrays(x[:203], y[:203], test=(x[203:], y[203:]), name="blobs")
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Images 8x8 of four classes, uint8, the class told by a bright quadrant."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 4, 200)
+    x = rng.integers(0, 100, (200, 8, 8, 1)).astype(np.uint8)
+    for image, label in zip(x, y, strict=True):
+        row, column = divmod(int(label), 2)
+        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 120
+    return from_arrays(x[:160], y[:160], test=(x[160:], y[160:]), name="pictures")
+
+
+@pytest.fixture
+def experiment():
+    """A small classification with dropout, a schedule and clipping: everything that depends on the step."""
+    return Experiment(
+        task=Classification(model=MLP(widths=(32, 16), dropout=0.2)),
+        data=InMemory("blobs"),
+        optimizer=AdamW(learning_rate=1e-2, clip_norm=1.0),
+        steps=20,
+        batch_size=24,
+        log_every=7,
+        eval_every=10,
+        save_every=10,
+    )
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """A mesh of one device."""
+    return make_mesh(MeshShape(), devices=jax.devices()[:1])
+
+
+def leaves(tree):
+    """The leaves of a tree as numpy arrays, by path."""
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_same_bits(a, b):
+    """Two trees have the same structure and every leaf the same bits."""
+    a, b = leaves(a), leaves(b)
+    assert a.keys() == b.keys()
+    different = [path for path in a if a[path].dtype != b[path].dtype or a[path].tobytes() != b[path].tobytes()]
+    assert not different, f"leaves differ: {different[:5]}"
+
+
+def assert_close(a, b, *, rtol=0.0, atol=0.0):
+    """Two trees have the same structure and nearly equal leaves."""
+    a, b = leaves(a), leaves(b)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_allclose(a[path], b[path], rtol=rtol, atol=atol, err_msg=path)
+
+
+def run_cli(*arguments, cwd=None, env=None, devices=1, timeout=240):
+    """`python -m jaxnets ...` as a user runs it; returns the finished process."""
+    full = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "COLUMNS": "120"}
+    full["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), full.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "jaxnets", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env={**full, **(env or {})}, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def replace(experiment, **changes):
+    """The experiment with fields replaced."""
+    return dataclasses.replace(experiment, **changes)

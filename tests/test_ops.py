@@ -1,0 +1,97 @@
+"""Fast forms against their plain references."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnets.ops import conv_general_dilated, max_pool, name_axes
+from jaxnets.ops.pooling import max_pool_reference
+from jaxnets.ops.random import example_keys, stream_key
+from jaxnets.parallel import MeshShape, make_mesh
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.sampled_from(["SAME", "VALID", ((1, 1), (0, 2)), ((2, 0), (1, 1))]),
+)
+def test_convolution_and_both_gradients_equal_lax(batch, size, channels, window, strides, padding):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(batch, *size, channels[0])), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*window, *channels)), jnp.float32)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def ours(x, kernel):
+        return conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+    y, back = jax.vjp(ours, x, kernel)
+    y_plain, back_plain = jax.vjp(plain, x, kernel)
+    g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
+    np.testing.assert_array_equal(y, y_plain)
+    # Sums of at most 9 * 9 * 3 products of unit normals in another order: 1e-4 is 10 times the spread seen.
+    for got, want in zip(back(g), back_plain(g), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_grouped_and_dilated_convolutions_take_the_plain_path():
+    x, kernel = jnp.ones((1, 6, 6, 4)), jnp.ones((3, 3, 2, 4))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    options = {"dimension_numbers": numbers, "feature_group_count": 2, "rhs_dilation": (2, 2)}
+    got = conv_general_dilated(x, kernel, (1, 1), "SAME", **options)
+    np.testing.assert_array_equal(got, jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **options))
+
+
+def test_gradient_has_the_same_bits_inside_a_loop():
+    x = jax.random.normal(jax.random.key(0), (8, 12, 12, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+    layer = nn.Conv(5, (3, 3), strides=2, use_bias=False, conv_general_dilated=conv_general_dilated)
+
+    def gradient(kernel):
+        return jax.grad(lambda k: (layer.apply({"params": {"kernel": k}}, x) ** 2).sum())(kernel)
+
+    looped = jax.jit(lambda k, n: jax.lax.fori_loop(0, n, lambda _, g: gradient(k) + 0 * g, jnp.zeros_like(k)))
+    np.testing.assert_array_equal(jax.jit(gradient)(kernel), looped(kernel, 3))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 1), (1, 2, 2, 4)])
+def test_max_pool_equals_its_reference(shape):
+    x = jax.random.normal(jax.random.key(0), shape)
+    np.testing.assert_array_equal(max_pool(x), max_pool_reference(x))
+    # Without ties the gradients are equal as well.
+    ours = jax.grad(lambda x: (max_pool(x) ** 2).sum())(x)
+    np.testing.assert_array_equal(ours, jax.grad(lambda x: (max_pool_reference(x) ** 2).sum())(x))
+
+
+def test_streams_and_steps_and_examples_draw_apart():
+    keys = [stream_key(seed, name, step) for seed in (0, 1) for name in ("model", "augment") for step in (0, 1)]
+    draws = {float(jax.random.uniform(key)) for key in keys}
+    draws |= {float(u) for u in jax.vmap(jax.random.uniform)(example_keys(keys[0], 5))}
+    assert len(draws) == 13
+    # An example's key depends on its position, not on how many there are.
+    few, many = (jax.random.key_data(example_keys(keys[0], n)) for n in (3, 9))
+    np.testing.assert_array_equal(few, many[:3])
+
+
+def test_name_axes_is_a_no_op_outside_a_mesh_and_pins_inside_one():
+    x = jnp.zeros((16, 4))
+    assert name_axes(x, "batch", "embed") is x
+    with jax.set_mesh(make_mesh(MeshShape(data=2, fsdp=4))):
+        pinned = jax.jit(lambda x: name_axes(x, "batch", "embed"))(x)
+        assert pinned.sharding.spec[0] == ("data", "fsdp")
+        # 6 rows do not divide by 8 devices: left alone rather than refused or dropped silently by the compiler.
+        assert jax.jit(lambda x: name_axes(x, "batch", "embed"))(jnp.zeros((6, 4))).shape == (6, 4)
+    with pytest.raises(ValueError, match="2 names"):
+        name_axes(jnp.zeros((1, 2, 3)), "batch", "embed")
+    with pytest.raises(ValueError, match="'bach' is not a known"):
+        name_axes(x, "bach", "embed")
