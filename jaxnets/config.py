@@ -180,12 +180,12 @@ def from_data(data: Any) -> Any:
     for key in given:
         if key not in fields:
             raise UsageError(f"{name} has no field {key!r}. {did_you_mean(key, fields)}")
+    values = {key: from_data(value) for key, value in given.items()}
+    _check_values(cls, values)
     try:
-        made = cls(**{key: from_data(value) for key, value in given.items()})
-    except TypeError as error:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from error
-    check_types(made)
-    return made
 
 
 def _linen_own(value: Any, field: str) -> bool:
@@ -223,10 +223,13 @@ def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:
 
 def check_types(value: Any) -> None:
     """Raise `UsageError` unless the simple fields of a dataclass hold what their annotations say."""
-    hints = typing.get_type_hints(type(value))
-    for field in dataclasses.fields(value):
-        if field.init and not _linen_own(value, field.name):
-            item = getattr(value, field.name)
-            if not fits(item, hints[field.name]):
-                wanted = str(hints[field.name]).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
-                raise UsageError(f"{type(value).__name__}.{field.name} is {wanted}, got {item!r} ({type(item).__name__})")
+    fields = (field.name for field in dataclasses.fields(value) if field.init and not _linen_own(value, field.name))
+    _check_values(type(value), {name: getattr(value, name) for name in fields})
+
+
+def _check_values(cls: type, values: dict[str, Any]) -> None:
+    hints = typing.get_type_hints(cls)
+    for name, item in values.items():
+        if not fits(item, hints[name]):
+            wanted = str(hints[name]).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
+            raise UsageError(f"{cls.__name__}.{name} is {wanted}, got {item!r} ({type(item).__name__})")

@@ -57,16 +57,16 @@ def test_ten_and_ten_is_twenty_bit_for_bit(experiment, blobs, one_device, steps_
 
 
 MODELS = {
-    "mlp": (MLP(widths=(32, 16), dropout=0.2), "blobs", {}),
-    "cnn": (CNN(features=(4, 8), dense=(16,), dropout=0.2), "pictures", {}),
-    "resnet": (CifarResNet(depth=8, width=4), "pictures", {}),
-    "accumulated": (MLP(widths=(32,), dropout=0.2), "blobs", {"micro_batches": 3}),
+    "mlp": (MLP(widths=(32, 16), dropout=0.2), "blobs", (3, 8, 20), {}),
+    "cnn": (CNN(features=(4, 8), dense=(16,), dropout=0.2), "pictures", (8,), {}),
+    "resnet": (CifarResNet(depth=8, width=4), "pictures", (8,), {}),
+    "accumulated": (MLP(widths=(32,), dropout=0.2), "blobs", (8,), {"micro_batches": 3}),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_steps_per_call_gives_the_same_bits(name, request, experiment, one_device):
-    model, data, changes = MODELS[name]
+    model, data, many, changes = MODELS[name]
     dataset = request.getfixturevalue(data)
     if data == "pictures":
         dataset = from_arrays(
@@ -74,7 +74,7 @@ def test_steps_per_call_gives_the_same_bits(name, request, experiment, one_devic
             test=(dataset.test["inputs"], dataset.test["targets"]), augment=Augment(shift=1, flip=True),
         )
     states, seen = [], []
-    for k in (1, 3, 8, 20):
+    for k in (1, *many):
         recorder = Recorder(every=7)
         parts = build(experiment, dataset, one_device, task=Classification(model=model), steps_per_call=k, **changes)
         states.append(train(parts, hooks=[recorder]))
@@ -175,7 +175,7 @@ def test_nothing_to_train_is_an_error(experiment, blobs, one_device):
 
 def test_evaluation_is_exact_for_any_number_of_examples(experiment, blobs, one_device):
     results = []
-    for size in (1, 7, 61, 64, 500):
+    for size in (7, 61, 64):
         parts = build(experiment, blobs, one_device, eval_batch_size=size)
         with jax.set_mesh(one_device):
             state = parts.fresh_state()

@@ -175,7 +175,8 @@ def read_idx(content: bytes) -> np.ndarray:
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError(f"not an IDX file of unsigned bytes: it starts with {content[:4].hex() or 'nothing'}")
     dims = content[3]
-    shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * dims], ">u4"))
+    header = content[4 : 4 + 4 * dims]
+    shape = tuple(int(n) for n in np.frombuffer(header[: len(header) // 4 * 4], ">u4"))
     if len(shape) != dims or len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=object)):
         raise DataError(f"an IDX file declares shape {shape} but has {len(content)} bytes; it is damaged")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)

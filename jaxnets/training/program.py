@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnets.contracts import Batch
 from jaxnets.data.feed import Feed, Payload
@@ -50,14 +51,16 @@ class Program:
             return jax.lax.fori_loop(0, count, body, (state, empty))
 
         options: dict[str, Any] = {}
+        self._whole: Any = None
         if state_shardings is not None:
-            whole = jax.tree.leaves(state_shardings)[0].mesh
-            options = {"out_shardings": (state_shardings, jax.sharding.NamedSharding(whole, jax.sharding.PartitionSpec()))}
+            mesh = jax.tree.leaves(state_shardings)[0].mesh
+            self._whole = NamedSharding(mesh, PartitionSpec())
+            options = {"out_shardings": (state_shardings, self._whole)}
         self._run = jax.jit(run, donate_argnums=0, **options)
 
     def __call__(self, state: Any, payload: Payload, count: int) -> tuple[Any, Metrics]:
         """Run `count` steps (at most the capacity); metrics are stacked, `[capacity]` for each, the first `count` valid."""
-        return self._run(state, payload, jax.device_put(np.int32(count)))
+        return self._run(state, payload, jax.device_put(np.int32(count), self._whole))
 
     def adopt(self, state: Any) -> Any:
         """A copy of a state, placed as the program wants it: the caller's own arrays are never donated."""
