@@ -1,11 +1,11 @@
 """jaxnets: every network of a neural-network course as one readable file, and one small loop that trains them all.
 
-    import jaxnets
+import jaxnets
 
-    data = jaxnets.load("digits")
-    run = jaxnets.fit(jaxnets.models.CNN(), data, epochs=10)
-    run.history.plot()
-    run.predict(data.test["inputs"][:5])
+data = jaxnets.load("digits")
+run = jaxnets.fit(jaxnets.models.CNN(), data, epochs=10)
+run.history.plot()
+run.predict(data.test["inputs"][:5])
 """
 
 import importlib

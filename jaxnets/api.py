@@ -43,7 +43,7 @@ def fit(
         test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
         epochs: passes over the training data; 10 unless `steps` says otherwise.
         steps: optimizer steps, instead of epochs.
-        batch_size: examples in each step; 128, or all of a smaller set.
+        batch_size: examples in each step; by default 128, or 32 where there are fewer than 10,000 examples.
         optimizer: AdamW with a warm-up and a cosine by default.
         seed: root of all randomness.
         run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
@@ -63,7 +63,8 @@ def fit(
         inputs, targets = data
         dataset = from_arrays(inputs, targets, test=test)
     examples = dataset.card.examples["train"]
-    batch_size = min(128, examples) if batch_size is None else batch_size
+    if batch_size is None:
+        batch_size = 128 if examples >= 10_000 else min(32, examples)
     if steps is None:
         per_epoch = max(1, examples // max(1, batch_size))
         steps = math.ceil((10 if epochs is None else epochs) * per_epoch)

@@ -81,9 +81,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         average=experiment.average,
     )
     place = placement(mesh)
-    resident = experiment.placement == "device" or (
-        experiment.placement == "auto" and dataset.nbytes <= RESIDENT_BYTES
-    )
+    resident = experiment.placement == "device" or (experiment.placement == "auto" and dataset.nbytes <= RESIDENT_BYTES)
     road = ResidentFeed if resident else StreamFeed
     order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
     transform = Transform(dataset.prepare, dataset.augment, experiment.seed)
@@ -99,7 +97,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     shares = batch_devices(mesh)
     wanted = min(experiment.eval_batch_size, dataset.card.examples["test"])
     eval_size = -(-wanted // shares) * shares
-    common = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
+    common: dict[str, Any] = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
     evaluator = Evaluator(task, dataset.test, dataset.prepare, resident=resident, **common)
     predictor = Predictor(task, dataset.prepare, **common)
     return Parts(
@@ -110,8 +108,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
 def batch_spec(dataset: Dataset, batch_size: int) -> Batch:
     """Shapes and dtypes of a prepared batch."""
     spec: Batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype)
-        for name, array in dataset.train.items()
+        name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in dataset.train.items()
     }
     spec["inputs"] = jax.ShapeDtypeStruct(spec["inputs"].shape, jax.numpy.float32)
     return {**spec, "mask": jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)}

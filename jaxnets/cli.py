@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from jaxnets import declare
-from jaxnets.errors import JaxnetsError, UsageError, did_you_mean
+from jaxnets.errors import JaxnetsError, RunDirectoryError, UsageError, did_you_mean
 
 HELP = """jaxnets: train neural networks in JAX
 
@@ -126,14 +126,14 @@ def _read(verb: str, name: str, flags: list[str]) -> tuple[Any, Any, RunOptions]
     )
     try:
         parsed = tyro.cli(
-            tyro.conf.AvoidSubcommands[spec],  # type: ignore[valid-type]
+            tyro.conf.AvoidSubcommands[spec],  # type: ignore[valid-type, misc]
             args=flags,
             prog=f"jaxnets {verb} {name}",
             description=loaded.summary,
         )
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
-    return loaded, parsed.experiment, parsed.options  # type: ignore[attr-defined]
+    return loaded, parsed.experiment, parsed.options
 
 
 def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
@@ -157,9 +157,8 @@ def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
 def _evaluate(arguments: list[str]) -> int:
     if len(arguments) != 1:
         raise UsageError(f"`jaxnets evaluate` takes one run directory, got {' '.join(arguments)}")
-    from jaxnets.run_directory import RunDirectory
-
-    RunDirectory.existing(arguments[0])
+    if not os.path.isfile(os.path.join(arguments[0], "config.json")):
+        raise RunDirectoryError(f"{arguments[0]!r} holds no run (no config.json); give the directory of a run")
     _prepare_jax()
     from jaxnets.run import open_run
 
@@ -208,7 +207,10 @@ def _prepare_jax() -> None:
 
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    # The configuration has imported jax already, too early for it to have read the environment.
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+    )

@@ -70,7 +70,13 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name, least in (("steps", 1), ("batch_size", 1), ("micro_batches", 1), ("eval_batch_size", 1), ("log_every", 1)):
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("micro_batches", 1),
+            ("eval_batch_size", 1),
+            ("log_every", 1),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is at least {least}, got {getattr(self, name)}")
         for name in ("eval_every", "save_every", "steps_per_call", "seed"):
@@ -194,9 +200,7 @@ def _linen_own(value: Any, field: str) -> bool:
 
 def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
-    found: dict[str, type] = {
-        cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision)
-    }
+    found: dict[str, type] = {cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision)}
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)
         for name in module.__all__:

@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
-from typing import Any, dataclass_transform
+from typing import Any, cast, dataclass_transform
 
 from jaxnets.typecheck import fits
 
@@ -26,6 +26,7 @@ class Inert:
     """Stands for anything a heavy package defines: it can be called, indexed and passed around, and does nothing."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """Nothing, inertly."""
         # A class decorator must leave the class alone; whatever a function decorator made is inert as well.
         return args[0] if len(args) == 1 and isinstance(args[0], type) else self
 
@@ -78,7 +79,7 @@ _REAL: dict[str, Any] = {
 class _Finder:
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
         if name.split(".")[0] in HEAVY:
-            return ModuleSpec(name, self, is_package=True)
+            return ModuleSpec(name, cast(Any, self), is_package=True)
         return None
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnets.assemble import Parts, assemble
 from jaxnets.config import Expected, Experiment
@@ -18,7 +19,7 @@ from jaxnets.data.dataset import Dataset
 from jaxnets.errors import DataError, RunDirectoryError
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
-from jaxnets.report.log import MetricsLog
+from jaxnets.report.log import MetricsLog, read_records
 from jaxnets.report.page import ReportData, write_report
 from jaxnets.run_directory import RunDirectory
 from jaxnets.training.checkpoint import Checkpoints, abstract
@@ -86,6 +87,7 @@ def train(
     experiment: Experiment,
     *,
     dataset: Dataset | None = None,
+    mesh: Mesh | None = None,
     run_dir: str | Path | None = None,
     overwrite: bool = False,
     stop_at: int | None = None,
@@ -99,6 +101,7 @@ def train(
     Args:
         experiment: what to run.
         dataset: the data, where they are not to be opened from `experiment.data`.
+        mesh: the devices to use, where they are not to be arranged by `experiment.mesh`.
         run_dir: where to keep checkpoints, log and report; None keeps nothing on disk.
         overwrite: replace a run that is there already.
         stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
@@ -111,17 +114,17 @@ def train(
         JaxnetsError: bad configuration, data or directory (before any work), a non-finite loss, a full disk.
     """
     console = make_console(progress)
-    parts = assemble(experiment, dataset)
+    parts = assemble(experiment, dataset, mesh=mesh)
     directory = None if run_dir is None else RunDirectory.claim(Path(run_dir), experiment, overwrite=overwrite)
     title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
     stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
     began = time.perf_counter()
     with jax.set_mesh(parts.mesh):
         if directory is None:
-            state, log, start, _ = _train_from(parts, parts.fresh_state(), None, None, stop, console)
+            state, log, start = _train_from(parts, parts.fresh_state(), None, None, stop, console)
         else:
             with Checkpoints(directory.checkpoints) as checkpoints:
-                state, log, start, waited = _train_in(parts, directory, checkpoints, stop, console)
+                state, log, start = _train_in(parts, directory, checkpoints, stop, console)
     run = Run(parts, state, History(tuple(log.records)), directory.path if directory else None)
     if int(state.step) >= experiment.steps:
         words = Words(title, subtitle, expected)
@@ -131,23 +134,23 @@ def train(
     return run
 
 
-def open_run(run_dir: str | Path, *, dataset: Dataset | None = None) -> Run:
-    """A run from its directory, with the weights of its newest checkpoint."""
+def open_run(run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh | None = None) -> Run:
+    """A run from its directory, with the weights of its newest checkpoint; the arguments are those of `train`."""
     directory, experiment = RunDirectory.existing(run_dir)
-    parts = assemble(experiment, dataset)
-    log = MetricsLog(None)
+    parts = assemble(experiment, dataset, mesh=mesh)
     with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints) as checkpoints:
         if checkpoints.latest is None:
             raise RunDirectoryError(f"{run_dir} has no checkpoint yet; train it first, with the same command")
         state, _ = checkpoints.restore(checkpoints.latest, abstract(parts.abstract, parts.shardings))
-    return Run(parts, state, History(tuple(log.records)), directory.path)
+    return Run(parts, state, History(tuple(read_records(directory.metrics))), directory.path)
 
 
 def _train_in(
     parts: Parts, directory: RunDirectory, checkpoints: Checkpoints, stop: int, console: Console
-) -> tuple[TrainState, MetricsLog, int, float]:
+) -> tuple[TrainState, MetricsLog, int]:
     """Train in a run directory: from its newest checkpoint if it has one, else from the start."""
-    start, host = checkpoints.latest or 0, {}
+    start = checkpoints.latest or 0
+    host: dict[str, Any] = {}
     if checkpoints.latest is not None:
         state, host = checkpoints.restore(start, abstract(parts.abstract, parts.shardings))
         console.say(f"resuming {directory.path.name} at step {start} of {parts.experiment.steps}")
@@ -168,11 +171,11 @@ def _train_from(
     *,
     start: int = 0,
     partial: Any = None,
-) -> tuple[TrainState, MetricsLog, int, float]:
+) -> tuple[TrainState, MetricsLog, int]:
     """Run the loop with its hooks from `start` to `stop`; nothing where that is behind already."""
     log = log if log is not None else MetricsLog(None)
     if start >= stop:
-        return state, log, start, 0.0
+        return state, log, start
     experiment, last = parts.experiment, parts.experiment.steps
     log_hook = LogHook(
         Every(experiment.log_every, (last,)),
@@ -186,11 +189,9 @@ def _train_from(
         log_hook,
         EvaluateHook(Every(experiment.eval_every, (last,)), parts.evaluator, record=log.append),
     ]
-    save_hook = None
     if checkpoints is not None:
         due = Every(experiment.save_every, (stop, last))
-        save_hook = SaveHook(due, checkpoints, host=lambda: {"log": log_hook.partial})
-        hooks.append(save_hook)
+        hooks.append(SaveHook(due, checkpoints, host=lambda: {"log": log_hook.partial}))
     console.start(start, last)
     try:
         state = fit(
@@ -204,7 +205,7 @@ def _train_from(
         )
     finally:
         console.stop()
-    return state, log, start, save_hook.blocked_seconds if save_hook else 0.0
+    return state, log, start
 
 
 def _finish(

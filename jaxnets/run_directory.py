@@ -1,10 +1,10 @@
 """The run directory: what one run leaves behind, and the only state there is.
 
-    config.json       the resolved experiment, as data
-    environment.json  platform, devices, mesh, versions, the data's fingerprint
-    metrics.jsonl     one object a line
-    checkpoints/      the state at some steps
-    report.html       one page that needs nothing else; its pictures also in plots/
+config.json       the resolved experiment, as data
+environment.json  platform, devices, mesh, versions, the data's fingerprint
+metrics.jsonl     one object a line
+checkpoints/      the state at some steps
+report.html       one page that needs nothing else; its pictures also in plots/
 """
 
 import dataclasses
@@ -39,11 +39,12 @@ class RunDirectory:
         directory = cls(Path(path).absolute())
         config = directory.path / "config.json"
         try:
-            if overwrite and config.exists():
+            replaced = overwrite and config.exists()
+            if replaced:
                 directory._clear()
-            if config.exists():
+            elif config.exists():
                 directory._check_same(experiment)
-            elif directory.path.is_dir() and any(directory.path.iterdir()):
+            if not replaced and not config.exists() and directory.path.is_dir() and any(directory.path.iterdir()):
                 raise RunDirectoryError(
                     f"{directory.path} has files in it but no run (no config.json); choose an empty or new --run-dir"
                 )
@@ -82,7 +83,9 @@ class RunDirectory:
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{self.path / name} cannot be read ({error}); restore it, or train anew") from error
+            raise RunDirectoryError(
+                f"{self.path / name} cannot be read ({error}); restore it, or train anew"
+            ) from error
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""

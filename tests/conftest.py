@@ -5,10 +5,21 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
+import atexit
 import dataclasses
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+# One compilation cache for the whole session, subprocesses included: most of the suite's time is compiling, and many
+# tests compile the same program.
+CACHE = tempfile.mkdtemp(prefix="jaxnets-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import numpy as np
@@ -99,11 +110,10 @@ def assert_close(a, b, *, rtol=0.0, atol=0.0):
 def run_cli(*arguments, cwd=None, env=None, devices=1, timeout=240):
     """`python -m jaxnets ...` as a user runs it; returns the finished process."""
     full = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "COLUMNS": "120"}
-    full["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), full.get("PYTHONPATH")]))
+    full.update(env or {})
+    full["PYTHONPATH"] = os.pathsep.join(filter(None, [full.get("PYTHONPATH"), str(ROOT)]))
     command = [sys.executable, "-m", "jaxnets", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env={**full, **(env or {})}, capture_output=True, text=True, timeout=timeout
-    )
+    return subprocess.run(command, cwd=cwd, env=full, capture_output=True, text=True, timeout=timeout)
 
 
 def replace(experiment, **changes):

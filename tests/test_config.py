@@ -35,7 +35,13 @@ def test_a_shipped_configuration_documents_itself_and_round_trips(name):
     assert differences(data, to_data(loaded.experiment)) == []
 
 
-SHAPES = {"digits_cnn": (8, 8, 1), "cifar10_resnet": (32, 32, 3), "california_mlp": (16,), "tabular": (4,), "perceptron": (4,)}
+SHAPES = {
+    "digits_cnn": (8, 8, 1),
+    "cifar10_resnet": (32, 32, 3),
+    "california_mlp": (16,),
+    "tabular": (4,),
+    "perceptron": (4,),
+}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -87,7 +93,10 @@ GOOD = to_data(Experiment(task=Classification(model=CNN()), data=Digits()))
         ({"placement": "disk"}, "Experiment.placement is Literal"),
         ({"optimizer": {"type": "AdamW", "learning_rate": "fast"}}, "AdamW.learning_rate is float, got 'fast'"),
         ({"task": {"type": "Classification", "model": {"type": "CNN", "features": "wide"}}}, "CNN.features is tuple"),
-        ({"task": {"type": "Classification", "model": {"type": "Popen", "args": "id"}}}, "'Popen', which is not built in"),
+        (
+            {"task": {"type": "Classification", "model": {"type": "Popen", "args": "id"}}},
+            "'Popen', which is not built in",
+        ),
         ({"task": {"type": "Classification"}}, "missing .*'model'"),
     ],
 )
@@ -96,7 +105,16 @@ def test_a_bad_saved_configuration_is_named_and_runs_nothing(change, message):
         from_data({**GOOD, **change})
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "task", "model", "steps", "x"]), inner, max_size=4), max_leaves=12))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["type", "task", "model", "steps", "x"]), inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
+)
 @settings(max_examples=150, deadline=None)
 def test_any_json_either_reads_or_is_a_usage_error(data):
     try:
@@ -121,7 +139,10 @@ def test_wrong_values_fail_where_they_are_written():
         ("x = 1", "no function config"),
         ("def config(): return 3", "returned int, expected an Experiment"),
         ("def config(:", "line 1"),
-        ("from jaxnets.optim import AdamW\ndef config(): return AdamW(learning_rate=0)", "learning_rate is positive, got 0"),
+        (
+            "from jaxnets.optim import AdamW\ndef config(): return AdamW(learning_rate=0)",
+            "learning_rate is positive, got 0",
+        ),
         ("from jaxnets.optim import AdamW\ndef config(): return AdamW(lr=1)", "unexpected keyword argument 'lr'"),
     ],
 )
@@ -142,4 +163,6 @@ def test_a_name_that_is_not_there_suggests_the_nearest():
 def test_overrides_reach_the_module_as_a_field():
     experiment = from_data(GOOD)
     task = dataclasses.replace(experiment.task, model=experiment.task.model.clone(features=(8, 8)))
-    assert differences(GOOD, to_data(replace(experiment, task=task))) == ["task.model.features: [32, 64] there, [8, 8] here"]
+    assert differences(GOOD, to_data(replace(experiment, task=task))) == [
+        "task.model.features: [32, 64] there, [8, 8] here"
+    ]

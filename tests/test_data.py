@@ -67,7 +67,11 @@ def test_augmentations_do_what_they_say():
     key = stream_key(0, "augment", 0)
     shifted = np.asarray(Augment(shift=1)(images, key))
     inner = shifted[:, 1:-1, 1:-1]
-    places = [np.array_equal(inner[0], np.asarray(images)[0, 1 + i : 7 + i, 1 + j : 7 + j]) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    places = [
+        np.array_equal(inner[0], np.asarray(images)[0, 1 + i : 7 + i, 1 + j : 7 + j])
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
+    ]
     assert sum(places) == 1
     flipped = np.asarray(Augment(flip=True)(images, key))
     same = [np.array_equal(a, b) for a, b in zip(flipped, images, strict=True)]
@@ -103,7 +107,11 @@ def test_from_arrays_leaves_the_callers_arrays_alone():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.array([[1.0], [np.nan], [2.0]] * 4), np.arange(12) % 2, r"1 at index|NaN or infinite values, the first at index"),
+        (
+            np.array([[1.0], [np.nan], [2.0]] * 4),
+            np.arange(12) % 2,
+            r"1 at index|NaN or infinite values, the first at index",
+        ),
         (np.ones((12, 2)), np.r_[np.zeros(11), np.inf], "targets hold 1 NaN or infinite"),
         (np.ones((12, 2)), np.r_[np.zeros(11, int), -1], "label -1 at index .* out of range"),
         (np.ones((12, 2)), np.zeros(11, int), r"targets have shape \(11,\) for 12 inputs"),
@@ -213,7 +221,9 @@ def idx(array):
     return b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\1" + b[1:], lambda b: b[:6], lambda b: b""])
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\1" + b[1:], lambda b: b[:6], lambda b: b""]
+)
 def test_idx_files_declare_what_they_hold(spoil):
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     np.testing.assert_array_equal(read_idx(idx(array)), array)

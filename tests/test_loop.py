@@ -70,8 +70,10 @@ def test_steps_per_call_gives_the_same_bits(name, request, experiment, one_devic
     dataset = request.getfixturevalue(data)
     if data == "pictures":
         dataset = from_arrays(
-            dataset.train["inputs"], dataset.train["targets"],
-            test=(dataset.test["inputs"], dataset.test["targets"]), augment=Augment(shift=1, flip=True),
+            dataset.train["inputs"],
+            dataset.train["targets"],
+            test=(dataset.test["inputs"], dataset.test["targets"]),
+            augment=Augment(shift=1, flip=True),
         )
     states, seen = [], []
     for k in (1, *many):

@@ -17,7 +17,9 @@ from jaxnets.training.precision import Precision
 from jaxnets.training.state import create_state
 from jaxnets.training.step import Recipe
 
-CARD = Card(name="c", input_shape=(6,), target_kind="class", examples={"train": 24, "test": 4}, class_names=("0", "1", "2"))
+CARD = Card(
+    name="c", input_shape=(6,), target_kind="class", examples={"train": 24, "test": 4}, class_names=("0", "1", "2")
+)
 
 
 def setup(*, model=None, shape=(6,), rows=24, mask=None, scale=1.0, **recipe):

@@ -23,13 +23,19 @@ from jaxnets.tasks.losses import cross_entropy, huber, squared_error
 from jaxnets.training.loop import fit
 
 
-@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.sampled_from([0.0, 1.0, 2.5])), min_size=1, max_size=30), st.integers(0, 30))
+@given(
+    st.lists(st.tuples(st.floats(-1e3, 1e3), st.sampled_from([0.0, 1.0, 2.5])), min_size=1, max_size=30),
+    st.integers(0, 30),
+)
 @settings(max_examples=50, deadline=None)
 def test_merged_means_are_the_mean_of_the_whole(rows, cut):
     values, mask = (np.array(column, np.float32) for column in zip(*rows, strict=True))
-    merged = Mean.of(jnp.asarray(values[:cut]), jnp.asarray(mask[:cut])) + Mean.of(
-        jnp.asarray(values[cut:]), jnp.asarray(mask[cut:])
-    ) if 0 < cut < len(rows) else Mean.of(jnp.asarray(values), jnp.asarray(mask))
+    merged = (
+        Mean.of(jnp.asarray(values[:cut]), jnp.asarray(mask[:cut]))
+        + Mean.of(jnp.asarray(values[cut:]), jnp.asarray(mask[cut:]))
+        if 0 < cut < len(rows)
+        else Mean.of(jnp.asarray(values), jnp.asarray(mask))
+    )
     assert float(merged.weight) == mask.sum()
     np.testing.assert_allclose(float(merged.sum), float((values.astype(np.float64) * mask).sum()), rtol=1e-5, atol=1e-2)
 

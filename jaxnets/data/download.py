@@ -65,7 +65,9 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
         ) from error
 
 
-def obtain(relative: str, remotes: tuple[Remote, ...], decode: Callable[[list[bytes]], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def obtain(
+    relative: str, remotes: tuple[Remote, ...], decode: Callable[[list[bytes]], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """The arrays of a named data set: from a file at hand, else downloaded, decoded, checked and cached.
 
     Args:

@@ -11,7 +11,7 @@ run inside the program. `StreamFeed` gathers rows on the host, in a thread, ahea
 import concurrent.futures
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
 import jax
@@ -47,8 +47,6 @@ class Transform:
 class Feed(Protocol):
     """The contract of both roads."""
 
-    batch_size: int
-
     def load(self, step: int, count: int, capacity: int) -> Payload:
         """Device arrays for steps `step .. step + count`; leading dims are `capacity` so that one program fits all."""
 
@@ -60,7 +58,6 @@ class ResidentFeed:
     """The data set lives on the device; a payload is row numbers."""
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
-        self.batch_size = order.batch_size
         self._order, self._transform, self._placement = order, transform, placement
         self._arrays = {name: jax.device_put(array, placement.whole) for name, array in arrays.items()}
 
@@ -82,7 +79,6 @@ class StreamFeed:
     """The data set stays on the host; a payload is the batches themselves."""
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
-        self.batch_size = order.batch_size
         self._arrays, self._order, self._transform, self._placement = arrays, order, transform, placement
 
     def load(self, step: int, count: int, capacity: int) -> Payload:
@@ -106,7 +102,9 @@ def _rows(order: Order, step: int, count: int, capacity: int) -> tuple[np.ndarra
     return index, mask
 
 
-def prefetch(feed: Feed, plan: Iterable[tuple[int, int]], *, capacity: int, depth: int) -> Iterator[tuple[int, int, Payload]]:
+def prefetch(
+    feed: Feed, plan: Iterable[tuple[int, int]], *, capacity: int, depth: int
+) -> Generator[tuple[int, int, Payload]]:
     """`(step, count, payload)` for each `(step, count)` of a plan, `depth` payloads ahead of the consumer.
 
     One worker thread loads in plan order, so the batches do not depend on timing. `depth=0` loads in the caller.

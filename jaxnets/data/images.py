@@ -138,12 +138,12 @@ def _dataset(
         labels, images = arrays[f"y_{split}"], arrays[f"x_{split}"]
         if len(labels) != len(images) or labels.min() < 0 or labels.max() >= len(classes):
             raise DataError(f"{name}: the {split} labels do not fit the images or the {len(classes)} classes")
-    images = {split: arrays[f"x_{split}"] for split in ("train", "test")}
-    images = {split: x if x.ndim == 4 else x[..., None] for split, x in images.items()}
+    pixels = {split: arrays[f"x_{split}"] for split in ("train", "test")}
+    pixels = {split: x if x.ndim == 4 else x[..., None] for split, x in pixels.items()}
     return Dataset(
         name=name,
-        train={"inputs": images["train"], "targets": arrays["y_train"].astype(np.int32)},
-        test={"inputs": images["test"], "targets": arrays["y_test"].astype(np.int32)},
+        train={"inputs": pixels["train"], "targets": arrays["y_train"].astype(np.int32)},
+        test={"inputs": pixels["test"], "targets": arrays["y_test"].astype(np.int32)},
         class_names=classes,
         target_name=target_name,
         prepare=Standardize(mean, std),

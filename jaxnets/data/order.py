@@ -16,8 +16,9 @@ from jaxnets.errors import UsageError
 class Order(Protocol):
     """Rows of the data set for each step."""
 
-    batch_size: int
-    """Rows in every batch, over all devices."""
+    @property
+    def batch_size(self) -> int:
+        """Rows in every batch, over all devices."""
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Example indices `[batch_size]` int32 and their mask `[batch_size]` float32 (0 marks padding)."""

@@ -167,8 +167,10 @@ class California(Source):
             partial.replace(path)
         columns = read_csv(path)
         # Ratios say more than counts: rooms and people in a district grow with its size, not with its prices.
-        count = {key: np.array([float(v or "nan") for v in columns[key]]) for key in
-                 ("total_rooms", "total_bedrooms", "population", "households")}
+        count = {
+            key: np.array([float(v or "nan") for v in columns[key]])
+            for key in ("total_rooms", "total_bedrooms", "population", "households")
+        }
         columns["rooms_per_household"] = _texts(count["total_rooms"] / count["households"])
         columns["bedrooms_per_room"] = _texts(count["total_bedrooms"] / count["total_rooms"])
         columns["people_per_household"] = _texts(count["population"] / count["households"])

@@ -30,7 +30,9 @@ def name_axes(x: Array, *names: str) -> Array:
         `x`, constrained where a mesh is set and its size divides the dim, else unchanged.
     """
     if len(names) != x.ndim:
-        raise ValueError(f"name_axes: {len(names)} names {names} for an array of shape {x.shape}; give one for each dim")
+        raise ValueError(
+            f"name_axes: {len(names)} names {names} for an array of shape {x.shape}; give one for each dim"
+        )
     unknown = [name for name in names if name not in AXES]
     if unknown:
         raise ValueError(f"name_axes: {unknown[0]!r} is not a known axis name; known: {', '.join(AXES)}")

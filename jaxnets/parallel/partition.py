@@ -76,11 +76,12 @@ def _apply(rule: Rule, name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
             raise UsageError(f"partition rule {rule.pattern!r}: no mesh axis {axis!r}; there are {tuple(mesh.shape)}")
     if len(set(axes)) != len(axes):
         raise UsageError(f"partition rule {rule.pattern!r} uses a mesh axis twice: {rule.axes}")
-    spec: list[str | None] = [None] * (len(shape) - len(rule.axes)) + list(rule.axes)
-    for dim, axis in enumerate(spec):
-        if axis is not None and shape[dim] % mesh.shape[axis]:
+    unnamed: list[str | None] = [None] * (len(shape) - len(rule.axes))
+    spec = [*unnamed, *rule.axes]
+    for dim, cut in enumerate(spec):
+        if cut is not None and shape[dim] % mesh.shape[cut]:
             raise UsageError(
-                f"{name} dim {dim} has size {shape[dim]}, not divisible by mesh axis {axis!r} of size {mesh.shape[axis]}"
+                f"{name} dim {dim} has size {shape[dim]}, not divisible by mesh axis {cut!r} of size {mesh.shape[cut]}"
             )
     return _automatic(spec, shape, mesh)
 

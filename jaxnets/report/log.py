@@ -67,6 +67,8 @@ def read_records(path: Path) -> list[Record]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise RunDirectoryError(f"{path}, line {number} is damaged ({error}); remove the line or the run") from error
+            raise RunDirectoryError(
+                f"{path}, line {number} is damaged ({error}); remove the line or the run"
+            ) from error
         records.append(record)
     return records

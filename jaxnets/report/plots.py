@@ -37,8 +37,15 @@ def curves(history: "History") -> "Figure":
             marker = "o" if split == "test" and len(steps) < 40 else None
             axis.plot(steps, values, color=colour, label=split, lw=1.6, marker=marker, ms=3.5)
             if split == "test":
-                axis.annotate(f"{values[-1]:.4g}", (steps[-1], values[-1]), xytext=(-4, 7), ha="right",
-                              textcoords="offset points", color=colour, fontsize=9)
+                axis.annotate(
+                    f"{values[-1]:.4g}",
+                    (steps[-1], values[-1]),
+                    xytext=(-4, 7),
+                    ha="right",
+                    textcoords="offset points",
+                    color=colour,
+                    fontsize=9,
+                )
         axis.set_title(name.replace("_", " "), fontsize=11, color=INK, loc="left")
         axis.set_xlabel("step", fontsize=9)
         axis.tick_params(labelsize=8)
@@ -64,8 +71,16 @@ def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
         for row, column in np.argwhere(counts > 0):
             colour = "white" if share[row, column] > 0.5 else INK
             weight = "bold" if row == column else "normal"
-            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9,
-                      fontweight=weight)
+            axis.text(
+                column,
+                row,
+                str(counts[row, column]),
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=9,
+                fontweight=weight,
+            )
     ticks = range(len(counts))
     turn = 45 if max(map(len, exhibit.names)) > 2 else 0
     axis.set_xticks(ticks, exhibit.names, fontsize=8, rotation=turn, ha="right" if turn else "center")

@@ -22,8 +22,9 @@ from jaxnets.errors import DataError
 class Recipe(Protocol):
     """How training wants steps built; `jaxnets.training.Recipe` is the real one."""
 
-    optimizer: Any
-    """An `optax.GradientTransformation`."""
+    @property
+    def optimizer(self) -> Any:
+        """An `optax.GradientTransformation`."""
 
     def key(self, stream: str, step: Array) -> Array:
         """The random key of a named stream at a step: a pure function of the run's seed and both arguments."""
@@ -51,7 +52,7 @@ class Task:
 
     def init(self, key: Array, batch: Batch) -> Variables:
         """Fresh variables for a batch like `batch` (its values are not used): `{"params": ..., ...}`."""
-        return self.model.init({"params": key, "dropout": key}, batch["inputs"], train=False)
+        return dict(self.model.init({"params": key, "dropout": key}, batch["inputs"], train=False))
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
         """The optimizer's state at step 0."""

@@ -43,7 +43,9 @@ class PerceptronRule(Classification):
         """Logits of two classes `[B, 2]`: 0 and the inner potential, so that the larger one is the unit's answer."""
         potential = self.apply(variables, batch, None)[0][:, 0]
         # A potential of exactly 0 fires, as the unit step does; argmax would prefer class 0 on a tie.
-        return jnp.stack([jnp.zeros_like(potential), jnp.where(potential == 0, jnp.finfo(jnp.float32).tiny, potential)], -1)
+        return jnp.stack(
+            [jnp.zeros_like(potential), jnp.where(potential == 0, jnp.finfo(jnp.float32).tiny, potential)], -1
+        )
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """The perceptron criterion `max(0, -y * potential)`: what the rule descends, example by example."""

@@ -97,4 +97,6 @@ class Regression(Task):
         """Predicted against true."""
         true = np.asarray(arrays["targets"], np.float32)
         name = card.target_name
-        return [Scatter("Predicted against true (test)", true, self.decide(outputs), f"true {name}", f"predicted {name}")]
+        return [
+            Scatter("Predicted against true (test)", true, self.decide(outputs), f"true {name}", f"predicted {name}")
+        ]

@@ -92,9 +92,10 @@ def fit(
     plan = _plan(start, stop, program.capacity, hooks)
     unread: tuple[int, int, Any] | None = None
     # Every transfer below is asked for by name; one that slipped in unseen would stall each step.
-    with jax.transfer_guard("disallow"), contextlib.closing(
-        prefetch(program.feed, plan, capacity=program.capacity, depth=prefetch_depth)
-    ) as payloads:
+    with (
+        jax.transfer_guard("disallow"),
+        contextlib.closing(prefetch(program.feed, plan, capacity=program.capacity, depth=prefetch_depth)) as payloads,
+    ):
         for position, count, payload in payloads:
             state, metrics = program(state, payload, count)
             # Only now, with the next work on its way, read what the previous call measured.

@@ -134,6 +134,8 @@ def _count(guard: dict[str, Array], finite: Array) -> dict[str, Array]:
     if "loss_scale" in guard:
         streak = jnp.where(finite, guard["finite_streak"] + 1, 0)
         grown = streak >= GROWTH_INTERVAL
-        scale = jnp.where(finite, jnp.where(grown, guard["loss_scale"] * 2, guard["loss_scale"]), guard["loss_scale"] / 2)
+        scale = jnp.where(
+            finite, jnp.where(grown, guard["loss_scale"] * 2, guard["loss_scale"]), guard["loss_scale"] / 2
+        )
         counted |= {"loss_scale": jnp.maximum(scale, 1.0), "finite_streak": jnp.where(grown, 0, streak)}
     return counted

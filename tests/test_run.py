@@ -1,0 +1,223 @@
+"""A run from configuration to report, its directory, and going on where it stopped."""
+
+import json
+import re
+import resource
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_same_bits, replace
+
+import jaxnets
+from jaxnets.errors import DataError, NonFiniteError, RunDirectoryError, UsageError
+from jaxnets.models import CNN, MLP, Perceptron
+from jaxnets.optim import EMA, SGD
+from jaxnets.run import open_run, train
+from jaxnets.tasks import Classification, PerceptronRule
+
+TIMED = ("examples_per_second",)
+
+
+def records(run):
+    return [{k: v for k, v in record.items() if k not in TIMED} for record in run.history.records]
+
+
+def logged(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stops", [(10,), (3, 13), (7, 8, 19)])
+def test_a_run_cut_and_resumed_is_the_uncut_run(tmp_path, experiment, blobs, one_device, stops):
+    experiment = replace(experiment, average=EMA(0.9))
+    options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
+    whole = train(experiment, run_dir=tmp_path / "whole", **options)
+    for stop in stops:
+        part = train(experiment, run_dir=tmp_path / "cut", stop_at=stop, **options)
+        assert int(part.state.step) == stop
+        assert not (tmp_path / "cut" / "report.html").exists()
+    cut = train(experiment, run_dir=tmp_path / "cut", **options)
+    assert_same_bits(whole.state, cut.state)
+    assert records(whole) == records(cut)
+    assert [r["step"] for r in records(whole)] == [7, 10, 14, 20, 20]
+
+
+def test_work_after_the_last_checkpoint_is_done_again_and_logged_once(tmp_path, experiment, blobs, one_device):
+    options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
+    whole = train(experiment, run_dir=tmp_path / "whole", **options)
+
+    class Killed(Exception):
+        pass
+
+    original = json.dumps
+
+    def dies(record, **options):
+        if isinstance(record, dict) and record.get("step") == 14:
+            raise Killed
+        return original(record, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxnets.report.log.json.dumps", dies)
+        with pytest.raises(Killed):
+            train(experiment, run_dir=tmp_path / "cut", **options)
+    # A line beyond the checkpoint, as a crash after it would leave, and one cut in the middle.
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "split": "train", "loss": 9.0}\n{"step": 14, "spl')
+    resumed = train(experiment, run_dir=tmp_path / "cut", **options)
+    assert_same_bits(whole.state, resumed.state)
+    assert records(whole) == records(resumed)
+    assert [{k: v for k, v in r.items() if k not in TIMED} for r in logged(tmp_path / "cut")] == records(whole)
+
+
+def test_a_run_leaves_everything_behind(tmp_path, pictures, experiment):
+    run = train(
+        replace(experiment, task=Classification(model=CNN(features=(8,), dense=(16,)))),
+        dataset=pictures,
+        run_dir=tmp_path / "run",
+        progress="none",
+        title="my <title>",
+    )
+    directory = tmp_path / "run"
+    assert {p.name for p in directory.iterdir()} == {
+        "config.json", "environment.json", "metrics.jsonl", "checkpoints", "plots", "report.html",
+    }  # fmt: skip
+    environment = json.loads((directory / "environment.json").read_text())
+    assert environment["platform"] == "cpu"
+    assert environment["devices"] == 8
+    assert environment["data"]["fingerprint"] == pictures.fingerprint
+    page = (directory / "report.html").read_text()
+    assert "my &lt;title&gt;" in page
+    assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:)?//", page), "the page needs a network"
+    for part in ("Curves", "Confusion matrix", "Class by class", "Configuration", "Environment", "task.model.features"):
+        assert part in page
+    assert (directory / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    reopened = open_run(directory, dataset=pictures)
+    assert_same_bits(run.state, reopened.state)
+    assert reopened.evaluate() == run.evaluate()
+    assert records(reopened) == records(run)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, experiment, blobs, one_device, capsys):
+    options = {"dataset": blobs, "mesh": one_device, "run_dir": tmp_path / "run"}
+    first = train(experiment, progress="none", **options)
+    (tmp_path / "run" / "report.html").unlink()
+    again = train(experiment, progress="lines", **options)
+    assert_same_bits(first.state, again.state)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert "complete already" in capsys.readouterr().out
+    fresh = train(experiment, progress="none", overwrite=True, **options)
+    assert_same_bits(first.state, fresh.state)
+
+
+def test_a_directory_with_another_run_or_other_files_is_refused(tmp_path, experiment, blobs, one_device):
+    options = {"dataset": blobs, "mesh": one_device, "run_dir": tmp_path / "run", "progress": "none"}
+    train(experiment, **options)
+    before = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    with pytest.raises(RunDirectoryError, match=r"holds another run; it differs in\n  seed: 0 there, 5 here"):
+        train(replace(experiment, seed=5), **options)
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(RunDirectoryError, match="files in it but no run"):
+        train(experiment, **{**options, "run_dir": tmp_path / "other"})
+    (tmp_path / "run" / "thesis.tex").write_text("x")
+    train(replace(experiment, seed=5), overwrite=True, **options)
+    assert (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_an_error_before_any_work(tmp_path, experiment, blobs, one_device):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunDirectoryError, match=r"cannot write the run directory .*--run-dir"):
+        train(experiment, dataset=blobs, run_dir=tmp_path / "file" / "run", progress="none")
+    with pytest.raises(RunDirectoryError, match="holds no run"):
+        open_run(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+def test_a_full_disk_is_an_error_and_what_was_saved_stays(tmp_path, experiment, blobs, one_device):
+    # A limit on the size of files stands for the full disk: every write beyond it fails as one on a full disk does.
+    wide = replace(experiment, task=Classification(model=MLP(widths=(256, 256))), steps=40)
+    options = {"dataset": blobs, "mesh": one_device, "run_dir": tmp_path / "run", "progress": "none"}
+    train(wide, stop_at=10, **options)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(RunDirectoryError, match=r"cannot .*\[10\], untouched.*resume"):
+            train(wide, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resumed = train(wide, **options)
+    assert_same_bits(resumed.state, train(wide, dataset=blobs, mesh=one_device, progress="none").state)
+
+
+def test_a_non_finite_run_stops_with_its_last_checkpoint_good(tmp_path, experiment, blobs, one_device):
+    bad = replace(experiment, optimizer=SGD(learning_rate=1e30))
+    with pytest.raises(NonFiniteError, match="is not finite"):
+        train(bad, dataset=blobs, run_dir=tmp_path / "run", progress="none")
+
+
+NOTEBOOK = """
+data = jaxnets.load("digits")
+run = jaxnets.fit(jaxnets.models.MLP(), data, epochs=3, progress="none")
+figure = run.history.plot()
+labels = run.predict(data.test["inputs"])
+"""
+
+
+@pytest.mark.smoke
+def test_five_lines_in_a_notebook_and_a_cell_can_be_run_again():
+    cell, other = {"jaxnets": jaxnets}, {"jaxnets": jaxnets}
+    exec(NOTEBOOK, cell)
+    exec(NOTEBOOK, cell)
+    exec(NOTEBOOK, other)
+    assert_same_bits(cell["run"].state, other["run"].state)
+    data, run = cell["data"], cell["run"]
+    accuracy = (cell["labels"] == data.test["targets"]).mean()
+    assert accuracy > 0.9
+    assert accuracy == pytest.approx(run.history.last("test")["accuracy"])
+    assert len(cell["figure"].axes) >= 2
+    assert "digits" in repr(run)
+
+
+def test_fit_takes_your_arrays_and_leaves_them_as_they_are():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 5)), rng.normal(size=300)
+    kept = x.copy(), y.copy()
+    run = jaxnets.fit(MLP(widths=(32,)), (x, y), steps=30, batch_size=32, progress="none")
+    assert run.predict(x[:7]).shape == (7,)
+    np.testing.assert_array_equal(x, kept[0])
+    np.testing.assert_array_equal(y, kept[1])
+    device = jax.numpy.asarray(x, jax.numpy.float32)
+    jaxnets.fit(MLP(widths=(32,)), (device, y), steps=3, batch_size=32, progress="none")
+    assert not device.is_deleted()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((MLP(),), {"epochs": 1, "steps": 2}, UsageError, "either epochs or steps"),
+        ((MLP(),), {"steps": 0}, UsageError, "steps is at least 1, got 0"),
+        ((MLP(),), {"batch_size": 2000}, UsageError, "batch_size 2000 is larger than the training set"),
+        ((MLP(),), {"batch_size": 20}, UsageError, "batch_size 20 .*not divisible by the mesh"),
+        ((MLP(outputs=7),), {}, DataError, "outputs=7, but the labels of 'digits' run from 0 to 9"),
+        (
+            (CNN(features=(4, 4, 4, 4)),),
+            {},
+            DataError,
+            r"CNN cannot take the inputs of 'digits'.*\(8, 8, 1\).*at least 16x16",
+        ),
+        ((PerceptronRule(model=Perceptron()),), {}, DataError, "two classes"),
+    ],
+)
+def test_bad_arguments_are_named_before_any_work(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        jaxnets.fit(*arguments, jaxnets.load("digits"), progress="none", **options)
+
+
+def test_predict_says_what_shape_it_wants(experiment, blobs, one_device):
+    run = train(replace(experiment, steps=1), dataset=blobs, progress="none")
+    with pytest.raises(DataError, match=r"shape \[N, 12\].*got \(12,\)"):
+        run.predict(blobs.test["inputs"][0])
+    with pytest.raises(DataError, match=r"got \(0, 12\)"):
+        run.predict(np.zeros((0, 12)))

@@ -1,0 +1,93 @@
+"""The house: who may import whom, how long things get, and what is never used."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "jaxnets"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# Room -> the rooms it may import. `contracts` and `errors` are for all.
+MAY_IMPORT = {
+    "ops": set(),
+    "models": {"ops"},
+    "tasks": {"models", "ops"},
+    "data": {"ops"},
+    "optim": set(),
+    "parallel": {"ops"},
+    "training": {"tasks", "data", "optim", "parallel", "ops"},
+    "report": set(),
+}
+COMMON = {"contracts", "errors"}
+# A summary of a model needs the whole experiment; it is a view of it that happens to be printed.
+EXCEPTIONS = {("report", "assemble"), ("report", "config")}
+
+
+def imports(path):
+    """The jaxnets modules that a file imports, as (room or module, full name)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.startswith("jaxnets."):
+                yield name.split(".")[1], name
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_follow_the_map(room):
+    allowed = MAY_IMPORT[room] | COMMON | {room}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (PACKAGE / room).rglob("*.py")
+        for target, name in imports(path)
+        if target not in allowed and (room, target) not in EXCEPTIONS
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 320
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 75, f"{node.name} is {node.end_lineno - node.lineno + 1} lines long"
+
+
+def test_nothing_can_run_code_from_a_file():
+    forbidden = ("pickle", "marshal", "shelve", "dill", "cloudpickle")
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = getattr(node, "module", None) or ""
+                names = [module, *(alias.name for alias in node.names)]
+                assert not any(name.split(".")[0] in forbidden for name in names), path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "compile", "__import__"), path
+    loads = [path for path in FILES if "allow_pickle=True" in path.read_text()]
+    assert not loads
+
+
+@pytest.mark.smoke
+def test_importing_everything_leaves_nnx_and_the_devices_alone():
+    code = """
+import sys, pkgutil, importlib, jaxnets
+assert "jax" not in sys.modules, "import jaxnets must cost nothing"
+for info in pkgutil.walk_packages(jaxnets.__path__, "jaxnets."):
+    if not info.name.startswith("jaxnets.configs") and info.name != "jaxnets.__main__":
+        importlib.import_module(info.name)
+assert "flax.nnx" not in sys.modules
+assert "matplotlib" not in sys.modules and "orbax.checkpoint" not in sys.modules
+from jax._src import xla_bridge
+assert not xla_bridge._backends, "a device was touched at import"
+for name in jaxnets.__all__:
+    getattr(jaxnets, name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
