@@ -2,7 +2,7 @@
 
     jaxnets train tabular --data.path my.csv --data.target price
 
-Classes or numbers, as the target column asks. With no flags it trains on iris: test accuracy at least 0.9, in seconds.
+Classes or numbers, as the target column asks. With no flags it trains on wine: test accuracy at least 0.95, in seconds.
 """
 
 from jaxnets.config import Expected, Experiment
@@ -11,18 +11,18 @@ from jaxnets.models import MLP
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Supervised
 
-EXPECTED = Expected(metric="accuracy", at_least=0.9, minutes=0.5)
+EXPECTED = Expected(metric="accuracy", at_least=0.95, minutes=0.5)
 
 
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
     return Experiment(
-        task=Supervised(model=MLP(widths=(64, 64), dropout=0.1)),
-        data=Tabular(path="iris"),
-        optimizer=AdamW(learning_rate=3e-3, weight_decay=1e-2, schedule=WarmupCosine(warmup=0.05)),
-        steps=1000,
+        task=Supervised(model=MLP(widths=(32,))),
+        data=Tabular(path="wine"),
+        optimizer=AdamW(learning_rate=3e-3, weight_decay=0.3, schedule=WarmupCosine(warmup=0.05)),
+        steps=500,
         batch_size=32,
-        log_every=20,
-        eval_every=100,
-        save_every=500,
+        log_every=10,
+        eval_every=50,
+        save_every=250,
     )

@@ -39,7 +39,7 @@ def test_train_stop_resume_evaluate(tmp_path):
 
 
 def test_overrides_get_a_directory_of_their_own(tmp_path):
-    done = run_cli("train", "tabular", "--steps", 5, "--data.path", "wine", cwd=tmp_path)
+    done = run_cli("train", "tabular", "--steps", 5, "--data.path", "iris", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (directory,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"tabular-[0-9a-f]{8}", directory.name)
