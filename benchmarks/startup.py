@@ -25,7 +25,9 @@ def command(arguments, folder):
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), environment.get("PYTHONPATH")]))
     began = time.perf_counter()
     full = [sys.executable, "-m", "jaxnets", *arguments]
-    process = subprocess.Popen(full, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        full, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     first_step = None
     for line in process.stderr:
         if first_step is None and line.startswith("step "):
@@ -50,8 +52,14 @@ def main():
                 arguments = ("train", "digits_cnn", "--progress", "lines", "--overwrite", "--run-dir", f"{cache}{turn}")
                 total, first = command(arguments, folder)
             rows.append({"what": f"digits_cnn, {cache} cache", "total_s": total, "first_report_s": first})
-            print(f"digits_cnn, {cache} cache       {total:6.2f} s, first steps reported after {first:.2f} s", flush=True)
-    stamp = {"date": datetime.date.today().isoformat(), "command": "python benchmarks/startup.py", "cores": os.cpu_count()}
+            print(
+                f"digits_cnn, {cache} cache       {total:6.2f} s, first steps reported after {first:.2f} s", flush=True
+            )
+    stamp = {
+        "date": datetime.date.today().isoformat(),
+        "command": "python benchmarks/startup.py",
+        "cores": os.cpu_count(),
+    }
     with (HERE / "results" / "startup.jsonl").open("a") as file:
         for row in rows:
             rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}

@@ -12,6 +12,7 @@ from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
 from jaxnets.errors import DataError, JaxnetsError
+from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
 from jaxnets.parallel.partition import shardings
 from jaxnets.tasks.base import Task
@@ -72,6 +73,8 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     dataset = dataset if dataset is not None else experiment.data.open()
     task = experiment.task.bind(dataset.card)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
+    if mesh.devices.flat[0].platform == "cpu":
+        keep_freed_memory()
     check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
     recipe = Recipe(
         optimizer=experiment.optimizer.build(experiment.steps),

@@ -30,7 +30,9 @@ def build(workload, variant):
         done, loss = 0, 0.0
         while done < steps:
             part = min(steps - done, len(xs) // workload.batch)
-            history = model.fit(xs[: part * workload.batch], ys[: part * workload.batch], batch_size=workload.batch, verbose=0)
+            history = model.fit(
+                xs[: part * workload.batch], ys[: part * workload.batch], batch_size=workload.batch, verbose=0
+            )
             done, loss = done + part, history.history["loss"][-1]
         return loss
 
