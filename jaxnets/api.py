@@ -1,5 +1,6 @@
 """Training in a notebook: `fit(model, data)`."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import flax.linen as nn
 from jaxnets.config import Experiment
 from jaxnets.data.dataset import Dataset, from_arrays
 from jaxnets.data.memory import InMemory
-from jaxnets.errors import UsageError
+from jaxnets.errors import UsageError, did_you_mean
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.report.console import ProgressKind
 from jaxnets.run import Run, train
@@ -28,6 +29,7 @@ def fit(
     optimizer: Optimizer | None = None,
     seed: int = 0,
     run_dir: str | Path | None = None,
+    overwrite: bool = False,
     progress: ProgressKind = "auto",
     **options: Any,
 ) -> Run:
@@ -47,6 +49,7 @@ def fit(
         optimizer: AdamW with a warm-up and a cosine by default.
         seed: root of all randomness.
         run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
+        overwrite: replace a run that is in `run_dir` already.
         progress: "bar", "lines", "none", or "auto".
         **options: any other field of `Experiment`: mesh, precision, micro_batches, eval_every, ...
 
@@ -59,17 +62,27 @@ def fit(
         if test is not None:
             raise UsageError("test goes with arrays; a Dataset has its own test split")
         dataset = data
+    elif isinstance(data, tuple | list) and len(data) == 2:
+        dataset = from_arrays(data[0], data[1], test=test)
     else:
-        inputs, targets = data
-        dataset = from_arrays(inputs, targets, test=test)
+        raise UsageError(f"data is a Dataset or a pair (inputs, targets), got {type(data).__name__}")
+    if not isinstance(model, nn.Module | Task):
+        hint = "; add parentheses to make one" if isinstance(model, type) else ""
+        raise UsageError(f"model is a Linen module or a task, got {model!r}{hint}")
+    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Experiment)})
+    if unknown:
+        known = (field.name for field in dataclasses.fields(Experiment))
+        raise UsageError(f"fit has no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
     examples = dataset.card.examples["train"]
     if batch_size is None:
         batch_size = 128 if examples >= 10_000 else min(32, examples)
+    if steps is None and not 0 < (10 if epochs is None else epochs) < math.inf:
+        raise UsageError(f"epochs is a positive number, got {epochs}")
     if steps is None:
         per_epoch = max(1, examples // max(1, batch_size))
         steps = math.ceil((10 if epochs is None else epochs) * per_epoch)
         options.setdefault("eval_every", per_epoch)
-    options.setdefault("log_every", max(1, steps // 50))
+    options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
     task = model if isinstance(model, Task) else Supervised(model=model)
     experiment = Experiment(
         task=task,
@@ -80,4 +93,4 @@ def fit(
         seed=seed,
         **options,
     )
-    return train(experiment, dataset=dataset, run_dir=run_dir, progress=progress)
+    return train(experiment, dataset=dataset, run_dir=run_dir, overwrite=overwrite, progress=progress)

@@ -11,7 +11,7 @@ from jaxnets.contracts import Batch
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
-from jaxnets.errors import DataError, JaxnetsError
+from jaxnets.errors import DataError, JaxnetsError, UsageError
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
 from jaxnets.parallel.partition import shardings
@@ -19,7 +19,7 @@ from jaxnets.tasks.base import Task
 from jaxnets.training.evaluate import Evaluator, Predictor
 from jaxnets.training.program import Program, choose_steps_per_call
 from jaxnets.training.state import TrainState, abstract_state, create_state
-from jaxnets.training.step import Recipe
+from jaxnets.training.step import Recipe, with_average
 
 # Up to this size a data set is kept on the device.
 RESIDENT_BYTES = 1 << 30
@@ -63,7 +63,7 @@ class Parts:
 
 
 def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Mesh | None = None) -> Parts:
-    """Build the parts. Everything a user can get wrong is checked here, before any work is done.
+    """Build the parts. What a user can get wrong is checked here, before any work is done.
 
     Args:
         experiment: what to run.
@@ -86,15 +86,20 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     place = placement(mesh)
     resident = experiment.placement == "device" or (experiment.placement == "auto" and dataset.nbytes <= RESIDENT_BYTES)
     road = ResidentFeed if resident else StreamFeed
+    if experiment.mesh.tensor != 1:
+        raise UsageError(
+            f"mesh.tensor is {experiment.mesh.tensor}, but no partition rule cuts a layer yet; set it to 1 and use mesh.fsdp"
+        )
     order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
     transform = Transform(dataset.prepare, dataset.augment, experiment.seed)
     batch = batch_spec(dataset, experiment.batch_size)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
-        step = task.make_step(recipe)
+        step = with_average(task.make_step(recipe), recipe.average)
         placed = shardings(abstract, mesh)
         feed = road(dataset.train, order, transform, place)
-        many = experiment.steps_per_call or choose_steps_per_call(step, abstract, batch)
+        # No call is longer than the way from one log record to the next.
+        many = min(experiment.steps_per_call or choose_steps_per_call(step, abstract, batch), experiment.log_every)
         program = Program(step, feed, steps_per_call=many, state_shardings=placed)
     # Evaluation batches need no size of their own: any multiple of the devices gives the same result.
     shares = batch_devices(mesh)
@@ -120,7 +125,10 @@ def batch_spec(dataset: Dataset, batch_size: int) -> Batch:
 def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:
     """The state's shapes; a model that cannot take the data says so here, before anything is compiled."""
     try:
-        return abstract_state(task, recipe, batch)
+        state = abstract_state(task, recipe, batch)
+        outputs = jax.eval_shape(task.outputs, state.variables, batch)
+        task.check_outputs(outputs.shape, dataset.card)
+        return state
     except JaxnetsError:
         raise
     except (TypeError, ValueError) as error:

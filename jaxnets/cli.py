@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from jaxnets import declare
-from jaxnets.errors import JaxnetsError, RunDirectoryError, UsageError, did_you_mean
+from jaxnets.errors import ConfigFileError, JaxnetsError, RunDirectoryError, UsageError, did_you_mean
 
 HELP = """jaxnets: train neural networks in JAX
 
@@ -90,18 +90,21 @@ def _with_experiment(verb: str, arguments: list[str], act: Callable[[Any, Any, R
     name, *flags = arguments
     if name.startswith("-"):
         raise UsageError(f"`jaxnets {verb}` takes the configuration first, then flags; got {name!r}")
+    import tyro  # noqa: F401 (before the stand-ins, which take away whatever is first imported among them)
+
+    complaint: str | None = None
     with declare.stand_ins():
-        # Only a complaint the parser or a check of our own makes is final here.
+        # Final here is what the parser or a check of ours says; what the file itself raises may be the stand-ins' doing.
         try:
             _read(verb, name, flags)
+        except ConfigFileError:
+            pass
         except JaxnetsError as error:
-            complaint: UsageError | None = UsageError(str(error))
-        except Exception:
-            complaint = None
-        else:
-            complaint = None
+            complaint = str(error)
+        except Exception as error:
+            del error  # judged again below, by the real packages
     if complaint is not None:
-        raise complaint
+        raise UsageError(complaint)
     loaded, experiment, options = _read(verb, name, flags)
     return act(loaded, experiment, options)
 
@@ -137,6 +140,8 @@ def _read(verb: str, name: str, flags: list[str]) -> tuple[Any, Any, RunOptions]
 
 
 def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
+    if options.stop_at < 0:
+        raise UsageError(f"stop_at is a step, or 0 for the end; got {options.stop_at}")
     _prepare_jax()
     from jaxnets.run import train
     from jaxnets.run_directory import default_directory
@@ -191,7 +196,11 @@ def _list(arguments: list[str]) -> int:
         from jaxnets import config
 
         for name in config.available():
-            loaded = config.load(name)
+            try:
+                loaded = config.load(name)
+            except UsageError as error:
+                table.add_row(name, "", "", "", "cannot be read:", str(error))
+                continue
             task, expected = loaded.experiment.task, loaded.expected
             parts = (type(part).__name__ for part in (task, task.model, loaded.experiment.data))
             reaches = f"{expected.metric} ≥ {expected.at_least:g}" if expected else ""

@@ -6,16 +6,19 @@ never run code.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
 import runpy
+import traceback
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxnets.data.dataset import Source
-from jaxnets.errors import JaxnetsError, UsageError, did_you_mean
+from jaxnets.errors import ConfigFileError, JaxnetsError, UsageError, did_you_mean
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.parallel.mesh import MeshShape
@@ -44,7 +47,7 @@ class Experiment:
     batch_size: int = 128
     """Examples in each step, over all devices."""
     micro_batches: int = 1
-    """Parts each batch is processed in, to save memory; the result is the same."""
+    """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics."""
     seed: int = 0
     """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
     average: EMA = EMA()
@@ -82,6 +85,8 @@ class Experiment:
         for name in ("eval_every", "save_every", "steps_per_call", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise UsageError(f"seed is below 2^32, got {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,35 +144,46 @@ def find(name: str) -> Path:
 def load(name: str) -> Loaded:
     """Read a configuration file (which is Python, and is run) by bare name or path."""
     path = find(name)
-    try:
-        contents = runpy.run_path(str(path), run_name="jaxnets_config")
-    except JaxnetsError:
-        raise
-    except SyntaxError as error:
-        raise UsageError(f"{path}, line {error.lineno}: {error.msg}") from error
+    contents = _guarded(path, lambda: runpy.run_path(str(path), run_name="jaxnets_config"))
     function = contents.get("config")
     if not callable(function):
         raise UsageError(f"{path} has no function config(); a configuration file defines `def config() -> Experiment`")
-    try:
-        experiment = function()
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{path}: {error}") from error
+    experiment = _guarded(path, function)
     if not isinstance(experiment, Experiment):
         raise UsageError(f"{path}: config() returned {type(experiment).__name__}, expected an Experiment")
     summary = (contents.get("__doc__") or "").strip().split("\n")[0]
     return Loaded(path.stem, experiment, contents.get("EXPECTED"), summary)
 
 
+def _guarded(path: Path, act: Callable[[], Any]) -> Any:
+    """Run a part of a configuration file; whatever it raises becomes one message with the place."""
+    try:
+        return act()
+    except JaxnetsError as error:
+        raise ConfigFileError(f"{path}: {error}") from error
+    except SyntaxError as error:
+        raise ConfigFileError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise ConfigFileError(f"{place}: {type(error).__name__}: {error}") from error
+
+
 def to_data(value: Any) -> Any:
     """A configuration object as JSON data; every object carries its class's name under "type"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field for field in dataclasses.fields(value) if field.init and not _linen_own(value, field.name)]
-        return {"type": type(value).__name__} | {field.name: to_data(getattr(value, field.name)) for field in fields}
+        return {"type": _type_name(type(value))} | {field.name: to_data(getattr(value, field.name)) for field in fields}
     if isinstance(value, tuple | list):
         return [to_data(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise UsageError(f"a configuration holds dataclasses, numbers, text and tuples of them, not {type(value).__name__}")
+
+
+def _type_name(cls: type) -> str:
+    """The bare name of a built-in class; `module:name` for any other, which a file alone cannot bring back."""
+    return cls.__name__ if built_ins().get(cls.__name__) is cls else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def from_data(data: Any) -> Any:
@@ -178,6 +194,11 @@ def from_data(data: Any) -> Any:
         return data
     known = built_ins()
     name = data.get("type")
+    if isinstance(name, str) and ":" in name:
+        raise UsageError(
+            f"{name!r} is a class of your own, which the saved configuration only names, never runs. Give the file that "
+            f"defines it instead: `jaxnets train FILE.py --run-dir ...` goes on with the run, or shows it if it is complete"
+        )
     if not isinstance(name, str) or name not in known:
         raise UsageError(f"the configuration names {name!r}, which is not built in. {did_you_mean(str(name), known)}")
     cls = known[name]
@@ -198,6 +219,7 @@ def _linen_own(value: Any, field: str) -> bool:
     return field in LINEN_FIELDS and hasattr(value, "apply")
 
 
+@functools.cache
 def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
     found: dict[str, type] = {cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision)}
@@ -210,9 +232,18 @@ def built_ins() -> dict[str, type]:
     return found
 
 
+# What decides where and how a run is executed and shown, not what it computes: a run may go on with other values.
+INCIDENTAL = ("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "steps_per_call", "placement")
+
+
+def essential(data: dict[str, Any]) -> dict[str, Any]:
+    """An experiment's data without the fields that do not decide what it computes."""
+    return {key: value for key, value in data.items() if key not in INCIDENTAL}
+
+
 def digest(experiment: Experiment) -> str:
-    """Eight hex digits that differ between different experiments."""
-    return hashlib.sha256(json.dumps(to_data(experiment), sort_keys=True).encode()).hexdigest()[:8]
+    """Eight hex digits that differ between experiments that compute different things."""
+    return hashlib.sha256(json.dumps(essential(to_data(experiment)), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:

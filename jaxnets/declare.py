@@ -22,6 +22,9 @@ from jaxnets.typecheck import fits
 HEAVY = ("typeguard", "jax", "jaxlib", "flax", "optax", "orbax", "chex", "numpy", "matplotlib")
 
 
+KEPT = ("tyro", "rich", "docstring_parser", "typing_extensions", "pygments", "markdown_it", "mdurl", "shtab")
+
+
 class Inert:
     """Stands for anything a heavy package defines: it can be called, indexed and passed around, and does nothing."""
 
@@ -55,6 +58,9 @@ class Module:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         dataclasses.dataclass(frozen=True)(cls)
+
+    def __post_init__(self) -> None:
+        pass
 
 
 class _InertModule(types.ModuleType):
@@ -104,8 +110,9 @@ def stand_ins() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
-        for name in list(sys.modules):
-            if name not in before and name.split(".")[0] in (*HEAVY, "jaxnets"):
+        # Whatever else was imported meanwhile may be built on the stand-ins: it goes too, save what cannot be.
+        for name in set(sys.modules) - set(before):
+            if name.split(".")[0] not in KEPT and name.split(".")[0] not in sys.stdlib_module_names:
                 del sys.modules[name]
         for name in list(vars(package)):
             if name not in attributes:

@@ -16,6 +16,10 @@ class UsageError(JaxnetsError):
     """A command line or a configuration that cannot be understood or cannot be run."""
 
 
+class ConfigFileError(UsageError):
+    """A configuration file, which is Python, that raised while it ran."""
+
+
 class DataError(JaxnetsError):
     """Data that are missing, damaged or not what the task needs."""
 

@@ -17,6 +17,7 @@ from jaxnets.assemble import Parts, assemble
 from jaxnets.config import Expected, Experiment
 from jaxnets.data.dataset import Dataset
 from jaxnets.errors import DataError, RunDirectoryError
+from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
 from jaxnets.report.log import MetricsLog, read_records
@@ -137,7 +138,13 @@ def train(
 def open_run(run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh | None = None) -> Run:
     """A run from its directory, with the weights of its newest checkpoint; the arguments are those of `train`."""
     directory, experiment = RunDirectory.existing(run_dir)
+    if mesh is None and experiment.mesh != MeshShape():
+        # The mesh it was trained on need not be here; any will do to look at it.
+        experiment = dataclasses.replace(
+            experiment, mesh=MeshShape(), batch_size=max(1, jax.device_count()), micro_batches=1
+        )
     parts = assemble(experiment, dataset, mesh=mesh)
+    _check_data(directory, parts)
     with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints) as checkpoints:
         if checkpoints.latest is None:
             raise RunDirectoryError(f"{run_dir} has no checkpoint yet; train it first, with the same command")
@@ -150,6 +157,8 @@ def _train_in(
 ) -> tuple[TrainState, MetricsLog, int]:
     """Train in a run directory: from its newest checkpoint if it has one, else from the start."""
     start = checkpoints.latest or 0
+    if start:
+        _check_data(directory, parts)
     host: dict[str, Any] = {}
     if checkpoints.latest is not None:
         state, host = checkpoints.restore(start, abstract(parts.abstract, parts.shardings))
@@ -270,6 +279,16 @@ def _verdict(final: dict[str, float], expected: Expected | None) -> str:
 
 def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _check_data(directory: RunDirectory, parts: Parts) -> None:
+    """Raise unless the data are those that the run began with."""
+    began = directory.read_json("environment.json").get("data", {}).get("fingerprint")
+    if began != parts.dataset.fingerprint:
+        raise RunDirectoryError(
+            f"{directory.path} was trained on other data: the fingerprint of {parts.dataset.name!r} was {began} and is "
+            f"{parts.dataset.fingerprint} now. Bring the old data back, or train anew in another --run-dir"
+        )
 
 
 def _write_environment(directory: RunDirectory, parts: Parts) -> None:

@@ -14,13 +14,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxnets.config import Experiment, differences, digest, from_data, to_data
+from jaxnets.config import Experiment, differences, digest, essential, from_data, to_data
 from jaxnets.errors import RunDirectoryError
 
 
 def default_directory(name: str, experiment: Experiment, shipped: Experiment) -> Path:
     """`runs/NAME` for a configuration as it is, `runs/NAME-DIGEST` for one with overrides: one command, one directory."""
-    return Path("runs") / (name if experiment == shipped else f"{name}-{digest(experiment)}")
+    same = digest(experiment) == digest(shipped)
+    return Path("runs") / (name if same else f"{name}-{digest(experiment)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class RunDirectory:
                 directory._clear()
             elif config.exists():
                 directory._check_same(experiment)
-            if not replaced and not config.exists() and directory.path.is_dir() and any(directory.path.iterdir()):
+            if not replaced and not config.exists() and directory._has_files():
                 raise RunDirectoryError(
                     f"{directory.path} has files in it but no run (no config.json); choose an empty or new --run-dir"
                 )
@@ -93,15 +94,20 @@ class RunDirectory:
         partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, self.path / name)
 
+    def _has_files(self) -> bool:
+        """Whether anything but our own unfinished files is in the directory."""
+        return self.path.is_dir() and any(not p.name.endswith(".partial") for p in self.path.iterdir())
+
     def _clear(self) -> None:
         """Remove what a run left here, and nothing else."""
         for name in ("checkpoints", "plots"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            if (self.path / name).exists():
+                shutil.rmtree(self.path / name)
         for name in ("metrics.jsonl", "environment.json", "report.html", "config.json"):
             (self.path / name).unlink(missing_ok=True)
 
     def _check_same(self, experiment: Experiment) -> None:
-        changed = differences(self.read_json("config.json"), to_data(experiment))
+        changed = differences(essential(self.read_json("config.json")), essential(to_data(experiment)))
         if changed:
             shown = "\n  ".join(changed[:8] + (["..."] if len(changed) > 8 else []))
             raise RunDirectoryError(

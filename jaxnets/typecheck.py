@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what an annotation says, for the simple annotations of configurations; True for any other."""
+    """Whether a value is what an annotation says, for the annotations of configurations; True where it cannot tell."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return value in args
@@ -22,6 +22,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (str, bool, type(None)):
+    # Any other class, a task's or a model's base, say. (Protocols and stand-ins are not classes to ask about.)
+    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
         return isinstance(value, hint)
     return True

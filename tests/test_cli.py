@@ -105,6 +105,29 @@ def test_help_and_lists_do_not_import_jax(tmp_path, arguments):
             assert path.stem in done.stdout
 
 
+def test_a_configuration_may_compute_and_import_what_it_likes(tmp_path):
+    (tmp_path / "neighbour.py").write_text(
+        "import flax.linen as nn\nclass Net(nn.Module):\n  @nn.compact\n  def __call__(self, x, *, train=False):\n"
+        "    return nn.Dense(10)(x.reshape(x.shape[0], -1))\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        "import sys; sys.path.insert(0, '.')\nimport numpy as np\nfrom neighbour import Net\n"
+        "from jaxnets.config import Experiment\nfrom jaxnets.data import Digits\nfrom jaxnets.tasks import Classification\n"
+        "def config():\n"
+        "  return Experiment(task=Classification(model=Net()), data=Digits(), steps=int(np.ceil(2.5)), batch_size=32)\n"
+    )
+    done = run_cli("train", "mine.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "broken.py").write_text("from jaxnets.optim import Adamw\n")
+    listed = run_cli("list", cwd=tmp_path)
+    assert "cannot be read" in listed.stdout
+    broken = run_cli("train", "broken", cwd=tmp_path)
+    assert broken.returncode == 2
+    assert "line 1: ImportError: cannot import name 'Adamw'" in broken.stderr
+    assert "Traceback" not in broken.stderr
+
+
 def test_errors_that_need_the_data_exit_1_without_a_traceback(tmp_path):
     for flags, message in (
         (("--batch-size", 5000), "larger than the training set (1438 examples)"),

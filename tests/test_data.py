@@ -115,6 +115,18 @@ def test_from_arrays_leaves_the_callers_arrays_alone():
         (np.ones((12, 2)), np.r_[np.zeros(11), np.inf], "targets hold 1 NaN or infinite"),
         (np.ones((12, 2)), np.r_[np.zeros(11, int), -1], "label -1 at index .* out of range"),
         (np.ones((12, 2)), np.zeros(11, int), r"targets have shape \(11,\) for 12 inputs"),
+        (
+            np.full((12, 1), 1e300) * np.arange(12)[:, None] ** 0,
+            np.arange(12) % 2,
+            "in 32 bits, hold 10 NaN or infinite",
+        ),
+        (np.ones((12, 2), complex), np.arange(12) % 2, "dtype complex128; give real numbers"),
+        (
+            np.ones((12, 2)),
+            np.arange(12) * 1000,
+            "run up to 11000 for .* examples. For a regression give them as floats",
+        ),
+        (np.ones((0, 2)), np.zeros(0, int), "no examples"),
         (np.ones(12), np.zeros(12, int), r"inputs have shape \(12,\)"),
         (np.array([["a"]] * 12), np.zeros(12, int), "dtype <U1"),
     ],
@@ -129,6 +141,30 @@ def test_class_names_bound_the_labels():
         from_arrays(np.ones((30, 1)), np.arange(30) % 3, class_names=("no", "yes"))
     words = from_arrays(np.ones((30, 1)), np.array(["10", "2", "9"] * 10))
     assert words.class_names == ("2", "9", "10")
+
+
+def test_splits_of_different_kinds_are_refused_and_text_labels_keep_their_names():
+    x = np.ones((10, 1))
+    with pytest.raises(DataError, match="training targets are integers, the test targets real numbers"):
+        from_arrays(x, np.arange(10) % 2, test=(x, np.arange(10) / 2))
+    named = from_arrays(x, np.array(["yes", "no"] * 5), class_names=("yes", "no"))
+    assert named.class_names == ("yes", "no")
+    with pytest.raises(DataError, match="label 'no' is not among the class names"):
+        from_arrays(x, np.array(["yes", "no"] * 5), class_names=("yes", "maybe"))
+
+
+def test_large_numbers_keep_their_differences():
+    stamps = 1.7e9 + np.arange(100.0)[:, None]
+    dataset = from_arrays(stamps, np.arange(100) % 2)
+    assert len(np.unique(dataset.train["inputs"])) == 80
+
+
+def test_a_fingerprint_covers_how_examples_are_prepared():
+    x, y = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32), np.arange(20) % 2
+    variants = [from_arrays(x, y), from_arrays(x, y, standardize=False), from_arrays(x, y, augment=Augment(noise=0.1))]
+    assert len({dataset.fingerprint for dataset in variants}) == 3
+    with pytest.raises(DataError, match="are for images"):
+        from_arrays(x, y, augment=Augment(flip=True))
 
 
 CSV = "size,kind,rooms,price\n" + "".join(
@@ -159,9 +195,9 @@ def test_a_table_is_encoded_from_its_training_rows(tmp_path):
         (CSV, "prize", "no column 'prize'. Did you mean 'price'"),
         (CSV, "", "say which column"),
         (CSV.replace("3,flat", "3,flat,9"), "price", "line 5 has 5 cells, the header 4"),
-        (CSV.replace("103.5", "nan"), "price", "NaN or infinite at line 3"),
-        (CSV.replace(",103.5\n", ",\n"), "price", "is empty in 1 rows, the first at line 3"),
-        (CSV.replace("\n1,", "\ninf,"), "price", "column 'size' is infinite at line 3"),
+        (CSV.replace("103.5", "nan"), "price", r"is empty \(or NaN\) in 1 rows, the first in row 2"),
+        (CSV.replace(",103.5\n", ",\n"), "price", r"is empty \(or NaN\) in 1 rows, the first in row 2"),
+        (CSV.replace("\n1,", "\ninf,"), "price", "column 'size' is infinite in row 2"),
         ("a,a\n1,2\n3,4\n5,6\n", "a", "name every column once"),
         ("a,b\n", "b", "has 1 lines"),
     ],
@@ -171,6 +207,15 @@ def test_a_bad_table_is_named_with_its_line(tmp_path, text, target, message):
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         Tabular(path=str(path), target=target).open()
+
+
+def test_unknown_cells_and_labels_written_two_ways(tmp_path):
+    rows = "".join(f"{'NA' if i % 5 == 0 else i},{'1.0' if i % 2 else '2'}\n" for i in range(30))
+    path = tmp_path / "t.csv"
+    path.write_text("a,label\n" + rows + f"3,{'1'}\n")
+    dataset = Tabular(path=str(path), target="label").open()
+    assert dataset.card.input_shape == (1,)
+    assert dataset.class_names == ("1", "2")
 
 
 def test_a_file_that_is_missing_or_of_another_kind(tmp_path):

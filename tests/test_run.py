@@ -1,19 +1,25 @@
 """A run from configuration to report, its directory, and going on where it stopped."""
 
+import dataclasses
 import json
 import re
 import resource
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from conftest import assert_same_bits, replace
+from conftest import assert_close, assert_same_bits, replace
 
 import jaxnets
+from jaxnets.config import Experiment
+from jaxnets.data import InMemory
+from jaxnets.data.feed import ResidentFeed
 from jaxnets.errors import DataError, NonFiniteError, RunDirectoryError, UsageError
 from jaxnets.models import CNN, MLP, Perceptron
 from jaxnets.optim import EMA, SGD
+from jaxnets.parallel import MeshShape
 from jaxnets.run import open_run, train
 from jaxnets.tasks import Classification, PerceptronRule
 
@@ -126,6 +132,73 @@ def test_a_directory_with_another_run_or_other_files_is_refused(tmp_path, experi
     assert (tmp_path / "run" / "thesis.tex").exists()
 
 
+def test_other_data_under_a_run_are_refused(tmp_path, experiment, blobs, pictures, one_device):
+    options = {"run_dir": tmp_path / "run", "mesh": one_device, "progress": "none"}
+    train(experiment, dataset=blobs, stop_at=10, **options)
+    changed = dataclasses.replace(blobs, train={**blobs.train, "inputs": blobs.train["inputs"] * 2})
+    with pytest.raises(RunDirectoryError, match="was trained on other data: the fingerprint of 'blobs'"):
+        train(experiment, dataset=changed, **options)
+    with pytest.raises(RunDirectoryError, match="was trained on other data"):
+        open_run(tmp_path / "run", dataset=changed, mesh=one_device)
+
+
+def test_a_run_goes_on_with_other_meshes_and_intervals(tmp_path, experiment, blobs, one_device):
+    options = {"dataset": blobs, "run_dir": tmp_path / "run", "progress": "none"}
+    train(experiment, stop_at=10, mesh=one_device, **options)
+    changed = replace(experiment, mesh=MeshShape(data=4, fsdp=2), log_every=3, eval_batch_size=16)
+    run = train(changed, **options)
+    assert int(run.state.step) == 20
+    alone = train(experiment, dataset=blobs, mesh=one_device, progress="none")
+    assert_close(run.state.params, alone.state.params, atol=1e-5)
+    assert open_run(tmp_path / "run", dataset=blobs).evaluate()["examples"] == 61
+
+
+def test_a_class_of_ones_own_is_named_and_never_taken_for_another(tmp_path, experiment, blobs, one_device):
+    class MLP(nn.Module):  # the name of a built-in
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return nn.Dense(4)(nn.tanh(nn.Dense(8)(x)))
+
+    mine = replace(experiment, task=Classification(model=MLP()))
+    run = train(mine, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
+    with pytest.raises(UsageError, match="MLP' is a class of your own"):
+        open_run(tmp_path / "run", dataset=blobs, mesh=one_device)
+    again = train(mine, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
+    assert_same_bits(run.state, again.state)
+
+
+def test_outputs_that_do_not_fit_the_data_are_refused(blobs):
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return nn.Dense(2)(x)
+
+    with pytest.raises(DataError, match=r"gives outputs of shape \(32, 2\), but 'blobs' has 4 classes"):
+        jaxnets.fit(Two(), blobs, progress="none")
+    numbers = np.random.default_rng(0).normal(size=(64, 3))
+    with pytest.raises(DataError, match=r"regression needs \[batch, 1\]"):
+        jaxnets.fit(Two(), (numbers, numbers[:, 0]), progress="none")
+
+
+def test_skipped_steps_do_not_spoil_the_log(tmp_path, experiment, blobs, one_device):
+    wild = replace(experiment, optimizer=SGD(learning_rate=1e30), on_nonfinite="skip")
+    run = train(wild, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
+    first = run.history[0]
+    assert first["skipped"] > 0
+    assert np.isfinite(first["loss"])
+    assert all("NaN" not in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+
+
+def test_an_average_follows_a_step_of_the_tasks_own(blobs, one_device):
+    data = jaxnets.data.Tabular(path="iris", only=("setosa", "versicolor")).open()
+    run = Experiment(
+        task=PerceptronRule(model=Perceptron()), data=InMemory(), steps=60, batch_size=16, average=EMA(0.5)
+    )
+    trained = train(run, dataset=data, mesh=one_device, progress="none")
+    assert trained.evaluate()["accuracy"] == 1.0
+    assert not np.array_equal(trained.state.average["params"]["neuron"]["kernel"], np.zeros((4, 1)))
+
+
 def test_a_directory_that_cannot_be_written_is_an_error_before_any_work(tmp_path, experiment, blobs, one_device):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunDirectoryError, match=r"cannot write the run directory .*--run-dir"):
@@ -152,9 +225,20 @@ def test_a_full_disk_is_an_error_and_what_was_saved_stays(tmp_path, experiment, 
 
 
 def test_a_non_finite_run_stops_with_its_last_checkpoint_good(tmp_path, experiment, blobs, one_device):
-    bad = replace(experiment, optimizer=SGD(learning_rate=1e30))
-    with pytest.raises(NonFiniteError, match="is not finite"):
-        train(bad, dataset=blobs, run_dir=tmp_path / "run", progress="none")
+    options = {"dataset": blobs, "mesh": one_device, "run_dir": tmp_path / "run", "progress": "none"}
+    train(experiment, stop_at=10, **options)
+    good = open_run(tmp_path / "run", dataset=blobs, mesh=one_device).state
+    original = ResidentFeed.batch
+
+    def poisoned(self, payload, index, step):
+        batch = original(self, payload, index, step)
+        return {**batch, "inputs": jax.numpy.where(step == 12, jax.numpy.nan, batch["inputs"])}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResidentFeed, "batch", poisoned)
+        with pytest.raises(NonFiniteError, match="step 13 is not finite .*batch is number 12"):
+            train(experiment, **options)
+    assert_same_bits(good, open_run(tmp_path / "run", dataset=blobs, mesh=one_device).state)
 
 
 NOTEBOOK = """
@@ -199,6 +283,11 @@ def test_fit_takes_your_arrays_and_leaves_them_as_they_are():
         ((MLP(),), {"epochs": 1, "steps": 2}, UsageError, "either epochs or steps"),
         ((MLP(),), {"steps": 0}, UsageError, "steps is at least 1, got 0"),
         ((MLP(),), {"batch_size": 2000}, UsageError, "batch_size 2000 is larger than the training set"),
+        ((MLP(),), {"epochs": 0}, UsageError, "epochs is a positive number, got 0"),
+        ((MLP(),), {"steps": "5"}, UsageError, "steps is int, got '5'"),
+        ((MLP(),), {"stepz": 5}, UsageError, "no argument 'stepz'. Did you mean 'steps'"),
+        ((MLP,), {}, UsageError, "add parentheses"),
+        ((MLP(),), {"optimizer": 3}, UsageError, "optimizer is .*Optimizer, got 3"),
         ((MLP(),), {"batch_size": 20}, UsageError, "batch_size 20 .*not divisible by the mesh"),
         ((MLP(outputs=7),), {}, DataError, "outputs=7, but the labels of 'digits' run from 0 to 9"),
         (

@@ -15,7 +15,7 @@ from jaxnets.optim import EMA, SGD, AdamW, Constant
 from jaxnets.tasks import Classification
 from jaxnets.training.precision import Precision
 from jaxnets.training.state import create_state
-from jaxnets.training.step import Recipe
+from jaxnets.training.step import Recipe, with_average
 
 CARD = Card(
     name="c", input_shape=(6,), target_kind="class", examples={"train": 24, "test": 4}, class_names=("0", "1", "2")
@@ -31,7 +31,13 @@ def setup(*, model=None, shape=(6,), rows=24, mask=None, scale=1.0, **recipe):
         "targets": jnp.asarray(rng.integers(0, 3, rows), jnp.int32),
         "mask": jnp.ones(rows) if mask is None else jnp.asarray(mask, jnp.float32),
     }
-    return task, recipe, batch, create_state(task, recipe, batch), jax.jit(task.make_step(recipe))
+    return (
+        task,
+        recipe,
+        batch,
+        create_state(task, recipe, batch),
+        jax.jit(with_average(task.make_step(recipe), recipe.average)),
+    )
 
 
 def ragged(rows=24):
@@ -118,9 +124,15 @@ def test_float16_scales_its_loss_down_after_an_overflow():
     *_, exact = setup()
     good, _ = step(state, batch)
     assert_close(good.params, exact(state, batch)[0].params, atol=5e-3)
-    bad, _ = step(state, {**batch, "inputs": batch["inputs"] * 1e5})
+    bad, metrics = step(state, {**batch, "inputs": batch["inputs"].at[0, 0].set(jnp.inf)})
     assert float(bad.guard["loss_scale"]) == 2**14
     assert_same_bits(bad.params, state.params)
+    assert float(metrics["skipped"].sum) == 1  # the loss itself is bad
+    high = dataclasses.replace(state, guard={**state.guard, "loss_scale": jnp.float32(2**30)})
+    overflown, metrics = step(high, batch)
+    assert_same_bits(overflown.params, state.params)
+    assert float(overflown.guard["loss_scale"]) == 2**29
+    assert float(metrics["skipped"].sum) == 0  # only the scale was: nothing a run should stop for
 
 
 def test_float16_scale_grows_after_enough_finite_steps():

@@ -3,6 +3,8 @@
 import dataclasses
 
 import jax
+from workloads import LEARNING_RATE, WEIGHT_DECAY
+
 from jaxnets.assemble import assemble
 from jaxnets.config import Experiment
 from jaxnets.data import InMemory, from_arrays
@@ -12,7 +14,6 @@ from jaxnets.tasks import Classification
 from jaxnets.training.hooks import LogHook
 from jaxnets.training.loop import Every, fit
 from jaxnets.training.program import Program
-from workloads import LEARNING_RATE, WEIGHT_DECAY
 
 
 def build(workload, variant):

@@ -5,8 +5,9 @@ import warnings
 
 import lightning
 import torch
-from peers.torch_loop import make_model, tensors
 from workloads import LEARNING_RATE, WEIGHT_DECAY
+
+from peers.torch_loop import make_model, tensors
 
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

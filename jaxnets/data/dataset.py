@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -50,6 +50,16 @@ class Dataset:
     source: str = "given by the caller"
     """Where the bytes came from."""
 
+    def __post_init__(self) -> None:
+        for split, arrays in (("training", self.train), ("test", self.test)):
+            if not len(arrays["targets"]):
+                raise DataError(f"{self.name}: the {split} split is empty; give it at least one example")
+        shape = self.train["inputs"].shape[1:]
+        if len(shape) != 3 and self.augment != Augment(noise=self.augment.noise):
+            raise DataError(
+                f"{self.name}: shift, flip and cutout are for images [height, width, channels]; inputs have shape {shape}"
+            )
+
     @functools.cached_property
     def card(self) -> Card:
         """What a task may know before it sees a batch."""
@@ -68,8 +78,8 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of every byte, shape and name: two data sets with the same fingerprint are the same."""
-        digest = hashlib.sha256()
+        """A digest of every byte, shape, name and preparation: two sets with the same fingerprint train the same."""
+        digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names)).encode())
         for split in (self.train, self.test):
             for key in sorted(split):
                 array = np.ascontiguousarray(split[key])
@@ -135,13 +145,21 @@ def from_arrays(
     y, y_test, names = _encode_targets(name, y, y_test, class_names)
     for split, array in (("training", x), ("test", x_test)):
         check_finite(f"{name}: {split} inputs", array)
+    prepare = fit_standardize(x) if standardize else Standardize()
+    if standardize and x.dtype.itemsize == 8:
+        # The device computes in 32 bits: scale here, in 64, so that large numbers (dates, say) keep their differences.
+        x, x_test = ((part - np.array(prepare.mean)) / np.array(prepare.std) for part in (x, x_test))
+        prepare = Standardize()
+    x, x_test = _narrow(x), _narrow(x_test)
+    for split, array in (("training", x), ("test", x_test)):
+        check_finite(f"{name}: {split} inputs, in 32 bits,", array)
     return Dataset(
         name=name,
-        train={"inputs": _compact(x), "targets": y},
-        test={"inputs": _compact(x_test), "targets": y_test},
+        train={"inputs": x, "targets": y},
+        test={"inputs": x_test, "targets": y_test},
         class_names=names,
         target_name=target_name,
-        prepare=fit_standardize(x) if standardize else Standardize(),
+        prepare=prepare,
         augment=augment or Augment(),
     )
 
@@ -156,10 +174,10 @@ def fit_standardize(inputs: np.ndarray) -> Standardize:
 
 def check_finite(what: str, array: np.ndarray) -> None:
     """Raise `DataError` naming the first NaN or infinity of an array, if it has one."""
-    if array.dtype.kind not in "fc":
-        if array.dtype.kind not in "iub":
-            raise DataError(f"{what} have dtype {array.dtype}; give real numbers")
+    if array.dtype.kind in "iub":
         return
+    if array.dtype.kind != "f":
+        raise DataError(f"{what} have dtype {array.dtype}; give real numbers")
     bad = ~np.isfinite(array)
     if bad.any():
         place = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -169,21 +187,23 @@ def check_finite(what: str, array: np.ndarray) -> None:
         )
 
 
-def _compact(x: np.ndarray) -> np.ndarray:
-    """64-bit inputs as their 32-bit kind (what the device computes with); everything else as it is."""
-    narrow: Mapping[str, Any] = {"f": np.float32, "i": np.int32, "u": np.uint32, "b": np.uint8}
-    return x.astype(narrow[x.dtype.kind]) if x.dtype.itemsize == 8 or x.dtype.kind == "b" else x
+def _narrow(x: np.ndarray) -> np.ndarray:
+    """Inputs as the device takes them: 64-bit numbers and booleans as float32, everything else as it is."""
+    with np.errstate(over="ignore"):  # what overflows is found by the check that follows
+        return x.astype(np.float32) if x.dtype.itemsize == 8 or x.dtype.kind == "b" else x
 
 
 def _check_lengths(name: str, x: np.ndarray, y: np.ndarray) -> None:
     if x.ndim < 2:
         raise DataError(f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C])")
+    if not len(x):
+        raise DataError(f"{name}: there are no examples; give at least one")
     if y.ndim != 1 or len(x) != len(y):
         raise DataError(f"{name}: targets have shape {y.shape} for {len(x)} inputs; give one target for each input")
 
 
 def _hold_out(name: str, x: np.ndarray, y: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, ...]:
-    count = round(len(x) * share)
+    count = round(len(x) * share) if 0 < share < 1 else 0
     if not 0 < count < len(x):
         raise DataError(f"{name}: holdout={share} of {len(x)} examples leaves an empty split; choose a share in (0, 1)")
     order = np.random.default_rng(seed).permutation(len(x))
@@ -195,16 +215,31 @@ def _encode_targets(
     name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Targets as int32 labels with their names, or as float32 numbers with none."""
+    kinds = {"f": "real numbers", "i": "integers", "u": "integers", "b": "integers"}
+    train_kind, test_kind = (kinds.get(part.dtype.kind, "text") for part in (y, y_test))
+    if train_kind != test_kind:
+        raise DataError(
+            f"{name}: the training targets are {train_kind}, the test targets {test_kind}; make them the same"
+        )
     if y.dtype.kind == "f":
         check_finite(f"{name}: training targets", y)
         check_finite(f"{name}: test targets", y_test)
         return y.astype(np.float32), y_test.astype(np.float32), ()
-    if y.dtype.kind in "USO" or y_test.dtype.kind in "USO":
-        words = sorted({str(v) for v in y} | {str(v) for v in y_test}, key=_natural)
+    if train_kind == "text":
+        found = {str(v) for v in y} | {str(v) for v in y_test}
+        words = list(class_names) if class_names is not None else sorted(found, key=_natural)
+        unknown = sorted(found - set(words))
+        if unknown:
+            raise DataError(f"{name}: label {unknown[0]!r} is not among the class names {', '.join(words)}")
         code = {word: index for index, word in enumerate(words)}
         y, y_test = (np.array([code[str(v)] for v in part], np.int32) for part in (y, y_test))
         return y, y_test, tuple(words)
     highest = int(max(y.max(initial=0), y_test.max(initial=0)))
+    if class_names is None and highest >= max(len(y), 2):
+        raise DataError(
+            f"{name}: integer targets make classes, but they run up to {highest} for {len(y)} examples. For a regression "
+            f"give them as floats; for classes number them 0, 1, 2, ..."
+        )
     names = tuple(class_names) if class_names is not None else tuple(str(i) for i in range(highest + 1))
     for split, labels in (("training", y), ("test", y_test)):
         outside = (labels < 0) | (labels >= len(names))

@@ -20,6 +20,8 @@ from jaxnets.errors import DataError, did_you_mean
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("iris", "wine")
 MOST_WORDS = 100
+# What tables write where nothing is known.
+EMPTY = ("", "na", "n/a", "nan", "null", "none", "?", "-")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +66,22 @@ class Tabular(Source):
                 f"{path} holds {', '.join(arrays)}; expected inputs under 'inputs' or 'x' and targets under 'targets', 'y' "
                 f"or the name given as target ({self.target or 'none given'})"
             )
-        y = arrays[targets[0]]
+        y, inputs = arrays[targets[0]], arrays[keys[0]]
+        if self.ignore:
+            raise DataError(f"{name}: ignore names columns of a .csv file; an .npz file has none")
+        if y.ndim != 1 or len(y) != len(inputs):
+            raise DataError(f"{path}: {targets[0]} has shape {y.shape} for {len(inputs)} inputs; give one for each")
         if self.kind == "number":
+            if y.dtype.kind not in "iuf":
+                raise DataError(f"{name}: kind='number', but the targets have dtype {y.dtype}")
             y = y.astype(np.float32)
+        elif self.kind == "class" and y.dtype.kind == "f":
+            y = np.array([f"{value:g}" for value in y])
         if "target_names" in arrays and y.dtype.kind in "iu":
             y = arrays["target_names"].astype(str)[y]
         keep = self._kept(name, y)
         return from_arrays(
-            arrays[keys[0]][keep],
+            inputs[keep],
             y[keep],
             holdout=self.holdout,
             seed=self.split_seed,
@@ -100,7 +110,7 @@ class Tabular(Source):
         targets = targets[keep]
         columns = {column: [values[i] for i in keep] for column, values in columns.items()}
         rows = len(targets)
-        count = round(rows * self.holdout)
+        count = round(rows * self.holdout) if 0 < self.holdout < 1 else 0
         if not 0 < count < rows:
             raise DataError(f"{name}: holdout={self.holdout} of {rows} rows leaves an empty split")
         order = np.random.default_rng(self.split_seed).permutation(rows)
@@ -126,21 +136,23 @@ class Tabular(Source):
 
     def _targets(self, name: str, values: list[str]) -> np.ndarray:
         numbers = to_numbers(values)
-        empty = [i for i, value in enumerate(values) if not value.strip()]
+        empty = [i for i, value in enumerate(values) if value.strip().lower() in EMPTY]
         if empty:
             raise DataError(
-                f"{name}: the target {self.target!r} is empty in {len(empty)} rows, the first at line {empty[0] + 2}; "
+                f"{name}: the target {self.target!r} is empty (or NaN) in {len(empty)} rows, the first in row {empty[0] + 1}; "
                 f"remove or fill them"
             )
         if numbers is not None and not np.isfinite(numbers).all():
-            line = int(np.flatnonzero(~np.isfinite(numbers))[0]) + 2
-            raise DataError(f"{name}: the target {self.target!r} is NaN or infinite at line {line}; remove or fill it")
+            row = int(np.flatnonzero(~np.isfinite(numbers))[0]) + 1
+            raise DataError(f"{name}: the target {self.target!r} is infinite in row {row}; remove or fill it")
         if self.kind == "number" and numbers is None:
             raise DataError(f"{name}: kind='number', but the target {self.target!r} has words, e.g. {values[0]!r}")
         few = numbers is not None and (numbers == numbers.round()).all() and len(np.unique(numbers)) <= 20
         if self.kind == "number" or (self.kind == "auto" and numbers is not None and not few):
             assert numbers is not None
             return numbers.astype(np.float32)
+        if numbers is not None:  # "1" and "1.0" are one class
+            return np.array([f"{number:g}" for number in numbers])
         return np.array([value.strip() for value in values])
 
 
@@ -187,9 +199,11 @@ def read_csv(path: Path) -> dict[str, list[str]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+            rows = list(csv.reader(file))
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise DataError(f"{path} cannot be read as CSV ({type(error).__name__}: {error})") from error
+    while rows and not rows[-1]:
+        rows.pop()
     if len(rows) < 3:
         raise DataError(f"{path} has {len(rows)} lines; a header and at least two rows are needed")
     header = [cell.strip() for cell in rows[0]]
@@ -204,7 +218,7 @@ def read_csv(path: Path) -> dict[str, list[str]]:
 def to_numbers(values: list[str]) -> np.ndarray | None:
     """The column as float64 with NaN for empty cells, or None where a cell is not a number."""
     try:
-        return np.array([float(v) if v.strip() else np.nan for v in values])
+        return np.array([np.nan if v.strip().lower() in EMPTY else float(v) for v in values])
     except ValueError:
         return None
 
@@ -222,8 +236,8 @@ def encode_column(table: str, column: str, values: list[str], train: np.ndarray)
         column_values = np.array([value.strip() for value in values])
         return (column_values[:, None] == np.array(words)[None, :]).astype(np.float64)
     if np.isinf(numbers).any():
-        line = int(np.flatnonzero(np.isinf(numbers))[0]) + 2
-        raise DataError(f"{table}: column {column!r} is infinite at line {line}; remove or fill it")
+        row = int(np.flatnonzero(np.isinf(numbers))[0]) + 1
+        raise DataError(f"{table}: column {column!r} is infinite in row {row}; remove or fill it")
     known = numbers[train][~np.isnan(numbers[train])]
     median = float(np.median(known)) if known.size else 0.0
     filled = np.where(np.isnan(numbers), median, numbers)

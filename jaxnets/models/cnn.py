@@ -6,6 +6,7 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels, `F` units.
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.layers import check_layers
 from jaxnets.ops import conv_general_dilated, max_pool
 
 
@@ -24,6 +25,10 @@ class CNN(nn.Module):
     """Probability of dropping a unit before each fully connected layer while training, in [0, 1)."""
     outputs: int | None = None
     """Output units; None takes as many as the data have classes."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:

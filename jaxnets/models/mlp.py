@@ -8,6 +8,8 @@ from typing import Literal
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.layers import check_layers
+
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
 
 
@@ -26,6 +28,10 @@ class MLP(nn.Module):
     """Probability of dropping a hidden unit while training (Srivastava et al. 2014), in [0, 1)."""
     input_dropout: float = 0.0
     """Probability of dropping an input (a visible unit) while training, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:

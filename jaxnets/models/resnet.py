@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.layers import check_layers
 from jaxnets.ops import conv_general_dilated
 
 
@@ -52,6 +53,10 @@ class CifarResNet(nn.Module):
     """Channels of the first stage; the second and third have two and four times as many."""
     outputs: int | None = None
     """Output units; None takes as many as the data have classes."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:

@@ -54,7 +54,7 @@ def conv_general_dilated(
         jax.default_backend() != "cpu"
         or feature_group_count != 1
         or any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-        or options.get("batch_group_count", 1) != 1
+        or any(value not in (None, 1) for value in options.values())  # precision, batch groups, ...
         or not _channels_last(lhs, rhs, dimension_numbers)
     )
     if plain:

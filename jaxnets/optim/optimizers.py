@@ -1,6 +1,7 @@
 """Optimizers: what an Optax chain is built from, as data that a configuration can hold and a flag can override."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -18,12 +19,15 @@ class Optimizer:
         raise NotImplementedError
 
 
-def _check(learning_rate: float, clip_norm: float | None, weight_decay: float) -> None:
-    if not learning_rate > 0:
+def _check(learning_rate: float, clip_norm: float | None, weight_decay: float, **shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} is in [0, 1), got {share}")
+    if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate is positive, got {learning_rate}")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm is positive, or None for no clipping; got {clip_norm}")
-    if weight_decay < 0:
+    if not 0 <= weight_decay < math.inf:
         raise ValueError(f"weight_decay is at least 0, got {weight_decay}")
 
 
@@ -56,7 +60,7 @@ class SGD(Optimizer):
     """Shape of the learning rate over the run."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate, self.clip_norm, self.weight_decay)
+        _check(self.learning_rate, self.clip_norm, self.weight_decay, momentum=self.momentum)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
@@ -83,7 +87,7 @@ class Adam(Optimizer):
     """Shape of the learning rate over the run."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate, self.clip_norm, 0.0)
+        _check(self.learning_rate, self.clip_norm, 0.0, b1=self.b1, b2=self.b2)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
@@ -111,7 +115,7 @@ class AdamW(Optimizer):
     """Shape of the learning rate over the run."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate, self.clip_norm, self.weight_decay)
+        _check(self.learning_rate, self.clip_norm, self.weight_decay, b1=self.b1, b2=self.b2)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""

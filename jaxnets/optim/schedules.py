@@ -36,7 +36,7 @@ class WarmupCosine(Schedule):
     warmup: float = 0.05
     """Share of the run spent warming up."""
     final: float = 0.0
-    """Last learning rate, as a share of the peak."""
+    """What the learning rate falls to at the end of the run, as a share of the peak."""
 
     def __post_init__(self) -> None:
         _check_share("warmup", self.warmup)
@@ -56,7 +56,7 @@ class WarmupLinear(Schedule):
     warmup: float = 0.2
     """Share of the run spent warming up."""
     final: float = 0.0
-    """Last learning rate, as a share of the peak."""
+    """What the learning rate falls to at the end of the run, as a share of the peak."""
 
     def __post_init__(self) -> None:
         _check_share("warmup", self.warmup)

@@ -50,7 +50,7 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
     def place(path: Any, leaf: Any) -> NamedSharding:
         name = path_name(path)
         for index, rule in enumerate(rules):
-            if re.search(rule.pattern + "$", name):
+            if re.search(f"(?:{rule.pattern})$", name):
                 used.add(index)
                 return NamedSharding(mesh, _apply(rule, name, leaf.shape, mesh))
         return NamedSharding(mesh, _automatic([None] * len(leaf.shape), leaf.shape, mesh))

@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from jaxnets.errors import UsageError
+
 ProgressKind = Literal["auto", "bar", "lines", "none"]
 
 
@@ -29,6 +31,8 @@ class Console(Protocol):
 
 def make_console(kind: ProgressKind) -> Console:
     """The console of a kind; auto takes the bar on a terminal or in a notebook and lines elsewhere."""
+    if kind not in ("auto", "bar", "lines", "none"):
+        raise UsageError(f"progress is auto, bar, lines or none, got {kind!r}")
     if kind == "none":
         return Silent()
     if kind == "lines" or (kind == "auto" and not (sys.stderr.isatty() or "ipykernel" in sys.modules)):

@@ -18,7 +18,7 @@ class History:
 
     def series(self, metric: str, split: str = "train") -> tuple[list[int], list[float]]:
         """Steps and values of one metric on one split ("train" or "test")."""
-        rows = [r for r in self.records if r["split"] == split and metric in r]
+        rows = [r for r in self.records if r["split"] == split and r.get(metric) is not None]
         return [r["step"] for r in rows], [r[metric] for r in rows]
 
     def last(self, split: str = "test") -> Record:

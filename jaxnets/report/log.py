@@ -8,6 +8,7 @@ steps were dispatched at once.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class MetricsLog:
             return
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(_valid(record), allow_nan=False) + "\n")
         except OSError as error:
             raise self._refused(error) from error
 
@@ -45,7 +46,7 @@ class MetricsLog:
         assert self.path is not None
         partial = self.path.with_name(f".{self.path.name}.partial")
         try:
-            partial.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+            partial.write_text("".join(json.dumps(_valid(record)) + "\n" for record in self.records), encoding="utf-8")
             os.replace(partial, self.path)
         except OSError as error:
             raise self._refused(error) from error
@@ -57,10 +58,18 @@ class MetricsLog:
         )
 
 
+def _valid(record: Record) -> Record:
+    """The record with null for NaN and infinities, which JSON does not have."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+
+
 def read_records(path: Path) -> list[Record]:
     """The records of a log; a last line that a crash cut short is left out."""
     records = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise RunDirectoryError(f"the training log {path} cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)

@@ -55,6 +55,15 @@ class Classification(Task):
         loss = Mean.of(cross_entropy(logits, batch["targets"]), batch["mask"])
         return {"loss": loss, "accuracy": accuracy(logits, batch)}
 
+    def check_outputs(self, shape: tuple[int, ...], card: Card) -> None:
+        """One logit for each class at least."""
+        count = len(card.class_names)
+        if len(shape) != 2 or shape[1] < count:
+            raise DataError(
+                f"{type(self.model).__name__} gives outputs of shape {shape}, but {card.name!r} has {count} classes: "
+                f"classification needs [batch, {count}]; change the model's last layer"
+            )
+
     def decide(self, outputs: np.ndarray) -> np.ndarray:
         """The class with the largest logit, `[B]` int32."""
         return outputs.argmax(axis=-1).astype(np.int32)

@@ -89,6 +89,14 @@ class Regression(Task):
             "mae": values["absolute"] * self._std,
         }
 
+    def check_outputs(self, shape: tuple[int, ...], card: Card) -> None:
+        """One number for each example."""
+        if len(shape) != 2 or shape[1] != 1:
+            raise DataError(
+                f"{type(self.model).__name__} gives outputs of shape {shape}, but regression needs [batch, 1]; change the "
+                f"model's last layer"
+            )
+
     def decide(self, outputs: np.ndarray) -> np.ndarray:
         """The predicted value in the targets' unit, `[B]` float32."""
         return (outputs[:, 0] * self._std + self._mean).astype(np.float32)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxnets.tasks.base import Task
 from jaxnets.training.checkpoint import Checkpoints
@@ -53,13 +54,15 @@ class LogHook:
 
     def observe(self, first_step: int, metrics: StepMetrics) -> None:
         """Add the steps to the sums, and tell the console."""
-        count = 0
+        count = len(next(iter(metrics.values()))[0])
+        # A step that was left out has no loss to speak of; it counts in "skipped" alone.
+        skipped = metrics["skipped"][0] > 0 if "skipped" in metrics else np.zeros(count, bool)
         for name, (sums, weights) in metrics.items():
             total = self._sums.setdefault(name, [0.0, 0.0])
-            for value, weight in zip(sums.tolist(), weights.tolist(), strict=True):
-                total[0] += value
-                total[1] += weight
-            count = len(sums)
+            for value, weight, left_out in zip(sums.tolist(), weights.tolist(), skipped.tolist(), strict=True):
+                if name == "skipped" or not left_out:
+                    total[0] += value
+                    total[1] += weight
         self._timed += count
         self._show(first_step + count, self._shown)
 

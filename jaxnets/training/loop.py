@@ -149,6 +149,6 @@ def check_finite(first_step: int, metrics: Mapping[str, tuple[np.ndarray, np.nda
         shown = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "skipped")
         raise NonFiniteError(
             f"step {first_step + offset + 1} is not finite ({shown}); its batch is number {first_step + offset} and its "
-            f"update was not applied. Lower the learning rate, clip the gradient (optimizer.clip_norm), or train on with "
+            f"update was left out. Lower the learning rate, clip the gradient (optimizer.clip_norm), or train on with "
             f"on_nonfinite='skip'"
         )

@@ -57,9 +57,9 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
 
     def step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
         scale = state.guard["loss_scale"] if recipe.precision.scales_loss else None
-        gradients, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
+        gradients, mean, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
         norm = optax.tree.norm(gradients)
-        metrics = {**metrics, "gradient_norm": Mean(norm, jnp.ones(()))}
+        metrics = {**metrics, "loss": mean, "gradient_norm": Mean(norm, jnp.ones(()))}
         updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
         new = dataclasses.replace(
             state,
@@ -67,22 +67,36 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
             model_state=model_state,
             opt_state=opt_state,
         )
-        if recipe.average.active:
-            new = dataclasses.replace(new, average=recipe.average.update(state.average, new.variables, state.step))
         if recipe.guard == "skip":
             finite = jnp.isfinite(metrics["loss"].sum) & jnp.isfinite(norm)
             new = _keep_if(finite, new, state)
             new = dataclasses.replace(new, guard=_count(state.guard, finite))
-            metrics = {**metrics, "skipped": Mean(1.0 - finite, jnp.ones(()))}
+            # float16 finds its loss scale by overflowing now and then: that is no fault of the run.
+            excused = jnp.isfinite(metrics["loss"].sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
+            metrics = {**metrics, "skipped": Mean(1.0 - (finite | excused), jnp.ones(()))}
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
 
 
+def with_average(step: Step, average: EMA) -> Step:
+    """A step that also updates the average of the weights; steps that changed nothing leave it as it is."""
+    if not average.active:
+        return step
+
+    def averaged(state: Any, batch: Batch) -> tuple[Any, Metrics]:
+        new, metrics = step(state, batch)
+        moved = average.update(state.average, new.variables, state.step)
+        taken = new.guard["skipped"] == state.guard["skipped"]
+        return dataclasses.replace(new, average=_keep_if(taken, moved, state.average)), metrics
+
+    return averaged
+
+
 def _gradients(
     loss: Loss, recipe: Recipe, state: Any, batch: Batch, scale: Array | None
-) -> tuple[Any, Metrics, Variables]:
-    """The gradient of the batch's mean loss, its metrics, and the model state after the last micro-batch."""
+) -> tuple[Any, Mean, Metrics, Variables]:
+    """The gradient of the batch's mean loss, that mean, the metrics, and the model state after the last micro-batch."""
     rows = jax.tree.leaves(batch)[0].shape[0]
     # The sum of the loss is differentiated and the total weight divided out at the end, which is exact for any masks.
     # A constant of the size of the weight keeps the numbers moderate in between.
@@ -116,7 +130,7 @@ def _gradients(
         gradients, mean, metrics = sums
     # A batch in which everything is masked has no gradient, rather than 0/0.
     undo = jnp.where(mean.weight > 0, 1.0 / (jnp.maximum(mean.weight, 1e-30) * factor), 0.0)
-    return jax.tree.map(lambda g: g * undo, gradients), metrics, model_state
+    return jax.tree.map(lambda g: g * undo, gradients), mean, metrics, model_state
 
 
 def _split(a: Array, count: int) -> Array:
