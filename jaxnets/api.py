@@ -58,21 +58,7 @@ def fit(
     """
     if epochs is not None and steps is not None:
         raise UsageError(f"give either epochs or steps, not both (got epochs={epochs}, steps={steps})")
-    if isinstance(data, Dataset):
-        if test is not None:
-            raise UsageError("test goes with arrays; a Dataset has its own test split")
-        dataset = data
-    elif isinstance(data, tuple | list) and len(data) == 2:
-        dataset = from_arrays(data[0], data[1], test=test)
-    else:
-        raise UsageError(f"data is a Dataset or a pair (inputs, targets), got {type(data).__name__}")
-    if not isinstance(model, nn.Module | Task):
-        hint = "; add parentheses to make one" if isinstance(model, type) else ""
-        raise UsageError(f"model is a Linen module or a task, got {model!r}{hint}")
-    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Experiment)})
-    if unknown:
-        known = (field.name for field in dataclasses.fields(Experiment))
-        raise UsageError(f"fit has no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
+    dataset = _check(model, data, test, options)
     examples = dataset.card.examples["train"]
     if batch_size is None:
         batch_size = 128 if examples >= 10_000 else min(32, examples)
@@ -94,3 +80,23 @@ def fit(
         **options,
     )
     return train(experiment, dataset=dataset, run_dir=run_dir, overwrite=overwrite, progress=progress)
+
+
+def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset:
+    """The data as a `Dataset`; raises `UsageError` where the arguments are not what they should be."""
+    if isinstance(data, Dataset):
+        if test is not None:
+            raise UsageError("test goes with arrays; a Dataset has its own test split")
+        dataset = data
+    elif isinstance(data, tuple | list) and len(data) == 2:
+        dataset = from_arrays(data[0], data[1], test=test)
+    else:
+        raise UsageError(f"data is a Dataset or a pair (inputs, targets), got {type(data).__name__}")
+    if not isinstance(model, nn.Module | Task):
+        hint = "; add parentheses to make one" if isinstance(model, type) else ""
+        raise UsageError(f"model is a Linen module or a task, got {model!r}{hint}")
+    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Experiment)})
+    if unknown:
+        known = (field.name for field in dataclasses.fields(Experiment))
+        raise UsageError(f"fit has no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
+    return dataset

@@ -126,8 +126,7 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
     """The state's shapes; a model that cannot take the data says so here, before anything is compiled."""
     try:
         state = abstract_state(task, recipe, batch)
-        outputs = jax.eval_shape(task.outputs, state.variables, batch)
-        task.check_outputs(outputs.shape, dataset.card)
+        task.check_outputs(state.variables, batch, dataset.card)
         return state
     except JaxnetsError:
         raise

@@ -1,10 +1,6 @@
 """One experiment from its configuration to its report."""
 
 import dataclasses
-import datetime
-import importlib.metadata
-import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ from jax.sharding import Mesh
 from jaxnets.assemble import Parts, assemble
 from jaxnets.config import Expected, Experiment
 from jaxnets.data.dataset import Dataset
+from jaxnets.environment import check_data, write_environment
 from jaxnets.errors import DataError, RunDirectoryError
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
@@ -144,7 +141,7 @@ def open_run(run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh 
             experiment, mesh=MeshShape(), batch_size=max(1, jax.device_count()), micro_batches=1
         )
     parts = assemble(experiment, dataset, mesh=mesh)
-    _check_data(directory, parts)
+    check_data(directory, parts)
     with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints) as checkpoints:
         if checkpoints.latest is None:
             raise RunDirectoryError(f"{run_dir} has no checkpoint yet; train it first, with the same command")
@@ -158,14 +155,14 @@ def _train_in(
     """Train in a run directory: from its newest checkpoint if it has one, else from the start."""
     start = checkpoints.latest or 0
     if start:
-        _check_data(directory, parts)
+        check_data(directory, parts)
     host: dict[str, Any] = {}
     if checkpoints.latest is not None:
         state, host = checkpoints.restore(start, abstract(parts.abstract, parts.shardings))
         console.say(f"resuming {directory.path.name} at step {start} of {parts.experiment.steps}")
     else:
         state = parts.fresh_state()
-    _write_environment(directory, parts)
+    write_environment(directory, parts)
     log = MetricsLog(directory.metrics, resume_at=start)
     return _train_from(parts, state, log, checkpoints, stop, console, start=start, partial=host.get("log", {}))
 
@@ -279,60 +276,3 @@ def _verdict(final: dict[str, float], expected: Expected | None) -> str:
 
 def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _check_data(directory: RunDirectory, parts: Parts) -> None:
-    """Raise unless the data are those that the run began with."""
-    began = directory.read_json("environment.json").get("data", {}).get("fingerprint")
-    if began != parts.dataset.fingerprint:
-        raise RunDirectoryError(
-            f"{directory.path} was trained on other data: the fingerprint of {parts.dataset.name!r} was {began} and is "
-            f"{parts.dataset.fingerprint} now. Bring the old data back, or train anew in another --run-dir"
-        )
-
-
-def _write_environment(directory: RunDirectory, parts: Parts) -> None:
-    """What a reader needs to repeat the run: machine, versions, mesh, data."""
-    packages = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    device = jax.devices()[0]
-    data = {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "platform": device.platform,
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-        "mesh": dict(parts.mesh.shape),
-        "steps_per_call": parts.program.capacity,
-        "data": {
-            "name": parts.dataset.name,
-            "fingerprint": parts.dataset.fingerprint,
-            "source": parts.dataset.source,
-            "resident": parts.resident,
-        },
-        "parameters": parts.parameters,
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
-        "git": _git(),
-    }
-    try:
-        directory.write_json("environment.json", data)
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write {directory.path / 'environment.json'} ({error})") from error
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git() -> str:
-    """Commit of the working directory, with "+" if files differ from it; empty outside a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=5
-        )
-        return done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

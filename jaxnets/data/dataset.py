@@ -167,7 +167,10 @@ def from_arrays(
 def fit_standardize(inputs: np.ndarray) -> Standardize:
     """Mean and standard deviation of each channel (images) or feature; a constant one is only centred."""
     dims = tuple(range(inputs.ndim - 1))
-    mean, std = inputs.mean(axis=dims, dtype=np.float64), inputs.std(axis=dims, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = inputs.mean(axis=dims, dtype=np.float64), inputs.std(axis=dims, dtype=np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        raise DataError(f"inputs up to {np.abs(inputs).max():g} are too large to standardise; rescale them first")
     mean, std = np.atleast_1d(mean), np.atleast_1d(np.where(std > 0, std, 1.0))
     return Standardize(tuple(float(v) for v in mean), tuple(float(v) for v in std))
 

@@ -74,9 +74,9 @@ class Task:
         """What the model says of each example, `[B, ...]` float32."""
         return self.apply(variables, batch, None)[0]
 
-    def check_outputs(self, shape: tuple[int, ...], card: Card) -> None:
-        """Raise `DataError` unless outputs of this shape, `(B, ...)`, fit the data; called before anything is compiled."""
-        del shape, card
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """Raise `DataError` unless the outputs' shape fits the data; called with shapes only, before anything is compiled."""
+        del variables, batch, card
 
     def decide(self, outputs: np.ndarray) -> np.ndarray:
         """The prediction in the targets' own terms (a class, a value in its unit) from `outputs`."""

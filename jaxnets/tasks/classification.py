@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -55,9 +56,9 @@ class Classification(Task):
         loss = Mean.of(cross_entropy(logits, batch["targets"]), batch["mask"])
         return {"loss": loss, "accuracy": accuracy(logits, batch)}
 
-    def check_outputs(self, shape: tuple[int, ...], card: Card) -> None:
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
         """One logit for each class at least."""
-        count = len(card.class_names)
+        shape, count = jax.eval_shape(self.outputs, variables, batch).shape, len(card.class_names)
         if len(shape) != 2 or shape[1] < count:
             raise DataError(
                 f"{type(self.model).__name__} gives outputs of shape {shape}, but {card.name!r} has {count} classes: "

@@ -47,10 +47,6 @@ class PerceptronRule(Classification):
             [jnp.zeros_like(potential), jnp.where(potential == 0, jnp.finfo(jnp.float32).tiny, potential)], -1
         )
 
-    def check_outputs(self, shape: tuple[int, ...], card: Card) -> None:
-        """Two logits, made from the one unit."""
-        del shape, card
-
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """The perceptron criterion `max(0, -y * potential)`: what the rule descends, example by example."""
         logits = self.outputs(variables, batch)

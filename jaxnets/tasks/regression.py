@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -89,8 +90,9 @@ class Regression(Task):
             "mae": values["absolute"] * self._std,
         }
 
-    def check_outputs(self, shape: tuple[int, ...], card: Card) -> None:
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
         """One number for each example."""
+        shape = jax.eval_shape(self.outputs, variables, batch).shape
         if len(shape) != 2 or shape[1] != 1:
             raise DataError(
                 f"{type(self.model).__name__} gives outputs of shape {shape}, but regression needs [batch, 1]; change the "

@@ -1,0 +1,69 @@
+"""What a run was made with: machine, versions, mesh, data. Written beside the run, and checked when it goes on."""
+
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+
+import jax
+
+from jaxnets.assemble import Parts
+from jaxnets.errors import RunDirectoryError
+from jaxnets.run_directory import RunDirectory
+
+
+def check_data(directory: RunDirectory, parts: Parts) -> None:
+    """Raise unless the data are those that the run began with."""
+    began = directory.read_json("environment.json").get("data", {}).get("fingerprint")
+    if began != parts.dataset.fingerprint:
+        raise RunDirectoryError(
+            f"{directory.path} was trained on other data: the fingerprint of {parts.dataset.name!r} was {began} and is "
+            f"{parts.dataset.fingerprint} now. Bring the old data back, or train anew in another --run-dir"
+        )
+
+
+def write_environment(directory: RunDirectory, parts: Parts) -> None:
+    """What a reader needs to repeat the run: machine, versions, mesh, data."""
+    packages = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.devices()[0]
+    data = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "mesh": dict(parts.mesh.shape),
+        "steps_per_call": parts.program.capacity,
+        "data": {
+            "name": parts.dataset.name,
+            "fingerprint": parts.dataset.fingerprint,
+            "source": parts.dataset.source,
+            "resident": parts.resident,
+        },
+        "parameters": parts.parameters,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "git": _git(),
+    }
+    try:
+        directory.write_json("environment.json", data)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {directory.path / 'environment.json'} ({error})") from error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> str:
+    """Commit of the working directory, with "+" if files differ from it; empty outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=5
+        )
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
