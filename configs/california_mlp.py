@@ -11,7 +11,7 @@ from jaxnets.models import MLP
 from jaxnets.optim import EMA, AdamW, WarmupCosine
 from jaxnets.tasks import Regression
 
-EXPECTED = Expected(metric="r2", at_least=0.80, minutes=2)
+EXPECTED = Expected(metric="r2", at_least=0.80, minutes=0.5)
 
 
 def config() -> Experiment:

@@ -11,7 +11,7 @@ from jaxnets.models import CNN
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Classification
 
-EXPECTED = Expected(metric="accuracy", at_least=0.985, minutes=1)
+EXPECTED = Expected(metric="accuracy", at_least=0.985, minutes=0.5)
 
 
 def config() -> Experiment:

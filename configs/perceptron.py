@@ -10,7 +10,7 @@ from jaxnets.data import Tabular
 from jaxnets.models import Perceptron
 from jaxnets.tasks import PerceptronRule
 
-EXPECTED = Expected(metric="accuracy", at_least=0.95, minutes=0.5)
+EXPECTED = Expected(metric="accuracy", at_least=0.95, minutes=0.2)
 
 
 def config() -> Experiment:

@@ -11,7 +11,7 @@ from jaxnets.models import MLP
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Supervised
 
-EXPECTED = Expected(metric="accuracy", at_least=0.95, minutes=0.5)
+EXPECTED = Expected(metric="accuracy", at_least=0.95, minutes=0.2)
 
 
 def config() -> Experiment:
