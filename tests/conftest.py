@@ -43,6 +43,19 @@ def _no_network(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path / "cache"))
 
 
+# What these files hold concerns the programs as users run them; elsewhere compiling fast matters more.
+OPTIMIZED = ("test_ops", "test_loop", "test_parallel", "test_run", "test_cli", "test_docs")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compile_fast(request):
+    """Half of a test's time is the compiler's optimisation, which most tests have no use for."""
+    fast = request.module.__name__ not in OPTIMIZED
+    jax.config.update("jax_disable_most_optimizations", fast)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def blobs():
     """Four noisy classes in 12 dims: 203 training examples (which nothing divides) and 61 for the test."""

@@ -57,7 +57,7 @@ def test_ten_and_ten_is_twenty_bit_for_bit(experiment, blobs, one_device, steps_
 
 
 MODELS = {
-    "mlp": (MLP(widths=(32, 16), dropout=0.2), "blobs", (3, 8, 20), {}),
+    "mlp": (MLP(widths=(32, 16), dropout=0.2), "blobs", (3, 20), {}),
     "cnn": (CNN(features=(4, 8), dense=(16,), dropout=0.2), "pictures", (8,), {}),
     "resnet": (CifarResNet(depth=8, width=4), "pictures", (8,), {}),
     "accumulated": (MLP(widths=(32,), dropout=0.2), "blobs", (8,), {"micro_batches": 3}),
