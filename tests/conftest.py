@@ -15,8 +15,11 @@ from pathlib import Path
 
 # One compilation cache for the whole session, subprocesses included: most of the suite's time is compiling, and many
 # tests compile the same program.
-CACHE = tempfile.mkdtemp(prefix="jaxnets-tests-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+# The workers of a parallel run share the cache of the process that started them.
+CACHE = os.environ.get("JAXNETS_TEST_CACHE", "")
+if not CACHE:
+    CACHE = os.environ["JAXNETS_TEST_CACHE"] = tempfile.mkdtemp(prefix="jaxnets-tests-")
+    atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -14,7 +14,7 @@ from jaxnets.ops.random import example_keys, stream_key
 from jaxnets.parallel import MeshShape, make_mesh
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     batch=st.integers(1, 3),
     size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
