@@ -12,6 +12,7 @@ from jaxnets.errors import NonFiniteError, UsageError
 from jaxnets.models import CNN, MLP, CifarResNet
 from jaxnets.optim import EMA, SGD
 from jaxnets.tasks import Classification
+from jaxnets.training.hooks import LogHook
 from jaxnets.training.loop import Every, fit
 
 
@@ -190,3 +191,12 @@ def test_evaluation_is_exact_for_any_number_of_examples(experiment, blobs, one_d
         assert result["examples"] == 61
         assert result["accuracy"] == (logits.argmax(-1) == labels).mean()
         assert result["loss"] == pytest.approx(-log_p[np.arange(61), labels].mean(), rel=1e-5)
+
+
+def test_what_a_save_remembers_of_the_log_does_not_change_afterwards():
+    hook = LogHook(Every(10), None, batch_size=1, record=lambda record: None, show=lambda step, shown: None)
+    observed = {"loss": (np.array([2.0]), np.array([1.0]))}
+    hook.observe(0, observed)
+    remembered = hook.partial  # handed to a writer that works in the background
+    hook.observe(1, observed)
+    assert remembered == {"loss": [2.0, 1.0]}

@@ -7,7 +7,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import check_layers
-from jaxnets.ops import conv_general_dilated, max_pool
+from jaxnets.ops import conv_general_dilated, dot_general, max_pool
 
 
 class CNN(nn.Module):
@@ -56,6 +56,6 @@ class CNN(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate(self.dense):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = nn.relu(nn.Dense(width, name=f"dense_{index}")(x))
+            x = nn.relu(nn.Dense(width, dot_general=dot_general, name=f"dense_{index}")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.outputs or 1, name="output")(x)
+        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
-from jaxnets.ops import conv_general_dilated
+from jaxnets.ops import conv_general_dilated, dot_general
 
 
 class Block(nn.Module):
@@ -79,4 +79,4 @@ class CifarResNet(nn.Module):
             for index in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and index == 0 else 1
                 x = Block(self.width * 2**stage, stride, name=f"stage_{stage}_block_{index}")(x, train=train)
-        return nn.Dense(self.outputs or 1, name="output")(x.mean(axis=(1, 2)))
+        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x.mean(axis=(1, 2)))

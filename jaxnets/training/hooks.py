@@ -41,8 +41,8 @@ class LogHook:
 
     @property
     def partial(self) -> dict[str, list[float]]:
-        """Sums and weights since the last record: what a checkpoint in between must remember."""
-        return self._sums
+        """Sums and weights since the last record, a copy: what a checkpoint in between must remember."""
+        return {name: list(pair) for name, pair in self._sums.items()}
 
     @partial.setter
     def partial(self, sums: dict[str, list[float]]) -> None:

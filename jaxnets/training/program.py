@@ -18,8 +18,8 @@ from jaxnets.contracts import Batch
 from jaxnets.data.feed import Feed, Payload
 from jaxnets.training.step import Metrics, Step
 
-# A dispatch costs about 0.1 ms; this much arithmetic in a call makes that small on any machine.
-WORK_PER_CALL = 2e9
+# A dispatch costs about 0.1 ms; this much arithmetic in a call makes that small on any machine (some 50 ms of a CPU).
+WORK_PER_CALL = 1e10
 MOST_STEPS_PER_CALL = 200
 
 

@@ -60,23 +60,35 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         gradients, mean, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
         norm = optax.tree.norm(gradients)
         metrics = {**metrics, "loss": mean, "gradient_norm": Mean(norm, jnp.ones(()))}
-        updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
-        new = dataclasses.replace(
-            state,
-            params=optax.apply_updates(state.params, updates),
-            model_state=model_state,
-            opt_state=opt_state,
-        )
-        if recipe.guard == "skip":
-            finite = jnp.isfinite(metrics["loss"].sum) & jnp.isfinite(norm)
-            new = _keep_if(finite, new, state)
-            new = dataclasses.replace(new, guard=_count(state.guard, finite))
+        finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else None
+        params, opt_state = _update(recipe.optimizer, gradients, state, finite)
+        new = dataclasses.replace(state, params=params, model_state=model_state, opt_state=opt_state)
+        if finite is not None:
+            kept = _keep_if(finite, model_state, state.model_state)
+            new = dataclasses.replace(new, model_state=kept, guard=_count(state.guard, finite))
             # float16 finds its loss scale by overflowing now and then: that is no fault of the run.
-            excused = jnp.isfinite(metrics["loss"].sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
+            excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
             metrics = {**metrics, "skipped": Mean(1.0 - (finite | excused), jnp.ones(()))}
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
+
+
+def _update(optimizer: optax.GradientTransformation, gradients: Any, state: Any, finite: Array | None) -> Any:
+    """The parameters and optimizer state after a step; those before it where `finite` is given and false."""
+
+    def moved(gradients: Any, opt_state: Any, params: Any) -> Any:
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    arguments = (gradients, state.opt_state, state.params)
+    if finite is None:
+        return moved(*arguments)
+    # A branch costs the CPU nothing, where selecting reads every array once more. An accelerator would wait for the
+    # host to learn which branch to take.
+    if jax.default_backend() == "cpu":
+        return jax.lax.cond(finite, moved, lambda _, opt_state, params: (params, opt_state), *arguments)
+    return _keep_if(finite, moved(*arguments), (state.params, state.opt_state))
 
 
 def with_average(step: Step, average: EMA) -> Step:

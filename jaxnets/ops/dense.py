@@ -1,0 +1,62 @@
+"""The matrix product of a dense layer, whose kernel gradient is fast on the CPU.
+
+The gradient of `x @ kernel` for the kernel is `x.T @ g`. XLA's CPU back end hands the transposed operand to a matrix
+product that walks down its columns, which for batches of the usual size takes up to twice as long as laying out `x.T`
+first. `dot_general` below has the same values and writes its gradient that way, where that pays.
+
+On other back ends, and for anything but the last dim of `x` against the first of a matrix, it is `jax.lax.dot_general`
+unchanged. Pass it to any Linen layer: `nn.Dense(32, dot_general=dot_general)`.
+"""
+
+from typing import Any
+
+import jax
+from jax import Array, lax
+
+# Elements of x between which the copy was measured to pay: below, it costs more than the product; above, more than it saves.
+COPY_PAYS = range(2**14, 2**18)
+
+
+def dot_general(lhs: Array, rhs: Array, dimension_numbers: Any, precision: Any = None, **options: Any) -> Array:
+    """A drop-in for `jax.lax.dot_general`, as `flax.linen.Dense` calls it.
+
+    Args:
+        lhs: inputs, `[..., N]`.
+        rhs: kernel, `[N, F]`.
+        dimension_numbers: as in `jax.lax`; other than the last dim against the first takes the plain path.
+        precision: as in `jax.lax`; other than None takes the plain path.
+        **options: as in `jax.lax`; any that is set takes the plain path.
+
+    Returns:
+        `[..., F]`.
+    """
+    (contracted, other), batched = dimension_numbers
+    of_a_dense_layer = (tuple(contracted), tuple(other)) == ((lhs.ndim - 1,), (0,)) and rhs.ndim == 2
+    if (
+        jax.default_backend() != "cpu"
+        or precision is not None
+        or any(value is not None for value in options.values())
+        or any(batched)
+        or not of_a_dense_layer
+        or lhs.size not in COPY_PAYS
+    ):
+        return lax.dot_general(lhs, rhs, dimension_numbers, precision=precision, **options)
+    return _multiply(lhs.reshape(-1, lhs.shape[-1]), rhs).reshape(*lhs.shape[:-1], rhs.shape[1])
+
+
+@jax.custom_vjp
+def _multiply(x: Array, kernel: Array) -> Array:
+    return x @ kernel
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    # The barrier keeps the compiler from folding the transposition back into the product.
+    return g @ kernel.T, lax.optimization_barrier(x.T) @ g
+
+
+_multiply.defvjp(_forward, _backward)
