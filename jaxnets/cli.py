@@ -1,7 +1,7 @@
 """The command line.
 
 What can be answered without JAX (help, lists, mistakes) is answered before it is imported; see `jaxnets.declare`.
-Exit codes are an interface: 0 done, 1 error, 2 usage.
+Exit codes are an interface: 0 done, 1 error, 2 usage, 75 stopped by a signal after saving (run the command again).
 """
 
 import dataclasses
@@ -11,12 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from jaxnets import declare
-from jaxnets.errors import ConfigFileError, JaxnetsError, RunDirectoryError, UsageError, did_you_mean
+from jaxnets.errors import (
+    ConfigFileError,
+    HungError,
+    JaxnetsError,
+    PreemptedError,
+    RunDirectoryError,
+    UsageError,
+    did_you_mean,
+)
 
 HELP = """jaxnets: train neural networks in JAX
 
   jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
+  jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
+  jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
   jaxnets list                               the configurations at hand
   jaxnets --version
@@ -28,7 +38,11 @@ CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to 
   jaxnets train mnist_mlp --optimizer.learning-rate 3e-3 --task.model.widths 256 256
   jaxnets train tabular --data.path my.csv --data.target price
 """
-VERBS = ("train", "evaluate", "summary", "list")
+VERBS = ("train", "evaluate", "summary", "list", "ckpt", "doctor")
+
+PREEMPTED = 75
+# As any error for those who look from outside, but the process has threads that will not end.
+HUNG = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +57,12 @@ class RunOptions:
     """Stop after this many steps, as if interrupted; the same command without it goes on. 0 trains to the end."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
     """What to show while training."""
+    coordinator: str = ""
+    """host:port of the first process, where several processes train one run together; the same command on each."""
+    processes: int = 1
+    """How many there are."""
+    process_id: int = 0
+    """Which one this is, from 0."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -52,6 +72,12 @@ def run(arguments: Sequence[str]) -> int:
     except UsageError as error:
         print(f"jaxnets: {error}", file=sys.stderr)
         return 2
+    except PreemptedError as error:
+        print(f"jaxnets: {error}", file=sys.stderr)
+        return PREEMPTED
+    except HungError as error:
+        print(f"jaxnets: {error}", file=sys.stderr)
+        return HUNG
     except JaxnetsError as error:
         print(f"jaxnets: {error}", file=sys.stderr)
         return 1
@@ -72,11 +98,19 @@ def _dispatch(arguments: list[str]) -> int:
     verb, *rest = arguments
     if verb not in VERBS:
         raise UsageError(f"there is no command {verb!r}. {did_you_mean(verb, VERBS)}")
-    if rest and rest[0] in ("-h", "--help"):
+    if rest and rest[0] in ("-h", "--help") and verb != "ckpt":
         print(HELP)
         return 0
     if verb == "list":
         return _list(rest)
+    if verb == "doctor":
+        from jaxnets.doctor import run as doctor
+
+        return doctor(rest)
+    if verb == "ckpt":
+        from jaxnets.ckpt import run as ckpt
+
+        return ckpt(rest)
     if not rest:
         what = "the directory of a run" if verb == "evaluate" else "the name of a configuration"
         raise UsageError(f"`jaxnets {verb}` needs {what}; see `jaxnets --help`")
@@ -143,6 +177,12 @@ def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
     if options.stop_at < 0:
         raise UsageError(f"stop_at is a step, or 0 for the end; got {options.stop_at}")
     _prepare_jax()
+    if options.coordinator:
+        from jaxnets.parallel import hosts
+
+        hosts.start(options.coordinator, options.processes, options.process_id)
+    elif (options.processes, options.process_id) != (1, 0):
+        raise UsageError("processes and process_id go with coordinator, host:port of the first process")
     from jaxnets.run import train
     from jaxnets.run_directory import default_directory
 

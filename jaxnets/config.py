@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 import runpy
 import traceback
 import typing
@@ -23,7 +24,10 @@ from jaxnets.optim.averaging import EMA
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.tasks.base import Task
+from jaxnets.training.guards import Guard
 from jaxnets.training.precision import Precision
+from jaxnets.training.retention import Keep
+from jaxnets.training.warm_start import WarmStart
 from jaxnets.typecheck import fits
 
 # Where the classes that a saved configuration may name are found.
@@ -62,14 +66,23 @@ class Experiment:
     """Steps between evaluations on the test split; 0 evaluates at the end only."""
     eval_batch_size: int = 512
     """Examples in each evaluation batch; has no influence on the result."""
-    save_every: int = 500
-    """Steps between checkpoints; 0 saves at the end only."""
+    save_every: int | str = "5min"
+    """Between checkpoints: a number of steps, or a time such as "10min", "90s" or "2h"; 0 saves at the end only."""
+    keep: Keep = Keep()
+    """Which checkpoints stay."""
+    warm_start: WarmStart = WarmStart()
+    """Weights of another run to begin with."""
     steps_per_call: int = 0
     """Steps in one dispatch to the device; 0 chooses by their size. Has no influence on the result."""
     placement: Literal["auto", "device", "host"] = "auto"
     """Where the data live: on the device, or streamed from the host; auto takes the device if they are under 1 GiB."""
-    on_nonfinite: Literal["halt", "skip"] = "halt"
-    """What a step with a NaN or infinite loss does: stop the run, or leave that step out."""
+    on_nonfinite: Literal["halt", "skip", "rollback"] = "halt"
+    """What a step with a NaN or infinite loss does: stop the run, leave that step out, or go back to a checkpoint and leave
+    out the batches before it as well (guard.leave_out)."""
+    guard: Guard = Guard()
+    """Watch for spikes of the loss."""
+    deterministic: bool = False
+    """On a GPU, use only operations that give the same bits each time, at some cost; CPU and TPU always do."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -82,11 +95,33 @@ class Experiment:
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is at least {least}, got {getattr(self, name)}")
-        for name in ("eval_every", "save_every", "steps_per_call", "seed"):
+        seconds_between_saves(self.save_every)
+        for name in ("eval_every", "steps_per_call", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
         if self.seed >= 2**32:
             raise UsageError(f"seed is below 2^32, got {self.seed}")
+
+
+# Seconds in the units of a time between saves.
+UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def seconds_between_saves(every: int | str) -> float:
+    """The seconds of a `save_every` that is a time; 0 for one in steps."""
+    if isinstance(every, int):
+        if every < 0:
+            raise UsageError(f"save_every is at least 0, got {every}")
+        return 0.0
+    number = every.rstrip("sminh ")
+    unit = every[len(number) :].strip()
+    try:
+        seconds = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        seconds = -1.0
+    if not 0 < seconds < math.inf:
+        raise UsageError(f'save_every is a number of steps, or a time such as "10min", "90s" or "2h"; got {every!r}')
+    return seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +257,9 @@ def _linen_own(value: Any, field: str) -> bool:
 @functools.cache
 def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
-    found: dict[str, type] = {cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision)}
+    found: dict[str, type] = {
+        cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard)
+    }
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)
         for name in module.__all__:
@@ -233,7 +270,7 @@ def built_ins() -> dict[str, type]:
 
 
 # What decides where and how a run is executed and shown, not what it computes: a run may go on with other values.
-INCIDENTAL = ("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "steps_per_call", "placement")
+INCIDENTAL = ("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement")
 
 
 def essential(data: dict[str, Any]) -> dict[str, Any]:

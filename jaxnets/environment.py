@@ -11,10 +11,13 @@ from jaxnets.assemble import Parts
 from jaxnets.errors import RunDirectoryError
 from jaxnets.run_directory import RunDirectory
 
+PACKAGES = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
 
 def check_data(directory: RunDirectory, parts: Parts) -> None:
     """Raise unless the data are those that the run began with."""
-    began = directory.read_json("environment.json").get("data", {}).get("fingerprint")
+    data = directory.read_object("environment.json").get("data")
+    began = data.get("fingerprint") if isinstance(data, dict) else None
     if began != parts.dataset.fingerprint:
         raise RunDirectoryError(
             f"{directory.path} was trained on other data: the fingerprint of {parts.dataset.name!r} was {began} and is "
@@ -24,7 +27,6 @@ def check_data(directory: RunDirectory, parts: Parts) -> None:
 
 def write_environment(directory: RunDirectory, parts: Parts) -> None:
     """What a reader needs to repeat the run: machine, versions, mesh, data."""
-    packages = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     device = jax.devices()[0]
     data = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -42,13 +44,18 @@ def write_environment(directory: RunDirectory, parts: Parts) -> None:
         },
         "parameters": parts.parameters,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": versions(),
         "git": _git(),
     }
     try:
         directory.write_json("environment.json", data)
     except OSError as error:
         raise RunDirectoryError(f"cannot write {directory.path / 'environment.json'} ({error})") from error
+
+
+def versions() -> dict[str, str]:
+    """What is installed of the packages that decide what a run computes."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

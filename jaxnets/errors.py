@@ -28,6 +28,26 @@ class RunDirectoryError(JaxnetsError):
     """A run directory that cannot be written, or that belongs to another run."""
 
 
+class CheckpointError(RunDirectoryError):
+    """A checkpoint that is missing, damaged, unfinished or not what the run needs."""
+
+
+class HungError(CheckpointError):
+    """A save that did not end in its time; its threads still wait, so the process cannot end in an orderly way."""
+
+
+class LockedError(RunDirectoryError):
+    """A run directory that another process is training in."""
+
+
+class PreemptedError(JaxnetsError):
+    """A signal asked the run to stop; everything is saved, and the same command goes on. Exit code 75."""
+
+
+class RecompileError(JaxnetsError):
+    """The training step was compiled a second time: a shape, dtype or sharding changed."""
+
+
 class NonFiniteError(JaxnetsError):
     """The loss or a gradient became NaN or infinite; the message names the step."""
 

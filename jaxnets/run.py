@@ -1,5 +1,6 @@
 """One experiment from its configuration to its report."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -9,21 +10,24 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxnets import run_lock
 from jaxnets.assemble import Parts, assemble
-from jaxnets.config import Expected, Experiment
+from jaxnets.config import Expected, Experiment, to_data
 from jaxnets.data.dataset import Dataset
-from jaxnets.environment import check_data, write_environment
-from jaxnets.errors import DataError, RunDirectoryError
+from jaxnets.environment import check_data, versions
+from jaxnets.errors import DataError, RunDirectoryError, UsageError
+from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
-from jaxnets.report.log import MetricsLog, read_records
+from jaxnets.report.log import read_records
 from jaxnets.report.page import ReportData, write_report
 from jaxnets.run_directory import RunDirectory
+from jaxnets.session import Session, train_in, train_without_directory
 from jaxnets.training.checkpoint import Checkpoints, abstract
-from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
-from jaxnets.training.loop import Every, Hook, fit
+from jaxnets.training.loop import Timing
 from jaxnets.training.state import TrainState
+from jaxnets.training.stopping import Stopping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,29 +115,71 @@ def train(
     Raises:
         JaxnetsError: bad configuration, data or directory (before any work), a non-finite loss, a full disk.
     """
-    console = make_console(progress)
-    parts = assemble(experiment, dataset, mesh=mesh)
-    directory = None if run_dir is None else RunDirectory.claim(Path(run_dir), experiment, overwrite=overwrite)
-    title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
-    stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
-    began = time.perf_counter()
-    with jax.set_mesh(parts.mesh):
-        if directory is None:
-            state, log, start = _train_from(parts, parts.fresh_state(), None, None, stop, console)
+    console = make_console(progress if is_first() else "none")
+    _check_can_go_back(experiment, run_dir)
+    stopping = Stopping()
+    with contextlib.ExitStack() as stack:
+        if run_dir is not None:
+            stack.enter_context(stopping.on_signals())
+        parts = assemble(experiment, dataset, mesh=mesh)
+        title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
+        session = Session(
+            parts, console, stopping, experiment.steps if stop_at is None else min(stop_at, experiment.steps)
+        )
+        began, start, directory = time.perf_counter(), 0, None
+        stack.enter_context(jax.set_mesh(parts.mesh))
+        if run_dir is None:
+            state, log = train_without_directory(session)
         else:
-            with Checkpoints(directory.checkpoints) as checkpoints:
-                state, log, start = _train_in(parts, directory, checkpoints, stop, console)
-    run = Run(parts, state, History(tuple(log.records)), directory.path if directory else None)
-    if int(state.step) >= experiment.steps:
-        words = Words(title, subtitle, expected)
-        _finish(run, directory, console, words, time.perf_counter() - began, int(state.step) - start)
-    elif directory is not None:
-        console.say(f"stopped at step {int(state.step)} of {experiment.steps}; run the same command again to continue")
+            directory = _claim(Path(run_dir), experiment, overwrite, console, stack)
+            checkpoints = Checkpoints(directory.checkpoints, keep=experiment.keep, about=_about(parts))
+            with checkpoints:
+                state, log, start = train_in(session, directory, checkpoints)
+        run = Run(parts, state, History(tuple(log.records)), directory.path if directory else None)
+        if int(state.step) >= experiment.steps:
+            words = Words(title, subtitle, expected)
+            _finish(
+                run, directory, console, words, time.perf_counter() - began, int(state.step) - start, session.timing
+            )
+        elif directory is not None:
+            console.say(
+                f"stopped at step {int(state.step)} of {experiment.steps}; run the same command again to continue"
+            )
     return run
 
 
-def open_run(run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh | None = None) -> Run:
-    """A run from its directory, with the weights of its newest checkpoint; the arguments are those of `train`."""
+def _claim(
+    path: Path, experiment: Experiment, overwrite: bool, console: Console, stack: contextlib.ExitStack
+) -> RunDirectory:
+    """The run directory, locked for as long as `stack` is open; with several processes the first one claims it for all."""
+    if is_first():
+        RunDirectory.check_free(path)
+        stack.enter_context(run_lock.hold(path.absolute(), say=console.say))
+        directory = RunDirectory.claim(path, experiment, overwrite=overwrite)
+    meet("run directory claimed")
+    return directory if is_first() else RunDirectory(path.absolute())
+
+
+def _check_can_go_back(experiment: Experiment, run_dir: Any) -> None:
+    if run_dir is None and (experiment.guard.spike or experiment.on_nonfinite == "rollback"):
+        raise UsageError(
+            "going back needs checkpoints: give a run_dir, or set guard.spike=0 and on_nonfinite='halt' or 'skip'"
+        )
+
+
+def _about(parts: Parts) -> dict[str, Any]:
+    """What a checkpoint says of where it belongs."""
+    return {
+        "experiment": to_data(parts.experiment),
+        "versions": versions(),
+        "data": {"name": parts.dataset.name, "fingerprint": parts.dataset.fingerprint},
+    }
+
+
+def open_run(
+    run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh | None = None, step: int | None = None
+) -> Run:
+    """A run from its directory, with the weights of a checkpoint (the newest that verifies); see `train`."""
     directory, experiment = RunDirectory.existing(run_dir)
     if mesh is None and experiment.mesh != MeshShape():
         # The mesh it was trained on need not be here; any will do to look at it.
@@ -143,75 +189,16 @@ def open_run(run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh 
     parts = assemble(experiment, dataset, mesh=mesh)
     check_data(directory, parts)
     with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints) as checkpoints:
-        if checkpoints.latest is None:
-            raise RunDirectoryError(f"{run_dir} has no checkpoint yet; train it first, with the same command")
-        state, _ = checkpoints.restore(checkpoints.latest, abstract(parts.abstract, parts.shardings))
+        if step is None:
+            found = checkpoints.newest_verified()
+            if found.step is None:
+                why = f" ({'; '.join(found.rejected)})" if found.rejected else ""
+                raise RunDirectoryError(
+                    f"{run_dir} has no good checkpoint yet{why}; train it first, with the same command"
+                )
+            step = found.step
+        state, _ = checkpoints.restore(step, abstract(parts.abstract, parts.shardings))
     return Run(parts, state, History(tuple(read_records(directory.metrics))), directory.path)
-
-
-def _train_in(
-    parts: Parts, directory: RunDirectory, checkpoints: Checkpoints, stop: int, console: Console
-) -> tuple[TrainState, MetricsLog, int]:
-    """Train in a run directory: from its newest checkpoint if it has one, else from the start."""
-    start = checkpoints.latest or 0
-    if start:
-        check_data(directory, parts)
-    host: dict[str, Any] = {}
-    if checkpoints.latest is not None:
-        state, host = checkpoints.restore(start, abstract(parts.abstract, parts.shardings))
-        console.say(f"resuming {directory.path.name} at step {start} of {parts.experiment.steps}")
-    else:
-        state = parts.fresh_state()
-    write_environment(directory, parts)
-    log = MetricsLog(directory.metrics, resume_at=start)
-    return _train_from(parts, state, log, checkpoints, stop, console, start=start, partial=host.get("log", {}))
-
-
-def _train_from(
-    parts: Parts,
-    state: TrainState,
-    log: MetricsLog | None,
-    checkpoints: Checkpoints | None,
-    stop: int,
-    console: Console,
-    *,
-    start: int = 0,
-    partial: Any = None,
-) -> tuple[TrainState, MetricsLog, int]:
-    """Run the loop with its hooks from `start` to `stop`; nothing where that is behind already."""
-    log = log if log is not None else MetricsLog(None)
-    if start >= stop:
-        return state, log, start
-    experiment, last = parts.experiment, parts.experiment.steps
-    log_hook = LogHook(
-        Every(experiment.log_every, (last,)),
-        parts.task,
-        batch_size=experiment.batch_size,
-        record=log.append,
-        show=console.advance,
-    )
-    log_hook.partial = partial or {}
-    hooks: list[Hook] = [
-        log_hook,
-        EvaluateHook(Every(experiment.eval_every, (last,)), parts.evaluator, record=log.append),
-    ]
-    if checkpoints is not None:
-        due = Every(experiment.save_every, (stop, last))
-        hooks.append(SaveHook(due, checkpoints, host=lambda: {"log": log_hook.partial}))
-    console.start(start, last)
-    try:
-        state = fit(
-            parts.program,
-            state,
-            start=start,
-            stop=stop,
-            hooks=hooks,
-            on_nonfinite=experiment.on_nonfinite,
-            prefetch_depth=0 if parts.resident else 2,
-        )
-    finally:
-        console.stop()
-    return state, log, start
 
 
 def _finish(
@@ -221,21 +208,34 @@ def _finish(
     words: "Words",
     seconds: float,
     trained: int,
+    timing: Timing,
 ) -> None:
     """The summary on the console and, in a run directory, the report."""
     parts, task = run.parts, run.parts.task
+    outputs = np.zeros(0)
+    if directory is not None:
+        with jax.set_mesh(parts.mesh):  # on every process, though one writes
+            outputs = parts.predictor(run.variables, parts.dataset.test["inputs"])
+    if not is_first():
+        return
     final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split")}
     speeds = run.history.series("examples_per_second")[1]
     facts = {"parameters": f"{parts.parameters:,}", "steps": f"{parts.experiment.steps:,}"}
     if trained:
         facts["seconds to train"] = f"{seconds:.1f}"
+        facts["of these, not training"] = (
+            f"{timing.waiting_for_data:.1f} waiting for data, {timing.in_hooks:.1f} evaluating, {timing.saving:.1f} saving"
+        )
     if speeds:
         facts["examples/s"] = f"{max(speeds):,.0f}"
+    if directory is not None and directory.quarantine:
+        left = [str(batch) for entry in directory.quarantine for batch in entry["batches"]]
+        facts["batches left out"] = f"{', '.join(left)} (see quarantine.json)"
+    if trained and timing.waiting_for_data > 0.1 * seconds:
+        facts["note"] = "more than a tenth of the time went into waiting for data; see --placement"
     verdict = _verdict(final, words.expected)
     closing = ""
     if directory is not None:
-        with jax.set_mesh(parts.mesh):
-            outputs = parts.predictor(run.variables, parts.dataset.test["inputs"])
         report = ReportData(
             title=words.title,
             subtitle=f"{words.subtitle} ".lstrip()

@@ -3,7 +3,8 @@
 config.json       the resolved experiment, as data
 environment.json  platform, devices, mesh, versions, the data's fingerprint
 metrics.jsonl     one object a line
-checkpoints/      the state at some steps
+checkpoints/      the state at some steps, each with its manifest
+quarantine.json   batches that are left out, and why; only after a guard went back
 report.html       one page that needs nothing else; its pictures also in plots/
 """
 
@@ -14,6 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from jaxnets import run_lock
 from jaxnets.config import Experiment, differences, digest, essential, from_data, to_data
 from jaxnets.errors import RunDirectoryError
 
@@ -45,10 +47,8 @@ class RunDirectory:
                 directory._clear()
             elif config.exists():
                 directory._check_same(experiment)
-            if not replaced and not config.exists() and directory._has_files():
-                raise RunDirectoryError(
-                    f"{directory.path} has files in it but no run (no config.json); choose an empty or new --run-dir"
-                )
+            if not replaced:
+                cls.check_free(path)
             directory.path.mkdir(parents=True, exist_ok=True)
             directory.write_json("config.json", to_data(experiment))
         except OSError as error:
@@ -57,6 +57,15 @@ class RunDirectory:
                 f"permission and space there"
             ) from error
         return directory
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Raise unless a path is new, empty or holds a run; writes nothing."""
+        directory = cls(Path(path).absolute())
+        if not (directory.path / "config.json").exists() and directory._has_files():
+            raise RunDirectoryError(
+                f"{directory.path} has files in it but no run (no config.json); choose an empty or new --run-dir"
+            )
 
     @classmethod
     def existing(cls, path: Path | str) -> tuple["RunDirectory", Experiment]:
@@ -88,6 +97,31 @@ class RunDirectory:
                 f"{self.path / name} cannot be read ({error}); restore it, or train anew"
             ) from error
 
+    def read_object(self, name: str) -> dict[str, Any]:
+        """The contents of a JSON file that holds an object."""
+        data = self.read_json(name)
+        if not isinstance(data, dict):
+            raise RunDirectoryError(
+                f"{self.path / name} holds {type(data).__name__}, not an object; restore it, or train anew"
+            )
+        return data
+
+    @property
+    def quarantine(self) -> list[dict[str, Any]]:
+        """What guards left out so far, one entry for each time a run went back: step, reason, batches."""
+        if not (self.path / "quarantine.json").exists():
+            return []
+        entries = self.read_json("quarantine.json")
+        try:
+            return [
+                {"step": int(e["step"]), "reason": str(e["reason"]), "batches": [int(b) for b in e["batches"]]}
+                for e in entries
+            ]
+        except (TypeError, KeyError, ValueError) as error:
+            raise RunDirectoryError(
+                f"{self.path / 'quarantine.json'} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
+            ) from error
+
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""
         partial = self.path / f".{name}.partial"
@@ -96,14 +130,16 @@ class RunDirectory:
 
     def _has_files(self) -> bool:
         """Whether anything but our own unfinished files is in the directory."""
-        return self.path.is_dir() and any(not p.name.endswith(".partial") for p in self.path.iterdir())
+        return self.path.is_dir() and any(
+            p.name != run_lock.NAME and not p.name.endswith(".partial") for p in self.path.iterdir()
+        )
 
     def _clear(self) -> None:
         """Remove what a run left here, and nothing else."""
         for name in ("checkpoints", "plots"):
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
-        for name in ("metrics.jsonl", "environment.json", "report.html", "config.json"):
+        for name in ("metrics.jsonl", "environment.json", "report.html", "quarantine.json", "config.json"):
             (self.path / name).unlink(missing_ok=True)
 
     def _check_same(self, experiment: Experiment) -> None:

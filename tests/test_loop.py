@@ -13,11 +13,13 @@ from jaxnets.models import CNN, MLP, CifarResNet
 from jaxnets.optim import EMA, SGD
 from jaxnets.tasks import Classification
 from jaxnets.training.hooks import LogHook
-from jaxnets.training.loop import Every, fit
+from jaxnets.training.loop import Every, Watch, fit
 
 
 class Recorder:
     """Keeps what a hook is told."""
+
+    name = "recorder"
 
     def __init__(self, every=0, also=()):
         self.due, self.seen, self.ran = Every(every, also), [], []
@@ -146,7 +148,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_step(experiment, blobs, o
     named = int(str(error.value).split()[1])
     bad = [step + 1 for step, total, _ in recorder.seen if not np.isfinite(total)]
     assert named <= (bad[0] if bad else 20)
-    skipping = train(parts, on_nonfinite="skip")
+    skipping = train(parts, watch=Watch("skip"))
     assert int(skipping.guard["skipped"]) >= 1
     assert all(np.isfinite(leaf).all() for leaf in leaves(skipping.params).values())
 

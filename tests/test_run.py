@@ -183,8 +183,12 @@ def test_outputs_that_do_not_fit_the_data_are_refused(blobs):
 def test_skipped_steps_do_not_spoil_the_log(tmp_path, experiment, blobs, one_device):
     wild = replace(experiment, optimizer=SGD(learning_rate=1e30), on_nonfinite="skip")
     run = train(wild, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
-    first = run.history[0]
+    first = next(record for record in run.history if record["split"] == "train")
     assert first["skipped"] > 0
+    # Each is named, with the parameter whose gradient went first.
+    events = [record for record in run.history if record["split"] == "event"]
+    assert len(events) == int(run.state.guard["skipped"])
+    assert "first at the gradient of hidden_0/" in events[-1]["what"]
     assert np.isfinite(first["loss"])
     assert all("NaN" not in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
 

@@ -9,9 +9,10 @@ run inside the program. `StreamFeed` gathers rows on the host, in a thread, ahea
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol
 
 import jax
@@ -22,9 +23,12 @@ from jaxnets.contracts import Batch, Placement
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Standardize
 from jaxnets.data.order import Order
+from jaxnets.ops import to_devices
 from jaxnets.ops.random import stream_key
 
 Payload = Any
+# How often a wait for data looks whether it should go on.
+POLL_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +51,11 @@ class Transform:
 class Feed(Protocol):
     """The contract of both roads."""
 
-    def load(self, step: int, count: int, capacity: int) -> Payload:
-        """Device arrays for steps `step .. step + count`; leading dims are `capacity` so that one program fits all."""
+    def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
+        """Device arrays for steps `step .. step + count`; leading dims are `capacity` so that one program fits all.
+
+        The batches whose numbers are in `left_out` are masked whole, so that their steps change nothing.
+        """
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Batch number `index` of a payload, for global step `step`; traced, pure."""
@@ -59,12 +66,12 @@ class ResidentFeed:
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
         self._order, self._transform, self._placement = order, transform, placement
-        self._arrays = {name: jax.device_put(array, placement.whole) for name, array in arrays.items()}
+        self._arrays = {name: to_devices(array, placement.whole) for name, array in arrays.items()}
 
-    def load(self, step: int, count: int, capacity: int) -> Payload:
+    def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """Row numbers and masks, `[capacity, B]` each, beside the resident arrays."""
-        index, mask = _rows(self._order, step, count, capacity)
-        return self._arrays, *jax.device_put((index, mask), self._placement.stacked_rows)
+        index, mask = _rows(self._order, step, count, capacity, left_out)
+        return self._arrays, *to_devices((index, mask), self._placement.stacked_rows)
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Gather the rows on the device."""
@@ -81,11 +88,11 @@ class StreamFeed:
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
         self._arrays, self._order, self._transform, self._placement = arrays, order, transform, placement
 
-    def load(self, step: int, count: int, capacity: int) -> Payload:
+    def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """Gathered rows, `[capacity, B, ...]` for each array."""
-        index, mask = _rows(self._order, step, count, capacity)
+        index, mask = _rows(self._order, step, count, capacity, left_out)
         batches = {name: np.take(array, index, axis=0) for name, array in self._arrays.items()}
-        return jax.device_put({**batches, "mask": mask}, self._placement.stacked_rows)
+        return to_devices({**batches, "mask": mask}, self._placement.stacked_rows)
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Pick one batch of the stack."""
@@ -93,37 +100,57 @@ class StreamFeed:
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
 
 
-def _rows(order: Order, step: int, count: int, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+def _rows(
+    order: Order, step: int, count: int, capacity: int, left_out: frozenset[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices and masks of `count` steps, `[capacity, B]`; steps past `count` are never run."""
     index = np.zeros((capacity, order.batch_size), np.int32)
     mask = np.zeros((capacity, order.batch_size), np.float32)
     for offset in range(count):
         index[offset], mask[offset] = order.rows(step + offset)
+        if step + offset in left_out:
+            mask[offset] = 0.0
     return index, mask
 
 
 def prefetch(
-    feed: Feed, plan: Iterable[tuple[int, int]], *, capacity: int, depth: int
+    feed: Feed,
+    plan: Iterable[tuple[int, int]],
+    *,
+    capacity: int,
+    depth: int,
+    left_out: frozenset[int] = frozenset(),
+    poll: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[int, int, Payload]]:
     """`(step, count, payload)` for each `(step, count)` of a plan, `depth` payloads ahead of the consumer.
 
-    One worker thread loads in plan order, so the batches do not depend on timing. `depth=0` loads in the caller.
+    One worker thread loads in plan order, so the batches do not depend on timing. `depth=0` loads in the caller. `poll` is
+    called before each payload and while one is waited for; what it raises ends the wait.
     """
     if depth == 0:
         for step, count in plan:
-            yield step, count, feed.load(step, count, capacity)
+            poll()
+            yield step, count, feed.load(step, count, capacity, left_out)
         return
     waiting: deque[tuple[int, int, concurrent.futures.Future[Payload]]] = deque()
-    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="jaxnets-data") as pool:
-        try:
-            for step, count in plan:
-                waiting.append((step, count, pool.submit(feed.load, step, count, capacity)))
-                if len(waiting) > depth:
-                    first, many, payload = waiting.popleft()
-                    yield first, many, payload.result()
-            while waiting:
-                first, many, payload = waiting.popleft()
-                yield first, many, payload.result()
-        finally:
-            for _, _, payload in waiting:
-                payload.cancel()
+    pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="jaxnets-data")
+    try:
+        for step, count in plan:
+            waiting.append((step, count, pool.submit(feed.load, step, count, capacity, left_out)))
+            if len(waiting) > depth:
+                yield _next(waiting, poll)
+        while waiting:
+            yield _next(waiting, poll)
+    finally:
+        # Not waited for: a load that hangs is what one may be leaving.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _next(waiting: deque[Any], poll: Callable[[], None]) -> tuple[int, int, Payload]:
+    step, count, payload = waiting.popleft()
+    while True:
+        poll()
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            return step, count, payload.result(timeout=POLL_SECONDS)
+        if payload.done():  # a TimeoutError of the load's own
+            return step, count, payload.result()

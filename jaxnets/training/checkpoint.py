@@ -1,88 +1,142 @@
-"""Checkpoints: Orbax underneath, and our own rules on top.
+"""Checkpoints: Orbax writes the arrays, and rules of our own decide what counts.
 
-Checkpoint k is the state after k updates, and the next batch is number k: there is nothing else to save. A checkpoint is
-always restored into the shapes, dtypes and shardings of the present run, so it comes back on any mesh.
+Checkpoint k is the state after k updates, and the next batch is number k. A checkpoint is complete when its manifest is
+there (`manifest.py`), which is written last and names every leaf and every file with a digest. It is verified before it is
+used, and restored into the shapes, dtypes and shardings of the present run, so it comes back on any mesh.
 """
 
 import contextlib
+import faulthandler
 import logging
+import sys
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 
-from jaxnets.errors import RunDirectoryError
+from jaxnets.errors import CheckpointError, HungError, RunDirectoryError
+from jaxnets.parallel.hosts import from_first, is_first
+from jaxnets.training import manifest as manifests
+from jaxnets.training.compare import check_same
+from jaxnets.training.digest import leaf_paths, read_digests, start_digests
+from jaxnets.training.manifest import Leaf, Manifest
+from jaxnets.training.retention import Keep
+from jaxnets.training.step_folders import Found, StepFolders
+
+# A save that takes longer than this hangs. Orbax's own limit is twice as long.
+SAVE_SECONDS = 600.0
 
 
 class Checkpoints:
     """The checkpoints of one run directory; a context manager that waits for the last save on the way out."""
 
-    def __init__(self, directory: Path, *, keep: int = 3) -> None:
-        """Open (and create) `directory`; keeps the newest `keep` checkpoints."""
-        # Imported here: Orbax takes most of a second, and only runs that save need it.
-        import orbax.checkpoint as ocp
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: Keep | None = None,
+        about: dict[str, Any] | None = None,
+        save_seconds: float = SAVE_SECONDS,
+    ) -> None:
+        """Open `directory`, which need not exist yet.
 
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        self._ocp = ocp
+        Args:
+            directory: one folder for each step goes there.
+            keep: what stays when new ones come.
+            about: what the states belong to (experiment, versions, data), written beside each of them as JSON.
+            save_seconds: a save that takes longer ends the run with the stacks of all threads.
+        """
         self.directory = Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False)
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write checkpoints to {self.directory} ({error}); choose another --run-dir, or give yourself "
-                f"permission to write there"
-            ) from error
-
-    @property
-    def latest(self) -> int | None:
-        """The newest step saved, or None."""
-        return self._manager.latest_step()
+        self.folders = StepFolders(self.directory)
+        self._keep, self._about, self._limit = keep or Keep(), about or {}, save_seconds
+        self._orbax: Any = None
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     @property
     def steps(self) -> list[int]:
-        """All steps saved, oldest first."""
-        return sorted(self._manager.all_steps())
+        """Steps whose save was completed, oldest first; their bytes are not verified by this."""
+        return self.folders.complete
 
-    def save(self, step: int, state: Any, host: Any = None) -> None:
+    @property
+    def latest(self) -> int | None:
+        """The newest step whose save was completed, or None."""
+        return max(self.steps, default=None)
+
+    def newest_verified(self, *, at_most: int | None = None) -> Found:
+        """See `StepFolders`; the same step on every host, and the reasons on the first."""
+        self.wait()
+        found = self.folders.newest_verified(at_most=at_most) if is_first() else Found(None, ())
+        step = from_first(-1 if found.step is None else found.step)
+        return Found(None if step < 0 else step, found.rejected)
+
+    def save(self, step: int, state: Any, host: Any = None, *, metrics: dict[str, float] | None = None) -> None:
         """Save the state after `step` updates; returns when it is copied off the device, and writes in the background.
 
         Args:
             step: updates done.
             state: a tree of arrays.
             host: what the host must remember beside it, as JSON data (half-finished sums of the log, say).
+            metrics: test metrics measured at this step, for `Keep.best`.
 
         Raises:
-            RunDirectoryError: the step is saved already, or the disk refuses (now, or for the save before this one).
+            CheckpointError: the step is saved already, or the disk refuses (now, or for the save before this one).
+            HungError: the save before this one is still not done.
         """
-        with self._explained(f"save step {step}"), _explicit_transfers():
-            args = self._ocp.args.Composite(
-                state=self._ocp.args.StandardSave(state), host=self._ocp.args.JsonSave(host or {})
-            )
-            if not self._manager.save(step, args=args):
-                raise RunDirectoryError(
-                    f"checkpoint {step} was not saved: {self.directory} already has step {self.latest}. "
-                    f"Resume that run, or choose another --run-dir"
-                )
+        self.wait()
+        with self._explained(f"save step {step}"), _explicit_transfers(), self._deadline():
+            folder = self.folders.make_way(step) if is_first() else self.folders.path(step)
+            digests = start_digests(state)
+            leaves = {path: (tuple(a.shape), str(a.dtype)) for path, a in leaf_paths(state).items()}
+            self._async().save(folder / "state", args=_orbax().args.StandardSave(state))
+        fields = (step, leaves, digests, host or {}, metrics or {})
+        self._writer = threading.Thread(target=self._finish, args=fields, name="jaxnets-save", daemon=True)
+        self._writer.start()
 
     def restore(self, step: int, like: Any) -> tuple[Any, Any]:
-        """The state after `step` updates, and what the host remembered.
+        """The state after `step` updates, and what the host remembered; every digest is checked.
 
         The state gets the shapes, dtypes and shardings of `like`, a tree of `jax.ShapeDtypeStruct`; see `abstract`.
+
+        Raises:
+            CheckpointError: it is damaged (the message names the file or leaf), or holds other leaves than `like`.
         """
-        with self._explained(f"restore step {step}"):
-            args = self._ocp.args.Composite(
-                state=self._ocp.args.StandardRestore(like), host=self._ocp.args.JsonRestore()
-            )
-            restored = self._manager.restore(step, args=args)
-            return restored["state"], restored["host"]
+        self.wait()
+        manifest = self.folders.verify(step) if is_first() else self.folders.manifest(step)
+        check_same(manifest.leaves, like, self.folders.path(step))
+        with self._explained(f"restore step {step}"), _explicit_transfers():
+            state = self._async().restore(self.folders.path(step) / "state", args=_orbax().args.StandardRestore(like))
+            digests = read_digests(start_digests(state))
+        for path, digest in digests.items():
+            if digest != manifest.leaves[path].digest:
+                raise CheckpointError(f"{self.folders.path(step)}: {path} is not what was saved (digest {digest}, not "
+                                      f"{manifest.leaves[path].digest})")  # fmt: skip
+        return state, manifest.host
+
+    def discard_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: the run went back to this one."""
+        self.wait()
+        if is_first():
+            for later in [s for s in self.folders.all if s > step]:
+                self.folders.remove(later)
 
     def wait(self) -> None:
-        """Block until every save is on disk."""
-        with self._explained("finish saving"):
-            self._manager.wait_until_finished()
+        """Block until the last save is complete on the disk; raises what went wrong with it."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.join(self._limit)
+            if writer.is_alive():
+                _dump_stacks()
+                raise HungError(
+                    f"a save to {self.directory} has not ended after {self._limit:g} seconds; the stacks of all threads are "
+                    f"above. Checkpoints that stand: {self.steps or 'none'}. Look at the disk, then run the same command"
+                )
+        error, self._error = self._error, None
+        if error is not None:
+            with self._explained("finish the last save"):
+                raise error
 
     def __enter__(self) -> Self:
         return self
@@ -92,12 +146,52 @@ class Checkpoints:
     ) -> None:
         try:
             self.wait()
+        except HungError:
+            self._orbax = None  # closing it would wait as well
+            raise
         except RunDirectoryError:
             if error is None:  # the first error is the one to tell
                 raise
         finally:
-            with contextlib.suppress(Exception):
-                self._manager.close()
+            if self._orbax is not None:
+                with contextlib.suppress(Exception):
+                    self._orbax.close()
+
+    def _finish(self, step: int, leaves: Any, digests: Any, host: Any, metrics: dict[str, float]) -> None:
+        """In the background: when the arrays are on the disk, write the manifest, then remove what is not kept."""
+        try:
+            self._async().wait_until_finished()
+            read = read_digests(digests)
+            if not is_first():
+                return
+            folder = self.folders.path(step)
+            files = manifests.list_files(folder)
+            if not (folder / "state").is_dir() or not files:
+                raise CheckpointError(f"{folder} is empty after its save: nothing was written")
+            described = {path: Leaf(shape, dtype, read[path]) for path, (shape, dtype) in leaves.items()}
+            Manifest(step, described, files, host, metrics, self._about).write(folder)
+            self.folders.prune(self._keep, newest=step)
+        except BaseException as error:
+            self._error = error
+
+    def _async(self) -> Any:
+        if self._orbax is None:
+            ocp = _orbax()
+            self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        return self._orbax
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Any:
+        """End the process with all stacks if the copy off the device hangs: nothing else could stop it."""
+        try:
+            faulthandler.dump_traceback_later(self._limit, exit=True, file=sys.__stderr__ or sys.stderr)
+        except (AttributeError, ValueError, OSError):  # no real stderr to write to: go without
+            yield
+            return
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Any:
@@ -107,10 +201,9 @@ class Checkpoints:
         except RunDirectoryError:
             raise
         except Exception as error:
-            kept = _steps_on_disk(self.directory)
-            raise RunDirectoryError(
+            raise CheckpointError(
                 f"cannot {what} in {self.directory} ({type(error).__name__}: {_first_line(error)}). Checkpoints on disk: "
-                f"{kept or 'none'}, untouched. Check free space and permissions, then run the same command to resume"
+                f"{self.steps or 'none'}, untouched. Check free space and permissions, then run the same command to resume"
             ) from error
 
 
@@ -119,15 +212,22 @@ def abstract(state: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
 
 
+def _orbax() -> Any:
+    # Imported late: Orbax takes most of a second, and only runs that save need it.
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return ocp
+
+
+def _dump_stacks() -> None:
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
+
+
 def _explicit_transfers() -> Any:
     # Orbax copies arrays to the host in its own way; that is the point of a save.
     return jax.transfer_guard("allow")
-
-
-def _steps_on_disk(directory: Path) -> list[int]:
-    with contextlib.suppress(OSError):
-        return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
-    return []
 
 
 def _first_line(error: Exception) -> str:

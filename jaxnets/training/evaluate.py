@@ -4,6 +4,8 @@ The last batch is filled up with rows whose mask is 0, so every example counts o
 stay (sum, weight) pairs to the end; the batches are added on the host in float64.
 """
 
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +17,12 @@ from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Standardize
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import InOrder
+from jaxnets.ops import to_devices
 from jaxnets.tasks.base import Task
 from jaxnets.training.precision import Precision
+
+# Batches on their way at any time.
+AHEAD = 8
 
 
 class Evaluator:
@@ -39,17 +45,26 @@ class Evaluator:
         transform = Transform(prepare, Augment(), seed=0)
         road = ResidentFeed if resident else StreamFeed
         self._feed: Feed = road(arrays, self._order, transform, placement)
-        self._metrics = jax.jit(self._measure)
+        # The same numbers on every host, so that each can read them.
+        self._metrics = jax.jit(self._measure, out_shardings=placement.whole)
 
     def _measure(self, variables: Variables, payload: Any) -> Any:
         batch = self._precision.batch(self._feed.batch(payload, 0, jnp.zeros((), jnp.int32)))
         return self._task.metrics({**variables, "params": self._precision.params(variables["params"])}, batch)
 
-    def metrics(self, variables: Variables) -> dict[str, float]:
-        """The task's final numbers over the whole split, and `examples`, how many were counted."""
-        # Dispatch everything, then read: the device does not wait between batches.
-        payloads = (self._feed.load(step, 1, 1) for step in range(self._order.steps))
-        read = jax.device_get([self._metrics(variables, payload) for payload in payloads])
+    def metrics(self, variables: Variables, *, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """The task's final numbers over the whole split, and `examples`, how many were counted.
+
+        `poll` is called before each batch; what it raises ends the evaluation.
+        """
+        read, running = [], deque[Any]()
+        for step in range(self._order.steps):
+            poll()
+            running.append(self._metrics(variables, self._feed.load(step, 1, 1)))
+            # Some batches ahead of what is read, so the device does not wait; not all, so the host can still turn back.
+            if len(running) > AHEAD:
+                read.append(jax.device_get(running.popleft()))
+        read += jax.device_get(list(running))
         values, counted = {}, 0.0
         for name in read[0]:
             total = sum(float(batch[name].sum) for batch in read)
@@ -78,6 +93,6 @@ class Predictor:
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
             padding = [(0, size - len(part))] + [(0, 0)] * (inputs.ndim - 1)
-            rows = jax.device_put(np.pad(part, padding), self._placement.rows)
+            rows = to_devices(np.pad(part, padding), self._placement.rows)
             read.append(self._outputs(variables, rows))
         return np.concatenate(jax.device_get(read))[: len(inputs)]

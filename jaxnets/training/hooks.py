@@ -1,10 +1,7 @@
-"""The three hooks of every run, in the order they must run: log, evaluate, save.
-
-Saving comes last, so that a checkpoint of step k implies that every record up to step k is written.
-"""
+"""What every run does beside its steps: log, evaluate, save."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +10,9 @@ import numpy as np
 from jaxnets.tasks.base import Task
 from jaxnets.training.checkpoint import Checkpoints
 from jaxnets.training.evaluate import Evaluator
-from jaxnets.training.loop import Every, Moment, StepMetrics
+from jaxnets.training.guards import StepMetrics, describe
+from jaxnets.training.loop import Every, Moment
+from jaxnets.training.stopping import Stopping
 
 Record = dict[str, Any]
 
@@ -24,6 +23,8 @@ class LogHook:
     The sums are kept in float64 and added step by step, so a record does not depend on how many steps a call ran.
     """
 
+    name = "log"
+
     def __init__(
         self,
         due: Every,
@@ -32,8 +33,22 @@ class LogHook:
         batch_size: int,
         record: Callable[[Record], None],
         show: Callable[[int, Mapping[str, float]], None],
+        event: Callable[[int, str], None] = lambda step, what: None,
+        leaves: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """Say what is due.
+
+        Args:
+            due: steps at which to write.
+            task: derives the numbers that are not means.
+            batch_size: examples in a step.
+            record: takes a record.
+            show: takes the step and the newest numbers, after every call.
+            event: takes the step and the description of each step that was left out because it was not finite.
+            leaves: gives the paths of the parameters, for those descriptions.
+        """
         self._due, self._task, self._batch_size = due, task, batch_size
+        self._event, self._leaves = event, leaves
         self._record, self._show = record, show
         self._sums: dict[str, list[float]] = {}
         self._began, self._timed = time.perf_counter(), 0
@@ -57,7 +72,11 @@ class LogHook:
         count = len(next(iter(metrics.values()))[0])
         # A step that was left out has no loss to speak of; it counts in "skipped" alone.
         skipped = metrics["skipped"][0] > 0 if "skipped" in metrics else np.zeros(count, bool)
+        for offset in np.flatnonzero(skipped).tolist():
+            self._event(first_step + offset + 1, describe(offset, metrics, self._leaves()))
         for name, (sums, weights) in metrics.items():
+            if name == "bad_leaf":  # a number of a leaf; its mean says nothing
+                continue
             total = self._sums.setdefault(name, [0.0, 0.0])
             for value, weight, left_out in zip(sums.tolist(), weights.tolist(), skipped.tolist(), strict=True):
                 if name == "skipped" or not left_out:
@@ -82,8 +101,20 @@ class LogHook:
 class EvaluateHook:
     """Writes a test record at each due step."""
 
-    def __init__(self, due: Every, evaluator: Evaluator, *, record: Callable[[Record], None]) -> None:
+    name = "evaluate"
+
+    def __init__(
+        self,
+        due: Every,
+        evaluator: Evaluator,
+        *,
+        record: Callable[[Record], None],
+        stopping: Stopping | None = None,
+    ) -> None:
         self._due, self._evaluator, self._record = due, evaluator, record
+        self._stopping = stopping or Stopping()
+        self.newest: tuple[int, dict[str, float]] = (-1, {})
+        """The step of the last evaluation in this process, and its numbers."""
 
     def next_after(self, step: int) -> int | None:
         """See `Hook`."""
@@ -94,25 +125,47 @@ class EvaluateHook:
 
     def run(self, moment: Moment) -> None:
         """Measure the averaged weights where there are any, else the current ones."""
-        self._record({"step": moment.step, "split": "test", **self._evaluator.metrics(moment.state.best_variables)})
+        values = self._evaluator.metrics(moment.state.best_variables, poll=self._stopping.leave_if_requested)
+        self.newest = (moment.step, values)
+        self._record({"step": moment.step, "split": "test", **values})
 
 
 class SaveHook:
-    """Saves a checkpoint at each due step."""
+    """Saves a checkpoint at each due step and, if `seconds` are given, whenever so many have passed since the last."""
 
-    def __init__(self, due: Every, checkpoints: Checkpoints, *, host: Callable[[], Any]) -> None:
-        self._due, self._checkpoints, self._host = due, checkpoints, host
-        self.blocked_seconds = 0.0
+    def __init__(
+        self,
+        due: Every,
+        checkpoints: Checkpoints,
+        *,
+        host: Callable[[], dict[str, Any]],
+        metrics: Callable[[], tuple[int, dict[str, float]]] = lambda: (-1, {}),
+        seconds: float = 0.0,
+    ) -> None:
+        """Say what is saved.
+
+        Args:
+            due: steps at which to save.
+            checkpoints: where to.
+            host: gives what the host must remember beside the state.
+            metrics: gives the newest test metrics and the step they were measured at.
+            seconds: by the clock; 0: only at due steps.
+        """
+        self._due, self._checkpoints, self._host, self._metrics = due, checkpoints, host, metrics
+        self._seconds, self._last = seconds, time.monotonic()
 
     def next_after(self, step: int) -> int | None:
-        """See `Hook`."""
+        """See `Saver`."""
         return self._due.next_after(step)
 
-    def observe(self, first_step: int, metrics: StepMetrics) -> None:
-        """Nothing to see in training metrics."""
+    def wants_now(self) -> bool:
+        """See `Saver`. On a monotonic clock: setting the wall clock back does not keep a run from saving."""
+        return self._seconds > 0 and time.monotonic() - self._last >= self._seconds
 
     def run(self, moment: Moment) -> None:
         """Copy the state off the device; the writing goes on behind the next steps."""
-        began = time.perf_counter()
-        self._checkpoints.save(moment.step, jax.block_until_ready(moment.state), self._host())
-        self.blocked_seconds += time.perf_counter() - began
+        step, values = self._metrics()
+        measured = {k: v for k, v in values.items() if np.isfinite(v)} if step == moment.step else {}
+        host = {**self._host(), "owed": list(moment.owed)}
+        self._checkpoints.save(moment.step, jax.block_until_ready(moment.state), host, metrics=measured)
+        self._last = time.monotonic()

@@ -1,24 +1,26 @@
 """The loop: the only one in the repository.
 
 It dispatches the next call before it reads the metrics of the previous one, so the device never waits for the host, and
-it reads nothing from the device in between. Whatever else must happen (logging, evaluation, saving) is a hook, and hooks
-run in the order they are given, at the steps they ask for.
+it reads nothing from the device in between. Whatever else must happen (logging, evaluation) is a hook, and hooks run in the
+order they are given, at the steps they ask for. Saving comes last, so a checkpoint of step k implies all that was due at k,
+or says what of it is still owed.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
 
 from jaxnets.data.feed import prefetch
-from jaxnets.errors import NonFiniteError, UsageError
+from jaxnets.errors import PreemptedError, UsageError
+from jaxnets.parallel.hosts import any_process
+from jaxnets.training.guards import SpikeWatch, StepMetrics, check_finite
 from jaxnets.training.program import Program
-
-# name -> (sums, weights), one entry of each for every step: the metrics of a call, on the host.
-StepMetrics = dict[str, tuple[np.ndarray, np.ndarray]]
+from jaxnets.training.stopping import Stopping, StopRequestedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Moment:
     """Updates done."""
     state: Any
     """The state after them; read it, do not keep it (the next call donates it)."""
+    owed: tuple[str, ...] = ()
+    """Names of the hooks that were due here and were left for later, because the run is to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Every:
 class Hook(Protocol):
     """Something that happens at certain steps."""
 
+    name: str
+    """By which a checkpoint says that it is still owed."""
+
     def next_after(self, step: int) -> int | None:
         """The first step after `step` at which `run` is due, or None. Must not depend on anything but `step`."""
 
@@ -57,7 +64,47 @@ class Hook(Protocol):
         """The metrics of steps `first_step + 1, ...`, in order; every step is observed before `run` at or after it."""
 
     def run(self, moment: Moment) -> None:
-        """Act on the state at a due step."""
+        """Act on the state at a due step. May raise `StopRequestedError`: it then runs when the run goes on."""
+
+
+class Saver(Protocol):
+    """What keeps the state: at certain steps, by the clock, and when the run is to stop."""
+
+    def next_after(self, step: int) -> int | None:
+        """The first step after `step` at which to save, or None."""
+
+    def wants_now(self) -> bool:
+        """Whether the clock says that it is time."""
+
+    def run(self, moment: Moment) -> None:
+        """Save."""
+
+
+@dataclasses.dataclass
+class Timing:
+    """Seconds that a run did not spend on steps."""
+
+    waiting_for_data: float = 0.0
+    """Until a batch was there."""
+    in_hooks: float = 0.0
+    """Logging and evaluating."""
+    saving: float = 0.0
+    """Until a state was copied off the device."""
+
+
+@dataclasses.dataclass
+class Watch:
+    """What the loop looks at beside the steps."""
+
+    on_nonfinite: Literal["halt", "skip", "rollback"] = "halt"
+    """What a step with a NaN or infinite loss or gradient does. Its update is never applied; `halt` raises
+    `NonFiniteError`, `rollback` raises `RollBackError`, `skip` goes on."""
+    spikes: SpikeWatch | None = None
+    """Looks for spikes of the loss; raises `RollBackError`."""
+    stopping: Stopping = dataclasses.field(default_factory=Stopping)
+    """Says whether the run was asked to stop."""
+    timing: Timing = dataclasses.field(default_factory=Timing)
+    """Where the time went, filled in by the loop."""
 
 
 def fit(
@@ -67,7 +114,10 @@ def fit(
     start: int,
     stop: int,
     hooks: Sequence[Hook] = (),
-    on_nonfinite: Literal["halt", "skip"] = "halt",
+    saver: Saver | None = None,
+    owed: Collection[str] = (),
+    left_out: Collection[int] = (),
+    watch: Watch | None = None,
     prefetch_depth: int = 0,
 ) -> Any:
     """Train from step `start` to step `stop` and return the state there.
@@ -78,43 +128,137 @@ def fit(
         start: updates done already.
         stop: updates done when it returns.
         hooks: run in this order at the steps they ask for.
-        on_nonfinite: what a step with a NaN or infinite loss or gradient does. Its update is never applied; `halt`
-            raises `NonFiniteError`, `skip` goes on.
+        saver: runs after them.
+        owed: names of hooks that still have to run at `start`.
+        left_out: numbers of batches that change nothing.
+        watch: policies and signals; without it, a step that is not finite stops the run.
         prefetch_depth: payloads loaded ahead by a thread; 0 loads them in between (right for resident data).
 
     Raises:
         UsageError: nothing to do.
-        NonFiniteError: see `on_nonfinite`.
+        NonFiniteError: see `Watch.on_nonfinite`.
+        RollBackError: a guard wants the run to go back.
+        PreemptedError: it was asked to stop, and has saved what it has.
     """
-    if stop <= start:
+    if stop < start or (stop == start and not owed):
         raise UsageError(f"there are no steps to train: the run is at step {start} and is to stop at {stop}")
-    state = program.adopt(state)
-    plan = _plan(start, stop, program.capacity, hooks)
-    unread: tuple[int, int, Any] | None = None
-    # Every transfer below is asked for by name; one that slipped in unseen would stall each step.
-    with (
-        jax.transfer_guard("disallow"),
-        contextlib.closing(prefetch(program.feed, plan, capacity=program.capacity, depth=prefetch_depth)) as payloads,
-    ):
-        for position, count, payload in payloads:
-            state, metrics = program(state, payload, count)
-            # Only now, with the next work on its way, read what the previous call measured.
-            if unread is not None:
-                _deliver(unread, hooks, on_nonfinite)
-            unread = (position, count, metrics)
-            step = position + count
-            due = [hook for hook in hooks if hook.next_after(position) == step]
-            if due:
-                _deliver(unread, hooks, on_nonfinite)
-                unread = None
-                for hook in due:
-                    hook.run(Moment(step, state))
-        if unread is not None:
-            _deliver(unread, hooks, on_nonfinite)
+    work = _Work(program, hooks, saver, watch or Watch())
+    work.pay(owed, Moment(start, state))
+    plan = _plan(start, stop, program.capacity, [*hooks, *([saver] if saver else [])])
+    payloads = work.payloads(plan, frozenset(left_out), prefetch_depth)
+    # Every transfer is asked for by name; one that slipped in unseen would stall each step.
+    with jax.transfer_guard("disallow"), contextlib.closing(payloads):
+        return _loop(work, program.adopt(state), payloads, start, stop)
+
+
+def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: int) -> Any:
+    saver, watch = work.saver, work.watch
+    unread: Unread | None = None
+    step = saved = start
+    while step < stop:
+        try:
+            position, count, payload = next(payloads)
+        except StopRequestedError:
+            work.deliver(unread)
+            if saver is not None and step != saved:
+                work.timed("saving", saver.run, Moment(step, state))
+            raise work.preempted(step) from None
+        state, metrics = work.program(state, payload, count)
+        # Only now, with the next work on its way, read what the previous call measured.
+        work.deliver(unread)
+        unread, step = (position, count, metrics), position + count
+        due = [hook for hook in work.hooks if hook.next_after(position) == step]
+        stopped = any_process(watch.stopping.requested)
+        save = saver is not None and (saver.next_after(position) == step or stopped or any_process(saver.wants_now()))
+        if due or save or stopped:
+            work.deliver(unread)
+            unread = None
+            owed = work.run(due, Moment(step, state))
+            if saver is not None and (save or owed):
+                work.timed("saving", saver.run, Moment(step, state, owed))
+                saved = step
+            if stopped or owed:
+                raise work.preempted(step)
+    work.deliver(unread)
     return state
 
 
-def _plan(start: int, stop: int, capacity: int, hooks: Sequence[Hook]) -> Iterator[tuple[int, int]]:
+# The first step of a call, how many it ran, and what they measured, still on the device.
+Unread = tuple[int, int, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What the loop has at hand, and what it does with it between two calls."""
+
+    program: Program
+    hooks: Sequence[Hook]
+    saver: Saver | None
+    watch: Watch
+
+    def payloads(self, plan: Any, left_out: frozenset[int], depth: int) -> Generator[Any]:
+        """The payloads of a plan; the time until each is there is counted."""
+        poll, timing = self.watch.stopping.leave_if_requested, self.watch.timing
+        capacity = self.program.capacity
+        loaded = prefetch(self.program.feed, plan, capacity=capacity, depth=depth, left_out=left_out, poll=poll)
+        with contextlib.closing(loaded):
+            while True:
+                began = time.perf_counter()
+                item = next(loaded, None)
+                timing.waiting_for_data += time.perf_counter() - began
+                if item is None:
+                    return
+                yield item
+
+    def deliver(self, unread: Unread | None) -> None:
+        """Read what a call measured; look whether it is well, then show it to the hooks."""
+        if unread is None:
+            return
+        first, count, metrics = unread
+        read = {
+            name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count])
+            for name, mean in jax.device_get(metrics).items()
+        }
+        if self.watch.on_nonfinite != "skip":
+            check_finite(first, read, self.program.leaves, policy=self.watch.on_nonfinite)
+        if self.watch.spikes is not None:
+            self.watch.spikes.observe(first, read)
+        for hook in self.hooks:
+            hook.observe(first, read)
+
+    def run(self, due: Sequence[Hook], moment: Moment) -> tuple[str, ...]:
+        """Run the hooks that are due; the names of those that were left for later."""
+        owed = []
+        for hook in due:
+            try:
+                self.timed("in_hooks", hook.run, moment)
+            except StopRequestedError:
+                owed.append(hook.name)
+        return tuple(owed)
+
+    def pay(self, owed: Collection[str], moment: Moment) -> None:
+        """Run what the last run left owing at this step."""
+        left = self.run([hook for hook in self.hooks if hook.name in owed], moment)
+        if left or self.watch.stopping.requested:
+            reason = self.watch.stopping.reason
+            raise PreemptedError(f"{reason}: stopped at step {moment.step} before any new work was done")
+
+    def preempted(self, step: int) -> PreemptedError:
+        """The error that ends a run that was asked to stop."""
+        saved = "saved" if self.saver is not None else "not saved (there is no run directory)"
+        reason = self.watch.stopping.reason
+        return PreemptedError(f"{reason}: stopped at step {step}, {saved}; the same command goes on from there")
+
+    def timed(self, name: str, act: Callable[[Moment], None], moment: Moment) -> None:
+        """Act, and add the time it took to `Timing`."""
+        began, timing = time.perf_counter(), self.watch.timing
+        try:
+            act(moment)
+        finally:
+            setattr(timing, name, getattr(timing, name) + time.perf_counter() - began)
+
+
+def _plan(start: int, stop: int, capacity: int, hooks: Sequence[Hook | Saver]) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of each call: as many as fit, cut where a hook is due."""
     step = start
     while step < stop:
@@ -122,33 +266,3 @@ def _plan(start: int, stop: int, capacity: int, hooks: Sequence[Hook]) -> Iterat
         count = min(capacity, stop - step, *(at - step for at in due))
         yield step, count
         step += count
-
-
-def _deliver(unread: tuple[int, int, Any], hooks: Sequence[Hook], on_nonfinite: str) -> None:
-    first, count, metrics = unread
-    read = {
-        name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count])
-        for name, mean in jax.device_get(metrics).items()
-    }
-    for hook in hooks:
-        hook.observe(first, read)
-    if on_nonfinite == "halt":
-        check_finite(first, read)
-
-
-def check_finite(first_step: int, metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Raise `NonFiniteError` for the first step that was not finite."""
-    bad = np.zeros(0, bool)
-    if "skipped" in metrics:
-        bad = metrics["skipped"][0] > 0
-    elif "loss" in metrics:
-        bad = ~np.isfinite(metrics["loss"][0])
-    if bad.any():
-        offset = int(np.flatnonzero(bad)[0])
-        values = {name: float(sums[offset] / weights[offset]) for name, (sums, weights) in metrics.items()}
-        shown = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "skipped")
-        raise NonFiniteError(
-            f"step {first_step + offset + 1} is not finite ({shown}); its batch is number {first_step + offset} and its "
-            f"update was left out. Lower the learning rate, clip the gradient (optimizer.clip_norm), or train on with "
-            f"on_nonfinite='skip'"
-        )

@@ -16,6 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnets.contracts import Batch
 from jaxnets.data.feed import Feed, Payload
+from jaxnets.errors import RecompileError
+from jaxnets.ops import to_devices
+from jaxnets.training.digest import leaf_paths
 from jaxnets.training.step import Metrics, Step
 
 # A dispatch costs about 0.1 ms; this much arithmetic in a call makes that small on any machine (some 50 ms of a CPU).
@@ -32,10 +35,16 @@ class Program:
         self.capacity = steps_per_call
         self.feed = feed
         self.traces = 0
+        self.leaves: tuple[str, ...] = ()
+        """Paths of the parameters in the order of their leaves; known once the program is compiled."""
         self._shardings = state_shardings
+        self._signature: dict[str, str] = {}
 
         def run(state: Any, payload: Payload, count: Array) -> tuple[Any, Metrics]:
-            self.traces += 1  # runs while tracing only: this counts compilations
+            # This runs while tracing only, so it counts compilations: one, for the whole run.
+            self.traces += 1
+            self._check_signature({"state": state, "data": payload, "count": count})
+            self.leaves = tuple(leaf_paths(state.params))
             if steps_per_call == 1:
                 state, metrics = step(state, feed.batch(payload, 0, state.step))
                 return state, jax.tree.map(lambda m: m[None], metrics)
@@ -60,12 +69,36 @@ class Program:
 
     def __call__(self, state: Any, payload: Payload, count: int) -> tuple[Any, Metrics]:
         """Run `count` steps (at most the capacity); metrics are stacked, `[capacity]` for each, the first `count` valid."""
-        return self._run(state, payload, jax.device_put(np.int32(count), self._whole))
+        number = jax.device_put(np.int32(count)) if self._whole is None else to_devices(np.int32(count), self._whole)
+        return self._run(state, payload, number)
+
+    def _check_signature(self, arguments: Any) -> None:
+        """Raise `RecompileError` at a second trace, naming what is not as it was at the first."""
+        seen = {path: _describe(leaf) for path, leaf in leaf_paths(arguments).items()}
+        before, self._signature = self._signature or seen, seen
+        if self.traces == 1:
+            return
+        changed = [
+            f"  {path}: {before.get(path, 'absent')} before, {seen.get(path, 'absent')} now"
+            for path in [*before, *(path for path in seen if path not in before)]
+            if before.get(path) != seen.get(path)
+        ]
+        what = "\n".join(changed[:8]) or "  no shape or dtype: the mesh, a sharding or a setting of jax's own"
+        raise RecompileError(
+            f"the training step would be compiled a second time, because of\n{what}\nA step must give back the state "
+            f"with the shapes and dtypes it got, and every batch must have those of the first"
+        )
 
     def adopt(self, state: Any) -> Any:
         """A copy of a state, placed as the program wants it: the caller's own arrays are never donated."""
         copied = jax.tree.map(jnp.copy, state)
         return jax.device_put(copied, self._shardings) if self._shardings is not None else copied
+
+
+def _describe(leaf: Any) -> str:
+    aval = jax.typeof(leaf)
+    weak = " (weakly typed: it was a Python number)" if getattr(aval, "weak_type", False) else ""
+    return f"{aval.dtype}[{','.join(map(str, aval.shape))}]{weak}"
 
 
 def choose_steps_per_call(step: Step, state: Any, batch: Batch) -> int:

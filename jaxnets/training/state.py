@@ -53,7 +53,7 @@ def create_state(task: Task, recipe: Recipe, batch: Batch) -> TrainState:
     batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), batch)
     variables = dict(task.init(stream_key(recipe.seed, "init", 0), batch))
     params = variables.pop("params")
-    guard = {"skipped": jnp.zeros((), jnp.int32)}
+    guard = {"skipped": jnp.zeros((), jnp.int32), "left_out": jnp.zeros((), jnp.int32)}
     if recipe.precision.scales_loss:
         guard |= {"loss_scale": jnp.asarray(2.0**15, jnp.float32), "finite_streak": jnp.zeros((), jnp.int32)}
     # A copy, or the first donated step would be asked to give the same buffer away twice.

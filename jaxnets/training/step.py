@@ -52,43 +52,52 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     """A pure step that minimises `loss` by `recipe.optimizer`.
 
     The metrics are undivided means over the batch: the loss's own, and `gradient_norm` (before clipping) and, with a
-    guard, `skipped` (1 where the step changed nothing because a number was not finite).
+    guard, `skipped` (1 where the step changed nothing because a number was not finite) and `bad_leaf` (1 + the number of
+    the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
     """
 
     def step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
         scale = state.guard["loss_scale"] if recipe.precision.scales_loss else None
         gradients, mean, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
-        norm = optax.tree.norm(gradients)
+        norm, bad_leaf = _norm(gradients)
         metrics = {**metrics, "loss": mean, "gradient_norm": Mean(norm, jnp.ones(()))}
-        finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else None
-        params, opt_state = _update(recipe.optimizer, gradients, state, finite)
-        new = dataclasses.replace(state, params=params, model_state=model_state, opt_state=opt_state)
-        if finite is not None:
-            kept = _keep_if(finite, model_state, state.model_state)
-            new = dataclasses.replace(new, model_state=kept, guard=_count(state.guard, finite))
+        finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
+        empty = mean.weight == 0
+        taken = finite & ~empty
+        params, opt_state = _update(recipe.optimizer, gradients, state, taken)
+        kept = _keep_if(taken, model_state, state.model_state)
+        counters = _count(state.guard, finite, empty)
+        new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
+        if recipe.guard == "skip":
             # float16 finds its loss scale by overflowing now and then: that is no fault of the run.
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
-            metrics = {**metrics, "skipped": Mean(1.0 - (finite | excused), jnp.ones(()))}
+            skipped = 1.0 - (finite | excused)
+            metrics = {**metrics, "skipped": Mean(skipped, jnp.ones(())), "bad_leaf": Mean(bad_leaf, jnp.ones(()))}
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
 
 
-def _update(optimizer: optax.GradientTransformation, gradients: Any, state: Any, finite: Array | None) -> Any:
-    """The parameters and optimizer state after a step; those before it where `finite` is given and false."""
+def _norm(gradients: Any) -> tuple[Array, Array]:
+    """The norm of all gradients together, and 1 + the number of the first leaf that is not finite (0: none), float32."""
+    squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(gradients)])
+    bad = ~jnp.isfinite(squares)
+    return jnp.sqrt(squares.sum()), jnp.where(bad.any(), jnp.argmax(bad) + 1.0, 0.0)
+
+
+def _update(optimizer: optax.GradientTransformation, gradients: Any, state: Any, taken: Array) -> Any:
+    """The parameters and optimizer state after a step; those before it unless `taken`."""
 
     def moved(gradients: Any, opt_state: Any, params: Any) -> Any:
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     arguments = (gradients, state.opt_state, state.params)
-    if finite is None:
-        return moved(*arguments)
     # A branch costs the CPU nothing, where selecting reads every array once more. An accelerator would wait for the
     # host to learn which branch to take.
     if jax.default_backend() == "cpu":
-        return jax.lax.cond(finite, moved, lambda _, opt_state, params: (params, opt_state), *arguments)
-    return _keep_if(finite, moved(*arguments), (state.params, state.opt_state))
+        return jax.lax.cond(taken, moved, lambda _, opt_state, params: (params, opt_state), *arguments)
+    return _keep_if(taken, moved(*arguments), (state.params, state.opt_state))
 
 
 def with_average(step: Step, average: EMA) -> Step:
@@ -99,7 +108,8 @@ def with_average(step: Step, average: EMA) -> Step:
     def averaged(state: Any, batch: Batch) -> tuple[Any, Metrics]:
         new, metrics = step(state, batch)
         moved = average.update(state.average, new.variables, state.step)
-        taken = new.guard["skipped"] == state.guard["skipped"]
+        counters = ("skipped", "left_out")
+        taken = jnp.stack([new.guard[name] == state.guard[name] for name in counters]).all()
         return dataclasses.replace(new, average=_keep_if(taken, moved, state.average)), metrics
 
     return averaged
@@ -154,9 +164,10 @@ def _keep_if(finite: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
 
-def _count(guard: dict[str, Array], finite: Array) -> dict[str, Array]:
+def _count(guard: dict[str, Array], finite: Array, empty: Array) -> dict[str, Array]:
     """The guard's counters after a step; with loss scaling, the next scale."""
-    counted = {**guard, "skipped": guard["skipped"] + (1 - finite.astype(jnp.int32))}
+    more = {"skipped": ~finite, "left_out": empty}
+    counted = {**guard, **{name: guard[name] + flag.astype(jnp.int32) for name, flag in more.items()}}
     if "loss_scale" in guard:
         streak = jnp.where(finite, guard["finite_streak"] + 1, 0)
         grown = streak >= GROWTH_INTERVAL

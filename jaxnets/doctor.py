@@ -1,0 +1,126 @@
+"""`jaxnets doctor`: what this machine has, what is wrong with it, and what to do."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxnets.errors import UsageError
+
+PACKAGES = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+DEVICE_FILES = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia[0-9]*")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the findings; 1 if something is wrong that would keep a run from its accelerator or its disk."""
+    if arguments:
+        raise UsageError(f"`jaxnets doctor` takes no arguments, got {' '.join(arguments)}")
+    problems: list[str] = []
+    for title, rows in (
+        ("machine", _machine()),
+        ("versions", [(name, _version(name)) for name in PACKAGES]),
+        ("devices", _devices(problems)),
+        ("settings", _settings(problems)),
+        ("who holds the accelerator", _holders()),
+    ):
+        print(title)
+        for name, value in rows:
+            print(f"  {name:<22} {value}")
+    print("problems" if problems else "no problems found")
+    for problem in problems:
+        print(f"  - {problem}")
+    return 1 if problems else 0
+
+
+def _machine() -> list[tuple[str, str]]:
+    rows = [
+        ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        ("python", f"{platform.python_version()} at {sys.executable}"),
+        ("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
+    ]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        rows.append(("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"))
+    rows.append(("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB"))
+    return rows
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices(problems: list[str]) -> list[tuple[str, str]]:
+    import jax
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        first = (str(error).splitlines() or [""])[0]
+        problems.append(
+            f"JAX cannot start its devices ({first}). If another process holds the accelerator, end it (below); if "
+            f"JAX_PLATFORMS names a platform that is not here, unset it"
+        )
+        return [("devices", "none")]
+    rows = [("platform", devices[0].platform), ("processes", str(jax.process_count()))]
+    for device in devices:
+        stats = device.memory_stats() or {}
+        limit = f", {stats['bytes_limit'] / 1e9:.1f} GB" if "bytes_limit" in stats else ""
+        rows.append((f"device {device.id}", f"{device.device_kind}{limit}"))
+    hardware = [path for pattern in DEVICE_FILES for path in Path("/").glob(pattern.lstrip("/"))]
+    if devices[0].platform == "cpu" and hardware and not os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        problems.append(
+            f"there is an accelerator ({hardware[0]}), but JAX runs on the CPU: install its plugin (`pip install "
+            f"jaxnets[cuda13]` or `jaxnets[tpu]`), or see who holds it"
+        )
+    return rows
+
+
+def _settings(problems: list[str]) -> list[tuple[str, str]]:
+    from jaxnets.data.download import cache_directory
+
+    cache = cache_directory()
+    compiled = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", cache / "xla"))
+    entries = list(compiled.glob("*")) if compiled.is_dir() else []
+    size = sum(entry.stat().st_size for entry in entries if entry.is_file())
+    near = next((place for place in (cache, *cache.parents) if place.exists()), cache)
+    if not os.access(near, os.W_OK):
+        problems.append(f"the cache {cache} cannot be written: set JAXNETS_CACHE to a place that can")
+    data = os.environ.get("JAXNETS_DATA", "")
+    if data and not Path(data).is_dir():
+        problems.append(f"JAXNETS_DATA is {data}, which is not a directory: correct or unset it")
+    rows = [
+        ("compilation cache", f"{compiled}: {len(entries)} entries, {size / 1e6:.0f} MB"),
+        ("JAXNETS_DATA", data or "not set"),
+    ]
+    return rows + [
+        (name, os.environ[name])
+        for name in ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
+        if name in os.environ
+    ]
+
+
+def _holders() -> list[tuple[str, str]]:
+    """Processes with an accelerator's device file open, as far as this user may see."""
+    wanted = {str(path) for pattern in DEVICE_FILES for path in Path("/").glob(pattern.lstrip("/"))}
+    if not wanted:
+        return [("", "no accelerator's device file on this machine")]
+    rows = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            held = {os.readlink(link) for link in (process / "fd").iterdir()} & wanted
+            if held and process.name != str(os.getpid()):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:60]
+                rows.append(
+                    (
+                        f"process {process.name}",
+                        f"{command.strip()} holds {', '.join(sorted(held))}: `kill {process.name}`",
+                    )
+                )
+        except OSError:  # gone meanwhile, or another user's
+            continue
+    return rows or [("", "nobody that this user can see")]

@@ -1,0 +1,164 @@
+"""Training in a run directory: from its newest good checkpoint, or from other weights, or from scratch; and back again."""
+
+import dataclasses
+from typing import Any
+
+from jaxnets.assemble import Parts
+from jaxnets.config import seconds_between_saves
+from jaxnets.environment import check_data, write_environment
+from jaxnets.errors import NonFiniteError
+from jaxnets.parallel.hosts import is_first, meet
+from jaxnets.report.console import Console
+from jaxnets.report.log import MetricsLog
+from jaxnets.run_directory import RunDirectory
+from jaxnets.training.begin import begin_from
+from jaxnets.training.checkpoint import Checkpoints, abstract
+from jaxnets.training.guards import RollBackError, SpikeWatch
+from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
+from jaxnets.training.loop import Every, Timing, Watch, fit
+from jaxnets.training.state import TrainState
+from jaxnets.training.stopping import Stopping
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a stretch of training works with."""
+
+    parts: Parts
+    console: Console
+    stopping: Stopping
+    stop: int
+    """Updates done when it ends."""
+    timing: Timing = dataclasses.field(default_factory=Timing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """Where a stretch of training begins."""
+
+    state: TrainState
+    start: int = 0
+    host: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the checkpoint remembered beside the state."""
+
+
+def train_without_directory(session: Session) -> tuple[TrainState, MetricsLog]:
+    """Train, keeping nothing on the disk."""
+    log = MetricsLog(None)
+    return _stretch(session, _fresh(session), log, None, ()), log
+
+
+def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, MetricsLog, int]:
+    """Train in a run directory; returns the state, the log and the step it began at."""
+    begun = _resume(session, directory, checkpoints)
+    first = begun.start
+    if is_first():
+        write_environment(directory, session.parts)
+    while True:
+        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start)
+        left_out = [batch for entry in directory.quarantine for batch in entry["batches"]]
+        try:
+            return _stretch(session, begun, log, checkpoints, left_out), log, first
+        except RollBackError as back:
+            begun = _go_back(session, directory, checkpoints, back)
+
+
+def _fresh(session: Session) -> Begun:
+    """From scratch, or with another run's weights."""
+    warm, state = session.parts.experiment.warm_start, session.parts.fresh_state()
+    if warm.active:
+        state, said = begin_from(warm, state, session.parts.shardings)
+        session.console.say(f"warm start: {said}")
+    return Begun(state)
+
+
+def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints, at_most: int | None = None) -> Begun:
+    """From the newest checkpoint that verifies; where there is none, from the beginning."""
+    found = checkpoints.newest_verified(at_most=at_most)
+    for why in found.rejected:
+        session.console.say(f"passed over a checkpoint: {why}")
+    if found.step is None:
+        return _fresh(session)
+    check_data(directory, session.parts)
+    like = abstract(session.parts.abstract, session.parts.shardings)
+    state, host = checkpoints.restore(found.step, like)
+    if found.step or at_most is None:
+        what = "resuming" if at_most is None else "went back in"
+        session.console.say(f"{what} {directory.path.name} at step {found.step} of {session.parts.experiment.steps}")
+    return Begun(state, found.step, host)
+
+
+def _go_back(session: Session, directory: RunDirectory, checkpoints: Checkpoints, back: RollBackError) -> Begun:
+    """To a checkpoint before the fault, with the batches at fault left out from now on."""
+    guard, entries = session.parts.experiment.guard, directory.quarantine
+    if len(entries) >= guard.rollbacks:
+        raise NonFiniteError(
+            f"{back.reason}; the run went back {len(entries)} times already (guard.rollbacks). Lower the learning rate or "
+            f"clip the gradient (optimizer.clip_norm); {directory.path / 'quarantine.json'} lists what was left out"
+        ) from back
+    batches = list(range(max(0, back.step - guard.leave_out), back.step))
+    session.console.say(f"{back.reason}; going back, and leaving out batch{'es'[: 2 * (len(batches) > 1)]} "
+                        f"{', '.join(map(str, batches))}")  # fmt: skip
+    # First the states that saw these batches, then the note: a crash in between finds the same fault again.
+    found = checkpoints.newest_verified(at_most=batches[0])
+    checkpoints.discard_after(-1 if found.step is None else found.step)
+    if is_first():
+        directory.write_json(
+            "quarantine.json", [*entries, {"step": back.step, "reason": back.reason, "batches": batches}]
+        )
+    meet("quarantine")
+    return _resume(session, directory, checkpoints, at_most=batches[0])
+
+
+def _stretch(
+    session: Session, begun: Begun, log: MetricsLog, checkpoints: Checkpoints | None, left_out: Any
+) -> TrainState:
+    """Run the loop with its hooks to the session's end; nothing where that is behind already and nothing is owed."""
+    parts, experiment, last = session.parts, session.parts.experiment, session.parts.experiment.steps
+    owed = tuple(begun.host.get("owed", ()))
+    if begun.start >= session.stop and not owed:
+        return begun.state
+    spikes = SpikeWatch(experiment.guard, begun.host.get("spikes", ()))
+    log_hook = LogHook(
+        Every(experiment.log_every, (last,)),
+        parts.task,
+        batch_size=experiment.batch_size,
+        record=log.append,
+        show=session.console.advance,
+        event=lambda step, what: _event(session, log, step, what),
+        leaves=lambda: parts.program.leaves,
+    )
+    log_hook.partial = begun.host.get("log", {})
+    due = Every(experiment.eval_every, (last,))
+    evaluate = EvaluateHook(due, parts.evaluator, record=log.append, stopping=session.stopping)
+    saver = None
+    if checkpoints is not None:
+        every = experiment.save_every if isinstance(experiment.save_every, int) else 0
+        saver = SaveHook(
+            Every(every, (session.stop, last)),
+            checkpoints,
+            host=lambda: {"log": log_hook.partial, "spikes": spikes.recent},
+            metrics=lambda: evaluate.newest,
+            seconds=seconds_between_saves(experiment.save_every) if is_first() else 0.0,
+        )
+    session.console.start(begun.start, last)
+    try:
+        return fit(
+            parts.program,
+            begun.state,
+            start=begun.start,
+            stop=max(session.stop, begun.start),
+            hooks=[log_hook, evaluate],
+            saver=saver,
+            owed=owed,
+            left_out=left_out,
+            watch=Watch(experiment.on_nonfinite, spikes, session.stopping, session.timing),
+            prefetch_depth=0 if parts.resident else 2,
+        )
+    finally:
+        session.console.stop()
+
+
+def _event(session: Session, log: MetricsLog, step: int, what: str) -> None:
+    log.append({"step": step, "split": "event", "what": f"update left out: {what}"})
+    session.console.say(f"step {step} is not finite ({what}); its update was left out")

@@ -1,0 +1,43 @@
+"""Which checkpoints stay."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from jaxnets.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Checkpoints that are kept; the newest always is, and nothing is removed before a newer one is complete."""
+
+    last: int = 3
+    """This many of the newest."""
+    every: int = 0
+    """All whose step is a multiple of this, for good; 0: none."""
+    best: str = ""
+    """Name of a test metric (`accuracy`, say): of the checkpoints saved at an evaluation, the one with its best value."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more or less of it is better."""
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise UsageError(f"keep.last is at least 1, got {self.last}")
+        if self.every < 0:
+            raise UsageError(f"keep.every is a number of steps, or 0 for none; got {self.every}")
+
+    def choose(self, steps: Mapping[int, Mapping[str, float]]) -> set[int]:
+        """The steps to keep, of complete checkpoints with the test metrics measured at them."""
+        kept = set(sorted(steps)[-self.last :])
+        if self.every:
+            kept |= {step for step in steps if step % self.every == 0}
+        best = best_step(steps, self.best, self.mode) if self.best else None
+        return kept | ({best} if best is not None else set())
+
+
+def best_step(steps: Mapping[int, Mapping[str, float]], metric: str, mode: str) -> int | None:
+    """The step with the best value of a metric, the newest of equals; None where none has it."""
+    sign = 1.0 if mode == "max" else -1.0
+    # NaN compares with nothing: a checkpoint that has it is no candidate.
+    scored = [(sign * m[metric], step) for step, m in steps.items() if metric in m and m[metric] == m[metric]]
+    return max(scored)[1] if scored else None

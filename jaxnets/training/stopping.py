@@ -1,0 +1,76 @@
+"""Asked to stop: SIGTERM (a machine is taken away) and SIGINT (Ctrl-C) end a run in good order.
+
+The first signal sets a flag, which the loop reads between calls, while it waits for data and during an evaluation: it saves
+and raises `PreemptedError`. The second ends the process at once. Signals are noticed by a thread of their own, since the main
+thread may be deep in a compilation and could not tell the first from the second.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequestedError(Exception):
+    """Work that can be done later was left because the run is to stop."""
+
+
+class Stopping:
+    """Whether the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.reason = ""
+
+    def request(self, reason: str) -> None:
+        """Ask the run to stop at the next opportunity."""
+        self.requested, self.reason = True, reason
+
+    def leave_if_requested(self) -> None:
+        """Raise `StopRequestedError` if the run is to stop; not with several processes, which must stay in step."""
+        if self.requested and jax.process_count() == 1:
+            raise StopRequestedError(self.reason)
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator["Stopping"]:
+        """Listen to SIGTERM and SIGINT inside; elsewhere than in the main thread this does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        # The handlers do nothing, but without them the signals would act; the number arrives at the socket at once.
+        before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._listen, args=(reader,), name="jaxnets-signals", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            writer.close()
+            thread.join()
+            reader.close()
+
+    def _listen(self, reader: socket.socket) -> None:
+        while received := reader.recv(1):
+            number = received[0]
+            if number not in SIGNALS:
+                continue
+            name = signal.Signals(number).name
+            if self.requested:
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"jaxnets: second {name}: gone\n".encode())
+                os._exit(128 + number)
+            self.request(name)
+            notice = f"\njaxnets: {name}: will save and stop after this step; a second signal ends at once\n"
+            with contextlib.suppress(OSError):
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, notice.encode())
