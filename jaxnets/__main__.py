@@ -9,12 +9,19 @@ def main() -> None:
     from jaxnets.cli import HUNG, PREEMPTED, run
 
     code = run(sys.argv[1:])
-    if code in (HUNG, PREEMPTED):
-        # A load or a save may still hang in a thread, and an orderly exit would wait for it. All that counts is on disk.
+    if code in (HUNG, PREEMPTED) or (code and _among_several()):
+        # A load or a save may hang in a thread, and other processes may wait for this one; an orderly exit would wait for
+        # them. All that counts is on the disk.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1 if code == HUNG else code)
     sys.exit(code)
+
+
+def _among_several() -> bool:
+    """Whether other processes take part in this run; does not start JAX."""
+    jax = sys.modules.get("jax")
+    return jax is not None and hasattr(jax, "distributed") and jax.distributed.is_initialized()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ What can be answered without JAX (help, lists, mistakes) is answered before it i
 Exit codes are an interface: 0 done, 1 error, 2 usage, 75 stopped by a signal after saving (run the command again).
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -15,6 +16,7 @@ from jaxnets.errors import (
     ConfigFileError,
     HungError,
     JaxnetsError,
+    LostProcessError,
     PreemptedError,
     RunDirectoryError,
     UsageError,
@@ -41,7 +43,7 @@ CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to 
 VERBS = ("train", "evaluate", "summary", "list", "ckpt", "doctor")
 
 PREEMPTED = 75
-# As any error for those who look from outside, but the process has threads that will not end.
+# As any error for those who look from outside, but an orderly end would wait for a thread or a process that is no more.
 HUNG = -1
 
 
@@ -75,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     except PreemptedError as error:
         print(f"jaxnets: {error}", file=sys.stderr)
         return PREEMPTED
-    except HungError as error:
+    except (HungError, LostProcessError) as error:
         print(f"jaxnets: {error}", file=sys.stderr)
         return HUNG
     except JaxnetsError as error:
@@ -177,12 +179,18 @@ def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
     if options.stop_at < 0:
         raise UsageError(f"stop_at is a step, or 0 for the end; got {options.stop_at}")
     _prepare_jax()
-    if options.coordinator:
-        from jaxnets.parallel import hosts
+    from jaxnets.parallel import hosts
 
+    if options.coordinator:
         hosts.start(options.coordinator, options.processes, options.process_id)
     elif (options.processes, options.process_id) != (1, 0):
         raise UsageError("processes and process_id go with coordinator, host:port of the first process")
+    with hosts.together() if options.coordinator else contextlib.nullcontext():
+        _train_here(loaded, experiment, options)
+    return 0
+
+
+def _train_here(loaded: Any, experiment: Any, options: RunOptions) -> None:
     from jaxnets.run import train
     from jaxnets.run_directory import default_directory
 
@@ -196,7 +204,6 @@ def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
         subtitle=loaded.summary,
         expected=loaded.expected if experiment == loaded.experiment else None,
     )
-    return 0
 
 
 def _evaluate(arguments: list[str]) -> int:

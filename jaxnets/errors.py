@@ -36,6 +36,10 @@ class HungError(CheckpointError):
     """A save that did not end in its time; its threads still wait, so the process cannot end in an orderly way."""
 
 
+class LostProcessError(JaxnetsError):
+    """Another process of the run is gone, and with it what this one needs to go on."""
+
+
 class LockedError(RunDirectoryError):
     """A run directory that another process is training in."""
 

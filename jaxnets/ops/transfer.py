@@ -16,4 +16,5 @@ def to_devices(tree: Any, sharding: Sharding) -> Any:
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    return jax.tree.map(share, tree)
+    with jax.transfer_guard("allow"):  # asked for by name, though jax counts this way of asking as implicit
+        return jax.tree.map(share, tree)

@@ -4,10 +4,13 @@ Every process runs the same program; the first one writes the run directory and 
 here is free.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 
-from jaxnets.errors import UsageError
+from jaxnets.errors import LostProcessError, UsageError
 
 
 def start(coordinator: str, processes: int, index: int, *, heartbeat_seconds: int = 30) -> None:
@@ -25,6 +28,25 @@ def start(coordinator: str, processes: int, index: int, *, heartbeat_seconds: in
         raise UsageError(f"coordinator is host:port of the first process, got {coordinator!r}")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, processes, index, heartbeat_timeout_seconds=heartbeat_seconds)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Work that needs every process: what fails here fails for all, and at once.
+
+    Raises:
+        LostProcessError: a computation over all processes broke off.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        first = (str(error).splitlines() or ["no message"])[0][:300]
+        raise LostProcessError(
+            f"process {jax.process_index()} of {jax.process_count()}: another process of the run is gone, so this one ends as "
+            f"well ({first}). Start the same command on all of them again; it goes on from the last checkpoint"
+        ) from error
 
 
 def is_first() -> bool:

@@ -156,6 +156,7 @@ class Checkpoints:
             if self._orbax is not None:
                 with contextlib.suppress(Exception):
                     self._orbax.close()
+                self._orbax = None
 
     def _finish(self, step: int, leaves: Any, digests: Any, host: Any, metrics: dict[str, float]) -> None:
         """In the background: when the arrays are on the disk, write the manifest, then remove what is not kept."""

@@ -61,9 +61,10 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         gradients, mean, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
         norm, bad_leaf = _norm(gradients)
         metrics = {**metrics, "loss": mean, "gradient_norm": Mean(norm, jnp.ones(()))}
-        finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
         empty = mean.weight == 0
-        taken = finite & ~empty
+        finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
+        # What a batch that is left out holds is nobody's business: its gradient is 0 times whatever it is.
+        finite, taken = finite | empty, finite & ~empty
         params, opt_state = _update(recipe.optimizer, gradients, state, taken)
         kept = _keep_if(taken, model_state, state.model_state)
         counters = _count(state.guard, finite, empty)

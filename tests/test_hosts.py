@@ -1,0 +1,106 @@
+"""Several processes, one run: on the CPU, over Gloo."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_cli
+from test_signals import log_of, wait_for, write_config
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Gloo on loopback")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start_together(count, *arguments, cwd):
+    """The same command in `count` processes that know of each other."""
+    full = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "jaxnets", *map(str, arguments), "--coordinator", f"localhost:{port}",
+             "--processes", str(count), "--process-id", str(index)],
+            cwd=cwd, env=full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(count)
+    ]  # fmt: skip
+
+
+def finish(processes, timeout=120):
+    told = [process.communicate(timeout=timeout) for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, told, strict=True)]
+
+
+def numbers(folder, run):
+    return [{k: v for k, v in r.items() if k not in ("step", "split")} for r in log_of(folder / run)]
+
+
+def test_one_two_and_four_processes_take_the_same_batches_and_the_same_state(tmp_path):
+    write_config(tmp_path, 60)
+    assert run_cli("train", "tiny.py", "--run-dir", "one", cwd=tmp_path).returncode == 0
+    # One process, then two, then four: each goes on from the state the one before it left.
+    assert run_cli("train", "tiny.py", "--run-dir", "run", "--stop-at", 20, cwd=tmp_path).returncode == 0
+    for count, stop in ((2, 40), (4, 60)):
+        before = run_cli("ckpt", "digest", "run", cwd=tmp_path).stdout
+        done = finish(start_together(count, "train", "tiny.py", "--run-dir", "run", "--stop-at", stop, cwd=tmp_path))
+        assert [code for code, _, _ in done] == [0] * count, done[0][2][-2000:] + done[1][2][-2000:]
+        assert f"resuming run at step {stop - 20} of 60" in done[0][2]
+        assert before.splitlines()[-1].endswith(f"all of step {stop - 20}")
+        assert "jaxnets" not in done[1][2]  # the first one speaks for all
+    # The same batches give the same losses, but for the order of additions; other batches would be .1 apart.
+    one, many = numbers(tmp_path, "one"), numbers(tmp_path, "run")
+    assert len(one) == len(many)
+    for a, b in zip(one, many, strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose([*a.values()], [*b.values()], rtol=1e-4)
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_all_stop_together_when_one_is_told(tmp_path):
+    write_config(tmp_path, 100_000)
+    processes = start_together(2, "train", "tiny.py", "--run-dir", "run", cwd=tmp_path)
+    log = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_text())
+    processes[1].terminate()  # the one that does not write
+    done = finish(processes)
+    assert [code for code, _, _ in done] == [75, 75], done[0][2][-2000:]
+    assert "saved" in done[0][2]
+
+
+def test_a_lost_process_takes_the_others_with_it_and_the_next_start_resumes(tmp_path):
+    write_config(tmp_path, 100_000)
+    processes = start_together(2, "train", "tiny.py", "--run-dir", "run", cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "run" / "checkpoints" / "25" / "manifest.json").exists())
+    processes[1].kill()
+    began = time.monotonic()
+    assert processes[0].wait(timeout=90) == 1
+    assert time.monotonic() - began < 60  # the promise of docs/reliability.md
+    told = finish(processes)[0][2]
+    assert "jaxnets: process 0 of 2: another process of the run is gone" in told
+    assert "Traceback" not in told
+    again = run_cli("train", "tiny.py", "--run-dir", "run", "--stop-at", 25, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "resuming run at step" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--processes", 2), "processes and process_id go with coordinator"),
+        (("--coordinator", "here", "--processes", 2), "coordinator is host:port of the first process, got 'here'"),
+        (("--coordinator", "here:1", "--processes", 2, "--process-id", 2), "process_id is in 0 .. processes - 1"),
+    ],
+)
+def test_mistakes_in_naming_the_processes(tmp_path, options, message):
+    write_config(tmp_path, 5)
+    done = run_cli("train", "tiny.py", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
