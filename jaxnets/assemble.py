@@ -12,7 +12,6 @@ from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
 from jaxnets.errors import DataError, JaxnetsError, UsageError
-from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
 from jaxnets.parallel.partition import shardings
@@ -71,8 +70,6 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         dataset: the data, where they are not to be opened from `experiment.data`.
         mesh: the devices, where they are not to be arranged by `experiment.mesh`.
     """
-    if experiment.deterministic:
-        require_determinism()
     dataset = dataset if dataset is not None else experiment.data.open()
     task = experiment.task.bind(dataset.card)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh

@@ -16,6 +16,7 @@ from jaxnets.config import Expected, Experiment, to_data
 from jaxnets.data.dataset import Dataset
 from jaxnets.environment import check_data, versions
 from jaxnets.errors import DataError, RunDirectoryError, UsageError
+from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
@@ -115,6 +116,8 @@ def train(
     Raises:
         JaxnetsError: bad configuration, data or directory (before any work), a non-finite loss, a full disk.
     """
+    if experiment.deterministic:
+        require_determinism()  # before anything starts the devices
     console = make_console(progress if is_first() else "none")
     _check_can_go_back(experiment, run_dir)
     stopping = Stopping()

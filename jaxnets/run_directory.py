@@ -92,7 +92,7 @@ class RunDirectory:
         """The contents of a JSON file of the run."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunDirectoryError(
                 f"{self.path / name} cannot be read ({error}); restore it, or train anew"
             ) from error

@@ -1,12 +1,13 @@
 """Training in a run directory: from its newest good checkpoint, or from other weights, or from scratch; and back again."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from jaxnets.assemble import Parts
 from jaxnets.config import seconds_between_saves
 from jaxnets.environment import check_data, write_environment
-from jaxnets.errors import NonFiniteError
+from jaxnets.errors import CheckpointError, NonFiniteError
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.report.console import Console
 from jaxnets.report.log import MetricsLog
@@ -85,7 +86,19 @@ def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints,
     if found.step or at_most is None:
         what = "resuming" if at_most is None else "went back in"
         session.console.say(f"{what} {directory.path.name} at step {found.step} of {session.parts.experiment.steps}")
-    return Begun(state, found.step, host)
+    return Begun(state, found.step, _believable(host, checkpoints.folders.path(found.step)))
+
+
+def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
+    """What the host remembered, in the types it was written with; a file may say anything."""
+    try:
+        return {
+            "owed": tuple(str(name) for name in host.get("owed", ())),
+            "spikes": [float(loss) for loss in host.get("spikes", ())],
+            "log": {str(k): [float(total), float(weight)] for k, (total, weight) in host.get("log", {}).items()},
+        }
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{place}: what the host remembered is not as jaxnets writes it ({error})") from error
 
 
 def _go_back(session: Session, directory: RunDirectory, checkpoints: Checkpoints, back: RollBackError) -> Begun:

@@ -254,7 +254,7 @@ def test_a_damaged_or_hostile_npz_is_refused(tmp_path, damage):
                 return (os.mkdir, (str(tmp_path / "pwned"),))
 
         np.savez(path, inputs=np.array([Evil()], dtype=object), targets=np.zeros(1))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read|holds Python objects"):
         read_arrays(path)
     assert not (tmp_path / "pwned").exists()
 

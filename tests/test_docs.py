@@ -23,7 +23,17 @@ def test_the_readmes_table_names_every_shipped_configuration():
     assert named == {path.stem for path in (ROOT / "configs").glob("*.py")}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/performance.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/performance.md",
+        "docs/reliability.md",
+        "SECURITY.md",
+        "benchmarks/README.md",
+    ],
+)
 def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

@@ -5,7 +5,9 @@ Nothing downloaded is used before its digest is checked, and nothing is written 
 
 import dataclasses
 import hashlib
+import math
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,7 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
         DataError: the file is missing, damaged, holds Python objects or lacks a key.
     """
     try:
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in keys if key not in archive.files]
             if missing:
@@ -63,6 +66,39 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
             f"{path} cannot be read as .npz ({type(error).__name__}: {error}); it is damaged or of another format. "
             f"Delete it and fetch it again"
         ) from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Raise unless every array of an `.npz` has the bytes it declares, and all of them together fit into memory.
+
+    A few bytes can declare an array larger than any memory, or unpack to one; nothing has been allocated yet here.
+    """
+    total, memory = 0, physical_memory()
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                declared = file.tell() + math.prod(shape) * dtype.itemsize
+            if dtype.hasobject:
+                raise DataError(f"{path}: {member.filename} holds Python objects, which are code; it is not read")
+            if declared != member.file_size:
+                raise DataError(
+                    f"{path}: {member.filename} declares shape {shape} of {dtype}, which does not fit its "
+                    f"{member.file_size:,} bytes"
+                )
+            total += declared
+    if memory and total > memory:
+        raise DataError(f"{path} unpacks to {total / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB of memory")
+
+
+def physical_memory() -> int:
+    """Bytes of memory of this machine; 0 where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def obtain(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import gzip
 import io
 import zlib
 from pathlib import Path
@@ -165,11 +164,22 @@ def _idx_arrays(relative: str, url: str, digests: dict[str, str]) -> dict[str, n
     return arrays
 
 
+# Unpacked; the largest of its kind (EMNIST) has 550 MiB.
+LARGEST_IDX = 1 << 30
+
+
 def read_idx(content: bytes) -> np.ndarray:
     """An array from the IDX format of MNIST (unsigned bytes, optionally gzipped); checks the sizes it declares."""
     try:
         if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+            unpacker = zlib.decompressobj(wbits=31)
+            content = unpacker.decompress(content, LARGEST_IDX)
+            if unpacker.unconsumed_tail:
+                raise DataError(
+                    f"an IDX file unpacks to more than {LARGEST_IDX >> 20} MiB; MNIST and its like are far smaller"
+                )
+            if not unpacker.eof:
+                raise EOFError("it ends in the middle")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"an IDX file is damaged: {error}") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
@@ -177,6 +187,8 @@ def read_idx(content: bytes) -> np.ndarray:
     dims = content[3]
     header = content[4 : 4 + 4 * dims]
     shape = tuple(int(n) for n in np.frombuffer(header[: len(header) // 4 * 4], ">u4"))
+    if not 1 <= dims <= 4:
+        raise DataError(f"an IDX file of images or labels has 1 to 4 dims, this one declares {dims}; it is damaged")
     if len(shape) != dims or len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=object)):
         raise DataError(f"an IDX file declares shape {shape} but has {len(content)} bytes; it is damaged")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)

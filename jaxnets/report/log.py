@@ -73,11 +73,13 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise RunDirectoryError(
                 f"{path}, line {number} is damaged ({error}); remove the line or the run"
             ) from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "split" not in record:
+            raise RunDirectoryError(f"{path}, line {number} is no record of a run; remove the line or the run")
         records.append(record)
     return records

@@ -103,7 +103,7 @@ def read(directory: Path) -> Manifest:
         if claimed != _own_digest(data):
             raise CheckpointError(f"{path} is damaged: its contents do not match its own digest")
         return _parse(data, path)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged: {type(error).__name__} at {_first_line(error)}; the fields are not as jaxnets writes them"
         ) from error

@@ -1,7 +1,6 @@
 """The arrays of a checkpoint without the model that made them, on the host."""
 
 import logging
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnets.data.download import physical_memory
 from jaxnets.errors import CheckpointError
 from jaxnets.parallel.partition import path_name
 from jaxnets.training.manifest import Leaf
@@ -28,7 +28,7 @@ def read_leaves(
 
     logging.getLogger("absl").setLevel(logging.ERROR)
     needed = sum(leaf.nbytes for leaf in leaves.values())
-    memory = _memory()
+    memory = physical_memory()
     if memory and needed > memory:
         raise CheckpointError(
             f"{folder} declares {needed / 1e9:.1f} GB of arrays; this machine has {memory / 1e9:.1f} GB"
@@ -61,11 +61,3 @@ def _check(folder: Path, leaves: Mapping[str, Leaf], found: Mapping[str, Any]) -
                 f"{folder}: {path} is {there.dtype}{list(there.shape)} in the files, {said.dtype}{list(said.shape)} in the "
                 f"manifest"
             )
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine; 0 where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
