@@ -2,7 +2,7 @@
 
     jaxnets train fashion_cnn
 
-Data through JAXNETS_DATA, else downloaded once (29 MB). Test accuracy at least 0.92, in seven to fifteen minutes on two CPU cores.
+Data through JAXNETS_DATA, else downloaded once (29 MB). Test accuracy at least 0.92, in about seven minutes on two CPU cores.
 """
 
 from jaxnets.config import Expected, Experiment
