@@ -2,7 +2,8 @@
 
 The file `.lock` in the run directory holds the host, the process and a heartbeat. On one machine the operating system's own
 file lock decides, which ends with the process however it ends. From another machine (a shared disk may not pass such locks
-on) the heartbeat decides: it is renewed every few seconds, and one that has not been for a minute is stale.
+on) the heartbeat decides: it is renewed every few seconds; one that has not been for a minute, and is not while one watches,
+is stale.
 """
 
 import contextlib
@@ -47,7 +48,8 @@ def hold(directory: Path, *, say: Callable[[str], None] = lambda text: None) -> 
             raise LockedError(_taken(directory, before))
         if before and before.get("host") != socket.gethostname():
             age = time.time() - float(before.get("beat", 0))
-            if abs(age) < STALE_SECONDS:  # a clock ahead of ours looks like a beat to come
+            # Two clocks need not agree, and one may have been set: whether it still beats is seen by watching.
+            if 0 <= age < STALE_SECONDS or _still_beats(handle, before):
                 raise LockedError(_taken(directory, before))
             say(f"taking over {directory}: {_holder(before)} has not been heard of for {age:.0f} s")
         elif before:
@@ -78,6 +80,16 @@ def _open(path: Path) -> tuple[int, bool]:
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle, True
         os.close(handle)  # its holder let go and removed it while we looked: this is not the file that others will find
+
+
+def _still_beats(handle: int, before: dict[str, Any]) -> bool:
+    """Whether the lock's text changes within two heartbeats."""
+    end = time.monotonic() + 2 * BEAT_SECONDS
+    while time.monotonic() < end:
+        time.sleep(BEAT_SECONDS / 10)
+        if _read(handle) != before:
+            return True
+    return False
 
 
 def _beat(handle: int, mine: dict[str, Any], done: threading.Event) -> None:

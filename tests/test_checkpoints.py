@@ -4,13 +4,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_same_bits, replace, run_cli
+from conftest import ROOT, assert_same_bits, replace, run_cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
@@ -262,6 +264,24 @@ def test_a_save_that_hangs_ends_with_all_stacks_and_the_checkpoint_before(saved,
     release.set()
     assert "most recent call first" in capfd.readouterr().err
     assert Checkpoints(saved.directory).newest_verified().step == 20
+
+
+HANG = """
+import time, jax.numpy as jnp
+from jaxnets.training import checkpoint
+checkpoint.start_digests = lambda tree: time.sleep(60)
+checkpoint.Checkpoints("there", save_seconds=0.5).save(1, {"x": jnp.ones(3)})
+"""
+
+
+def test_a_copy_off_the_device_that_hangs_ends_the_process_with_all_stacks(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", HANG], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 1
+    assert "Timeout (0:00:00.500000)!" in done.stderr
+    assert "in save" in done.stderr
 
 
 # --- what stays

@@ -279,9 +279,14 @@ def test_a_lock_from_another_machine_is_respected_while_it_beats(tmp_path, monke
         run_lock.hold(tmp_path),
     ):
         pass
-    lock(-5)  # its clock is ahead of ours
-    with pytest.raises(LockedError), run_lock.hold(tmp_path):
-        pass
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.1)
+    for wrong in (-3600, 3600):  # a clock that is ahead of ours or behind, and a heart that beats
+        lock(wrong)
+        timer = threading.Timer(0.1, lock, [wrong - 1])
+        timer.start()
+        with pytest.raises(LockedError), run_lock.hold(tmp_path):
+            pass
+        timer.join()
     lock(3600)
     said = []
     with run_lock.hold(tmp_path, say=said.append):
