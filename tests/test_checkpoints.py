@@ -182,6 +182,21 @@ def test_damage_to_any_file_is_found_and_named_and_the_step_before_is_used(saved
         shutil.rmtree(copy)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"loss": [', '"lost": ['), ("20,\n", "21,\n"), ('"format": 1', '"format": 0')],
+    ids=["host", "sums", "format"],
+)
+def test_a_manifest_that_still_reads_but_was_changed_is_found(saved, old, new):
+    path = saved.directory / "20" / manifests.NAME
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    found = saved.newest_verified()
+    assert found.step == 10
+    assert "do not match its own digest" in found.rejected[0]
+
+
 def test_bytes_that_change_on_the_way_to_the_device_are_found(saved, monkeypatch):
     original = checkpoint_module.start_digests
     monkeypatch.setattr(
