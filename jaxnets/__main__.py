@@ -1,5 +1,6 @@
 """`python -m jaxnets`, and the `jaxnets` command."""
 
+import contextlib
 import os
 import sys
 
@@ -12,8 +13,9 @@ def main() -> None:
     if code in (HUNG, PREEMPTED) or (code and _among_several()):
         # A load or a save may hang in a thread, and other processes may wait for this one; an orderly exit would wait for
         # them. All that counts is on the disk.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         os._exit(1 if code == HUNG else code)
     sys.exit(code)
 

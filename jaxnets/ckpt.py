@@ -44,6 +44,7 @@ def run(arguments: Sequence[str]) -> int:
 def _ls(place: str) -> int:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     folders, _ = _open(place)
@@ -54,11 +55,11 @@ def _ls(place: str) -> int:
         try:
             manifest = folders.manifest(step)
         except CheckpointError as error:
-            table.add_row(str(step), "", "", "", str(error))
+            table.add_row(str(step), "", "", "", escape(str(error)))
             continue
         size = sum(entry.size for entry in manifest.files.values())
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items() if name != "examples")
-        table.add_row(str(step), str(len(manifest.leaves)), f"{size / 1e6:.2f}", metrics, "complete")
+        table.add_row(str(step), str(len(manifest.leaves)), f"{size / 1e6:.2f}", escape(metrics), "complete")
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print("bytes are not verified by this: see `jaxnets ckpt verify`")
     return 0
@@ -112,9 +113,10 @@ def _diff(first: str, second: str) -> int:
 
         left, right = (_arrays(f, m, set(moved)) for f, m in ((folders_a, a), (folders_b, b)))
         for path in moved:
-            apart = np.abs(left[path].astype(np.float64) - right[path].astype(np.float64))
-            most = float(apart.max(initial=0.0))
-            print(f"  {path}: {int((apart > 0).sum()):,} of {apart.size:,} elements differ, by at most {most:.3g}")
+            a, b = left[path].astype(np.float64), right[path].astype(np.float64)
+            differ = (a != b) & ~(np.isnan(a) & np.isnan(b))
+            most = float(np.abs(a - b)[differ].max(initial=0.0))
+            print(f"  {path}: {int(differ.sum()):,} of {a.size:,} elements differ, by at most {most:.3g}")
     print(
         f"{len(common) - len(moved)} leaves are equal, {len(moved)} differ in value, {len(rows)} in shape, dtype or presence"
     )

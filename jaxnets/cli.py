@@ -72,20 +72,25 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _dispatch(list(arguments))
     except UsageError as error:
-        print(f"jaxnets: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except PreemptedError as error:
-        print(f"jaxnets: {error}", file=sys.stderr)
+        _complain(str(error))
         return PREEMPTED
     except (HungError, LostProcessError) as error:
-        print(f"jaxnets: {error}", file=sys.stderr)
+        _complain(str(error))
         return HUNG
     except JaxnetsError as error:
-        print(f"jaxnets: {error}", file=sys.stderr)
+        _complain(str(error))
         return 1
     except KeyboardInterrupt:
-        print("jaxnets: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        _complain("interrupted; the same command goes on from the last checkpoint")
         return 130
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # the exit code counts, whether or not anyone reads this
+        print(f"jaxnets: {text}", file=sys.stderr, flush=True)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -32,6 +32,10 @@ class CheckpointError(RunDirectoryError):
     """A checkpoint that is missing, damaged, unfinished or not what the run needs."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint that is complete and is not what was saved."""
+
+
 class HungError(CheckpointError):
     """A save that did not end in its time; its threads still wait, so the process cannot end in an orderly way."""
 

@@ -107,6 +107,16 @@ class RunDirectory:
         return data
 
     @property
+    def warm_started(self) -> int | None:
+        """The step of the other run whose weights this one began with, once it has begun."""
+        if not (self.path / "warm_start.json").exists():
+            return None
+        step = self.read_object("warm_start.json").get("step")
+        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+            raise RunDirectoryError(f"{self.path / 'warm_start.json'} names no step; restore it, or train anew")
+        return step
+
+    @property
     def quarantine(self) -> list[dict[str, Any]]:
         """What guards left out so far, one entry for each time a run went back: step, reason, batches."""
         if not (self.path / "quarantine.json").exists():
@@ -125,7 +135,10 @@ class RunDirectory:
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""
         partial = self.path / f".{name}.partial"
-        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(data, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, self.path / name)
 
     def _has_files(self) -> bool:
@@ -139,7 +152,14 @@ class RunDirectory:
         for name in ("checkpoints", "plots"):
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
-        for name in ("metrics.jsonl", "environment.json", "report.html", "quarantine.json", "config.json"):
+        for name in (
+            "metrics.jsonl",
+            "environment.json",
+            "report.html",
+            "quarantine.json",
+            "warm_start.json",
+            "config.json",
+        ):
             (self.path / name).unlink(missing_ok=True)
 
     def _check_same(self, experiment: Experiment) -> None:

@@ -46,7 +46,7 @@ class Begun:
 def train_without_directory(session: Session) -> tuple[TrainState, MetricsLog]:
     """Train, keeping nothing on the disk."""
     log = MetricsLog(None)
-    return _stretch(session, _fresh(session), log, None, ()), log
+    return _stretch(session, _fresh(session, None), log, None, ()), log
 
 
 def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, MetricsLog, int]:
@@ -56,7 +56,8 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
     if is_first():
         write_environment(directory, session.parts)
     while True:
-        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start)
+        owed = ("test",) if "evaluate" in begun.host.get("owed", ()) else ()
+        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, owed=owed)
         left_out = [batch for entry in directory.quarantine for batch in entry["batches"]]
         try:
             return _stretch(session, begun, log, checkpoints, left_out), log, first
@@ -64,29 +65,33 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
             begun = _go_back(session, directory, checkpoints, back)
 
 
-def _fresh(session: Session) -> Begun:
-    """From scratch, or with another run's weights."""
+def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
+    """From scratch, or with another run's weights; the same ones each time, though that run may have gone on."""
     warm, state = session.parts.experiment.warm_start, session.parts.fresh_state()
     if warm.active:
-        state, said = begin_from(warm, state, session.parts.shardings)
+        if directory is not None and directory.warm_started is not None:
+            warm = dataclasses.replace(warm, step=directory.warm_started)
+        state, step, said = begin_from(warm, state, session.parts.shardings)
+        if directory is not None and is_first():
+            directory.write_json("warm_start.json", {"run": warm.run, "step": step})
         session.console.say(f"warm start: {said}")
     return Begun(state)
 
 
 def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints, at_most: int | None = None) -> Begun:
     """From the newest checkpoint that verifies; where there is none, from the beginning."""
-    found = checkpoints.newest_verified(at_most=at_most)
+    like = abstract(session.parts.abstract, session.parts.shardings)
+    if checkpoints.steps:
+        check_data(directory, session.parts)
+    found = checkpoints.restore_newest(like, at_most=at_most, set_aside=True)
     for why in found.rejected:
         session.console.say(f"passed over a checkpoint: {why}")
     if found.step is None:
-        return _fresh(session)
-    check_data(directory, session.parts)
-    like = abstract(session.parts.abstract, session.parts.shardings)
-    state, host = checkpoints.restore(found.step, like)
+        return _fresh(session, directory)
     if found.step or at_most is None:
         what = "resuming" if at_most is None else "went back in"
         session.console.say(f"{what} {directory.path.name} at step {found.step} of {session.parts.experiment.steps}")
-    return Begun(state, found.step, _believable(host, checkpoints.folders.path(found.step)))
+    return Begun(found.state, found.step, _believable(found.host, checkpoints.folders.path(found.step)))
 
 
 def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
@@ -152,6 +157,7 @@ def _stretch(
             checkpoints,
             host=lambda: {"log": log_hook.partial, "spikes": spikes.recent},
             metrics=lambda: evaluate.newest,
+            sync=log.sync,
             seconds=seconds_between_saves(experiment.save_every) if is_first() else 0.0,
         )
     session.console.start(begun.start, last)

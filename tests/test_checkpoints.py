@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.errors import CheckpointError, HungError
+from jaxnets.errors import CheckpointError, HungError, UsageError
 from jaxnets.models import MLP
 from jaxnets.optim import EMA, SGD
 from jaxnets.parallel import MeshShape, make_mesh
@@ -195,6 +195,42 @@ def test_a_manifest_that_still_reads_but_was_changed_is_found(saved, old, new):
     found = saved.newest_verified()
     assert found.step == 10
     assert "do not match its own digest" in found.rejected[0]
+
+
+def test_files_that_were_added_and_links_inside_are_found(saved, tmp_path):
+    extra = saved.directory / "20" / "state" / "extra"
+    extra.write_text("x")
+    assert "state/extra is not in the manifest" in saved.newest_verified().rejected[0]
+    extra.unlink()
+    os.symlink(tmp_path, extra)
+    assert "state/extra is a symbolic link" in saved.newest_verified().rejected[0]
+    extra.unlink()
+    os.mkfifo(extra)
+    assert "state/extra is not a plain file" in saved.newest_verified().rejected[0]
+    extra.unlink()
+    assert saved.newest_verified().step == 20
+
+
+def test_a_checkpoint_that_reads_but_is_not_what_was_saved_is_passed_over_and_set_aside(saved, monkeypatch):
+    original = checkpoint_module.start_digests
+    wrong = iter([True, False])
+
+    def start(tree):
+        return original({**tree, "step": tree["step"] + 1} if next(wrong) else tree)
+
+    monkeypatch.setattr(checkpoint_module, "start_digests", start)
+    found = saved.restore_newest(target(state_of()), set_aside=True)
+    assert found.step == 10
+    assert "20: step is not what was saved" in found.rejected[0]
+    assert (saved.directory / "damaged-20-1").is_dir()
+    assert_same_bits(found.state, state_of(10))
+
+
+def test_the_best_by_a_metric_that_nothing_measures_is_an_error(tmp_path):
+    with Checkpoints(tmp_path, keep=Keep(best="acuracy")) as checkpoints:
+        checkpoints.save(1, state_of())
+        with pytest.raises(UsageError, match=r"keep.best is 'acuracy'. Did you mean 'accuracy'"):
+            checkpoints.save(2, state_of(), metrics={"accuracy": 0.5, "loss": 1.0})
 
 
 def test_bytes_that_change_on_the_way_to_the_device_are_found(saved, monkeypatch):
@@ -382,6 +418,7 @@ def test_warm_start_takes_what_fits_and_only_what_is_allowed_to_differ(tmp_path,
     # A run that is resumed does not begin again.
     again = replace(experiment, warm_start=WarmStart(where))
     train(again, run_dir=tmp_path / "second", stop_at=10, **options)
+    assert json.loads((tmp_path / "second" / "warm_start.json").read_text()) == {"run": where, "step": 20}
     resumed = train(again, run_dir=tmp_path / "second", **options)
     assert_same_bits(resumed.state, train(again, run_dir=tmp_path / "third", **options).state)
 

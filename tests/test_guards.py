@@ -112,6 +112,7 @@ def test_non_finite_numbers_go_back_as_well_and_take_the_batches_before(
     assert (entry["step"], entry["batches"]) == (13, [10, 11, 12])
     assert int(run.state.guard["left_out"]) == 3
     assert int(run.state.guard["skipped"]) == 0
+    assert all(np.isfinite(r["gradient_norm"]) for r in run.history if r["split"] == "train")
     assert Checkpoints(tmp_path / "run" / "checkpoints").latest == 20
 
 
@@ -160,6 +161,29 @@ def test_what_is_a_spike_does_not_depend_on_how_the_steps_come(losses, cuts, win
     assert first_spike([losses]) == first_spike([losses[a:b] for a, b in itertools.pairwise(edges)])
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 4, 16])
+def test_a_spike_before_a_nan_is_what_is_blamed_however_the_steps_come(
+    tmp_path, experiment, blobs, one_device, poison, steps_per_call
+):
+    both = {**SPIKING, "on_nonfinite": "halt"}
+    poison([23], 1e4)
+    original = ResidentFeed.batch
+
+    def batch(self, payload, index, step):
+        whole = original(self, payload, index, step)
+        return {**whole, "inputs": jnp.where(step == 25, jnp.nan, whole["inputs"])}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResidentFeed, "batch", batch)
+        with pytest.raises(NonFiniteError, match="step 26"):
+            train(
+                replace(experiment, steps_per_call=steps_per_call, save_every=10, **both),
+                dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none",
+            )  # fmt: skip
+    (entry,) = json.loads((tmp_path / "run" / "quarantine.json").read_text())
+    assert entry["batches"] == [23]
+
+
 def test_falling_noisy_losses_are_no_spikes():
     rng = np.random.default_rng(0)
     losses = 2.3 * np.exp(-np.arange(3000) / 500) + 0.1 + 0.05 * rng.standard_normal(3000)
@@ -190,6 +214,7 @@ def test_a_second_trace_names_the_leaf_that_changed(experiment, blobs, one_devic
 
 def test_determinism_sets_the_flag_before_the_devices_start(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_foo=1")
+    monkeypatch.setattr(determinism, "_started", lambda: False)
     determinism.require_determinism()
     import os
 
@@ -197,6 +222,8 @@ def test_determinism_sets_the_flag_before_the_devices_start(monkeypatch):
     determinism.require_determinism()
     assert os.environ["XLA_FLAGS"].count(determinism.FLAG) == 1
     monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(determinism, "_started", lambda: True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(UsageError, match="comes too late"):
-        determinism.require_determinism()
+    for _ in range(2):  # asking again does not make it so
+        with pytest.raises(UsageError, match="comes too late"):
+            determinism.require_determinism()

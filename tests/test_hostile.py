@@ -119,7 +119,12 @@ def test_a_class_that_is_not_built_in_is_not_looked_for(name):
 def test_no_quarantine_or_log_does_more_than_fail(tmp_path, data):
     (tmp_path / "quarantine.json").write_text(json.dumps(data))
     (tmp_path / "metrics.jsonl").write_text(json.dumps(data) + "\n" + json.dumps(data) + "\n")
-    for read in (lambda: RunDirectory(tmp_path).quarantine, lambda: read_records(tmp_path / "metrics.jsonl")):
+    (tmp_path / "warm_start.json").write_text(json.dumps(data))
+    for read in (
+        lambda: RunDirectory(tmp_path).warm_started,
+        lambda: RunDirectory(tmp_path).quarantine,
+        lambda: read_records(tmp_path / "metrics.jsonl"),
+    ):
         try:
             read()
         except JaxnetsError as error:
@@ -178,7 +183,7 @@ def test_a_link_that_leaves_the_checkpoint_is_refused(tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "a").write_text("abc")
     write_manifest(tmp_path / "7", manifest_data())
-    os.symlink(tmp_path / "secret", tmp_path / "7" / "state")
+    os.symlink(tmp_path / "secret", tmp_path / "7" / "state", target_is_directory=True)
     with pytest.raises(CheckpointError, match="is a symbolic link"):
         verify_files(tmp_path / "7", manifests.read(tmp_path / "7"))
 
@@ -192,6 +197,8 @@ def test_a_link_that_leaves_the_checkpoint_is_refused(tmp_path):
         {"shape": [True], "dtype": "float32", "digest": ""},
         {"shape": [1], "dtype": "object", "digest": ""},
         {"shape": [1], "dtype": "__class__", "digest": ""},
+        {"shape": [1], "dtype": "(1,,2)f4", "digest": ""},
+        {"shape": [1], "dtype": "f4,f4", "digest": ""},
         {"shape": [1], "dtype": "float32"},
     ],
 )

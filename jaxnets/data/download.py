@@ -77,9 +77,9 @@ def _check_sizes(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise DataError(f"{path}: {member.filename} has a header of a kind that plain arrays do not need")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 declared = file.tell() + math.prod(shape) * dtype.itemsize
             if dtype.hasobject:
                 raise DataError(f"{path}: {member.filename} holds Python objects, which are code; it is not read")

@@ -4,6 +4,9 @@ The gradient of `x @ kernel` for the kernel is `x.T @ g`. XLA's CPU back end han
 product that walks down its columns, which for batches of the usual size takes up to twice as long as laying out `x.T`
 first. `dot_general` below has the same values and writes its gradient that way, where that pays.
 
+As with any function whose gradient is written by hand, forward-mode differentiation (`jax.jvp`, `jax.jacfwd`) of it raises on
+the CPU; gradients, gradients of gradients and forward over reverse (`jax.jvp` of `jax.grad`) work.
+
 On other back ends, and for anything but the last dim of `x` against the first of a matrix, it is `jax.lax.dot_general`
 unchanged. Pass it to any Linen layer: `nn.Dense(32, dot_general=dot_general)`.
 """

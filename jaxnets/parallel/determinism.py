@@ -21,12 +21,12 @@ def require_determinism() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if FLAG in flags:
         return
-    os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
     if _started() and jax.default_backend() == "gpu":
         raise UsageError(
             f"deterministic=True comes too late: JAX has started the GPU already. Set XLA_FLAGS={FLAG} in the environment, or "
             f"ask before the first array is made"
         )
+    os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
 
 
 def _started() -> bool:

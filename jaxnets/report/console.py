@@ -1,5 +1,6 @@
 """What a run says on the console: a progress bar on a terminal, plain lines elsewhere, nothing when asked."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -89,11 +90,11 @@ class Lines:
         if now - self._spoke >= self.INTERVAL or step == self._total:
             self._spoke = now
             left = (now - self._began) / max(step - self._first, 1) * (self._total - step)
-            print(f"step {step}/{self._total}  {format_numbers(shown)}  {left:.0f} s left", file=sys.stderr, flush=True)
+            _say(f"step {step}/{self._total}  {format_numbers(shown)}  {left:.0f} s left")
 
     def say(self, text: str) -> None:
         """See `Console`."""
-        print(text, file=sys.stderr, flush=True)
+        _say(text)
 
     def stop(self) -> None:
         """See `Console`."""
@@ -132,9 +133,9 @@ class Bar:
     def say(self, text: str) -> None:
         """See `Console`."""
         if self._progress is not None:
-            self._progress.console.print(text, highlight=False)
+            self._progress.console.print(text, highlight=False, markup=False)
         else:
-            print(text, file=sys.stderr)
+            _say(text)
 
     def stop(self) -> None:
         """See `Console`."""
@@ -144,6 +145,12 @@ class Bar:
     def summary(self, title: str, rows: Sequence[tuple[str, str]], closing: str) -> None:
         """See `Console`."""
         _print_summary(title, rows, closing)
+
+
+def _say(text: str) -> None:
+    """A line on stderr. A run does not end because nobody listens any more (a pipe that was closed, say)."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _print_summary(title: str, rows: Sequence[tuple[str, str]], closing: str) -> None:

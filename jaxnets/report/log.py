@@ -10,6 +10,7 @@ steps were dispatched at once.
 import json
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,21 @@ Record = dict[str, Any]
 class MetricsLog:
     """Appends records to a file (if it has one) and keeps them."""
 
-    def __init__(self, path: Path | None, *, resume_at: int = 0) -> None:
-        """Open the log; records past step `resume_at` belong to work that was lost and is about to be done again."""
+    def __init__(self, path: Path | None, *, resume_at: int = 0, owed: Collection[str] = ()) -> None:
+        """Open the log; records past step `resume_at` belong to work that was lost and is about to be done again.
+
+        So do the records at that very step of the splits that are `owed`.
+        """
         self.path = path
         self.records: list[Record] = []
         if path is None:
             return
         if path.exists():
-            self.records = [record for record in read_records(path) if record["step"] <= resume_at]
+            self.records = [
+                record
+                for record in read_records(path)
+                if record["step"] < resume_at or (record["step"] == resume_at and record["split"] not in owed)
+            ]
         self._rewrite()
 
     def append(self, record: Record) -> None:
@@ -39,6 +47,16 @@ class MetricsLog:
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_valid(record), allow_nan=False) + "\n")
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def sync(self) -> None:
+        """Return when every record is on the disk."""
+        if self.path is None:
+            return
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                os.fsync(file.fileno())
         except OSError as error:
             raise self._refused(error) from error
 
@@ -68,7 +86,7 @@ def read_records(path: Path) -> list[Record]:
     records = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: bytes that are no text
         raise RunDirectoryError(f"the training log {path} cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
         try:

@@ -17,8 +17,8 @@ from jaxnets.training.read_leaves import read_leaves
 from jaxnets.training.warm_start import WarmStart
 
 
-def begin_from(warm: WarmStart, state: Any, shardings: Any) -> tuple[Any, str]:
-    """A fresh state with the weights of another run, and a sentence that says what was taken.
+def begin_from(warm: WarmStart, state: Any, shardings: Any) -> tuple[Any, int, str]:
+    """A fresh state with the weights of another run, the step they are of, and a sentence that says what was taken.
 
     Taken are `params` and `model_state` (the averaged ones where that run averaged).
 
@@ -71,7 +71,11 @@ def begin_from(warm: WarmStart, state: Any, shardings: Any) -> tuple[Any, str]:
         copied = jax.tree.map(jnp.copy, {"params": new.params, **new.model_state})
         new = dataclasses.replace(new, average=copied)
     kept = f", {len(fresh)} fresh ({', '.join(sorted(fresh)[:4])})" if fresh else ""
-    return new, f"{len(here) - len(fresh)} leaves from {warm.run}, step {step}{' (averaged)' if averaged else ''}{kept}"
+    return (
+        new,
+        step,
+        f"{len(here) - len(fresh)} leaves from {warm.run}, step {step}{' (averaged)' if averaged else ''}{kept}",
+    )
 
 
 def _name_there(path: str, averaged: bool) -> str:

@@ -6,6 +6,7 @@ used, and restored into the shapes, dtypes and shardings of the present run, so 
 """
 
 import contextlib
+import dataclasses
 import faulthandler
 import logging
 import sys
@@ -16,8 +17,8 @@ from typing import Any, Self
 
 import jax
 
-from jaxnets.errors import CheckpointError, HungError, RunDirectoryError
-from jaxnets.parallel.hosts import from_first, is_first
+from jaxnets.errors import CheckpointError, DamagedError, HungError, RunDirectoryError, UsageError, did_you_mean
+from jaxnets.parallel.hosts import any_process, from_first, is_first
 from jaxnets.training import manifest as manifests
 from jaxnets.training.compare import check_same
 from jaxnets.training.digest import leaf_paths, read_digests, start_digests
@@ -27,6 +28,18 @@ from jaxnets.training.step_folders import Found, StepFolders
 
 # A save that takes longer than this hangs. Orbax's own limit is twice as long.
 SAVE_SECONDS = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a search for a checkpoint to go on from gave."""
+
+    step: int | None
+    """None where none is good."""
+    state: Any
+    host: dict[str, Any]
+    rejected: tuple[str, ...]
+    """Why each newer one was passed over."""
 
 
 class Checkpoints:
@@ -86,6 +99,8 @@ class Checkpoints:
             HungError: the save before this one is still not done.
         """
         self.wait()
+        if metrics and self._keep.best and self._keep.best not in metrics:
+            raise UsageError(f"keep.best is {self._keep.best!r}. {did_you_mean(self._keep.best, metrics)}")
         with self._explained(f"save step {step}"), _explicit_transfers(), self._deadline():
             folder = self.folders.make_way(step) if is_first() else self.folders.path(step)
             digests = start_digests(state)
@@ -111,9 +126,48 @@ class Checkpoints:
             digests = read_digests(start_digests(state))
         for path, digest in digests.items():
             if digest != manifest.leaves[path].digest:
-                raise CheckpointError(f"{self.folders.path(step)}: {path} is not what was saved (digest {digest}, not "
+                raise DamagedError(f"{self.folders.path(step)}: {path} is not what was saved (digest {digest}, not "
                                       f"{manifest.leaves[path].digest})")  # fmt: skip
         return state, manifest.host
+
+    def restore_newest(self, like: Any, *, at_most: int | None = None, set_aside: bool = False) -> Restored:
+        """The newest checkpoint whose files and leaves are what was saved.
+
+        Args:
+            like: see `restore`.
+            at_most: the newest up to this step.
+            set_aside: move one that reads but is not what was saved out of the way, so that its step can be saved again.
+
+        Raises:
+            CheckpointError: it holds other leaves than `like`.
+        """
+        rejected: list[str] = []
+        while True:
+            found = self.newest_verified(at_most=at_most)
+            rejected += found.rejected
+            if found.step is None:
+                return Restored(None, None, {}, tuple(rejected))
+            failure = ""
+            try:
+                state, host = self.restore(found.step, like)
+            except DamagedError as error:
+                failure = str(error)
+            if not any_process(bool(failure)):
+                return Restored(found.step, state, host, tuple(rejected))
+            rejected.append(failure or f"{self.folders.path(found.step)} cannot be read by another process")
+            if set_aside and is_first():
+                self.folders.set_aside(found.step)
+            at_most = found.step - 1
+
+    def settle(self, step: int, metrics: dict[str, float]) -> None:
+        """Write down that nothing is owed at a step any more, and what was measured there."""
+        self.wait()
+        if is_first() and step in self.steps:
+            with self._explained(f"settle step {step}"):
+                manifest = self.folders.manifest(step)
+                host = {**manifest.host, "owed": []}
+                settled = dataclasses.replace(manifest, host=host, metrics={**manifest.metrics, **metrics})
+                settled.write(self.folders.path(step))
 
     def discard_after(self, step: int) -> None:
         """Remove the checkpoints of later steps: the run went back to this one."""
@@ -128,6 +182,7 @@ class Checkpoints:
         if writer is not None:
             writer.join(self._limit)
             if writer.is_alive():
+                self._orbax = None  # closing it would wait as well
                 _dump_stacks()
                 raise HungError(
                     f"a save to {self.directory} has not ended after {self._limit:g} seconds; the stacks of all threads are "
@@ -147,11 +202,11 @@ class Checkpoints:
         try:
             self.wait()
         except HungError:
-            self._orbax = None  # closing it would wait as well
             raise
-        except RunDirectoryError:
-            if error is None:  # the first error is the one to tell
+        except RunDirectoryError as late:
+            if error is None:
                 raise
+            error.add_note(str(late))  # the first error is the one to tell
         finally:
             if self._orbax is not None:
                 with contextlib.suppress(Exception):

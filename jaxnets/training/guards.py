@@ -82,26 +82,20 @@ class SpikeWatch:
             self._losses.append(loss)
 
 
-def check_finite(first_step: int, metrics: StepMetrics, leaves: Sequence[str] = (), *, policy: str = "halt") -> None:
-    """Raise for the first step that was not finite: `NonFiniteError`, or `RollBackError` where that is the policy.
-
-    Args:
-        first_step: updates done before the first of these steps.
-        metrics: with `skipped`, and where the step tells, `bad_leaf` (1 + the number of the first leaf that is not finite).
-        leaves: paths of the parameters in order, to name that leaf.
-        policy: "halt" or "rollback".
-    """
+def first_bad(metrics: StepMetrics) -> int | None:
+    """The first of these steps that was not finite, counted from 0."""
     if "skipped" in metrics:
         bad = metrics["skipped"][0] > 0
     else:
         bad = ~np.isfinite(metrics["loss"][0]) if "loss" in metrics else np.zeros(0, bool)
-    if not bad.any():
-        return
-    offset = int(np.flatnonzero(bad)[0])
-    step, what = first_step + offset + 1, describe(offset, metrics, leaves)
+    return int(np.flatnonzero(bad)[0]) if bad.any() else None
+
+
+def fault(step: int, what: str, *, policy: str) -> JaxnetsError:
+    """The error for a step that was not finite, under a policy: "halt" or "rollback"."""
     if policy == "rollback":
-        raise RollBackError(step, f"step {step} is not finite ({what})")
-    raise NonFiniteError(
+        return RollBackError(step, f"step {step} is not finite ({what})")
+    return NonFiniteError(
         f"step {step} is not finite ({what}); its batch is number {step - 1} and its update was left out. Lower the "
         f"learning rate, clip the gradient (optimizer.clip_norm), or train on with on_nonfinite='skip' or 'rollback'"
     )

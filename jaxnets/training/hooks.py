@@ -140,6 +140,7 @@ class SaveHook:
         *,
         host: Callable[[], dict[str, Any]],
         metrics: Callable[[], tuple[int, dict[str, float]]] = lambda: (-1, {}),
+        sync: Callable[[], None] = lambda: None,
         seconds: float = 0.0,
     ) -> None:
         """Say what is saved.
@@ -149,10 +150,11 @@ class SaveHook:
             checkpoints: where to.
             host: gives what the host must remember beside the state.
             metrics: gives the newest test metrics and the step they were measured at.
+            sync: makes sure that the records up to now are on the disk.
             seconds: by the clock; 0: only at due steps.
         """
         self._due, self._checkpoints, self._host, self._metrics = due, checkpoints, host, metrics
-        self._seconds, self._last = seconds, time.monotonic()
+        self._sync, self._seconds, self._last = sync, seconds, time.monotonic()
 
     def next_after(self, step: int) -> int | None:
         """See `Saver`."""
@@ -164,8 +166,21 @@ class SaveHook:
 
     def run(self, moment: Moment) -> None:
         """Copy the state off the device; the writing goes on behind the next steps."""
-        step, values = self._metrics()
-        measured = {k: v for k, v in values.items() if np.isfinite(v)} if step == moment.step else {}
+        self._sync()
         host = {**self._host(), "owed": list(moment.owed)}
-        self._checkpoints.save(moment.step, jax.block_until_ready(moment.state), host, metrics=measured)
+        state = jax.block_until_ready(moment.state)
+        self._checkpoints.save(moment.step, state, host, metrics=self._measured(moment.step))
         self._last = time.monotonic()
+
+    def finish(self) -> None:
+        """See `Saver`."""
+        self._checkpoints.wait()
+
+    def settle(self, moment: Moment) -> None:
+        """See `Saver`: write down that nothing is owed any more, and what was measured."""
+        self._sync()
+        self._checkpoints.settle(moment.step, self._measured(moment.step))
+
+    def _measured(self, step: int) -> dict[str, float]:
+        at, values = self._metrics()
+        return {k: v for k, v in values.items() if np.isfinite(v)} if at == step else {}

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from jaxnets.data.feed import prefetch
 from jaxnets.errors import PreemptedError, UsageError
 from jaxnets.parallel.hosts import any_process
-from jaxnets.training.guards import SpikeWatch, StepMetrics, check_finite
+from jaxnets.training.guards import SpikeWatch, StepMetrics, describe, fault, first_bad
 from jaxnets.training.program import Program
 from jaxnets.training.stopping import Stopping, StopRequestedError
 
@@ -78,6 +78,12 @@ class Saver(Protocol):
 
     def run(self, moment: Moment) -> None:
         """Save."""
+
+    def finish(self) -> None:
+        """Return when all is on the disk; raise if it is not."""
+
+    def settle(self, moment: Moment) -> None:
+        """What was owed at this step is done now."""
 
 
 @dataclasses.dataclass
@@ -162,7 +168,7 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             work.deliver(unread)
             if saver is not None and step != saved:
                 work.timed("saving", saver.run, Moment(step, state))
-            raise work.preempted(step) from None
+            work.leave(step)
         state, metrics = work.program(state, payload, count)
         # Only now, with the next work on its way, read what the previous call measured.
         work.deliver(unread)
@@ -178,7 +184,7 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
                 work.timed("saving", saver.run, Moment(step, state, owed))
                 saved = step
             if stopped or owed:
-                raise work.preempted(step)
+                work.leave(step)
     work.deliver(unread)
     return state
 
@@ -219,10 +225,13 @@ class _Work:
             name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count])
             for name, mean in jax.device_get(metrics).items()
         }
-        if self.watch.on_nonfinite != "skip":
-            check_finite(first, read, self.program.leaves, policy=self.watch.on_nonfinite)
-        if self.watch.spikes is not None:
-            self.watch.spikes.observe(first, read)
+        policy, spikes = self.watch.on_nonfinite, self.watch.spikes
+        # Step by step, whichever comes first: what is at fault must not depend on how many steps came at once.
+        bad = first_bad(read) if policy != "skip" else None
+        if spikes is not None:
+            spikes.observe(first, {name: (sums[:bad], weights[:bad]) for name, (sums, weights) in read.items()})
+        if bad is not None:
+            raise fault(first + bad + 1, describe(bad, read, self.program.leaves), policy=policy)
         for hook in self.hooks:
             hook.observe(first, read)
 
@@ -239,15 +248,23 @@ class _Work:
     def pay(self, owed: Collection[str], moment: Moment) -> None:
         """Run what the last run left owing at this step."""
         left = self.run([hook for hook in self.hooks if hook.name in owed], moment)
-        if left or self.watch.stopping.requested:
-            reason = self.watch.stopping.reason
-            raise PreemptedError(f"{reason}: stopped at step {moment.step} before any new work was done")
+        if owed and not left and self.saver is not None:
+            self.saver.settle(moment)
+        if any_process(bool(left) or self.watch.stopping.requested):
+            raise PreemptedError(f"{self.reason}: stopped at step {moment.step} before any new work was done")
 
-    def preempted(self, step: int) -> PreemptedError:
-        """The error that ends a run that was asked to stop."""
-        saved = "saved" if self.saver is not None else "not saved (there is no run directory)"
-        reason = self.watch.stopping.reason
-        return PreemptedError(f"{reason}: stopped at step {step}, {saved}; the same command goes on from there")
+    def leave(self, step: int) -> NoReturn:
+        """End a run that was asked to stop, once what it saved is on the disk."""
+        saved = "not saved (there is no run directory)"
+        if self.saver is not None:
+            self.saver.finish()
+            saved = "saved"
+        raise PreemptedError(f"{self.reason}: stopped at step {step}, {saved}; the same command goes on from there")
+
+    @property
+    def reason(self) -> str:
+        """Why the run is to stop."""
+        return self.watch.stopping.reason or "another process was told to stop"
 
     def timed(self, name: str, act: Callable[[Moment], None], moment: Moment) -> None:
         """Act, and add the time it took to `Timing`."""

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def read(directory: Path) -> Manifest:
             raise CheckpointError(f"{path} is reached by a symbolic link; a checkpoint holds its own files")
         if not directory.is_dir():
             raise CheckpointError(f"{directory} is not a directory")
-        if not path.exists():
+        if not path.is_file():
             raise CheckpointError(f"{directory} has no {NAME}: the save was cut short, or it is no checkpoint of ours")
         if path.stat().st_size > LONGEST:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; a manifest has at most {LONGEST:,}")
@@ -110,21 +111,43 @@ def read(directory: Path) -> Manifest:
 
 
 def list_files(directory: Path) -> dict[str, FileEntry]:
-    """Size and SHA-256 of every file under a directory but the manifest."""
+    """Size and SHA-256 of every file under a directory but the manifest; each is on the disk when this returns."""
     found = {}
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        if path.is_file() and not path.is_symlink() and not path.name.startswith(f".{NAME}") and name != NAME:
-            found[name] = FileEntry(path.stat().st_size, _sha256(path))
+    for name, path in _walk(directory).items():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        found[name] = FileEntry(path.stat().st_size, _sha256(path))
+    for folder in {path.parent for path in _walk(directory).values()} | {directory, directory.parent}:
+        _sync_directory(folder)
     return found
+
+
+def _walk(directory: Path) -> dict[str, Path]:
+    """Every file under a directory but the manifest, by name; raises `CheckpointError` for what is no plain file."""
+    found = {}
+    for folder, folders, names in os.walk(directory):
+        for name in (*folders, *names):
+            path = Path(folder) / name
+            if path.is_symlink():
+                raise CheckpointError(f"{path} is a symbolic link; a checkpoint holds its own files")
+            if name in names and not path.is_file():
+                raise CheckpointError(f"{path} is not a plain file; a checkpoint holds nothing else")
+        for name in names:
+            relative = (Path(folder) / name).relative_to(directory).as_posix()
+            if relative not in (NAME, f".{NAME}.partial"):
+                found[relative] = Path(folder) / name
+    return dict(sorted(found.items()))
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
     """Raise `CheckpointError`, naming the file, unless every file is as the manifest says."""
+    there = _walk(directory)
+    for name in there.keys() - manifest.files.keys():
+        raise CheckpointError(f"{there[name]} is not in the manifest: it was added later")
+    if not any(name.startswith("state/") for name in manifest.files):
+        raise CheckpointError(f"{directory / NAME} lists no files of a state")
     for name, entry in manifest.files.items():
         path = directory / name
-        if any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(directory)):
-            raise CheckpointError(f"{path} is a symbolic link; a checkpoint holds its own files")
         try:
             size = path.stat().st_size
             if size != entry.size:
@@ -163,6 +186,10 @@ def _count(value: Any) -> int:
 def _itemsize(dtype: str) -> int:
     if dtype.startswith("key<"):  # typed random keys
         return 16
+    if not re.fullmatch(
+        r"[a-z]+[0-9a-z_]*", dtype
+    ):  # numpy would take this for a description of a structure, and parse it
+        return _unknown(dtype)
     import numpy as np
 
     try:

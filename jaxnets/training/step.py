@@ -60,7 +60,6 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         scale = state.guard["loss_scale"] if recipe.precision.scales_loss else None
         gradients, mean, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
         norm, bad_leaf = _norm(gradients)
-        metrics = {**metrics, "loss": mean, "gradient_norm": Mean(norm, jnp.ones(()))}
         empty = mean.weight == 0
         finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
         # What a batch that is left out holds is nobody's business: its gradient is 0 times whatever it is.
@@ -69,14 +68,21 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         kept = _keep_if(taken, model_state, state.model_state)
         counters = _count(state.guard, finite, empty)
         new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
+        metrics = {**metrics, "loss": mean, "gradient_norm": _counted(norm, ~empty)}
         if recipe.guard == "skip":
             # float16 finds its loss scale by overflowing now and then: that is no fault of the run.
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
             skipped = 1.0 - (finite | excused)
-            metrics = {**metrics, "skipped": Mean(skipped, jnp.ones(())), "bad_leaf": Mean(bad_leaf, jnp.ones(()))}
+            metrics |= {"skipped": Mean(skipped, jnp.ones(())), "bad_leaf": _counted(bad_leaf, ~empty)}
+            metrics["gradient_norm"] = _counted(norm, ~empty & ~(excused & ~finite))
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
+
+
+def _counted(value: Array, counts: Array) -> Mean:
+    """A number of this step that counts or does not; one that does not may be anything."""
+    return Mean(jnp.where(counts, value, 0.0), counts.astype(jnp.float32))
 
 
 def _norm(gradients: Any) -> tuple[Array, Array]:

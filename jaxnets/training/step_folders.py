@@ -90,10 +90,7 @@ class StepFolders:
                 self.verify(step)
             except CheckpointError:
                 if (folder / manifests.NAME).exists():
-                    number = 1
-                    while (aside := self.directory / f"damaged-{step}-{number}").exists():
-                        number += 1
-                    folder.rename(aside)
+                    self.set_aside(step)
                 else:
                     self.remove(step)
             else:
@@ -103,6 +100,13 @@ class StepFolders:
                 )
         folder.mkdir(parents=True)
         return folder
+
+    def set_aside(self, step: int) -> None:
+        """Keep a damaged step under a name that is no step's."""
+        number = 1
+        while (aside := self.directory / f"damaged-{step}-{number}").exists():
+            number += 1
+        self.path(step).rename(aside)
 
     def remove(self, step: int) -> None:
         """Take a step away at once, then delete its files: a crash in between leaves nothing that looks like a step."""

@@ -11,11 +11,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import jax
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Signals closer together than this are one.
+SAME_SECONDS = 0.5
 
 
 class StopRequestedError(Exception):
@@ -62,15 +65,23 @@ class Stopping:
             reader.close()
 
     def _listen(self, reader: socket.socket) -> None:
+        first = 0.0
         while received := reader.recv(1):
             number = received[0]
             if number not in SIGNALS:
                 continue
             name = signal.Signals(number).name
+            if self.requested and time.monotonic() - first < SAME_SECONDS:
+                continue  # a wrapper passed on what its process group had got already
             if self.requested:
-                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"jaxnets: second {name}: gone\n".encode())
+                _tell(f"jaxnets: second {name}: gone\n")
                 os._exit(128 + number)
+            first = time.monotonic()
             self.request(name)
-            notice = f"\njaxnets: {name}: will save and stop after this step; a second signal ends at once\n"
-            with contextlib.suppress(OSError):
-                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, notice.encode())
+            _tell(f"\njaxnets: {name}: will save and stop after this step; a second signal ends at once\n")
+
+
+def _tell(text: str) -> None:
+    """Say it on stderr, if anyone still listens there."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
