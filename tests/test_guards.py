@@ -114,6 +114,9 @@ def test_non_finite_numbers_go_back_as_well_and_take_the_batches_before(
     assert int(run.state.guard["skipped"]) == 0
     assert all(np.isfinite(r["gradient_norm"]) for r in run.history if r["split"] == "train")
     assert Checkpoints(tmp_path / "run" / "checkpoints").latest == 20
+    masked(monkeypatch, [10, 11, 12])
+    never = train(wild, dataset=blobs, mesh=one_device, run_dir=tmp_path / "never", progress="none")
+    assert_same_bits(run.state, never.state)
 
 
 def test_going_back_ends_at_its_limit(tmp_path, experiment, blobs, one_device, poison):

@@ -253,6 +253,7 @@ def test_a_signal_while_waiting_for_data_does_not_wait_for_them(tmp_path, experi
         with pytest.raises(PreemptedError, match="SIGTERM: stopped at step 12, saved"):
             train(streamed, run_dir=tmp_path / "cut", **options)
         assert time.monotonic() - began < 15
+    assert Checkpoints(tmp_path / "cut" / "checkpoints").latest == 12
     stuck.set()
     check_goes_on(streamed, options, tmp_path)
 
