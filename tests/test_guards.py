@@ -102,10 +102,11 @@ def test_a_run_that_went_back_and_was_cut_goes_on_the_same(tmp_path, experiment,
     assert [strip(r) for r in whole.history.records] == [strip(r) for r in cut.history.records]
 
 
+@pytest.mark.parametrize("save_every", [1, 5])
 def test_non_finite_numbers_go_back_as_well_and_take_the_batches_before(
-    tmp_path, experiment, blobs, one_device, poison
+    tmp_path, experiment, blobs, one_device, poison, monkeypatch, save_every
 ):
-    wild = replace(experiment, on_nonfinite="rollback", save_every=5, guard=Guard(leave_out=3))
+    wild = replace(experiment, on_nonfinite="rollback", save_every=save_every, guard=Guard(leave_out=3))
     poison([12], np.nan)
     run = train(wild, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
     (entry,) = json.loads((tmp_path / "run" / "quarantine.json").read_text())
