@@ -244,7 +244,7 @@ def test_a_signal_while_waiting_for_data_does_not_wait_for_them(tmp_path, experi
         if step == 12:
             time.sleep(0.5)  # by now all that came before is used up, and the loop waits
             tell()
-            stuck.wait(20)
+            stuck.wait(120)
         return original(self, step, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -252,7 +252,7 @@ def test_a_signal_while_waiting_for_data_does_not_wait_for_them(tmp_path, experi
         began = time.monotonic()
         with pytest.raises(PreemptedError, match="SIGTERM: stopped at step 12, saved"):
             train(streamed, run_dir=tmp_path / "cut", **options)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
     assert Checkpoints(tmp_path / "cut" / "checkpoints").latest == 12
     stuck.set()
     check_goes_on(streamed, options, tmp_path)

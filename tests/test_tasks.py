@@ -116,6 +116,8 @@ def test_perceptron_rule_stays_within_novikoffs_bound(experiment, one_device):
     mistakes = []
 
     class Count:
+        name = "count"
+
         def next_after(self, step):
             return None
 
