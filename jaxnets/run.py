@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,30 @@ class Run:
         return self.state.best_variables
 
     def outputs(self, inputs: Any) -> np.ndarray:
-        """The model's raw outputs (logits, say) for raw inputs `[N, ...]`, float32."""
-        inputs = np.asarray(inputs)
-        expected = self.parts.dataset.card.input_shape
-        if inputs.shape[1:] != expected or not len(inputs):
+        """The model's raw outputs (logits, say) for raw inputs `[N, ...]`, float32.
+
+        Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`.
+        """
+        given = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
+        train = self.parts.dataset.train
+        arrays = {name: np.asarray(given[name]) for name in train if name in given and name != "targets"}
+        if "inputs" not in arrays:
             raise DataError(
-                f"predict takes inputs of shape [N, {', '.join(map(str, expected))}], as in training; got {inputs.shape}. "
-                f"For a single example, add a dim: x[None]"
+                f"predict needs the array 'inputs'; the dict holds {', '.join(map(str, given)) or 'nothing'}"
             )
+        count = len(arrays["inputs"]) if arrays["inputs"].ndim else 0
+        for name, array in arrays.items():
+            expected = train[name].shape[1:]
+            if array.shape[1:] != expected or not count or len(array) != count:
+                raise DataError(
+                    f"predict takes {name} of shape [N, {', '.join(map(str, expected))}], as in training; got "
+                    f"{array.shape}. For a single example, add a dim: x[None]"
+                )
         with jax.set_mesh(self.parts.mesh):
-            return self.parts.predictor(self.variables, inputs)
+            return self.parts.predictor(self.variables, arrays)
 
     def predict(self, inputs: Any) -> np.ndarray:
-        """Predictions for raw inputs `[N, ...]` in the targets' own terms: class numbers, or values in their unit."""
+        """Predictions for raw inputs (as for `outputs`) in the targets' own terms: class numbers, or values in their unit."""
         return self.parts.task.decide(self.outputs(inputs))
 
     def evaluate(self) -> dict[str, float]:
@@ -218,7 +230,8 @@ def _finish(
     outputs = np.zeros(0)
     if directory is not None:
         with jax.set_mesh(parts.mesh):  # on every process, though one writes
-            outputs = parts.predictor(run.variables, parts.dataset.test["inputs"])
+            test = {name: array for name, array in parts.dataset.test.items() if name != "targets"}
+            outputs = parts.predictor(run.variables, test)
     if not is_first():
         return
     final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split")}

@@ -35,7 +35,11 @@ class Standardize:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Training and test examples. Each split is a dict of arrays with a leading example dim: `inputs`, `targets`."""
+    """Training and test examples. Each split is a dict of arrays with a leading example dim: `inputs`, `targets`.
+
+    Further arrays that a task needs (a graph's edges, say) go beside them under names of their own and reach the batch as
+    they are: `prepare` and `augment` change the inputs alone.
+    """
 
     name: str
     train: Arrays

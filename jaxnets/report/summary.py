@@ -6,14 +6,15 @@ import flax.linen as nn
 import jax
 from rich.console import Console
 
-from jaxnets.assemble import assemble
+from jaxnets.assemble import assemble, batch_spec
 from jaxnets.config import Experiment
 
 
 def summarize(name: str, experiment: Experiment) -> None:
     """Print layers with shapes, parameters and FLOPs (forward and backward, one batch), and what the state takes."""
     parts = assemble(experiment)
-    inputs = jax.numpy.zeros((experiment.batch_size, *parts.dataset.card.input_shape), jax.numpy.float32)
+    batch = batch_spec(parts.dataset, experiment.batch_size)
+    inputs = parts.task.inputs_of(jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), batch))
     tabulate = nn.tabulate(
         parts.task.model,
         {"params": jax.random.key(0), "dropout": jax.random.key(0)},

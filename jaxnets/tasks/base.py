@@ -38,7 +38,7 @@ class Task:
     """Base of all tasks; see the module's docstring."""
 
     model: nn.Module
-    """The network, a Linen module called as `model(inputs, train=...)`."""
+    """The network, a Linen module called as `model(inputs_of(batch), train=...)`."""
 
     headline = "loss"
     """The one metric to name a run by."""
@@ -50,9 +50,13 @@ class Task:
         del card
         return self
 
+    def inputs_of(self, batch: Batch) -> Any:
+        """What the model is called with: the batch's `inputs`; a task whose model takes several arrays puts them together."""
+        return batch["inputs"]
+
     def init(self, key: Array, batch: Batch) -> Variables:
         """Fresh variables for a batch like `batch` (its values are not used): `{"params": ..., ...}`."""
-        return dict(self.model.init({"params": key, "dropout": key}, batch["inputs"], train=False))
+        return dict(self.model.init({"params": key, "dropout": key}, self.inputs_of(batch), train=False))
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
         """The optimizer's state at step 0."""
@@ -99,11 +103,11 @@ class Task:
         """
         others = {name: value for name, value in variables.items() if name != "params"}
         if key is None:
-            outputs = self.model.apply(variables, batch["inputs"], train=False)
+            outputs = self.model.apply(variables, self.inputs_of(batch), train=False)
             new: Any = {}
         else:
             outputs, new = self.model.apply(
-                variables, batch["inputs"], train=True, rngs={"dropout": key}, mutable=list(others)
+                variables, self.inputs_of(batch), train=True, rngs={"dropout": key}, mutable=list(others)
             )
         return jax.numpy.asarray(outputs, jax.numpy.float32), {**others, **new}
 

@@ -57,8 +57,13 @@ class Classification(Task):
         return {"loss": loss, "accuracy": accuracy(logits, batch)}
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """One logit for each class at least."""
+        """One label for each example, and one logit for each class at least."""
         shape, count = jax.eval_shape(self.outputs, variables, batch).shape, len(card.class_names)
+        if len(batch["targets"].shape) != 1:
+            raise DataError(
+                f"the targets of {card.name!r} have shape {batch['targets'].shape}, but {type(self).__name__} needs one label "
+                f"for each example, [batch]; use a task for labels of this kind"
+            )
         if len(shape) != 2 or shape[1] < count:
             raise DataError(
                 f"{type(self.model).__name__} gives outputs of shape {shape}, but {card.name!r} has {count} classes: "

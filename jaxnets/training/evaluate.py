@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.contracts import Placement, Variables
+from jaxnets.contracts import Batch, Placement, Variables
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Standardize
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
@@ -81,18 +81,17 @@ class Predictor:
     ) -> None:
         self._batch_size, self._placement = batch_size, placement
 
-        def outputs(variables: Variables, inputs: Any) -> Any:
-            batch = precision.batch({"inputs": prepare(inputs)})
+        def outputs(variables: Variables, rows: Batch) -> Any:
+            batch = precision.batch({**rows, "inputs": prepare(rows["inputs"])})
             return task.outputs({**variables, "params": precision.params(variables["params"])}, batch)
 
         self._outputs = jax.jit(outputs, out_shardings=placement.whole)
 
-    def __call__(self, variables: Variables, inputs: np.ndarray) -> np.ndarray:
-        """Outputs `[N, ...]` float32 for raw inputs `[N, ...]`, in order."""
-        size, read = self._batch_size, []
-        for start in range(0, len(inputs), size):
-            part = inputs[start : start + size]
-            padding = [(0, size - len(part))] + [(0, 0)] * (inputs.ndim - 1)
-            rows = to_devices(np.pad(part, padding), self._placement.rows)
-            read.append(self._outputs(variables, rows))
-        return np.concatenate(jax.device_get(read))[: len(inputs)]
+    def __call__(self, variables: Variables, arrays: Arrays) -> np.ndarray:
+        """Outputs `[N, ...]` float32 for raw `inputs` `[N, ...]` and whatever else the task's model takes, in order."""
+        size, count, read = self._batch_size, len(arrays["inputs"]), []
+        for start in range(0, count, size):
+            parts = {name: array[start : start + size] for name, array in arrays.items()}
+            rows = {name: np.pad(a, [(0, size - len(a))] + [(0, 0)] * (a.ndim - 1)) for name, a in parts.items()}
+            read.append(self._outputs(variables, to_devices(rows, self._placement.rows)))
+        return np.concatenate(jax.device_get(read))[:count]
