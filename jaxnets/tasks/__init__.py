@@ -2,8 +2,18 @@
 
 from jaxnets.tasks.base import Task as Task
 from jaxnets.tasks.classification import Classification as Classification
+from jaxnets.tasks.graphs import GraphClassification as GraphClassification
+from jaxnets.tasks.graphs import NodeClassification as NodeClassification
 from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
 from jaxnets.tasks.regression import Regression as Regression
 from jaxnets.tasks.supervised import Supervised as Supervised
 
-__all__ = ["Classification", "PerceptronRule", "Regression", "Supervised", "Task"]
+__all__ = [
+    "Classification",
+    "GraphClassification",
+    "NodeClassification",
+    "PerceptronRule",
+    "Regression",
+    "Supervised",
+    "Task",
+]
