@@ -4,6 +4,12 @@ from jaxnets.data.augment import Augment as Augment
 from jaxnets.data.dataset import Dataset as Dataset
 from jaxnets.data.dataset import Source as Source
 from jaxnets.data.dataset import from_arrays as from_arrays
+from jaxnets.data.graphs import Cora as Cora
+from jaxnets.data.graphs import KarateClub as KarateClub
+from jaxnets.data.graphs import Rings as Rings
+from jaxnets.data.graphs import from_graph as from_graph
+from jaxnets.data.graphs import from_graphs as from_graphs
+from jaxnets.data.graphs import pad_graphs as pad_graphs
 from jaxnets.data.images import CIFAR10 as CIFAR10
 from jaxnets.data.images import MNIST as MNIST
 from jaxnets.data.images import Digits as Digits
@@ -18,12 +24,18 @@ __all__ = [
     "MNIST",
     "Augment",
     "California",
+    "Cora",
     "Dataset",
     "Digits",
     "FashionMNIST",
     "InMemory",
+    "KarateClub",
+    "Rings",
     "Source",
     "Tabular",
     "from_arrays",
+    "from_graph",
+    "from_graphs",
     "load",
+    "pad_graphs",
 ]

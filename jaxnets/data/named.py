@@ -1,6 +1,7 @@
 """Data sets by name, for a notebook."""
 
 from jaxnets.data.dataset import Dataset, Source
+from jaxnets.data.graphs import Cora, KarateClub, Rings
 from jaxnets.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from jaxnets.data.tables import California, Tabular
 from jaxnets.errors import DataError, did_you_mean
@@ -9,8 +10,8 @@ from jaxnets.errors import DataError, did_you_mean
 def load(name: str) -> Dataset:
     """A named data set, with its default options: `load("digits")`.
 
-    Names: digits, iris and wine (bundled); mnist, fashion_mnist, cifar10 and california (found through `JAXNETS_DATA`,
-    else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
+    Names: digits, iris, wine and karate_club (bundled); rings (made); mnist, fashion_mnist, cifar10, california and cora
+    (found through `JAXNETS_DATA`, else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
 
     Raises:
         DataError: an unknown name, or data that cannot be had.
@@ -23,6 +24,9 @@ def load(name: str) -> Dataset:
         "fashion_mnist": FashionMNIST(),
         "cifar10": CIFAR10(),
         "california": California(),
+        "cora": Cora(),
+        "karate_club": KarateClub(),
+        "rings": Rings(),
     }
     if name in sources:
         return sources[name].open()

@@ -1,0 +1,307 @@
+"""Graphs as data: many small ones to classify, or the nodes of one large one.
+
+A graph is features `[n, F]` of its nodes and edges `[e, 2]`, pairs of node numbers. In a data set every graph has the same
+sizes, those of the largest (`N` nodes, `E` edges, each direction on its own), and masks say what is real: `inputs`
+`[G, N, F]`, `edges` `[G, E, 2]`, `node_mask` `[G, N]`, `edge_mask` `[G, E]`. One large graph is a set of one example.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxnets.data.dataset import Arrays, Dataset, Source, check_finite, from_arrays
+from jaxnets.data.download import read_arrays
+from jaxnets.data.planetoid import cora_arrays
+from jaxnets.errors import DataError
+
+ASSETS = Path(__file__).parent / "assets"
+CORA_CLASSES = (
+    "theory",
+    "reinforcement learning",
+    "genetic algorithms",
+    "neural networks",
+    "probabilistic methods",
+    "case based",
+    "rule learning",
+)
+
+
+def pad_graphs(graphs: Sequence[tuple[Any, Any]], *, name: str = "graphs", undirected: bool = True) -> Arrays:
+    """Graphs of any sizes as arrays of one size, without targets.
+
+    Args:
+        graphs: (features `[n, F]`, edges `[e, 2]`) for each.
+        name: for messages.
+        undirected: each edge is given once, in either direction, and is entered in both. False takes edges as they are,
+            (from, to).
+
+    Raises:
+        DataError: an edge that ends at no node, joins a node to itself or is given twice; features that are not finite or
+            of different widths; no graph, or one without nodes.
+    """
+    if not len(graphs):
+        raise DataError(f"{name}: there are no graphs; give at least one")
+    checked = [_check_graph(f"{name}, graph {i}", *graph, undirected=undirected) for i, graph in enumerate(graphs)]
+    width = checked[0][0].shape[1]
+    for i, (nodes, _) in enumerate(checked):
+        if nodes.shape[1] != width:
+            raise DataError(f"{name}: graph {i} has {nodes.shape[1]} features for each node, graph 0 has {width}")
+    N = max(len(nodes) for nodes, _ in checked)
+    E = max(1, max(len(edges) for _, edges in checked))
+    arrays = {
+        "inputs": np.zeros((len(checked), N, width), np.float32),
+        "edges": np.zeros((len(checked), E, 2), np.int32),
+        "node_mask": np.zeros((len(checked), N), bool),
+        "edge_mask": np.zeros((len(checked), E), bool),
+    }
+    for i, (nodes, edges) in enumerate(checked):
+        arrays["inputs"][i, : len(nodes)] = nodes
+        arrays["edges"][i, : len(edges)] = edges
+        arrays["node_mask"][i, : len(nodes)] = True
+        arrays["edge_mask"][i, : len(edges)] = True
+    return arrays
+
+
+def from_graphs(
+    graphs: Sequence[tuple[Any, Any]],
+    targets: Any,
+    *,
+    holdout: float = 0.2,
+    seed: int = 0,
+    name: str = "graphs",
+    class_names: Sequence[str] | None = None,
+    undirected: bool = True,
+) -> Dataset:
+    """A data set of graphs with a target each, for `GraphClassification`.
+
+    Args:
+        graphs: (features `[n, F]`, edges `[e, 2]`) for each; see `pad_graphs`. Features are taken as they are.
+        targets: one for each graph, as in `from_arrays`.
+        holdout: share of the graphs set aside for the test, in (0, 1).
+        seed: of the shuffle before that.
+        name: for messages and the report.
+        class_names: names of classes 0, 1, ...; by default the distinct labels.
+        undirected: whether edges are given once and go both ways.
+
+    Raises:
+        DataError: see `pad_graphs` and `from_arrays`.
+    """
+    arrays = pad_graphs(graphs, name=name, undirected=undirected)
+    # A table whose only column is the number of the graph is split and labelled as any table is.
+    numbers = np.arange(len(graphs), dtype=np.int32)[:, None]
+    table = from_arrays(
+        numbers, targets, holdout=holdout, seed=seed, name=name, standardize=False, class_names=class_names
+    )
+    parts = []
+    for split in (table.train, table.test):
+        rows = split["inputs"][:, 0]
+        parts.append({key: array[rows] for key, array in arrays.items()} | {"targets": split["targets"]})
+    return Dataset(name=name, train=parts[0], test=parts[1], class_names=table.class_names, target_name="class")
+
+
+def from_graph(
+    nodes: Any,
+    edges: Any,
+    labels: Any,
+    *,
+    train: Any,
+    test: Any,
+    name: str = "graph",
+    class_names: Sequence[str] | None = None,
+    undirected: bool = True,
+) -> Dataset:
+    """One graph whose nodes have labels, for `NodeClassification`; a data set of one example, so `batch_size` is 1.
+
+    Args:
+        nodes: features `[N, F]`, taken as they are.
+        edges: `[E, 2]` node numbers; see `pad_graphs`.
+        labels: `[N]` integers or text; only those of `train` and `test` are used.
+        train: numbers of the nodes whose labels are learned from.
+        test: numbers of the nodes whose labels are predicted in the test.
+        name: for messages and the report.
+        class_names: names of classes 0, 1, ...; by default the distinct labels.
+        undirected: whether edges are given once and go both ways.
+
+    Raises:
+        DataError: see `pad_graphs`; a node number out of range, or one in both `train` and `test`.
+    """
+    arrays = pad_graphs([(nodes, edges)], name=name, undirected=undirected)
+    count = arrays["inputs"].shape[1]
+    numbers = np.arange(count, dtype=np.int32)[:, None]
+    labels = np.asarray(labels)
+    table = from_arrays(numbers, labels, test=(numbers, labels), name=name, standardize=False, class_names=class_names)
+    if not table.class_names:
+        raise DataError(f"{name}: the labels of nodes are real numbers; give integers or text, which make classes")
+    chosen = {}
+    for split, rows in (("train", train), ("test", test)):
+        chosen[split] = np.zeros((1, count), bool)
+        chosen[split][0, _check_numbers(name, split, rows, count)] = True
+    both = np.flatnonzero(chosen["train"] & chosen["test"])
+    if both.size:
+        raise DataError(
+            f"{name}: {both.size} nodes are in train and in test, the first is node {both[0]}; a test on labels that were "
+            f"learned from says nothing, so take them out of one"
+        )
+    arrays["targets"] = table.train["targets"][None]
+    return Dataset(
+        name=name,
+        train={**arrays, "counted": chosen["train"]},
+        test={**arrays, "counted": chosen["test"]},
+        class_names=table.class_names,
+        target_name="class",
+    )
+
+
+def _check_graph(name: str, nodes: Any, edges: Any, *, undirected: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[n, F]` float32 and directed edges `[e, 2]` int32 of one graph."""
+    nodes, edges = np.asarray(nodes), np.asarray(edges)
+    if nodes.ndim != 2 or not len(nodes):
+        raise DataError(f"{name}: nodes have shape {nodes.shape}; give features [nodes, features] of at least one node")
+    check_finite(f"{name}: features", nodes)
+    with np.errstate(over="ignore"):
+        nodes = nodes.astype(np.float32)
+    check_finite(f"{name}: features, in 32 bits,", nodes)
+    if not edges.size:
+        return nodes, np.zeros((0, 2), np.int32)
+    if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
+        raise DataError(
+            f"{name}: edges have shape {edges.shape} and dtype {edges.dtype}; give pairs of node numbers, [edges, 2] "
+            f"integers (a matrix [2, edges] is transposed with edges.T)"
+        )
+    n = len(nodes)
+    dangling = ((edges < 0) | (edges >= n)).any(axis=1)
+    if dangling.any():
+        i = int(np.flatnonzero(dangling)[0])
+        raise DataError(
+            f"{name}: {int(dangling.sum())} edges end at nodes that are not there; the first, edge {i}, joins "
+            f"{edges[i, 0]} and {edges[i, 1]}, but the nodes are numbered 0 to {n - 1}. Remove such edges, or add the nodes"
+        )
+    loops = np.flatnonzero(edges[:, 0] == edges[:, 1])
+    if loops.size:
+        raise DataError(
+            f"{name}: {loops.size} edges join a node to itself, the first is edge {loops[0]} at node {edges[loops[0], 0]}; "
+            f"remove them: the models that use such edges add them"
+        )
+    edges = edges.astype(np.int32)
+    keys = np.sort(edges, axis=1) if undirected else edges
+    _, first = np.unique(keys, axis=0, return_index=True)
+    if len(first) < len(edges):
+        again = int(np.setdiff1d(np.arange(len(edges)), first)[0])
+        raise DataError(
+            f"{name}: {len(edges) - len(first)} edges are given more than once, the first is edge {again} "
+            f"({edges[again, 0]}, {edges[again, 1]}); give each edge once"
+            + (", in one direction, or set undirected=False" if undirected else "")
+        )
+    return nodes, np.concatenate([edges, edges[:, ::-1]]) if undirected else edges
+
+
+def _check_numbers(name: str, split: str, rows: Any, count: int) -> np.ndarray:
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size:
+        raise DataError(
+            f"{name}: {split} has shape {rows.shape} and dtype {rows.dtype}; give the numbers of at least one node "
+            f"(np.flatnonzero turns a mask into numbers)"
+        )
+    outside = rows[(rows < 0) | (rows >= count)]
+    if outside.size:
+        raise DataError(f"{name}: {split} names node {outside[0]}, but the nodes are numbered 0 to {count - 1}")
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Cora(Source):
+    """2,708 papers on machine learning and their 5,278 citations, 1,433 words each, 7 classes (Sen et al. 2008).
+
+    The standard split (Yang et al. 2016): labels of 20 papers a class to learn from, 500 for validation, 1,000 for the test.
+    """
+
+    measure: Literal["test", "validation"] = "test"
+    """Which papers the test split holds. Choose hyper-parameters on validation, then measure once on test."""
+    copies: int = 1
+    """How often the graph is in the training split: on D devices set copies and batch_size to D, and each has a graph of its
+    own, with dropout of its own."""
+
+    def __post_init__(self) -> None:
+        if self.copies < 1:
+            raise DataError(f"cora: copies is at least 1, got {self.copies}")
+
+    def open(self) -> Dataset:
+        """One graph; words as shares of a paper's words, float32."""
+        arrays = cora_arrays()
+        nodes = np.zeros((int(arrays["num_nodes"]), int(arrays["num_features"])), np.float32)
+        nodes[arrays["feat_row"], arrays["feat_col"]] = arrays["feat_val"]
+        nodes /= np.maximum(nodes.sum(axis=1, keepdims=True), 1)
+        dataset = from_graph(
+            nodes,
+            arrays["edges"],
+            arrays["labels"].astype(np.int32),
+            train=arrays["train_idx"],
+            test=arrays["test_idx" if self.measure == "test" else "val_idx"],
+            name="cora",
+            class_names=CORA_CLASSES,
+        )
+        train = {key: np.repeat(array, self.copies, axis=0) for key, array in dataset.train.items()}
+        source = "Cora (Sen et al. 2008) as split by Planetoid, https://github.com/kimiyoung/planetoid"
+        return dataclasses.replace(dataset, train=train, source=source)
+
+
+@dataclasses.dataclass(frozen=True)
+class KarateClub(Source):
+    """34 members of a karate club and their 78 friendships (Zachary 1977); which of two men will each follow? Bundled.
+
+    Labels of the two men alone are learned from; the test is on the other 32. A node's features are its own number, one-hot.
+    """
+
+    def open(self) -> Dataset:
+        """One graph, features `[34, 34]`."""
+        arrays = read_arrays(ASSETS / "karate_club.npz", ("edges", "labels"))
+        dataset = from_graph(
+            np.eye(34, dtype=np.float32),
+            arrays["edges"],
+            arrays["labels"].astype(np.int32),
+            train=[0, 33],
+            test=np.arange(1, 33),
+            name="karate club",
+            class_names=("the instructor", "the officer"),
+        )
+        return dataclasses.replace(dataset, source="W. W. Zachary (1977), as in networkx")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rings(Source):
+    """Made, not measured: rings of nodes with one chord, which closes a triangle (class 1) or a longer cycle (class 0).
+
+    The nodes have no features of their own, and both classes have the same degrees: a network has to look two steps far.
+    """
+
+    graphs: int = 500
+    """How many, half of each class."""
+    least: int = 6
+    """Nodes in the smallest ring, at least 6."""
+    most: int = 14
+    """Nodes in the largest ring."""
+    seed: int = 0
+    """Of the sizes, the chords and the numbering of the nodes."""
+
+    def __post_init__(self) -> None:
+        if not 6 <= self.least <= self.most or self.graphs < 10:
+            raise DataError(
+                f"rings: 6 <= least <= most and at least 10 graphs, got least={self.least}, most={self.most}, "
+                f"graphs={self.graphs}"
+            )
+
+    def open(self) -> Dataset:
+        """Graphs of different sizes, filled up to `most` nodes; one constant feature."""
+        rng = np.random.default_rng(self.seed)
+        graphs, targets = [], np.arange(self.graphs) % 2
+        for closes_triangle in targets:
+            n = int(rng.integers(self.least, self.most + 1))
+            step = 2 if closes_triangle else int(rng.integers(3, n // 2 + 1))
+            ring = np.stack([np.arange(n), (np.arange(n) + 1) % n], axis=1)
+            edges = np.concatenate([ring, [[0, step]]])
+            graphs.append((np.ones((n, 1), np.float32), rng.permutation(n)[edges]))
+        dataset = from_graphs(graphs, targets, name="rings", class_names=("longer cycle", "triangle"), seed=self.seed)
+        return dataclasses.replace(dataset, source="made by jaxnets.data.Rings")
