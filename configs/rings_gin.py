@@ -2,7 +2,7 @@
 
     jaxnets train rings_gin
 
-Made data (500 graphs of 6 to 14 nodes), no download. Test accuracy at least 0.99.
+Made data (500 graphs of 6 to 14 nodes), no download. Test accuracy at least 0.99, in seconds.
 """
 
 from jaxnets.config import Expected, Experiment
