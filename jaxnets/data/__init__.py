@@ -15,13 +15,18 @@ from jaxnets.data.images import MNIST as MNIST
 from jaxnets.data.images import Digits as Digits
 from jaxnets.data.images import FashionMNIST as FashionMNIST
 from jaxnets.data.memory import InMemory as InMemory
+from jaxnets.data.moving_digits import MovingDigits as MovingDigits
 from jaxnets.data.named import load as load
+from jaxnets.data.synthetic import AddingProblem as AddingProblem
+from jaxnets.data.synthetic import LogicGate as LogicGate
+from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
 from jaxnets.data.tables import California as California
 from jaxnets.data.tables import Tabular as Tabular
 
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "AddingProblem",
     "Augment",
     "California",
     "Cora",
@@ -30,9 +35,12 @@ __all__ = [
     "FashionMNIST",
     "InMemory",
     "KarateClub",
+    "LogicGate",
+    "MovingDigits",
     "Rings",
     "Source",
     "Tabular",
+    "TwoSpirals",
     "from_arrays",
     "from_graph",
     "from_graphs",

@@ -3,6 +3,8 @@
 from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.graphs import Cora, KarateClub, Rings
 from jaxnets.data.images import CIFAR10, MNIST, Digits, FashionMNIST
+from jaxnets.data.moving_digits import MovingDigits
+from jaxnets.data.synthetic import AddingProblem, TwoSpirals
 from jaxnets.data.tables import California, Tabular
 from jaxnets.errors import DataError, did_you_mean
 
@@ -10,8 +12,9 @@ from jaxnets.errors import DataError, did_you_mean
 def load(name: str) -> Dataset:
     """A named data set, with its default options: `load("digits")`.
 
-    Names: digits, iris, wine and karate_club (bundled); rings (made); mnist, fashion_mnist, cifar10, california and cora
-    (found through `JAXNETS_DATA`, else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
+    Names: digits, iris, wine and karate_club (bundled); rings, adding_problem, two_spirals and moving_digits (made from a
+    seed); mnist, fashion_mnist, cifar10, california and cora (found through `JAXNETS_DATA`, else downloaded once). A path to
+    a `.npz` file with `inputs` and `targets` works too.
 
     Raises:
         DataError: an unknown name, or data that cannot be had.
@@ -20,6 +23,9 @@ def load(name: str) -> Dataset:
         "digits": Digits(),
         "iris": Tabular("iris"),
         "wine": Tabular("wine"),
+        "adding_problem": AddingProblem(),
+        "two_spirals": TwoSpirals(),
+        "moving_digits": MovingDigits(),
         "mnist": MNIST(),
         "fashion_mnist": FashionMNIST(),
         "cifar10": CIFAR10(),

@@ -1,6 +1,7 @@
 """What is computed: one family of networks a file, each a frozen dataclass with pure `init` and `apply`."""
 
 from jaxnets.models.cnn import CNN as CNN
+from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
 from jaxnets.models.graph import GAT as GAT
 from jaxnets.models.graph import GCN as GCN
 from jaxnets.models.graph import GIN as GIN
@@ -8,6 +9,23 @@ from jaxnets.models.graph import Graph as Graph
 from jaxnets.models.graph import GraphSAGE as GraphSAGE
 from jaxnets.models.mlp import MLP as MLP
 from jaxnets.models.perceptron import Perceptron as Perceptron
+from jaxnets.models.rbf import RBF as RBF
+from jaxnets.models.rcnn import RCNN as RCNN
+from jaxnets.models.recurrent import RNN as RNN
 from jaxnets.models.resnet import CifarResNet as CifarResNet
 
-__all__ = ["CNN", "GAT", "GCN", "GIN", "MLP", "CifarResNet", "Graph", "GraphSAGE", "Perceptron"]
+__all__ = [
+    "CNN",
+    "GAT",
+    "GCN",
+    "GIN",
+    "MLP",
+    "RBF",
+    "RCNN",
+    "RNN",
+    "CifarResNet",
+    "ConvLSTMForecaster",
+    "Graph",
+    "GraphSAGE",
+    "Perceptron",
+]

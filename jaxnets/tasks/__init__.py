@@ -1,16 +1,20 @@
 """What is minimised and what is measured. A new objective is a new task, never a new loop."""
 
+from jaxnets.tasks.adaline import Adaline as Adaline
 from jaxnets.tasks.base import Task as Task
 from jaxnets.tasks.classification import Classification as Classification
 from jaxnets.tasks.graphs import GraphClassification as GraphClassification
 from jaxnets.tasks.graphs import NodeClassification as NodeClassification
+from jaxnets.tasks.next_frame import NextFrame as NextFrame
 from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
 from jaxnets.tasks.regression import Regression as Regression
 from jaxnets.tasks.supervised import Supervised as Supervised
 
 __all__ = [
+    "Adaline",
     "Classification",
     "GraphClassification",
+    "NextFrame",
     "NodeClassification",
     "PerceptronRule",
     "Regression",

@@ -1,7 +1,7 @@
 """The perceptron's own learning rule (Rosenblatt, 1958): no gradient, no optimizer, the same loop."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
@@ -20,10 +20,16 @@ class PerceptronRule(Classification):
 
     `w <- w + rate * y * x` for a misclassified example with `y` in {-1, +1}, one example after the other in batch order.
     On separable data with margin `g` and `|x| <= R` it errs at most `(R / g)^2` times in all (Novikoff, 1962).
+
+    Beside loss and accuracy an evaluation reports `updates`, the mistakes of the whole training; `converged`, 1 where the
+    last `examples` examples were all right, else 0; and then `bound`, `(R / g)^2` with the margin of the separator found,
+    which `updates` cannot exceed. On data that nothing separates, such as XOR, `converged` stays 0.
     """
 
     rate: float = 1.0
     """How far a mistake moves the weights; it scales the weights and changes nothing else."""
+    examples: int | None = None
+    """Examples in a row without a mistake that count as convergence; None takes as many as there are for training."""
 
     def bind(self, card: Card) -> Self:
         """Give the model its one output; refuse data without exactly two classes."""
@@ -33,7 +39,13 @@ class PerceptronRule(Classification):
                 f"use Classification, or data with two classes"
             )
         model = with_outputs(self.model, 1, exact=True, reason="the perceptron rule trains one unit")
-        return dataclasses.replace(self, model=model)
+        examples = card.examples["train"] if self.examples is None else self.examples
+        return dataclasses.replace(self, model=model, examples=examples)
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        """The module's variables, and what the rule keeps account of: its progress."""
+        progress = {name: jnp.zeros((), jnp.float32) for name in ("updates", "streak", "margin", "radius")}
+        return {**super().init(key, batch), "progress": progress}
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
         """The rule has no optimizer."""
@@ -56,8 +68,24 @@ class PerceptronRule(Classification):
         return loss, Aux(metrics, {})
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """The perceptron criterion and accuracy."""
-        return self.loss(variables, batch, jax.random.key(0), False)[1].metrics
+        """The perceptron criterion, accuracy and the rule's progress."""
+        progress = variables["progress"]
+        account = {
+            "updates": progress["updates"],
+            "converged": (progress["streak"] >= (self.examples or 1)) * 1.0,
+            "margin": progress["margin"],
+            "radius": progress["radius"],
+        }
+        mask = batch["mask"]
+        means = {name: Mean.of(jnp.broadcast_to(value, mask.shape), mask) for name, value in account.items()}
+        return {**self.loss(variables, batch, jax.random.key(0), False)[1].metrics, **means}
+
+    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The numbers measured, with Novikoff's bound where it is known."""
+        kept = {name: value for name, value in values.items() if name not in ("margin", "radius")}
+        if values.get("converged") == 1 and values["margin"] > 0:
+            kept["bound"] = (values["radius"] / values["margin"]) ** 2
+        return kept
 
     def make_step(self, recipe: Recipe) -> Callable[..., Any]:
         """One pass of the rule over the batch; metrics are of the weights before it."""
@@ -66,20 +94,42 @@ class PerceptronRule(Classification):
         def step(state: Any, batch: Batch) -> tuple[Any, dict[str, Mean]]:
             _, aux = self.loss({"params": state.params}, batch, jax.random.key(0), True)
 
-            def correct(params: Any, example: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+            def correct(carry: tuple[Any, Any], example: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+                params, progress = carry
                 x, label, mask = example
-                answer = self.outputs({"params": params}, {"inputs": x[None]})[0].argmax()
-                move = self.rate * mask * (answer != label) * jnp.where(label == 1, 1.0, -1.0)
+                potential = self.outputs({"params": params}, {"inputs": x[None]})[0]
+                side = jnp.where(label == 1, 1.0, -1.0)
+                wrong = mask * (potential.argmax() != label)
                 neuron = params["neuron"]
+                progress = _account(progress, neuron, x, side * potential[1], wrong, mask)
                 neuron = {
-                    "kernel": neuron["kernel"] + move * x.reshape(-1, 1),
-                    "bias": neuron["bias"] + move,
+                    "kernel": neuron["kernel"] + self.rate * wrong * side * x.reshape(-1, 1),
+                    "bias": neuron["bias"] + self.rate * wrong * side,
                 }
-                return {**params, "neuron": neuron}, move != 0
+                return ({**params, "neuron": neuron}, progress), wrong != 0
 
             examples = (batch["inputs"].astype(jnp.float32), batch["targets"], batch["mask"])
-            params, moved = jax.lax.scan(correct, state.params, examples)
+            start = (state.params, state.model_state["progress"])
+            (params, progress), moved = jax.lax.scan(correct, start, examples)
             metrics = {**aux.metrics, "mistakes": Mean.of(moved * 1.0, batch["mask"])}
-            return dataclasses.replace(state, step=state.step + 1, params=params), metrics
+            model_state = {**state.model_state, "progress": progress}
+            return dataclasses.replace(state, step=state.step + 1, params=params, model_state=model_state), metrics
 
         return step
+
+
+def _account(progress: Any, neuron: Any, x: Array, potential: Array, wrong: Array, mask: Array) -> Any:
+    """The progress after one example; `potential` is positive on the right side, and `x` is counted with its constant 1."""
+    norm = jnp.sqrt(jnp.square(neuron["kernel"]).sum() + jnp.square(neuron["bias"]).sum())
+    distance = jnp.where(norm > 0, potential / jnp.maximum(norm, 1e-30), 0.0)
+    # The weights stand still as long as nothing goes wrong, so the distances since then are to one and the same line.
+    least = jnp.where(progress["streak"] > 0, jnp.minimum(progress["margin"], distance), distance)
+    real = mask > 0
+    return {
+        "updates": progress["updates"] + (wrong > 0),
+        "streak": jnp.where(wrong > 0, 0.0, progress["streak"] + real),
+        "margin": jnp.where(wrong > 0, 0.0, jnp.where(real, least, progress["margin"])),
+        "radius": jnp.where(
+            real, jnp.maximum(progress["radius"], jnp.sqrt(jnp.square(x).sum() + 1)), progress["radius"]
+        ),
+    }

@@ -17,7 +17,7 @@ from jaxnets.tasks.losses import huber, squared_error
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression(Task):
-    """Minimise the error of a real target; measure R2, RMSE and MAE.
+    """Minimise the error of a real target; measure R2, MSE, RMSE and MAE.
 
     A batch holds `inputs` `[B, ...]`, `targets` `[B]` in their own unit and `mask` `[B]`. The model works on standardised
     targets: its output is `(target - target_mean) / target_std`, both taken from the training data by `bind`.
@@ -66,7 +66,7 @@ class Regression(Task):
         return loss, Aux({"loss": loss}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """Standardised moments, from which `derive` makes R2, RMSE and MAE."""
+        """Standardised moments, from which `derive` makes R2, MSE, RMSE and MAE."""
         outputs = self.outputs(variables, batch)[:, 0]
         targets = (batch["targets"].astype(jnp.float32) - self._mean) / self._std
         mask = batch["mask"]
@@ -79,13 +79,14 @@ class Regression(Task):
         }
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """R2 (1 is perfect, 0 the mean), RMSE and MAE in the targets' unit."""
+        """R2 (1 is perfect, 0 the mean), MSE in the square of the targets' unit, RMSE and MAE in it."""
         if "squared" not in values:
             return dict(values)
         variance = values["second"] - values["first"] ** 2
         return {
             "loss": values["loss"],
             "r2": 1 - values["squared"] / variance if variance > 0 else float("nan"),
+            "mse": values["squared"] * self._std**2,
             "rmse": values["squared"] ** 0.5 * self._std,
             "mae": values["absolute"] * self._std,
         }

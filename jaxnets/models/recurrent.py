@@ -1,0 +1,155 @@
+"""Recurrent networks: the simple cell, LSTM and GRU, stacked and in both directions.
+
+Shapes: `B` batch, `T` time, `N` input features, `F` units, `G` gates, `C` outputs. Arrays are batch-major `[B, T, ...]`
+outside a layer and time-major `[T, B, ...]` inside, where `lax.scan` walks along time.
+
+What the inputs contribute to the gates does not depend on the state, so it is one matrix product over all steps, done
+before the scan; only the state's own product stays inside.
+"""
+
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import dot_general
+
+State = tuple[Array, ...]
+# How many blocks of F columns each cell's kernels have.
+GATES = {"simple": 1, "lstm": 4, "gru": 3}
+
+
+def simple_cell(x: Array, state: State, kernel: Array) -> State:
+    """Elman's cell (1990): `h' = tanh(W x + U h + b)`; `x` is `W x + b`, `[B, F]`."""
+    (h,) = state
+    return (jnp.tanh(x + h @ kernel),)
+
+
+def lstm_cell(x: Array, state: State, kernel: Array) -> State:
+    """Long short-term memory (Hochreiter and Schmidhuber 1997) with forget gate (Gers et al. 2000).
+
+    With `i, f, g, o` the four blocks of `W x + U h + b` (`x` is `W x + b`, `[B, 4F]`):
+    `c' = sigmoid(f) c + sigmoid(i) tanh(g)` and `h' = sigmoid(o) tanh(c')`.
+    """
+    h, c = state
+    i, f, g, o = jnp.split(x + h @ kernel, 4, axis=-1)
+    c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+    return nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def gru_cell(x: Array, state: State, kernel: Array, bias: Array) -> State:
+    """Gated recurrent unit (Cho et al. 2014), resetting after the product with the state, as cuDNN and PyTorch do.
+
+    With `r, z, n` the blocks of `W x + b` (`x`, `[B, 3F]`) and of `U h`:
+    `r = sigmoid(r_x + r_h)`, `z = sigmoid(z_x + z_h)`, `n = tanh(n_x + r (n_h + bias))`, `h' = (1 - z) n + z h`.
+    Resetting before it, `U (r h)`, as the paper has it, would take a second product in every step.
+    """
+    (h,) = state
+    x_gates, x_new = jnp.split(x, [2 * h.shape[-1]], axis=-1)
+    h_gates, h_new = jnp.split(h @ kernel, [2 * h.shape[-1]], axis=-1)
+    reset, keep = jnp.split(nn.sigmoid(x_gates + h_gates), 2, axis=-1)
+    new = jnp.tanh(x_new + reset * (h_new + bias))
+    return (new + keep * (h - new),)
+
+
+class Recurrent(nn.Module):
+    """One layer of cells, run along time in one direction."""
+
+    cell: Literal["simple", "lstm", "gru"]
+    """Which cell; see the functions above."""
+    width: int
+    """Units."""
+    reverse: bool = False
+    """Walk from the last step to the first."""
+
+    @nn.compact
+    def __call__(self, x: Array, lengths: Array | None = None) -> tuple[Array, Array]:
+        """The state after every step `[B, T, F]` (0 at steps past `lengths`), and the one the walk ends with `[B, F]`."""
+        B, T, _ = x.shape
+        gates = GATES[self.cell]
+        bias_init = _open_forget_gate if self.cell == "lstm" else nn.initializers.zeros
+        x = nn.Dense(gates * self.width, bias_init=bias_init, dot_general=dot_general, name="input")(x)
+        kernel = self.param("recurrent", _orthogonal_blocks, (self.width, gates * self.width)).astype(x.dtype)
+        step = {"simple": simple_cell, "lstm": lstm_cell, "gru": gru_cell}[self.cell]
+        if self.cell == "gru":
+            bias = self.param("candidate_bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
+            step = functools.partial(gru_cell, bias=bias[None])
+        zero = jnp.zeros((B, self.width), x.dtype)
+        state: State = (zero, zero) if self.cell == "lstm" else (zero,)
+
+        def walk(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
+            gate_inputs, here = inputs
+            new = step(gate_inputs, state, kernel)
+            if here is None:
+                return new, new[0]
+            new = tuple(jnp.where(here, after, before) for after, before in zip(new, state, strict=True))
+            return new, jnp.where(here, new[0], 0)
+
+        here = None if lengths is None else (jnp.arange(T)[:, None] < lengths[None, :])[..., None]
+        final, states = jax.lax.scan(walk, state, (x.swapaxes(0, 1), here), reverse=self.reverse)
+        return states.swapaxes(0, 1), final[0]
+
+
+class RNN(nn.Module):
+    """Recurrent layers and a linear readout, of the last state or of the state at every step."""
+
+    cell: Literal["simple", "lstm", "gru"] = "gru"
+    """simple: tanh of a weighted sum (Elman 1990); lstm: Hochreiter and Schmidhuber 1997; gru: Cho et al. 2014."""
+    widths: tuple[int, ...] = (128,)
+    """Units of each layer; layers are stacked, each reads the states of the one below."""
+    bidirectional: bool = False
+    """A second set of cells in every layer reads from the end (Schuster and Paliwal 1997); states are concatenated."""
+    answer: Literal["last", "every"] = "last"
+    """last: one answer from the state the walk ends with, `[B, C]`; every: one at each step, `[B, T, C]`."""
+    dropout: float = 0.0
+    """Probability of dropping a state on its way up, never along time (Zaremba et al. 2014), in [0, 1)."""
+    outputs: int | None = None
+    """Output units; None takes as many as the task needs (classes, or 1 for regression)."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        if not self.widths:
+            raise ValueError("RNN.widths: a recurrent network has at least one layer, got ()")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, lengths: Array | None = None) -> Array:
+        """Outputs `[B, C]` or `[B, T, C]` (see `answer`) of sequences `[B, T, N]`.
+
+        Args:
+            x: sequences, padded at the end to a common length where they differ.
+            train: switches dropout on.
+            lengths: `[B]` integers, the true lengths; what lies behind changes no state. None takes all as whole.
+        """
+        if x.ndim != 3:
+            raise ValueError(f"RNN needs sequences [batch, time, features], got {tuple(x.shape)}; add the missing dim")
+        last = x
+        for index, width in enumerate(self.widths):
+            layer = functools.partial(Recurrent, self.cell, width)
+            passes = [layer(name=f"layer_{index}")(x, lengths)]
+            if self.bidirectional:
+                passes.append(layer(reverse=True, name=f"layer_{index}_reverse")(x, lengths))
+            x, last = (jnp.concatenate(parts, axis=-1) for parts in zip(*passes, strict=True))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        if self.answer == "last":
+            x = nn.Dropout(self.dropout, deterministic=not train)(last)
+        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+
+
+def _orthogonal_blocks(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+    """One orthogonal matrix for each gate (Saxe et al. 2014): at first the state neither grows nor fades."""
+    width, columns = shape
+    keys = jax.random.split(key, columns // width)
+    init = nn.initializers.orthogonal()
+    return jnp.concatenate([init(k, (width, width), dtype) for k in keys], axis=-1)
+
+
+def _open_forget_gate(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    """Biases 0 but 1 for the forget gate, so that a fresh cell remembers (Gers et al. 2000, Jozefowicz et al. 2015)."""
+    del key
+    width = shape[0] // 4
+    return jnp.zeros(shape, dtype).at[width : 2 * width].set(1)

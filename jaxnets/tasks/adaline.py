@@ -1,0 +1,50 @@
+"""The adaptive linear neuron (Widrow and Hoff, 1960): the error is taken before the threshold."""
+
+import dataclasses
+from typing import Self
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Mean, Variables
+from jaxnets.errors import DataError
+from jaxnets.tasks.base import with_outputs
+from jaxnets.tasks.classification import Classification, accuracy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adaline(Classification):
+    """Two classes, one linear unit; minimise `(y - potential)^2` with `y` in {-1, +1}, answer by the potential's sign.
+
+    The gradient step `w <- w + 2 rate (y - potential) x` is the rule of Widrow and Hoff (LMS, delta rule). Unlike the
+    perceptron's it has one minimum, the least-squares solution, and goes toward it on data that no line separates.
+    """
+
+    def bind(self, card: Card) -> Self:
+        """Give the model its one output; refuse data without exactly two classes."""
+        if len(card.class_names) != 2:
+            raise DataError(
+                f"ADALINE separates two classes, but {card.name!r} has {len(card.class_names)}; "
+                f"use Classification, or data with two classes"
+            )
+        if self.label_smoothing:
+            raise DataError(f"ADALINE has no label_smoothing, got {self.label_smoothing}; set it to 0")
+        return dataclasses.replace(self, model=with_outputs(self.model, 1, exact=True, reason="ADALINE is one unit"))
+
+    def outputs(self, variables: Variables, batch: Batch) -> Array:
+        """Logits of two classes `[B, 2]`: minus and plus the potential, so that its sign decides."""
+        potential = self.apply(variables, batch, None)[0][:, 0]
+        return jnp.stack([-potential, potential], axis=-1)
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """Mean squared error of the potential over the unmasked examples."""
+        potential, model_state = self.apply(variables, batch, key if train else None)
+        said = potential[:, 0]
+        sign = jnp.where(batch["targets"] == 1, 1.0, -1.0)
+        loss = Mean.of(jnp.square(said - sign), batch["mask"])
+        right = accuracy(jnp.stack([-said, said], axis=-1), batch)
+        return loss, Aux({"loss": loss, "accuracy": right}, model_state)
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """Squared error and accuracy."""
+        return self.loss(variables, batch, batch["mask"], False)[1].metrics

@@ -1,0 +1,104 @@
+"""The frames that follow those seen."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
+from jaxnets.errors import DataError
+from jaxnets.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextFrame(Task):
+    """Minimise the error of every pixel of the next frames; measure it beside that of repeating the last frame seen.
+
+    A batch holds `inputs` `[B, T, H, W, C]` in [0, 1], `targets` `[B, K, H, W, C]` of the same films in [0, white] and
+    `mask` `[B]`; the model returns `[B, K, H, W, C]`: logits of the pixels, or with `squared` the pixels themselves.
+    """
+
+    error: Literal["cross_entropy", "squared"] = "cross_entropy"
+    """What is minimised: cross entropy of each pixel, taken as a probability (Shi et al. 2015), or the squared error."""
+    white: float = 255.0
+    """Divides the targets, which come as they are stored, so that they have the inputs' range."""
+
+    headline = "gain"
+    higher_is_better = True
+
+    def __post_init__(self) -> None:
+        if not self.white > 0:
+            raise ValueError(f"white is above 0, got {self.white}")
+
+    def bind(self, card: Card) -> Self:
+        """Refuse data that are not films."""
+        if card.target_kind != "number" or len(card.input_shape) != 4:
+            raise DataError(
+                f"the next frame needs films [time, height, width, channels] and frames as targets, but the inputs of "
+                f"{card.name!r} have shape {card.input_shape} and its targets are "
+                f"{'classes' if card.target_kind == 'class' else 'numbers'}; see MovingDigits for the form"
+            )
+        return self
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """The mean error of a pixel: in nats, or squared."""
+        said, model_state = self.apply(variables, batch, key if train else None)
+        true = self._true(batch)
+        error = optax.sigmoid_binary_cross_entropy(said, true) if self._logits else jnp.square(said - true)
+        loss = Mean.of(error, batch["mask"])
+        return loss, Aux({"loss": loss, **self._errors(self._frames(said), batch)}, model_state)
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """Loss, and the mean squared error of a pixel: the model's, and that of the last frame seen."""
+        loss, aux = self.loss(variables, batch, jax.random.key(0), False)
+        return {**aux.metrics, "loss": loss}
+
+    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
+        """`mse`, `copy_mse`, and `gain`: how many times smaller the first is."""
+        if "copy_mse" not in values:
+            return dict(values)
+        return {**values, "gain": values["copy_mse"] / values["mse"] if values["mse"] > 0 else float("inf")}
+
+    def outputs(self, variables: Variables, batch: Batch) -> Array:
+        """The frames foretold, `[B, K, H, W, C]` in [0, 1]."""
+        return self._frames(self.apply(variables, batch, None)[0])
+
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """As many frames as the data have, of the same size."""
+        shape, wanted = jax.eval_shape(self.outputs, variables, batch).shape, batch["targets"].shape
+        if shape != wanted:
+            raise DataError(
+                f"{type(self.model).__name__} gives frames of shape {shape}, but {card.name!r} has {wanted}; "
+                f"make the model's `ahead` that of the data, {wanted[1]}"
+            )
+
+    def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
+        """For some films: the last frame seen, the next one, and what the model says it is."""
+        images, captions = [], []
+        for index in range(min(4, len(outputs))):
+            seen, true = arrays["inputs"][index, -1] / self.white, arrays["targets"][index, 0] / self.white
+            images += [seen, true, np.clip(outputs[index, 0], 0, 1)]
+            captions += [f"film {index}\nlast seen", "next", "foretold"]
+        return [Gallery("The next frame (test)", np.stack(images), tuple(captions))]
+
+    @property
+    def _logits(self) -> bool:
+        return self.error == "cross_entropy"
+
+    def _frames(self, said: Array) -> Array:
+        return jax.nn.sigmoid(said) if self._logits else said
+
+    def _true(self, batch: Batch) -> Array:
+        return batch["targets"].astype(jnp.float32) / self.white
+
+    def _errors(self, frames: Array, batch: Batch) -> dict[str, Mean]:
+        true, last = self._true(batch), batch["inputs"][:, -1:].astype(jnp.float32)
+        return {
+            "mse": Mean.of(jnp.square(frames - true), batch["mask"]),
+            "copy_mse": Mean.of(jnp.square(last - true), batch["mask"]),
+        }
