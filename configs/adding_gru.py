@@ -2,8 +2,8 @@
 
     jaxnets train adding_gru
 
-Data made from a seed. Mean squared error at most 0.01, which is an R2 of at least 0.94. The simple cell learns nothing:
-`--task.model.cell simple`.
+Data made from a seed. Mean squared error at most 0.01, which is an R2 of at least 0.94, in under a minute on two CPU cores.
+`--task.model.cell simple` shows how much slower the cell without gates learns it.
 """
 
 from jaxnets.config import Expected, Experiment
@@ -12,7 +12,7 @@ from jaxnets.models import RNN
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Regression
 
-EXPECTED = Expected(metric="r2", at_least=0.94, minutes=2)
+EXPECTED = Expected(metric="r2", at_least=0.94, minutes=1)
 
 
 def config() -> Experiment:

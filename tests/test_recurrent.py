@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import replace
 
+from jaxnets import config
 from jaxnets.assemble import assemble
 from jaxnets.contracts import Card
 from jaxnets.data import AddingProblem, LogicGate, MovingDigits, TwoSpirals, from_arrays
@@ -17,13 +18,10 @@ from jaxnets.tasks import Adaline, NextFrame, PerceptronRule
 from jaxnets.training.loop import fit
 
 CASES = {
-    "simple": (RNN(cell="simple", widths=(7,), outputs=3), (5, 6, 4), (5, 3)),
+    "simple": (RNN(cell="simple", widths=(7,), answer="every", outputs=3), (5, 6, 4), (5, 6, 3)),
     "lstm": (RNN(cell="lstm", widths=(7, 5), outputs=3, dropout=0.1), (5, 6, 4), (5, 3)),
-    "gru": (RNN(cell="gru", widths=(7,), outputs=3), (5, 6, 4), (5, 3)),
-    "both_ways": (RNN(cell="gru", widths=(4, 3), bidirectional=True, outputs=3), (5, 6, 4), (5, 3)),
-    "every_step": (RNN(cell="lstm", widths=(4,), bidirectional=True, answer="every", outputs=3), (5, 6, 4), (5, 6, 3)),
+    "both_ways": (RNN(cell="gru", widths=(4,), bidirectional=True, outputs=3), (5, 6, 4), (5, 3)),
     "rbf": (RBF(centres=6, outputs=3), (5, 4), (5, 3)),
-    "rbf_inverse": (RBF(centres=6, basis="inverse_quadratic", outputs=3), (5, 4), (5, 3)),
     "rcnn": (RCNN(features=8, stages=1, steps=2, dropout=0.1, outputs=3), (5, 6, 5, 2), (5, 3)),
     "rcnn_batch": (RCNN(features=4, stages=1, steps=1, norm="batch", outputs=3), (5, 6, 5, 2), (5, 3)),
     "conv_lstm": (ConvLSTMForecaster(features=(5, 3), patch=2, ahead=2), (2, 3, 6, 4, 1), (2, 2, 6, 4, 1)),
@@ -97,8 +95,8 @@ def walk(cell, p, x):
 def perturbed(params, key=7):
     """Parameters none of which is 0 or 1, as fresh biases are."""
     leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(key), len(leaves))
-    return tree.unflatten([a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
+    rng = np.random.default_rng(key)
+    return tree.unflatten([np.asarray(a) + 0.3 * rng.normal(size=a.shape).astype(np.float32) for a in leaves])
 
 
 def readout(p, x):
@@ -109,7 +107,7 @@ def readout(p, x):
 def test_cells_equal_a_numpy_reference_forward_and_gradient(cell):
     model = RNN(cell=cell, widths=(5,), answer="every", outputs=2)
     x = np.random.default_rng(0).normal(size=(3, 11, 4)).astype(np.float32)
-    params = perturbed(model.init(jax.random.key(0), x)["params"])
+    params = perturbed(jax.jit(model.init)(jax.random.key(0), x)["params"])
     expected = readout(params, walk(cell, params["layer_0"], x))
     np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, x), expected, rtol=1e-5, atol=1e-5)
     weights = np.random.default_rng(1).normal(size=expected.shape)
@@ -138,32 +136,29 @@ def test_cells_equal_a_numpy_reference_forward_and_gradient(cell):
 def test_stacked_layers_in_both_directions_equal_a_numpy_reference():
     x = np.random.default_rng(0).normal(size=(3, 7, 4)).astype(np.float32)
     every = RNN(cell="gru", widths=(5, 3), bidirectional=True, answer="every", outputs=2)
-    params = perturbed(every.init(jax.random.key(0), x)["params"])
+    params = perturbed(jax.jit(every.init)(jax.random.key(0), x)["params"])
     y = x
     for layer in range(2):
         forth = walk("gru", params[f"layer_{layer}"], y)
         back = walk("gru", params[f"layer_{layer}_reverse"], y[:, ::-1])[:, ::-1]
         y = np.concatenate([forth, back], axis=-1)
-    np.testing.assert_allclose(every.apply({"params": params}, x), readout(params, y), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(every.apply)({"params": params}, x), readout(params, y), rtol=1e-5, atol=1e-5)
     # The walk backward ends at the first step.
     ends = np.concatenate([forth[:, -1], back[:, 0]], axis=-1)
     last = every.clone(answer="last")
-    np.testing.assert_allclose(last.apply({"params": params}, x), readout(params, ends), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(last.apply)({"params": params}, x), readout(params, ends), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
-@pytest.mark.parametrize("answer", ["last", "every"])
+@pytest.mark.parametrize(("cell", "answer"), [("simple", "last"), ("lstm", "every"), ("gru", "last")])
 def test_padding_changes_nothing(cell, answer):
     model = RNN(cell=cell, widths=(5, 4), bidirectional=True, answer=answer, outputs=2)
-    x = np.random.default_rng(0).normal(size=(3, 9, 4)).astype(np.float32)
-    lengths = np.array([9, 4, 1])
-    variables = {"params": perturbed(model.init(jax.random.key(0), x)["params"])}
-    got = model.apply(variables, x, lengths=lengths)
-    spoilt = x.copy()
-    spoilt[1, 4:] = 1e6
-    np.testing.assert_array_equal(got[1], model.apply(variables, spoilt, lengths=lengths)[1])
-    for row, length in enumerate(lengths):
-        alone = model.apply(variables, x[row : row + 1, :length])[0]
+    x = np.random.default_rng(0).normal(size=(2, 9, 4)).astype(np.float32)
+    x[1, 4:] = 1e6
+    variables = {"params": perturbed(jax.jit(model.init)(jax.random.key(0), x)["params"])}
+    apply = jax.jit(model.apply)
+    got = apply(variables, x, lengths=np.array([9, 4]))
+    for row, length in enumerate((9, 4)):
+        alone = apply(variables, x[row : row + 1, :length])[0]
         part = got[row] if answer == "last" else got[row, :length]
         np.testing.assert_allclose(part, alone, rtol=1e-5, atol=1e-6)
 
@@ -172,12 +167,14 @@ def test_rbf_equals_a_numpy_reference_near_its_centres_too():
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32) + 100
     for basis in ("gaussian", "inverse_quadratic"):
         model = RBF(centres=4, basis=basis, width=0.7, outputs=2)
-        params = perturbed(model.init(jax.random.key(0), x)["params"])
+        params = perturbed(jax.jit(model.init)(jax.random.key(0), x)["params"])
         params["centres"] = jnp.asarray(x[:4] + 0.01)
         p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
         xi = np.linalg.norm(x[:, None] - p["centres"], axis=-1) / np.exp(p["log_widths"])
         hidden = np.exp(-(xi**2)) if basis == "gaussian" else 1 / (1 + xi**2)
-        np.testing.assert_allclose(model.apply({"params": params}, x), readout(params, hidden), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            jax.jit(model.apply)({"params": params}, x), readout(params, hidden), rtol=1e-5, atol=1e-5
+        )
 
 
 def correlate(x, kernel):
@@ -191,7 +188,7 @@ def correlate(x, kernel):
 def test_response_norm_and_a_recurrent_convolution_equal_a_numpy_reference():
     x = np.random.default_rng(0).normal(size=(2, 4, 6, 2)).astype(np.float32)
     model = RCNN(features=16, stages=1, steps=2, outputs=3)
-    params = perturbed(model.init(jax.random.key(0), x)["params"])
+    params = perturbed(jax.jit(model.init)(jax.random.key(0), x)["params"])
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
 
     def activate(z):
@@ -212,13 +209,13 @@ def test_response_norm_and_a_recurrent_convolution_equal_a_numpy_reference():
         for _ in range(2):
             y = activate(fed + correlate(y, q["recurrent"]["kernel"]))
     expected = readout(params, y.max(axis=(1, 2)))
-    np.testing.assert_allclose(model.apply({"params": params}, x), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, x), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_conv_lstm_equals_a_numpy_reference():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 6, 1)).astype(np.float32)
     model = ConvLSTMForecaster(features=(3, 2), patch=2, ahead=2)
-    params = perturbed(model.init(jax.random.key(0), x)["params"])
+    params = perturbed(jax.jit(model.init)(jax.random.key(0), x)["params"])
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
 
     def layer(q, fed, h, c):
@@ -368,8 +365,8 @@ def test_next_frame_measures_itself_beside_copying():
     }
     for error in ("cross_entropy", "squared"):
         task = NextFrame(model=ConvLSTMForecaster(features=(2,), patch=2), error=error)
-        variables = task.init(jax.random.key(0), batch)
-        said = np.asarray(task.model.apply(variables, batch["inputs"]), np.float64)[:2]
+        variables = jax.jit(task.init)(jax.random.key(0), batch)
+        said = np.asarray(jax.jit(task.model.apply)(variables, batch["inputs"]), np.float64)[:2]
         true, last = (
             np.asarray(batch["targets"], np.float64)[:2] / 255,
             np.asarray(batch["inputs"], np.float64)[:2, -1:],
@@ -377,7 +374,7 @@ def test_next_frame_measures_itself_beside_copying():
         frames = sigmoid(said) if error == "cross_entropy" else said
         entropy = -(true * np.log(sigmoid(said)) + (1 - true) * np.log(1 - sigmoid(said))).mean()
         mse, copy = ((frames - true) ** 2).mean(), ((last - true) ** 2).mean()
-        got = task.derive({name: float(mean.value) for name, mean in task.metrics(variables, batch).items()})
+        got = task.derive({name: float(mean.value) for name, mean in jax.jit(task.metrics)(variables, batch).items()})
         wanted = {
             "loss": entropy if error == "cross_entropy" else mse,
             "mse": mse,
@@ -385,8 +382,9 @@ def test_next_frame_measures_itself_beside_copying():
             "gain": copy / mse,
         }
         assert got == pytest.approx(wanted, rel=1e-5)
-        np.testing.assert_allclose(task.outputs(variables, batch)[:2], frames, rtol=1e-5, atol=1e-6)
-        gallery = task.exhibits(np.asarray(task.outputs(variables, batch)), jax.tree.map(np.asarray, batch), None)[0]
+        outputs = np.asarray(jax.jit(task.outputs)(variables, batch))
+        np.testing.assert_allclose(outputs[:2], frames, rtol=1e-5, atol=1e-6)
+        gallery = task.exhibits(outputs, jax.tree.map(np.asarray, batch), None)[0]
         assert len(gallery.images) == len(gallery.captions) == 9
 
 
@@ -413,7 +411,7 @@ def test_adaline_finds_the_least_squares_solution(experiment, one_device):
     dataset = from_arrays(x, y, test=(x, y), standardize=False)
     optimizer = SGD(learning_rate=0.05, momentum=0.0, schedule=Constant())
     task = Adaline(model=Perceptron())
-    state, values = trained(experiment, task, dataset, one_device, optimizer=optimizer, batch_size=64, steps=2000)
+    state, values = trained(experiment, task, dataset, one_device, optimizer=optimizer, batch_size=64, steps=1000)
     rows, sign = np.c_[x, np.ones(64)].astype(np.float64), 2.0 * y - 1
     solution = np.linalg.lstsq(rows, sign, rcond=None)[0]
     got = np.r_[np.asarray(state.params["neuron"]["kernel"])[:, 0], np.asarray(state.params["neuron"]["bias"])]
@@ -469,15 +467,11 @@ def test_a_logic_gate_is_its_truth_table():
 
 
 @pytest.mark.slow
-def test_a_gru_remembers_what_a_simple_cell_does_not_in_the_same_steps(experiment, one_device):
-    from jaxnets.optim import Adam
-    from jaxnets.tasks import Regression
-
-    data, errors = AddingProblem(train=10000, test=1000).open(), {}
+def test_a_gru_learns_to_add_where_a_simple_cell_is_far_behind(one_device):
+    run, errors = config.load("adding_gru").experiment, {}
+    data = run.data.open()
     for cell in ("gru", "simple"):
-        task = Regression(model=RNN(cell=cell, widths=(64,)))
-        optimizer = Adam(learning_rate=3e-3, clip_norm=1.0)
-        _, values = trained(experiment, task, data, one_device, optimizer=optimizer, batch_size=64, steps=400)
-        errors[cell] = values["mse"]
+        task = replace(run.task, model=run.task.model.clone(cell=cell))
+        errors[cell] = trained(run, task, data, one_device)[1]["mse"]
     assert errors["gru"] < 0.01
-    assert errors["simple"] > 0.1
+    assert errors["simple"] > 0.02

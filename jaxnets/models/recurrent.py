@@ -8,6 +8,7 @@ before the scan; only the state's own product stays inside.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -74,7 +75,7 @@ class Recurrent(nn.Module):
         bias_init = _open_forget_gate if self.cell == "lstm" else nn.initializers.zeros
         x = nn.Dense(gates * self.width, bias_init=bias_init, dot_general=dot_general, name="input")(x)
         kernel = self.param("recurrent", _orthogonal_blocks, (self.width, gates * self.width)).astype(x.dtype)
-        step = {"simple": simple_cell, "lstm": lstm_cell, "gru": gru_cell}[self.cell]
+        step: Callable[[Array, State, Array], State] = simple_cell if self.cell == "simple" else lstm_cell
         if self.cell == "gru":
             bias = self.param("candidate_bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
             step = functools.partial(gru_cell, bias=bias[None])
