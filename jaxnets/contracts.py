@@ -4,6 +4,7 @@ They are plain data. A room that produces one and a room that consumes it need n
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -88,6 +89,8 @@ class Card:
     """Standard deviation of the training targets, in their own unit; 1 for classes."""
     target_name: str = "target"
     """What is predicted, for axis labels."""
+    input_range: tuple[float, float] = (-math.inf, math.inf)
+    """No prepared input, in training or test, lies outside; infinite where nobody looked."""
 
 
 @dataclasses.dataclass(frozen=True)

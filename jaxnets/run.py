@@ -227,11 +227,12 @@ def _finish(
 ) -> None:
     """The summary on the console and, in a run directory, the report."""
     parts, task = run.parts, run.parts.task
-    outputs = np.zeros(0)
+    outputs, drawn = np.zeros(0), tuple[Any, ...]()
     if directory is not None:
         with jax.set_mesh(parts.mesh):  # on every process, though one writes
             test = {name: array for name, array in parts.dataset.test.items() if name != "targets"}
             outputs = parts.predictor(run.variables, test)
+            drawn = tuple(task.drawn(run.variables))
     if not is_first():
         return
     final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split")}
@@ -261,7 +262,7 @@ def _finish(
             history=run.history,
             final=final,
             facts=facts,
-            exhibits=task.exhibits(outputs, parts.dataset.test, parts.dataset.card),
+            exhibits=[*task.exhibits(outputs, parts.dataset.test, parts.dataset.card), *drawn],
             config=directory.read_json("config.json"),
             environment=directory.read_json("environment.json"),
             expectation=verdict,

@@ -78,7 +78,15 @@ class Dataset:
             target_mean=float(targets.mean(dtype=np.float64)) if numbers else 0.0,
             target_std=float(targets.std(dtype=np.float64)) if numbers else 1.0,
             target_name=self.target_name,
+            input_range=self._input_range(),
         )
+
+    def _input_range(self) -> tuple[float, float]:
+        """Bounds of the prepared inputs of both splits; tight where all channels are scaled alike."""
+        low = min(float(split["inputs"].min()) for split in (self.train, self.test))
+        high = max(float(split["inputs"].max()) for split in (self.train, self.test))
+        mean, std = np.broadcast_arrays(self.prepare.mean, self.prepare.std)
+        return float(((low - mean) / std).min()), float(((high - mean) / std).max())
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -5,6 +5,7 @@ import functools
 import io
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from jaxnets.data.download import Remote, check_digests, locate, obtain, read_ar
 from jaxnets.errors import DataError
 
 ASSETS = Path(__file__).parent / "assets"
+Scale = Literal["standard", "unit", "signed"]
 
 _FASHION_CLASSES = (
     "T-shirt/top",
@@ -56,6 +58,8 @@ class Digits(Source):
 
     augment: Augment = Augment()
     """Random changes to training images."""
+    scale: Scale = "standard"
+    """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
     holdout: float = 0.2
     """Share set aside for the test, drawn once with a fixed seed, in (0, 1)."""
 
@@ -74,7 +78,7 @@ class Digits(Source):
             test={"inputs": x[test], "targets": y[test]},
             class_names=tuple("0123456789"),
             target_name="digit",
-            prepare=Standardize((4.9,), (6.0,)),
+            prepare=_scaling(self.scale, 16.0, (4.9,), (6.0,)),
             augment=self.augment,
             source="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, CC BY 4.0",
         )
@@ -86,12 +90,15 @@ class MNIST(Source):
 
     augment: Augment = Augment()
     """Random changes to training images."""
+    scale: Scale = "standard"
+    """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
 
     def open(self) -> Dataset:
         """Images `[28, 28, 1]` uint8, in the original order."""
         url = "https://ossci-datasets.s3.amazonaws.com/mnist/"
         arrays = _idx_arrays("vision/mnist.npz", url, _MNIST_DIGESTS)
-        return _dataset("mnist", arrays, tuple("0123456789"), (33.3,), (78.6,), self.augment, "digit", url)
+        prepare = _scaling(self.scale, 255.0, (33.3,), (78.6,))
+        return _dataset("mnist", arrays, tuple("0123456789"), prepare, self.augment, "digit", url)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +107,15 @@ class FashionMNIST(Source):
 
     augment: Augment = Augment()
     """Random changes to training images."""
+    scale: Scale = "standard"
+    """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
 
     def open(self) -> Dataset:
         """Images `[28, 28, 1]` uint8, in the original order."""
         url = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
         arrays = _idx_arrays("vision/fashion_mnist.npz", url, _FASHION_DIGESTS)
-        return _dataset("fashion-mnist", arrays, _FASHION_CLASSES, (72.9,), (90.0,), self.augment, "garment", url)
+        prepare = _scaling(self.scale, 255.0, (72.9,), (90.0,))
+        return _dataset("fashion-mnist", arrays, _FASHION_CLASSES, prepare, self.augment, "garment", url)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,21 +124,27 @@ class CIFAR10(Source):
 
     augment: Augment = Augment()
     """Random changes to training images."""
+    scale: Scale = "standard"
+    """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
 
     def open(self) -> Dataset:
         """Images `[32, 32, 3]` uint8 RGB, in the official order."""
-        mean, std = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
-        return _dataset(
-            "cifar10", _cifar_arrays(), _CIFAR_CLASSES, mean, std, self.augment, "object", _CIFAR_REMOTE.url
-        )
+        prepare = _scaling(self.scale, 255.0, (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))
+        return _dataset("cifar10", _cifar_arrays(), _CIFAR_CLASSES, prepare, self.augment, "object", _CIFAR_REMOTE.url)
+
+
+def _scaling(scale: Scale, highest: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Standardize:
+    """How pixels in [0, highest] are scaled."""
+    if scale == "standard":
+        return Standardize(mean, std)
+    return Standardize((0.0,), (highest,)) if scale == "unit" else Standardize((highest / 2,), (highest / 2,))
 
 
 def _dataset(
     name: str,
     arrays: dict[str, np.ndarray],
     classes: tuple[str, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    prepare: Standardize,
     augment: Augment,
     target_name: str,
     source: str,
@@ -145,7 +161,7 @@ def _dataset(
         test={"inputs": pixels["test"], "targets": arrays["y_test"].astype(np.int32)},
         class_names=classes,
         target_name=target_name,
-        prepare=Standardize(mean, std),
+        prepare=prepare,
         augment=augment,
         source=source,
     )

@@ -1,5 +1,7 @@
 """What is computed: one family of networks a file, each a frozen dataclass with pure `init` and `apply`."""
 
+from jaxnets.models.autoencoder import Autoencoder as Autoencoder
+from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
 from jaxnets.models.cnn import CNN as CNN
 from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
 from jaxnets.models.graph import GAT as GAT
@@ -13,6 +15,8 @@ from jaxnets.models.rbf import RBF as RBF
 from jaxnets.models.rcnn import RCNN as RCNN
 from jaxnets.models.recurrent import RNN as RNN
 from jaxnets.models.resnet import CifarResNet as CifarResNet
+from jaxnets.models.vae import VAE as VAE
+from jaxnets.models.vqvae import VQVAE as VQVAE
 
 __all__ = [
     "CNN",
@@ -23,7 +27,11 @@ __all__ = [
     "RBF",
     "RCNN",
     "RNN",
+    "VAE",
+    "VQVAE",
+    "Autoencoder",
     "CifarResNet",
+    "ConvAutoencoder",
     "ConvLSTMForecaster",
     "Graph",
     "GraphSAGE",

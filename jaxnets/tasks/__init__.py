@@ -7,8 +7,11 @@ from jaxnets.tasks.graphs import GraphClassification as GraphClassification
 from jaxnets.tasks.graphs import NodeClassification as NodeClassification
 from jaxnets.tasks.next_frame import NextFrame as NextFrame
 from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
+from jaxnets.tasks.reconstruction import Reconstruction as Reconstruction
 from jaxnets.tasks.regression import Regression as Regression
 from jaxnets.tasks.supervised import Supervised as Supervised
+from jaxnets.tasks.variational import Variational as Variational
+from jaxnets.tasks.vector_quantization import VectorQuantization as VectorQuantization
 
 __all__ = [
     "Adaline",
@@ -17,7 +20,10 @@ __all__ = [
     "NextFrame",
     "NodeClassification",
     "PerceptronRule",
+    "Reconstruction",
     "Regression",
     "Supervised",
     "Task",
+    "Variational",
+    "VectorQuantization",
 ]

@@ -91,6 +91,11 @@ class Task:
         del outputs, arrays, card
         return ()
 
+    def drawn(self, variables: Variables) -> Sequence[Exhibit]:
+        """What only the weights can show: samples of a generative model, say; the same at every call."""
+        del variables
+        return ()
+
     def make_step(self, recipe: Recipe) -> Callable[..., Any]:
         """The training step `(state, batch) -> (state, metrics)`; the default minimises `loss`."""
         return recipe.train_step(self.loss)

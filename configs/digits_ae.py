@@ -1,0 +1,30 @@
+"""Digits with a denoising autoencoder: 64 pixels through 8 numbers and back, from an image that is partly blotted out.
+
+    jaxnets train digits_ae
+
+Bundled data. The score is the share of the clean pixels' variance that is said again: at least 0.8, in half a minute on two
+CPU cores. Without the blots: --task.masked 0; the linear autoencoder, which finds the principal components:
+--task.model.widths (and no number).
+"""
+
+from jaxnets.config import Expected, Experiment
+from jaxnets.data import Digits
+from jaxnets.models import Autoencoder
+from jaxnets.optim import AdamW, WarmupCosine
+from jaxnets.tasks import Reconstruction
+
+EXPECTED = Expected(metric="explained", at_least=0.8, minutes=0.5)
+
+
+def config() -> Experiment:
+    """The experiment; any field can be overridden by a flag."""
+    return Experiment(
+        task=Reconstruction(model=Autoencoder(widths=(128, 64), code=8), masked=0.2),
+        data=Digits(),
+        optimizer=AdamW(learning_rate=2e-3, weight_decay=1e-4, schedule=WarmupCosine()),
+        steps=4500,  # 100 epochs
+        batch_size=32,
+        log_every=45,
+        eval_every=450,
+        save_every=2250,
+    )

@@ -1,0 +1,118 @@
+"""Autoencoders: a network that must say its own input again, through a code too small to copy it.
+
+Shapes: `B` batch, `N` numbers in an example, `Z` numbers in its code, `H` height, `W` width, `C` channels.
+"""
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import conv_general_dilated, dot_general
+
+ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
+
+
+class Autoencoder(nn.Module):
+    """Fully connected encoder and its mirror image (Hinton and Salakhutdinov 2006, without their layerwise start).
+
+    Without hidden layers it is linear: `x W V + b`. Its best code of `Z` numbers spans the first `Z` principal components
+    (Baldi and Hornik 1989), though along other axes.
+    """
+
+    widths: tuple[int, ...] = (256, 64)
+    """Units of the encoder's hidden layers; the decoder has them in reverse. None makes a linear autoencoder."""
+    code: int = 16
+    """Numbers in the code, `Z`."""
+    activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu"] = "relu"
+    """The non-linearity after every hidden layer; the code and the output have none."""
+    shape: tuple[int, ...] = ()
+    """Shape of one example; empty takes the data's."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """The layers, encoder first."""
+        self.encoder = [nn.Dense(width, dot_general=dot_general) for width in self.widths]
+        self.code_layer = nn.Dense(self.code, dot_general=dot_general)
+        self.decoder = [nn.Dense(width, dot_general=dot_general) for width in reversed(self.widths)]
+        self.output = nn.Dense(math.prod(self.shape), dot_general=dot_general)
+
+    def encode(self, x: Array, *, train: bool = False) -> Array:
+        """Codes `[B, Z]` of inputs `[B, *shape]`."""
+        x = x.reshape(x.shape[0], -1)
+        for layer in self.encoder:
+            x = ACTIVATIONS[self.activation](layer(x))
+        return self.code_layer(x)
+
+    def decode(self, z: Array, *, train: bool = False) -> Array:
+        """Reconstructions `[B, *shape]` from codes `[B, Z]`."""
+        for layer in self.decoder:
+            z = ACTIVATIONS[self.activation](layer(z))
+        return self.output(z).reshape(-1, *self.shape)
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Reconstructions `[B, *shape]` of inputs `[B, *shape]`."""
+        return self.decode(self.encode(x, train=train), train=train)
+
+
+class ConvAutoencoder(nn.Module):
+    """Convolutions of stride 2 down to a small map, a dense code, and the way back (Masci et al. 2011, strides for pools).
+
+    On the way up each stage repeats every pixel twice before it convolves, which leaves no checkerboard (Odena et al. 2016).
+    """
+
+    features: tuple[int, ...] = (32, 64)
+    """Channels of each stage of the encoder; each stage halves the image, rounding up."""
+    code: int = 32
+    """Numbers in the code, `Z`."""
+    shape: tuple[int, ...] = ()
+    """Shape of one example, (height, width, channels); empty takes the data's."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """The layers, encoder first."""
+        if len(self.shape) != 3:
+            raise ValueError(
+                f"ConvAutoencoder needs images (height, width, channels), got {self.shape}; use Autoencoder"
+            )
+        self.down = [self._convolution(width, 2) for width in self.features]
+        self.code_layer = nn.Dense(self.code, dot_general=dot_general)
+        self.seed = nn.Dense(math.prod(self._smallest), dot_general=dot_general)
+        # The last stage up paints the channels of the image.
+        self.up = [self._convolution(width, 1) for width in (*reversed(self.features[:-1]), self.shape[-1])]
+
+    def _convolution(self, width: int, stride: int) -> nn.Conv:
+        return nn.Conv(width, (3, 3), strides=(stride, stride), conv_general_dilated=conv_general_dilated)
+
+    @property
+    def _smallest(self) -> tuple[int, int, int]:
+        """Shape of the map between the convolutions and the code."""
+        shrink = 2 ** len(self.features)
+        return -(-self.shape[0] // shrink), -(-self.shape[1] // shrink), self.features[-1]
+
+    def encode(self, x: Array, *, train: bool = False) -> Array:
+        """Codes `[B, Z]` of images `[B, H, W, C]`."""
+        for layer in self.down:
+            x = nn.relu(layer(x))
+        return self.code_layer(x.reshape(x.shape[0], -1))
+
+    def decode(self, z: Array, *, train: bool = False) -> Array:
+        """Images `[B, H, W, C]` from codes `[B, Z]`."""
+        x = nn.relu(self.seed(z)).reshape(-1, *self._smallest)
+        for index, layer in enumerate(self.up):
+            x = layer(x.repeat(2, axis=1).repeat(2, axis=2))
+            x = nn.relu(x) if index + 1 < len(self.up) else x
+        # Sizes that 2 ** stages does not divide were rounded up on the way down.
+        return x[:, : self.shape[0], : self.shape[1]]
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Reconstructions `[B, H, W, C]` of images `[B, H, W, C]`."""
+        return self.decode(self.encode(x, train=train), train=train)

@@ -1,0 +1,67 @@
+"""The variational autoencoder (Kingma and Welling 2014, "Auto-Encoding Variational Bayes").
+
+Shapes: `B` batch, `N` numbers in an example, `Z` latent numbers.
+"""
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import dot_general
+
+ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "silu": nn.silu}
+
+
+class VAE(nn.Module):
+    """An encoder that answers with a Gaussian, and a decoder from points to what was seen; both fully connected.
+
+    The module draws nothing: noise comes in as an argument, so that calling it is a pure function.
+    """
+
+    widths: tuple[int, ...] = (512, 256)
+    """Units of the encoder's hidden layers; the decoder has them in reverse."""
+    latent: int = 20
+    """Latent numbers, `Z`."""
+    activation: Literal["relu", "gelu", "tanh", "silu"] = "relu"
+    """The non-linearity after every hidden layer."""
+    shape: tuple[int, ...] = ()
+    """Shape of one example; empty takes the data's."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """The layers, encoder first."""
+        self.encoder = [nn.Dense(width, dot_general=dot_general) for width in self.widths]
+        self.posterior = nn.Dense(2 * self.latent, dot_general=dot_general)
+        self.decoder = [nn.Dense(width, dot_general=dot_general) for width in reversed(self.widths)]
+        self.output = nn.Dense(math.prod(self.shape), dot_general=dot_general)
+
+    def encode(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """Mean and log variance of `q(z | x)`, `[B, Z]` each, for inputs `[B, *shape]`."""
+        x = x.reshape(x.shape[0], -1)
+        for layer in self.encoder:
+            x = ACTIVATIONS[self.activation](layer(x))
+        mean, log_variance = jnp.split(self.posterior(x), 2, axis=-1)
+        return mean, log_variance
+
+    def decode(self, z: Array, *, train: bool = False) -> Array:
+        """Parameters of `p(x | z)`, `[B, *shape]` (logits for pixels in [0, 1], else means), for points `[B, Z]`."""
+        for layer in self.decoder:
+            z = ACTIVATIONS[self.activation](layer(z))
+        return self.output(z).reshape(-1, *self.shape)
+
+    def infer(self, x: Array, noise: Array, *, train: bool = False) -> tuple[Array, Array, Array]:
+        """One draw from the posterior, decoded: (parameters of `p(x | z)`, mean, log variance); `noise` is `[B, Z]`."""
+        mean, log_variance = self.encode(x, train=train)
+        z = mean + jnp.exp(0.5 * log_variance) * noise
+        return self.decode(z, train=train), mean, log_variance
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Parameters of `p(x | z)` at the posterior's mean, `[B, *shape]`."""
+        return self.decode(self.encode(x, train=train)[0], train=train)

@@ -1,0 +1,163 @@
+"""The evidence lower bound (Kingma and Welling 2014), with the weight of its second term as beta (Higgins et al. 2017)."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
+from jaxnets.errors import DataError
+from jaxnets.ops.random import content_keys
+from jaxnets.tasks.base import Recipe, Task
+from jaxnets.tasks.reconstruction import check_same_shape, reconstructions, with_shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variational(Task):
+    """Minimise `-E[log p(x | z)] + beta * KL(q(z | x) || p(z))` in nats for each example, with one draw of `z`.
+
+    The model has `infer(inputs, noise, train=...)` and `decode(points)`, as `models.VAE` has. With the Bernoulli
+    likelihood pixels in [0, 1] are read as probabilities, which is the usual figure for MNIST that was not binarised.
+    """
+
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """`p(x | z)`: bernoulli takes inputs in [0, 1] and the model's outputs as logits; gaussian, of deviation `sigma`, any."""
+    sigma: float = 1.0
+    """Standard deviation of the Gaussian likelihood, in the unit of the prepared inputs."""
+    beta: float = 1.0
+    """Weight of the divergence while training; evaluation measures the bound itself, with 1."""
+    warmup: int = 0
+    """Steps over which that weight grows from 0 in a straight line (Bowman et al. 2016); 0 has it whole from the start."""
+
+    headline = "elbo"
+    higher_is_better = True
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is at least 0, got {getattr(self, name)}")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma is a standard deviation, more than 0; got {self.sigma}")
+
+    def bind(self, card: Card) -> Self:
+        """Give the model the shape of an example; refuse inputs that are no probabilities."""
+        low, high = card.input_range
+        if self.likelihood == "bernoulli" and math.isfinite(low) and not 0 <= low <= high <= 1:
+            raise DataError(
+                f"the Bernoulli likelihood needs inputs in [0, 1], but those of {card.name!r} run from {low:.3g} to "
+                f'{high:.3g}; set data.scale to "unit" for images, or likelihood to "gaussian"'
+            )
+        return dataclasses.replace(self, model=with_shape(self.model, card))
+
+    def weight(self, step: Array) -> Array:
+        """The weight of the divergence at a step."""
+        if not self.warmup:
+            return jnp.asarray(self.beta, jnp.float32)
+        return self.beta * jnp.minimum(1.0, step / self.warmup)
+
+    def make_step(self, recipe: Recipe) -> Callable[..., Any]:
+        """The default step, for the loss with the weight of its step."""
+
+        def step(state: Any, batch: Batch) -> tuple[Any, dict[str, Mean]]:
+            loss = functools.partial(self.loss, weight=self.weight(state.step))
+            return recipe.train_step(loss)(state, batch)
+
+        return step
+
+    def loss(
+        self, variables: Variables, batch: Batch, key: Array, train: bool, *, weight: Array | float = 1.0
+    ) -> tuple[Mean, Aux]:
+        """The bound's two terms, added with `weight`; the metrics name them apart, and `elbo` has no weight."""
+        inputs, mask = batch["inputs"], batch["mask"]
+        for_noise, for_model = jax.random.split(key)
+        outputs, mean, log_variance, model_state = self._infer(
+            variables, inputs, for_noise, for_model if train else None
+        )
+        missed = self._negative_log_likelihood(outputs, inputs.astype(jnp.float32))
+        divergence = gaussian_divergence(mean, log_variance)
+        elbo = Mean.of(-missed - divergence, mask)
+        metrics = {"elbo": elbo, "reconstruction": Mean.of(missed, mask), "kl": Mean.of(divergence, mask)}
+        loss = Mean.of(missed + weight * divergence, mask)
+        return loss, Aux({"loss": loss, **metrics}, model_state)
+
+    def _infer(
+        self, variables: Variables, inputs: Array, for_noise: Array, for_model: Array | None
+    ) -> tuple[Array, Array, Array, Variables]:
+        keys = content_keys(for_noise, inputs)
+        shape = (self.model.latent,)
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape, inputs.dtype))(keys)
+        others = {name: value for name, value in variables.items() if name != "params"}
+        options: dict[str, Any] = {"method": "infer", "train": for_model is not None}
+        said: Any
+        new: Any = {}
+        if for_model is None:
+            said = self.model.apply(variables, inputs, noise, **options)
+        else:
+            said, new = self.model.apply(
+                variables, inputs, noise, rngs={"dropout": for_model}, mutable=list(others), **options
+            )
+        outputs, mean, log_variance = (part.astype(jnp.float32) for part in said)
+        return outputs, mean, log_variance, {**others, **new}
+
+    def _negative_log_likelihood(self, outputs: Array, inputs: Array) -> Array:
+        """`-log p(x | z)` in nats, `[B]`."""
+        if self.likelihood == "bernoulli":
+            terms = jax.nn.softplus(outputs) - inputs * outputs
+        else:
+            constant = 0.5 * math.log(2 * math.pi * self.sigma**2)
+            terms = 0.5 * jnp.square((inputs - outputs) / self.sigma) + constant
+        return terms.reshape(terms.shape[0], -1).sum(axis=-1)
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """The bound and its two terms, with noise that depends on the example alone; the loss is `-elbo`."""
+        return self.loss(variables, batch, jax.random.key(0), False)[1].metrics
+
+    def outputs(self, variables: Variables, batch: Batch) -> Array:
+        """Means of `p(x | z)` at the posterior's mean, `[B, *shape]`."""
+        return self._means(self.apply(variables, batch, None)[0])
+
+    def _means(self, outputs: Array) -> Array:
+        return jax.nn.sigmoid(outputs) if self.likelihood == "bernoulli" else outputs
+
+    def sample(self, variables: Variables, key: Array, count: int) -> Array:
+        """Means of `p(x | z)` for `count` points drawn from the prior, `[count, *shape]` float32; pure."""
+        z = jax.random.normal(key, (count, self.model.latent))
+        decoded: Any = self.model.apply(variables, z, method="decode")
+        return self._means(decoded.astype(jnp.float32))
+
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """One number for each of the input's, and a model that can be asked for a draw."""
+        missing = [name for name in ("infer", "decode", "latent") if not hasattr(self.model, name)]
+        if missing:
+            raise DataError(
+                f"Variational needs a model with {missing[0]!r}, as VAE has; got {type(self.model).__name__}"
+            )
+        check_same_shape(self, jax.eval_shape(self.outputs, variables, batch).shape, batch, card)
+
+    def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
+        """Test images, each beside what the model made of it."""
+        return reconstructions(arrays["inputs"], outputs)
+
+    def drawn(self, variables: Variables) -> Sequence[Exhibit]:
+        """Samples from the prior."""
+        return samples_gallery(self, variables)
+
+
+def gaussian_divergence(mean: Array, log_variance: Array) -> Array:
+    """`KL(N(mean, variance) || N(0, 1))` in nats, summed over the last dim: `[B]` (Kingma and Welling 2014, appendix B)."""
+    return 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance).sum(axis=-1)
+
+
+def samples_gallery(task: Any, variables: Variables, count: int = 32, **options: Any) -> list[Exhibit]:
+    """Samples of a task that has `sample`, where they are images."""
+    draw = jax.jit(functools.partial(task.sample, count=count, **options))
+    images = np.asarray(draw(variables, jax.random.key(0)))
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        return []
+    return [Gallery("Samples", images, ("",) * count)]

@@ -1,0 +1,77 @@
+"""The objective of a VQ-VAE: reconstruct, move codes to what the encoder says, and keep the encoder near them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Mean, Variables
+from jaxnets.errors import DataError
+from jaxnets.tasks.reconstruction import Reconstruction
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorQuantization(Reconstruction):
+    """Minimise equation 3 of van den Oord et al. 2017, as means over all numbers.
+
+    The model has `quantise(inputs, train=...)`, as `models.VQVAE` has. Inputs are not spoilt here.
+    """
+
+    commitment: float = 0.25
+    """Weight of the term that keeps the encoder near the codes it chose."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.commitment < 0:
+            raise ValueError(f"commitment is at least 0, got {self.commitment}")
+        if self.noise or self.masked:
+            raise ValueError("VectorQuantization does not spoil its inputs; leave noise and masked at 0")
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """The three terms together; the metrics have the reconstruction's apart."""
+        said, mask = self._quantise(variables, batch, train), batch["mask"]
+        encoded, chosen = said.encoded.astype(jnp.float32), said.chosen.astype(jnp.float32)
+        missed = self._missed(said, batch)
+        to_encoder = jnp.square(jax.lax.stop_gradient(encoded) - chosen)
+        to_code = jnp.square(encoded - jax.lax.stop_gradient(chosen))
+        quantising = Mean.of(to_encoder + self.commitment * to_code, mask)
+        loss = Mean(missed.sum + quantising.sum, missed.weight)
+        others = {name: value for name, value in variables.items() if name != "params"}
+        return loss, Aux({"loss": loss, "reconstruction": missed}, others)
+
+    def _quantise(self, variables: Variables, batch: Batch, train: bool) -> Any:
+        return self.model.apply(variables, batch["inputs"], train=train, method="quantise")
+
+    def _missed(self, said: Any, batch: Batch) -> Mean:
+        error = said.reconstruction.astype(jnp.float32) - batch["inputs"].astype(jnp.float32)
+        return Mean.of(jnp.square(error), batch["mask"])
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """What `Reconstruction` measures, and how often each code is chosen, for `derive`."""
+        said, mask = self._quantise(variables, batch, False), batch["mask"]
+        inputs = batch["inputs"].astype(jnp.float32)
+        shares = {
+            f"code_{index}": Mean.of((said.indices == index).astype(jnp.float32), mask)
+            for index in range(self.model.codes)
+        }
+        moments = {"first": Mean.of(inputs, mask), "second": Mean.of(jnp.square(inputs), mask)}
+        return {"loss": self._missed(said, batch), **moments, **shares}
+
+    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
+        """`explained`, and `perplexity`: how many codes would be in use if they were used alike."""
+        if "second" not in values:
+            return dict(values)
+        shares = [share for name, share in values.items() if name.startswith("code_") and share > 0]
+        return {**super().derive(values), "perplexity": math.exp(-sum(share * math.log(share) for share in shares))}
+
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """A model that can be asked for its codes."""
+        if not hasattr(self.model, "quantise"):
+            raise DataError(
+                f"VectorQuantization needs a model with 'quantise', as VQVAE has; got {type(self.model).__name__}"
+            )
+        super().check_outputs(variables, batch, card)
