@@ -2,8 +2,8 @@
 
     jaxnets train mnist_vae
 
-Pixels in [0, 1] are read as probabilities. Data through JAXNETS_DATA, else downloaded once (11 MB). Test ELBO at least -105, in
-about five minutes on two CPU cores.
+Pixels in [0, 1] are read as probabilities. Data through JAXNETS_DATA, else downloaded once (11 MB). Test ELBO at least -105,
+in about five minutes on two CPU cores.
 """
 
 from jaxnets.config import Expected, Experiment

@@ -17,6 +17,7 @@ from jaxnets.data.images import FashionMNIST as FashionMNIST
 from jaxnets.data.memory import InMemory as InMemory
 from jaxnets.data.moving_digits import MovingDigits as MovingDigits
 from jaxnets.data.named import load as load
+from jaxnets.data.ring import Ring as Ring
 from jaxnets.data.synthetic import AddingProblem as AddingProblem
 from jaxnets.data.synthetic import LogicGate as LogicGate
 from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
@@ -37,6 +38,7 @@ __all__ = [
     "KarateClub",
     "LogicGate",
     "MovingDigits",
+    "Ring",
     "Rings",
     "Source",
     "Tabular",

@@ -4,6 +4,8 @@ from jaxnets.models.autoencoder import Autoencoder as Autoencoder
 from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
 from jaxnets.models.cnn import CNN as CNN
 from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
+from jaxnets.models.dcgan import DCGANCritic as DCGANCritic
+from jaxnets.models.dcgan import DCGANGenerator as DCGANGenerator
 from jaxnets.models.graph import GAT as GAT
 from jaxnets.models.graph import GCN as GCN
 from jaxnets.models.graph import GIN as GIN
@@ -15,6 +17,7 @@ from jaxnets.models.rbf import RBF as RBF
 from jaxnets.models.rcnn import RCNN as RCNN
 from jaxnets.models.recurrent import RNN as RNN
 from jaxnets.models.resnet import CifarResNet as CifarResNet
+from jaxnets.models.unet import UNet as UNet
 from jaxnets.models.vae import VAE as VAE
 from jaxnets.models.vqvae import VQVAE as VQVAE
 
@@ -33,7 +36,10 @@ __all__ = [
     "CifarResNet",
     "ConvAutoencoder",
     "ConvLSTMForecaster",
+    "DCGANCritic",
+    "DCGANGenerator",
     "Graph",
     "GraphSAGE",
     "Perceptron",
+    "UNet",
 ]

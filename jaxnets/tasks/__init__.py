@@ -1,8 +1,10 @@
 """What is minimised and what is measured. A new objective is a new task, never a new loop."""
 
 from jaxnets.tasks.adaline import Adaline as Adaline
+from jaxnets.tasks.adversarial import Adversarial as Adversarial
 from jaxnets.tasks.base import Task as Task
 from jaxnets.tasks.classification import Classification as Classification
+from jaxnets.tasks.diffusion import Diffusion as Diffusion
 from jaxnets.tasks.graphs import GraphClassification as GraphClassification
 from jaxnets.tasks.graphs import NodeClassification as NodeClassification
 from jaxnets.tasks.next_frame import NextFrame as NextFrame
@@ -15,7 +17,9 @@ from jaxnets.tasks.vector_quantization import VectorQuantization as VectorQuanti
 
 __all__ = [
     "Adaline",
+    "Adversarial",
     "Classification",
+    "Diffusion",
     "GraphClassification",
     "NextFrame",
     "NodeClassification",

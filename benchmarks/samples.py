@@ -1,0 +1,56 @@
+"""Score a generative run's samples by a classifier run of ours.
+
+    python -m benchmarks.samples runs/mnist_cnn runs/mnist_dcgan --layer dense_0
+
+Prints one JSON object: Frechet distance on the layer's features to the test images, the same for as many training images
+(what perfect samples would get), and class coverage. Compare figures of one classifier only.
+"""
+
+import argparse
+import json
+
+import jax
+import numpy as np
+
+import jaxnets
+from jaxnets.tasks.sample_scores import class_coverage, features_and_labels, frechet_distance
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("classifier", help="run directory of a classifier")
+    parser.add_argument("generator", help="run directory of a task that has sample()")
+    parser.add_argument("--layer", default="dense_0")
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    judge, maker = jaxnets.open_run(arguments.classifier), jaxnets.open_run(arguments.generator)
+    data, ours = judge.parts.dataset, maker.parts.dataset.prepare
+    draw = jax.jit(maker.parts.task.sample, static_argnums=2)
+    keys = jax.random.split(jax.random.key(arguments.seed), -(-arguments.count // 500))
+    made = np.concatenate([np.asarray(draw(maker.variables, key, 500)) for key in keys])[: arguments.count]
+    # Back to pixels, rounded as real ones are, and then as the classifier knows them.
+    pixels = np.clip(np.rint(made * np.array(ours.std) + np.array(ours.mean)), 0, 255).astype(np.uint8)
+
+    def look(images):
+        model = judge.parts.task.model
+        return features_and_labels(model, judge.variables, data.prepare(images), layer=arguments.layer)
+
+    test, _ = look(data.test["inputs"][: arguments.count])
+    train, _ = look(data.train["inputs"][: arguments.count])
+    features, labels = look(pixels)
+    print(
+        json.dumps(
+            {
+                "generator": arguments.generator,
+                "samples": len(pixels),
+                "frechet_distance": round(frechet_distance(features, test), 4),
+                "of_training_images": round(frechet_distance(train, test), 4),
+                "class_coverage": class_coverage(labels, len(data.class_names)),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Convolutional generator and critic (Radford et al. 2016, "Unsupervised Representation Learning with DCGAN").
+
+Shapes: `B` batch, `Z` numbers the generator is given, `H` height, `W` width, `C` channels.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import conv_general_dilated, dot_general
+
+# The paper's start: all weights from a narrow normal distribution.
+NARROW = nn.initializers.normal(0.02)
+
+
+class DCGANGenerator(nn.Module):
+    """Numbers to an image in [-1, 1]: a dense layer onto a small map, then transposed convolutions that double it."""
+
+    features: tuple[int, ...] = (128, 64)
+    """Channels before each doubling; 28x28 has two of them, from 7x7."""
+    shape: tuple[int, ...] = ()
+    """Shape of an image, (height, width, channels); empty takes the data's."""
+
+    # What the last layer can say: tasks compare it with the range of the data.
+    reach = (-1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, z: Array, *, train: bool = False) -> Array:
+        """Images `[B, H, W, C]` from `[B, Z]`; `train` switches batch statistics on."""
+        if len(self.shape) != 3:
+            raise ValueError(f"DCGANGenerator makes images (height, width, channels), got {self.shape}; use MLP")
+        height, width, channels = self.shape
+        shrink = 2 ** len(self.features)
+        small = (-(-height // shrink), -(-width // shrink), self.features[0])
+        x = z.reshape(z.shape[0], -1)
+        x = nn.Dense(
+            small[0] * small[1] * small[2], use_bias=False, kernel_init=NARROW, dot_general=dot_general, name="seed"
+        )(x)
+        x = x.reshape(-1, *small)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm_seed")(x))
+        for index, wide in enumerate((*self.features[1:], channels)):
+            last = index + 1 == len(self.features)
+            x = nn.ConvTranspose(wide, (4, 4), strides=(2, 2), use_bias=last, kernel_init=NARROW, name=f"up_{index}")(x)
+            if not last:
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
+                x = nn.relu(x)
+        return nn.tanh(x)[:, :height, :width]
+
+
+class DCGANCritic(nn.Module):
+    """Strided convolutions down to one number: the more, the more real."""
+
+    features: tuple[int, ...] = (64, 128)
+    """Channels of each stage; each halves the image."""
+    norm: Literal["batch", "layer", "none"] = "batch"
+    """Normalisation after every convolution but the first; a gradient penalty goes with layer or none only."""
+    outputs: int | None = None
+    """Output units; None takes the one that the task needs."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Scores `[B, 1]` of images `[B, H, W, C]`; `train` switches batch statistics on."""
+        if x.ndim != 4:
+            raise ValueError(
+                f"DCGANCritic needs images [batch, height, width, channels], got {tuple(x.shape)}; use MLP"
+            )
+        for index, wide in enumerate(self.features):
+            x = nn.Conv(
+                wide,
+                (4, 4),
+                strides=(2, 2),
+                use_bias=index == 0 or self.norm == "none",
+                kernel_init=NARROW,
+                conv_general_dilated=conv_general_dilated,
+                name=f"down_{index}",
+            )(x)
+            if index and self.norm == "batch":
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
+            elif index and self.norm == "layer":
+                x = nn.LayerNorm(name=f"norm_{index}")(x)
+            x = nn.leaky_relu(x, 0.2)
+        x = x.reshape(x.shape[0], -1)
+        return nn.Dense(self.outputs or 1, kernel_init=NARROW, dot_general=dot_general, name="output")(x)

@@ -1,0 +1,98 @@
+"""A small U-Net that is told the time (Ronneberger et al. 2015; for diffusion as in Ho et al. 2020, appendix B).
+
+Shapes: `B` batch, `H` height, `W` width, `C` channels, `E` numbers in the embedding of the time.
+"""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import conv_general_dilated, dot_general
+
+
+class TimedBlock(nn.Module):
+    """Two convolutions around a shortcut, each after a normalisation; the time shifts the channels in between."""
+
+    width: int
+    """Channels of the output."""
+    groups: int
+    """Groups of the normalisation."""
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array) -> Array:
+        """`[B, H, W, C]` and the time's embedding `[B, E]` to `[B, H, W, width]`."""
+        h = nn.silu(nn.GroupNorm(math.gcd(self.groups, x.shape[-1]), name="norm_0")(x))
+        h = nn.Conv(self.width, (3, 3), conv_general_dilated=conv_general_dilated, name="conv_0")(h)
+        shift = nn.Dense(self.width, dot_general=dot_general, name="time")(nn.silu(time))
+        h = h + shift[:, None, None, :]
+        h = nn.silu(nn.GroupNorm(math.gcd(self.groups, self.width), name="norm_1")(h))
+        # Starts at 0, so that a fresh block passes its input on.
+        h = nn.Conv(
+            self.width,
+            (3, 3),
+            kernel_init=nn.initializers.zeros,
+            conv_general_dilated=conv_general_dilated,
+            name="conv_1",
+        )(h)
+        if x.shape[-1] != self.width:
+            x = nn.Conv(self.width, (1, 1), conv_general_dilated=conv_general_dilated, name="shortcut")(x)
+        return x + h
+
+
+class UNet(nn.Module):
+    """Down by strides of 2, up by repeating pixels, with everything of the way down laid beside it on the way up."""
+
+    features: tuple[int, ...] = (32, 64, 64)
+    """Channels at each size; each size but the first is half the one before, rounding up."""
+    blocks: int = 1
+    """Blocks at each size, on each way."""
+    groups: int = 8
+    """Groups of each normalisation (fewer where they do not divide the channels)."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        if self.blocks < 1 or self.groups < 1:
+            raise ValueError(f"UNet.blocks and UNet.groups are at least 1, got {self.blocks} and {self.groups}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array | None = None, *, train: bool = False) -> Array:
+        """`[B, H, W, C]` and times `[B]` in [0, 1] (none: 0) to `[B, H, W, C]`."""
+        if x.ndim != 4:
+            raise ValueError(f"UNet needs images [batch, height, width, channels], got {tuple(x.shape)}")
+        time = jnp.zeros(len(x), x.dtype) if time is None else time
+        wide = 4 * self.features[0]
+        emb = nn.Dense(wide, dot_general=dot_general, name="time_0")(waves(time, self.features[0]).astype(x.dtype))
+        emb = nn.Dense(wide, dot_general=dot_general, name="time_1")(nn.silu(emb))
+        h = nn.Conv(self.features[0], (3, 3), conv_general_dilated=conv_general_dilated, name="stem")(x)
+        passed = []
+        for level, width in enumerate(self.features):
+            if level:
+                h = nn.Conv(
+                    width, (3, 3), strides=(2, 2), conv_general_dilated=conv_general_dilated, name=f"shrink_{level}"
+                )(h)
+            for index in range(self.blocks):
+                h = TimedBlock(width, self.groups, name=f"down_{level}_{index}")(h, emb)
+                passed.append(h)
+        h = TimedBlock(self.features[-1], self.groups, name="middle")(h, emb)
+        for level, width in reversed(list(enumerate(self.features))):
+            for index in range(self.blocks):
+                beside = passed.pop()
+                # Sizes that were rounded up on the way down are one pixel too large here.
+                h = jnp.concatenate([h[:, : beside.shape[1], : beside.shape[2]], beside], axis=-1)
+                h = TimedBlock(width, self.groups, name=f"up_{level}_{index}")(h, emb)
+            if level:
+                h = h.repeat(2, axis=1).repeat(2, axis=2)
+        h = nn.silu(nn.GroupNorm(math.gcd(self.groups, h.shape[-1]), name="norm")(h))
+        return nn.Conv(x.shape[-1], (3, 3), conv_general_dilated=conv_general_dilated, name="output")(h)
+
+
+def waves(time: Array, size: int) -> Array:
+    """Sines and cosines of times `[B]` in [0, 1], at frequencies from 1 to 1,000 radians: `[B, size]` float32."""
+    half = -(-size // 2)
+    frequencies = jnp.exp(jnp.linspace(0.0, math.log(1000.0), half))
+    angles = time.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[:, :size]

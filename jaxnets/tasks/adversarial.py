@@ -1,0 +1,322 @@
+"""Two networks against each other: generative adversarial networks (Goodfellow et al. 2014) and their steadier kin.
+
+One training step is `critic_steps` turns of the critic and one of the generator. Each turn is the ordinary training step
+on that player's share of the state, so guards, precision and micro-batches work as they do anywhere.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
+from jaxnets.errors import DataError
+from jaxnets.ops.random import content_keys
+from jaxnets.tasks.base import Recipe, Task, with_outputs
+from jaxnets.tasks.reconstruction import with_shape
+from jaxnets.tasks.variational import samples_gallery
+
+PLAYERS = ("critic", "generator")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adversarial(Task):
+    """Train `model`, the generator, to make examples that `critic` cannot tell from real ones.
+
+    The generator is called with `[B, latent]` noise and returns examples (or as many numbers, in one dim); the critic with
+    examples, and returns `[B, 1]`. With `conditional` both are told the label, one-hot (Mirza and Osindero 2014): the
+    generator beside the noise, a critic of images as constant channels.
+    """
+
+    critic: nn.Module
+    """The network that tells real from made."""
+    latent: int = 64
+    """Numbers of noise for each example."""
+    objective: Literal["logistic", "wasserstein"] = "logistic"
+    """logistic: the non-saturating form of Goodfellow et al. 2014. wasserstein: a difference (Arjovsky et al. 2017)."""
+    penalty: float = 0.0
+    """Weight of a penalty on the critic's gradient. wasserstein: `(norm - 1)^2` between real and made examples, usually 10
+    (Gulrajani et al. 2017). logistic: half the squared norm at real examples (R1, Mescheder et al. 2018)."""
+    critic_steps: int = 1
+    """Turns of the critic for one of the generator; each takes its share of the batch."""
+    conditional: bool = False
+    """Tell both players the label."""
+    classes: int = 0
+    """Labels; 0 takes the data's."""
+    shape: tuple[int, ...] = ()
+    """Shape of an example; empty takes the data's."""
+    modes: tuple[tuple[float, ...], ...] = ()
+    """Centres of the data's modes, where they are known: evaluation then counts those that are made."""
+    mode_radius: float = 1.0
+    """How far from a centre a made example may lie to count for it."""
+
+    headline = "loss"
+
+    def __post_init__(self) -> None:
+        for name, least in (("latent", 1), ("critic_steps", 1), ("penalty", 0), ("classes", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+
+    def bind(self, card: Card) -> Self:
+        """Give both players their sizes; refuse data that the generator cannot reach."""
+        classes = len(card.class_names) if self.conditional else 0
+        if self.conditional and not classes:
+            raise DataError(f"conditional needs labels, but the targets of {card.name!r} are numbers; leave it out")
+        reach, (low, high) = getattr(self.model, "reach", None), card.input_range
+        if reach is not None and math.isfinite(low) and not reach[0] <= low <= high <= reach[1]:
+            raise DataError(
+                f"{type(self.model).__name__} makes values in [{reach[0]:g}, {reach[1]:g}], but the inputs of {card.name!r} "
+                f'run from {low:.3g} to {high:.3g}; set data.scale to "signed"'
+            )
+        size = math.prod(card.input_shape)
+        made = with_outputs(self.model, size, exact=True, reason=f"an example of {card.name!r} has {size} numbers")
+        return dataclasses.replace(
+            self,
+            model=with_shape(made, card),
+            critic=with_outputs(self.critic, 1, exact=True, reason="a critic gives one score"),
+            classes=classes,
+            shape=card.input_shape,
+        )
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        """Both players' variables, each collection by player: `{"params": {"critic": ..., "generator": ...}, ...}`."""
+        for_critic, for_generator = jax.random.split(key)
+        rows = batch["inputs"].shape[0]
+        labels = jnp.zeros((rows,), jnp.int32)
+        z = self._with_label(jnp.zeros((rows, self.latent)), labels)
+        x = self._with_label(batch["inputs"], labels)
+        own = {
+            "critic": self.critic.init({"params": for_critic, "dropout": for_critic}, x, train=False),
+            "generator": self.model.init({"params": for_generator, "dropout": for_generator}, z, train=False),
+        }
+        names = {"params", *own["critic"], *own["generator"]}
+        return {name: {who: tree[name] for who, tree in own.items() if name in tree} for name in names}
+
+    def init_optimizer(self, optimizer: Any, params: Any) -> Any:
+        """One state for each player."""
+        return {who: optimizer.init(params[who]) for who in PLAYERS}
+
+    def _with_label(self, x: Array, labels: Array | None) -> Array:
+        """`x` with the one-hot label appended to its last dim, where the players are told it; no label is all zeros."""
+        if not self.classes:
+            return x
+        hot = jnp.zeros((x.shape[0], self.classes), x.dtype)
+        if labels is not None:
+            hot = (labels[:, None] == jnp.arange(self.classes)[None, :]).astype(x.dtype)
+        hot = hot.reshape(x.shape[0], *(1,) * (x.ndim - 2), self.classes)
+        return jnp.concatenate([x, jnp.broadcast_to(hot, (*x.shape[:-1], self.classes))], axis=-1)
+
+    def _call(self, who: str, own: Variables, x: Array, labels: Array | None, key: Array | None) -> tuple[Array, Any]:
+        """A player's outputs in float32, and its other collections after the call; in training where there is a key."""
+        player = self.critic if who == "critic" else self.model
+        x = self._with_label(x, labels)
+        others = {name: value for name, value in own.items() if name != "params"}
+        said: Any
+        new: Any = {}
+        if key is None:
+            said = player.apply(own, x, train=False)
+        else:
+            said, new = player.apply(own, x, train=True, rngs={"dropout": key}, mutable=list(others))
+        said = said.astype(jnp.float32)
+        return said.reshape(-1, *self.shape) if who == "generator" else said[:, 0], {**others, **new}
+
+    def _noise(self, key: Array, inputs: Array) -> Array:
+        """Noise `[B, latent]` in the inputs' dtype, drawn for each example from its own content."""
+        keys = content_keys(key, inputs)
+        return jax.vmap(lambda one: jax.random.normal(one, (self.latent,), inputs.dtype))(keys)
+
+    def critic_loss(
+        self, own: Variables, batch: Batch, key: Array, train: bool, *, other: Variables, turn: Array | int = 0
+    ) -> tuple[Mean, Aux]:
+        """What the critic minimises; `other` are the generator's variables, and `turn` tells the turns of a step apart."""
+        real, mask, labels = batch["inputs"], batch["mask"], batch.get("targets")
+        keys = jax.random.split(jax.random.fold_in(key, turn), 5)
+        made, _ = self._call("generator", other, self._noise(keys[0], real), labels, keys[1] if train else None)
+        made = made.astype(real.dtype)
+        for_real, for_made = (keys[2], keys[3]) if train else (None, None)
+        on_real, kept = self._call("critic", own, real, labels, for_real)
+        on_made, kept = self._call("critic", {**own, **kept}, made, labels, for_made)
+        losses = on_made - on_real
+        if self.objective == "logistic":
+            losses = jax.nn.softplus(-on_real) + jax.nn.softplus(on_made)
+        metrics = {"margin": Mean.of(on_real - on_made, mask)}
+        if self.penalty and train:
+            share = jax.random.uniform(keys[4], (len(real), *(1,) * (real.ndim - 1)), real.dtype)
+            at = real if self.objective == "logistic" else share * real + (1 - share) * made
+
+            def total(x: Array) -> Array:
+                return self._call("critic", own, x, labels, for_real)[0].sum()
+
+            slope = jax.grad(total)(at).astype(jnp.float32).reshape(len(real), -1)
+            square = jnp.square(slope).sum(axis=-1)
+            # The root has no gradient at 0, where dead units can put a critic.
+            off = 0.5 * square if self.objective == "logistic" else jnp.square(jnp.sqrt(square + 1e-12) - 1)
+            losses = losses + self.penalty * off
+            metrics["penalty"] = Mean.of(off, mask)
+        return Mean.of(losses, mask), Aux(metrics, kept)
+
+    def generator_loss(
+        self, own: Variables, batch: Batch, key: Array, train: bool, *, other: Variables
+    ) -> tuple[Mean, Aux]:
+        """What the generator minimises; `other` are the critic's variables."""
+        keys = jax.random.split(jax.random.fold_in(key, self.critic_steps), 3)
+        labels, inputs = batch.get("targets"), batch["inputs"]
+        made, kept = self._call("generator", own, self._noise(keys[0], inputs), labels, keys[1] if train else None)
+        score, _ = self._call("critic", other, made.astype(inputs.dtype), labels, keys[2] if train else None)
+        losses = jax.nn.softplus(-score) if self.objective == "logistic" else -score
+        return Mean.of(losses, batch["mask"]), Aux({}, kept)
+
+    def make_step(self, recipe: Recipe) -> Callable[..., Any]:
+        """The critic's turns, then the generator's. If one of them is refused (a number not finite), all are."""
+
+        def step(state: Any, batch: Batch) -> tuple[Any, dict[str, Mean]]:
+            def critic_turn(now: Any, part: tuple[Batch, Array]) -> tuple[Any, dict[str, Mean]]:
+                loss = functools.partial(self.critic_loss, other=share_of(now.variables, "generator"), turn=part[1])
+                return play(recipe, "critic", loss, now, part[0])
+
+            count = self.critic_steps
+            # Turn i takes rows i, i + count, ...: every device has a share of each.
+            parts = jax.tree.map(
+                lambda a: jnp.moveaxis(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 1, 0), batch
+            )
+            after, said = jax.lax.scan(critic_turn, state, (parts, jnp.arange(count)))
+            critic = jax.tree.map(lambda a: a.sum(axis=0), said)
+            worst = said["bad_leaf"].sum.max() if "bad_leaf" in said else None
+            loss = functools.partial(self.generator_loss, other=share_of(after.variables, "critic"))
+            after, generator = play(recipe, "generator", loss, after, batch)
+            new, metrics = settle(state, after), {**critic, "generator_loss": generator["loss"]}
+            if worst is not None:
+                one = jnp.ones(())
+                # Leaves are numbered over both players, the critic's first.
+                first = len(jax.tree.leaves(state.params["critic"]))
+                theirs = generator["bad_leaf"].sum
+                bad = jnp.where(worst > 0, worst, jnp.where(theirs > 0, theirs + first, 0.0))
+                refused = (new.guard["skipped"] > state.guard["skipped"]).astype(jnp.float32)
+                metrics |= {"bad_leaf": Mean(bad, one), "skipped": Mean(refused, one)}
+            return dataclasses.replace(new, step=state.step + 1), metrics
+
+        return step
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """The critic's loss without penalty, its margin, and where made examples fall, one for each real example."""
+        key, mask = jax.random.key(0), batch["mask"]
+        own, other = share_of(variables, "critic"), share_of(variables, "generator")
+        loss, aux = self.critic_loss(own, batch, key, False, other=other)
+        found = {"loss": loss, **aux.metrics}
+        if self.modes:
+            noise = self._noise(jax.random.fold_in(key, 1), batch["inputs"])
+            made, _ = self._call("generator", other, noise, batch.get("targets"), None)
+            centres = jnp.asarray(self.modes, jnp.float32)
+            away = jnp.linalg.norm(made.reshape(len(made), 1, -1) - centres[None], axis=-1)
+            near = (away <= self.mode_radius).astype(jnp.float32)
+            found |= {f"mode_{index}": Mean.of(near[:, index], mask) for index in range(len(self.modes))}
+            found["near"] = Mean.of(near.max(axis=-1), mask)
+        return found
+
+    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
+        """`modes`: how many have at least a quarter of the examples that would be theirs if all were made alike."""
+        if "near" not in values:
+            return dict(values)
+        shares = [share for name, share in values.items() if name.startswith("mode_")]
+        rest = {name: value for name, value in values.items() if not name.startswith("mode_")}
+        return {**rest, "modes": float(sum(share >= 0.25 / len(shares) for share in shares))}
+
+    def outputs(self, variables: Variables, batch: Batch) -> Array:
+        """The critic's scores of the inputs, `[B, 1]`; with `conditional` and no targets it is told no label."""
+        return self._call("critic", share_of(variables, "critic"), batch["inputs"], batch.get("targets"), None)[0][
+            :, None
+        ]
+
+    def sample(self, variables: Variables, key: Array, count: int, labels: Array | None = None) -> Array:
+        """`count` made examples `[count, *shape]` float32; pure. With `conditional`, of `labels`, else of each in turn."""
+        z = jax.random.normal(key, (count, self.latent))
+        if labels is None and self.classes:
+            labels = jnp.arange(count) % self.classes
+        return self._call("generator", share_of(variables, "generator"), z, labels, None)[0]
+
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """Examples of the data's shape, one score for each, and a batch that the critic's turns divide."""
+        rows = batch["inputs"].shape[0]
+        if rows % self.critic_steps:
+            raise DataError(
+                f"a batch of {rows} examples cannot be shared by {self.critic_steps} turns of the critic; set batch_size to a "
+                f"multiple of task.critic_steps"
+            )
+        made = jax.eval_shape(lambda v: self.sample(v, jax.random.key(0), rows), variables)
+        scores = jax.eval_shape(self.outputs, variables, batch)
+        if made.shape != batch["inputs"].shape or scores.shape != (rows, 1):
+            raise DataError(
+                f"the generator makes {made.shape} and the critic gives {scores.shape}, but {card.name!r} needs "
+                f"{batch['inputs'].shape} and {(rows, 1)}; change their last layers"
+            )
+
+    def drawn(self, variables: Variables) -> Sequence[Exhibit]:
+        """Samples; of points in the plane, a picture of where they fall."""
+        if len(self.shape) == 3:
+            return samples_gallery(self, variables)
+        if self.shape != (2,):
+            return ()
+        points = np.asarray(jax.jit(functools.partial(self.sample, count=4096))(variables, jax.random.key(0)))
+        edge = 1.1 * float(np.abs(points).max())
+        counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=64, range=[(-edge, edge)] * 2)
+        return [
+            Gallery("Where samples fall", np.sqrt(counts)[None, ::-1, :, None].astype(np.float32), ("4,096 samples",))
+        ]
+
+
+def share_of(variables: Variables, who: str) -> Variables:
+    """One player's variables, as its own `apply` takes them."""
+    return {name: tree[who] for name, tree in variables.items() if who in tree}
+
+
+def play(recipe: Recipe, who: str, loss: Any, state: Any, batch: Batch) -> tuple[Any, dict[str, Mean]]:
+    """The ordinary training step for one player's share of the state; the step number stays."""
+    own = dataclasses.replace(
+        state,
+        params=state.params[who],
+        opt_state=on_schedule(state.opt_state[who], state.step),
+        model_state=share_of(state.model_state, who),
+    )
+    own, metrics = recipe.train_step(loss)(own, batch)
+    kept = {
+        name: {**tree, who: own.model_state[name]} if who in tree else tree for name, tree in state.model_state.items()
+    }
+    new = dataclasses.replace(
+        state,
+        params={**state.params, who: own.params},
+        opt_state={**state.opt_state, who: own.opt_state},
+        model_state=kept,
+        guard=own.guard,
+    )
+    return new, metrics
+
+
+def on_schedule(opt_state: Any, step: Array) -> Any:
+    """The optimizer's state with its learning-rate schedule at the training step, however many turns a step has."""
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    return jax.tree.map(lambda n: n._replace(count=step) if is_schedule(n) else n, opt_state, is_leaf=is_schedule)
+
+
+def settle(before: Any, after: Any) -> Any:
+    """The state after all turns; that before them, save for the counters, where any was refused or left out."""
+    counters = ("skipped", "left_out")
+    refused = {name: after.guard[name] > before.guard[name] for name in counters}
+    taken = ~(refused["skipped"] | refused["left_out"])
+    once = {name: before.guard[name] + flag.astype(jnp.int32) for name, flag in refused.items()}
+    fields = ("params", "opt_state", "model_state")
+    kept = {
+        name: jax.tree.map(lambda a, b: jnp.where(taken, a, b), getattr(after, name), getattr(before, name))
+        for name in fields
+    }
+    return dataclasses.replace(after, **kept, guard={**after.guard, **once})

@@ -1,0 +1,141 @@
+"""Denoising diffusion (Ho et al. 2020) with the cosine schedule (Nichol and Dhariwal 2021), and DDIM (Song et al. 2021).
+
+Shapes: `B` batch, `T` steps of the diffusion. An example at time t is `sqrt(a_t) x + sqrt(1 - a_t) noise`; `a_0` is nearly
+1, `a_(T-1)` nearly 0.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
+from jaxnets.errors import DataError
+from jaxnets.ops.random import content_keys
+from jaxnets.tasks.base import Task
+from jaxnets.tasks.reconstruction import check_same_shape
+from jaxnets.tasks.variational import samples_gallery
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diffusion(Task):
+    """Minimise the squared error of the noise in examples that were noised to a random time.
+
+    The model is called as `model(noised, times, train=...)` with times in [0, 1], as `models.UNet` is, and returns the
+    inputs' shape. Inputs should lie in [-1, 1].
+    """
+
+    times: int = 1000
+    """Steps of the diffusion, `T`."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the share of the example falls: cosine (Nichol and Dhariwal 2021) or with linear betas (Ho et al. 2020)."""
+    sample_steps: int = 50
+    """Steps of the sampler, at most `times`."""
+    eta: float = 0.0
+    """Noise that the sampler adds: 0 is DDIM, 1 with `sample_steps = times` is DDPM."""
+    shape: tuple[int, ...] = ()
+    """Shape of an example; empty takes the data's."""
+
+    def __post_init__(self) -> None:
+        if self.times < 2 or not 1 <= self.sample_steps <= self.times:
+            raise ValueError(
+                f"times is at least 2 and sample_steps between 1 and times; got {self.times} and {self.sample_steps}"
+            )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is in [0, 1], got {self.eta}")
+
+    def bind(self, card: Card) -> Self:
+        """Take the shape of an example; refuse inputs far from [-1, 1]."""
+        low, high = card.input_range
+        if math.isfinite(low) and not -1 <= low <= high <= 1:
+            raise DataError(
+                f"diffusion needs inputs in [-1, 1], but those of {card.name!r} run from {low:.3g} to {high:.3g}; "
+                f'set data.scale to "signed"'
+            )
+        return dataclasses.replace(self, shape=card.input_shape)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """`a_t`, the share of the example's variance that is left at each time, `[T]` float64, falling."""
+        if self.schedule == "linear":
+            # Ho et al.'s ends, for T = 1000, scaled to other T.
+            betas = np.linspace(1e-4, 0.02, self.times) * 1000 / self.times
+        else:
+            clock = (np.arange(self.times + 1) / self.times + 0.008) / 1.008
+            level = np.cos(clock * np.pi / 2) ** 2
+            betas = 1 - level[1:] / level[:-1]
+        return np.cumprod(1 - np.minimum(betas, 0.999))
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """Mean squared error of the noise, for one time and one noise an example."""
+        inputs, (for_noise, for_model) = batch["inputs"], jax.random.split(key)
+
+        def draw(one: Array) -> tuple[Array, Array]:
+            for_time, for_pixels = jax.random.split(one)
+            return jax.random.randint(for_time, (), 0, self.times), jax.random.normal(for_pixels, inputs.shape[1:])
+
+        t, noise = jax.vmap(draw)(content_keys(for_noise, inputs))
+        share = jnp.asarray(self.shares, jnp.float32)[t].reshape(-1, *(1,) * (inputs.ndim - 1))
+        noised = jnp.sqrt(share) * inputs.astype(jnp.float32) + jnp.sqrt(1 - share) * noise
+        said, model_state = self._noise_in(variables, noised.astype(inputs.dtype), t, for_model if train else None)
+        loss = Mean.of(jnp.square(said - noise), batch["mask"])
+        return loss, Aux({"loss": loss}, model_state)
+
+    def _noise_in(self, variables: Variables, x: Array, t: Array, key: Array | None) -> tuple[Array, Variables]:
+        """The noise that the model sees in `x` at times `t` `[B]`, float32, and its other collections."""
+        others = {name: value for name, value in variables.items() if name != "params"}
+        clock = t.astype(jnp.float32) / (self.times - 1)
+        said: Any
+        new: Any = {}
+        if key is None:
+            said = self.model.apply(variables, x, clock, train=False)
+        else:
+            said, new = self.model.apply(variables, x, clock, train=True, rngs={"dropout": key}, mutable=list(others))
+        return said.astype(jnp.float32), {**others, **new}
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """The loss, with times and noise that depend on the example alone."""
+        return {"loss": self.loss(variables, batch, jax.random.key(0), False)[0]}
+
+    def outputs(self, variables: Variables, batch: Batch) -> Array:
+        """The noise that the model sees in the inputs as they are (time 0), `[B, *shape]`."""
+        t = jnp.zeros(len(batch["inputs"]), jnp.int32)
+        return self._noise_in(variables, batch["inputs"], t, None)[0]
+
+    def sample(self, variables: Variables, key: Array, count: int) -> Array:
+        """`count` samples `[count, *shape]` float32 by `sample_steps` steps from pure noise; pure.
+
+        Equation 12 of Song et al. 2021, over times evenly spread from the last to 0. The example that is foreseen at each
+        step is cut to [-1, 1], where the data lie.
+        """
+        shares = jnp.asarray(self.shares, jnp.float32)
+        t = jnp.asarray(np.linspace(self.times - 1, 0, self.sample_steps).round().astype(np.int32))
+        now = shares[t]
+        after = jnp.concatenate([now[1:], jnp.ones((1,))])
+        keys = jax.random.split(key, self.sample_steps + 1)
+
+        def step(x: Array, at: Any) -> tuple[Array, None]:
+            t, a, a_next, one = at
+            noise, _ = self._noise_in(variables, x, jnp.full((count,), t), None)
+            clean = jnp.clip((x - jnp.sqrt(1 - a) * noise) / jnp.sqrt(a), -1, 1)
+            noise = (x - jnp.sqrt(a) * clean) / jnp.sqrt(1 - a)
+            sigma = self.eta * jnp.sqrt((1 - a_next) / (1 - a) * (1 - a / a_next))
+            kept = jnp.sqrt(jnp.maximum(1 - a_next - sigma**2, 0))
+            fresh = jax.random.normal(one, x.shape)
+            return jnp.sqrt(a_next) * clean + kept * noise + sigma * fresh, None
+
+        x = jax.random.normal(keys[0], (count, *self.shape))
+        return jax.lax.scan(step, x, (t, now, after, keys[1:]))[0]
+
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """One number for each of the input's."""
+        check_same_shape(self, jax.eval_shape(self.outputs, variables, batch).shape, batch, card)
+
+    def drawn(self, variables: Variables) -> Sequence[Exhibit]:
+        """Samples."""
+        return samples_gallery(self, variables)

@@ -1,0 +1,66 @@
+"""How good samples are, by a classifier of our own: Frechet distance on its features, and which classes are there.
+
+The distance is that of Heusel et al. 2017, with another network's features in place of Inception's: the figures compare
+samples that were scored by the same classifier, and nothing else.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.contracts import Variables
+
+
+def features_and_labels(
+    model: nn.Module, variables: Variables, inputs: Any, *, layer: str, batch_size: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a named layer of a classifier says, and its decision.
+
+    Args:
+        model: the classifier; `model.apply` gives logits.
+        variables: its trained variables.
+        inputs: `[N, ...]`, prepared as the classifier was trained on.
+        layer: name of a submodule whose output (before any activation outside it) is taken, e.g. "dense_0" of a CNN.
+        batch_size: inputs at a time.
+
+    Returns:
+        Features `[N, F]` float64 after a ReLU, and labels `[N]`.
+    """
+
+    def is_layer(module: nn.Module, method: str) -> bool:
+        return module.name == layer and method == "__call__"
+
+    @jax.jit
+    def one(x: Any) -> Any:
+        said: Any
+        said, kept = model.apply(variables, x, capture_intermediates=is_layer, mutable=["intermediates"])
+        found = jax.tree.leaves(kept)
+        if len(found) != 1:
+            raise ValueError(f"{type(model).__name__} has {len(found)} layers called {layer!r}; name one that it has")
+        return nn.relu(found[0].reshape(len(x), -1)), jnp.argmax(said, axis=-1)
+
+    parts = [jax.device_get(one(inputs[start : start + batch_size])) for start in range(0, len(inputs), batch_size)]
+    features, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return features.astype(np.float64), labels
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """`|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))` of features `[N, F]` and `[M, F]` read as Gaussians."""
+    for name, features in (("first", a), ("second", b)):
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(f"the {name} features have shape {features.shape}; give at least two rows [N, F]")
+    cov_a, cov_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
+    # The trace of (S_a S_b)^(1/2) is that of (R S_b R)^(1/2) with R the root of S_a, which is symmetric and has real roots.
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    both = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * both)
+
+
+def class_coverage(labels: np.ndarray, classes: int) -> float:
+    """The share of classes that have at least a quarter of the samples they would have if all were alike, in [0, 1]."""
+    shares = np.bincount(labels, minlength=classes) / len(labels)
+    return float((shares >= 0.25 / classes).mean())

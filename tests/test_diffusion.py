@@ -1,0 +1,202 @@
+"""The U-Net against numpy; the diffusion's schedule, loss and samplers against what is known exactly for Gaussian data."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import replace
+
+from jaxnets.assemble import assemble
+from jaxnets.errors import DataError
+from jaxnets.models import MLP, UNet
+from jaxnets.models.unet import waves
+from jaxnets.ops.random import content_keys
+from jaxnets.optim import Adam
+from jaxnets.run import train
+from jaxnets.tasks import Diffusion
+
+
+def stirred(model, x):
+    """Variables in which nothing is 0, as the last convolutions of fresh blocks are."""
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(5), len(leaves))
+    pairs = zip(leaves, keys, strict=True)
+    return {"params": jax.tree.unflatten(tree, [a + 0.2 * jax.random.normal(k, a.shape) for a, k in pairs])}
+
+
+@pytest.fixture(scope="module")
+def unet():
+    model, x = UNet(features=(4, 6), groups=2), jax.random.normal(jax.random.key(1), (3, 7, 6, 2))
+    return model, x, jnp.array([0.0, 0.3, 1.0]), stirred(model, x)
+
+
+def correlate(x, layer, stride=1):
+    """Convolution by its definition, padded so that the output has ceil(n / stride) rows, more at the end where it is odd."""
+    kernel = layer["kernel"]
+    window = kernel.shape[0]
+    sizes = [-(-n // stride) for n in x.shape[1:3]]
+    pads = [max((m - 1) * stride + window - n, 0) for m, n in zip(sizes, x.shape[1:3], strict=True)]
+    x = np.pad(x, ((0, 0), *((p // 2, p - p // 2) for p in pads), (0, 0)))
+    out = np.zeros((len(x), *sizes, kernel.shape[-1]))
+    for i in range(sizes[0]):
+        for j in range(sizes[1]):
+            patch = x[:, i * stride : i * stride + window, j * stride : j * stride + window]
+            out[:, i, j] = np.einsum("bhwc,hwcf->bf", patch, kernel)
+    return out + layer["bias"]
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def group_norm(x, layer, groups):
+    parts = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
+    mean, var = parts.mean((1, 3), keepdims=True), parts.var((1, 3), keepdims=True)
+    return ((parts - mean) / np.sqrt(var + 1e-6)).reshape(x.shape) * layer["scale"] + layer["bias"]
+
+
+def dense(x, layer):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def block(p, x, emb):
+    h = correlate(silu(group_norm(x, p["norm_0"], 2)), p["conv_0"])
+    h = h + dense(silu(emb), p["time"])[:, None, None]
+    h = correlate(silu(group_norm(h, p["norm_1"], 2)), p["conv_1"])
+    return h + (correlate(x, p["shortcut"]) if "shortcut" in p else x)
+
+
+def test_unet_equals_a_numpy_reference(unet):
+    model, x, time, variables = unet
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    frequencies = 1000.0 ** np.array([0.0, 1.0])
+    angles = np.asarray(time)[:, None] * frequencies
+    emb = dense(silu(dense(np.concatenate([np.sin(angles), np.cos(angles)], 1), p["time_0"])), p["time_1"])
+    first = block(p["down_0_0"], correlate(np.asarray(x), p["stem"]), emb)
+    second = block(p["down_1_0"], correlate(first, p["shrink_1"], 2), emb)
+    h = block(p["middle"], second, emb)
+    h = block(p["up_1_0"], np.concatenate([h, second], -1), emb)
+    h = h.repeat(2, axis=1).repeat(2, axis=2)[:, :7, :6]
+    h = block(p["up_0_0"], np.concatenate([h, first], -1), emb)
+    expected = correlate(silu(group_norm(h, p["norm"], 2)), p["output"])
+    got = jax.jit(model.apply)(variables, x, time)
+    # Nine normalisations in float32 lie between; the reference has 64 bits.
+    assert np.abs(got - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.smoke
+def test_unet_shapes_precision_count_and_gradients(unet):
+    model, x, time, variables = unet
+    y = jax.jit(model.apply)(variables, x, time)
+    assert y.shape == x.shape
+    low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), variables)
+    assert jax.jit(model.apply)(low, x.astype(jnp.bfloat16), time).dtype == jnp.bfloat16
+
+    def timed_block(c, f):
+        return 2 * c + 9 * c * f + f + 16 * f + f + 2 * f + 9 * f * f + f + (c * f + f if c != f else 0)
+
+    blocks = timed_block(4, 4) + 2 * timed_block(6, 6) + timed_block(12, 6) + timed_block(10, 4)
+    rest = (4 * 16 + 16) + (16 * 16 + 16) + (9 * 2 * 4 + 4) + (9 * 4 * 6 + 6) + 8 + (9 * 4 * 2 + 2)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == blocks + rest
+    gradient = jax.jit(jax.grad(lambda v: (model.apply(v, x, time) * y).sum()))(variables)
+    assert not [path for path, g in jax.tree_util.tree_leaves_with_path(gradient) if not np.abs(g).max() > 0]
+
+
+def test_waves_tell_times_apart():
+    said = np.asarray(waves(jnp.linspace(0, 1, 1000), 32))
+    assert said.shape == (1000, 32)
+    away = np.linalg.norm(said[:, None] - said[None], axis=-1) + 9 * np.eye(1000)
+    assert away.min() > 0.1
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_share_of_the_example_falls_from_one_to_nothing(schedule):
+    shares = Diffusion(model=UNet(), schedule=schedule).shares
+    assert shares.shape == (1000,)
+    assert (np.diff(shares) < 0).all()
+    assert shares[0] > 0.999
+    assert shares[-1] < 1e-4
+    if schedule == "cosine":  # half of the way by the paper's formula
+        at = [np.cos((c + 0.008) / 1.008 * np.pi / 2) ** 2 for c in (0.0, 0.5)]
+        assert shares[499] == pytest.approx(at[1] / at[0], rel=1e-6)
+
+
+class Oracle(nn.Module):
+    """The best answer there is for Gaussian data of standard deviation `spread`: the expected noise."""
+
+    shares: tuple[float, ...]
+    spread: float = 0.3
+
+    @nn.compact
+    def __call__(self, x: Any, time: Any, *, train: bool = False) -> Any:
+        a = jnp.asarray(self.shares)[jnp.round(time * (len(self.shares) - 1)).astype(int)][:, None]
+        return jnp.sqrt(1 - a) * x / (a * self.spread**2 + 1 - a)
+
+
+def oracle(**options):
+    shares = tuple(float(s) for s in Diffusion(model=UNet(), times=200).shares)
+    return Diffusion(model=Oracle(shares), times=200, shape=(2,), **options)
+
+
+@pytest.mark.parametrize(("steps", "eta"), [(200, 1.0), (200, 0.0), (40, 0.0), (40, 0.5)])
+def test_sampling_with_the_best_model_gives_the_data_back(steps, eta):
+    task = oracle(sample_steps=steps, eta=eta)
+    x = np.asarray(jax.jit(task.sample, static_argnums=2)({}, jax.random.key(0), 20_000))
+    assert x.shape == (20_000, 2)
+    # Fewer steps are a coarser solution of the same equation.
+    assert x.std() == pytest.approx(0.3, rel=0.06 if steps == 200 else 0.1)
+    assert abs(x.mean()) < 0.01
+    # Four standard deviations over three times the square of the second: 1 for a Gaussian.
+    assert (x**4).mean() / (3 * (x**2).mean() ** 2) == pytest.approx(1.0, abs=0.06)
+    again = np.asarray(jax.jit(task.sample, static_argnums=2)({}, jax.random.key(0), 20_000))
+    np.testing.assert_array_equal(x, again)
+
+
+def test_the_loss_of_the_best_model_is_what_theory_says():
+    task = oracle()
+    x = 0.3 * jax.random.normal(jax.random.key(1), (20_000, 2))
+    batch = {"inputs": x, "mask": jnp.ones(len(x))}
+    a = task.shares
+    expected = (a * 0.09 / (a * 0.09 + 1 - a)).mean()
+    assert float(task.loss({}, batch, jax.random.key(2), False)[0].value) == pytest.approx(expected, rel=0.03)
+    whole = task.metrics({}, batch)["loss"]
+    parts = [task.metrics({}, {"inputs": half, "mask": jnp.ones(len(half))})["loss"] for half in jnp.split(x, 2)]
+    assert float(whole.value) == pytest.approx(float((parts[0] + parts[1]).value), rel=1e-5)
+    masked = task.loss(
+        {}, {"inputs": x.at[0].set(jnp.nan), "mask": batch["mask"].at[0].set(0)}, jax.random.key(2), False
+    )
+    assert np.isfinite(float(masked[0].value))
+    assert content_keys(jax.random.key(0), x).shape == (20_000,)
+
+
+def signed(pictures):
+    return dataclasses.replace(pictures, prepare=dataclasses.replace(pictures.prepare, mean=(127.5,), std=(127.5,)))
+
+
+def test_diffusion_trains_and_the_report_shows_samples(experiment, pictures, one_device, tmp_path):
+    task = Diffusion(model=UNet(features=(8,), groups=4), sample_steps=4)
+    run = replace(experiment, task=task, steps=80, batch_size=16, eval_every=0, optimizer=Adam(learning_rate=3e-3))
+    done = train(run, dataset=signed(pictures), mesh=one_device, run_dir=tmp_path / "run", progress="none")
+    assert done.evaluate()["loss"] < 0.7  # 1 says nothing
+    assert "Samples" in (tmp_path / "run" / "report.html").read_text()
+    images = done.parts.task.sample(done.variables, jax.random.key(0), 3)
+    assert images.shape == (3, 8, 8, 1)
+    assert float(jnp.abs(images).max()) <= 1
+
+
+def test_what_contradicts_is_named(experiment, pictures, one_device):
+    with pytest.raises(DataError, match=r"inputs in \[-1, 1\].*data\.scale"):
+        assemble(replace(experiment, task=Diffusion(model=UNet())), pictures, mesh=one_device)
+    with pytest.raises(DataError, match="cannot take"):
+        assemble(replace(experiment, task=Diffusion(model=MLP(outputs=3))), signed(pictures), mesh=one_device)
+    with pytest.raises(ValueError, match="sample_steps between 1 and times"):
+        Diffusion(model=UNet(), times=10)
+    with pytest.raises(ValueError, match="eta is in"):
+        Diffusion(model=UNet(), eta=2.0)
+    with pytest.raises(ValueError, match="needs images"):
+        jax.eval_shape(lambda: UNet().init(jax.random.key(0), jnp.zeros((1, 4))))
