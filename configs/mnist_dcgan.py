@@ -2,7 +2,7 @@
 
     jaxnets train mnist_dcgan
 
-Data through JAXNETS_DATA, else downloaded once (11 MB). Samples are scored by a classifier of ours:
+Data through JAXNETS_DATA, else downloaded once (11 MB). Not run yet. Samples are scored by a classifier of ours:
 `python -m benchmarks.samples runs/mnist_cnn runs/mnist_dcgan`.
 """
 

@@ -2,8 +2,9 @@
 
     jaxnets train ring_gan
 
-The data are drawn. The score is the number of modes made: those that at least 1/32 of the samples fall within three standard
-deviations of. The logistic form with R1; for the Wasserstein form: --task.objective wasserstein --task.critic-steps 4.
+The data are drawn. The score is the number of modes made, at least 7, in about a minute on two CPU cores: those that at least
+1/32 of the samples fall within three standard deviations of. The logistic form with R1; for the Wasserstein form:
+--task.objective wasserstein --task.critic-steps 5 --batch-size 640 --steps 3000.
 """
 
 from jaxnets.config import Expected, Experiment

@@ -4,6 +4,7 @@ from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.graphs import Cora, KarateClub, Rings
 from jaxnets.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from jaxnets.data.moving_digits import MovingDigits
+from jaxnets.data.ring import Ring
 from jaxnets.data.synthetic import AddingProblem, TwoSpirals
 from jaxnets.data.tables import California, Tabular
 from jaxnets.errors import DataError, did_you_mean
@@ -15,6 +16,8 @@ def load(name: str) -> Dataset:
     Names: digits, iris, wine and karate_club (bundled); rings, adding_problem, two_spirals and moving_digits (made from a
     seed); mnist, fashion_mnist, cifar10, california and cora (found through `JAXNETS_DATA`, else downloaded once). A path to
     a `.npz` file with `inputs` and `targets` works too.
+    Names: digits, iris and wine (bundled); ring (drawn); mnist, fashion_mnist, cifar10 and california (found through `JAXNETS_DATA`,
+    else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
 
     Raises:
         DataError: an unknown name, or data that cannot be had.
@@ -33,6 +36,7 @@ def load(name: str) -> Dataset:
         "cora": Cora(),
         "karate_club": KarateClub(),
         "rings": Rings(),
+        "ring": Ring(),
     }
     if name in sources:
         return sources[name].open()
