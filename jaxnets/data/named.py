@@ -18,6 +18,8 @@ def load(name: str) -> Dataset:
     a `.npz` file with `inputs` and `targets` works too.
     Names: digits, iris and wine (bundled); ring (drawn); mnist, fashion_mnist, cifar10 and california (found through `JAXNETS_DATA`,
     else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
+    Names: digits, iris and wine (bundled); ring (drawn); mnist, fashion_mnist, cifar10 and california (found through
+    `JAXNETS_DATA`, else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
 
     Raises:
         DataError: an unknown name, or data that cannot be had.
