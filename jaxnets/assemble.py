@@ -118,7 +118,7 @@ def batch_spec(dataset: Dataset, batch_size: int) -> Batch:
     spec: Batch = {
         name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in dataset.train.items()
     }
-    spec["inputs"] = jax.ShapeDtypeStruct(spec["inputs"].shape, jax.numpy.float32)
+    spec["inputs"] = jax.eval_shape(dataset.prepare, spec["inputs"])
     return {**spec, "mask": jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)}
 
 

@@ -27,6 +27,8 @@ HELP = """jaxnets: train neural networks in JAX
 
   jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
+  jaxnets predict RUN_DIRECTORY FILE         what a trained run says of the inputs in an .npz or .npy file
+  jaxnets generate RUN_DIRECTORY             text from a trained language model (--prompt, --tokens, --temperature, ...)
   jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
   jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
@@ -40,7 +42,7 @@ CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to 
   jaxnets train mnist_mlp --optimizer.learning-rate 3e-3 --task.model.widths 256 256
   jaxnets train tabular --data.path my.csv --data.target price
 """
-VERBS = ("train", "evaluate", "summary", "list", "ckpt", "doctor")
+VERBS = ("train", "evaluate", "summary", "list", "predict", "generate", "ckpt", "doctor")
 
 PREEMPTED = 75
 # As any error for those who look from outside, but an orderly end would wait for a thread or a process that is no more.
@@ -119,10 +121,18 @@ def _dispatch(arguments: list[str]) -> int:
 
         return ckpt(rest)
     if not rest:
-        what = "the directory of a run" if verb == "evaluate" else "the name of a configuration"
+        what = (
+            "the directory of a run" if verb in ("evaluate", "predict", "generate") else "the name of a configuration"
+        )
         raise UsageError(f"`jaxnets {verb}` needs {what}; see `jaxnets --help`")
     if verb == "evaluate":
         return _evaluate(rest)
+    if verb in ("predict", "generate"):
+        from jaxnets import inference
+
+        _check_run(rest[0])
+        _prepare_jax()
+        return inference.predict(rest) if verb == "predict" else inference.generate(rest)
     return _with_experiment(verb, rest, {"train": _train, "summary": _summary}[verb])
 
 
@@ -214,8 +224,7 @@ def _train_here(loaded: Any, experiment: Any, options: RunOptions) -> None:
 def _evaluate(arguments: list[str]) -> int:
     if len(arguments) != 1:
         raise UsageError(f"`jaxnets evaluate` takes one run directory, got {' '.join(arguments)}")
-    if not os.path.isfile(os.path.join(arguments[0], "config.json")):
-        raise RunDirectoryError(f"{arguments[0]!r} holds no run (no config.json); give the directory of a run")
+    _check_run(arguments[0])
     _prepare_jax()
     from jaxnets.run import open_run
 
@@ -223,6 +232,11 @@ def _evaluate(arguments: list[str]) -> int:
     for name, value in {"step": int(run.state.step), **run.evaluate()}.items():
         print(f"{name} {value:.6g}")
     return 0
+
+
+def _check_run(directory: str) -> None:
+    if not os.path.isfile(os.path.join(directory, "config.json")):
+        raise RunDirectoryError(f"{directory!r} holds no run (no config.json); give the directory of a run")
 
 
 def _summary(loaded: Any, experiment: Any, options: RunOptions) -> int:
@@ -255,7 +269,7 @@ def _list(arguments: list[str]) -> int:
                 continue
             task, expected = loaded.experiment.task, loaded.expected
             parts = (type(part).__name__ for part in (task, task.model, loaded.experiment.data))
-            reaches = f"{expected.metric} ≥ {expected.at_least:g}" if expected else ""
+            reaches = str(expected) if expected else ""
             takes = f"{expected.minutes:g} min, {expected.hardware}" if expected else ""
             table.add_row(name, *parts, reaches, takes)
     Console().print(table)

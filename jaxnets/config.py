@@ -129,10 +129,22 @@ class Expected:
     """The score a shipped configuration reaches, and what that takes."""
 
     metric: str
-    at_least: float
+    at_least: float | None
+    """The score itself where more is better."""
     minutes: float
     """Wall time on two CPU cores unless `hardware` says otherwise."""
     hardware: str = "2 CPU cores"
+    at_most: float | None = None
+    """The score where less is better."""
+
+    def __str__(self) -> str:
+        if self.at_least is not None:
+            return f"{self.metric} ≥ {self.at_least:g}"
+        return f"{self.metric} ≤ {self.at_most:g}"
+
+    def reached(self, score: float) -> bool:
+        """Whether a score is as good as expected."""
+        return score >= self.at_least if self.at_least is not None else score <= (self.at_most or 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Card:
     input_shape: tuple[int, ...]
     """Shape of one example's inputs."""
     target_kind: str
-    """"class" for integer labels, "number" for real values."""
+    """"class" for integer labels, "number" for real values, "token" for text."""
     examples: Mapping[str, int]
     """Examples in each split."""
     class_names: tuple[str, ...] = ()

@@ -284,11 +284,8 @@ def _finish(
 def _verdict(final: dict[str, float], expected: Expected | None) -> str:
     if expected is None or expected.metric not in final:
         return ""
-    reached = final[expected.metric] >= expected.at_least
-    return (
-        f"{expected.metric} at least {expected.at_least:g} with the configuration as shipped: "
-        f"{'reached' if reached else 'not reached'}"
-    )
+    reached = "reached" if expected.reached(final[expected.metric]) else "not reached"
+    return f"{expected} with the configuration as shipped: {reached}"
 
 
 def _short(path: Path) -> str:

@@ -23,6 +23,7 @@ from jaxnets.data.synthetic import LogicGate as LogicGate
 from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
 from jaxnets.data.tables import California as California
 from jaxnets.data.tables import Tabular as Tabular
+from jaxnets.data.text import Text as Text
 
 __all__ = [
     "CIFAR10",
@@ -42,6 +43,7 @@ __all__ = [
     "Rings",
     "Source",
     "Tabular",
+    "Text",
     "TwoSpirals",
     "from_arrays",
     "from_graph",

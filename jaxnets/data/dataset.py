@@ -34,6 +34,15 @@ class Standardize:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenIds:
+    """Tokens stay what they are, in the one integer format that models take."""
+
+    def __call__(self, inputs: Array) -> Array:
+        """Integers of any size to int32, same shape."""
+        return inputs.astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """Training and test examples. Each split is a dict of arrays with a leading example dim: `inputs`, `targets`.
 
@@ -47,7 +56,9 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     """Names of the classes; empty where the targets are real numbers."""
     target_name: str = "target"
-    prepare: Standardize = Standardize()
+    target_kind: str = ""
+    """"token" for text; "" to tell classes and numbers by `class_names`."""
+    prepare: Standardize | TokenIds = Standardize()
     """Makes raw inputs ready for a model; part of every batch, in training and after."""
     augment: Augment = Augment()
     """Random changes to training inputs, drawn anew at every step."""
@@ -72,7 +83,7 @@ class Dataset:
         return Card(
             name=self.name,
             input_shape=tuple(self.train["inputs"].shape[1:]),
-            target_kind="number" if numbers else "class",
+            target_kind=self.target_kind or ("number" if numbers else "class"),
             examples={"train": len(targets), "test": len(self.test["targets"])},
             class_names=self.class_names,
             target_mean=float(targets.mean(dtype=np.float64)) if numbers else 0.0,

@@ -68,6 +68,18 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
         ) from error
 
 
+def read_array(path: Path) -> np.ndarray:
+    """The array of an `.npy` file; never unpickles, and raises `DataError` for what is none."""
+    try:
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}; check the path") from None
+    except Exception as error:
+        raise DataError(
+            f"{path} cannot be read as .npy ({type(error).__name__}: {error}); give .npy or .npz"
+        ) from error
+
+
 def _check_sizes(path: Path) -> None:
     """Raise unless every array of an `.npz` has the bytes it declares, and all of them together fit into memory.
 
@@ -99,6 +111,23 @@ def physical_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
+
+
+def obtain_file(relative: str, remote: Remote) -> Path:
+    """The file of this relative path: at hand, else downloaded, checked and cached; raises `DataError`."""
+    path = locate(relative)
+    if path is not None:
+        return path
+    content = download(remote, wanted_for=relative)
+    target = cache_directory() / "data" / relative
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    except OSError as error:
+        raise DataError(f"cannot keep {target} ({error}); set JAXNETS_CACHE to a place that can be written") from error
+    return target
 
 
 def obtain(

@@ -21,7 +21,7 @@ from jax import Array
 
 from jaxnets.contracts import Batch, Placement
 from jaxnets.data.augment import Augment
-from jaxnets.data.dataset import Arrays, Standardize
+from jaxnets.data.dataset import Arrays, Standardize, TokenIds
 from jaxnets.data.order import Order
 from jaxnets.ops import to_devices
 from jaxnets.ops.random import stream_key
@@ -35,7 +35,7 @@ POLL_SECONDS = 0.2
 class Transform:
     """What happens to a raw batch before the model sees it."""
 
-    prepare: Standardize
+    prepare: Standardize | TokenIds
     augment: Augment
     """Applied at every step; an evaluation passes `Augment()`."""
     seed: int

@@ -6,11 +6,14 @@ from jaxnets.models.cnn import CNN as CNN
 from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
 from jaxnets.models.dcgan import DCGANCritic as DCGANCritic
 from jaxnets.models.dcgan import DCGANGenerator as DCGANGenerator
+from jaxnets.models.generation import Sampling as Sampling
+from jaxnets.models.generation import generate as generate
 from jaxnets.models.graph import GAT as GAT
 from jaxnets.models.graph import GCN as GCN
 from jaxnets.models.graph import GIN as GIN
 from jaxnets.models.graph import Graph as Graph
 from jaxnets.models.graph import GraphSAGE as GraphSAGE
+from jaxnets.models.language_model import LanguageModel as LanguageModel
 from jaxnets.models.mlp import MLP as MLP
 from jaxnets.models.perceptron import Perceptron as Perceptron
 from jaxnets.models.rbf import RBF as RBF
@@ -40,6 +43,9 @@ __all__ = [
     "DCGANGenerator",
     "Graph",
     "GraphSAGE",
+    "LanguageModel",
     "Perceptron",
+    "Sampling",
     "UNet",
+    "generate",
 ]

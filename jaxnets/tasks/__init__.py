@@ -7,6 +7,7 @@ from jaxnets.tasks.classification import Classification as Classification
 from jaxnets.tasks.diffusion import Diffusion as Diffusion
 from jaxnets.tasks.graphs import GraphClassification as GraphClassification
 from jaxnets.tasks.graphs import NodeClassification as NodeClassification
+from jaxnets.tasks.language import NextToken as NextToken
 from jaxnets.tasks.next_frame import NextFrame as NextFrame
 from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
 from jaxnets.tasks.reconstruction import Reconstruction as Reconstruction
@@ -22,6 +23,7 @@ __all__ = [
     "Diffusion",
     "GraphClassification",
     "NextFrame",
+    "NextToken",
     "NodeClassification",
     "PerceptronRule",
     "Reconstruction",

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnets.contracts import Batch, Placement, Variables
 from jaxnets.data.augment import Augment
-from jaxnets.data.dataset import Arrays, Standardize
+from jaxnets.data.dataset import Arrays, Standardize, TokenIds
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import InOrder
 from jaxnets.ops import to_devices
@@ -32,7 +32,7 @@ class Evaluator:
         self,
         task: Task,
         arrays: Arrays,
-        prepare: Standardize,
+        prepare: Standardize | TokenIds,
         *,
         batch_size: int,
         placement: Placement,
@@ -77,7 +77,13 @@ class Predictor:
     """The model's outputs for inputs of any number, compiled once."""
 
     def __init__(
-        self, task: Task, prepare: Standardize, *, batch_size: int, placement: Placement, precision: Precision
+        self,
+        task: Task,
+        prepare: Standardize | TokenIds,
+        *,
+        batch_size: int,
+        placement: Placement,
+        precision: Precision,
     ) -> None:
         self._batch_size, self._placement = batch_size, placement
 

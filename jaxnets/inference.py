@@ -1,0 +1,121 @@
+"""`jaxnets predict` and `jaxnets generate`: what a trained run says of new inputs."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxnets.errors import DataError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """Options of `jaxnets generate`."""
+
+    prompt: str = ""
+    """Text to go on from; empty: a new line, or the first character there is in a text without."""
+    tokens: int = 200
+    """New tokens in each sample."""
+    samples: int = 1
+    """Samples, drawn in one batch."""
+    temperature: float = 0.8
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_k: int = 0
+    """Choose among this many of the likeliest; 0: among all."""
+    top_p: float = 1.0
+    """Choose among the likeliest that together have this probability."""
+    seed: int = 0
+    """Of all draws: the same seed gives the same text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """Options of `jaxnets predict`."""
+
+    output: str = ""
+    """An .npz file for the predictions; empty: print them, one a line."""
+    raw: bool = False
+    """Give the model's own outputs (logits, say) instead of classes or values."""
+
+
+def parse(kind: Any, arguments: Sequence[str], prog: str) -> Any:
+    """Flags as a dataclass, with tyro's help and messages."""
+    import tyro
+
+    try:
+        return tyro.cli(kind, args=list(arguments), prog=prog)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def generate(arguments: Sequence[str]) -> int:
+    """`jaxnets generate RUN [flags]`: print samples of a language model's text."""
+    run_dir, options = arguments[0], parse(GenerateOptions, arguments[1:], "jaxnets generate RUN")
+    if options.tokens < 1 or options.samples < 1:
+        raise UsageError(f"tokens and samples are at least 1, got {options.tokens} and {options.samples}")
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxnets import models
+    from jaxnets.data.text import decode, encode
+    from jaxnets.run import open_run
+
+    run = open_run(run_dir)
+    model: Any = run.parts.task.model
+    if not isinstance(model, models.LanguageModel):
+        raise UsageError(
+            f"{run_dir} holds a {type(model).__name__}, which writes no text; `jaxnets predict` asks it for predictions"
+        )
+    symbols = run.parts.dataset.card.class_names
+    text = options.prompt or ("\n" if "\n" in symbols or len(symbols) == 256 else symbols[0])
+    prompt = encode(text, symbols)
+    batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
+    try:
+        sampling = models.Sampling(options.temperature, options.top_k, options.top_p)
+        key = jax.random.key(options.seed)
+        written = models.generate(model, run.variables, batch, options.tokens, key=key, sampling=sampling)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    for index, ids in enumerate(np.asarray(written)):
+        print(("" if index == 0 else "\n---\n") + text + decode(ids, symbols))
+    return 0
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """`jaxnets predict RUN FILE [flags]`: predictions for the inputs in an `.npz` (array `inputs`) or `.npy` file."""
+    if len(arguments) < 2 or arguments[1].startswith("-"):
+        raise UsageError(
+            "`jaxnets predict` takes a run directory and a file of inputs: an .npz with an array `inputs`, or an .npy"
+        )
+    run_dir, source, *flags = arguments
+    options = parse(PredictOptions, flags, "jaxnets predict RUN FILE")
+    if options.output and not options.output.endswith(".npz"):
+        raise UsageError(f"--output is an .npz file, got {options.output!r}")
+    import numpy as np
+
+    from jaxnets.data.download import read_array, read_arrays
+    from jaxnets.run import open_run
+
+    path = Path(source)
+    inputs = read_arrays(path, ("inputs",))["inputs"] if path.suffix == ".npz" else read_array(path)
+    run = open_run(run_dir)
+    outputs = run.outputs(inputs)
+    said = outputs if options.raw else run.parts.task.decide(outputs)
+    names = run.parts.dataset.card.class_names
+    if options.output:
+        try:
+            np.savez(options.output, predictions=said)
+        except OSError as error:
+            raise DataError(f"cannot write {options.output} ({error}); choose another place") from error
+        print(f"{len(said)} predictions in {options.output}", file=sys.stderr)
+        return 0
+    for row in said:
+        named = (
+            names[int(row)]
+            if names and not options.raw and np.ndim(row) == 0
+            else " ".join(f"{v:.6g}" for v in np.ravel(row))
+        )
+        print(named)
+    return 0

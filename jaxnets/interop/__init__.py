@@ -1,0 +1,1 @@
+"""The way in and out: other libraries' weights and files."""

@@ -1,0 +1,234 @@
+"""A decoder-only language model: GPT-2, or Llama and Qwen, by configuration.
+
+Shapes: `B` batch, `T` positions of this call, `S` positions in the cache, `D` width, `H` query heads, `G` key and value heads,
+`K` numbers a head, `F` hidden units, `V` vocabulary, `L` layers.
+
+GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, tied embedding. Llama (Touvron et al. 2023): rotary
+positions (Su et al. 2021), RMSNorm (Zhang and Sennrich 2019), a gated MLP (Shazeer 2020), no biases, fewer key heads than
+query heads (Ainslie et al. 2023). Qwen2 adds biases to query, key and value; Qwen3 normalises queries and keys instead.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.ops import dot_general, name_axes
+from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
+
+# {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}
+Cache = dict[str, Array]
+
+
+class LanguageModel(nn.Module):
+    """Logits of the next token at every position, from the tokens up to it."""
+
+    vocabulary: int | None = None
+    """Tokens there are; None takes as many as the data have."""
+    layers: int = 4
+    """Blocks of attention and MLP."""
+    width: int = 128
+    """Numbers that stand for a token inside the model."""
+    heads: int = 4
+    """Heads of attention; they share the width."""
+    key_heads: int | None = None
+    """Heads of keys and values, a divisor of `heads`; None: as many as `heads`."""
+    head_width: int | None = None
+    """Numbers a head; None: width / heads."""
+    hidden: int | None = None
+    """Hidden units of the MLP; None: four times the width."""
+    length: int = 1024
+    """Most positions: the learned table's size, and a limit for every call."""
+    positions: Literal["learned", "rotary", "sinusoidal", "alibi", "none"] = "learned"
+    """How the model knows the order of tokens."""
+    rotary_base: float = 10_000.0
+    """Longest wavelength of the rotary positions, in units of 2 pi tokens."""
+    rotary_pairs: Literal["halves", "neighbours"] = "halves"
+    """Which numbers of a head turn together: its two halves (as Hugging Face has it), or neighbours (as the paper does)."""
+    norm: Literal["layer", "rms"] = "layer"
+    """Kind of normalisation, before attention, before the MLP and at the end."""
+    norm_epsilon: float = 1e-5
+    """Added to the mean square before its root is taken."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """One hidden layer with GELU (tanh form), or with a gate: silu(gate(x)) * up(x)."""
+    biases: Literal["all", "queries", "none"] = "all"
+    """Which linear maps have a bias; queries: those of query, key and value only."""
+    normalise_queries: Literal["no", "rms"] = "no"
+    """RMSNorm of each head's queries and keys before they meet."""
+    embedding: Literal["tied", "untied"] = "tied"
+    """Whether the output layer is the embedding's transpose."""
+    dropout: float = 0.0
+    """Probability of dropping an embedding or the result of a block while training, in [0, 1)."""
+    blocks: Literal["unrolled", "scanned"] = "unrolled"
+    """scanned: one compiled block in a loop over stacked parameters; compiles in the time of one, for deep models."""
+    remat: Literal["none", "blocks"] = "none"
+    """blocks: keep only each block's input for the backward pass and compute the rest again, to save memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"LanguageModel.{name} is at least 1, got {getattr(self, name)}")
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(
+                f"LanguageModel.width {self.width} is not divisible by heads {self.heads}; change one, or set head_width"
+            )
+        if self.key_heads is not None and (self.key_heads < 1 or self.heads % self.key_heads):
+            raise ValueError(f"LanguageModel.key_heads {self.key_heads} does not divide heads {self.heads}")
+        if self.positions == "rotary" and (self.head_width or self.width // self.heads) % 2:
+            raise ValueError("LanguageModel with rotary positions turns pairs of numbers: the head width is even")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LanguageModel.dropout is a probability in [0, 1), got {self.dropout}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, tokens: Array, *, train: bool = False, cache: Cache | None = None) -> Any:
+        """Logits `[B, T, V]` float32 of tokens `[B, T]`.
+
+        With a `cache` (see `empty_cache`) the tokens follow those in it, and the result is (logits, the cache with them).
+        """
+        count, limit = tokens.shape[1], self.length if cache is None else cache["keys"].shape[2]
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(
+                f"LanguageModel takes tokens [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
+            )
+        if count > limit:
+            raise ValueError(
+                f"{count} tokens do not fit LanguageModel.length {limit}; cut them, or make the length larger"
+            )
+        start = 0 if cache is None else cache["length"]
+        embed = nn.Embed(
+            self.vocabulary or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding"
+        )
+        x = name_axes(embed(tokens), "batch", "length", "embed")
+        if self.positions == "learned":
+            table = self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
+            x = x + jax.lax.dynamic_slice_in_dim(table, start, count).astype(x.dtype)[None]
+        elif self.positions == "sinusoidal":
+            x = x + sinusoids(start + jnp.arange(count), self.width).astype(x.dtype)[None]
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x, cache = _stack(self, x, cache, start, train)
+        x = make_norm(self.norm, self.norm_epsilon, "final_norm")(x)
+        if self.embedding == "tied":
+            logits = embed.attend(x)
+        else:
+            logits = nn.Dense(self.vocabulary or 1, use_bias=False, dot_general=dot_general, name="output")(x)
+        logits = logits.astype(jnp.float32)
+        return logits if cache is None else (logits, cache)
+
+    @property
+    def attention_shape(self) -> tuple[int, int, int]:
+        """Query heads, key heads and numbers a head: `(H, G, K)`."""
+        return self.heads, self.key_heads or self.heads, self.head_width or self.width // self.heads
+
+    def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+        """A cache for `length` positions in all; at most the model's own length where that is a table's."""
+        if self.positions == "learned" and length > self.length:
+            raise ValueError(f"a cache of {length} positions is longer than LanguageModel.length {self.length}")
+        _, key_heads, head_width = self.attention_shape
+        shape = (self.layers, batch, length, key_heads, head_width)
+        return {"keys": jnp.zeros(shape, dtype), "values": jnp.zeros(shape, dtype), "length": jnp.zeros((), jnp.int32)}
+
+
+def _stack(
+    model: LanguageModel, x: Array, cache: Cache | None, start: Array | int, train: bool
+) -> tuple[Array, Cache | None]:
+    """Run the blocks; each sees its own layer of the cache."""
+    kind: Any = nn.remat(Block, static_argnums=(4,)) if model.remat == "blocks" else Block
+    stored = None if cache is None else (cache["keys"], cache["values"])
+    fields: Any = {field: getattr(model, field) for field in SHARED} | {"shape": model.attention_shape}
+    if model.blocks == "scanned":
+        stack = nn.scan(
+            kind,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=model.layers,
+        )
+        x, stored = stack(**fields, name="blocks")(x, stored, start, train)
+    else:
+        layers = []
+        for index in range(model.layers):
+            layer = None if stored is None else jax.tree.map(lambda a, i=index: a[i], stored)
+            x, layer = kind(**fields, name=f"block_{index}")(x, layer, start, train)
+            layers.append(layer)
+        stored = None if stored is None else jax.tree.map(lambda *a: jnp.stack(a), *layers)
+    if cache is None or stored is None:
+        return x, None
+    return x, {"keys": stored[0], "values": stored[1], "length": cache["length"] + x.shape[1]}
+
+
+SHARED = (
+    "layers", "hidden", "positions", "rotary_base", "rotary_pairs", "norm", "norm_epsilon", "mlp", "biases",
+    "normalise_queries", "dropout",
+)  # fmt: skip
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each on a normalised copy and added to what came in. Fields as in `LanguageModel`."""
+
+    shape: tuple[int, int, int]
+    layers: int
+    hidden: int | None
+    positions: str
+    rotary_base: float
+    rotary_pairs: str
+    norm: str
+    norm_epsilon: float
+    mlp: str
+    biases: str
+    normalise_queries: str
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Array, stored: Any, start: Array | int, train: bool) -> tuple[Array, Any]:
+        """`[B, T, D]` to the same, and keys and values with this call's written in at `start`."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        y, stored = self.attend(make_norm(self.norm, self.norm_epsilon, "attention_norm")(x), stored, start)
+        x = x + drop(y)
+        y = self.transform(make_norm(self.norm, self.norm_epsilon, "mlp_norm")(x))
+        return x + drop(y), stored
+
+    def dense(self, width: int, name: str, *, ends_branch: bool = False) -> nn.Dense:
+        """A linear map; those that end a branch start smaller, so that the sum over layers keeps its size (GPT-2)."""
+        bias = self.biases == "all" or (self.biases == "queries" and name in ("query", "key", "value"))
+        scale = 0.02 / (2 * self.layers) ** 0.5 if ends_branch else 0.02
+        start = nn.initializers.normal(scale)
+        return nn.Dense(width, use_bias=bias, kernel_init=start, dot_general=dot_general, name=name)
+
+    def attend(self, x: Array, stored: Any, start: Array | int) -> tuple[Array, Any]:
+        """Each position looks at itself and those before it."""
+        (B, T, D), (H, G, K) = x.shape, self.shape
+        q = self.dense(H * K, "query")(x).reshape(B, T, H, K)
+        k = self.dense(G * K, "key")(x).reshape(B, T, G, K)
+        v = self.dense(G * K, "value")(x).reshape(B, T, G, K)
+        if self.normalise_queries == "rms":
+            q, k = (make_norm("rms", self.norm_epsilon, f"{n}_norm")(a) for n, a in (("query", q), ("key", k)))
+        here = start + jnp.arange(T)
+        if self.positions == "rotary":
+            q, k = (rotate(a, here, base=self.rotary_base, pairs=self.rotary_pairs) for a in (q, k))
+        if stored is not None:
+            k, v = (jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1)
+                    for old, new in zip(stored, (k, v), strict=True))  # fmt: skip
+            stored = (k, v)
+        there = jnp.arange(k.shape[1])
+        bias = None
+        if self.positions == "alibi":
+            distance = (here[:, None] - there[None, :]).astype(jnp.float32)
+            bias = (-alibi_slopes(H)[:, None, None] * distance[None])[None]
+        seen = there[None, :] <= here[:, None]
+        y = jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=seen[None, None])
+        return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
+
+    def transform(self, x: Array) -> Array:
+        """The MLP, position by position."""
+        hidden = self.hidden or 4 * x.shape[-1]
+        h = self.dense(hidden, "up")(x)
+        h = nn.gelu(h, approximate=True) if self.mlp == "gelu" else nn.silu(self.dense(hidden, "gate")(x)) * h
+        return self.dense(x.shape[-1], "down", ends_branch=True)(h)
+
+
+def make_norm(kind: str, epsilon: float, name: str) -> nn.Module:
+    """A normalisation over the last dim, its statistics in float32."""
+    return (nn.RMSNorm if kind == "rms" else nn.LayerNorm)(epsilon=epsilon, name=name)

@@ -1,0 +1,51 @@
+"""How a sequence model knows the order of its tokens: sinusoids, rotations, slopes."""
+
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def sinusoids(positions: Array, width: int, *, base: float = 10_000.0) -> Array:
+    """`[T, width]` float32: sines, then cosines, of positions at geometrically spaced wavelengths (Vaswani et al. 2017)."""
+    angles = positions[:, None].astype(jnp.float32) * _frequencies(2 * ((width + 1) // 2), base)[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[:, :width]
+
+
+def rotate(
+    x: Array, positions: Array, *, base: float = 10_000.0, pairs: str | Literal["halves", "neighbours"] = "halves"
+) -> Array:
+    """Rotary positions (Su et al. 2021): turn pairs of numbers by angles that grow with the position.
+
+    Args:
+        x: `[B, T, H, K]`, K even.
+        positions: `[T]`.
+        base: longest wavelength, in units of 2 pi positions.
+        pairs: which numbers turn together: the two halves of K, or neighbours.
+
+    Returns:
+        Like `x`; computed in float32.
+    """
+    angles = positions[:, None].astype(jnp.float32) * _frequencies(x.shape[-1], base)[None]
+    cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
+    wide = x.astype(jnp.float32)
+    if pairs == "halves":
+        a, b = jnp.split(wide, 2, axis=-1)
+        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    else:
+        a, b = wide[..., 0::2], wide[..., 1::2]
+        turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
+    return turned.astype(x.dtype)
+
+
+def alibi_slopes(heads: int) -> Array:
+    """`[H]` float32: how fast each head forgets with distance (Press et al. 2022, for any number of heads)."""
+    nearest = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / nearest) for i in range(nearest)]
+    slopes += [2 ** (-4 * (2 * i + 1) / nearest) for i in range(heads - nearest)]
+    return jnp.asarray(slopes, jnp.float32)
+
+
+def _frequencies(width: int, base: float) -> Array:
+    return base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)

@@ -1,0 +1,104 @@
+"""The next token."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Table, Variables
+from jaxnets.errors import DataError
+from jaxnets.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken(Task):
+    """Minimise the cross entropy of the token that follows, at every position.
+
+    A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`.
+    """
+
+    headline = "loss"
+    higher_is_better = False
+
+    def bind(self, card: Card) -> Self:
+        """Give the model the data's vocabulary."""
+        if card.target_kind != "token":
+            raise DataError(f"NextToken needs text, but the targets of {card.name!r} are no tokens; use Text as data")
+        model: Any = self.model
+        fields = {field.name for field in dataclasses.fields(model)}
+        count, length = len(card.class_names), card.input_shape[0]
+        if "length" in fields and model.length < length:
+            raise DataError(
+                f"the windows of {card.name!r} have {length} tokens, more than {type(model).__name__}.length {model.length}; "
+                f"set task.model.length to {length}, or data.length lower"
+            )
+        if "vocabulary" not in fields:
+            return self
+        if model.vocabulary is not None and model.vocabulary < count:
+            raise DataError(
+                f"{type(model).__name__} has vocabulary={model.vocabulary}, but {card.name!r} has {count} tokens; set it to "
+                f"{count}, or leave it out and the data decide"
+            )
+        return dataclasses.replace(self, model=model.clone(vocabulary=model.vocabulary or count))
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """Mean cross entropy in nats a token."""
+        logits, model_state = self.apply(variables, batch, key if train else None)
+        measured = _measure(logits, batch)
+        return measured["loss"], Aux(measured, model_state)
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """Cross entropy in nats a token, and the share of tokens guessed."""
+        return _measure(self.apply(variables, batch, None)[0], batch)
+
+    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
+        """With the perplexity, `exp(loss)`."""
+        loss = values.get("loss", math.nan)
+        return {**values, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """A logit for each token at each position."""
+        shape = jax.eval_shape(lambda v, b: self.apply(v, b, None)[0], variables, batch).shape
+        if len(shape) != 3 or shape[:2] != batch["inputs"].shape or shape[2] < len(card.class_names):
+            raise DataError(
+                f"{type(self.model).__name__} gives outputs of shape {shape}, but {card.name!r} needs [batch, positions, "
+                f"{len(card.class_names)}]: a logit for each token at each position"
+            )
+
+    def outputs(self, variables: Variables, batch: Batch) -> Array:
+        """Log-probabilities of what follows each window, `[B, V]`; those of every position would fill the memory."""
+        return jax.nn.log_softmax(self.apply(variables, batch, None)[0][:, -1])
+
+    def decide(self, outputs: np.ndarray) -> np.ndarray:
+        """The likeliest next token, `[B]` int32."""
+        return outputs.argmax(axis=-1).astype(np.int32)
+
+    def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
+        """What the model thinks comes after some windows of the test text."""
+        symbols = card.class_names
+        rows = []
+        for index in np.linspace(0, len(outputs) - 1, min(8, len(outputs))).astype(int):
+            text = "".join(symbols[i] for i in arrays["inputs"][index][-48:])
+            best = outputs[index].argsort()[::-1][:3]
+            said = ", ".join(f"{symbols[i]!r} {math.exp(outputs[index][i]):.0%}" for i in best)
+            rows.append((repr(text), said, repr(symbols[arrays["targets"][index][-1]])))
+        return [Table("What comes next (test)", ("after", "the model says", "it was"), tuple(rows))]
+
+
+def token_cross_entropy(logits: Array, labels: Array) -> Array:
+    """Cross entropy in nats of each token, `[B, T]` float32, from logits `[B, T, V]`."""
+    logits = logits.astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, labels[..., None].astype(jnp.int32), axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def _measure(logits: Array, batch: Batch) -> dict[str, Mean]:
+    mask = jnp.broadcast_to(batch["mask"][:, None], batch["targets"].shape).reshape(-1)
+    hit = (jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32)
+    losses = token_cross_entropy(logits, batch["targets"])
+    return {"loss": Mean.of(losses.reshape(-1), mask), "accuracy": Mean.of(hit.reshape(-1), mask)}
