@@ -2,8 +2,8 @@
 
     jaxnets train cora_gcn
 
-Data through JAXNETS_DATA, else downloaded once (0.6 MB). The whole graph is one example, so it trains on one
-device; on D of them add `--data.copies D --batch-size D`.
+Test accuracy at least 0.81, in a minute. Data through JAXNETS_DATA, else downloaded once (0.6
+MB). The whole graph is one example, so it trains on one device; on D of them add `--data.copies D --batch-size D`.
 """
 
 from jaxnets.config import Expected, Experiment

@@ -137,10 +137,13 @@ class Expected:
     at_most: float | None = None
     """The score where less is better."""
 
+    @property
+    def score(self) -> str:
+        """The number, as one writes it."""
+        return f"{self.at_least if self.at_least is not None else self.at_most:g}"
+
     def __str__(self) -> str:
-        if self.at_least is not None:
-            return f"{self.metric} ≥ {self.at_least:g}"
-        return f"{self.metric} ≤ {self.at_most:g}"
+        return f"{self.metric} {'≥' if self.at_least is not None else '≤'} {self.score}"
 
     def reached(self, score: float) -> bool:
         """Whether a score is as good as expected."""

@@ -30,7 +30,7 @@ def test_the_readmes_table_names_every_shipped_configuration():
         "docs/architecture.md",
         "docs/performance.md",
         "docs/reliability.md",
-        "docs/results-recurrent.md",
+        "docs/results.md",
         "SECURITY.md",
         "benchmarks/README.md",
     ],

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "optim": set(),
     "parallel": {"ops"},
     "training": {"tasks", "data", "optim", "parallel", "ops"},
+    "interop": set(),
     "report": set(),
 }
 COMMON = {"contracts", "errors"}

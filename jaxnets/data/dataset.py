@@ -94,6 +94,8 @@ class Dataset:
 
     def _input_range(self) -> tuple[float, float]:
         """Bounds of the prepared inputs of both splits; tight where all channels are scaled alike."""
+        if not isinstance(self.prepare, Standardize):
+            return 0.0, float(max(len(self.class_names) - 1, 0))  # tokens
         low = min(float(split["inputs"].min()) for split in (self.train, self.test))
         high = max(float(split["inputs"].max()) for split in (self.train, self.test))
         mean, std = np.broadcast_arrays(self.prepare.mean, self.prepare.std)

@@ -7,19 +7,16 @@ from jaxnets.data.moving_digits import MovingDigits
 from jaxnets.data.ring import Ring
 from jaxnets.data.synthetic import AddingProblem, TwoSpirals
 from jaxnets.data.tables import California, Tabular
+from jaxnets.data.text import Text
 from jaxnets.errors import DataError, did_you_mean
 
 
 def load(name: str) -> Dataset:
     """A named data set, with its default options: `load("digits")`.
 
-    Names: digits, iris, wine and karate_club (bundled); rings, adding_problem, two_spirals and moving_digits (made from a
-    seed); mnist, fashion_mnist, cifar10, california and cora (found through `JAXNETS_DATA`, else downloaded once). A path to
-    a `.npz` file with `inputs` and `targets` works too.
-    Names: digits, iris and wine (bundled); ring (drawn); mnist, fashion_mnist, cifar10 and california (found through `JAXNETS_DATA`,
-    else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
-    Names: digits, iris and wine (bundled); ring (drawn); mnist, fashion_mnist, cifar10 and california (found through
-    `JAXNETS_DATA`, else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
+    Names: digits, iris, wine and karate_club (bundled); ring, rings, adding_problem, two_spirals and moving_digits (made from
+    a seed); mnist, fashion_mnist, cifar10, california, cora and shakespeare (found through `JAXNETS_DATA`, else downloaded
+    once). A path to a `.npz` file with `inputs` and `targets` works too.
 
     Raises:
         DataError: an unknown name, or data that cannot be had.
@@ -38,6 +35,7 @@ def load(name: str) -> Dataset:
         "cora": Cora(),
         "karate_club": KarateClub(),
         "rings": Rings(),
+        "shakespeare": Text(),
         "ring": Ring(),
     }
     if name in sources:
