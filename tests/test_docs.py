@@ -1,9 +1,12 @@
 """What the README says, run."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_cli
 
 README = (ROOT / "README.md").read_text()
 
@@ -16,6 +19,23 @@ def test_the_readmes_python_runs():
         names = {}
         exec(block.replace("epochs=10", "steps=3, progress='none'"), names)
         assert names["run"].predict(names["data"].test["inputs"][:5]).shape == (5,)
+
+
+def test_a_model_added_as_the_page_says_trains_and_passes_its_test(tmp_path):
+    configuration, test = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-model.md").read_text(), flags=re.S
+    )
+    (tmp_path / "highway_digits.py").write_text(configuration)
+    (tmp_path / "test_highway.py").write_text(test)
+    done = run_cli("train", "highway_digits.py", "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy ≥ 0.93 with the configuration as shipped: reached" in " ".join(done.stdout.split())
+    again = run_cli("train", "highway_digits.py", "--run-dir", "run", cwd=tmp_path)
+    assert "complete already" in again.stdout
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_highway.py"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    tested = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert tested.returncode == 0, tested.stdout
 
 
 def test_the_readmes_table_names_every_shipped_configuration():
@@ -31,6 +51,7 @@ def test_the_readmes_table_names_every_shipped_configuration():
         "docs/performance.md",
         "docs/reliability.md",
         "docs/results.md",
+        "docs/adding-a-model.md",
         "SECURITY.md",
         "benchmarks/README.md",
     ],
