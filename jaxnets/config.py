@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib
 import json
-import math
 import runpy
 import traceback
 import typing
@@ -26,7 +25,7 @@ from jaxnets.parallel.mesh import MeshShape
 from jaxnets.tasks.base import Task
 from jaxnets.training.guards import Guard
 from jaxnets.training.precision import Precision
-from jaxnets.training.retention import Keep
+from jaxnets.training.retention import Keep, seconds_between_saves
 from jaxnets.training.warm_start import WarmStart
 from jaxnets.typecheck import fits
 
@@ -101,27 +100,6 @@ class Experiment:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
         if self.seed >= 2**32:
             raise UsageError(f"seed is below 2^32, got {self.seed}")
-
-
-# Seconds in the units of a time between saves.
-UNITS = {"s": 1, "min": 60, "h": 3600}
-
-
-def seconds_between_saves(every: int | str) -> float:
-    """The seconds of a `save_every` that is a time; 0 for one in steps."""
-    if isinstance(every, int):
-        if every < 0:
-            raise UsageError(f"save_every is at least 0, got {every}")
-        return 0.0
-    number = every.rstrip("sminh ")
-    unit = every[len(number) :].strip()
-    try:
-        seconds = float(number) * UNITS[unit]
-    except (ValueError, KeyError):
-        seconds = -1.0
-    if not 0 < seconds < math.inf:
-        raise UsageError(f'save_every is a number of steps, or a time such as "10min", "90s" or "2h"; got {every!r}')
-    return seconds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxnets.assemble import Parts
-from jaxnets.config import seconds_between_saves
 from jaxnets.environment import check_data, write_environment
 from jaxnets.errors import CheckpointError, NonFiniteError
 from jaxnets.parallel.hosts import is_first, meet
@@ -17,6 +16,7 @@ from jaxnets.training.checkpoint import Checkpoints, abstract
 from jaxnets.training.guards import RollBackError, SpikeWatch
 from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
 from jaxnets.training.loop import Every, Timing, Watch, fit
+from jaxnets.training.retention import seconds_between_saves
 from jaxnets.training.state import TrainState
 from jaxnets.training.stopping import Stopping
 

@@ -20,8 +20,10 @@ from jaxnets.models.rbf import RBF as RBF
 from jaxnets.models.rcnn import RCNN as RCNN
 from jaxnets.models.recurrent import RNN as RNN
 from jaxnets.models.resnet import CifarResNet as CifarResNet
+from jaxnets.models.resnet50 import ResNet as ResNet
 from jaxnets.models.unet import UNet as UNet
 from jaxnets.models.vae import VAE as VAE
+from jaxnets.models.vit import ViT as ViT
 from jaxnets.models.vqvae import VQVAE as VQVAE
 
 __all__ = [
@@ -45,7 +47,9 @@ __all__ = [
     "GraphSAGE",
     "LanguageModel",
     "Perceptron",
+    "ResNet",
     "Sampling",
     "UNet",
+    "ViT",
     "generate",
 ]

@@ -1,10 +1,31 @@
-"""Which checkpoints stay."""
+"""When checkpoints come, and which stay."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 from jaxnets.errors import UsageError
+
+# Seconds in the units of a time between saves.
+UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def seconds_between_saves(every: int | str) -> float:
+    """The seconds of a `save_every` that is a time; 0 for one in steps."""
+    if isinstance(every, int):
+        if every < 0:
+            raise UsageError(f"save_every is at least 0, got {every}")
+        return 0.0
+    number = every.rstrip("sminh ")
+    unit = every[len(number) :].strip()
+    try:
+        seconds = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        seconds = -1.0
+    if not 0 < seconds < math.inf:
+        raise UsageError(f'save_every is a number of steps, or a time such as "10min", "90s" or "2h"; got {every!r}')
+    return seconds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""The vision transformer: an image as a sequence of patches (Dosovitskiy et al. 2021).
+
+Shapes: `B` batch, `H` height, `W` width, `C` channels, `P` patch, `T` patches and the class token, `D` width.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.ops import dot_general, name_axes
+
+
+class ViT(nn.Module):
+    """Patches, a learned position for each, blocks of attention and MLP, and a linear layer."""
+
+    patch: int = 4
+    """Pixels along a side of a patch; divides height and width."""
+    layers: int = 6
+    """Blocks."""
+    width: int = 192
+    """Numbers that stand for a patch."""
+    heads: int = 3
+    """Heads of attention; they share the width."""
+    hidden: int | None = None
+    """Hidden units of the MLP; None: four times the width."""
+    pool: Literal["token", "mean"] = "token"
+    """What the last layer sees: a class token of its own, or the mean of all patches."""
+    dropout: float = 0.0
+    """Probability of dropping a number after the embedding and after each half of a block while training, in [0, 1)."""
+    outputs: int | None = None
+    """Output units; None takes as many as the data have classes."""
+
+    def __post_init__(self) -> None:
+        for name in ("patch", "layers", "width", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ViT.{name} is at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(f"ViT.width {self.width} is not divisible by heads {self.heads}; change one")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"ViT.dropout is a probability in [0, 1), got {self.dropout}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Outputs `[B, outputs]` of images `[B, H, W, C]`."""
+        p = self.patch
+        if x.ndim != 4 or x.shape[1] % p or x.shape[2] % p:
+            raise ValueError(
+                f"ViT cuts images [batch, height, width, channels] into patches of {p}x{p} pixels, which do not fit "
+                f"{tuple(x.shape)}; choose a patch that divides height and width"
+            )
+        B, H, W, C = x.shape
+        # Cutting and one linear map is the convolution of the paper, with stride and window of a patch.
+        x = x.reshape(B, H // p, p, W // p, p, C).swapaxes(2, 3).reshape(B, -1, p * p * C)
+        x = nn.Dense(self.width, dot_general=dot_general, name="embedding")(x)
+        if self.pool == "token":
+            token = self.param("token", nn.initializers.zeros, (1, 1, self.width))
+            x = jnp.concatenate([jnp.broadcast_to(token, (B, 1, self.width)).astype(x.dtype), x], axis=1)
+        positions = self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], self.width))
+        x = name_axes(x + positions.astype(x.dtype), "batch", "length", "embed")
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        for index in range(self.layers):
+            x = Block(self.heads, self.hidden or 4 * self.width, self.dropout, name=f"block_{index}")(x, train=train)
+        x = nn.LayerNorm(epsilon=1e-6, name="final_norm")(x)
+        x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
+        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+
+
+class Block(nn.Module):
+    """Attention of every patch to every patch, then the MLP, each on a normalised copy and added to what came in."""
+
+    heads: int
+    hidden: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """`[B, T, D]` to the same."""
+        B, T, D = x.shape
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        y = nn.LayerNorm(epsilon=1e-6, name="attention_norm")(x)
+        q, k, v = (self.dense(D, name)(y).reshape(B, T, self.heads, -1) for name in ("query", "key", "value"))
+        y = jax.nn.dot_product_attention(q, k, v).reshape(B, T, D)
+        x = x + drop(self.dense(D, "merge")(y))
+        y = self.dense(self.hidden, "up")(nn.LayerNorm(epsilon=1e-6, name="mlp_norm")(x))
+        return x + drop(self.dense(D, "down")(nn.gelu(y, approximate=False)))
+
+    def dense(self, width: int, name: str) -> nn.Dense:
+        """A linear map with the paper's start."""
+        return nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), dot_general=dot_general, name=name)
