@@ -1,6 +1,7 @@
 """The house: who may import whom, how long things get, and what is never used."""
 
 import ast
+import importlib
 import subprocess
 import sys
 
@@ -92,3 +93,19 @@ for name in jaxnets.__all__:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("room", ["models", "tasks", "data"])
+def test_what_a_room_offers_is_where_it_says(room):
+    module = importlib.import_module(f"jaxnets.{room}")
+    assert sorted(module.FILES) == sorted(module.__all__)
+    for name, file in module.FILES.items():
+        item = getattr(module, name)
+        assert item.__module__ == f"jaxnets.{room}.{file}"
+    # What type checkers see is what there is.
+    text = (PACKAGE / room / "__init__.py").read_text()
+    assert {f"from jaxnets.{room}.{file} import {name} as {name}" for name, file in module.FILES.items()} == {
+        line.strip() for line in text.splitlines() if line.strip().startswith("from jaxnets.")
+    }
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = module.Nothing

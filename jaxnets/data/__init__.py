@@ -1,29 +1,73 @@
 """What is read: named data sets, files and arrays of your own; the order they come in; how they reach the device."""
 
-from jaxnets.data.augment import Augment as Augment
-from jaxnets.data.dataset import Dataset as Dataset
-from jaxnets.data.dataset import Source as Source
-from jaxnets.data.dataset import from_arrays as from_arrays
-from jaxnets.data.graphs import Cora as Cora
-from jaxnets.data.graphs import KarateClub as KarateClub
-from jaxnets.data.graphs import Rings as Rings
-from jaxnets.data.graphs import from_graph as from_graph
-from jaxnets.data.graphs import from_graphs as from_graphs
-from jaxnets.data.graphs import pad_graphs as pad_graphs
-from jaxnets.data.images import CIFAR10 as CIFAR10
-from jaxnets.data.images import MNIST as MNIST
-from jaxnets.data.images import Digits as Digits
-from jaxnets.data.images import FashionMNIST as FashionMNIST
-from jaxnets.data.memory import InMemory as InMemory
-from jaxnets.data.moving_digits import MovingDigits as MovingDigits
-from jaxnets.data.named import load as load
-from jaxnets.data.ring import Ring as Ring
-from jaxnets.data.synthetic import AddingProblem as AddingProblem
-from jaxnets.data.synthetic import LogicGate as LogicGate
-from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
-from jaxnets.data.tables import California as California
-from jaxnets.data.tables import Tabular as Tabular
-from jaxnets.data.text import Text as Text
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxnets.data.augment import Augment as Augment
+    from jaxnets.data.dataset import Dataset as Dataset
+    from jaxnets.data.dataset import Source as Source
+    from jaxnets.data.dataset import from_arrays as from_arrays
+    from jaxnets.data.graphs import Cora as Cora
+    from jaxnets.data.graphs import KarateClub as KarateClub
+    from jaxnets.data.graphs import Rings as Rings
+    from jaxnets.data.graphs import from_graph as from_graph
+    from jaxnets.data.graphs import from_graphs as from_graphs
+    from jaxnets.data.graphs import pad_graphs as pad_graphs
+    from jaxnets.data.images import CIFAR10 as CIFAR10
+    from jaxnets.data.images import MNIST as MNIST
+    from jaxnets.data.images import Digits as Digits
+    from jaxnets.data.images import FashionMNIST as FashionMNIST
+    from jaxnets.data.memory import InMemory as InMemory
+    from jaxnets.data.moving_digits import MovingDigits as MovingDigits
+    from jaxnets.data.named import load as load
+    from jaxnets.data.ring import Ring as Ring
+    from jaxnets.data.synthetic import AddingProblem as AddingProblem
+    from jaxnets.data.synthetic import LogicGate as LogicGate
+    from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
+    from jaxnets.data.tables import California as California
+    from jaxnets.data.tables import Tabular as Tabular
+    from jaxnets.data.text import Text as Text
+
+# The file of each name. It is read when the name is first asked for: one configuration needs few of them, and a command
+# line that is only to be checked should not wait for all.
+FILES = {
+    "Augment": "augment",
+    "Dataset": "dataset",
+    "Source": "dataset",
+    "from_arrays": "dataset",
+    "Cora": "graphs",
+    "KarateClub": "graphs",
+    "Rings": "graphs",
+    "from_graph": "graphs",
+    "from_graphs": "graphs",
+    "pad_graphs": "graphs",
+    "CIFAR10": "images",
+    "MNIST": "images",
+    "Digits": "images",
+    "FashionMNIST": "images",
+    "InMemory": "memory",
+    "MovingDigits": "moving_digits",
+    "load": "named",
+    "Ring": "ring",
+    "AddingProblem": "synthetic",
+    "LogicGate": "synthetic",
+    "TwoSpirals": "synthetic",
+    "California": "tables",
+    "Tabular": "tables",
+    "Text": "text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{FILES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *FILES})
+
 
 __all__ = [
     "CIFAR10",

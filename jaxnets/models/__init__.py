@@ -1,30 +1,75 @@
 """What is computed: one family of networks a file, each a frozen dataclass with pure `init` and `apply`."""
 
-from jaxnets.models.autoencoder import Autoencoder as Autoencoder
-from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
-from jaxnets.models.cnn import CNN as CNN
-from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
-from jaxnets.models.dcgan import DCGANCritic as DCGANCritic
-from jaxnets.models.dcgan import DCGANGenerator as DCGANGenerator
-from jaxnets.models.generation import Sampling as Sampling
-from jaxnets.models.generation import generate as generate
-from jaxnets.models.graph import GAT as GAT
-from jaxnets.models.graph import GCN as GCN
-from jaxnets.models.graph import GIN as GIN
-from jaxnets.models.graph import Graph as Graph
-from jaxnets.models.graph import GraphSAGE as GraphSAGE
-from jaxnets.models.language_model import LanguageModel as LanguageModel
-from jaxnets.models.mlp import MLP as MLP
-from jaxnets.models.perceptron import Perceptron as Perceptron
-from jaxnets.models.rbf import RBF as RBF
-from jaxnets.models.rcnn import RCNN as RCNN
-from jaxnets.models.recurrent import RNN as RNN
-from jaxnets.models.resnet import CifarResNet as CifarResNet
-from jaxnets.models.resnet50 import ResNet as ResNet
-from jaxnets.models.unet import UNet as UNet
-from jaxnets.models.vae import VAE as VAE
-from jaxnets.models.vit import ViT as ViT
-from jaxnets.models.vqvae import VQVAE as VQVAE
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxnets.models.autoencoder import Autoencoder as Autoencoder
+    from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
+    from jaxnets.models.cnn import CNN as CNN
+    from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
+    from jaxnets.models.dcgan import DCGANCritic as DCGANCritic
+    from jaxnets.models.dcgan import DCGANGenerator as DCGANGenerator
+    from jaxnets.models.generation import Sampling as Sampling
+    from jaxnets.models.generation import generate as generate
+    from jaxnets.models.graph import GAT as GAT
+    from jaxnets.models.graph import GCN as GCN
+    from jaxnets.models.graph import GIN as GIN
+    from jaxnets.models.graph import Graph as Graph
+    from jaxnets.models.graph import GraphSAGE as GraphSAGE
+    from jaxnets.models.language_model import LanguageModel as LanguageModel
+    from jaxnets.models.mlp import MLP as MLP
+    from jaxnets.models.perceptron import Perceptron as Perceptron
+    from jaxnets.models.rbf import RBF as RBF
+    from jaxnets.models.rcnn import RCNN as RCNN
+    from jaxnets.models.recurrent import RNN as RNN
+    from jaxnets.models.resnet import CifarResNet as CifarResNet
+    from jaxnets.models.resnet50 import ResNet as ResNet
+    from jaxnets.models.unet import UNet as UNet
+    from jaxnets.models.vae import VAE as VAE
+    from jaxnets.models.vit import ViT as ViT
+    from jaxnets.models.vqvae import VQVAE as VQVAE
+
+# The file of each name. It is read when the name is first asked for: one configuration needs few of them, and a command
+# line that is only to be checked should not wait for all.
+FILES = {
+    "Autoencoder": "autoencoder",
+    "ConvAutoencoder": "autoencoder",
+    "CNN": "cnn",
+    "ConvLSTMForecaster": "convolutional_lstm",
+    "DCGANCritic": "dcgan",
+    "DCGANGenerator": "dcgan",
+    "Sampling": "generation",
+    "generate": "generation",
+    "GAT": "graph",
+    "GCN": "graph",
+    "GIN": "graph",
+    "Graph": "graph",
+    "GraphSAGE": "graph",
+    "LanguageModel": "language_model",
+    "MLP": "mlp",
+    "Perceptron": "perceptron",
+    "RBF": "rbf",
+    "RCNN": "rcnn",
+    "RNN": "recurrent",
+    "CifarResNet": "resnet",
+    "ResNet": "resnet50",
+    "UNet": "unet",
+    "VAE": "vae",
+    "ViT": "vit",
+    "VQVAE": "vqvae",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{FILES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *FILES})
+
 
 __all__ = [
     "CNN",

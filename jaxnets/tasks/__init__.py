@@ -1,20 +1,55 @@
 """What is minimised and what is measured. A new objective is a new task, never a new loop."""
 
-from jaxnets.tasks.adaline import Adaline as Adaline
-from jaxnets.tasks.adversarial import Adversarial as Adversarial
-from jaxnets.tasks.base import Task as Task
-from jaxnets.tasks.classification import Classification as Classification
-from jaxnets.tasks.diffusion import Diffusion as Diffusion
-from jaxnets.tasks.graphs import GraphClassification as GraphClassification
-from jaxnets.tasks.graphs import NodeClassification as NodeClassification
-from jaxnets.tasks.language import NextToken as NextToken
-from jaxnets.tasks.next_frame import NextFrame as NextFrame
-from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
-from jaxnets.tasks.reconstruction import Reconstruction as Reconstruction
-from jaxnets.tasks.regression import Regression as Regression
-from jaxnets.tasks.supervised import Supervised as Supervised
-from jaxnets.tasks.variational import Variational as Variational
-from jaxnets.tasks.vector_quantization import VectorQuantization as VectorQuantization
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxnets.tasks.adaline import Adaline as Adaline
+    from jaxnets.tasks.adversarial import Adversarial as Adversarial
+    from jaxnets.tasks.base import Task as Task
+    from jaxnets.tasks.classification import Classification as Classification
+    from jaxnets.tasks.diffusion import Diffusion as Diffusion
+    from jaxnets.tasks.graphs import GraphClassification as GraphClassification
+    from jaxnets.tasks.graphs import NodeClassification as NodeClassification
+    from jaxnets.tasks.language import NextToken as NextToken
+    from jaxnets.tasks.next_frame import NextFrame as NextFrame
+    from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
+    from jaxnets.tasks.reconstruction import Reconstruction as Reconstruction
+    from jaxnets.tasks.regression import Regression as Regression
+    from jaxnets.tasks.supervised import Supervised as Supervised
+    from jaxnets.tasks.variational import Variational as Variational
+    from jaxnets.tasks.vector_quantization import VectorQuantization as VectorQuantization
+
+# The file of each name. It is read when the name is first asked for: one configuration needs few of them, and a command
+# line that is only to be checked should not wait for all.
+FILES = {
+    "Adaline": "adaline",
+    "Adversarial": "adversarial",
+    "Task": "base",
+    "Classification": "classification",
+    "Diffusion": "diffusion",
+    "GraphClassification": "graphs",
+    "NodeClassification": "graphs",
+    "NextToken": "language",
+    "NextFrame": "next_frame",
+    "PerceptronRule": "perceptron_rule",
+    "Reconstruction": "reconstruction",
+    "Regression": "regression",
+    "Supervised": "supervised",
+    "Variational": "variational",
+    "VectorQuantization": "vector_quantization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{FILES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *FILES})
+
 
 __all__ = [
     "Adaline",
