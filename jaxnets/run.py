@@ -240,9 +240,9 @@ def _finish(
     facts = {"parameters": f"{parts.parameters:,}", "steps": f"{parts.experiment.steps:,}"}
     if trained:
         facts["seconds to train"] = f"{seconds:.1f}"
-        facts["of these, not training"] = (
-            f"{timing.waiting_for_data:.1f} waiting for data, {timing.in_hooks:.1f} evaluating, {timing.saving:.1f} saving"
-        )
+        facts["waiting for data (s)"] = f"{timing.waiting_for_data:.1f}"
+        facts["evaluating (s)"] = f"{timing.in_hooks:.1f}"
+        facts["saving (s)"] = f"{timing.saving:.1f}"
     if speeds:
         facts["examples/s"] = f"{max(speeds):,.0f}"
     if directory is not None and directory.quarantine:

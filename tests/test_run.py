@@ -20,6 +20,7 @@ from jaxnets.errors import DataError, NonFiniteError, RunDirectoryError, UsageEr
 from jaxnets.models import CNN, MLP, Perceptron
 from jaxnets.optim import EMA, SGD
 from jaxnets.parallel import MeshShape
+from jaxnets.report.history import History
 from jaxnets.run import open_run, train
 from jaxnets.tasks import Classification, PerceptronRule
 
@@ -314,3 +315,11 @@ def test_predict_says_what_shape_it_wants(experiment, blobs, one_device):
         run.predict(blobs.test["inputs"][0])
     with pytest.raises(DataError, match=r"got \(0, 12\)"):
         run.predict(np.zeros((0, 12)))
+
+
+def test_panels_that_are_left_over_stay_empty_of_frames(experiment, blobs, one_device):
+    figure = train(replace(experiment, steps=14), dataset=blobs, mesh=one_device, progress="none").history.plot()
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(shown) == 3
+    record = {"step": 1, "split": "train", "loss": 1.0, "accuracy": 0.5, "mae": 1.0, "gradient_norm": 1.0}
+    assert sum(axis.get_visible() for axis in History((record,)).plot().axes) == 4

@@ -1,6 +1,5 @@
 """Plots, with matplotlib. Each function takes plain data and returns a `Figure` that no global state holds on to."""
 
-import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +27,7 @@ def curves(history: "History") -> "Figure":
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = _figure(4.2 * columns, 2.9 * rows)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, name in zip(axes, names, strict=False):
         for split, colour in (("train", TRAIN), ("test", TEST)):
             steps, values = history.series(name, split)
@@ -54,7 +53,7 @@ def curves(history: "History") -> "Figure":
         handles, labels = axis.get_legend_handles_labels()
         if len(labels) > 1:
             axis.legend(handles, labels, frameon=False, fontsize=8)
-    for axis in itertools.islice(axes, len(names), None):
+    for axis in axes[len(names) :]:
         axis.set_visible(False)
     return figure
 
