@@ -8,8 +8,9 @@ run.history.plot()
 run.predict(data.test["inputs"][:5])
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxnets.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets import data as data
@@ -28,28 +29,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Name -> the module that defines it. They load on first use: `import jaxnets` itself costs nothing.
-_LAZY = {
-    "Experiment": "jaxnets.config",
-    "Run": "jaxnets.run",
-    "fit": "jaxnets.api",
-    "from_arrays": "jaxnets.data",
-    "load": "jaxnets.data",
-    "open_run": "jaxnets.run",
-    "train": "jaxnets.run",
+# The module of each name, and the rooms; they load on first use: `import jaxnets` itself costs nothing.
+FILES = {
+    "Experiment": "config",
+    "Run": "run",
+    "fit": "api",
+    "from_arrays": "data",
+    "load": "data",
+    "open_run": "run",
+    "train": "run",
+    **dict.fromkeys(("data", "interop", "models", "ops", "optim", "parallel", "report", "tasks", "training"), ""),
 }
-_ROOMS = ("data", "models", "ops", "optim", "parallel", "report", "tasks", "training")
+__all__ = [*FILES, "__version__"]
 
-__all__ = [*_LAZY, *_ROOMS, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _ROOMS:
-        return importlib.import_module(f"jaxnets.{name}")
-    raise AttributeError(f"module 'jaxnets' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, FILES)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import CheckpointError, UsageError, did_you_mean
+from jaxnets.files import replacing
 from jaxnets.training.manifest import Manifest
 from jaxnets.training.step_folders import StepFolders
 
@@ -133,10 +134,9 @@ def _export(place: str, target: str) -> int:
     arrays = _arrays(folders, manifest, set(manifest.leaves))
     # npz knows numpy's own formats; bfloat16 and its like fit into float32 without loss.
     plain = {p: a if a.dtype.kind in "biufc" else a.astype(np.float32) for p, a in arrays.items()}
-    partial = path.with_name(f".{path.name}.partial.npz")
     try:
-        np.savez(partial, **plain)
-        os.replace(partial, path)
+        with replacing(path) as file:
+            np.savez(file, **plain)
     except OSError as error:
         raise CheckpointError(f"cannot write {path} ({error}); choose another place") from error
     print(f"{len(plain)} arrays of step {manifest.step} in {path}")

@@ -1,6 +1,5 @@
 """`jaxnets doctor`: what this machine has, what is wrong with it, and what to do."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -8,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxnets.errors import UsageError
+from jaxnets.errors import UsageError, first_line
+from jaxnets.files import physical_memory
+from jaxnets.installed import versions
 
-PACKAGES = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 DEVICE_FILES = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia[0-9]*")
 
 
@@ -21,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     problems: list[str] = []
     for title, rows in (
         ("machine", _machine()),
-        ("versions", [(name, _version(name)) for name in PACKAGES]),
+        ("versions", list(versions().items())),
         ("devices", _devices(problems)),
         ("settings", _settings(problems)),
         ("who holds the accelerator", _holders()),
@@ -41,17 +41,10 @@ def _machine() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} at {sys.executable}"),
         ("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
     ]
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        rows.append(("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"))
+    if physical_memory():
+        rows.append(("memory", f"{physical_memory() / 1e9:.1f} GB"))
     rows.append(("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB"))
     return rows
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _devices(problems: list[str]) -> list[tuple[str, str]]:
@@ -60,10 +53,9 @@ def _devices(problems: list[str]) -> list[tuple[str, str]]:
     try:
         devices = jax.devices()
     except RuntimeError as error:
-        first = (str(error).splitlines() or [""])[0]
         problems.append(
-            f"JAX cannot start its devices ({first}). If another process holds the accelerator, end it (below); if "
-            f"JAX_PLATFORMS names a platform that is not here, unset it"
+            f"JAX cannot start its devices ({first_line(error)}). If another process holds the accelerator, end it (below); "
+            f"if JAX_PLATFORMS names a platform that is not here, unset it"
         )
         return [("devices", "none")]
     rows = [("platform", devices[0].platform), ("processes", str(jax.process_count()))]

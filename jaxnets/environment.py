@@ -1,7 +1,6 @@
 """What a run was made with: machine, versions, mesh, data. Written beside the run, and checked when it goes on."""
 
 import datetime
-import importlib.metadata
 import platform
 import subprocess
 
@@ -9,9 +8,8 @@ import jax
 
 from jaxnets.assemble import Parts
 from jaxnets.errors import RunDirectoryError
+from jaxnets.installed import versions
 from jaxnets.run_directory import RunDirectory
-
-PACKAGES = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def check_data(directory: RunDirectory, parts: Parts) -> None:
@@ -51,18 +49,6 @@ def write_environment(directory: RunDirectory, parts: Parts) -> None:
         directory.write_json("environment.json", data)
     except OSError as error:
         raise RunDirectoryError(f"cannot write {directory.path / 'environment.json'} ({error})") from error
-
-
-def versions() -> dict[str, str]:
-    """What is installed of the packages that decide what a run computes."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _git() -> str:

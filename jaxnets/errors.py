@@ -60,6 +60,11 @@ class NonFiniteError(JaxnetsError):
     """The loss or a gradient became NaN or infinite; the message names the step."""
 
 
+def first_line(error: BaseException, *, most: int = 300) -> str:
+    """The first line of another library's message, for the middle of ours; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A sentence that suggests the nearest of `choices`, or lists them; for the end of an error message."""
     choices = sorted(choices)

@@ -15,8 +15,9 @@ from jaxnets import run_lock
 from jaxnets.assemble import Parts, assemble
 from jaxnets.config import Expected, Experiment, to_data
 from jaxnets.data.dataset import Dataset
-from jaxnets.environment import check_data, versions
+from jaxnets.environment import check_data
 from jaxnets.errors import DataError, RunDirectoryError, UsageError
+from jaxnets.installed import versions
 from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.parallel.mesh import MeshShape

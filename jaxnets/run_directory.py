@@ -10,7 +10,6 @@ report.html       one page that needs nothing else; its pictures also in plots/
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from jaxnets import run_lock
 from jaxnets.config import Experiment, differences, digest, essential, from_data, to_data
 from jaxnets.errors import RunDirectoryError
+from jaxnets.files import is_partial, replacing
 
 
 def default_directory(name: str, experiment: Experiment, shipped: Experiment) -> Path:
@@ -134,17 +134,13 @@ class RunDirectory:
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""
-        partial = self.path / f".{name}.partial"
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path / name)
+        with replacing(self.path / name, durable=True) as file:
+            file.write((json.dumps(data, indent=2) + "\n").encode())
 
     def _has_files(self) -> bool:
         """Whether anything but our own unfinished files is in the directory."""
         return self.path.is_dir() and any(
-            p.name != run_lock.NAME and not p.name.endswith(".partial") for p in self.path.iterdir()
+            p.name != run_lock.NAME and not is_partial(p.name) for p in self.path.iterdir()
         )
 
     def _clear(self) -> None:

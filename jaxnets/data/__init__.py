@@ -1,7 +1,8 @@
 """What is read: named data sets, files and arrays of your own; the order they come in; how they reach the device."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxnets.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.data.augment import Augment as Augment
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from jaxnets.data.tables import Tabular as Tabular
     from jaxnets.data.text import Text as Text
 
-# The file of each name. It is read when the name is first asked for: one configuration needs few of them, and a command
-# line that is only to be checked should not wait for all.
+# The file of each name; see `jaxnets.lazy`.
 FILES = {
     "Augment": "augment",
     "Dataset": "dataset",
@@ -59,15 +59,7 @@ FILES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{FILES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *FILES})
-
+__getattr__, __dir__ = lazy(__name__, FILES)
 
 __all__ = [
     "CIFAR10",

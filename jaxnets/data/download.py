@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnets.errors import DataError
+from jaxnets.files import physical_memory, replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +106,6 @@ def _check_sizes(path: Path) -> None:
         raise DataError(f"{path} unpacks to {total / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB of memory")
 
 
-def physical_memory() -> int:
-    """Bytes of memory of this machine; 0 where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
-
-
 def obtain_file(relative: str, remote: Remote) -> Path:
     """The file of this relative path: at hand, else downloaded, checked and cached; raises `DataError`."""
     path = locate(relative)
@@ -122,9 +115,8 @@ def obtain_file(relative: str, remote: Remote) -> Path:
     target = cache_directory() / "data" / relative
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_bytes(content)
-        os.replace(partial, target)
+        with replacing(target) as file:
+            file.write(content)
     except OSError as error:
         raise DataError(f"cannot keep {target} ({error}); set JAXNETS_CACHE to a place that can be written") from error
     return target
@@ -147,9 +139,8 @@ def obtain(
     arrays = decode([download(remote, wanted_for=relative) for remote in remotes])
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{os.getpid()}-{target.name}")
-        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, target)
+        with replacing(target) as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise DataError(
             f"cannot keep {relative} in the cache {target.parent} ({error}); free some space there, or set JAXNETS_CACHE "

@@ -5,7 +5,6 @@ The header is a stranger's: everything in it is checked against the file before 
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxnets.errors import DataError
+from jaxnets.files import replacing
 
 DTYPES: dict[str, Any] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -68,13 +68,11 @@ def write_safetensors(
         plain[name], at = array, at + array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with replacing(path) as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for array in plain.values():
                 file.write(array.tobytes())
-        os.replace(partial, path)
     except OSError as error:
         raise DataError(f"cannot write {path} ({error}); choose another place") from error
 

@@ -174,7 +174,7 @@ def load_weights(
             left.append(name)
         else:
             found.update(placed)
-    wanted = {"/".join(_key(k) for k in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
+    wanted = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     wrong = [f"{p}: {found[p].shape} there, {wanted[p].shape} here" for p in sorted(wanted.keys() & found.keys())
              if found[p].shape != wanted[p].shape]  # fmt: skip
@@ -185,17 +185,14 @@ def load_weights(
             raise DataError(
                 f"the weights do not fit the model: {what}: {shown}. Use the table and the sizes they were saved with"
             )
-    paths = ["/".join(_key(k) for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
+    paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
     leaves = [np.asarray(found[path]).astype(wanted[path].dtype) for path in paths]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def save_weights(variables: Any, table: Table) -> dict[str, np.ndarray]:
     """The inverse of `load_weights`: their names and layouts, for their loader."""
-    ours = {
-        "/".join(_key(k) for k in path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    }
+    ours = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
     theirs: dict[str, np.ndarray] = {}
     used: set[str] = set()
     for rule in table:
@@ -239,5 +236,6 @@ def _fill(pattern: str, numbers: Mapping[str, str]) -> str:
     return pattern
 
 
-def _key(key: Any) -> str:
-    return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+def _name(path: Any) -> str:
+    """A tree path as `params/block_0/query/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,11 +1,13 @@
 """What is computed: one family of networks a file, each a frozen dataclass with pure `init` and `apply`."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxnets.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.models.autoencoder import Autoencoder as Autoencoder
     from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
+    from jaxnets.models.cifar_resnet import CifarResNet as CifarResNet
     from jaxnets.models.cnn import CNN as CNN
     from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
     from jaxnets.models.dcgan import DCGANCritic as DCGANCritic
@@ -23,15 +25,13 @@ if TYPE_CHECKING:
     from jaxnets.models.rbf import RBF as RBF
     from jaxnets.models.rcnn import RCNN as RCNN
     from jaxnets.models.recurrent import RNN as RNN
-    from jaxnets.models.resnet import CifarResNet as CifarResNet
-    from jaxnets.models.resnet50 import ResNet as ResNet
+    from jaxnets.models.resnet import ResNet as ResNet
     from jaxnets.models.unet import UNet as UNet
     from jaxnets.models.vae import VAE as VAE
     from jaxnets.models.vit import ViT as ViT
     from jaxnets.models.vqvae import VQVAE as VQVAE
 
-# The file of each name. It is read when the name is first asked for: one configuration needs few of them, and a command
-# line that is only to be checked should not wait for all.
+# The file of each name; see `jaxnets.lazy`.
 FILES = {
     "Autoencoder": "autoencoder",
     "ConvAutoencoder": "autoencoder",
@@ -52,8 +52,8 @@ FILES = {
     "RBF": "rbf",
     "RCNN": "rcnn",
     "RNN": "recurrent",
-    "CifarResNet": "resnet",
-    "ResNet": "resnet50",
+    "CifarResNet": "cifar_resnet",
+    "ResNet": "resnet",
     "UNet": "unet",
     "VAE": "vae",
     "ViT": "vit",
@@ -61,15 +61,7 @@ FILES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{FILES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *FILES})
-
+__getattr__, __dir__ = lazy(__name__, FILES)
 
 __all__ = [
     "CNN",

@@ -1,82 +1,118 @@
-"""Residual networks for small images (He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2).
+"""Residual networks for large images (He et al. 2016), in the form known as v1.5.
+
+v1.5 halves the image in the 3x3 convolution of a bottleneck, not in the 1x1 before it (Goyal et al. 2017 and torchvision).
 
 Shapes: `B` batch, `H` height, `W` width, `C` channels.
 """
 
 import functools
+from typing import Any, Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
 from jaxnets.ops import conv_general_dilated, dot_general
 
-
-class Block(nn.Module):
-    """Two 3x3 convolutions and the shortcut around them (the paper's basic block, shortcut option A)."""
-
-    width: int
-    """Channels of the output."""
-    stride: int = 1
-    """2 halves height and width."""
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
-        conv = functools.partial(
-            nn.Conv,
-            kernel_size=(3, 3),
-            padding=((1, 1), (1, 1)),
-            use_bias=False,
-            kernel_init=nn.initializers.he_normal(),
-            conv_general_dilated=conv_general_dilated,
-        )
-        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
-        y = conv(self.width, strides=(self.stride, self.stride), name="conv_0")(x)
-        y = nn.relu(norm(name="norm_0")(y))
-        y = norm(name="norm_1")(conv(self.width, name="conv_1")(y))
-        if self.stride != 1 or x.shape[-1] != self.width:
-            # Option A: take every second pixel and fill the new channels with zeros, half on each side; no parameters.
-            extra = self.width - x.shape[-1]
-            x = x[:, :: self.stride, :: self.stride]
-            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
-        return nn.relu(x + y)
+# Blocks in each of the four stages.
+STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-class CifarResNet(nn.Module):
-    """The CIFAR-10 ResNets: depth `6n + 2`, three stages of `n` blocks with 16, 32 and 64 channels."""
+class ResNet(nn.Module):
+    """A stem that quarters the image, four stages of residual blocks, the mean over positions, one linear layer."""
 
-    depth: int = 20
-    """Weighted layers, one of 20, 32, 44, 56, 110 or any other 6n + 2."""
-    width: int = 16
-    """Channels of the first stage; the second and third have two and four times as many."""
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    """Weighted layers; from 50 on, blocks are bottlenecks."""
+    width: int = 64
+    """Channels of the first stage; each further stage has twice as many (times four at the end of a bottleneck)."""
+    squeeze: int = 0
+    """Squeeze-and-excite in each block, with this share of the channels in the middle (Hu et al. 2018: 16); 0: none."""
+    stochastic_depth: float = 0.0
+    """Probability of leaving out the last block while training, falling to 0 for the first (Huang et al. 2016), in [0, 1)."""
     outputs: int | None = None
     """Output units; None takes as many as the data have classes."""
 
     def __post_init__(self) -> None:
-        check_layers(self)
+        if self.depth not in STAGES:
+            raise ValueError(f"ResNet depth is one of {', '.join(map(str, STAGES))}, got {self.depth}")
+        if self.width < 1 or self.squeeze < 0 or not 0 <= self.stochastic_depth < 1:
+            raise ValueError(
+                f"ResNet needs width >= 1, squeeze >= 0 and stochastic_depth in [0, 1), got {self.width}, {self.squeeze} and "
+                f"{self.stochastic_depth}"
+            )
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Outputs `[B, outputs]` of images `[B, H, W, C]`."""
-        if self.depth < 8 or (self.depth - 2) % 6:
-            raise ValueError(f"CifarResNet depth is 6n + 2 (8, 14, 20, 32, 44, 56, 110, ...), got {self.depth}")
-        if x.ndim != 4:
-            raise ValueError(f"CifarResNet needs images [batch, height, width, channels], got {tuple(x.shape)}")
-        x = nn.Conv(
-            self.width,
-            (3, 3),
-            padding=((1, 1), (1, 1)),
-            use_bias=False,
-            kernel_init=nn.initializers.he_normal(),
-            conv_general_dilated=conv_general_dilated,
-            name="stem",
-        )(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="stem_norm")(x))
-        for stage in range(3):
-            for index in range((self.depth - 2) // 6):
-                stride = 2 if stage > 0 and index == 0 else 1
-                x = Block(self.width * 2**stage, stride, name=f"stage_{stage}_block_{index}")(x, train=train)
+        """Outputs `[B, outputs]` of images `[B, H, W, C]`, H and W at least 32."""
+        if x.ndim != 4 or min(x.shape[1:3]) < 32:
+            raise ValueError(
+                f"ResNet needs images [batch, height, width, channels] of at least 32x32 pixels, got {tuple(x.shape)}; for "
+                f"smaller ones use CifarResNet"
+            )
+        x = convolution(self.width, 7, 2, "stem")(x)
+        x = nn.relu(normalisation(train, "stem_norm")(x))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        stages, done = STAGES[self.depth], 0
+        for stage, count in enumerate(stages):
+            for index in range(count):
+                block = Block(
+                    width=self.width * 2**stage,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    bottleneck=self.depth >= 50,
+                    squeeze=self.squeeze,
+                    drop=self.stochastic_depth * done / max(1, sum(stages) - 1),
+                    name=f"stage_{stage}_block_{index}",
+                )
+                x, done = block(x, train=train), done + 1
         return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x.mean(axis=(1, 2)))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1, and the shortcut around them."""
+
+    width: int
+    stride: int
+    bottleneck: bool
+    squeeze: int
+    drop: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """`[B, H, W, C]` to `[B, H / stride, W / stride, width (times 4)]`."""
+        w, s = self.width, self.stride
+        plan = [(w, 1, 1), (w, 3, s), (4 * w, 1, 1)] if self.bottleneck else [(w, 3, s), (w, 3, 1)]
+        y = x
+        for index, (features, window, stride) in enumerate(plan):
+            y = convolution(features, window, stride, f"conv_{index}")(y)
+            y = normalisation(train, f"norm_{index}")(y)
+            y = nn.relu(y) if index < len(plan) - 1 else y
+        if self.squeeze:
+            y = y * self.excite(y)
+        if x.shape != y.shape:
+            x = convolution(y.shape[-1], 1, s, "shortcut")(x)
+            x = normalisation(train, "shortcut_norm")(x)
+        # One draw for the whole branch of an example; dividing keeps the mean, so evaluation needs no change.
+        y = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+        return nn.relu(x + y)
+
+    def excite(self, y: Array) -> Array:
+        """A weight in (0, 1) for each channel, from the means of all of them: `[B, 1, 1, C]`."""
+        middle = max(1, y.shape[-1] // self.squeeze)
+        z = nn.relu(nn.Dense(middle, dot_general=dot_general, name="squeeze")(y.mean(axis=(1, 2))))
+        return nn.sigmoid(nn.Dense(y.shape[-1], dot_general=dot_general, name="excite")(z))[:, None, None, :]
+
+
+def convolution(features: int, window: int, stride: int, name: str) -> nn.Conv:
+    """A convolution without a bias, padded so that an odd window is centred."""
+    pad = (window - 1) // 2
+    return nn.Conv(
+        features, (window, window), strides=stride, padding=((pad, pad), (pad, pad)), use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        conv_general_dilated=conv_general_dilated, name=name,
+    )  # fmt: skip
+
+
+def normalisation(train: bool, name: str) -> Any:
+    """Batch normalisation with torchvision's constants."""
+    norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+    return norm(use_running_average=not train, name=name)

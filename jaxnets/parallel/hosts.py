@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxnets.errors import LostProcessError, UsageError
+from jaxnets.errors import LostProcessError, UsageError, first_line
 
 
 def start(coordinator: str, processes: int, index: int, *, heartbeat_seconds: int = 30) -> None:
@@ -42,10 +42,9 @@ def together() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        first = (str(error).splitlines() or ["no message"])[0][:300]
         raise LostProcessError(
             f"process {jax.process_index()} of {jax.process_count()}: another process of the run is gone, so this one ends as "
-            f"well ({first}). Start the same command on all of them again; it goes on from the last checkpoint"
+            f"well ({first_line(error)}). Start the same command on all of them again; it goes on from the last checkpoint"
         ) from error
 
 

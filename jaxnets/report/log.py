@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import RunDirectoryError
+from jaxnets.files import replacing
 
 Record = dict[str, Any]
 
@@ -62,10 +63,9 @@ class MetricsLog:
 
     def _rewrite(self) -> None:
         assert self.path is not None
-        partial = self.path.with_name(f".{self.path.name}.partial")
         try:
-            partial.write_text("".join(json.dumps(_valid(record)) + "\n" for record in self.records), encoding="utf-8")
-            os.replace(partial, self.path)
+            with replacing(self.path) as file:
+                file.write("".join(json.dumps(_valid(record)) + "\n" for record in self.records).encode())
         except OSError as error:
             raise self._refused(error) from error
 

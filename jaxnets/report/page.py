@@ -7,13 +7,13 @@ import base64
 import dataclasses
 import html
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxnets.contracts import ConfusionMatrix, Exhibit, Gallery, Scatter, Table
 from jaxnets.errors import RunDirectoryError
+from jaxnets.files import replacing
 from jaxnets.report import plots
 from jaxnets.report.history import History
 
@@ -78,9 +78,8 @@ def write_report(directory: Path, data: ReportData) -> Path:
             (folder / f"{_slug(title)}.png").write_bytes(png)
             images.append((title, png))
         page = directory / "report.html"
-        partial = page.with_name(".report.html.partial")
-        partial.write_text(_page(data, images), encoding="utf-8")
-        os.replace(partial, page)
+        with replacing(page) as file:
+            file.write(_page(data, images).encode())
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write the report in {directory} ({error}); the trained weights are saved. Free some space and run the "

@@ -1,7 +1,8 @@
 """What is minimised and what is measured. A new objective is a new task, never a new loop."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxnets.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.tasks.adaline import Adaline as Adaline
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from jaxnets.tasks.variational import Variational as Variational
     from jaxnets.tasks.vector_quantization import VectorQuantization as VectorQuantization
 
-# The file of each name. It is read when the name is first asked for: one configuration needs few of them, and a command
-# line that is only to be checked should not wait for all.
+# The file of each name; see `jaxnets.lazy`.
 FILES = {
     "Adaline": "adaline",
     "Adversarial": "adversarial",
@@ -41,15 +41,7 @@ FILES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{FILES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *FILES})
-
+__getattr__, __dir__ = lazy(__name__, FILES)
 
 __all__ = [
     "Adaline",

@@ -17,7 +17,15 @@ from typing import Any, Self
 
 import jax
 
-from jaxnets.errors import CheckpointError, DamagedError, HungError, RunDirectoryError, UsageError, did_you_mean
+from jaxnets.errors import (
+    CheckpointError,
+    DamagedError,
+    HungError,
+    RunDirectoryError,
+    UsageError,
+    did_you_mean,
+    first_line,
+)
 from jaxnets.parallel.hosts import any_process, from_first, is_first
 from jaxnets.training import manifest as manifests
 from jaxnets.training.compare import check_same
@@ -258,7 +266,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise CheckpointError(
-                f"cannot {what} in {self.directory} ({type(error).__name__}: {_first_line(error)}). Checkpoints on disk: "
+                f"cannot {what} in {self.directory} ({type(error).__name__}: {first_line(error)}). Checkpoints on disk: "
                 f"{self.steps or 'none'}, untouched. Check free space and permissions, then run the same command to resume"
             ) from error
 
@@ -284,8 +292,3 @@ def _dump_stacks() -> None:
 def _explicit_transfers() -> Any:
     # Orbax copies arrays to the host in its own way; that is the point of a save.
     return jax.transfer_guard("allow")
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else "no message"

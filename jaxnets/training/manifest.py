@@ -17,7 +17,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxnets.errors import CheckpointError
+from jaxnets.errors import CheckpointError, first_line
+from jaxnets.files import is_partial, replacing
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -67,12 +68,8 @@ class Manifest:
         """Write it whole or not at all, and make sure that it is on the disk."""
         data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(self)}
         data["self"] = _own_digest(data)
-        partial = directory / f".{NAME}.partial"
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, directory / NAME)
+        with replacing(directory / NAME, durable=True) as file:
+            file.write(json.dumps(data, indent=1, sort_keys=True).encode())
         _sync_directory(directory)
 
 
@@ -92,7 +89,7 @@ def read(directory: Path) -> Manifest:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: it is not JSON ({_first_line(error)})") from error
+        raise CheckpointError(f"{path} is damaged: it is not JSON ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is damaged: it holds {type(data).__name__}, not an object")
     if isinstance(data.get("format"), int) and data["format"] > FORMAT:
@@ -106,7 +103,7 @@ def read(directory: Path) -> Manifest:
         return _parse(data, path)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged: {type(error).__name__} at {_first_line(error)}; the fields are not as jaxnets writes them"
+            f"{path} is damaged: {type(error).__name__} at {first_line(error)}; the fields are not as jaxnets writes them"
         ) from error
 
 
@@ -134,7 +131,7 @@ def _walk(directory: Path) -> dict[str, Path]:
                 raise CheckpointError(f"{path} is not a plain file; a checkpoint holds nothing else")
         for name in names:
             relative = (Path(folder) / name).relative_to(directory).as_posix()
-            if relative not in (NAME, f".{NAME}.partial"):
+            if relative != NAME and not is_partial(relative):
                 found[relative] = Path(folder) / name
     return dict(sorted(found.items()))
 
@@ -220,7 +217,3 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

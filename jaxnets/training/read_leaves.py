@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnets.data.download import physical_memory
-from jaxnets.errors import CheckpointError
+from jaxnets.errors import CheckpointError, first_line
+from jaxnets.files import physical_memory
 from jaxnets.parallel.partition import path_name
 from jaxnets.training.manifest import Leaf
 
@@ -45,8 +45,7 @@ def read_leaves(
     except CheckpointError:
         raise
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0][:300]
-        raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}: {first})") from error
+        raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}: {first_line(error)})") from error
     arrays = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
     return {path: np.asarray(array) for path, array in arrays.items() if only is None or path in only}
 
