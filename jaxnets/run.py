@@ -19,12 +19,12 @@ from jaxnets.environment import check_data
 from jaxnets.errors import DataError, RunDirectoryError, UsageError
 from jaxnets.installed import versions
 from jaxnets.parallel.determinism import require_determinism
-from jaxnets.parallel.hosts import is_first, meet
+from jaxnets.parallel.hosts import from_first, is_first, meet
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
 from jaxnets.report.log import read_records
-from jaxnets.report.page import ReportData, write_report
+from jaxnets.report.page import PAGE, ReportData, write_report
 from jaxnets.run_directory import RunDirectory
 from jaxnets.session import Session, train_in, train_without_directory
 from jaxnets.training.checkpoint import Checkpoints, abstract
@@ -229,7 +229,9 @@ def _finish(
     """The summary on the console and, in a run directory, the report."""
     parts, task = run.parts, run.parts.task
     outputs, drawn = np.zeros(0), tuple[Any, ...]()
-    if directory is not None:
+    # A run that was complete already has a report that knows more: how long training took, say.
+    reporting = directory is not None and bool(from_first(trained or not (directory.path / PAGE).exists()))
+    if reporting:
         with jax.set_mesh(parts.mesh):  # on every process, though one writes
             test = {name: array for name, array in parts.dataset.test.items() if name != "targets"}
             outputs = parts.predictor(run.variables, test)
@@ -252,8 +254,7 @@ def _finish(
     if trained and timing.waiting_for_data > 0.1 * seconds:
         facts["note"] = "more than a tenth of the time went into waiting for data; see --placement"
     verdict = _verdict(final, words.expected)
-    closing = ""
-    if directory is not None:
+    if directory is not None and reporting:
         report = ReportData(
             title=words.title,
             subtitle=f"{words.subtitle} ".lstrip()
@@ -268,7 +269,7 @@ def _finish(
             environment=directory.read_json("environment.json"),
             expectation=verdict,
         )
-        closing = f"report: {_short(write_report(directory.path, report))}"
+        write_report(directory.path, report)
     scores = sorted(((k, v) for k, v in final.items() if k != "examples"), key=lambda kv: kv[0] != task.headline)
     rows = [(f"test {name}", f"{value:.4g}") for name, value in scores]
     rows.append(("test examples", f"{final.get('examples', 0):,.0f}"))
@@ -279,6 +280,7 @@ def _finish(
         rows.append(("run directory", _short(directory.path)))
     if not trained:
         rows.append(("note", "this run was complete already; --overwrite trains it anew"))
+    closing = f"report: {_short(directory.path / PAGE)}" if directory is not None else ""
     console.summary(words.title, rows, closing)
 
 

@@ -12,7 +12,7 @@ from jaxnets.config import Experiment, from_data, to_data
 from jaxnets.data import Text
 from jaxnets.data.text import decode, encode, windows
 from jaxnets.errors import DataError
-from jaxnets.models import MLP, LanguageModel, Sampling, generate
+from jaxnets.models import MLP, LanguageModel, Sampling, generate, generation
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.optim import AdamW
 from jaxnets.run import train
@@ -297,9 +297,11 @@ def test_bad_rules_are_refused(rules):
 def test_generation_compiles_once_and_rows_draw_for_themselves():
     model, variables, tokens = make("llama")
     same = jnp.tile(tokens[:1, :3], (4, 1))
+    before = generation._generate._cache_size()
     first = generate(model, variables, same, 8, key=jax.random.key(0))
-    with jax.log_compiles(False), jax.check_tracer_leaks(False):
-        again = generate(model, variables, same, 8, key=jax.random.key(0))
+    again = generate(model, variables, same, 8, key=jax.random.key(0))
+    generate(model, variables, same + 1, 8, key=jax.random.key(1))
+    assert generation._generate._cache_size() == before + 1
     np.testing.assert_array_equal(first, again)
     assert len({tuple(row) for row in np.asarray(first)}) > 1
 

@@ -14,15 +14,16 @@ from conftest import assert_close, assert_same_bits, replace
 
 import jaxnets
 from jaxnets.config import Experiment
-from jaxnets.data import InMemory
+from jaxnets.data import Augment, InMemory, from_arrays
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.errors import DataError, NonFiniteError, RunDirectoryError, UsageError
 from jaxnets.models import CNN, MLP, Perceptron
-from jaxnets.optim import EMA, SGD
+from jaxnets.optim import EMA, SGD, Adam, WarmupCosine
 from jaxnets.parallel import MeshShape
 from jaxnets.report.history import History
 from jaxnets.run import open_run, train
 from jaxnets.tasks import Classification, PerceptronRule
+from jaxnets.training.retention import Keep
 
 TIMED = ("examples_per_second",)
 
@@ -48,6 +49,43 @@ def test_a_run_cut_and_resumed_is_the_uncut_run(tmp_path, experiment, blobs, one
     assert_same_bits(whole.state, cut.state)
     assert records(whole) == records(cut)
     assert [r["step"] for r in records(whole)] == [7, 10, 14, 20, 20]
+
+
+@pytest.mark.parametrize("stops", [(1,), (19,), (2, 6, 11)])
+def test_cutting_changes_nothing_with_everything_on(tmp_path, pictures, one_device, stops):
+    # Every part that has a memory or draws something: augmentation, dropout, an average, micro-batches, the best so far.
+    experiment = Experiment(
+        task=Classification(model=CNN(features=(8,), dense=(16,), dropout=0.3)),
+        data=InMemory(),
+        optimizer=Adam(learning_rate=1e-2, schedule=WarmupCosine(), clip_norm=1.0),
+        average=EMA(0.9),
+        steps=20,
+        batch_size=12,
+        micro_batches=3,
+        eval_every=5,
+        log_every=4,
+        save_every=5,
+        keep=Keep(last=1, best="accuracy"),
+    )
+    data = from_arrays(
+        pictures.train["inputs"],
+        pictures.train["targets"],
+        test=(pictures.test["inputs"], pictures.test["targets"]),
+        augment=Augment(shift=1, flip=True),
+    )
+    options = {"dataset": data, "mesh": one_device, "progress": "none"}
+    whole = train(experiment, run_dir=tmp_path / "whole", **options)
+    for stop in stops:
+        train(experiment, run_dir=tmp_path / "cut", stop_at=stop, **options)
+    cut = train(experiment, run_dir=tmp_path / "cut", **options)
+    assert_same_bits(whole.state, cut.state)
+    assert records(whole) == records(cut)
+    measured = {r["step"]: r["accuracy"] for r in records(whole) if r["split"] == "test"}
+    best = max(measured, key=lambda step: (measured[step], step))
+    best_whole, best_cut = (
+        open_run(tmp_path / run, dataset=data, mesh=one_device, step=best) for run in ("whole", "cut")
+    )
+    assert_same_bits(best_whole.state, best_cut.state)
 
 
 def test_work_after_the_last_checkpoint_is_done_again_and_logged_once(tmp_path, experiment, blobs, one_device):
@@ -113,8 +151,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path, experiment, blobs, one_de
     assert_same_bits(first.state, again.state)
     assert (tmp_path / "run" / "report.html").exists()
     assert "complete already" in capsys.readouterr().out
+    assert "seconds to train" not in (tmp_path / "run" / "report.html").read_text()
     fresh = train(experiment, progress="none", overwrite=True, **options)
     assert_same_bits(first.state, fresh.state)
+    # What the report of the training says stays, however often the command is run again.
+    report = (tmp_path / "run" / "report.html").read_bytes()
+    assert b"seconds to train" in report
+    train(experiment, progress="none", **options)
+    assert (tmp_path / "run" / "report.html").read_bytes() == report
 
 
 def test_a_directory_with_another_run_or_other_files_is_refused(tmp_path, experiment, blobs, one_device):

@@ -20,6 +20,8 @@ from jaxnets.report.history import History
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# The page's name in a run directory.
+PAGE = "report.html"
 STYLE = """
 :root { color-scheme: light; --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --accent: #c2410c; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1000px; margin: 2.5rem auto; padding: 0 1.2rem; }
@@ -77,7 +79,7 @@ def write_report(directory: Path, data: ReportData) -> Path:
             png = _png(figure)
             (folder / f"{_slug(title)}.png").write_bytes(png)
             images.append((title, png))
-        page = directory / "report.html"
+        page = directory / PAGE
         with replacing(page) as file:
             file.write(_page(data, images).encode())
     except OSError as error:

@@ -5,7 +5,6 @@ steps in a loop on the device. How many of them run is an argument, not part of 
 is due, and still compiles once. The loop's body is the same computation as a single step, and gives the same bits.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,13 +47,16 @@ class Program:
             if steps_per_call == 1:
                 state, metrics = step(state, feed.batch(payload, 0, state.step))
                 return state, jax.tree.map(lambda m: m[None], metrics)
-            batch_of = lambda i, state: feed.batch(payload, i, state.step)  # noqa: E731
-            shapes = jax.eval_shape(lambda s: step(s, batch_of(0, s))[1], state)
+
+            def step_on_batch(i: Any, state: Any) -> tuple[Any, Metrics]:
+                return step(state, feed.batch(payload, i, state.step))
+
+            shapes = jax.eval_shape(step_on_batch, 0, state)[1]
             empty = jax.tree.map(lambda m: jnp.zeros((steps_per_call, *m.shape), m.dtype), shapes)
 
             def body(i: Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
                 state, history = carry
-                state, metrics = step(state, batch_of(i, state))
+                state, metrics = step_on_batch(i, state)
                 return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
             return jax.lax.fori_loop(0, count, body, (state, empty))
@@ -133,6 +135,9 @@ def count_flops(jaxpr: Any) -> float:
 
 def _inner(params: dict[str, Any]) -> list[Any]:
     """The jaxprs inside an equation's parameters."""
-    is_jaxpr: Callable[[Any], bool] = lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")  # noqa: E731
-    found = [v for value in params.values() for v in jax.tree.leaves(value, is_leaf=is_jaxpr) if is_jaxpr(v)]
+    found = [v for value in params.values() for v in jax.tree.leaves(value, is_leaf=_is_jaxpr) if _is_jaxpr(v)]
     return [getattr(v, "jaxpr", v) for v in found]
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
