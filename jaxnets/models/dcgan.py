@@ -46,7 +46,17 @@ class DCGANGenerator(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm_seed")(x))
         for index, wide in enumerate((*self.features[1:], channels)):
             last = index + 1 == len(self.features)
-            x = nn.ConvTranspose(wide, (4, 4), strides=(2, 2), use_bias=last, kernel_init=NARROW, name=f"up_{index}")(x)
+            # A transposed convolution: zeros between the pixels, then a window over them.
+            x = nn.Conv(
+                wide,
+                (4, 4),
+                input_dilation=(2, 2),
+                padding=((2, 2), (2, 2)),
+                use_bias=last,
+                kernel_init=NARROW,
+                conv_general_dilated=conv_general_dilated,
+                name=f"up_{index}",
+            )(x)
             if not last:
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
                 x = nn.relu(x)

@@ -3,14 +3,14 @@
 XLA's CPU back end has one fast convolution: channels last, kernel `(*window, in, out)`. The gradients that automatic
 differentiation writes are convolutions with permuted dimensions. Outside a loop the compiler turns those into the fast
 form; inside a `while` body (many training steps in one dispatch) it does not, and they run 20 to 40 times slower, with
-other rounding. `conv_general_dilated` below has the same values and writes its gradient in the fast form itself, so a
-training step costs the same and gives the same bits inside a loop and outside it.
+other rounding. `conv_general_dilated` below has the same values and writes its gradients in the fast form itself, so a
+training step costs the same and gives the same bits inside a loop and outside it. Gradients of gradients (a penalty on a
+critic's slope, say) are made of the same two pieces.
 
-On other back ends, and for grouped or dilated convolutions, it is `jax.lax.conv_general_dilated` unchanged.
+On other back ends, for grouped convolutions and for windows with holes, it is `jax.lax.conv_general_dilated` unchanged.
 Pass it to any Linen convolution: `nn.Conv(32, (3, 3), conv_general_dilated=conv_general_dilated)`.
 """
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnets.ops.bilinear import bilinear
+
+Dims = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
 
 
@@ -40,7 +43,7 @@ def conv_general_dilated(
         rhs: kernel, `[*window, C, F]`.
         window_strides: one stride for each spatial dim.
         padding: `"SAME"`, `"VALID"` or (low, high) for each spatial dim.
-        lhs_dilation: as in `jax.lax`; other than 1 takes the plain path.
+        lhs_dilation: as in `jax.lax`; together with strides it takes the plain path.
         rhs_dilation: as in `jax.lax`; other than 1 takes the plain path.
         dimension_numbers: as in `jax.lax`; other than channels last takes the plain path.
         feature_group_count: as in `jax.lax`; other than 1 takes the plain path.
@@ -50,10 +53,12 @@ def conv_general_dilated(
         `[B, *spatial_out, F]` in the dtype of `lhs`.
     """
     dims = lhs.ndim - 2
+    holes = any(d != 1 for d in lhs_dilation or ())
     plain = (
         jax.default_backend() != "cpu"
         or feature_group_count != 1
-        or any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+        or any(d != 1 for d in rhs_dilation or ())
+        or (holes and (isinstance(padding, str) or any(s != 1 for s in window_strides)))
         or any(value not in (None, 1) for value in options.values())  # precision, batch groups, ...
         or not _channels_last(lhs, rhs, dimension_numbers)
     )
@@ -69,9 +74,11 @@ def conv_general_dilated(
             feature_group_count=feature_group_count,
             **options,
         )
+    dilation = tuple(lhs_dilation or (1,) * dims)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:-1], rhs.shape[:dims], window_strides, padding)
-    return _convolve(lhs, rhs, tuple(window_strides), tuple((int(low), int(high)) for low, high in padding))
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    return _convolve(lhs, rhs, strides=tuple(window_strides), pads=pads, dilation=dilation)
 
 
 def _channels_last(lhs: Array, rhs: Array, dimension_numbers: Any) -> bool:
@@ -84,34 +91,35 @@ def _dimension_numbers(dims: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(images, kernel, images)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads) -> Array:
-    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_dimension_numbers(x.ndim - 2))
+def _plain(x: Array, kernel: Array, *, strides: Dims, pads: Pads, dilation: Dims) -> Array:
+    numbers = _dimension_numbers(x.ndim - 2)
+    return lax.conv_general_dilated(x, kernel, strides, pads, lhs_dilation=dilation, dimension_numbers=numbers)
 
 
-def _forward(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, strides, pads), (x, kernel)
-
-
-def _backward(strides: tuple[int, ...], pads: Pads, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    dims = x.ndim - 2
-    window, size, out = kernel.shape[:dims], x.shape[1:-1], g.shape[1:-1]
-    numbers = _dimension_numbers(dims)
-    # Position p of the input meets output o at kernel offset p + low - o * stride; the pads below follow from that.
-    reach = [(o - 1) * s + 1 for o, s in zip(out, strides, strict=True)]
+def _input_gradient(g: Array, x: Any, kernel: Array, *, strides: Dims, pads: Pads, dilation: Dims) -> Array:
+    """A convolution again: of g with the kernel turned round, strides and dilation having changed places."""
+    dims = g.ndim - 2
+    window, size = kernel.shape[:dims], x.shape[1:-1]
+    # Position p of the dilated input meets output o at kernel offset p + low - o * stride; the pads follow from that.
     low = [w - 1 - p[0] for w, p in zip(window, pads, strict=True)]
-    high = [n + w - 1 - lo - r for n, w, lo, r in zip(size, window, low, reach, strict=True)]
+    reach = [(o - 1) * s + 1 for o, s in zip(g.shape[1:-1], strides, strict=True)]
+    high = [(n - 1) * d + w - lo - r for n, d, w, lo, r in zip(size, dilation, window, low, reach, strict=True)]
     flipped = jnp.flip(kernel, range(dims)).swapaxes(-1, -2)
-    ones = (1,) * dims
-    dx = lax.conv_general_dilated(
-        g, flipped, ones, tuple(zip(low, high, strict=True)), lhs_dilation=strides, dimension_numbers=numbers
-    )
-    return dx, _kernel_gradient(x, g, window, strides, pads)
+    return _convolve(g, flipped, strides=dilation, pads=tuple(zip(low, high, strict=True)), dilation=strides)
 
 
-def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], strides: tuple[int, ...], pads: Pads) -> Array:
-    """`[*window, C, F]`: for each offset in the window, one matrix product over all positions and examples.
+def _kernel_gradient(g: Array, x: Array, kernel: Any, *, strides: Dims, pads: Pads, dilation: Dims) -> Array:
+    dims = g.ndim - 2
+    window = kernel.shape[:dims]
+    if all(d == 1 for d in dilation):
+        return _correlate(x, g, window, strides, pads)
+    # With holes in x the roles are exchanged: x is what a convolution with strides makes of g, its kernel turned round.
+    turned = tuple((w - 1 - low, 0) for w, (low, _) in zip(window, pads, strict=True))
+    return jnp.flip(_correlate(g, x, window, dilation, turned), range(dims)).swapaxes(-1, -2)
+
+
+def _correlate(x: Array, g: Array, window: Dims, strides: Dims, pads: Pads) -> Array:
+    """The kernel's gradient `[*window, C, F]`: for each offset in the window, one product over all positions and examples.
 
     As a convolution this has a window as large as the image, which the CPU back end runs up to four times slower.
     """
@@ -130,4 +138,4 @@ def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], strides: tuple
     return jnp.stack(products).reshape(*window, x.shape[-1], g.shape[-1])
 
 
-_convolve.defvjp(_forward, _backward)
+_convolve = bilinear("convolution", _plain, left=_input_gradient, right=_kernel_gradient)

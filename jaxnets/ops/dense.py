@@ -4,9 +4,6 @@ The gradient of `x @ kernel` for the kernel is `x.T @ g`. XLA's CPU back end han
 product that walks down its columns, which for batches of the usual size takes up to twice as long as laying out `x.T`
 first. `dot_general` below has the same values and writes its gradient that way, where that pays.
 
-As with any function whose gradient is written by hand, forward-mode differentiation (`jax.jvp`, `jax.jacfwd`) of it raises on
-the CPU; gradients, gradients of gradients and forward over reverse (`jax.jvp` of `jax.grad`) work.
-
 On other back ends, and for anything but the last dim of `x` against the first of a matrix, it is `jax.lax.dot_general`
 unchanged. Pass it to any Linen layer: `nn.Dense(32, dot_general=dot_general)`.
 """
@@ -15,6 +12,8 @@ from typing import Any
 
 import jax
 from jax import Array, lax
+
+from jaxnets.ops.bilinear import bilinear
 
 # Elements of x between which the copy was measured to pay: below, it costs more than the product; above, more than it saves.
 COPY_PAYS = range(2**14, 2**18)
@@ -47,19 +46,17 @@ def dot_general(lhs: Array, rhs: Array, dimension_numbers: Any, precision: Any =
     return _multiply(lhs.reshape(-1, lhs.shape[-1]), rhs).reshape(*lhs.shape[:-1], rhs.shape[1])
 
 
-@jax.custom_vjp
-def _multiply(x: Array, kernel: Array) -> Array:
+def _plain(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
+def _input_gradient(g: Array, x: Any, kernel: Array) -> Array:
+    return g @ kernel.T
 
 
-def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
+def _kernel_gradient(g: Array, x: Array, kernel: Any) -> Array:
     # The barrier keeps the compiler from folding the transposition back into the product.
-    return g @ kernel.T, lax.optimization_barrier(x.T) @ g
+    return lax.optimization_barrier(x.T) @ g
 
 
-_multiply.defvjp(_forward, _backward)
+_multiply = bilinear("dense", _plain, left=_input_gradient, right=_kernel_gradient)

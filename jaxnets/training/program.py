@@ -5,6 +5,8 @@ steps in a loop on the device. How many of them run is an argument, not part of 
 is due, and still compiles once. The loop's body is the same computation as a single step, and gives the same bits.
 """
 
+import functools
+import math
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from jaxnets.contracts import Batch
 from jaxnets.data.feed import Feed, Payload
 from jaxnets.errors import RecompileError
 from jaxnets.ops import to_devices
+from jaxnets.ops.bilinear import PLAIN
 from jaxnets.training.digest import leaf_paths
 from jaxnets.training.step import Metrics, Step
 
@@ -126,7 +129,11 @@ def count_flops(jaxpr: Any) -> float:
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval
             out_features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-            total += 2.0 * equation.outvars[0].aval.size * kernel.size / out_features
+            holes = math.prod(params["lhs_dilation"])  # zeros between the inputs are not multiplied
+            total += 2.0 * equation.outvars[0].aval.size * kernel.size / out_features / holes
+        elif name in PLAIN:
+            inner = jax.make_jaxpr(functools.partial(PLAIN[name], **params))(*(v.aval for v in equation.invars))
+            total += count_flops(inner.jaxpr)
         else:
             repeats = params.get("length", 1) if name == "scan" else 1
             total += repeats * sum(count_flops(inner) for inner in _inner(params))

@@ -1,0 +1,63 @@
+"""Products of two arrays whose gradients are written by hand.
+
+`jax.custom_vjp` would do for training, but it forbids forward mode, and gradients of gradients fall back to what automatic
+differentiation writes. A primitive that knows it is linear in each factor has neither limit: its derivative is itself with
+a tangent in the place of a factor, and the two transposes are the hand-written ones, at every order.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+# name of a primitive -> the function it computes, for whoever reads a trace (counting operations, say).
+PLAIN: dict[str, Callable[..., Array]] = {}
+
+
+def bilinear(
+    name: str, plain: Callable[..., Array], *, left: Callable[..., Array], right: Callable[..., Array]
+) -> Callable[..., Array]:
+    """`plain(a, b, **how)`, linear in `a` and in `b`, with these gradients.
+
+    Args:
+        name: of the primitive, as a trace shows it.
+        plain: the product. Row i of the result, for i in the first dim, is made of row i of `a` and all of `b`.
+        left: `left(g, a, b, **how)`, the gradient for `a` from that of the product; of `a` it gets shape and dtype.
+        right: `right(g, a, b, **how)`, the gradient for `b`; of `b` it gets shape and dtype.
+
+    Returns:
+        A function with the values of `plain`, called alike, with hashable keywords; it can be differentiated in both
+        modes and any number of times, mapped (`jax.vmap`) and compiled.
+    """
+    primitive = Primitive(f"jaxnets_{name}")
+    PLAIN[primitive.name] = plain
+
+    @primitive.def_impl
+    def eager(a: Array, b: Array, **how: Any) -> Array:
+        return jax.jit(plain, static_argnames=tuple(how))(a, b, **how)
+
+    @primitive.def_abstract_eval
+    def shape(a: Any, b: Any, **how: Any) -> Any:
+        out = jax.eval_shape(functools.partial(plain, **how), *(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (a, b)))
+        return a.update(shape=out.shape, dtype=out.dtype)
+
+    def mapped(factors: Any, dims: Any, **how: Any) -> tuple[Array, int]:
+        (a, b), (dim_a, dim_b) = factors, dims
+        if dim_b is not None:
+            return jax.vmap(functools.partial(plain, **how), in_axes=(dim_a, dim_b))(a, b), 0
+        a = jax.numpy.moveaxis(a, dim_a, 0)
+        out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, **how)
+        return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+
+    ad.defbilinear(
+        primitive,
+        lambda g, a, b, **how: left(g, a.aval, b, **how),
+        lambda g, a, b, **how: right(g, a, b.aval, **how),
+    )
+    batching.primitive_batchers[primitive] = mapped
+    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+    return primitive.bind
