@@ -25,12 +25,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     judge, maker = jaxnets.open_run(arguments.classifier), jaxnets.open_run(arguments.generator)
-    data, ours = judge.parts.dataset, maker.parts.dataset.prepare
+    data = judge.parts.dataset
     draw = jax.jit(maker.parts.task.sample, static_argnums=2)
     keys = jax.random.split(jax.random.key(arguments.seed), -(-arguments.count // 500))
     made = np.concatenate([np.asarray(draw(maker.variables, key, 500)) for key in keys])[: arguments.count]
     # Back to pixels, rounded as real ones are, and then as the classifier knows them.
-    pixels = np.clip(np.rint(made * np.array(ours.std) + np.array(ours.mean)), 0, 255).astype(np.uint8)
+    pixels = maker.parts.dataset.as_raw(made)
 
     def look(images):
         model = judge.parts.task.model

@@ -28,7 +28,7 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
   jaxnets predict RUN_DIRECTORY FILE         what a trained run says of the inputs in an .npz or .npy file
-  jaxnets generate RUN_DIRECTORY             text from a trained language model (--prompt, --tokens, --temperature, ...)
+  jaxnets generate RUN_DIRECTORY             text, images or frames, by a run that makes them (`... generate RUN --help`)
   jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
   jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model

@@ -50,8 +50,14 @@ def parse(kind: Any, arguments: Sequence[str], prog: str) -> Any:
 
 
 def generate(arguments: Sequence[str]) -> int:
-    """`jaxnets generate RUN [flags]`: print samples of a language model's text."""
-    run_dir, options = arguments[0], parse(GenerateOptions, arguments[1:], "jaxnets generate RUN")
+    """`jaxnets generate RUN [flags]`: print text of a language model, or draw what a run for images or frames makes."""
+    run_dir, *flags = arguments
+    from jaxnets import pictures
+    from jaxnets.run_directory import RunDirectory
+
+    if pictures.makes_pictures(RunDirectory.existing(run_dir)[1].task):
+        return _generate_pictures(run_dir, flags)
+    options = parse(GenerateOptions, flags, "jaxnets generate RUN")
     if options.tokens < 1 or options.samples < 1:
         raise UsageError(f"tokens and samples are at least 1, got {options.tokens} and {options.samples}")
     import jax
@@ -80,6 +86,16 @@ def generate(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     for index, ids in enumerate(np.asarray(written)):
         print(("" if index == 0 else "\n---\n") + text + decode(ids, symbols))
+    return 0
+
+
+def _generate_pictures(run_dir: str, flags: Sequence[str]) -> int:
+    from jaxnets import pictures
+    from jaxnets.run import open_run
+
+    options = parse(pictures.PictureOptions, flags, "jaxnets generate RUN")
+    picture = pictures.draw(open_run(run_dir), options)
+    print(f"{picture} (arrays: {picture.with_suffix('.npz').name})")
     return 0
 
 

@@ -32,6 +32,10 @@ class Standardize:
         mean, std = (jnp.asarray(v, jnp.float32).reshape(shape) for v in (self.mean, self.std))
         return (inputs.astype(jnp.float32) - mean) / std
 
+    def undo(self, prepared: np.ndarray) -> np.ndarray:
+        """The inputs that would be prepared so, float64, same shape."""
+        return np.asarray(prepared, np.float64) * np.array(self.std) + np.array(self.mean)
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenIds:
@@ -100,6 +104,16 @@ class Dataset:
         high = max(float(split["inputs"].max()) for split in (self.train, self.test))
         mean, std = np.broadcast_arrays(self.prepare.mean, self.prepare.std)
         return float(((low - mean) / std).min()), float(((high - mean) / std).max())
+
+    def as_raw(self, prepared: np.ndarray) -> np.ndarray:
+        """Made inputs in the form in which the data keep theirs: of that dtype, rounded and cut to its range if integers."""
+        if not isinstance(self.prepare, Standardize):
+            raise DataError(f"the inputs of {self.name!r} are tokens, which have no inverse")
+        raw, dtype = self.prepare.undo(prepared), self.train["inputs"].dtype
+        if np.issubdtype(dtype, np.integer):
+            limits = np.iinfo(dtype)
+            raw = np.clip(np.rint(raw), limits.min, limits.max)
+        return raw.astype(dtype)
 
     @functools.cached_property
     def fingerprint(self) -> str:

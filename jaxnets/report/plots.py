@@ -90,10 +90,10 @@ def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
     return figure
 
 
-def gallery(exhibit: Gallery) -> "Figure":
+def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
     """Images in a grid, a caption under each; grey where there is one channel."""
     images = exhibit.images.astype(np.float32)
-    columns = min(8, max(len(images), 1))
+    columns = min(columns, max(len(images), 1))
     rows = max(1, -(-len(images) // columns))
     figure = _figure(1.2 * columns, 1.7 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flat

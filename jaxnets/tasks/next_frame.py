@@ -68,6 +68,22 @@ class NextFrame(Task):
         """The frames foretold, `[B, K, H, W, C]` in [0, 1]."""
         return self._frames(self.apply(variables, batch, None)[0])
 
+    def roll_out(self, variables: Variables, films: Array, count: int) -> Array:
+        """The `count` frames that follow films `[B, T, H, W, C]`, each foretold from those before it; pure.
+
+        Returns:
+            `[B, count, H, W, C]` in [0, 1].
+        """
+        length = films.shape[1]
+
+        def step(seen: Array, _: None) -> tuple[Array, Array]:
+            new = self.outputs(variables, {"inputs": seen}).astype(seen.dtype)
+            return jnp.concatenate([seen, new], axis=1)[:, -length:], new
+
+        ahead = jax.eval_shape(self.outputs, variables, {"inputs": films}).shape[1]
+        _, new = jax.lax.scan(step, films, length=-(-count // ahead))
+        return jnp.moveaxis(new, 0, 1).reshape(len(films), -1, *films.shape[2:])[:, :count]
+
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
         """As many frames as the data have, of the same size."""
         shape, wanted = jax.eval_shape(self.outputs, variables, batch).shape, batch["targets"].shape

@@ -1,0 +1,91 @@
+"""`jaxnets generate` for runs that make images or frames: a picture to look at, and the arrays beside it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnets.contracts import Gallery
+from jaxnets.errors import DataError, UsageError
+from jaxnets.files import replacing
+from jaxnets.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureOptions:
+    """Options of `jaxnets generate` for a run that makes images or frames."""
+
+    samples: int = 32
+    """Images; or films, from the start of the test split, that are continued."""
+    frames: int = 10
+    """Frames foretold for each film; each is foretold from those before it."""
+    seed: int = 0
+    """Of all draws: the same seed gives the same images."""
+    output: str = ""
+    """A .png file; the arrays go beside it as .npz. Empty: samples.png in the run directory."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.frames < 1:
+            raise ValueError(f"samples and frames are at least 1, got {self.samples} and {self.frames}")
+        if self.output and not self.output.endswith(".png"):
+            raise ValueError(f"--output is a .png file, got {self.output!r}")
+
+
+def makes_pictures(task: Any) -> bool:
+    """Whether a task can be asked for samples or for the frames that follow."""
+    return hasattr(task, "sample") or hasattr(task, "roll_out")
+
+
+def draw(run: Run, options: PictureOptions) -> Path:
+    """Write what the run draws: the picture `.png`, and `.npz` with the raw `inputs` it could have been trained on.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        UsageError: what the run makes are no images.
+        DataError: the files cannot be written.
+    """
+    made, columns = (_films if hasattr(run.parts.task, "roll_out") else _samples)(run, options)
+    if made.ndim < 4 or made.shape[-1] not in (1, 3):
+        raise UsageError(
+            f"what this run makes has shape {list(made.shape[1:])}, which is no image; use `run.parts.task.sample` in Python"
+        )
+    assert run.directory is not None  # it was opened from there
+    picture = Path(options.output) if options.output else run.directory / "samples.png"
+    images = made.reshape(-1, *made.shape[-3:])
+    from jaxnets.report.plots import gallery
+
+    figure = gallery(Gallery("Samples", images, ("",) * len(images)), columns=columns)
+    try:
+        with replacing(picture) as file:
+            figure.savefig(file, format="png", dpi=110)
+        with replacing(picture.with_suffix(".npz")) as file:
+            np.savez(file, inputs=made)
+    except OSError as error:
+        raise DataError(f"cannot write {picture} ({error}); choose another --output") from error
+    return picture
+
+
+def _samples(run: Run, options: PictureOptions) -> tuple[np.ndarray, int]:
+    import jax
+
+    task: Any = run.parts.task
+    with jax.set_mesh(run.parts.mesh):
+        drawn = jax.jit(task.sample, static_argnums=2)(run.variables, jax.random.key(options.seed), options.samples)
+    return run.parts.dataset.as_raw(np.asarray(drawn)), 8
+
+
+def _films(run: Run, options: PictureOptions) -> tuple[np.ndarray, int]:
+    import jax
+
+    task: Any = run.parts.task
+    dataset = run.parts.dataset
+    films: Any = dataset.test["inputs"][: options.samples]
+    seen = dataset.prepare(films)
+    with jax.set_mesh(run.parts.mesh):
+        made = jax.jit(task.roll_out, static_argnums=2)(run.variables, seen, options.frames)
+    # The last frame that was seen, then those foretold: one row a film.
+    shown = np.concatenate([np.asarray(seen[:, -1:]), np.asarray(made)], axis=1)
+    return dataset.as_raw(shown), shown.shape[1]

@@ -1,0 +1,88 @@
+"""Images and frames that a run draws from the command line."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets.config import Experiment
+from jaxnets.data import Digits, MovingDigits, Ring
+from jaxnets.errors import JaxnetsError
+from jaxnets.inference import generate
+from jaxnets.models import MLP, VAE, ConvLSTMForecaster
+from jaxnets.optim import Adam
+from jaxnets.run import train
+from jaxnets.tasks import Adversarial, NextFrame, Variational
+
+PNG = b"\x89PNG"
+QUICK = {"optimizer": Adam(), "steps": 2, "batch_size": 8, "eval_batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def makes_digits(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("vae") / "run"
+    task = Variational(model=VAE(widths=(16,), latent=3))
+    train(Experiment(task=task, data=Digits(scale="unit"), **QUICK), run_dir=directory, progress="none")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def makes_films(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("films") / "run"
+    task = NextFrame(model=ConvLSTMForecaster(features=(2,), patch=4, ahead=2))
+    data = MovingDigits(size=24, seen=3, ahead=2, train=16, test=8)
+    run = train(Experiment(task=task, data=data, **QUICK), run_dir=directory, progress="none")
+    return directory, run
+
+
+def test_samples_are_written_as_a_picture_and_as_inputs(makes_digits, tmp_path, capsys):
+    def draw(name, *flags):
+        assert generate([str(makes_digits), "--output", str(tmp_path / f"{name}.png"), *flags]) == 0
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
+        return np.load(tmp_path / f"{name}.npz", allow_pickle=False)["inputs"]
+
+    first, again, other = draw("a", "--samples", "5"), draw("b", "--samples", "5"), draw("c", "--seed", "1")
+    assert "a.png (arrays: a.npz)" in capsys.readouterr().out
+    assert (first.shape, first.dtype) == ((5, 8, 8, 1), np.uint8)  # as the data are stored
+    assert 0 < first.max() <= 16
+    np.testing.assert_array_equal(first, again)
+    assert len(other) == 32
+    assert not np.array_equal(first, other[:5])
+
+
+def test_films_are_continued_from_their_own_frames(makes_films, capsys):
+    directory, run = makes_films
+    assert generate([str(directory), "--samples", "3", "--frames", "5"]) == 0
+    assert (directory / "samples.png").read_bytes().startswith(PNG)
+    films = np.load(directory / "samples.npz", allow_pickle=False)["inputs"]
+    seen = run.parts.dataset.test["inputs"][:3]
+    assert (films.shape, films.dtype) == ((3, 6, 24, 24, 1), np.uint8)
+    np.testing.assert_array_equal(films[:, 0], seen[:, -1])
+
+    # By hand: two frames at a time, each pair foretold from the three frames before it.
+    task, window = run.parts.task, jnp.asarray(seen, jnp.float32) / 255
+    frames = []
+    for _ in range(3):
+        new = jax.jit(task.outputs)(run.variables, {"inputs": window})
+        frames.append(new)
+        window = jnp.concatenate([window, new], axis=1)[:, -3:]
+    wanted = np.concatenate(frames, axis=1)[:, :5]
+    np.testing.assert_allclose(films[:, 1:].astype(float) / 255, wanted, atol=0.51 / 255)
+
+
+def test_what_cannot_be_drawn_is_said_before_anything_is_written(makes_digits, tmp_path, capsys):
+    task = Adversarial(model=MLP(widths=(8,)), critic=MLP(widths=(8,)), latent=2)
+    train(Experiment(task=task, data=Ring(), **QUICK), run_dir=tmp_path / "ring", progress="none")
+    for arguments, message in (
+        ([str(tmp_path / "ring")], "has shape [2], which is no image"),
+        ([str(makes_digits), "--output", str(tmp_path / "no" / "a.png")], "cannot write"),
+    ):
+        with pytest.raises(JaxnetsError, match=re.escape(message)):
+            generate(arguments)
+    for flags, words in ((["--samples", "0"], "are at least 1"), (["--output", "made.jpg"], "--output is a .png file")):
+        with pytest.raises(SystemExit, match="2"):
+            generate([str(makes_digits), *flags])
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "ring" / "samples.png").exists()
