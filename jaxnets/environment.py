@@ -3,6 +3,7 @@
 import datetime
 import platform
 import subprocess
+from typing import Any
 
 import jax
 
@@ -15,7 +16,14 @@ from jaxnets.run_directory import RunDirectory
 def check_data(directory: RunDirectory, parts: Parts) -> None:
     """Raise unless the data are those that the run began with."""
     data = directory.read_object("environment.json").get("data")
-    began = data.get("fingerprint") if isinstance(data, dict) else None
+    data = data if isinstance(data, dict) else {}
+    began, tokenizer = data.get("fingerprint"), _tokenizer(parts)
+    if tokenizer and data.get("tokenizer") != tokenizer:
+        raise RunDirectoryError(
+            f"{directory.path} was trained with another tokenizer than the one now in {', '.join(tokenizer['files'])}: its "
+            f"sha256 is {tokenizer['sha256'][:16]}..., and the run began with {str(data.get('tokenizer'))[:300]}. Bring the "
+            f"old files back, or train anew in another --run-dir"
+        )
     if began != parts.dataset.fingerprint:
         raise RunDirectoryError(
             f"{directory.path} was trained on other data: the fingerprint of {parts.dataset.name!r} was {began} and is "
@@ -39,6 +47,7 @@ def write_environment(directory: RunDirectory, parts: Parts) -> None:
             "fingerprint": parts.dataset.fingerprint,
             "source": parts.dataset.source,
             "resident": parts.resident,
+            **({"tokenizer": tokenizer} if (tokenizer := _tokenizer(parts)) else {}),
         },
         "parameters": parts.parameters,
         "python": platform.python_version(),
@@ -49,6 +58,14 @@ def write_environment(directory: RunDirectory, parts: Parts) -> None:
         directory.write_json("environment.json", data)
     except OSError as error:
         raise RunDirectoryError(f"cannot write {directory.path / 'environment.json'} ({error})") from error
+
+
+def _tokenizer(parts: Parts) -> dict[str, Any]:
+    """Which files text was cut into tokens with; {} for characters, bytes and what is no text."""
+    tokenizer = parts.dataset.tokenizer
+    if tokenizer is None or not tokenizer.digest:
+        return {}
+    return {"files": [path.name for path in tokenizer.files.values()], "sha256": tokenizer.digest}
 
 
 def _git() -> str:

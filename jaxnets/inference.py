@@ -14,7 +14,7 @@ class GenerateOptions:
     """Options of `jaxnets generate`."""
 
     prompt: str = ""
-    """Text to go on from; empty: a new line, or the first character there is in a text without."""
+    """Text to go on from; empty: the token that begins texts where there is one, else a new line."""
     tokens: int = 200
     """New tokens in each sample."""
     samples: int = 1
@@ -65,7 +65,6 @@ def generate(arguments: Sequence[str]) -> int:
     import numpy as np
 
     from jaxnets import models
-    from jaxnets.data.text import decode, encode
     from jaxnets.run import open_run
 
     run = open_run(run_dir)
@@ -74,9 +73,9 @@ def generate(arguments: Sequence[str]) -> int:
         raise UsageError(
             f"{run_dir} holds a {type(model).__name__}, which writes no text; `jaxnets predict` asks it for predictions"
         )
-    symbols = run.parts.dataset.card.class_names
-    text = options.prompt or ("\n" if "\n" in symbols or len(symbols) == 256 else symbols[0])
-    prompt = encode(text, symbols)
+    tokenizer, text = run.parts.dataset.tokenizer, options.prompt
+    prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
+    text = text or tokenizer.decode(prompt)
     batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
     try:
         sampling = models.Sampling(options.temperature, options.top_k, options.top_p)
@@ -85,7 +84,7 @@ def generate(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     for index, ids in enumerate(np.asarray(written)):
-        print(("" if index == 0 else "\n---\n") + text + decode(ids, symbols))
+        print(("" if index == 0 else "\n---\n") + _joined(tokenizer, prompt, ids, text))
     return 0
 
 
@@ -97,6 +96,25 @@ def _generate_pictures(run_dir: str, flags: Sequence[str]) -> int:
     picture = pictures.draw(open_run(run_dir), options)
     print(f"{picture} (arrays: {picture.with_suffix('.npz').name})")
     return 0
+
+
+def _first_token(tokenizer: Any) -> Any:
+    """What an empty prompt stands for: the token that begins or ends texts, else a new line, else the first there is."""
+    import numpy as np
+
+    for role in ("begin", "end"):
+        if role in tokenizer.special:
+            return np.array([tokenizer.special[role]], np.int32)
+    try:
+        return tokenizer.encode("\n")
+    except DataError:
+        return np.zeros(1, np.int32)
+
+
+def _joined(tokenizer: Any, prompt: Any, ids: Any, text: str) -> str:
+    """The prompt as it was typed, and what follows it; a piece may read otherwise at the beginning of a text."""
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
+    return text + (whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids))
 
 
 def predict(arguments: Sequence[str]) -> int:

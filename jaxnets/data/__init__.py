@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
     from jaxnets.data.tables import California as California
     from jaxnets.data.tables import Tabular as Tabular
+    from jaxnets.data.text import GPT2Tokens as GPT2Tokens
     from jaxnets.data.text import Text as Text
+    from jaxnets.data.text import TokenFile as TokenFile
+    from jaxnets.data.tokenizers import open_tokenizer as open_tokenizer
 
 # The file of each name; see `jaxnets.lazy`.
 FILES = {
@@ -55,7 +58,10 @@ FILES = {
     "TwoSpirals": "synthetic",
     "California": "tables",
     "Tabular": "tables",
+    "GPT2Tokens": "text",
     "Text": "text",
+    "TokenFile": "text",
+    "open_tokenizer": "tokenizers",
 }
 
 
@@ -71,6 +77,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "FashionMNIST",
+    "GPT2Tokens",
     "InMemory",
     "KarateClub",
     "LogicGate",
@@ -80,10 +87,12 @@ __all__ = [
     "Source",
     "Tabular",
     "Text",
+    "TokenFile",
     "TwoSpirals",
     "from_arrays",
     "from_graph",
     "from_graphs",
     "load",
+    "open_tokenizer",
     "pad_graphs",
 ]

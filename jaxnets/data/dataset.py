@@ -68,6 +68,8 @@ class Dataset:
     """Random changes to training inputs, drawn anew at every step."""
     source: str = "given by the caller"
     """Where the bytes came from."""
+    tokenizer: Any = None
+    """What turned a text into these tokens, and turns tokens into text (`data.tokenizers.Tokenizer`); None without text."""
 
     def __post_init__(self) -> None:
         for split, arrays in (("training", self.train), ("test", self.test)):
@@ -119,6 +121,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """A digest of every byte, shape, name and preparation: two sets with the same fingerprint train the same."""
         digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names)).encode())
+        if self.tokenizer is not None:
+            digest.update(self.tokenizer.digest.encode())
         for split in (self.train, self.test):
             for key in sorted(split):
                 array = np.ascontiguousarray(split[key])
@@ -139,6 +143,11 @@ class Source:
     def open(self) -> Dataset:
         """Read it (downloading and checking where need be); raises `DataError`."""
         raise NotImplementedError
+
+    def outline(self) -> Dataset:
+        """A data set of which the shapes, dtypes and names alone are true, for a summary; sources that know them need not
+        be opened."""
+        return self.open()
 
 
 def from_arrays(

@@ -1,64 +1,55 @@
-"""Text as tokens: a file of characters or bytes, cut into windows."""
+"""Text as tokens, cut into windows: a text file, or a file of tokens made before."""
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxnets.data.dataset import Dataset, Source, TokenIds
-from jaxnets.data.download import Remote, obtain_file
+from jaxnets.data.download import Remote, locate, obtain_file, read_arrays
+from jaxnets.data.tokenizers import Characters, Tokenizer, narrowest, open_tokenizer
 from jaxnets.errors import DataError
 
 SHAKESPEARE = Remote(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
+GPT2_SIZE = 50257
 
 
 @dataclasses.dataclass(frozen=True)
 class Text(Source):
-    """A text, its first part for training and its end for the test; a token is a character or a byte."""
+    """A text, its first part for training and its end for the test, as characters, bytes or a tokenizer's pieces."""
 
     path: str = "shakespeare"
     """A text file in UTF-8, or "shakespeare" (1.1 MB of his plays; found through JAXNETS_DATA, else downloaded)."""
     length: int = 64
     """Tokens of a training window."""
-    tokens: Literal["characters", "bytes"] = "characters"
-    """characters: each that occurs gets a number, in their order; bytes: 256 of them."""
+    tokens: str = "characters"
+    """characters: each that occurs gets a number, in their order; bytes: 256 of them; gpt2; or the path of a tokenizer
+    file: tokenizer.json, vocab.json beside merges.txt, or a SentencePiece .model."""
     holdout: float = 0.1
-    """Share of the text, at its end, that is kept for the test, in (0, 1)."""
+    """Share of the text's characters, at its end, that is kept for the test, in (0, 1)."""
     stride: int = 0
     """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
 
     def open(self) -> Dataset:
-        """Windows `[length]` uint16 and, as targets, the same shifted by one token."""
-        if self.length < 1 or self.stride < 0:
-            raise DataError(
-                f"a window has at least 1 token and a stride at least 0, got {self.length} and {self.stride}"
-            )
+        """Windows `[length]` of uint16 (uint32 for large vocabularies) and, as targets, the same shifted by one token."""
         if not 0 < self.holdout < 1:
             raise DataError(f"holdout is a share in (0, 1), got {self.holdout}")
         text, source = self._read()
-        ids, symbols = encode_characters(text) if self.tokens == "characters" else encode_bytes(text)
-        cut = int(len(ids) * (1 - self.holdout))
-        parts = {"training": ids[:cut], "test": ids[cut:]}
-        for split, part in parts.items():
-            if len(part) <= self.length:
-                raise DataError(
-                    f"{self.path!r} is too short: its {split} part has {len(part)} tokens, and a window needs {self.length} "
-                    f"and the one after; use a longer text or a smaller length"
-                )
-        stride = self.stride or max(1, self.length // 2)
-        return Dataset(
+        tokenizer = Characters.of(text) if self.tokens == "characters" else open_tokenizer(self.tokens)
+        cut = int(len(text) * (1 - self.holdout))
+        parts = {"training": tokenizer.encode(text[:cut]), "test": tokenizer.encode(text[cut:])}
+        return from_tokens(
+            parts["training"],
+            parts["test"],
+            tokenizer,
             name=Path(self.path).stem,
-            train=windows(parts["training"], self.length, stride),
-            test=windows(parts["test"], self.length, self.length),
-            class_names=symbols,
-            target_kind="token",
-            target_name="next token",
-            prepare=TokenIds(),
             source=source,
+            length=self.length,
+            stride=self.stride,
         )
 
     def _read(self) -> tuple[str, str]:
@@ -77,46 +68,137 @@ class Text(Source):
         return text, source
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenFile(Source):
+    """Tokens made before: one array of ids for each split, in an `.npz` file."""
+
+    path: str
+    """The `.npz` file."""
+    train: str = "train"
+    """Name of the array for training, whole numbers `[tokens]`."""
+    test: str = "test"
+    """Name of the array for the test."""
+    tokens: str = "gpt2"
+    """The tokenizer they were made with, as in `Text`: what the numbers mean, and how many there are."""
+    length: int = 1024
+    """Tokens of a window."""
+    stride: int = 0
+    """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
+
+    def open(self) -> Dataset:
+        """Windows as in `Text`."""
+        if self.tokens == "characters":
+            raise DataError("characters are those of a text; name the tokenizer that made the tokens in data.tokens")
+        arrays = read_arrays(Path(self.path), (self.train, self.test))
+        return from_tokens(
+            arrays[self.train],
+            arrays[self.test],
+            open_tokenizer(self.tokens),
+            name=Path(self.path).stem,
+            source=self.path,
+            length=self.length,
+            stride=self.stride,
+        )
+
+
+# Array names in text/gpt2_tokens.npz, and how many tokens they have.
+PREPARED = {
+    "shakespeare": ("tinyshakespeare", 301_966, 36_059),
+    "books": ("books", 3_677_884, 273_110),
+    "c4": ("c4", 443_918, 81_276),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Tokens(Source):
+    """Shakespeare, 31 whole books or 1,200 web pages as tokens of GPT-2, from `text/gpt2_tokens.npz` in JAXNETS_DATA."""
+
+    text: Literal["shakespeare", "books", "c4"] = "shakespeare"
+    """shakespeare: 0.3 million tokens for training; books: 3.7 million; c4: 0.4 million."""
+    length: int = 1024
+    """Tokens of a window."""
+    stride: int = 0
+    """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
+
+    def open(self) -> Dataset:
+        """Windows as in `Text`; Shakespeare is tokenised here where the file is not at hand."""
+        path, name = locate("text/gpt2_tokens.npz"), PREPARED[self.text][0]
+        if path is None and self.text == "shakespeare":
+            return Text(length=self.length, tokens="gpt2", stride=self.stride).open()
+        if path is None:
+            raise DataError(
+                f"text/gpt2_tokens.npz, which holds {self.text!r}, is not on this machine; set JAXNETS_DATA to a folder that "
+                f"has it, or take a text file of yours: Text(path=..., tokens='gpt2')"
+            )
+        made = TokenFile(str(path), f"{name}_train", f"{name}_val", "gpt2", self.length, self.stride).open()
+        return dataclasses.replace(made, name=f"{self.text} in GPT-2 tokens")
+
+    def outline(self) -> Dataset:
+        """The shapes of `open`, without the tokens."""
+        _, train, test = PREPARED[self.text]
+        splits: dict[str, Any] = {}
+        for split, count, stride in (("train", train, _stride(self)), ("test", test, self.length)):
+            shape = (len(_starts(count, self.length, stride)), self.length)
+            zeros = np.broadcast_to(np.uint16(0), shape)
+            splits[split] = {"inputs": zeros, "targets": zeros}
+        names = tuple(map(str, range(GPT2_SIZE)))
+        return Dataset(
+            f"{self.text} in GPT-2 tokens", **splits, class_names=names, target_kind="token", prepare=TokenIds()
+        )
+
+
+def from_tokens(
+    train: np.ndarray, test: np.ndarray, tokenizer: Tokenizer, *, name: str, source: str, length: int, stride: int = 0
+) -> Dataset:
+    """Windows of token ids `[T]`; raises `DataError` for ids that are none, or too few of them."""
+    if length < 1 or stride < 0:
+        raise DataError(f"a window has at least 1 token and a stride at least 0, got {length} and {stride}")
+    size, parts = len(tokenizer.symbols), {}
+    for split, ids in (("training", train), ("test", test)):
+        _check_ids(f"{name}: its {split} part", ids, size)
+        if len(ids) <= length:
+            raise DataError(
+                f"{name!r} is too short: its {split} part has {len(ids)} tokens, and a window needs {length} "
+                f"and the one after; use a longer text or a smaller length"
+            )
+        parts[split] = ids.astype(narrowest(size))
+    return Dataset(
+        name=name,
+        train=windows(parts["training"], length, stride or max(1, length // 2)),
+        test=windows(parts["test"], length, length),
+        class_names=tokenizer.symbols,
+        target_kind="token",
+        target_name="next token",
+        prepare=TokenIds(),
+        source=source,
+        tokenizer=tokenizer,
+    )
+
+
 def windows(ids: np.ndarray, length: int, stride: int) -> dict[str, np.ndarray]:
     """Inputs and targets `[windows, length]`: every `stride` tokens one, and the last one ends with the text."""
-    starts = np.arange(0, len(ids) - length, stride)
-    if starts[-1] != len(ids) - length - 1 and stride < length:
-        starts = np.append(starts, len(ids) - length - 1)
-    index = starts[:, None] + np.arange(length)
+    index = _starts(len(ids), length, stride)[:, None] + np.arange(length)
     return {"inputs": ids[index], "targets": ids[index + 1]}
 
 
-def encode_characters(text: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Numbers of the characters, uint16, and the characters in the order of their numbers."""
-    symbols = tuple(sorted(set(text)))
-    if len(symbols) > 2**16:
-        raise DataError(f"the text has {len(symbols)} different characters, more than {2**16}; use tokens='bytes'")
-    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    order = np.array([ord(s) for s in symbols], np.uint32)
-    return np.searchsorted(order, codes).astype(np.uint16), symbols
+def _starts(count: int, length: int, stride: int) -> np.ndarray:
+    starts = np.arange(0, count - length, stride)
+    if starts[-1] != count - length - 1 and stride < length:
+        starts = np.append(starts, count - length - 1)
+    return starts
 
 
-def encode_bytes(text: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The bytes of the text in UTF-8, uint16, and names for all 256."""
-    names = tuple(chr(b) if 32 <= b < 127 else f"\\x{b:02x}" for b in range(256))
-    return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint16), names
+def _stride(source: GPT2Tokens) -> int:
+    return source.stride or max(1, source.length // 2)
 
 
-def decode(ids: np.ndarray, symbols: tuple[str, ...]) -> str:
-    """The text of tokens of either kind."""
-    if len(symbols) == 256 and symbols[10] == "\\x0a":
-        return bytes(int(i) for i in ids).decode("utf-8", errors="replace")
-    return "".join(symbols[int(i)] for i in ids)
-
-
-def encode(text: str, symbols: tuple[str, ...]) -> np.ndarray:
-    """The tokens of a text, int32; raises `DataError` for a character that is not among the symbols."""
-    if len(symbols) == 256 and symbols[10] == "\\x0a":
-        return encode_bytes(text)[0].astype(np.int32)
-    numbers = {symbol: number for number, symbol in enumerate(symbols)}
-    unknown = sorted(set(text) - numbers.keys())
-    if unknown:
+def _check_ids(what: str, ids: np.ndarray, size: int) -> None:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise DataError(f"{what} is {ids.dtype}{list(ids.shape)}; token ids are whole numbers in one row")
+    wrong = (ids < 0) | (ids >= size)
+    if wrong.any():
+        place = int(wrong.argmax())
         raise DataError(
-            f"the model knows {len(symbols)} characters, and {unknown[0]!r} is none of them; leave it out of the prompt"
+            f"{what} has token {ids[place]} at {place}, outside of a vocabulary of {size} (0 to {size - 1}); name the "
+            f"tokenizer that made the tokens in data.tokens"
         )
-    return np.array([numbers[c] for c in text], np.int32)
