@@ -29,6 +29,7 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
   jaxnets predict RUN_DIRECTORY FILE         what a trained run says of the inputs in an .npz or .npy file
   jaxnets generate RUN_DIRECTORY             text, images or frames, by a run that makes them (`... generate RUN --help`)
+  jaxnets export RUN_DIRECTORY FOLDER        a trained language model for the Hugging Face library: config, safetensors
   jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
   jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
@@ -42,7 +43,7 @@ CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to 
   jaxnets train mnist_mlp --optimizer.learning-rate 3e-3 --task.model.widths 256 256
   jaxnets train tabular --data.path my.csv --data.target price
 """
-VERBS = ("train", "evaluate", "summary", "list", "predict", "generate", "ckpt", "doctor")
+VERBS = ("train", "evaluate", "summary", "list", "predict", "generate", "export", "ckpt", "doctor")
 
 PREEMPTED = 75
 # As any error for those who look from outside, but an orderly end would wait for a thread or a process that is no more.
@@ -122,17 +123,19 @@ def _dispatch(arguments: list[str]) -> int:
         return ckpt(rest)
     if not rest:
         what = (
-            "the directory of a run" if verb in ("evaluate", "predict", "generate") else "the name of a configuration"
+            "the directory of a run"
+            if verb in ("evaluate", "predict", "generate", "export")
+            else "the name of a configuration"
         )
         raise UsageError(f"`jaxnets {verb}` needs {what}; see `jaxnets --help`")
     if verb == "evaluate":
         return _evaluate(rest)
-    if verb in ("predict", "generate"):
+    if verb in ("predict", "generate", "export"):
         from jaxnets import inference
 
         _check_run(rest[0])
         _prepare_jax()
-        return inference.predict(rest) if verb == "predict" else inference.generate(rest)
+        return getattr(inference, verb)(rest)
     return _with_experiment(verb, rest, {"train": _train, "summary": _summary}[verb])
 
 

@@ -1,4 +1,4 @@
-"""`jaxnets predict` and `jaxnets generate`: what a trained run says of new inputs."""
+"""`jaxnets predict`, `generate` and `export`: what a trained run says of new inputs, and how it leaves."""
 
 import dataclasses
 import sys
@@ -68,11 +68,7 @@ def generate(arguments: Sequence[str]) -> int:
     from jaxnets.run import open_run
 
     run = open_run(run_dir)
-    model: Any = run.parts.task.model
-    if not isinstance(model, models.LanguageModel):
-        raise UsageError(
-            f"{run_dir} holds a {type(model).__name__}, which writes no text; `jaxnets predict` asks it for predictions"
-        )
+    model: Any = _language_model(run, run_dir, "writes no text; `jaxnets predict` asks it for predictions")
     tokenizer, text = run.parts.dataset.tokenizer, options.prompt
     prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
     text = text or tokenizer.decode(prompt)
@@ -115,6 +111,30 @@ def _joined(tokenizer: Any, prompt: Any, ids: Any, text: str) -> str:
     """The prompt as it was typed, and what follows it; a piece may read otherwise at the beginning of a text."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
     return text + (whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids))
+
+
+def _language_model(run: Any, run_dir: str, otherwise: str) -> Any:
+    from jaxnets import models
+
+    model = run.parts.task.model
+    if not isinstance(model, models.LanguageModel):
+        raise UsageError(f"{run_dir} holds a {type(model).__name__}, which {otherwise}")
+    return model
+
+
+def export(arguments: Sequence[str]) -> int:
+    """`jaxnets export RUN FOLDER`: the weights of a language model as the Hugging Face library reads them."""
+    if len(arguments) != 2 or arguments[1].startswith("-"):
+        raise UsageError("`jaxnets export` takes a run directory and a folder that is not there yet")
+    from jaxnets.interop import export_language_model
+    from jaxnets.run import open_run
+
+    run_dir, folder = arguments
+    run = open_run(run_dir)
+    model = _language_model(run, run_dir, "their library does not have; `jaxnets ckpt export` writes its arrays")
+    names = export_language_model(model, run.variables, folder, tokenizer=run.parts.dataset.tokenizer)
+    print(f"{folder}: {', '.join(names)}")
+    return 0
 
 
 def predict(arguments: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "optim": set(),
     "parallel": {"ops"},
     "training": {"tasks", "data", "optim", "parallel", "ops"},
-    "interop": set(),
+    "interop": {"models"},
     "report": set(),
 }
 COMMON = {"contracts", "errors", "files", "lazy"}
