@@ -22,6 +22,7 @@ KINDS = {
     "gpt2-untied": {**BASE, "embedding": "untied", "hidden": 50},
     "llama": {**BASE, **LLAMA, "embedding": "untied", "rotary_base": 500.0, "norm_epsilon": 1e-4},
     "llama-wide-heads": {**BASE, **LLAMA, "head_width": 10},
+    "llama3": {**BASE, **LLAMA, "heads": 2, "rotary_base": 50.0, "rotary_scaling": (8.0, 1.0, 4.0, 16.0)},
     "qwen2": {**BASE, **LLAMA, "biases": "queries", "rotary_base": 1e6},
     "qwen3": {**BASE, **LLAMA, "normalise_queries": "rms", "head_width": 10, "embedding": "untied"},
     "scanned": {**BASE, **LLAMA, "blocks": "scanned"},
@@ -44,7 +45,16 @@ def test_out_and_in_again_gives_the_same_logits(kind, tmp_path):
     back, weights = language_model_from(tmp_path / "out")
     np.testing.assert_allclose(back.apply(weights, TOKENS), model.apply(variables, TOKENS), atol=2e-5)
     assert back.blocks == "unrolled"
-    for field in ("vocabulary", "layers", "width", "length", "rotary_base", "norm_epsilon", "embedding"):
+    for field in (
+        "vocabulary",
+        "layers",
+        "width",
+        "length",
+        "rotary_base",
+        "rotary_scaling",
+        "norm_epsilon",
+        "embedding",
+    ):
         assert getattr(back, field) == getattr(model, field), field
 
 
@@ -141,7 +151,8 @@ def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
         ("gpt2", {"activation_function": "relu"}, "activation_function is 'relu', and our gpt2 has 'gelu_new' only"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ("llama", {"attention_bias": True}, "attention_bias is True"),
-        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 32.0}}, "rotary positions are rescaled"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 32.0}}, "rotary positions are rescaled"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 32.0}}, "the numbers of llama3 are positive"),
         ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rescaled"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "ours is full_attention only"),

@@ -13,7 +13,7 @@ from jaxnets.data import Text
 from jaxnets.data.text import windows
 from jaxnets.errors import DataError
 from jaxnets.models import MLP, LanguageModel, Sampling, generate, generation
-from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
+from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids, stretched
 from jaxnets.optim import AdamW
 from jaxnets.run import train
 from jaxnets.tasks import Classification, NextToken
@@ -209,6 +209,7 @@ def test_bfloat16_and_shapes():
         ({"positions": "rotary", "head_width": 7}, "the head width is even"),
         ({"dropout": 1.0}, "dropout is a probability"),
         ({"layers": 0}, "layers is at least 1"),
+        ({"rotary_scaling": (8.0, 4.0, 1.0, 64.0)}, "low < high"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(fields, message):
@@ -246,6 +247,16 @@ def test_rotary_products_depend_on_the_distance_alone(shift, pairs):
 
     np.testing.assert_allclose(products(0), products(shift), atol=2e-4)
     np.testing.assert_allclose(jnp.linalg.norm(rotate(q, shift + at, pairs=pairs)), jnp.linalg.norm(q), rtol=1e-5)
+
+
+def test_long_waves_are_stretched_and_short_ones_stay():
+    frequencies = 2 * np.pi / np.array([3.0, 10.0, 16.0, 25.0, 40.0, 100.0])
+    # Of a length of 40: waves up to 10 stay, those from 40 on are eight times as long, others lie between.
+    said = 2 * np.pi / np.asarray(stretched(jnp.asarray(frequencies), (8.0, 1.0, 4.0, 40.0)))
+    np.testing.assert_allclose(said[[0, 1, 4, 5]], [3, 10, 320, 800], rtol=1e-5)
+    smooth = (40 / 16 - 1) / 3
+    np.testing.assert_allclose(said[2], 1 / (smooth / 16 + (1 - smooth) / 128), rtol=1e-5)
+    assert 25 < said[3] < 200
 
 
 def test_sinusoids_and_slopes_are_the_published_ones():

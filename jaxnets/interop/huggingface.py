@@ -89,6 +89,8 @@ FAMILIES = {
     "qwen2": _llama_like("Qwen2ForCausalLM", biases="queries"),
     "qwen3": _llama_like("Qwen3ForCausalLM", normalise_queries="rms"),
 }  # fmt: skip
+# The numbers of the one stretching of rotary positions that ours has too, in our order.
+STRETCHED = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 # What a size means that a configuration leaves out.
 DEFAULTS = {"key_heads": None, "head_width": None, "norm_epsilon": 1e-6}
 GPT2_DEFAULTS = {"hidden": None, "norm_epsilon": 1e-5}
@@ -192,6 +194,10 @@ def _their_config(kind: str, family: Family, model: LanguageModel) -> dict[str, 
     if model.positions == "rotary":  # the second for the library's fifth version, the first for those before
         config["rope_theta"] = model.rotary_base
         config["rope_parameters"] = {"rope_theta": model.rotary_base, "rope_type": "default"}
+        if model.rotary_scaling is not None:
+            scaling = dict(zip(STRETCHED, model.rotary_scaling, strict=True)) | {"rope_type": "llama3"}
+            config["rope_parameters"] |= scaling
+            config["rope_scaling"] = scaling
         config["attention_dropout"] = 0.0
     else:
         config |= {"embd_pdrop": model.dropout, "resid_pdrop": model.dropout, "attn_pdrop": 0.0}
@@ -218,7 +224,7 @@ def _our_model(folder: Path, kind: str, family: Family, config: Mapping[str, Any
             raise DataError(f"{path}: {key} is {value!r}, expected a positive number")
         sizes[field] = value
     if kind != "gpt2":
-        sizes["rotary_base"] = _rotary_base(path, config)
+        sizes["rotary_base"], sizes["rotary_scaling"] = _rotary(path, config)
     tied = config.get("tie_word_embeddings", family.tied)
     try:
         return LanguageModel(**sizes, **family.fixed, embedding="tied" if tied else "untied")
@@ -226,17 +232,20 @@ def _our_model(folder: Path, kind: str, family: Family, config: Mapping[str, Any
         raise DataError(f"{path}: {first_line(error)}") from error
 
 
-def _rotary_base(path: Path, config: Mapping[str, Any]) -> float:
-    """The base of the rotary positions, from either of the forms that the library has had."""
+def _rotary(path: Path, config: Mapping[str, Any]) -> tuple[float, Any]:
+    """Base and stretching of the rotary positions, from either of the forms that the library has had."""
     said = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(said, dict) or said.get("rope_type", said.get("type", "default")) != "default":
+    kind = said.get("rope_type", said.get("type", "default")) if isinstance(said, dict) else "?"
+    if kind not in ("default", "llama3"):
         raise DataError(
             f"{path}: rotary positions are rescaled ({str(said)[:200]}), which ours are not; logits would differ"
         )
-    base = said.get("rope_theta", config.get("rope_theta", 10_000.0))
-    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < 1e30:
-        raise DataError(f"{path}: rope_theta is {base!r}, expected a positive number")
-    return float(base)
+    numbers = [said.get("rope_theta", config.get("rope_theta", 10_000.0))]
+    numbers += [said.get(key) for key in STRETCHED] if kind == "llama3" else []
+    if any(isinstance(n, bool) or not isinstance(n, int | float) or not 0 < n < 1e30 for n in numbers):
+        raise DataError(f"{path}: rope_theta and the numbers of llama3 are positive, got {str(numbers)[:200]}")
+    base, *scaling = map(float, numbers)
+    return base, tuple(scaling) or None
 
 
 def _read_weights(folder: Path) -> dict[str, np.ndarray]:

@@ -47,6 +47,8 @@ class LanguageModel(nn.Module):
     """Longest wavelength of the rotary positions, in units of 2 pi tokens."""
     rotary_pairs: Literal["halves", "neighbours"] = "halves"
     """Which numbers of a head turn together: its two halves (as Hugging Face has it), or neighbours (as the paper does)."""
+    rotary_scaling: tuple[float, float, float, float] | None = None
+    """Llama 3.1's stretching of long wavelengths: factor, low, high, length of the first training (8, 1, 4, 8192)."""
     norm: Literal["layer", "rms"] = "layer"
     """Kind of normalisation, before attention, before the MLP and at the end."""
     norm_epsilon: float = 1e-5
@@ -78,6 +80,15 @@ class LanguageModel(nn.Module):
             raise ValueError(f"LanguageModel.key_heads {self.key_heads} does not divide heads {self.heads}")
         if self.positions == "rotary" and (self.head_width or self.width // self.heads) % 2:
             raise ValueError("LanguageModel with rotary positions turns pairs of numbers: the head width is even")
+        if self.rotary_scaling is not None and not (
+            self.rotary_scaling[0] > 0
+            and 0 < self.rotary_scaling[1] < self.rotary_scaling[2]
+            and self.rotary_scaling[3] > 0
+        ):
+            raise ValueError(
+                f"LanguageModel.rotary_scaling is (factor, low, high, length), positive and low < high; got "
+                f"{self.rotary_scaling}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LanguageModel.dropout is a probability in [0, 1), got {self.dropout}")
         super().__post_init__()
@@ -160,7 +171,7 @@ def _stack(
 
 
 SHARED = (
-    "layers", "hidden", "positions", "rotary_base", "rotary_pairs", "norm", "norm_epsilon", "mlp", "biases",
+    "layers", "hidden", "positions", "rotary_base", "rotary_pairs", "rotary_scaling", "norm", "norm_epsilon", "mlp", "biases",
     "normalise_queries", "dropout",
 )  # fmt: skip
 
@@ -174,6 +185,7 @@ class Block(nn.Module):
     positions: str
     rotary_base: float
     rotary_pairs: str
+    rotary_scaling: tuple[float, float, float, float] | None
     norm: str
     norm_epsilon: float
     mlp: str
@@ -207,7 +219,8 @@ class Block(nn.Module):
             q, k = (make_norm("rms", self.norm_epsilon, f"{n}_norm")(a) for n, a in (("query", q), ("key", k)))
         here = start + jnp.arange(T)
         if self.positions == "rotary":
-            q, k = (rotate(a, here, base=self.rotary_base, pairs=self.rotary_pairs) for a in (q, k))
+            turn: Any = {"base": self.rotary_base, "pairs": self.rotary_pairs, "scaling": self.rotary_scaling}
+            q, k = (rotate(a, here, **turn) for a in (q, k))
         if stored is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1)
                     for old, new in zip(stored, (k, v), strict=True))  # fmt: skip

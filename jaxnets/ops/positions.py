@@ -14,7 +14,12 @@ def sinusoids(positions: Array, width: int, *, base: float = 10_000.0) -> Array:
 
 
 def rotate(
-    x: Array, positions: Array, *, base: float = 10_000.0, pairs: str | Literal["halves", "neighbours"] = "halves"
+    x: Array,
+    positions: Array,
+    *,
+    base: float = 10_000.0,
+    pairs: str | Literal["halves", "neighbours"] = "halves",
+    scaling: tuple[float, float, float, float] | None = None,
 ) -> Array:
     """Rotary positions (Su et al. 2021): turn pairs of numbers by angles that grow with the position.
 
@@ -23,11 +28,13 @@ def rotate(
         positions: `[T]`.
         base: longest wavelength, in units of 2 pi positions.
         pairs: which numbers turn together: the two halves of K, or neighbours.
+        scaling: Llama 3.1's stretching of long wavelengths; see `stretched`.
 
     Returns:
         Like `x`; computed in float32.
     """
-    angles = positions[:, None].astype(jnp.float32) * _frequencies(x.shape[-1], base)[None]
+    frequencies = stretched(_frequencies(x.shape[-1], base), scaling)
+    angles = positions[:, None].astype(jnp.float32) * frequencies[None]
     cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
     wide = x.astype(jnp.float32)
     if pairs == "halves":
@@ -37,6 +44,22 @@ def rotate(
         a, b = wide[..., 0::2], wide[..., 1::2]
         turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
     return turned.astype(x.dtype)
+
+
+def stretched(frequencies: Array, scaling: tuple[float, float, float, float] | None) -> Array:
+    """Rotary frequencies for longer texts than those of the first training (Llama 3.1, Grattafiori et al. 2024).
+
+    Args:
+        frequencies: radians a position.
+        scaling: (factor, low, high, length). Waves that fit fewer than `low` times into the old `length` are stretched by
+            `factor`, those that fit more than `high` times stay, and between the two it changes by degrees.
+    """
+    if scaling is None:
+        return frequencies
+    factor, low, high, length = scaling
+    fits = length * frequencies / (2 * math.pi)
+    kept = jnp.clip((fits - low) / (high - low), 0.0, 1.0)
+    return frequencies * (kept + (1 - kept) / factor)
 
 
 def alibi_slopes(heads: int) -> Array:
