@@ -13,6 +13,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Regression
 
 EXPECTED = Expected(metric="r2", at_least=0.94, minutes=1)
+PARAMETERS = 12_993
 
 
 def config() -> Experiment:

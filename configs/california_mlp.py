@@ -12,6 +12,7 @@ from jaxnets.optim import EMA, AdamW, WarmupCosine
 from jaxnets.tasks import Regression
 
 EXPECTED = Expected(metric="r2", at_least=0.80, minutes=0.5)
+PARAMETERS = 103_169
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import EMA, SGD, WarmupCosine
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.94, minutes=5, hardware="one GPU")
+PARAMETERS = 4_286_026
 
 
 def config() -> Experiment:

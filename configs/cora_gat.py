@@ -13,6 +13,7 @@ from jaxnets.optim import EMA, Adam
 from jaxnets.tasks import NodeClassification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.815, minutes=2)
+PARAMETERS = 92_373
 
 
 def config() -> Experiment:

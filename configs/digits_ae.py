@@ -14,6 +14,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Reconstruction
 
 EXPECTED = Expected(metric="explained", at_least=0.8, minutes=0.5)
+PARAMETERS = 34_248
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.985, minutes=0.5)
+PARAMETERS = 92_618
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.94, minutes=0.2)
+PARAMETERS = 650
 
 
 def config() -> Experiment:

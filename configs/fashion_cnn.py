@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW, WarmupLinear
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.92, minutes=7)
+PARAMETERS = 824_554
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW, WarmupLinear
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.993, minutes=5)
+PARAMETERS = 421_642
 
 
 def config() -> Experiment:

@@ -12,6 +12,8 @@ from jaxnets.models import DCGANCritic, DCGANGenerator
 from jaxnets.optim import EMA, Adam
 from jaxnets.tasks import Adversarial
 
+PARAMETERS = 745_410
+
 
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""

@@ -12,6 +12,8 @@ from jaxnets.models import UNet
 from jaxnets.optim import EMA, AdamW, WarmupCosine
 from jaxnets.tasks import Diffusion
 
+PARAMETERS = 4_478_657
+
 
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""

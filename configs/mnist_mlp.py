@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.984, minutes=1)
+PARAMETERS = 669_706
 
 
 def config() -> Experiment:

@@ -13,6 +13,7 @@ from jaxnets.optim import EMA, AdamW, WarmupCosine
 from jaxnets.tasks import Variational
 
 EXPECTED = Expected(metric="elbo", at_least=-105.0, minutes=5)
+PARAMETERS = 1_082_680
 
 
 def config() -> Experiment:

@@ -13,6 +13,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import NextFrame
 
 EXPECTED = Expected(metric="gain", at_least=2.0, minutes=8)
+PARAMETERS = 267_140
 
 
 def config() -> Experiment:

@@ -11,6 +11,7 @@ from jaxnets.models import Perceptron
 from jaxnets.tasks import PerceptronRule
 
 EXPECTED = Expected(metric="accuracy", at_least=0.95, minutes=0.2)
+PARAMETERS = 5
 
 
 def config() -> Experiment:

@@ -15,6 +15,7 @@ from jaxnets.optim import EMA, Adam, WarmupCosine
 from jaxnets.tasks import Adversarial
 
 EXPECTED = Expected(metric="modes", at_least=7, minutes=1.5)
+PARAMETERS = 67_971
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW
 from jaxnets.tasks import GraphClassification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.99, minutes=0.5)
+PARAMETERS = 1477
 
 
 def config() -> Experiment:

@@ -14,6 +14,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import NextToken
 
 EXPECTED = Expected(metric="loss", at_least=None, at_most=1.88, minutes=3)
+PARAMETERS = 797_056
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import Adam, WarmupCosine
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.97, minutes=0.2)
+PARAMETERS = 322
 
 
 def config() -> Experiment:

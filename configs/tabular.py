@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Supervised
 
 EXPECTED = Expected(metric="accuracy", at_least=0.95, minutes=0.2)
+PARAMETERS = 547
 
 
 def config() -> Experiment:

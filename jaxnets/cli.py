@@ -70,6 +70,14 @@ class RunOptions:
     """Which one this is, from 0."""
 
 
+@dataclasses.dataclass(frozen=True)
+class SummaryOptions:
+    """Options of `jaxnets summary`."""
+
+    compile: bool = False
+    """Compile the training step as well, and show what the compiler says of its memory."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors go to stderr as one message each."""
     try:
@@ -136,10 +144,11 @@ def _dispatch(arguments: list[str]) -> int:
         _check_run(rest[0])
         _prepare_jax()
         return getattr(inference, verb)(rest)
-    return _with_experiment(verb, rest, {"train": _train, "summary": _summary}[verb])
+    act, kind = (_train, RunOptions) if verb == "train" else (_summary, SummaryOptions)
+    return _with_experiment(verb, rest, act, kind)
 
 
-def _with_experiment(verb: str, arguments: list[str], act: Callable[[Any, Any, RunOptions], int]) -> int:
+def _with_experiment(verb: str, arguments: list[str], act: Callable[[Any, Any, Any], int], kind: type) -> int:
     """Read configuration and flags, first without JAX and then in earnest, and act on them."""
     name, *flags = arguments
     if name.startswith("-"):
@@ -150,7 +159,7 @@ def _with_experiment(verb: str, arguments: list[str], act: Callable[[Any, Any, R
     with declare.stand_ins():
         # Final here is what the parser or a check of ours says; what the file itself raises may be the stand-ins' doing.
         try:
-            _read(verb, name, flags)
+            _read(verb, name, flags, kind)
         except ConfigFileError:
             pass
         except JaxnetsError as error:
@@ -159,11 +168,11 @@ def _with_experiment(verb: str, arguments: list[str], act: Callable[[Any, Any, R
             del error  # judged again below, by the real packages
     if complaint is not None:
         raise UsageError(complaint)
-    loaded, experiment, options = _read(verb, name, flags)
+    loaded, experiment, options = _read(verb, name, flags, kind)
     return act(loaded, experiment, options)
 
 
-def _read(verb: str, name: str, flags: list[str]) -> tuple[Any, Any, RunOptions]:
+def _read(verb: str, name: str, flags: list[str], kind: type) -> tuple[Any, Any, Any]:
     """The configuration of a name, the experiment with flags applied, and the options of the command."""
     import tyro
 
@@ -177,7 +186,7 @@ def _read(verb: str, name: str, flags: list[str]) -> tuple[Any, Any, RunOptions]
         "Command",
         [
             ("experiment", Annotated[type(loaded.experiment), unnamed], loaded.experiment),
-            ("options", Annotated[RunOptions, unnamed], RunOptions()),
+            ("options", Annotated[kind, unnamed], kind()),
         ],
         frozen=True,
     )
@@ -242,12 +251,11 @@ def _check_run(directory: str) -> None:
         raise RunDirectoryError(f"{directory!r} holds no run (no config.json); give the directory of a run")
 
 
-def _summary(loaded: Any, experiment: Any, options: RunOptions) -> int:
-    del options
+def _summary(loaded: Any, experiment: Any, options: SummaryOptions) -> int:
     _prepare_jax()
-    from jaxnets.report.summary import summarize
+    from jaxnets.summary import summarize
 
-    summarize(loaded.name, experiment)
+    summarize(loaded.name, experiment, compiled=options.compile)
     return 0
 
 
@@ -258,9 +266,13 @@ def _list(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("configuration", "task", "model", "data", "reaches", "takes"):
-        table.add_column(column)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption="on two CPU cores, or as said")
+    console = Console()
+    shown = [0, 1, 2, 3, 4, 5, 6] if console.width >= 110 else [0, 1, 3, 4, 5]
+    for column in _picked(("configuration", "task", "model", "data", "parameters", "reaches", "takes"), shown):
+        gives_way = column in ("task", "model", "data")  # on a narrow terminal
+        justify: Any = "right" if column == "parameters" else "left"
+        table.add_column(column, justify=justify, no_wrap=not gives_way, overflow="fold")
     with declare.stand_ins():
         from jaxnets import config
 
@@ -268,15 +280,21 @@ def _list(arguments: list[str]) -> int:
             try:
                 loaded = config.load(name)
             except UsageError as error:
-                table.add_row(name, "", "", "", "cannot be read:", str(error))
+                table.add_row(name, "cannot be read:", str(error))
                 continue
             task, expected = loaded.experiment.task, loaded.expected
             parts = (type(part).__name__ for part in (task, task.model, loaded.experiment.data))
-            reaches = str(expected) if expected else ""
-            takes = f"{expected.minutes:g} min, {expected.hardware}" if expected else ""
-            table.add_row(name, *parts, reaches, takes)
-    Console().print(table)
+            size = f"{loaded.parameters:,}" if loaded.parameters else ""
+            reaches = str(expected) if expected else "not run"
+            takes = f"{expected.minutes:g} min" if expected else ""
+            takes += "" if expected is None or expected.hardware == "2 CPU cores" else f", {expected.hardware}"
+            table.add_row(*_picked((name, *parts, size, reaches, takes), shown))
+    console.print(table)
     return 0
+
+
+def _picked(cells: tuple[str, ...], shown: list[int]) -> list[str]:
+    return [cells[index] for index in shown]
 
 
 def _prepare_jax() -> None:

@@ -137,6 +137,8 @@ class Loaded:
     expected: Expected | None
     summary: str
     """First line of the file's docstring."""
+    parameters: int | None = None
+    """Numbers in the model as shipped, where the file says PARAMETERS; counting them takes the data and JAX."""
 
 
 def config_directories() -> list[Path]:
@@ -180,7 +182,7 @@ def load(name: str) -> Loaded:
     if not isinstance(experiment, Experiment):
         raise UsageError(f"{path}: config() returned {type(experiment).__name__}, expected an Experiment")
     summary = (contents.get("__doc__") or "").strip().split("\n")[0]
-    return Loaded(path.stem, experiment, contents.get("EXPECTED"), summary)
+    return Loaded(path.stem, experiment, contents.get("EXPECTED"), summary, contents.get("PARAMETERS"))
 
 
 def _guarded(path: Path, act: Callable[[], Any]) -> Any:

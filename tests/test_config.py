@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxnets import config
 from jaxnets.assemble import assemble
 from jaxnets.config import Experiment, check_types, differences, from_data, to_data
-from jaxnets.data import AddingProblem, Dataset, Digits, KarateClub, MovingDigits, Rings, Text
+from jaxnets.data import AddingProblem, Dataset, Digits, GPT2Tokens, KarateClub, MovingDigits, Rings, Text
 from jaxnets.errors import UsageError
 from jaxnets.models import CNN, MLP
 from jaxnets.optim import SGD, AdamW
@@ -51,8 +51,9 @@ def made(name, folder):
     sources = {
         "cora_gcn": KarateClub(), "cora_gat": KarateClub(), "rings_gin": Rings(), "adding_gru": AddingProblem(),
         "moving_digits": MovingDigits(), "shakespeare_char": Text(str(folder / "text.txt")),
+        "gpt2_124m": GPT2Tokens("books", length=1024), "llama_1b": GPT2Tokens("books", length=2048),
     }  # fmt: skip
-    return sources[name].open() if name in sources else None
+    return sources[name].outline() if name in sources else None
 
 
 @pytest.mark.parametrize("name", SHIPPED)

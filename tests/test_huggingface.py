@@ -166,6 +166,8 @@ def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
         ("llama", {"hidden_size": True}, "expected a positive number"),
         ("llama", {"num_key_value_heads": 3}, "key_heads 3 does not divide heads 4"),
         ("llama", {"intermediate_size": 41}, r"shapes that differ: params/block_0/down/kernel: \(40, 24\) there, \(41, 24\)"),
+        ("llama", {"hidden_size": 2**30, "intermediate_size": 2**30, "vocab_size": 2**30}, "shapes that differ|no model has"),
+        ("llama", dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"), 2**30), "differ|no model"),
         ("llama", {"vocab_size": None}, "not fit|shapes that differ"),
     ],
 )  # fmt: skip

@@ -23,8 +23,6 @@ MAY_IMPORT = {
     "report": set(),
 }
 COMMON = {"contracts", "errors", "files", "lazy"}
-# A summary of a model needs the whole experiment; it is a view of it that happens to be printed.
-EXCEPTIONS = {("report", "assemble"), ("report", "config")}
 
 
 def imports(path):
@@ -47,7 +45,7 @@ def test_imports_follow_the_map(room):
         f"{path.relative_to(ROOT)} imports {name}"
         for path in (PACKAGE / room).rglob("*.py")
         for target, name in imports(path)
-        if target not in allowed and (room, target) not in EXCEPTIONS
+        if target not in allowed
     ]
     assert not wrong
 

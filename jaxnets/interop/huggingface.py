@@ -153,7 +153,10 @@ def language_model_from(directory: Path | str) -> tuple[LanguageModel, Any]:
     model = _our_model(folder, kind, family, config)
     if model.layers > len(arrays):  # before anything is built of that size
         raise DataError(f"{folder}: {model.layers} layers are declared, and there are {len(arrays)} arrays in all")
-    like = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    try:
+        like = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise DataError(f"{folder / CONFIG} declares sizes that no model has ({first_line(error)})") from error
     return model, load_weights(arrays, family.table(model.embedding == "tied"), like, prefixes=("", family.prefix))
 
 

@@ -117,33 +117,38 @@ def choose_steps_per_call(step: Step, state: Any, batch: Batch) -> int:
 
 def count_flops(jaxpr: Any) -> float:
     """Floating-point operations of the matrix products and convolutions in a jaxpr, loops of known length unrolled."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            depth = 1
-            for dim in contracted:
-                depth *= equation.invars[0].aval.shape[dim]
-            total += 2.0 * depth * equation.outvars[0].aval.size
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
-            out_features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-            holes = math.prod(params["lhs_dilation"])  # zeros between the inputs are not multiplied
-            total += 2.0 * equation.outvars[0].aval.size * kernel.size / out_features / holes
-        elif name in PLAIN:
-            inner = jax.make_jaxpr(functools.partial(PLAIN[name], **params))(*(v.aval for v in equation.invars))
-            total += count_flops(inner.jaxpr)
-        else:
-            repeats = params.get("length", 1) if name == "scan" else 1
-            total += repeats * sum(count_flops(inner) for inner in _inner(params))
-    return total
+    inside = (repeats * count_flops(inner) for equation in jaxpr.eqns for repeats, inner in inner_jaxprs(equation))
+    return sum(map(flops_of, jaxpr.eqns)) + sum(inside)
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
-    """The jaxprs inside an equation's parameters."""
-    found = [v for value in params.values() for v in jax.tree.leaves(value, is_leaf=_is_jaxpr) if _is_jaxpr(v)]
-    return [getattr(v, "jaxpr", v) for v in found]
+def flops_of(equation: Any) -> float:
+    """Floating-point operations of one matrix product or convolution; 0 for anything else."""
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        depth = 1
+        for dim in contracted:
+            depth *= equation.invars[0].aval.shape[dim]
+        return 2.0 * depth * equation.outvars[0].aval.size
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        out_features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+        holes = math.prod(params["lhs_dilation"])  # zeros between the inputs are not multiplied
+        return 2.0 * equation.outvars[0].aval.size * kernel.size / out_features / holes
+    if name in PLAIN:
+        plain = functools.partial(PLAIN[name], **params)
+        return count_flops(jax.make_jaxpr(plain)(*(v.aval for v in equation.invars)).jaxpr)
+    return 0.0
+
+
+def inner_jaxprs(equation: Any) -> list[tuple[int, Any]]:
+    """The jaxprs inside an equation's parameters, each with how many times it runs (1 where that is not known)."""
+    if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+        return []
+    repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+    values = equation.params.values()
+    found = [v for value in values for v in jax.tree.leaves(value, is_leaf=_is_jaxpr) if _is_jaxpr(v)]
+    return [(repeats, getattr(v, "jaxpr", v)) for v in found]
 
 
 def _is_jaxpr(value: Any) -> bool:

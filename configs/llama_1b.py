@@ -1,0 +1,40 @@
+"""The shape of Llama 3.2 1B: 1.24 billion parameters, its blocks in one compiled loop, computed again in the backward pass.
+
+    jaxnets summary llama_1b
+    jaxnets train llama_1b --mesh.fsdp 8
+
+Sizes of the published model (16 layers, width 2,048, 32 heads, 8 key heads, vocabulary 128,256, tied), at 2,048 tokens.
+Not run yet: it is meant for several GPUs or TPUs. Its tokenizer is not free to ship, so the data are the books in
+GPT-2's tokens, which use 50,257 of the numbers.
+"""
+
+from jaxnets.config import Experiment
+from jaxnets.data import GPT2Tokens
+from jaxnets.models import LanguageModel
+from jaxnets.optim import AdamW, WarmupCosine
+from jaxnets.tasks import NextToken
+from jaxnets.training.precision import Precision
+
+PARAMETERS = 1_235_814_400
+
+
+def config() -> Experiment:
+    """The experiment; any field can be overridden by a flag."""
+    model = LanguageModel(
+        vocabulary=128_256, layers=16, width=2048, heads=32, key_heads=8, hidden=8192, length=2048, positions="rotary",
+        rotary_base=500_000.0, rotary_scaling=(32.0, 1.0, 4.0, 8192.0), norm="rms", mlp="swiglu", biases="none",
+        blocks="scanned", remat="blocks",
+    )  # fmt: skip
+    return Experiment(
+        task=NextToken(model=model),
+        data=GPT2Tokens("books", length=2048),
+        optimizer=AdamW(
+            learning_rate=3e-4, weight_decay=0.1, b2=0.95, clip_norm=1.0, schedule=WarmupCosine(warmup=0.05)
+        ),
+        precision=Precision("bfloat16"),
+        steps=2000,
+        batch_size=16,
+        eval_every=500,
+        eval_batch_size=16,
+        log_every=10,
+    )
