@@ -70,6 +70,8 @@ def generate(arguments: Sequence[str]) -> int:
     run = open_run(run_dir)
     model: Any = _language_model(run, run_dir, "writes no text; `jaxnets predict` asks it for predictions")
     tokenizer, text = run.parts.dataset.tokenizer, options.prompt
+    if tokenizer is None:
+        raise UsageError(f"the data of {run_dir} are tokens without a tokenizer, so no text can be read or written")
     prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
     text = text or tokenizer.decode(prompt)
     batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
