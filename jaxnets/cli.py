@@ -266,13 +266,20 @@ def _list(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption="on two CPU cores, or as said")
     console = Console()
-    shown = [0, 1, 2, 3, 4, 5, 6] if console.width >= 110 else [0, 1, 3, 4, 5]
-    for column in _picked(("configuration", "task", "model", "data", "parameters", "reaches", "takes"), shown):
-        gives_way = column in ("task", "model", "data")  # on a narrow terminal
-        justify: Any = "right" if column == "parameters" else "left"
-        table.add_column(column, justify=justify, no_wrap=not gives_way, overflow="fold")
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # a file or a pipe has room
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption="on two CPU cores, or as said")
+    columns = ("configuration", "task", "model", "data", "parameters", "reaches", "takes")
+    # On a narrow terminal the model, which the task and the name hint at, and the time are left out.
+    shown = [0, 1, 2, 3, 4, 5, 6] if console.width >= 120 else [0, 1, 3, 4, 5]
+    for column in _picked(columns, shown):
+        table.add_column(
+            column,
+            justify="right" if column == "parameters" else "left",
+            no_wrap=True,
+            overflow="ellipsis" if column in ("task", "model", "data") else "fold",
+        )
     with declare.stand_ins():
         from jaxnets import config
 

@@ -41,6 +41,9 @@ class Inert:
     def __getitem__(self, key: Any) -> "Inert":
         return self
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
     def __or__(self, other: Any) -> Any:
         return Any
 

@@ -17,6 +17,9 @@ from jaxnets.tasks.base import Task
 from jaxnets.training.program import count_flops, flops_of, inner_jaxprs
 from jaxnets.training.step import with_average
 
+# Columns that the whole table needs.
+WIDE = 110
+NUMBER_COLUMNS = ("parameters", "FLOPs", "bytes", "output bytes")
 # So many layers in a row that are alike are shown as one.
 ALIKE = 3
 
@@ -96,8 +99,10 @@ def summarize(name: str, experiment: Experiment, *, compiled: bool = False) -> N
     parts = assemble(experiment, experiment.data.outline())
     batch = batch_spec(parts.dataset, experiment.batch_size)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)  # a file or a pipe has room
     with jax.set_mesh(parts.mesh):
-        console.print(_table(layers_of(parts.task, batch)))
+        console.print(_table(layers_of(parts.task, batch), wide=console.width >= WIDE))
         step = with_average(parts.task.make_step(parts.recipe), parts.recipe.average)
         flops = count_flops(jax.make_jaxpr(step)(parts.abstract, batch).jaxpr)
         console.print(
@@ -134,7 +139,8 @@ def _compiled(compiled: Any) -> Iterable[str]:
         yield f"  {'FLOPs of a step':<22}{show_count(cost['flops']):>12}  (the body of a loop counted once)"
 
 
-def _table(layers: list[Layer]) -> Any:
+def _table(layers: list[Layer], *, wide: bool) -> Any:
+    """All columns where there is room; else without the bytes, which are in the sums below."""
     from rich import box
     from rich.table import Table
 
@@ -142,14 +148,15 @@ def _table(layers: list[Layer]) -> Any:
     total.output_bytes = sum(layer.output_bytes for layer in layers if not _inside(layer, layers))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("layer", "kind", "output"):
-        table.add_column(column, overflow="fold", no_wrap=column != "kind")
-    for column in ("parameters", "bytes", "FLOPs", "output bytes"):
+        table.add_column(column, no_wrap=True, overflow="ellipsis" if column == "kind" else "fold")
+    for column in NUMBER_COLUMNS if wide else NUMBER_COLUMNS[:2]:
         table.add_column(column, justify="right", no_wrap=True)
     for label, layer in _shortened(layers):
         if layer.parameters or layer.flops or _inside(layer, layers) or len(layer.path) == 1:
-            table.add_row(label, layer.kind if layer.kind != label else "", layer.shape, *_cells(layer))
+            kind = layer.kind if layer.kind != label else ""
+            table.add_row(label, kind, layer.shape, *_cells(layer)[: len(table.columns) - 3])
     table.add_section()
-    table.add_row("total", "", "", *_cells(total))
+    table.add_row("total", "", "", *_cells(total)[: len(table.columns) - 3])
     return table
 
 
@@ -159,8 +166,8 @@ NUMBERS = ("parameters", "parameter_bytes", "output_bytes", "flops")
 def _cells(layer: Layer) -> tuple[str, ...]:
     return (
         f"{layer.parameters:,}" if layer.parameters else "",
-        show_bytes(layer.parameter_bytes) if layer.parameter_bytes else "",
         show_count(layer.flops) if layer.flops else "",
+        show_bytes(layer.parameter_bytes) if layer.parameter_bytes else "",
         show_bytes(layer.output_bytes) if layer.output_bytes else "",
     )
 
