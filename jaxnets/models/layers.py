@@ -5,7 +5,7 @@ import flax.linen as nn
 
 def check_layers(model: nn.Module) -> None:
     """Raise `ValueError` unless a model's sizes are at least 1 and its dropout rates in [0, 1)."""
-    for name in ("widths", "features", "dense", "convolutions", "outputs", "width"):
+    for name in ("widths", "features", "dense", "convolutions", "inputs", "outputs", "width"):
         value = getattr(model, name, None)
         for size in value if isinstance(value, tuple) else (value,):
             if isinstance(size, int) and size < 1:

@@ -3,7 +3,7 @@
 Shapes: `B` batch, `N` input features, `F` hidden units, `C` outputs.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 from jax import Array
@@ -29,6 +29,23 @@ class MLP(nn.Module):
     """Probability of dropping a hidden unit while training (Srivastava et al. 2014), in [0, 1)."""
     input_dropout: float = 0.0
     """Probability of dropping an input (a visible unit) while training, in [0, 1)."""
+    inputs: int | None = None
+    """Numbers in an example; None takes what the data have, anything else is checked against them."""
+
+    @classmethod
+    def of(cls, *sizes: int, **fields: Any) -> "MLP":
+        """The network written `[2, 4, 3, 2]`: `MLP.of(2, 4, 3, 2)` has 2 inputs, hidden layers of 4 and 3 units, 2 outputs.
+
+        Args:
+            sizes: of all layers, inputs and outputs included; at least two.
+            **fields: any other field.
+        """
+        if len(sizes) < 2:
+            raise ValueError(
+                f"MLP.of needs the numbers of inputs and outputs at least, as in MLP.of(2, 4, 2), got {sizes}"
+            )
+        inputs, *widths, outputs = sizes
+        return cls(widths=tuple(widths), inputs=inputs, outputs=outputs, **fields)
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -38,6 +55,11 @@ class MLP(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Outputs `[B, C]` of inputs `[B, ...]`; `train` switches dropout and batch statistics on."""
         x = x.reshape(x.shape[0], -1)
+        if self.inputs not in (None, x.shape[1]):
+            raise ValueError(
+                f"MLP has inputs={self.inputs}, but an example has {x.shape[1]} numbers; set inputs={x.shape[1]}, or leave it "
+                f"out and the data decide"
+            )
         x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
         for index, width in enumerate(self.widths):
             # A bias before a normalisation has no effect but noise in its gradient, so there is none.
