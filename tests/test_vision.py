@@ -1,5 +1,7 @@
 """Residual networks for large images and the vision transformer, against plain implementations of their own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +38,17 @@ def conv(x, kernel, stride):
     return sum(jnp.einsum("bhwc,cf->bhwf", part, kernel[i, j]) for i, j, part in cut)
 
 
+def blurred(x):
+    x, (h, v) = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect"), x.shape[1:3]
+    w = (0.25, 0.5, 0.25)
+    return sum(w[i] * w[j] * x[:, i : i + h : 2, j : j + v : 2] for i in range(3) for j in range(3))
+
+
 def plain_resnet(model, variables, x):
-    p, s = variables["params"], variables["batch_stats"]
+    p, s, blur = variables["params"], variables["batch_stats"], model.downsample == "blur"
+
+    def halving(x, kernel, stride):
+        return conv(blurred(x) if stride == 2 else x, kernel, 1) if blur else conv(x, kernel, stride)
 
     def norm(x, at):
         w, m = at(p), at(s)
@@ -45,21 +56,27 @@ def plain_resnet(model, variables, x):
 
     x = jax.nn.relu(norm(conv(x, p["stem"]["kernel"], 2), lambda t: t["stem_norm"]))
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    h, v = ((n - 3) // 2 + 1 for n in x.shape[1:3])
-    x = jnp.stack([x[:, i : i + 2 * h : 2, j : j + 2 * v : 2][:, :h, :v] for i in range(3) for j in range(3)]).max(0)
+    t = 1 if blur else 2
+    h, v = ((n - 3) // t + 1 for n in x.shape[1:3])
+    parts = (x[:, i : i + t * h : t, j : j + t * v : t][:, :h, :v] for i in range(3) for j in range(3))
+    x = functools.reduce(jnp.maximum, parts)
+    x = blurred(x) if blur else x
     for name in sorted(k for k in p if k.startswith("stage")):
         b, y = p[name], x
         stride = 2 if name.endswith("_block_0") and "stage_0" not in name else 1
         count = sum(k.startswith("conv") for k in b)
         for i in range(count):
             here = stride if i == (1 if count == 3 else 0) else 1
-            y = norm(conv(y, b[f"conv_{i}"]["kernel"], here), lambda t, i=i, name=name: t[name][f"norm_{i}"])
+            y = norm(
+                conv(y, b[f"conv_{i}"]["kernel"], 1 if blur else here), lambda t, i=i, name=name: t[name][f"norm_{i}"]
+            )
             y = jax.nn.relu(y) if i < count - 1 else y
+            y = blurred(y) if blur and here == 2 else y
         if "squeeze" in b:
             z = jax.nn.relu(y.mean((1, 2)) @ b["squeeze"]["kernel"] + b["squeeze"]["bias"])
             y = y * jax.nn.sigmoid(z @ b["excite"]["kernel"] + b["excite"]["bias"])[:, None, None]
         if "shortcut" in b:
-            x = norm(conv(x, b["shortcut"]["kernel"], stride), lambda t, name=name: t[name]["shortcut_norm"])
+            x = norm(halving(x, b["shortcut"]["kernel"], stride), lambda t, name=name: t[name]["shortcut_norm"])
         x = jax.nn.relu(x + y)
     return x.mean((1, 2)) @ p["output"]["kernel"] + p["output"]["bias"]
 
@@ -101,6 +118,7 @@ CASES = {
     "resnet18": (ResNet(depth=18, width=3, outputs=4), plain_resnet, IMAGES),
     "resnet50": (ResNet(depth=50, width=2, outputs=4), plain_resnet, IMAGES),
     "squeeze": (ResNet(depth=18, width=4, squeeze=2, outputs=4), plain_resnet, IMAGES[:2]),
+    "blur": (ResNet(depth=18, width=3, downsample="blur", outputs=4), plain_resnet, IMAGES[:2]),
     "vit": (ViT(patch=2, layers=2, width=12, heads=3, outputs=4), plain_vit, IMAGES),
     "vit mean": (
         ViT(patch=2, layers=1, width=12, heads=2, hidden=20, pool="mean", outputs=4),

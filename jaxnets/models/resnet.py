@@ -11,7 +11,7 @@ from typing import Any, Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.ops import conv_general_dilated, dot_general
+from jaxnets.ops import blur_pool, conv_general_dilated, dot_general
 
 # Blocks in each of the four stages.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -28,6 +28,9 @@ class ResNet(nn.Module):
     """Squeeze-and-excite in each block, with this share of the channels in the middle (Hu et al. 2018: 16); 0: none."""
     stochastic_depth: float = 0.0
     """Probability of leaving out the last block while training, falling to 0 for the first (Huang et al. 2016), in [0, 1)."""
+    downsample: Literal["stride", "blur"] = "stride"
+    """How images are halved after the stem's convolution: by leaving out pixels, or after a blur (Zhang 2019), which makes a
+    network less sensitive to where an object is and costs more time."""
     outputs: int | None = None
     """Output units; None takes as many as the data have classes."""
 
@@ -39,6 +42,8 @@ class ResNet(nn.Module):
                 f"ResNet needs width >= 1, squeeze >= 0 and stochastic_depth in [0, 1), got {self.width}, {self.squeeze} and "
                 f"{self.stochastic_depth}"
             )
+        if self.downsample not in ("stride", "blur"):
+            raise ValueError(f"ResNet.downsample is 'stride' or 'blur', got {self.downsample!r}")
         super().__post_init__()
 
     @nn.compact
@@ -51,7 +56,9 @@ class ResNet(nn.Module):
             )
         x = convolution(self.width, 7, 2, "stem")(x)
         x = nn.relu(normalisation(train, "stem_norm")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        blur = self.downsample == "blur"
+        x = nn.max_pool(x, (3, 3), strides=(1, 1) if blur else (2, 2), padding=((1, 1), (1, 1)))
+        x = blur_pool(x) if blur else x
         stages, done = STAGES[self.depth], 0
         for stage, count in enumerate(stages):
             for index in range(count):
@@ -60,6 +67,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and index == 0 else 1,
                     bottleneck=self.depth >= 50,
                     squeeze=self.squeeze,
+                    blur=blur,
                     drop=self.stochastic_depth * done / max(1, sum(stages) - 1),
                     name=f"stage_{stage}_block_{index}",
                 )
@@ -74,6 +82,7 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     squeeze: int
+    blur: bool
     drop: float
 
     @nn.compact
@@ -83,13 +92,15 @@ class Block(nn.Module):
         plan = [(w, 1, 1), (w, 3, s), (4 * w, 1, 1)] if self.bottleneck else [(w, 3, s), (w, 3, 1)]
         y = x
         for index, (features, window, stride) in enumerate(plan):
-            y = convolution(features, window, stride, f"conv_{index}")(y)
+            y = convolution(features, window, 1 if self.blur else stride, f"conv_{index}")(y)
             y = normalisation(train, f"norm_{index}")(y)
             y = nn.relu(y) if index < len(plan) - 1 else y
+            y = blur_pool(y) if self.blur and stride == 2 else y
         if self.squeeze:
             y = y * self.excite(y)
         if x.shape != y.shape:
-            x = convolution(y.shape[-1], 1, s, "shortcut")(x)
+            x = blur_pool(x) if self.blur and s == 2 else x
+            x = convolution(y.shape[-1], 1, 1 if self.blur else s, "shortcut")(x)
             x = normalisation(train, "shortcut_norm")(x)
         # One draw for the whole branch of an example; dividing keeps the mean, so evaluation needs no change.
         y = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not train)(y)

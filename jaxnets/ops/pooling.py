@@ -1,4 +1,4 @@
-"""Max pooling over windows that do not overlap, written as a reshape.
+"""Pooling: the maximum over windows that do not overlap, written as a reshape, and halving after a blur.
 
 The general form, `jax.lax.reduce_window`, has a gradient (select-and-scatter) that is 3 to 5 times slower on the CPU
 than the reshape below. The values are equal; where several elements of a window tie for the maximum, the reshape shares
@@ -6,6 +6,7 @@ the gradient between them and the general form gives it all to the first. Both a
 """
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -28,3 +29,21 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
 def max_pool_reference(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
     """The same through `jax.lax.reduce_window`; the tests hold the two equal."""
     return nn.max_pool(x, window, strides=window)
+
+
+def blur_pool(x: Array) -> Array:
+    """Every second pixel after a blur, so that detail too fine for the smaller image does not turn into something else.
+
+    The window is the outer product of 1/4, 1/2, 1/4 with itself; edges are mirrored (Zhang 2019, "Making convolutional
+    networks shift-invariant again").
+
+    Args:
+        x: `[B, H, W, C]`, H and W at least 2.
+
+    Returns:
+        `[B, ceil(H / 2), ceil(W / 2), C]`, the dtype of `x`.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    rows, columns = x.shape[1] - 2, x.shape[2] - 2
+    x = (x[:, 0:rows:2] + 2 * x[:, 1 : rows + 1 : 2] + x[:, 2 : rows + 2 : 2]) / 4
+    return (x[:, :, 0:columns:2] + 2 * x[:, :, 1 : columns + 1 : 2] + x[:, :, 2 : columns + 2 : 2]) / 4
