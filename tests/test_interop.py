@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from jaxnets.data import CIFAR10
 from jaxnets.errors import DataError
 from jaxnets.interop.safetensors import read_safetensors, write_safetensors
-from jaxnets.interop.weights import GPT2, LLAMA2_C, cifar_resnet, llama, load_weights, save_weights
-from jaxnets.models import CifarResNet, LanguageModel, Sampling, generate
+from jaxnets.interop.weights import (
+    GPT2,
+    LLAMA2_C,
+    cifar_resnet,
+    llama,
+    load_weights,
+    save_weights,
+    torchvision_resnet,
+)
+from jaxnets.models import CifarResNet, LanguageModel, ResNet, Sampling, generate
 
 WEIGHTS = Path(os.environ.get("JAXNETS_DATA", "")) / "weights"
 needs_weights = pytest.mark.skipif(not (WEIGHTS / "stories260K.npz").is_file(), reason="JAXNETS_DATA is not set")
@@ -194,3 +202,91 @@ def test_no_damage_to_safetensors_does_more_than_fail(tmp_path, data):
         assert str(error)
     else:
         assert all(isinstance(array, np.ndarray) for array in arrays.values())
+
+
+# --- torchvision's names
+
+
+def torch_resnet(torch, blocks, width, outputs):
+    """torchvision's ResNet with bottlenecks, from its documentation and the paper: the names and the strides are what matters."""
+    nn = torch.nn
+
+    def conv(a, b, k, s=1):
+        return nn.Conv2d(a, b, k, s, k // 2, bias=False)
+
+    class Bottleneck(nn.Module):
+        def __init__(self, a, w, s):
+            super().__init__()
+            self.conv1, self.bn1 = conv(a, w, 1), nn.BatchNorm2d(w)
+            self.conv2, self.bn2 = conv(w, w, 3, s), nn.BatchNorm2d(w)
+            self.conv3, self.bn3 = conv(w, 4 * w, 1), nn.BatchNorm2d(4 * w)
+            self.downsample = (
+                nn.Sequential(conv(a, 4 * w, 1, s), nn.BatchNorm2d(4 * w)) if s > 1 or a != 4 * w else None
+            )
+
+        def forward(self, x):
+            y = self.bn1(self.conv1(x)).relu()
+            y = self.bn3(self.conv3(self.bn2(self.conv2(y)).relu()))
+            return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1, self.maxpool = conv(3, width, 7, 2), nn.BatchNorm2d(width), nn.MaxPool2d(3, 2, 1)
+            a = width
+            for i, count in enumerate(blocks):
+                w = width * 2**i
+                layers = [Bottleneck(a if j == 0 else 4 * w, w, 2 if i and j == 0 else 1) for j in range(count)]
+                a = 4 * w
+                setattr(self, f"layer{i + 1}", nn.Sequential(*layers))
+            self.fc = nn.Linear(a, outputs)
+
+        def forward(self, x):
+            x = self.maxpool(self.bn1(self.conv1(x)).relu())
+            return self.fc(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
+
+    return Net()
+
+
+def test_torchs_resnet_gives_its_logits_here():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    theirs = torch_resnet(torch, (3, 4, 6, 3), 4, 7)
+    for name, array in theirs.named_buffers():
+        if "running" in name:
+            array.add_(torch.rand_like(array))
+    arrays = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    assert len(arrays) == 320
+    model = ResNet(depth=50, width=4, outputs=7)
+    variables = load_weights(arrays, torchvision_resnet(50), shapes_of(model, jnp.zeros((1, 64, 64, 3))))
+    x = np.random.default_rng(0).normal(size=(2, 67, 70, 3)).astype(np.float32)
+    with torch.no_grad():
+        wanted = theirs.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    np.testing.assert_allclose(model.apply(variables, x), wanted, atol=1e-4)
+    theirs.load_state_dict({k: torch.tensor(v) for k, v in save_weights(variables, torchvision_resnet(50)).items()})
+
+
+@pytest.mark.parametrize(("depth", "blocks", "norms"), [(18, (2, 2, 2, 2), 20), (50, (3, 4, 6, 3), 53)])
+def test_resnets_have_torchvisions_names(depth, blocks, norms):
+    model, rng = ResNet(depth=depth, width=2, outputs=5), np.random.default_rng(0)
+    like = shapes_of(model, jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), like)
+    theirs = save_weights(variables, torchvision_resnet(depth))
+    layers = [("conv1", "bn1")]
+    for stage, count in enumerate(blocks, 1):
+        for block in range(count):
+            inside = [(f"conv{k}", f"bn{k}") for k in ((1, 2, 3) if depth == 50 else (1, 2))]
+            if block == 0 and (stage > 1 or depth == 50):
+                inside.append(("downsample.0", "downsample.1"))
+            layers += [tuple(f"layer{stage}.{block}.{name}" for name in pair) for pair in inside]
+    assert len(layers) == norms
+    wanted = {"fc.weight", "fc.bias"} | {f"{conv}.weight" for conv, _ in layers}
+    wanted |= {f"{n}.{k}" for _, n in layers for k in ("weight", "bias", "running_mean", "running_var")}
+    assert theirs.keys() == wanted
+    # What a file of torchvision holds: 320 arrays for depth 50.
+    whole = {**theirs, **{f"{norm}.num_batches_tracked": np.array(9) for _, norm in layers}}
+    assert len(whole) == 6 * norms + 2
+    for a, b in zip(
+        jax.tree.leaves(load_weights(whole, torchvision_resnet(depth), like)), jax.tree.leaves(variables), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)

@@ -2,7 +2,7 @@
 
 A table is a list of rules. A name that no rule takes and a leaf that no rule gives are errors: weights that load halfway do
 not load. Tables: GPT-2 and Llama or Qwen as the Hugging Face library names them, Llama as llama2.c does, CIFAR ResNets of
-torch.
+torch, ResNets of torchvision.
 """
 
 import dataclasses
@@ -149,6 +149,23 @@ def cifar_resnet() -> Table:
             )
             rules += _batch_norm(f"{theirs}.bn{index + 1}", f"{ours}/norm_{index}")
     return [*rules, *_linear("linear", "params/output")]
+
+
+def torchvision_resnet(depth: int) -> Table:
+    """torchvision's `resnet18` to `resnet152`: `layer1.0.conv1` is `stage_0_block_0/conv_0` of our `ResNet(depth=...)`.
+
+    The images are RGB in [0, 1], standardised with means .485, .456, .406 and deviations .229, .224, .225.
+    """
+    rules: list[Rule | Split] = [
+        Rule("conv1.weight", "params/stem/kernel", _from_oihw, _to_oihw), *_batch_norm("bn1", "stem_norm")
+    ]  # fmt: skip
+    for stage in range(4):
+        theirs, ours = f"layer{stage + 1}.{{i}}", f"stage_{stage}_block_{{i}}"
+        pairs = [(f"conv{k + 1}", f"bn{k + 1}", f"conv_{k}", f"norm_{k}") for k in range(3 if depth >= 50 else 2)]
+        for conv, norm, our_conv, our_norm in (*pairs, ("downsample.0", "downsample.1", "shortcut", "shortcut_norm")):
+            rules.append(Rule(f"{theirs}.{conv}.weight", f"params/{ours}/{our_conv}/kernel", _from_oihw, _to_oihw))
+            rules += _batch_norm(f"{theirs}.{norm}", f"{ours}/{our_norm}")
+    return [*rules, *_linear("fc", "params/output")]
 
 
 def load_weights(
