@@ -38,6 +38,9 @@ def test_a_shipped_configuration_documents_itself_and_round_trips(name):
 SHAPES = {
     "digits_cnn": (8, 8, 1),
     "cifar10_resnet": (32, 32, 3),
+    "cifar10_resnet9": (32, 32, 3),
+    "cifar10_coatnet": (32, 32, 3),
+    "cifar10_vit": (32, 32, 3),
     "california_mlp": (16,),
     "tabular": (4,),
     "perceptron": (4,),

@@ -7,8 +7,11 @@ from jaxnets.lazy import lazy
 if TYPE_CHECKING:
     from jaxnets.models.autoencoder import Autoencoder as Autoencoder
     from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
+    from jaxnets.models.capsules import CapsNet as CapsNet
     from jaxnets.models.cifar_resnet import CifarResNet as CifarResNet
     from jaxnets.models.cnn import CNN as CNN
+    from jaxnets.models.coatnet import CoAtNet as CoAtNet
+    from jaxnets.models.convnext import ConvNeXt as ConvNeXt
     from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
     from jaxnets.models.dcgan import DCGANCritic as DCGANCritic
     from jaxnets.models.dcgan import DCGANGenerator as DCGANGenerator
@@ -20,12 +23,14 @@ if TYPE_CHECKING:
     from jaxnets.models.graph import Graph as Graph
     from jaxnets.models.graph import GraphSAGE as GraphSAGE
     from jaxnets.models.language_model import LanguageModel as LanguageModel
+    from jaxnets.models.lenet import LeNet5 as LeNet5
     from jaxnets.models.mlp import MLP as MLP
     from jaxnets.models.perceptron import Perceptron as Perceptron
     from jaxnets.models.rbf import RBF as RBF
     from jaxnets.models.rcnn import RCNN as RCNN
     from jaxnets.models.recurrent import RNN as RNN
     from jaxnets.models.resnet import ResNet as ResNet
+    from jaxnets.models.resnet9 import ResNet9 as ResNet9
     from jaxnets.models.unet import UNet as UNet
     from jaxnets.models.vae import VAE as VAE
     from jaxnets.models.vit import ViT as ViT
@@ -36,6 +41,9 @@ FILES = {
     "Autoencoder": "autoencoder",
     "ConvAutoencoder": "autoencoder",
     "CNN": "cnn",
+    "CapsNet": "capsules",
+    "CoAtNet": "coatnet",
+    "ConvNeXt": "convnext",
     "ConvLSTMForecaster": "convolutional_lstm",
     "DCGANCritic": "dcgan",
     "DCGANGenerator": "dcgan",
@@ -47,6 +55,7 @@ FILES = {
     "Graph": "graph",
     "GraphSAGE": "graph",
     "LanguageModel": "language_model",
+    "LeNet5": "lenet",
     "MLP": "mlp",
     "Perceptron": "perceptron",
     "RBF": "rbf",
@@ -54,6 +63,7 @@ FILES = {
     "RNN": "recurrent",
     "CifarResNet": "cifar_resnet",
     "ResNet": "resnet",
+    "ResNet9": "resnet9",
     "UNet": "unet",
     "VAE": "vae",
     "ViT": "vit",
@@ -75,16 +85,21 @@ __all__ = [
     "VAE",
     "VQVAE",
     "Autoencoder",
+    "CapsNet",
     "CifarResNet",
+    "CoAtNet",
     "ConvAutoencoder",
     "ConvLSTMForecaster",
+    "ConvNeXt",
     "DCGANCritic",
     "DCGANGenerator",
     "Graph",
     "GraphSAGE",
     "LanguageModel",
+    "LeNet5",
     "Perceptron",
     "ResNet",
+    "ResNet9",
     "Sampling",
     "UNet",
     "ViT",

@@ -7,7 +7,11 @@ other rounding. `conv_general_dilated` below has the same values and writes its 
 training step costs the same and gives the same bits inside a loop and outside it. Gradients of gradients (a penalty on a
 critic's slope, say) are made of the same two pieces.
 
-On other back ends, for grouped convolutions and for windows with holes, it is `jax.lax.conv_general_dilated` unchanged.
+A depthwise convolution (one window for each channel) is written there as a sum of shifted products, which alone is a little
+faster and in a loop some hundred times.
+
+On other back ends, for otherwise grouped convolutions and for windows with holes, it is `jax.lax.conv_general_dilated`
+unchanged.
 Pass it to any Linen convolution: `nn.Conv(32, (3, 3), conv_general_dilated=conv_general_dilated)`.
 """
 
@@ -46,7 +50,7 @@ def conv_general_dilated(
         lhs_dilation: as in `jax.lax`; together with strides it takes the plain path.
         rhs_dilation: as in `jax.lax`; other than 1 takes the plain path.
         dimension_numbers: as in `jax.lax`; other than channels last takes the plain path.
-        feature_group_count: as in `jax.lax`; other than 1 takes the plain path.
+        feature_group_count: as in `jax.lax`; other than 1 or one group for each channel takes the plain path.
         **options: passed to `jax.lax.conv_general_dilated` on the plain path.
 
     Returns:
@@ -54,9 +58,10 @@ def conv_general_dilated(
     """
     dims = lhs.ndim - 2
     holes = any(d != 1 for d in lhs_dilation or ())
+    depthwise = feature_group_count > 1 and lhs.shape[-1] == rhs.shape[-1] == feature_group_count
     plain = (
         jax.default_backend() != "cpu"
-        or feature_group_count != 1
+        or not (feature_group_count == 1 or (depthwise and not holes))
         or any(d != 1 for d in rhs_dilation or ())
         or (holes and (isinstance(padding, str) or any(s != 1 for s in window_strides)))
         or any(value not in (None, 1) for value in options.values())  # precision, batch groups, ...
@@ -78,6 +83,8 @@ def conv_general_dilated(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:-1], rhs.shape[:dims], window_strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
+    if depthwise:
+        return _depthwise(lhs, rhs, tuple(window_strides), pads)
     return _convolve(lhs, rhs, strides=tuple(window_strides), pads=pads, dilation=dilation)
 
 
@@ -89,6 +96,21 @@ def _dimension_numbers(dims: int) -> lax.ConvDimensionNumbers:
     images = (0, dims + 1, *range(1, dims + 1))
     kernel = (dims + 1, dims, *range(dims))
     return lax.ConvDimensionNumbers(images, kernel, images)
+
+
+def _depthwise(x: Array, kernel: Array, strides: Dims, pads: Pads) -> Array:
+    """One window for each channel: for each offset in the window, the image shifted by it times one number a channel."""
+    dims = kernel.ndim - 2
+    window = kernel.shape[:dims]
+    out = [(n + sum(p) - w) // s + 1 for n, p, w, s in zip(x.shape[1:-1], pads, window, strides, strict=True)]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
+    # As elsewhere, sums are kept in float32.
+    total = jnp.zeros((x.shape[0], *out, x.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
+    for offset in itertools.product(*map(range, window)):
+        last = [o + (n - 1) * s + 1 for o, n, s in zip(offset, out, strides, strict=True)]
+        seen = lax.slice(padded, (0, *offset, 0), (x.shape[0], *last, x.shape[-1]), (1, *strides, 1))
+        total = total + seen * kernel[offset].reshape(1, *(1,) * dims, -1)
+    return total.astype(x.dtype)
 
 
 def _plain(x: Array, kernel: Array, *, strides: Dims, pads: Pads, dilation: Dims) -> Array:

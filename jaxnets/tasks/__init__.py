@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jaxnets.tasks.graphs import GraphClassification as GraphClassification
     from jaxnets.tasks.graphs import NodeClassification as NodeClassification
     from jaxnets.tasks.language import NextToken as NextToken
+    from jaxnets.tasks.margin import MarginClassification as MarginClassification
     from jaxnets.tasks.next_frame import NextFrame as NextFrame
     from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
     from jaxnets.tasks.reconstruction import Reconstruction as Reconstruction
@@ -29,6 +30,7 @@ FILES = {
     "Classification": "classification",
     "Diffusion": "diffusion",
     "GraphClassification": "graphs",
+    "MarginClassification": "margin",
     "NodeClassification": "graphs",
     "NextToken": "language",
     "NextFrame": "next_frame",
@@ -49,6 +51,7 @@ __all__ = [
     "Classification",
     "Diffusion",
     "GraphClassification",
+    "MarginClassification",
     "NextFrame",
     "NextToken",
     "NodeClassification",

@@ -1,0 +1,28 @@
+"""MNIST with LeNet-5 as it was, tanh and averages.
+
+    jaxnets train mnist_lenet
+
+Data through JAXNETS_DATA, else downloaded once (11 MB). Test accuracy at least 0.988, in two minutes on two CPU cores.
+"""
+
+from jaxnets.config import Expected, Experiment
+from jaxnets.data import MNIST, Augment
+from jaxnets.models import LeNet5
+from jaxnets.optim import AdamW, WarmupLinear
+from jaxnets.tasks import Classification
+
+EXPECTED = Expected(metric="accuracy", at_least=0.988, minutes=2)
+
+
+def config() -> Experiment:
+    """The experiment; any field can be overridden by a flag."""
+    return Experiment(
+        task=Classification(model=LeNet5()),
+        data=MNIST(augment=Augment(shift=2)),
+        optimizer=AdamW(learning_rate=3e-3, weight_decay=1e-2, schedule=WarmupLinear(warmup=0.2)),
+        steps=4680,  # 10 epochs
+        batch_size=128,
+        log_every=117,
+        eval_every=468,
+        save_every=1170,
+    )

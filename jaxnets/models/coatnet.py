@@ -1,0 +1,180 @@
+"""Convolution first, attention after it: a hybrid in the manner of CoAtNet (Dai et al. 2021).
+
+The paper's CoAtNet-0 is close to `layout=("convolution", "convolution", "attention", "attention")`, `stem=64`,
+`widths=(96, 192, 384, 768)`, `blocks=(2, 3, 5, 2)`, `strides=(2, 2, 2, 2)`, `heads=12`; here a stage has one number of heads
+whatever its width, and averages where it pools.
+
+Shapes: `B` batch, `H` height, `W` width, `C` channels, `T` positions of an image, `D` width of a stage.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import conv_general_dilated, dot_general
+
+
+class CoAtNet(nn.Module):
+    """A stem that halves the image, stages of inverted bottlenecks, stages of relative attention, one linear layer."""
+
+    stem: int = 16
+    """Channels of the stem's two 3x3 convolutions."""
+    layout: tuple[Literal["convolution", "attention"], ...] = ("convolution", "attention")
+    """What each stage is made of."""
+    widths: tuple[int, ...] = (32, 64)
+    """Channels of each stage."""
+    blocks: tuple[int, ...] = (2, 3)
+    """Blocks in each stage."""
+    strides: tuple[int, ...] = (1, 2)
+    """2 where a stage begins by halving the image, else 1."""
+    heads: int = 4
+    """Heads of attention; they share a stage's width."""
+    expansion: int = 4
+    """Channels inside a block, as a multiple of the stage's width."""
+    squeeze: int = 4
+    """Squeeze-and-excite in convolutional blocks, with this share of the width in the middle (Hu et al. 2018); 0: none."""
+    dropout: float = 0.0
+    """Probability of dropping a number after each half of an attention block while training, in [0, 1)."""
+    outputs: int | None = None
+    """Output units; None takes as many as the data have classes."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        if len({len(self.layout), len(self.widths), len(self.blocks), len(self.strides)}) != 1 or not self.layout:
+            raise ValueError(
+                f"CoAtNet needs one layout, width, number of blocks and stride for each stage, got {self.layout}, "
+                f"{self.widths}, {self.blocks} and {self.strides}"
+            )
+        if min(self.blocks) < 1 or not set(self.strides) <= {1, 2}:
+            raise ValueError(f"CoAtNet needs blocks >= 1 and strides of 1 or 2, got {self.blocks} and {self.strides}")
+        if min(self.stem, self.heads, self.expansion) < 1 or self.squeeze < 0:
+            raise ValueError(
+                f"CoAtNet needs stem, heads and expansion >= 1 and squeeze >= 0, got {self.stem}, {self.heads}, "
+                f"{self.expansion} and {self.squeeze}"
+            )
+        for kind, width in zip(self.layout, self.widths, strict=True):
+            if kind == "attention" and width % self.heads:
+                raise ValueError(f"CoAtNet: the width {width} is not divisible by heads {self.heads}; change one")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Outputs `[B, outputs]` of images `[B, H, W, C]`; every halving needs even sides."""
+        whole = 2 ** (1 + sum(stride == 2 for stride in self.strides))
+        if x.ndim != 4 or x.shape[1] % whole or x.shape[2] % whole:
+            raise ValueError(
+                f"CoAtNet with strides {self.strides} needs images [batch, height, width, channels] whose sides are "
+                f"multiples of {whole}, got {tuple(x.shape)}; use other strides or another size"
+            )
+        x = nn.gelu(batch_norm(train, "stem_norm")(conv(self.stem, 3, 2, "stem_0")(x)))
+        x = conv(self.stem, 3, 1, "stem_1")(x)
+        for stage, kind in enumerate(self.layout):
+            for index in range(self.blocks[stage]):
+                shared: dict[str, Any] = {
+                    "width": self.widths[stage],
+                    "stride": self.strides[stage] if index == 0 else 1,
+                    "expansion": self.expansion,
+                    "name": f"stage_{stage}_block_{index}",
+                }
+                if kind == "convolution":
+                    x = Bottleneck(squeeze=self.squeeze, **shared)(x, train=train)
+                else:
+                    x = Attention(heads=self.heads, dropout=self.dropout, **shared)(x, train=train)
+        x = nn.LayerNorm(name="final_norm")(x.mean(axis=(1, 2)))
+        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+
+
+class Bottleneck(nn.Module):
+    """MBConv (Sandler et al. 2018): widen, a 3x3 window for each channel alone, squeeze-and-excite, narrow; norm first."""
+
+    width: int
+    stride: int
+    expansion: int
+    squeeze: int
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
+        inner = self.expansion * self.width
+        y = conv(inner, 1, 1, "up")(batch_norm(train, "norm")(x))
+        y = nn.gelu(batch_norm(train, "up_norm")(y))
+        y = conv(inner, 3, self.stride, "depthwise", groups=inner)(y)
+        y = nn.gelu(batch_norm(train, "depthwise_norm")(y))
+        if self.squeeze:
+            z = nn.Dense(max(1, self.width // self.squeeze), dot_general=dot_general, name="squeeze")(
+                y.mean(axis=(1, 2))
+            )
+            z = nn.Dense(inner, dot_general=dot_general, name="excite")(nn.gelu(z))
+            y = y * nn.sigmoid(z)[:, None, None, :]
+        y = nn.Conv(self.width, (1, 1), conv_general_dilated=conv_general_dilated, name="down")(y)
+        return shortcut(x, self.width, self.stride) + y
+
+
+class Attention(nn.Module):
+    """Attention whose scores depend on how far apart two positions are, too, then the MLP; each normalised first and added."""
+
+    width: int
+    stride: int
+    expansion: int
+    heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        y = average(nn.LayerNorm(name="attention_norm")(x), self.stride)
+        B, H, W, C = y.shape
+        y = y.reshape(B, H * W, C)
+        q, k, v = (
+            self.dense(self.width, name)(y).reshape(B, H * W, self.heads, -1) for name in ("query", "key", "value")
+        )
+        table = self.param("relative", nn.initializers.normal(0.02), (self.heads, (2 * H - 1) * (2 * W - 1)))
+        bias = jnp.take(table, offsets(H, W), axis=1)[None].astype(q.dtype)
+        y = jax.nn.dot_product_attention(q, k, v, bias=bias).reshape(B, H, W, self.width)
+        x = shortcut(x, self.width, self.stride) + drop(self.dense(self.width, "merge")(y))
+        y = self.dense(self.expansion * self.width, "up")(nn.LayerNorm(name="mlp_norm")(x))
+        return x + drop(self.dense(self.width, "down")(nn.gelu(y)))
+
+    def dense(self, width: int, name: str) -> nn.Dense:
+        """A linear map."""
+        return nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), dot_general=dot_general, name=name)
+
+
+def offsets(height: int, width: int) -> np.ndarray:
+    """For each pair of positions, the number of their offset, `[T, T]` in [0, (2H - 1)(2W - 1))."""
+    rows, columns = (a.reshape(-1) for a in np.indices((height, width)))
+    down, right = rows[None] - rows[:, None] + height - 1, columns[None] - columns[:, None] + width - 1
+    return down * (2 * width - 1) + right
+
+
+def shortcut(x: Array, width: int, stride: int) -> Array:
+    """What a block's output is added to: the input, averaged and mapped where size or width change."""
+    x = average(x, stride)
+    return x if x.shape[-1] == width else nn.Dense(width, dot_general=dot_general, name="shortcut")(x)
+
+
+def average(x: Array, stride: int) -> Array:
+    """The mean over windows of `stride` by `stride`."""
+    B, H, W, C = x.shape
+    return x.reshape(B, H // stride, stride, W // stride, stride, C).mean(axis=(2, 4)) if stride > 1 else x
+
+
+def conv(features: int, window: int, stride: int, name: str, *, groups: int = 1) -> nn.Conv:
+    """A centred convolution without a bias, for a norm to follow."""
+    pad = window // 2
+    return nn.Conv(
+        features, (window, window), strides=stride, padding=((pad, pad), (pad, pad)), use_bias=False,
+        feature_group_count=groups, kernel_init=nn.initializers.he_normal(), conv_general_dilated=conv_general_dilated,
+        name=name,
+    )  # fmt: skip
+
+
+def batch_norm(train: bool, name: str) -> Any:
+    """Batch normalisation; the running statistics keep nine tenths at each step."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)

@@ -1,0 +1,103 @@
+"""ConvNeXt: a convolutional network with the proportions of a transformer (Liu et al. 2022, "A ConvNet for the 2020s").
+
+Tiny is the default. Small: depths (3, 3, 27, 3). Base: that and widths (128, 256, 512, 1024).
+
+Shapes: `B` batch, `H` height, `W` width, `C` channels.
+"""
+
+import flax.linen as nn
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import conv_general_dilated, dot_general
+
+START = nn.initializers.truncated_normal(0.02)
+
+
+class ConvNeXt(nn.Module):
+    """Patches, then stages of blocks with a halving between them, the mean over positions, one linear layer."""
+
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    """Blocks in each stage."""
+    widths: tuple[int, ...] = (96, 192, 384, 768)
+    """Channels of each stage."""
+    patch: int = 4
+    """Pixels along a side of the stem's patches; 1 or 2 suits images of 32x32."""
+    layer_scale: float = 1e-6
+    """What each channel of a block's output is multiplied with in the beginning (Touvron et al. 2021); 0 leaves it out."""
+    stochastic_depth: float = 0.0
+    """Probability of leaving out the last block while training, falling to 0 for the first (Huang et al. 2016), in [0, 1).
+    The paper: 0.1 for tiny, 0.4 for small, 0.5 for base."""
+    outputs: int | None = None
+    """Output units; None takes as many as the data have classes."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        if len(self.depths) != len(self.widths) or not self.depths or min(self.depths) < 1:
+            raise ValueError(
+                f"ConvNeXt needs as many depths as widths, each at least 1, got depths {self.depths} and widths {self.widths}"
+            )
+        if self.patch < 1 or self.layer_scale < 0 or not 0 <= self.stochastic_depth < 1:
+            raise ValueError(
+                f"ConvNeXt needs patch >= 1, layer_scale >= 0 and stochastic_depth in [0, 1), got {self.patch}, "
+                f"{self.layer_scale} and {self.stochastic_depth}"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Outputs `[B, outputs]` of images `[B, H, W, C]`; pixels beyond the last whole patch are not seen."""
+        least = self.patch * 2 ** (len(self.widths) - 1)
+        if x.ndim != 4 or min(x.shape[1:3]) < least:
+            raise ValueError(
+                f"ConvNeXt with patch {self.patch} and {len(self.widths)} stages needs images [batch, height, width, "
+                f"channels] of at least {least}x{least} pixels, got {tuple(x.shape)}; use a smaller patch, fewer stages or "
+                f"larger images"
+            )
+        x = norm("stem_norm")(patches(self.widths[0], self.patch, "stem")(x))
+        done = 0
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            if stage:
+                x = patches(width, 2, f"down_{stage}")(norm(f"down_norm_{stage}")(x))
+            for index in range(depth):
+                drop = self.stochastic_depth * done / max(1, sum(self.depths) - 1)
+                x, done = Block(self.layer_scale, drop, name=f"stage_{stage}_block_{index}")(x, train=train), done + 1
+        x = norm("final_norm")(x.mean(axis=(1, 2)))
+        return nn.Dense(self.outputs or 1, kernel_init=START, dot_general=dot_general, name="output")(x)
+
+
+class Block(nn.Module):
+    """A 7x7 window for each channel alone, then an MLP for each position alone, added to what came in."""
+
+    layer_scale: float
+    drop: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """`[B, H, W, C]` to the same."""
+        C = x.shape[-1]
+        y = nn.Conv(
+            C, (7, 7), padding=((3, 3), (3, 3)), feature_group_count=C, kernel_init=START,
+            conv_general_dilated=conv_general_dilated, name="depthwise",
+        )(x)  # fmt: skip
+        y = nn.Dense(4 * C, kernel_init=START, dot_general=dot_general, name="up")(norm("norm")(y))
+        y = nn.gelu(y, approximate=False)
+        y = nn.Dense(C, kernel_init=START, dot_general=dot_general, name="down")(y)
+        if self.layer_scale:
+            scale = self.param("layer_scale", nn.initializers.constant(self.layer_scale), (C,))
+            y = y * scale.reshape(1, 1, 1, C)
+        # One draw for the whole branch of an example; dividing keeps the mean, so evaluation needs no change.
+        return x + nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+
+
+def patches(width: int, side: int, name: str) -> nn.Conv:
+    """Patches that do not overlap, each turned into `width` numbers by one linear map."""
+    return nn.Conv(
+        width, (side, side), strides=side, padding="VALID", kernel_init=START, conv_general_dilated=conv_general_dilated,
+        name=name,
+    )  # fmt: skip
+
+
+def norm(name: str) -> nn.LayerNorm:
+    """Over the channels of a position."""
+    return nn.LayerNorm(epsilon=1e-6, name=name)

@@ -1,0 +1,62 @@
+"""LeNet-5, the convolutional network that read cheques (LeCun et al. 1998, "Gradient-based learning applied to document
+recognition", section II).
+
+This is the form in common use, of 61,706 parameters for ten classes: every map of the second convolution sees all six of the
+first (the paper leaves some out), subsampling has no weights of its own, and the last layer is linear where the paper's
+measures distances.
+
+Shapes: `B` batch, `H` height, `W` width, `C` channels.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import conv_general_dilated, dot_general, max_pool
+
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
+
+
+class LeNet5(nn.Module):
+    """Two 5x5 convolutions, each followed by subsampling, then fully connected layers of 120, 84 and the outputs."""
+
+    activation: Literal["tanh", "relu"] = "tanh"
+    """The non-linearity; the paper's is a scaled tanh."""
+    pool: Literal["average", "max"] = "average"
+    """How 2x2 windows are subsampled."""
+    outputs: int | None = None
+    """Output units; None takes as many as the data have classes."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Outputs `[B, outputs]` of images `[B, 32, 32, C]`, or `[B, 28, 28, C]`, around which zeros are put."""
+        del train
+        if x.ndim != 4 or x.shape[1:3] not in ((28, 28), (32, 32)):
+            raise ValueError(
+                f"LeNet5 needs images [batch, height, width, channels] of 28x28 or 32x32 pixels, got {tuple(x.shape)}; "
+                f"use CNN for other sizes"
+            )
+        act, border = ACTIVATIONS[self.activation], (32 - x.shape[1]) // 2
+        for index, (features, pad) in enumerate(((6, border), (16, 0))):
+            x = nn.Conv(
+                features, (5, 5), padding=((pad, pad), (pad, pad)), conv_general_dilated=conv_general_dilated,
+                name=f"conv_{index}",
+            )(x)  # fmt: skip
+            x = act(x)
+            x = max_pool(x) if self.pool == "max" else average_pool(x)
+        x = x.reshape(x.shape[0], -1)
+        for index, width in enumerate((120, 84)):
+            x = act(nn.Dense(width, dot_general=dot_general, name=f"dense_{index}")(x))
+        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+
+
+def average_pool(x: Array) -> Array:
+    """The mean of each 2x2 window: `[B, H, W, C]` with even H and W to `[B, H / 2, W / 2, C]`."""
+    B, H, W, C = x.shape
+    return x.reshape(B, H // 2, 2, W // 2, 2, C).mean(axis=(2, 4))

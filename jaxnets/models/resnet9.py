@@ -1,0 +1,64 @@
+"""The nine-layer residual network that learns CIFAR-10 in minutes (Page 2018, "How to train your ResNet", myrtle.ai).
+
+The form is that of his entry in the DAWNBench competition: https://github.com/davidcpage/cifar10-fast, `dawn.py`.
+
+Shapes: `B` batch, `H` height, `W` width, `C` channels.
+"""
+
+import flax.linen as nn
+from jax import Array
+
+from jaxnets.models.layers import check_layers
+from jaxnets.ops import conv_general_dilated, dot_general
+
+
+class ResNet9(nn.Module):
+    """A convolution, three that end in a 2x2 max pool (a residual block after the first and the third), one linear layer."""
+
+    width: int = 64
+    """Channels of the first convolution; each of the three layers has twice as many as what comes before it."""
+    logit_scale: float = 0.125
+    """What the last layer's outputs are multiplied with; keeps the softmax soft at high learning rates."""
+    outputs: int | None = None
+    """Output units; None takes as many as the data have classes."""
+
+    def __post_init__(self) -> None:
+        check_layers(self)
+        if not self.logit_scale > 0:
+            raise ValueError(f"ResNet9.logit_scale is positive, got {self.logit_scale}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Outputs `[B, outputs]` of images `[B, H, W, C]`, H and W at least 8."""
+        if x.ndim != 4 or min(x.shape[1:3]) < 8:
+            raise ValueError(
+                f"ResNet9 halves images [batch, height, width, channels] three times, which needs at least 8x8 pixels, got "
+                f"{tuple(x.shape)}; use larger images, or CNN with fewer stages"
+            )
+        x = ConvNorm(self.width, name="prep")(x, train=train)
+        for layer in (1, 2, 3):
+            # Not ops.max_pool: its gradient looks for the maximum among values that a compiler may round in two ways.
+            x = ConvNorm(self.width * 2**layer, name=f"layer_{layer}")(x, train=train)
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            if layer != 2:
+                y = ConvNorm(x.shape[-1], name=f"layer_{layer}_residual_0")(x, train=train)
+                x = x + ConvNorm(x.shape[-1], name=f"layer_{layer}_residual_1")(y, train=train)
+        # Over all positions: on 32x32 images the 4x4 max pool of the original, on others still one number a channel.
+        x = nn.max_pool(x, x.shape[1:3]).reshape(x.shape[0], -1)
+        return self.logit_scale * nn.Dense(self.outputs or 1, use_bias=False, dot_general=dot_general, name="output")(x)
+
+
+class ConvNorm(nn.Module):
+    """A 3x3 convolution, batch normalisation, ReLU."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """`[B, H, W, C]` to `[B, H, W, width]`."""
+        x = nn.Conv(
+            self.width, (3, 3), padding=((1, 1), (1, 1)), use_bias=False,
+            kernel_init=nn.initializers.he_normal(), conv_general_dilated=conv_general_dilated, name="conv",
+        )(x)  # fmt: skip
+        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm")(x))
