@@ -2,16 +2,14 @@
 
     jaxnets train mnist_lenet
 
-Data through JAXNETS_DATA, else downloaded once (11 MB). Test accuracy at least 0.988, in two minutes on two CPU cores.
+Data through JAXNETS_DATA, else downloaded once (11 MB). Ten epochs, for a CPU. Not run yet.
 """
 
-from jaxnets.config import Expected, Experiment
+from jaxnets.config import Experiment
 from jaxnets.data import MNIST, Augment
 from jaxnets.models import LeNet5
 from jaxnets.optim import AdamW, WarmupLinear
 from jaxnets.tasks import Classification
-
-EXPECTED = Expected(metric="accuracy", at_least=0.988, minutes=2)
 
 
 def config() -> Experiment:
