@@ -83,9 +83,14 @@ def route(votes: Array, rounds: int) -> Array:
 def squash(x: Array) -> Array:
     """The same direction and a length below 1: `|x|^2 / (1 + |x|^2)`."""
     square = jnp.square(x).sum(axis=-1, keepdims=True)
-    return x * jnp.sqrt(square + 1e-7) / (1 + square)
+    return x * jnp.sqrt(square + least(x)) / (1 + square)
 
 
 def length(x: Array) -> Array:
     """The length of each vector, `[..., E]` to `[...]`; its gradient at 0 is 0."""
-    return jnp.sqrt(jnp.square(x).sum(axis=-1) + 1e-7)
+    return jnp.sqrt(jnp.square(x).sum(axis=-1) + least(x))
+
+
+def least(x: Array) -> float:
+    """What keeps the gradient of a square root finite at 0, in the dtype of `x`, and is not seen elsewhere."""
+    return max(1e-12, float(jnp.finfo(x.dtype).tiny))
