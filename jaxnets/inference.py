@@ -68,7 +68,11 @@ def generate(arguments: Sequence[str]) -> int:
     from jaxnets.run import open_run
 
     run = open_run(run_dir)
-    model: Any = _language_model(run, run_dir, "writes no text; `jaxnets predict` asks it for predictions")
+    model: Any = run.parts.task.model
+    if not isinstance(model, models.Decoder):
+        raise UsageError(
+            f"{run_dir} holds a {type(model).__name__}, which writes no text; `jaxnets predict` asks it for predictions"
+        )
     tokenizer, text = run.parts.dataset.tokenizer, options.prompt
     if tokenizer is None:
         raise UsageError(f"the data of {run_dir} are tokens without a tokenizer, so no text can be read or written")

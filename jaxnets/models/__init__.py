@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxnets.models.convolutional_lstm import ConvLSTMForecaster as ConvLSTMForecaster
     from jaxnets.models.dcgan import DCGANCritic as DCGANCritic
     from jaxnets.models.dcgan import DCGANGenerator as DCGANGenerator
+    from jaxnets.models.generation import Decoder as Decoder
     from jaxnets.models.generation import Sampling as Sampling
     from jaxnets.models.generation import generate as generate
     from jaxnets.models.graph import GAT as GAT
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jaxnets.models.graph import GIN as GIN
     from jaxnets.models.graph import Graph as Graph
     from jaxnets.models.graph import GraphSAGE as GraphSAGE
+    from jaxnets.models.hybrid_language_model import HybridLanguageModel as HybridLanguageModel
     from jaxnets.models.language_model import LanguageModel as LanguageModel
     from jaxnets.models.lenet import LeNet5 as LeNet5
     from jaxnets.models.mlp import MLP as MLP
@@ -47,6 +49,7 @@ FILES = {
     "ConvLSTMForecaster": "convolutional_lstm",
     "DCGANCritic": "dcgan",
     "DCGANGenerator": "dcgan",
+    "Decoder": "generation",
     "Sampling": "generation",
     "generate": "generation",
     "GAT": "graph",
@@ -54,6 +57,7 @@ FILES = {
     "GIN": "graph",
     "Graph": "graph",
     "GraphSAGE": "graph",
+    "HybridLanguageModel": "hybrid_language_model",
     "LanguageModel": "language_model",
     "LeNet5": "lenet",
     "MLP": "mlp",
@@ -93,8 +97,10 @@ __all__ = [
     "ConvNeXt",
     "DCGANCritic",
     "DCGANGenerator",
+    "Decoder",
     "Graph",
     "GraphSAGE",
+    "HybridLanguageModel",
     "LanguageModel",
     "LeNet5",
     "Perceptron",

@@ -5,13 +5,29 @@ Shapes: `B` batch, `P` prompt, `N` new tokens, `V` vocabulary.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.language_model import LanguageModel
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What `generate` asks of a model: `LanguageModel` and `HybridLanguageModel` are such.
+
+    Its `apply(variables, tokens, cache=...)` gives logits `[B, T, V]` and the cache with these tokens in it.
+    """
+
+    @property
+    def length(self) -> int | None:
+        """Most tokens of a text; None: any number."""
+
+    def empty_cache(self, batch: int, length: int) -> Any:
+        """What is kept of a text of up to `length` tokens, before its first; a tree of arrays."""
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Linen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +68,7 @@ class Sampling:
 
 
 def generate(
-    model: LanguageModel,
+    model: Decoder,
     variables: Any,
     prompt: Array,
     count: int,
@@ -66,7 +82,7 @@ def generate(
         model: with its vocabulary set.
         variables: its parameters.
         prompt: `[B, P]` int, P at least 1; the same length for all.
-        count: new tokens; P + count at most the model's length.
+        count: new tokens; P + count at most the model's length, where it has one.
         key: of all draws; each row of the batch draws for itself.
         sampling: how tokens are chosen.
 
@@ -80,10 +96,10 @@ def generate(
         raise ValueError(
             f"a prompt is tokens [batch, positions] with at least one position, got shape {tuple(prompt.shape)}"
         )
-    if prompt.shape[1] + count > model.length:
+    if model.length is not None and prompt.shape[1] + count > model.length:
         raise ValueError(
-            f"{prompt.shape[1]} prompt tokens and {count} new ones are more than LanguageModel.length {model.length}; "
-            f"ask for fewer"
+            f"{prompt.shape[1]} prompt tokens and {count} new ones are more than {type(model).__name__}.length "
+            f"{model.length}; ask for fewer"
         )
     if count < 1:
         raise ValueError(f"count is at least 1, got {count}")
@@ -91,16 +107,15 @@ def generate(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 5))
-def _generate(model: LanguageModel, variables: Any, prompt: Array, count: int, key: Array, sampling: Sampling) -> Array:
+def _generate(model: Decoder, variables: Any, prompt: Array, count: int, key: Array, sampling: Sampling) -> Array:
     batch, length = prompt.shape
-    apply: Any = model.apply
-    logits, cache = apply(variables, prompt, cache=model.empty_cache(batch, length + count))
+    logits, cache = model.apply(variables, prompt, cache=model.empty_cache(batch, length + count))
     keys = jax.random.split(key, count)
     first = sampling.choose(logits[:, -1], keys[0])
 
     def next_token(carry: Any, key: Array) -> tuple[Any, Array]:
         token, cache = carry
-        logits, cache = apply(variables, token[:, None], cache=cache)
+        logits, cache = model.apply(variables, token[:, None], cache=cache)
         token = sampling.choose(logits[:, -1], key)
         return (token, cache), token
 

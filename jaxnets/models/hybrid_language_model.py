@@ -1,0 +1,263 @@
+"""A language model that is mostly recurrent: Griffin, as RecurrentGemma has it (De et al. 2024, Botev et al. 2024).
+
+Shapes: `B` batch, `T` positions of this call, `W` window, `S` positions in the cache (at most W - 1), `D` width, `R` numbers
+in a recurrent state, `N` blocks of a gate, `C` taps of the convolution, `H` query heads, `G` key and value heads, `K` numbers
+a head, `F` hidden units, `V` vocabulary.
+
+Two of three blocks mix time by a gated linear recurrence behind a short convolution, the third by attention to the last W
+positions. What a text leaves behind has one size however long it is, so the cache does not grow.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.ops import dot_general, name_axes
+from jaxnets.ops.positions import rotate
+from jaxnets.ops.scan import linear_recurrence
+
+# {"states": [layers, B, R], "tails": [layers, B, C - 1, R], "keys": [layers, B, S, G, K], "values": the same, "length": int32}
+Cache = dict[str, Array]
+# The paper's c: how much of a gate's range lies near 1.
+SHARPNESS = 8.0
+
+
+class HybridLanguageModel(nn.Module):
+    """Logits of the next token at every position, from the tokens up to it; called as `LanguageModel` is."""
+
+    vocabulary: int | None = None
+    """Tokens there are; None takes as many as the data have."""
+    layers: int = 6
+    """Blocks."""
+    width: int = 128
+    """Numbers that stand for a token inside the model."""
+    pattern: tuple[Literal["recurrent", "attention"], ...] = ("recurrent", "recurrent", "attention")
+    """How a block mixes time, block by block; begins anew where it ends."""
+    recurrent_width: int | None = None
+    """Numbers in a recurrent state; None: the width."""
+    gate_blocks: int = 4
+    """Blocks on the diagonal of a gate's matrix, all else 0; divides the recurrent width."""
+    convolution: int = 4
+    """Positions that the convolution before the recurrence sees: itself and those before it."""
+    window: int = 64
+    """Positions that attention sees: itself and those before it."""
+    heads: int = 4
+    """Heads of attention; they share the width."""
+    key_heads: int | None = 1
+    """Heads of keys and values, a divisor of `heads`; None: as many as `heads`."""
+    rotary_base: float = 10_000.0
+    """Longest wavelength of the rotary positions of attention, in units of 2 pi tokens."""
+    hidden: int | None = None
+    """Hidden units of the MLP; None: three times the width."""
+    mlp: Literal["geglu", "swiglu"] = "geglu"
+    """What the gate of the MLP goes through: GELU (tanh form), or silu."""
+    biases: Literal["most", "none"] = "none"
+    """Which linear maps have a bias; most: all but query, key and value, as RecurrentGemma. Recurrent gates always have."""
+    norm_epsilon: float = 1e-6
+    """Added to the mean square before its root is taken."""
+    embedding: Literal["tied", "untied"] = "tied"
+    """Whether the output layer is the embedding's transpose."""
+    dropout: float = 0.0
+    """Probability of dropping an embedding or the result of half a block while training, in [0, 1)."""
+    remat: Literal["none", "blocks"] = "none"
+    """blocks: keep only each block's input for the backward pass and compute the rest again, to save memory."""
+
+    length: ClassVar[None] = None  # there is no longest text
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "gate_blocks", "convolution", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"HybridLanguageModel.{name} is at least 1, got {getattr(self, name)}")
+        if not self.pattern:
+            raise ValueError("HybridLanguageModel.pattern names at least one block, got ()")
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(
+                f"HybridLanguageModel.width {self.width} over heads {self.heads} is no even number, which "
+                f"rotary positions need; change one"
+            )
+        if self.key_heads is not None and (self.key_heads < 1 or self.heads % self.key_heads):
+            raise ValueError(f"HybridLanguageModel.key_heads {self.key_heads} does not divide heads {self.heads}")
+        if (self.recurrent_width or self.width) % self.gate_blocks:
+            raise ValueError(
+                f"HybridLanguageModel.gate_blocks {self.gate_blocks} does not divide the recurrent width "
+                f"{self.recurrent_width or self.width}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"HybridLanguageModel.dropout is a probability in [0, 1), got {self.dropout}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, tokens: Array, *, train: bool = False, cache: Cache | None = None) -> Any:
+        """Logits `[B, T, V]` float32 of tokens `[B, T]`.
+
+        With a `cache` (see `empty_cache`) the tokens follow those in it, and the result is (logits, the cache after them).
+        """
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(
+                f"HybridLanguageModel takes tokens [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
+            )
+        init = nn.initializers.normal(0.02)
+        embed = nn.Embed(self.vocabulary or 1, self.width, embedding_init=init, name="embedding")
+        x = name_axes(embed(tokens), "batch", "length", "embed")
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        start: Array | int = 0 if cache is None else cache["length"]
+        kind: Any = nn.remat(Block, static_argnums=(4,)) if self.remat == "blocks" else Block
+        left: dict[str, list[Any]] = {"recurrent": [], "attention": []}
+        for index, mixes in enumerate(self.kinds):
+            names = ("states", "tails") if mixes == "recurrent" else ("keys", "values")
+            stored = None if cache is None else tuple(cache[name][len(left[mixes])] for name in names)
+            block = kind(mixes, self.layers, self._mixer(mixes), self.hidden or 3 * self.width, self.mlp,
+                         self.biases == "most", self.norm_epsilon, self.dropout, name=f"block_{index}")  # fmt: skip
+            x, stored = block(x, stored, start, train)
+            left[mixes].append(stored)
+        x = nn.RMSNorm(epsilon=self.norm_epsilon, name="final_norm")(x)
+        if self.embedding == "tied":
+            logits = embed.attend(x)
+        else:
+            logits = nn.Dense(self.vocabulary or 1, use_bias=False, dot_general=dot_general, name="output")(x)
+        logits = logits.astype(jnp.float32)
+        if cache is None:
+            return logits
+        after = {"length": cache["length"] + tokens.shape[1]}
+        for mixes, names in (("recurrent", ("states", "tails")), ("attention", ("keys", "values"))):
+            for place, name in enumerate(names):
+                layers = [stored[place] for stored in left[mixes]]
+                after[name] = jnp.stack(layers) if layers else cache[name]
+        return logits, after
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How each block mixes time."""
+        return tuple(self.pattern[index % len(self.pattern)] for index in range(self.layers))
+
+    def _mixer(self, mixes: str) -> tuple[Any, ...]:
+        """The sizes of a block's recurrence or attention."""
+        if mixes == "recurrent":
+            return self.recurrent_width or self.width, self.gate_blocks, self.convolution
+        return self.heads, self.key_heads or self.heads, self.width // self.heads, self.window, self.rotary_base
+
+    def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+        """A cache for texts of up to `length` positions; its size does not depend on it from the window on.
+
+        The recurrent states are float32 whatever the dtype of the rest.
+        """
+        R, S = self.recurrent_width or self.width, min(self.window - 1, length)
+        recurrent, attention = (self.kinds.count(name) for name in ("recurrent", "attention"))
+        shape = (attention, batch, S, self.key_heads or self.heads, self.width // self.heads)
+        return {
+            "states": jnp.zeros((recurrent, batch, R), jnp.float32),
+            "tails": jnp.zeros((recurrent, batch, self.convolution - 1, R), dtype),
+            "keys": jnp.zeros(shape, dtype),
+            "values": jnp.zeros(shape, dtype),
+            "length": jnp.zeros((), jnp.int32),
+        }
+
+
+class Block(nn.Module):
+    """Mixing of time, then the gated MLP, each on a normalised copy and added to what came in."""
+
+    mixes: str
+    layers: int
+    sizes: tuple[Any, ...]
+    hidden: int
+    mlp: str
+    biased: bool
+    norm_epsilon: float
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Array, stored: Any, start: Array | int, train: bool) -> tuple[Array, Any]:
+        """`[B, T, D]` to the same, and what this block keeps of the text after it."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        y = nn.RMSNorm(epsilon=self.norm_epsilon, name="mixer_norm")(x)
+        y, stored = self.recur(y, stored) if self.mixes == "recurrent" else self.attend(y, stored, start)
+        x = x + drop(y)
+        y = nn.RMSNorm(epsilon=self.norm_epsilon, name="mlp_norm")(x)
+        gate = self.dense(self.hidden, "gate")(y)
+        gate = nn.silu(gate) if self.mlp == "swiglu" else nn.gelu(gate, approximate=True)
+        y = self.dense(x.shape[-1], "down", ends_branch=True)(gate * self.dense(self.hidden, "up")(y))
+        return x + drop(y), stored
+
+    def dense(self, width: int, name: str, *, ends_branch: bool = False) -> nn.Dense:
+        """A linear map; those that end a branch start smaller, so that the sum over layers keeps its size (GPT-2)."""
+        init = nn.initializers.normal(0.02 / (2 * self.layers) ** 0.5 if ends_branch else 0.02)
+        bias = self.biased and name not in ("query", "key", "value")
+        return nn.Dense(width, use_bias=bias, kernel_init=init, dot_general=dot_general, name=name)
+
+    def recur(self, x: Array, stored: Any) -> tuple[Array, Any]:
+        """The paper's recurrent block: convolution and recurrence on one branch, a GELU gate on the other."""
+        R, N, C = self.sizes
+        lecun = nn.initializers.lecun_normal()
+        side, y = (nn.Dense(R, use_bias=self.biased, kernel_init=lecun, dot_general=dot_general, name=name)(x)
+                   for name in ("side", "into"))  # fmt: skip
+        state, tail = (None, jnp.zeros((x.shape[0], C - 1, R), y.dtype)) if stored is None else stored
+        taps = self.param("taps", nn.initializers.normal(C**-0.5), (C, R)).astype(y.dtype)
+        bias = self.param("taps_bias", nn.initializers.zeros, (R,)).astype(y.dtype)
+        seen = jnp.concatenate([tail.astype(y.dtype), y], axis=1)
+        # Sums of shifted copies: four taps do not earn a convolution. The last tap is of the position itself.
+        T = y.shape[1]
+        y = sum(seen[:, tap : tap + T] * taps[tap][None, None] for tap in range(C)) + bias[None, None]
+        states = GatedRecurrence(N, name="recurrence")(y, state)
+        y = self.dense(x.shape[-1], "merge", ends_branch=True)(nn.gelu(side, approximate=True) * states.astype(x.dtype))
+        return y, (states[:, -1], seen[:, T:].astype(tail.dtype))
+
+    def attend(self, x: Array, stored: Any, start: Array | int) -> tuple[Array, Any]:
+        """Each position looks at itself and the W - 1 before it."""
+        (B, T, D), (H, G, K, W, base) = x.shape, self.sizes
+        here = start + jnp.arange(T)
+        q = rotate(self.dense(H * K, "query")(x).reshape(B, T, H, K), here, base=base)
+        k = rotate(self.dense(G * K, "key")(x).reshape(B, T, G, K), here, base=base)
+        v = self.dense(G * K, "value")(x).reshape(B, T, G, K)
+        S = 0
+        if stored is not None:
+            S = stored[0].shape[1]
+            k, v = (
+                jnp.concatenate([old, new.astype(old.dtype)], axis=1) for old, new in zip(stored, (k, v), strict=True)
+            )
+            stored = (k[:, T:], v[:, T:])
+        there = start - S + jnp.arange(S + T)
+        distance = here[:, None] - there[None, :]
+        # What lies before the text's beginning is an empty place in the cache.
+        seen = (distance >= 0) & (distance < W) & (there >= 0)[None]
+        y = jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), mask=seen[None, None])
+        return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
+
+
+class GatedRecurrence(nn.Module):
+    """The real-gated linear recurrent unit (De et al. 2024, section 2.4), computed in float32.
+
+    `r = sigmoid(W x + b)`, `i = sigmoid(U x + d)`, `a = sigmoid(L)^(c r)`, `h' = a h + sqrt(1 - a^2) (i x)`.
+    """
+
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: Array, state: Array | None) -> Array:
+        """States `[B, T, R]` float32 from inputs `[B, T, R]` and the state before them, `[B, R]` or None for zeros."""
+        R = x.shape[-1]
+        keep, take = (nn.sigmoid(self.gate(x, name)) for name in ("keep", "take"))
+        decay = self.param("decay", slow_decays, (R,)).astype(jnp.float32)
+        log_a = -SHARPNESS * keep * nn.softplus(-decay)[None, None]  # log(sigmoid(L)) = -softplus(-L)
+        # 1 - a^2 without cancellation, and not 0, where the root has no slope.
+        room = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-10))
+        return linear_recurrence(jnp.exp(log_a), room * take * x.astype(jnp.float32), state)
+
+    def gate(self, x: Array, name: str) -> Array:
+        """A linear map by a block-diagonal matrix, `[B, T, R]` float32."""
+        B, T, R = x.shape
+        N, size = self.blocks, R // self.blocks
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=0)
+        kernel = self.param(f"{name}_kernel", init, (N, size, size)).astype(x.dtype)
+        bias = self.param(f"{name}_bias", nn.initializers.zeros, (R,)).astype(jnp.float32)
+        y = jnp.einsum("btni,nij->btnj", x.reshape(B, T, N, size), kernel)
+        return y.reshape(B, T, R).astype(jnp.float32) + bias[None, None]
+
+
+def slow_decays(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Logits of decays `a` whose c-th power is uniform in [0.9, 0.999], so that fresh states remember 10 to 1000 steps."""
+    powers = jax.random.uniform(key, shape, dtype, 0.9, 0.999)
+    logs = jnp.log(powers) / SHARPNESS
+    return logs - jnp.log(-jnp.expm1(logs))  # the logit of exp(logs)
