@@ -12,7 +12,7 @@ from jaxnets.models import LanguageModel
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import NextToken
 
-EXPECTED = Expected(metric="loss", at_least=None, at_most=1.88, minutes=3)
+EXPECTED = Expected(metric="loss", at_least=None, at_most=1.72, minutes=3)
 
 
 def config() -> Experiment:
@@ -26,7 +26,7 @@ def config() -> Experiment:
         ),
         data=Text(length=64),
         optimizer=AdamW(
-            learning_rate=1e-3, weight_decay=0.1, b2=0.99, clip_norm=1.0, schedule=WarmupCosine(warmup=0.05)
+            learning_rate=3e-3, weight_decay=0.1, b2=0.99, clip_norm=1.0, schedule=WarmupCosine(warmup=0.05)
         ),
         steps=2000,
         batch_size=12,

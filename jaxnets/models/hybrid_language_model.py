@@ -42,6 +42,9 @@ class HybridLanguageModel(nn.Module):
     """Blocks on the diagonal of a gate's matrix, all else 0; divides the recurrent width."""
     convolution: int = 4
     """Positions that the convolution before the recurrence sees: itself and those before it."""
+    fresh_decays: tuple[float, float] = (0.9, 0.999)
+    """Range of the share of a state that a step with its gate wide open leaves, in a fresh model; the paper's remembers 10 to
+    1000 steps."""
     window: int = 64
     """Positions that attention sees: itself and those before it."""
     heads: int = 4
@@ -84,6 +87,10 @@ class HybridLanguageModel(nn.Module):
             raise ValueError(
                 f"HybridLanguageModel.gate_blocks {self.gate_blocks} does not divide the recurrent width "
                 f"{self.recurrent_width or self.width}"
+            )
+        if not 0 < self.fresh_decays[0] <= self.fresh_decays[1] < 1:
+            raise ValueError(
+                f"HybridLanguageModel.fresh_decays are two shares in (0, 1), rising; got {self.fresh_decays}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"HybridLanguageModel.dropout is a probability in [0, 1), got {self.dropout}")
@@ -136,7 +143,7 @@ class HybridLanguageModel(nn.Module):
     def _mixer(self, mixes: str) -> tuple[Any, ...]:
         """The sizes of a block's recurrence or attention."""
         if mixes == "recurrent":
-            return self.recurrent_width or self.width, self.gate_blocks, self.convolution
+            return self.recurrent_width or self.width, self.gate_blocks, self.convolution, self.fresh_decays
         return self.heads, self.key_heads or self.heads, self.width // self.heads, self.window, self.rotary_base
 
     def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
@@ -189,7 +196,7 @@ class Block(nn.Module):
 
     def recur(self, x: Array, stored: Any) -> tuple[Array, Any]:
         """The paper's recurrent block: convolution and recurrence on one branch, a GELU gate on the other."""
-        R, N, C = self.sizes
+        R, N, C, decays = self.sizes
         lecun = nn.initializers.lecun_normal()
         side, y = (nn.Dense(R, use_bias=self.biased, kernel_init=lecun, dot_general=dot_general, name=name)(x)
                    for name in ("side", "into"))  # fmt: skip
@@ -200,7 +207,7 @@ class Block(nn.Module):
         # Sums of shifted copies: four taps do not earn a convolution. The last tap is of the position itself.
         T = y.shape[1]
         y = sum(seen[:, tap : tap + T] * taps[tap][None, None] for tap in range(C)) + bias[None, None]
-        states = GatedRecurrence(N, name="recurrence")(y, state)
+        states = GatedRecurrence(N, decays, name="recurrence")(y, state)
         y = self.dense(x.shape[-1], "merge", ends_branch=True)(nn.gelu(side, approximate=True) * states.astype(x.dtype))
         return y, (states[:, -1], seen[:, T:].astype(tail.dtype))
 
@@ -233,17 +240,24 @@ class GatedRecurrence(nn.Module):
     """
 
     blocks: int
+    fresh_decays: tuple[float, float]
 
     @nn.compact
     def __call__(self, x: Array, state: Array | None) -> Array:
         """States `[B, T, R]` float32 from inputs `[B, T, R]` and the state before them, `[B, R]` or None for zeros."""
         R = x.shape[-1]
         keep, take = (nn.sigmoid(self.gate(x, name)) for name in ("keep", "take"))
-        decay = self.param("decay", slow_decays, (R,)).astype(jnp.float32)
+        decay = self.param("decay", self.fresh, (R,)).astype(jnp.float32)
         log_a = -SHARPNESS * keep * nn.softplus(-decay)[None, None]  # log(sigmoid(L)) = -softplus(-L)
         # 1 - a^2 without cancellation, and not 0, where the root has no slope.
         room = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-10))
         return linear_recurrence(jnp.exp(log_a), room * take * x.astype(jnp.float32), state)
+
+    def fresh(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        """Logits of decays whose c-th power is uniform between the two."""
+        low, high = self.fresh_decays
+        logs = jnp.log(jax.random.uniform(key, shape, dtype, low, high)) / SHARPNESS
+        return logs - jnp.log(-jnp.expm1(logs))  # the logit of exp(logs)
 
     def gate(self, x: Array, name: str) -> Array:
         """A linear map by a block-diagonal matrix, `[B, T, R]` float32."""
@@ -254,10 +268,3 @@ class GatedRecurrence(nn.Module):
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (R,)).astype(jnp.float32)
         y = jnp.einsum("btni,nij->btnj", x.reshape(B, T, N, size), kernel)
         return y.reshape(B, T, R).astype(jnp.float32) + bias[None, None]
-
-
-def slow_decays(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Logits of decays `a` whose c-th power is uniform in [0.9, 0.999], so that fresh states remember 10 to 1000 steps."""
-    powers = jax.random.uniform(key, shape, dtype, 0.9, 0.999)
-    logs = jnp.log(powers) / SHARPNESS
-    return logs - jnp.log(-jnp.expm1(logs))  # the logit of exp(logs)
