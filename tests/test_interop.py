@@ -23,7 +23,7 @@ from jaxnets.interop.weights import (
     save_weights,
     torchvision_resnet,
 )
-from jaxnets.models import CifarResNet, LanguageModel, ResNet, Sampling, generate
+from jaxnets.models import CifarResNet, Experts, LanguageModel, ResNet, Sampling, generate
 
 WEIGHTS = Path(os.environ.get("JAXNETS_DATA", "")) / "weights"
 needs_weights = pytest.mark.skipif(not (WEIGHTS / "stories260K.npz").is_file(), reason="JAXNETS_DATA is not set")
@@ -94,6 +94,11 @@ FAMILIES = {
                       biases="none", normalise_queries="rms"),
         llama(tied=True, query_norms=True), "model.layers.0.self_attn.q_norm.weight",
     ),
+    "mixtral": (
+        LanguageModel(vocabulary=17, layers=2, width=12, heads=2, hidden=20, positions="rotary", norm="rms", mlp="swiglu",
+                      biases="none", embedding="untied", experts=Experts(count=11)),
+        llama(tied=False, experts=True), "model.layers.1.block_sparse_moe.experts.10.w2.weight",
+    ),
 }  # fmt: skip
 
 
@@ -138,6 +143,25 @@ def test_a_table_of_another_family_has_no_names_for_these():
     model, _, _ = FAMILIES["gpt2"]
     with pytest.raises(DataError, match="the table has no name for params/"):
         save_weights(model.init(jax.random.key(0), TOKENS), llama(tied=True))
+
+
+def test_what_a_format_cannot_say_is_refused():
+    model, table, _ = FAMILIES["gpt2"]
+    post = model.clone(norm_place="post").init(jax.random.key(0), TOKENS)
+    with pytest.raises(DataError, match=r"needs params/final_norm/scale, .* which this model does not have"):
+        save_weights(post, table)
+    theirs = save_weights(model.init(jax.random.key(0), TOKENS), table)
+    with pytest.raises(DataError, match="no place for: params/final_norm/bias, params/final_norm/scale"):
+        load_weights(theirs, table, shapes_of(model.clone(norm_place="post"), TOKENS))
+
+
+def test_a_lost_expert_is_missed():
+    model, table, _ = FAMILIES["mixtral"]
+    theirs = save_weights(model.init(jax.random.key(0), TOKENS), table)
+    assert theirs["layers.0.block_sparse_moe.experts.3.w1.weight"].shape == (20, 12)
+    del theirs["layers.0.block_sparse_moe.experts.3.w1.weight"]
+    with pytest.raises(DataError, match=r"block_0/mixture/gate_kernel is a stack .* numbers \[0, 1, 2, 4"):
+        load_weights(theirs, table, shapes_of(model, TOKENS))
 
 
 # --- safetensors

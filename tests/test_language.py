@@ -40,6 +40,8 @@ KINDS = {
     "nowhere": {**GPT, "positions": "none"},
     "scanned": {**LLAMA, "blocks": "scanned"},
     "remat": {**GPT, "remat": "blocks"},
+    "post": {**GPT, "norm_place": "post"},
+    "post_rms": {**LLAMA, "norm_place": "post"},
 }
 
 
@@ -88,7 +90,8 @@ def plain(model, variables, tokens):
             x = x + jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
         for index in range(model.layers):
             w = p[f"block_{index}"]
-            y, heads = norm(x, w["attention_norm"]), []
+            post = model.norm_place == "post"
+            y, heads = x if post else norm(x, w["attention_norm"]), []
             q, k, v = (linear(y, w[n]) for n in ("query", "key", "value"))
             for h in range(H):
                 g = h // (H // G)
@@ -102,12 +105,14 @@ def plain(model, variables, tokens):
                     score = score - alibi_slopes(H)[h] * (jnp.arange(T)[:, None] - jnp.arange(T)[None, :])
                 heads.append(jax.nn.softmax(jnp.where(jnp.tri(T) > 0, score, -jnp.inf)) @ vh)
             x = x + linear(jnp.concatenate(heads, -1), w["merge"])
-            y = norm(x, w["mlp_norm"])
+            x = norm(x, w["attention_norm"]) if post else x
+            y = x if post else norm(x, w["mlp_norm"])
             up = linear(y, w["up"])
             x = x + linear(
                 jax.nn.silu(linear(y, w["gate"])) * up if model.mlp == "swiglu" else jax.nn.gelu(up), w["down"]
             )
-        x = norm(x, p["final_norm"])
+            x = norm(x, w["mlp_norm"]) if post else x
+        x = x if model.norm_place == "post" else norm(x, p["final_norm"])
         return x @ (p["embedding"]["embedding"].T if model.embedding == "tied" else p["output"]["kernel"])
 
     return jnp.stack([one(sequence) for sequence in tokens])

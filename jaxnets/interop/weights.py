@@ -1,8 +1,8 @@
 """Other libraries' weights, by one declarative table each: their name, our path, how the array is turned.
 
 A table is a list of rules. A name that no rule takes and a leaf that no rule gives are errors: weights that load halfway do
-not load. Tables: GPT-2 and Llama or Qwen as the Hugging Face library names them, Llama as llama2.c does, CIFAR ResNets of
-torch, ResNets of torchvision.
+not load. Tables: GPT-2 and Llama, Mixtral or Qwen as the Hugging Face library names them, Llama as llama2.c does, CIFAR
+ResNets of torch, ResNets of torchvision.
 """
 
 import dataclasses
@@ -40,7 +40,16 @@ class Split:
     paths: tuple[str, ...]
 
 
-Table = Sequence[Rule | Split]
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Several of their arrays, numbered by `{j}`, that are one of ours along its first dim; each turned over."""
+
+    name: str
+    path: str
+
+
+AnyRule = Rule | Split | Stack
+Table = Sequence[AnyRule]
 
 
 def _transpose(array: np.ndarray) -> np.ndarray:
@@ -87,10 +96,11 @@ GPT2: Table = [
 ]  # fmt: skip
 
 
-def llama(*, tied: bool, query_biases: bool = False, query_norms: bool = False) -> Table:
-    """Llama, Mistral, Qwen2 (`query_biases`) and Qwen3 (`query_norms`) as the Hugging Face library names them."""
+def llama(*, tied: bool, query_biases: bool = False, query_norms: bool = False, experts: bool = False) -> Table:
+    """Llama, Mistral, Mixtral (`experts`), Qwen2 (`query_biases`) and Qwen3 (`query_norms`) as the Hugging Face library
+    names them."""
     block, ours = "layers.{i}", "params/block_{i}"
-    rules: list[Rule | Split] = [
+    rules: list[AnyRule] = [
         Rule("embed_tokens.weight", "params/embedding/embedding"),
         Rule(f"{block}.input_layernorm.weight", f"{ours}/attention_norm/scale"),
         *_linear(f"{block}.self_attn.q_proj", f"{ours}/query", bias=query_biases),
@@ -98,12 +108,19 @@ def llama(*, tied: bool, query_biases: bool = False, query_norms: bool = False) 
         *_linear(f"{block}.self_attn.v_proj", f"{ours}/value", bias=query_biases),
         *_linear(f"{block}.self_attn.o_proj", f"{ours}/merge", bias=False),
         Rule(f"{block}.post_attention_layernorm.weight", f"{ours}/mlp_norm/scale"),
-        *_linear(f"{block}.mlp.gate_proj", f"{ours}/gate", bias=False),
-        *_linear(f"{block}.mlp.up_proj", f"{ours}/up", bias=False),
-        *_linear(f"{block}.mlp.down_proj", f"{ours}/down", bias=False),
         Rule("norm.weight", "params/final_norm/scale"),
         Rule(f"{block}.self_attn.rotary_emb.inv_freq", ""),
     ]
+    if experts:
+        mixture = f"{block}.block_sparse_moe"
+        rules += [
+            *_linear(f"{mixture}.gate", f"{ours}/mixture/router", bias=False),
+            *(Stack(f"{mixture}.experts.{{j}}.{theirs}.weight", f"{ours}/mixture/{name}_kernel")
+              for theirs, name in (("w1", "gate"), ("w2", "down"), ("w3", "up"))),
+        ]  # fmt: skip
+    else:
+        for name in ("gate", "up", "down"):
+            rules += _linear(f"{block}.mlp.{name}_proj", f"{ours}/{name}", bias=False)
     if query_norms:
         rules += [
             Rule(f"{block}.self_attn.q_norm.weight", f"{ours}/query_norm/scale"),
@@ -137,7 +154,7 @@ def _batch_norm(name: str, path: str) -> list[Rule]:
 
 def cifar_resnet() -> Table:
     """The CIFAR ResNets (option A shortcuts) of torch: `layer1.0.conv1` is our `stage_0_block_0/conv_0`."""
-    rules: list[Rule | Split] = [
+    rules: list[AnyRule] = [
         Rule("conv1.weight", "params/stem/kernel", _from_oihw, _to_oihw),
         *_batch_norm("bn1", "stem_norm"),
     ]
@@ -191,6 +208,7 @@ def load_weights(
             left.append(name)
         else:
             found.update(placed)
+    found = _stack(found)
     wanted = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     wrong = [f"{p}: {found[p].shape} there, {wanted[p].shape} here" for p in sorted(wanted.keys() & found.keys())
@@ -208,12 +226,18 @@ def load_weights(
 
 
 def save_weights(variables: Any, table: Table) -> dict[str, np.ndarray]:
-    """The inverse of `load_weights`: their names and layouts, for their loader."""
+    """The inverse of `load_weights`: their names and layouts, for their loader.
+
+    Raises:
+        DataError: an array that the table has no name for, or one that the format needs and the model does not have.
+    """
     ours = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
     theirs: dict[str, np.ndarray] = {}
     used: set[str] = set()
+    without: list[str] = []
     for rule in table:
         paths = rule.paths if isinstance(rule, Split) else (rule.path,)
+        before = len(theirs)
         for first in sorted(ours):
             numbers = _match(paths[0], first)
             if numbers is None or not paths[0]:
@@ -221,12 +245,37 @@ def save_weights(variables: Any, table: Table) -> dict[str, np.ndarray]:
             parts = [ours[_fill(path, numbers)] for path in paths]
             used |= {_fill(path, numbers) for path in paths}
             name = _fill(rule.name, numbers)
+            if isinstance(rule, Stack):
+                theirs |= {_fill(name, {"j": str(j)}): array.T for j, array in enumerate(parts[0])}
+                continue
             theirs[name] = np.concatenate(parts, axis=-1) if isinstance(rule, Split) else rule.back(parts[0])
+        if paths[0] and len(theirs) == before:
+            without.append(paths[0])
     if used != ours.keys():
         raise DataError(
             f"the table has no name for {', '.join(sorted(ours.keys() - used)[:6])}; use that of the model's family"
         )
+    if without:
+        raise DataError(
+            f"the table's format needs {', '.join(without[:6])}, which this model does not have: it cannot say what it "
+            f"computes (norms after the sums have no final one, say); use a table or a model that fit each other"
+        )
     return {name: np.ascontiguousarray(array) for name, array in theirs.items()}
+
+
+def _stack(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The numbered parts (`path#j`) of each stack, put together."""
+    whole = {path: array for path, array in found.items() if "#" not in path}
+    for path in sorted({path.split("#")[0] for path in found.keys() - whole.keys()}):
+        numbers = sorted(int(name.split("#")[1]) for name in found if name.startswith(f"{path}#"))
+        parts = [found[f"{path}#{j}"] for j in numbers]
+        if numbers != list(range(len(numbers))) or len({part.shape for part in parts}) > 1:
+            raise DataError(
+                f"the weights do not fit the model: {path} is a stack of arrays of one shape, numbered from 0, but there are "
+                f"numbers {numbers} of shapes {sorted({part.shape for part in parts})}; the file lacks some"
+            )
+        whole[path] = np.stack(parts)
+    return whole
 
 
 def _place(name: str, array: np.ndarray, table: Table) -> dict[str, np.ndarray] | None:
@@ -235,6 +284,8 @@ def _place(name: str, array: np.ndarray, table: Table) -> dict[str, np.ndarray] 
         numbers = _match(rule.name, name)
         if numbers is None:
             continue
+        if isinstance(rule, Stack):
+            return {f"{_fill(rule.path, numbers)}#{numbers['j']}": array.T}
         if isinstance(rule, Split):
             parts = np.split(array, len(rule.paths), axis=-1)
             return {_fill(path, numbers): part for path, part in zip(rule.paths, parts, strict=True)}

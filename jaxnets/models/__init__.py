@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxnets.models.hybrid_language_model import HybridLanguageModel as HybridLanguageModel
     from jaxnets.models.language_model import LanguageModel as LanguageModel
     from jaxnets.models.lenet import LeNet5 as LeNet5
+    from jaxnets.models.mixture_of_experts import Experts as Experts
     from jaxnets.models.mlp import MLP as MLP
     from jaxnets.models.perceptron import Perceptron as Perceptron
     from jaxnets.models.rbf import RBF as RBF
@@ -60,6 +61,7 @@ FILES = {
     "HybridLanguageModel": "hybrid_language_model",
     "LanguageModel": "language_model",
     "LeNet5": "lenet",
+    "Experts": "mixture_of_experts",
     "MLP": "mlp",
     "Perceptron": "perceptron",
     "RBF": "rbf",
@@ -98,6 +100,7 @@ __all__ = [
     "DCGANCritic",
     "DCGANGenerator",
     "Decoder",
+    "Experts",
     "Graph",
     "GraphSAGE",
     "HybridLanguageModel",

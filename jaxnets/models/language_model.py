@@ -6,6 +6,7 @@ Shapes: `B` batch, `T` positions of this call, `S` positions in the cache, `D` w
 GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, tied embedding. Llama (Touvron et al. 2023): rotary
 positions (Su et al. 2021), RMSNorm (Zhang and Sennrich 2019), a gated MLP (Shazeer 2020), no biases, fewer key heads than
 query heads (Ainslie et al. 2023). Qwen2 adds biases to query, key and value; Qwen3 normalises queries and keys instead.
+Mixtral has experts for MLPs (`mixture_of_experts.py`), and the transformer of Vaswani et al. (2017) its norms after the sums.
 """
 
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.ops import dot_general, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 
@@ -38,7 +40,9 @@ class LanguageModel(nn.Module):
     head_width: int | None = None
     """Numbers a head; None: width / heads."""
     hidden: int | None = None
-    """Hidden units of the MLP; None: four times the width."""
+    """Hidden units of the MLP, or of each expert; None: four times the width."""
+    experts: Experts = Experts()
+    """Experts in the place of each block's MLP."""
     length: int = 1024
     """Most positions: the learned table's size, and a limit for every call."""
     positions: Literal["learned", "rotary", "sinusoidal", "alibi", "none"] = "learned"
@@ -50,7 +54,9 @@ class LanguageModel(nn.Module):
     rotary_scaling: tuple[float, float, float, float] | None = None
     """Llama 3.1's stretching of long wavelengths: factor, low, high, length of the first training (8, 1, 4, 8192)."""
     norm: Literal["layer", "rms"] = "layer"
-    """Kind of normalisation, before attention, before the MLP and at the end."""
+    """Kind of normalisation."""
+    norm_place: Literal["pre", "post"] = "pre"
+    """pre: of what goes into attention and MLP, and of the end; post: of what comes out of each sum (Vaswani et al. 2017)."""
     norm_epsilon: float = 1e-5
     """Added to the mean square before its root is taken."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -120,7 +126,8 @@ class LanguageModel(nn.Module):
             x = x + sinusoids(start + jnp.arange(count), self.width).astype(x.dtype)[None]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x, cache = _stack(self, x, cache, start, train)
-        x = make_norm(self.norm, self.norm_epsilon, "final_norm")(x)
+        if self.norm_place == "pre":
+            x = make_norm(self.norm, self.norm_epsilon, "final_norm")(x)
         if self.embedding == "tied":
             logits = embed.attend(x)
         else:
@@ -152,7 +159,7 @@ def _stack(
     if model.blocks == "scanned":
         stack = nn.scan(
             kind,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, COLLECTION: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=model.layers,
@@ -171,22 +178,24 @@ def _stack(
 
 
 SHARED = (
-    "layers", "hidden", "positions", "rotary_base", "rotary_pairs", "rotary_scaling", "norm", "norm_epsilon", "mlp", "biases",
-    "normalise_queries", "dropout",
+    "layers", "hidden", "experts", "positions", "rotary_base", "rotary_pairs", "rotary_scaling", "norm", "norm_place",
+    "norm_epsilon", "mlp", "biases", "normalise_queries", "dropout",
 )  # fmt: skip
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each on a normalised copy and added to what came in. Fields as in `LanguageModel`."""
+    """Attention, then the MLP, each added to what came in, with a norm before or after. Fields as in `LanguageModel`."""
 
     shape: tuple[int, int, int]
     layers: int
     hidden: int | None
+    experts: Experts
     positions: str
     rotary_base: float
     rotary_pairs: str
     rotary_scaling: tuple[float, float, float, float] | None
     norm: str
+    norm_place: str
     norm_epsilon: float
     mlp: str
     biases: str
@@ -197,10 +206,12 @@ class Block(nn.Module):
     def __call__(self, x: Array, stored: Any, start: Array | int, train: bool) -> tuple[Array, Any]:
         """`[B, T, D]` to the same, and keys and values with this call's written in at `start`."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        y, stored = self.attend(make_norm(self.norm, self.norm_epsilon, "attention_norm")(x), stored, start)
-        x = x + drop(y)
-        y = self.transform(make_norm(self.norm, self.norm_epsilon, "mlp_norm")(x))
-        return x + drop(y), stored
+        post = self.norm_place == "post"
+        first, second = (make_norm(self.norm, self.norm_epsilon, name) for name in ("attention_norm", "mlp_norm"))
+        y, stored = self.attend(x if post else first(x), stored, start)
+        x = first(x + drop(y)) if post else x + drop(y)
+        y = self.transform(x if post else second(x))
+        return second(x + drop(y)) if post else x + drop(y), stored
 
     def dense(self, width: int, name: str, *, ends_branch: bool = False) -> nn.Dense:
         """A linear map; those that end a branch start smaller, so that the sum over layers keeps its size (GPT-2)."""
@@ -235,8 +246,12 @@ class Block(nn.Module):
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
     def transform(self, x: Array) -> Array:
-        """The MLP, position by position."""
+        """The MLP, position by position, or the experts that stand for it."""
         hidden = self.hidden or 4 * x.shape[-1]
+        if self.experts.count:
+            starts, biased = (0.02, 0.02 / (2 * self.layers) ** 0.5), self.biases == "all"
+            mlp: Any = self.mlp
+            return MixtureOfExperts(self.experts, hidden, mlp, biased, starts, name="mixture")(x)
         h = self.dense(hidden, "up")(x)
         h = nn.gelu(h, approximate=True) if self.mlp == "gelu" else nn.silu(self.dense(hidden, "gate")(x)) * h
         return self.dense(x.shape[-1], "down", ends_branch=True)(h)

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Table, Variables
 from jaxnets.errors import DataError
+from jaxnets.models.mixture_of_experts import COLLECTION
 from jaxnets.tasks.base import Task
 
 
@@ -19,11 +20,22 @@ from jaxnets.tasks.base import Task
 class NextToken(Task):
     """Minimise the cross entropy of the token that follows, at every position.
 
-    A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`.
+    A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`. Where it has
+    experts, it tells of its routing in the collection of that name (see `models.mixture_of_experts`).
     """
+
+    balance: float = 0.01
+    """Weight, for each layer of experts, of the loss that has them used alike (Fedus et al. 2022); nothing without experts."""
+    router_z: float = 1e-3
+    """Weight, for each layer of experts, of the loss that keeps the router's logits small (Zoph et al. 2022)."""
 
     headline = "loss"
     higher_is_better = False
+
+    def __post_init__(self) -> None:
+        for name in ("balance", "router_z"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"NextToken.{name} is at least 0, got {getattr(self, name)}")
 
     def bind(self, card: Card) -> Self:
         """Give the model the data's vocabulary."""
@@ -47,14 +59,37 @@ class NextToken(Task):
         return dataclasses.replace(self, model=model.clone(vocabulary=model.vocabulary or count))
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        """Mean cross entropy in nats a token."""
-        logits, model_state = self.apply(variables, batch, key if train else None)
+        """Mean cross entropy in nats a token; with experts, and their two losses."""
+        logits, model_state, routing = self._routed(variables, batch, key if train else None)
         measured = _measure(logits, batch)
-        return measured["loss"], Aux(measured, model_state)
+        loss = measured["loss"]
+        if routing and train:
+            extra = self.balance * routing["balance"] + self.router_z * routing["router_z"]
+            # A row weighs as much as all its tokens, by whose number the mean divides.
+            more = Mean.of(extra.sum(axis=0), batch["mask"]).sum * batch["targets"].shape[1]
+            measured["cross_entropy"], loss = loss, Mean(loss.sum + more, loss.weight)
+        return loss, Aux({**measured, "loss": loss, **_tell(routing, batch)}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """Cross entropy in nats a token, and the share of tokens guessed."""
-        return _measure(self.apply(variables, batch, None)[0], batch)
+        """Cross entropy in nats a token, the share of tokens guessed and, with experts, what their routers tell."""
+        logits, _, routing = self._routed(variables, batch, None)
+        return {**_measure(logits, batch), **_tell(routing, batch)}
+
+    def _routed(
+        self, variables: Variables, batch: Batch, key: Array | None
+    ) -> tuple[Array, Variables, dict[str, Array]]:
+        """What `apply` gives, and what each layer's router tells, `[layers, B]` by name; {} where there are none."""
+        others = {name: value for name, value in variables.items() if name != "params"}
+        rngs, kept = ({}, []) if key is None else ({"dropout": key}, list(others))
+        call: Any = self.model.apply
+        logits, new = call(
+            variables, self.inputs_of(batch), train=key is not None, rngs=rngs, mutable=[*kept, COLLECTION]
+        )
+        told: dict[str, list[Array]] = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(new.pop(COLLECTION, {})):
+            told.setdefault(path[-1].key, []).append(leaf.reshape(-1, leaf.shape[-1]))
+        routing = {name: jnp.concatenate(layers).astype(jnp.float32) for name, layers in told.items()}
+        return jnp.asarray(logits, jnp.float32), {**others, **new}, routing
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """With the perplexity, `exp(loss)`."""
@@ -88,6 +123,11 @@ class NextToken(Task):
             said = ", ".join(f"{symbols[i]!r} {math.exp(outputs[index][i]):.0%}" for i in best)
             rows.append((repr(text), said, repr(symbols[arrays["targets"][index][-1]])))
         return [Table("What comes next (test)", ("after", "the model says", "it was"), tuple(rows))]
+
+
+def _tell(routing: Mapping[str, Array], batch: Batch) -> dict[str, Mean]:
+    """Means over layers and examples."""
+    return {name: Mean.of(values.mean(axis=0), batch["mask"]) for name, values in routing.items()}
 
 
 def token_cross_entropy(logits: Array, labels: Array) -> Array:
