@@ -249,8 +249,8 @@ class GatedRecurrence(nn.Module):
         keep, take = (nn.sigmoid(self.gate(x, name)) for name in ("keep", "take"))
         decay = self.param("decay", self.fresh, (R,)).astype(jnp.float32)
         log_a = -SHARPNESS * keep * nn.softplus(-decay)[None, None]  # log(sigmoid(L)) = -softplus(-L)
-        # 1 - a^2 without cancellation, and not 0, where the root has no slope.
-        room = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-10))
+        # 1 - a^2 without cancellation, and not 0, where the root has no slope; far below what a shut gate leaves.
+        room = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-30))
         return linear_recurrence(jnp.exp(log_a), room * take * x.astype(jnp.float32), state)
 
     def fresh(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
