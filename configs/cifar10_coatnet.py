@@ -12,6 +12,8 @@ from jaxnets.models import CoAtNet
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Classification
 
+PARAMETERS = 174_838
+
 
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""

@@ -15,6 +15,7 @@ from jaxnets.tasks import Classification
 from jaxnets.training.precision import Precision
 
 EXPECTED = Expected(metric="accuracy", at_least=0.94, minutes=2, hardware="one GPU")
+PARAMETERS = 6_573_120
 
 
 def config() -> Experiment:

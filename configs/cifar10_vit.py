@@ -12,6 +12,8 @@ from jaxnets.models import ViT
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Classification
 
+PARAMETERS = 174_922
+
 
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""

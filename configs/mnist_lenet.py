@@ -11,6 +11,8 @@ from jaxnets.models import LeNet5
 from jaxnets.optim import AdamW, WarmupLinear
 from jaxnets.tasks import Classification
 
+PARAMETERS = 61_706
+
 
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""

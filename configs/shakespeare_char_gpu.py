@@ -16,6 +16,7 @@ from jaxnets.tasks import NextToken
 from jaxnets.training.precision import Precision
 
 EXPECTED = Expected(metric="loss", at_least=None, at_most=1.47, minutes=5, hardware="one GPU")
+PARAMETERS = 10_750_080
 
 
 def config() -> Experiment:

@@ -13,6 +13,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import NextToken
 
 EXPECTED = Expected(metric="loss", at_least=None, at_most=1.72, minutes=3)
+PARAMETERS = 800_000
 
 
 def config() -> Experiment:

@@ -14,6 +14,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import NextToken
 
 EXPECTED = Expected(metric="loss", at_least=None, at_most=1.88, minutes=5)
+PARAMETERS = 1_323_392
 
 
 def config() -> Experiment:
