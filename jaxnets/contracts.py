@@ -6,7 +6,7 @@ They are plain data. A room that produces one and a room that consumes it need n
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,16 @@ class Placement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tokens:
+    """What the tokens of a data set's inputs stand for."""
+
+    names: tuple[str, ...]
+    """Of each token, in the order of their numbers; the first four are those of `jaxnets.ops.tokens`."""
+    unit: Literal["characters", "words"]
+    """What a token is, in the inputs and, where those are sequences too, in the targets."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Card:
     """What a task may know of a data set before it sees a batch: shapes, ranges and names, no data."""
 
@@ -78,7 +88,7 @@ class Card:
     input_shape: tuple[int, ...]
     """Shape of one example's inputs."""
     target_kind: str
-    """"class" for integer labels, "number" for real values, "token" for text."""
+    """"class" for integer labels, "number" for real values, "token" for text, "sequence" for tokens filled up with 0."""
     examples: Mapping[str, int]
     """Examples in each split."""
     class_names: tuple[str, ...] = ()
@@ -91,6 +101,10 @@ class Card:
     """What is predicted, for axis labels."""
     input_range: tuple[float, float] = (-math.inf, math.inf)
     """No prepared input, in training or test, lies outside; infinite where nobody looked."""
+    target_shape: tuple[int, ...] = ()
+    """Shape of one example's target."""
+    tokens: Tokens | None = None
+    """What the inputs are made of, where they are tokens filled up with 0."""
 
 
 @dataclasses.dataclass(frozen=True)

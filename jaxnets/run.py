@@ -77,11 +77,14 @@ class Run:
         count = len(arrays["inputs"]) if arrays["inputs"].ndim else 0
         for name, array in arrays.items():
             expected = train[name].shape[1:]
+            if self.parts.dataset.tokens and name == "inputs" and array.ndim == 2 and array.shape[1]:
+                expected = array.shape[1:]  # padding changes nothing: sequences may be of any length the model takes
             if array.shape[1:] != expected or not count or len(array) != count:
                 raise DataError(
                     f"predict takes {name} of shape [N, {', '.join(map(str, expected))}], as in training; got "
                     f"{array.shape}. For a single example, add a dim: x[None]"
                 )
+        self.parts.dataset.check_tokens("given", arrays)
         with jax.set_mesh(self.parts.mesh):
             return self.parts.predictor(self.variables, arrays)
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from jaxnets.data.memory import InMemory as InMemory
     from jaxnets.data.moving_digits import MovingDigits as MovingDigits
     from jaxnets.data.named import load as load
+    from jaxnets.data.pairs import Multi30k as Multi30k
+    from jaxnets.data.pairs import ReversedWords as ReversedWords
     from jaxnets.data.ring import Ring as Ring
+    from jaxnets.data.sentences import RottenTomatoes as RottenTomatoes
     from jaxnets.data.synthetic import AddingProblem as AddingProblem
     from jaxnets.data.synthetic import LogicGate as LogicGate
     from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
@@ -52,7 +55,10 @@ FILES = {
     "InMemory": "memory",
     "MovingDigits": "moving_digits",
     "load": "named",
+    "Multi30k": "pairs",
+    "ReversedWords": "pairs",
     "Ring": "ring",
+    "RottenTomatoes": "sentences",
     "AddingProblem": "synthetic",
     "LogicGate": "synthetic",
     "TwoSpirals": "synthetic",
@@ -82,8 +88,11 @@ __all__ = [
     "KarateClub",
     "LogicGate",
     "MovingDigits",
+    "Multi30k",
+    "ReversedWords",
     "Ring",
     "Rings",
+    "RottenTomatoes",
     "Source",
     "Tabular",
     "Text",

@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Card
+from jaxnets.contracts import Card, Tokens
 from jaxnets.data.augment import Augment
 from jaxnets.errors import DataError
 
@@ -61,7 +61,7 @@ class Dataset:
     """Names of the classes; empty where the targets are real numbers."""
     target_name: str = "target"
     target_kind: str = ""
-    """"token" for text; "" to tell classes and numbers by `class_names`."""
+    """"token" for text, "sequence" for tokens filled up with 0; "" to tell classes and numbers by `class_names`."""
     prepare: Standardize | TokenIds = Standardize()
     """Makes raw inputs ready for a model; part of every batch, in training and after."""
     augment: Augment = Augment()
@@ -70,6 +70,8 @@ class Dataset:
     """Where the bytes came from."""
     tokenizer: Any = None
     """What turned a text into these tokens, and turns tokens into text (`data.tokenizers.Tokenizer`); None without text."""
+    tokens: Tokens | None = None
+    """What the inputs are made of, where they are tokens filled up with 0 (`class_names` are of the targets)."""
 
     def __post_init__(self) -> None:
         for split, arrays in (("training", self.train), ("test", self.test)):
@@ -80,6 +82,21 @@ class Dataset:
             raise DataError(
                 f"{self.name}: shift, flip and cutout are for images [height, width, channels]; inputs have shape {shape}"
             )
+        for split, arrays in (("training", self.train), ("test", self.test)):
+            self.check_tokens(split, arrays)
+
+    def check_tokens(self, what: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise `DataError` where inputs, or targets that are sequences, hold a token that has no name."""
+        names = {"inputs": self.tokens.names if self.tokens else ()}
+        if self.target_kind == "sequence":
+            names["targets"] = self.class_names
+        for key, known in names.items():
+            if known and key in arrays and not 0 <= arrays[key].min() <= arrays[key].max() < len(known):
+                low, high = int(arrays[key].min()), int(arrays[key].max())
+                raise DataError(
+                    f"{self.name}: the {what} {key} hold tokens from {low} to {high}, but there are {len(known)}, numbered "
+                    f"from 0; give the vocabulary that they were made with, or make them again with this one"
+                )
 
     @functools.cached_property
     def card(self) -> Card:
@@ -96,12 +113,15 @@ class Dataset:
             target_std=float(targets.std(dtype=np.float64)) if numbers else 1.0,
             target_name=self.target_name,
             input_range=self._input_range(),
+            # Sequences are filled up to the longest of their split.
+            target_shape=tuple(map(max, zip(targets.shape[1:], self.test["targets"].shape[1:], strict=False))),
+            tokens=self.tokens,
         )
 
     def _input_range(self) -> tuple[float, float]:
         """Bounds of the prepared inputs of both splits; tight where all channels are scaled alike."""
         if not isinstance(self.prepare, Standardize):
-            return 0.0, float(max(len(self.class_names) - 1, 0))  # tokens
+            return 0.0, float(max(len(self.tokens.names if self.tokens else self.class_names) - 1, 0))
         low = min(float(split["inputs"].min()) for split in (self.train, self.test))
         high = max(float(split["inputs"].max()) for split in (self.train, self.test))
         mean, std = np.broadcast_arrays(self.prepare.mean, self.prepare.std)
@@ -120,7 +140,8 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of every byte, shape, name and preparation: two sets with the same fingerprint train the same."""
-        digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names)).encode())
+        tokens = (self.tokens,) if self.tokens else ()
+        digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names, *tokens)).encode())
         if self.tokenizer is not None:
             digest.update(self.tokenizer.digest.encode())
         for split in (self.train, self.test):

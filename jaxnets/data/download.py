@@ -106,12 +106,12 @@ def _check_sizes(path: Path) -> None:
         raise DataError(f"{path} unpacks to {total / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB of memory")
 
 
-def obtain_file(relative: str, remote: Remote) -> Path:
-    """The file of this relative path: at hand, else downloaded, checked and cached; raises `DataError`."""
+def obtain_file(relative: str, remote: Remote, unpack: Callable[[bytes], bytes] = bytes) -> Path:
+    """The file of this relative path: at hand, else downloaded, checked, unpacked and cached; raises `DataError`."""
     path = locate(relative)
     if path is not None:
         return path
-    content = download(remote, wanted_for=relative)
+    content = unpack(download(remote, wanted_for=relative))
     target = cache_directory() / "data" / relative
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

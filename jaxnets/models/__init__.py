@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from jaxnets.models.autoencoder import Autoencoder as Autoencoder
     from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
     from jaxnets.models.capsules import CapsNet as CapsNet
+    from jaxnets.models.beam import beam_search as beam_search
+    from jaxnets.models.beam import greedy as greedy
     from jaxnets.models.cifar_resnet import CifarResNet as CifarResNet
     from jaxnets.models.cnn import CNN as CNN
     from jaxnets.models.coatnet import CoAtNet as CoAtNet
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from jaxnets.models.recurrent import RNN as RNN
     from jaxnets.models.resnet import ResNet as ResNet
     from jaxnets.models.resnet9 import ResNet9 as ResNet9
+    from jaxnets.models.transformer import Pair as Pair
+    from jaxnets.models.transformer import Seq2SeqTransformer as Seq2SeqTransformer
+    from jaxnets.models.transformer import TransformerEncoder as TransformerEncoder
     from jaxnets.models.unet import UNet as UNet
     from jaxnets.models.vae import VAE as VAE
     from jaxnets.models.vit import ViT as ViT
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
 FILES = {
     "Autoencoder": "autoencoder",
     "ConvAutoencoder": "autoencoder",
+    "beam_search": "beam",
+    "greedy": "beam",
     "CNN": "cnn",
     "CapsNet": "capsules",
     "CoAtNet": "coatnet",
@@ -70,6 +77,9 @@ FILES = {
     "CifarResNet": "cifar_resnet",
     "ResNet": "resnet",
     "ResNet9": "resnet9",
+    "Pair": "transformer",
+    "Seq2SeqTransformer": "transformer",
+    "TransformerEncoder": "transformer",
     "UNet": "unet",
     "VAE": "vae",
     "ViT": "vit",
@@ -106,11 +116,16 @@ __all__ = [
     "HybridLanguageModel",
     "LanguageModel",
     "LeNet5",
+    "Pair",
     "Perceptron",
     "ResNet",
     "ResNet9",
     "Sampling",
+    "Seq2SeqTransformer",
+    "TransformerEncoder",
     "UNet",
     "ViT",
+    "beam_search",
     "generate",
+    "greedy",
 ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
     from jaxnets.tasks.reconstruction import Reconstruction as Reconstruction
     from jaxnets.tasks.regression import Regression as Regression
+    from jaxnets.tasks.sequence_to_sequence import SequenceToSequence as SequenceToSequence
     from jaxnets.tasks.supervised import Supervised as Supervised
     from jaxnets.tasks.variational import Variational as Variational
     from jaxnets.tasks.vector_quantization import VectorQuantization as VectorQuantization
@@ -37,6 +38,7 @@ FILES = {
     "PerceptronRule": "perceptron_rule",
     "Reconstruction": "reconstruction",
     "Regression": "regression",
+    "SequenceToSequence": "sequence_to_sequence",
     "Supervised": "supervised",
     "Variational": "variational",
     "VectorQuantization": "vector_quantization",
@@ -58,6 +60,7 @@ __all__ = [
     "PerceptronRule",
     "Reconstruction",
     "Regression",
+    "SequenceToSequence",
     "Supervised",
     "Task",
     "Variational",

@@ -131,3 +131,16 @@ def with_outputs(model: nn.Module, needed: int, *, exact: bool, reason: str) -> 
             f"set outputs={needed}, or leave it out and the data decide"
         )
     return model
+
+
+def with_vocabulary(model: nn.Module, data: str, **needed: int) -> nn.Module:
+    """The model with its vocabularies filled in, by field, or an error where one given is too small for the data."""
+    own: Any = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.name in needed}
+    for field, given in own.items():
+        if given is not None and given < needed[field]:
+            raise DataError(
+                f"{type(model).__name__} has {field}={given}, but {data!r} has {needed[field]} tokens; set it to "
+                f"{needed[field]}, or leave it out and the data decide"
+            )
+    filled: Any = {field: given or needed[field] for field, given in own.items()}
+    return model.clone(**filled)

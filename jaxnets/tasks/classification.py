@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
 from jaxnets.errors import DataError
-from jaxnets.tasks.base import Task, with_outputs
+from jaxnets.tasks.base import Task, with_outputs, with_vocabulary
 from jaxnets.tasks.losses import cross_entropy
 
 
@@ -33,7 +33,7 @@ class Classification(Task):
             raise ValueError(f"label_smoothing is a share in [0, 1), got {self.label_smoothing}")
 
     def bind(self, card: Card) -> Self:
-        """Give the model as many outputs as there are classes."""
+        """Give the model as many outputs as there are classes, and the vocabulary of a text."""
         if card.target_kind != "class":
             raise DataError(
                 f"classification needs integer labels, but the targets of {card.name!r} are real numbers; "
@@ -41,7 +41,10 @@ class Classification(Task):
             )
         count = len(card.class_names)
         reason = f"the labels of {card.name!r} run from 0 to {count - 1} (out of range for the model)"
-        return dataclasses.replace(self, model=with_outputs(self.model, count, exact=False, reason=reason))
+        model = with_outputs(self.model, count, exact=False, reason=reason)
+        if card.tokens:
+            model = with_vocabulary(model, card.name, vocabulary=len(card.tokens.names))
+        return dataclasses.replace(self, model=model)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean cross entropy in nats over the unmasked examples."""

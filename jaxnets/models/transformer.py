@@ -1,0 +1,320 @@
+"""The transformer of "Attention is all you need" (Vaswani et al. 2017): an encoder, and an encoder with a decoder.
+
+Shapes: `B` batch, `S` source positions, `T` target positions, `D` width, `H` heads, `K` numbers a head, `F` hidden units,
+`V` vocabulary, `C` outputs, `N` positions in a cache.
+
+Token 0 is padding: nothing looks at it, so a sequence gives the same results with more of it or less. Every branch
+(attention, attention to the source, MLP) is added to what came in, with a LayerNorm of the sum (post, as in the paper) or of
+the branch's input and once more at the end (pre; Xiong et al. 2020), which trains without much care for the warm-up.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.ops import dot_general, name_axes
+from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
+from jaxnets.ops.tokens import PAD
+
+EPSILON = 1e-5  # added to a LayerNorm's variance
+# Keys and values, each [B, N, H, K].
+KeysValues = tuple[Array, Array]
+# {"layers": KeysValues of the target so far, one a layer; "memory": those of the source; "seen": [B, S] bool, which source
+# tokens are real; "length": target positions filled so far, int32}
+Cache = dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """What a `Seq2SeqTransformer` is called with."""
+
+    source: Array
+    """Tokens to read, `[B, S]` integers, filled up with 0."""
+    previous: Array
+    """Tokens written so far, `[B, T]` integers: begin, then the target without its last token."""
+
+
+class Transformer(nn.Module):
+    """What the two models below have in common."""
+
+    vocabulary: int | None = None
+    """Tokens there are (of the target, where there is one); None takes as many as the data have."""
+    layers: int = 4
+    """Blocks of attention and MLP (of the encoder)."""
+    width: int = 128
+    """Numbers that stand for a token inside the model."""
+    heads: int = 4
+    """Heads of attention; they share the width."""
+    hidden: int | None = None
+    """Hidden units of the MLP; None: four times the width."""
+    length: int = 512
+    """Most tokens of a sequence, begin and end included: a limit for every call, and the size of a learned table."""
+    positions: Literal["sinusoidal", "learned", "rotary", "alibi"] = "sinusoidal"
+    """How the model knows the order of tokens."""
+    norm_place: Literal["pre", "post"] = "pre"
+    """Whether a LayerNorm comes before each branch or after its sum."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """The non-linearity of the MLP."""
+    dropout: float = 0.0
+    """Probability of dropping a number of an embedding or of a branch while training, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        for name in ("vocabulary", "layers", "decoder_layers", "width", "heads", "hidden", "length"):
+            if (size := getattr(self, name, None)) is not None and size < 1:
+                raise ValueError(f"{kind}.{name} is at least 1, got {size}")
+        if self.width % self.heads:
+            raise ValueError(f"{kind}.width {self.width} is not divisible by heads {self.heads}; change one")
+        if self.positions == "rotary" and (each := self.width // self.heads) % 2:
+            raise ValueError(f"{kind}: rotary positions turn pairs of numbers, so width / heads is even, not {each}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"{kind}.dropout is a probability in [0, 1), got {self.dropout}")
+        super().__post_init__()
+
+    def embed(self, vocabulary: int | None, name: str | None = None) -> "Embedding":
+        """An embedding of this model's sizes."""
+        return Embedding(vocabulary or 1, self.width, self.length, self.positions, self.dropout, name=name)
+
+    def block(self, *, crossing: bool, name: str | None = None) -> "Block":
+        """A block of this model's sizes; `crossing`: with attention to a source."""
+        hidden = self.hidden or 4 * self.width
+        shared = (self.positions, self.norm_place, self.activation, self.dropout)
+        return Block(self.width, self.heads, hidden, *shared, crossing, name=name)
+
+    def check(self, what: str, tokens: Array) -> None:
+        """Raise `ValueError` unless tokens are integers `[B, T]` that the model has positions for."""
+        kind = type(self).__name__
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(
+                f"{kind} takes {what} [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
+            )
+        if tokens.shape[1] > self.length:
+            raise ValueError(
+                f"{what}: {tokens.shape[1]} tokens do not fit {kind}.length {self.length}; cut them, or make it larger"
+            )
+
+
+class TransformerEncoder(Transformer):
+    """Every token looks at every other; what comes out is a vector for each, or one prediction for the whole."""
+
+    pool: Literal["mean", "token", "none"] = "mean"
+    """What the last layer sees: the mean of the tokens, a class token put before them, or each token (no last layer)."""
+    outputs: int | None = None
+    """Output units; None takes as many as the data have classes."""
+
+    @nn.compact
+    def __call__(self, tokens: Array, *, mask: Array | None = None, train: bool = False) -> Array:
+        """Outputs `[B, C]` of tokens `[B, S]`, or vectors `[B, S, D]` where `pool` is "none".
+
+        `mask` `[B, S]` bool says which tokens are real; without it those that are not 0.
+        """
+        self.check("tokens", tokens)
+        seen = tokens != PAD if mask is None else mask
+        x = self.embed(self.vocabulary, "embedding")(tokens, train=train)
+        if self.pool == "token":
+            token = self.param("token", nn.initializers.normal(1.0), (1, 1, self.width)).astype(x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
+            seen = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
+        for index in range(self.layers):
+            x = self.block(crossing=False, name=f"block_{index}")(x, mask=seen[:, None, None, :], train=train)
+        if self.norm_place == "pre":
+            x = nn.LayerNorm(EPSILON, name="final_norm")(x)
+        if self.pool == "none":
+            return x
+        real = seen[..., None].astype(x.dtype)
+        x = x[:, 0] if self.pool == "token" else (x * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+
+
+class Seq2SeqTransformer(Transformer):
+    """One sequence in, another out: the decoder looks at what it has written and at all that the encoder has read."""
+
+    source_vocabulary: int | None = None
+    """Tokens of the source; None takes as many as the data have."""
+    decoder_layers: int | None = None
+    """Blocks of the decoder; None: as many as the encoder has."""
+    embedding: Literal["untied", "tied", "shared"] = "tied"
+    """tied: the output layer is the target embedding's transpose; shared: the source has the same embedding too, which needs
+    one vocabulary for both (Press and Wolf 2017)."""
+
+    def __post_init__(self) -> None:
+        if self.embedding == "shared" and self.vocabulary != self.source_vocabulary:
+            raise ValueError(
+                f"Seq2SeqTransformer.embedding is shared, but the source has {self.source_vocabulary} tokens and the target "
+                f"{self.vocabulary}; give both one vocabulary, or choose tied"
+            )
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """Make the layers; their names are those of the attributes."""
+        self.target_embedding = self.embed(self.vocabulary)
+        if self.embedding != "shared":
+            self.source_embedding = self.embed(self.source_vocabulary)
+        self.encoder = [self.block(crossing=False) for _ in range(self.layers)]
+        self.decoder = [self.block(crossing=True) for _ in range(self.decoder_layers or self.layers)]
+        if self.norm_place == "pre":
+            self.encoder_norm, self.decoder_norm = nn.LayerNorm(EPSILON), nn.LayerNorm(EPSILON)
+        if self.embedding == "untied":
+            self.output = nn.Dense(self.vocabulary or 1, use_bias=False, dot_general=dot_general)
+
+    def __call__(self, pair: Pair, *, train: bool = False) -> Array:
+        """Logits `[B, T, V]` float32 of the token that follows each of `pair.previous`."""
+        self.check("previous", pair.previous)
+        memory = self.encode(pair.source, train=train)
+        seen, x = pair.source != PAD, self.target_embedding(pair.previous, train=train)
+        causal = jnp.tri(x.shape[1], dtype=bool)[None, None]
+        for block in self.decoder:
+            x = block(x, mask=causal, memory=block.memory(memory), seen=seen, train=train)
+        return self.logits(x)
+
+    def encode(self, source: Array, *, train: bool = False) -> Array:
+        """What the encoder makes of `[B, S]` tokens: `[B, S, D]`."""
+        self.check("source", source)
+        x = (self.target_embedding if self.embedding == "shared" else self.source_embedding)(source, train=train)
+        for block in self.encoder:
+            x = block(x, mask=(source != PAD)[:, None, None, :], train=train)
+        return self.encoder_norm(x) if self.norm_place == "pre" else x
+
+    def begin(self, source: Array, length: int) -> Cache:
+        """The source `[B, S]` read, and a cache for a target of up to `length` tokens."""
+        if length > self.length:
+            raise ValueError(f"a target of {length} tokens does not fit Seq2SeqTransformer.length {self.length}")
+        memory = self.encode(source)
+        empty = jnp.zeros((len(source), length, self.heads, self.width // self.heads), memory.dtype)
+        return {
+            "layers": tuple((empty, empty) for _ in self.decoder),
+            "memory": tuple(block.memory(memory) for block in self.decoder),
+            "seen": source != PAD,
+            "length": jnp.zeros((), jnp.int32),
+        }
+
+    def extend(self, previous: Array, cache: Cache) -> tuple[Array, Cache]:
+        """Logits `[B, T, V]` after tokens `[B, T]` that follow those in the cache, and the cache with them."""
+        start, stored = cache["length"], []
+        x = self.target_embedding(previous, start=start)
+        here, there = start + jnp.arange(previous.shape[1]), jnp.arange(cache["layers"][0][0].shape[1])
+        mask = (there[None, :] <= here[:, None])[None, None]
+        for block, old, memory in zip(self.decoder, cache["layers"], cache["memory"], strict=True):
+            x, new = block(x, mask=mask, memory=memory, seen=cache["seen"], stored=old, start=start)
+            stored.append(new)
+        return self.logits(x), {**cache, "layers": tuple(stored), "length": start + previous.shape[1]}
+
+    def logits(self, x: Array) -> Array:
+        """From what the last block says to a number for each token, float32."""
+        x = self.decoder_norm(x) if self.norm_place == "pre" else x
+        logits = self.output(x) if self.embedding == "untied" else self.target_embedding.tokens.attend(x)
+        return logits.astype(jnp.float32)
+
+
+class Embedding(nn.Module):
+    """A vector for each token, with its position added where positions are numbers to add. Fields as in the models."""
+
+    vocabulary: int
+    width: int
+    length: int
+    positions: str
+    dropout: float
+
+    def setup(self) -> None:
+        """Vectors of length about sqrt(D) once multiplied, so that sinusoids, which have half of that, are heard."""
+        self.tokens = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(self.width**-0.5))
+        if self.positions == "learned":
+            self.places = self.param("places", nn.initializers.normal(0.02), (self.length, self.width))
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, tokens: Array, *, start: Array | int = 0, train: bool = False) -> Array:
+        """`[B, T]` tokens, the first of them at position `start`, to `[B, T, D]`."""
+        x, count = self.tokens(tokens), tokens.shape[1]
+        x = name_axes(x * jnp.asarray(self.width**0.5, x.dtype), "batch", "length", "embed")
+        if self.positions == "learned":
+            x = x + jax.lax.dynamic_slice_in_dim(self.places, start, count).astype(x.dtype)[None]
+        elif self.positions == "sinusoidal":
+            x = x + sinusoids(start + jnp.arange(count), self.width).astype(x.dtype)[None]
+        return self.drop(x, deterministic=not train)
+
+
+class Block(nn.Module):
+    """Attention, attention to the source where there is one, and the MLP. Fields as in the models."""
+
+    width: int
+    heads: int
+    hidden: int
+    positions: str
+    norm_place: str
+    activation: str
+    dropout: float
+    crossing: bool
+
+    def setup(self) -> None:
+        """Make the layers."""
+        self.attention, self.attention_norm = Attention(self.width, self.heads, self.positions), nn.LayerNorm(EPSILON)
+        if self.crossing:
+            self.cross, self.cross_norm = Attention(self.width, self.heads, "elsewhere"), nn.LayerNorm(EPSILON)
+        self.up, self.down, self.mlp_norm = dense(self.hidden), dense(self.width), nn.LayerNorm(EPSILON)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self, x: Array, *, mask: Array, memory: KeysValues | None = None, seen: Array | None = None,
+        stored: KeysValues | None = None, start: Array | int = 0, train: bool = False,
+    ) -> Any:  # fmt: skip
+        """`[B, T, D]` to the same; with `stored` keys and values also those, with this call's written in at `start`."""
+
+        def add(x: Array, norm: Any, branch: Any) -> Array:
+            y = self.drop(branch(norm(x) if self.norm_place == "pre" else x), deterministic=not train)
+            return x + y if self.norm_place == "pre" else norm(x + y)
+
+        def attend(y: Array) -> Array:
+            nonlocal stored
+            here = self.attention.keys_values(y, start)
+            if stored is not None:
+                here = stored = jax.tree.map(
+                    lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1),
+                    stored,
+                    here,
+                )
+            return self.attention(y, here, mask, start)
+
+        x = add(x, self.attention_norm, attend)
+        if memory is not None and seen is not None:
+            x = add(x, self.cross_norm, lambda y: self.cross(y, memory, seen[:, None, None, :], start))
+        x = add(x, self.mlp_norm, lambda y: self.down(getattr(nn, self.activation)(self.up(y))))
+        return x if stored is None else (x, stored)
+
+    def memory(self, x: Array) -> KeysValues:
+        """Keys and values of the encoded source `[B, S, D]`, computed once however many tokens are written."""
+        return self.cross.keys_values(x, 0)
+
+
+class Attention(nn.Module):
+    """Scaled products of queries and keys choose among values, in `heads` ways at once."""
+
+    width: int
+    heads: int
+    positions: str
+
+    def setup(self) -> None:
+        """Make the four linear maps."""
+        self.query, self.key, self.value, self.merge = (dense(self.width) for _ in range(4))
+
+    def keys_values(self, x: Array, start: Array | int) -> KeysValues:
+        """Keys and values of `[B, N, D]`, whose first position is `start`."""
+        k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.key, self.value))
+        return (rotate(k, start + jnp.arange(k.shape[1])) if self.positions == "rotary" else k), v
+
+    def __call__(self, x: Array, keys_values: KeysValues, mask: Array, start: Array | int) -> Array:
+        """`[B, T, D]` that looks where `mask` (over `[B, H, T, N]`) lets it, to the same."""
+        q, (k, v) = self.query(x).reshape(*x.shape[:2], self.heads, -1), keys_values
+        here, bias = start + jnp.arange(x.shape[1]), None
+        q = rotate(q, here) if self.positions == "rotary" else q
+        if self.positions == "alibi":
+            distance = jnp.abs(here[:, None] - jnp.arange(k.shape[1])[None, :]).astype(q.dtype)
+            bias = -alibi_slopes(self.heads).astype(q.dtype)[None, :, None, None] * distance[None, None]
+        y = jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask)
+        return self.merge(y.reshape(x.shape))
+
+
+def dense(width: int) -> nn.Dense:
+    """A linear map, its start as in the paper's own code."""
+    return nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), dot_general=dot_general)
