@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from jaxnets.errors import DataError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateOptions:
-    """Options of `jaxnets generate`."""
+class TextOptions:
+    """Options of `jaxnets generate` for a language model."""
 
     prompt: str = ""
     """Text to go on from; empty: the token that begins texts where there is one, else a new line."""
@@ -27,6 +27,20 @@ class GenerateOptions:
     """Choose among the likeliest that together have this probability."""
     seed: int = 0
     """Of all draws: the same seed gives the same text."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.samples < 1:
+            raise ValueError(f"tokens and samples are at least 1, got {self.tokens} and {self.samples}")
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerOptions:
+    """Options of `jaxnets generate` for a model of sequence to sequence, which takes the likeliest and draws nothing."""
+
+    prompt: str
+    """The source."""
+    beam: int = 1
+    """Beginnings that are kept while writing; 1: the likeliest token each time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,53 +64,80 @@ def parse(kind: Any, arguments: Sequence[str], prog: str) -> Any:
 
 
 def generate(arguments: Sequence[str]) -> int:
-    """`jaxnets generate RUN [flags]`: print text of a language model, or draw what a run for images or frames makes."""
+    """`jaxnets generate RUN [flags]`: what a run makes, and flags that are of use for that: text, images or frames."""
     run_dir, *flags = arguments
-    from jaxnets import pictures
+    from jaxnets import models, pictures
+    from jaxnets.run import open_run
     from jaxnets.run_directory import RunDirectory
 
-    if pictures.makes_pictures(RunDirectory.existing(run_dir)[1].task):
-        return _generate_pictures(run_dir, flags)
-    options = parse(GenerateOptions, flags, "jaxnets generate RUN")
-    if options.tokens < 1 or options.samples < 1:
-        raise UsageError(f"tokens and samples are at least 1, got {options.tokens} and {options.samples}")
+    task = RunDirectory.existing(run_dir)[1].task
+    kind: Any
+    make: Callable[[Any, Any], int]
+    if pictures.makes_pictures(task):
+        kind, make = pictures.PictureOptions, _draw
+    elif isinstance(task.model, models.Seq2SeqTransformer):
+        kind, make = AnswerOptions, _answer
+    elif isinstance(task.model, models.Decoder):
+        kind, make = TextOptions, _go_on
+    else:
+        raise UsageError(
+            f"{run_dir} holds a {type(task.model).__name__}, which makes neither text nor images; `jaxnets predict` asks it for "
+            f"predictions"
+        )
+    options = parse(kind, flags, "jaxnets generate RUN")
+    return make(open_run(run_dir), options)
+
+
+def _draw(run: Any, options: Any) -> int:
+    from jaxnets import pictures
+
+    picture = pictures.draw(run, options)
+    print(f"{picture} (arrays: {picture.with_suffix('.npz').name})")
+    return 0
+
+
+def _answer(run: Any, options: AnswerOptions) -> int:
+    """Print what a model of sequence to sequence writes for the prompt."""
+    from jaxnets.data.vocabulary import encode_text
+    from jaxnets.ops.tokens import spell
+
+    card = run.parts.dataset.card
+    source = encode_text(options.prompt, card.tokens)
+    try:
+        task = dataclasses.replace(run.parts.task, beam=options.beam)
+        written = task.write(run.variables, source)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(spell(written[0].tolist(), card.class_names, card.tokens.unit))
+    return 0
+
+
+def _go_on(run: Any, options: TextOptions) -> int:
+    """Print samples of the text that follows the prompt."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from jaxnets import models
-    from jaxnets.run import open_run
 
-    run = open_run(run_dir)
-    model: Any = run.parts.task.model
-    if not isinstance(model, models.Decoder):
-        raise UsageError(
-            f"{run_dir} holds a {type(model).__name__}, which writes no text; `jaxnets predict` asks it for predictions"
-        )
     tokenizer, text = run.parts.dataset.tokenizer, options.prompt
     if tokenizer is None:
-        raise UsageError(f"the data of {run_dir} are tokens without a tokenizer, so no text can be read or written")
+        raise UsageError(
+            f"the data of {run.directory} are tokens without a tokenizer, so no text can be read or written"
+        )
     prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
     text = text or tokenizer.decode(prompt)
     batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
     try:
         sampling = models.Sampling(options.temperature, options.top_k, options.top_p)
         key = jax.random.key(options.seed)
-        written = models.generate(model, run.variables, batch, options.tokens, key=key, sampling=sampling)
+        written = models.generate(
+            run.parts.task.model, run.variables, batch, options.tokens, key=key, sampling=sampling
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
     for index, ids in enumerate(np.asarray(written)):
         print(("" if index == 0 else "\n---\n") + _joined(tokenizer, prompt, ids, text))
-    return 0
-
-
-def _generate_pictures(run_dir: str, flags: Sequence[str]) -> int:
-    from jaxnets import pictures
-    from jaxnets.run import open_run
-
-    options = parse(pictures.PictureOptions, flags, "jaxnets generate RUN")
-    picture = pictures.draw(open_run(run_dir), options)
-    print(f"{picture} (arrays: {picture.with_suffix('.npz').name})")
     return 0
 
 
@@ -119,25 +160,22 @@ def _joined(tokenizer: Any, prompt: Any, ids: Any, text: str) -> str:
     return text + (whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids))
 
 
-def _language_model(run: Any, run_dir: str, otherwise: str) -> Any:
-    from jaxnets import models
-
-    model = run.parts.task.model
-    if not isinstance(model, models.LanguageModel):
-        raise UsageError(f"{run_dir} holds a {type(model).__name__}, which {otherwise}")
-    return model
-
-
 def export(arguments: Sequence[str]) -> int:
     """`jaxnets export RUN FOLDER`: the weights of a language model as the Hugging Face library reads them."""
     if len(arguments) != 2 or arguments[1].startswith("-"):
         raise UsageError("`jaxnets export` takes a run directory and a folder that is not there yet")
+    from jaxnets import models
     from jaxnets.interop import export_language_model
     from jaxnets.run import open_run
 
     run_dir, folder = arguments
     run = open_run(run_dir)
-    model = _language_model(run, run_dir, "their library does not have; `jaxnets ckpt export` writes its arrays")
+    model = run.parts.task.model
+    if not isinstance(model, models.LanguageModel):
+        raise UsageError(
+            f"{run_dir} holds a {type(model).__name__}, which their library does not have; `jaxnets ckpt export` writes its "
+            f"arrays"
+        )
     names = export_language_model(model, run.variables, folder, tokenizer=run.parts.dataset.tokenizer)
     print(f"{folder}: {', '.join(names)}")
     return 0
@@ -163,13 +201,19 @@ def predict(arguments: Sequence[str]) -> int:
     run = open_run(run_dir)
     outputs = run.outputs(inputs)
     said = outputs if options.raw else run.parts.task.decide(outputs)
-    names = run.parts.dataset.card.class_names
+    card = run.parts.dataset.card
+    names = card.class_names
     if options.output:
         try:
             np.savez(options.output, predictions=said)
         except OSError as error:
             raise DataError(f"cannot write {options.output} ({error}); choose another place") from error
         print(f"{len(said)} predictions in {options.output}", file=sys.stderr)
+        return 0
+    if card.target_kind == "sequence" and card.tokens and not options.raw:
+        from jaxnets.ops.tokens import spell
+
+        print("\n".join(spell(row, names, card.tokens.unit) for row in said))
         return 0
     for row in said:
         named = (

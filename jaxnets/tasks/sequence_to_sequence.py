@@ -108,7 +108,7 @@ class SequenceToSequence(Task):
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """With BLEU, in percent, where its sums are."""
-        return {**values, "bleu": bleu(values)} if self.written == "bleu" else dict(values)
+        return {**values, "bleu": bleu(values)} if "length_ratio" in values else dict(values)
 
     def write(self, variables: Variables, source: Array) -> Array:
         """The sequences that the model writes by itself for sources `[B, S]`, `[B, N]` int32."""
