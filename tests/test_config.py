@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from jaxnets import config
 from jaxnets.assemble import assemble
 from jaxnets.config import Experiment, check_types, differences, from_data, to_data
+from jaxnets.contracts import Tokens
 from jaxnets.data import AddingProblem, Dataset, Digits, GPT2Tokens, KarateClub, MovingDigits, Rings, Text
+from jaxnets.data.dataset import TokenIds
 from jaxnets.errors import UsageError
 from jaxnets.models import CNN, MLP
+from jaxnets.ops.tokens import SPECIAL
 from jaxnets.optim import SGD, AdamW
 from jaxnets.tasks import Classification
 
@@ -56,7 +59,18 @@ def made(name, folder):
         "moving_digits": MovingDigits(), "shakespeare_char": Text(str(folder / "text.txt")),
         "gpt2_124m": GPT2Tokens("books", length=1024), "llama_1b": GPT2Tokens("books", length=2048),
     }  # fmt: skip
+    if name in ("reverse_words", "multi30k_translation", "rotten_tomatoes"):
+        return sequences(name, labelled=name == "rotten_tomatoes")
     return sources[name].outline() if name in sources else None
+
+
+def sequences(name, *, labelled):
+    """Random words with a label each, or with other words."""
+    ids, names = np.random.default_rng(0).integers(4, 40, (600, 12)), (*SPECIAL, *map(str, range(36)))
+    split = {"inputs": ids, "targets": np.arange(600) % 2 if labelled else ids[:, ::-1]}
+    classes, kind = (("no", "yes"), "") if labelled else (names, "sequence")
+    tokens = Tokens(names, "words")
+    return Dataset(name, split, split, classes, target_kind=kind, prepare=TokenIds(), tokens=tokens)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -4,7 +4,9 @@ from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.graphs import Cora, KarateClub, Rings
 from jaxnets.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from jaxnets.data.moving_digits import MovingDigits
+from jaxnets.data.pairs import Multi30k, ReversedWords
 from jaxnets.data.ring import Ring
+from jaxnets.data.sentences import RottenTomatoes
 from jaxnets.data.synthetic import AddingProblem, TwoSpirals
 from jaxnets.data.tables import California, Tabular
 from jaxnets.data.text import Text
@@ -15,8 +17,8 @@ def load(name: str) -> Dataset:
     """A named data set, with its default options: `load("digits")`.
 
     Names: digits, iris, wine and karate_club (bundled); ring, rings, adding_problem, two_spirals and moving_digits (made from
-    a seed); mnist, fashion_mnist, cifar10, california, cora and shakespeare (found through `JAXNETS_DATA`, else downloaded
-    once). A path to a `.npz` file with `inputs` and `targets` works too.
+    a seed); mnist, fashion_mnist, cifar10, california, cora, shakespeare, reversed_words, multi30k and rotten_tomatoes (found
+    through `JAXNETS_DATA`, else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
 
     Raises:
         DataError: an unknown name, or data that cannot be had.
@@ -36,6 +38,9 @@ def load(name: str) -> Dataset:
         "karate_club": KarateClub(),
         "rings": Rings(),
         "shakespeare": Text(),
+        "reversed_words": ReversedWords(),
+        "multi30k": Multi30k(),
+        "rotten_tomatoes": RottenTomatoes(),
         "ring": Ring(),
     }
     if name in sources:

@@ -1,0 +1,28 @@
+"""For or against a film: a small transformer encoder reads one sentence of a review.
+
+    jaxnets train rotten_tomatoes
+
+Words are tokens, vectors are learned from these 8,530 sentences alone. Not run yet. Data through JAXNETS_DATA, else downloaded
+(0.5 MB).
+"""
+
+from jaxnets.config import Experiment
+from jaxnets.data import RottenTomatoes
+from jaxnets.models import TransformerEncoder
+from jaxnets.optim import AdamW, WarmupCosine
+from jaxnets.tasks import Classification
+
+
+def config() -> Experiment:
+    """The experiment; any field can be overridden by a flag."""
+    return Experiment(
+        task=Classification(
+            model=TransformerEncoder(layers=1, width=64, heads=4, hidden=128, length=64, dropout=0.5),
+            label_smoothing=0.1,
+        ),
+        data=RottenTomatoes(length=40),
+        optimizer=AdamW(learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0, schedule=WarmupCosine(warmup=0.1)),
+        steps=800,
+        batch_size=64,
+        eval_every=200,
+    )
