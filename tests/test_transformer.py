@@ -449,6 +449,8 @@ def test_bleu_of_a_line_worked_out_by_hand():
     assert ours_bleu([said, [4, 5, 6, 7]], [right, [4, 5, 6, 7]]) == pytest.approx(wanted, rel=1e-5)
     assert wanted == pytest.approx(48.77, abs=0.01)
     assert ours_bleu([said, said], [right, said], mask=jnp.asarray([0.0, 1.0])) == pytest.approx(100)
+    # An unknown token is not the unknown word of the reference: 4/5, 3/4, 2/3, 1/2 are found.
+    assert ours_bleu([[4, 5, 6, 7, 3]], [[4, 5, 6, 7, 3]]) == pytest.approx(100 * (4 / 5 * 3 / 4 * 2 / 3 / 2) ** 0.25)
 
 
 lines = st.lists(st.lists(st.integers(4, 6), max_size=8), min_size=3, max_size=3)
@@ -604,13 +606,19 @@ def test_label_smoothing_and_masks(word_list, one_device):
     assert float(aux.metrics["sequence_accuracy"].sum) == hits[[0, 1, 3]].all(axis=1).sum()
 
 
-def test_it_learns_to_reverse_and_says_how(word_list, one_device, tmp_path, capsys):
-    run = train(run_of(word_list), mesh=one_device, progress="none", run_dir=tmp_path / "run")
+@pytest.fixture(scope="module")
+def trained(word_list, one_device, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return train(run_of(word_list), mesh=one_device, progress="none", run_dir=folder), folder
+
+
+def test_it_learns_to_reverse_and_says_how(trained, tmp_path, capsys):
+    run, folder = trained
     last = run.history.last("test")
     assert last["exact"] > 0.9
     assert last["examples"] == 90
     assert last["sequence_accuracy"] >= last["exact"]
-    assert "What the model writes (test)" in (tmp_path / "run" / "report.html").read_text()
+    assert "What the model writes (test)" in (folder / "report.html").read_text()
     test = run.parts.dataset.test
     said = run.predict(test["inputs"])
     assert (said == test["targets"]).all(axis=1).mean() == pytest.approx(last["exact"])
@@ -621,7 +629,7 @@ def test_it_learns_to_reverse_and_says_how(word_list, one_device, tmp_path, caps
         run.predict(np.ones((2, 9), int))
     assert from_data(to_data(run.experiment)) == run.experiment
 
-    here = str(tmp_path / "run")
+    here = str(folder)
     for flags in ((), ("--beam", "3")):
         assert inference.generate([here, "--prompt", "dog", *flags]) == 0
         assert capsys.readouterr().out == "god\n"
@@ -637,11 +645,10 @@ def test_it_learns_to_reverse_and_says_how(word_list, one_device, tmp_path, caps
     assert told.stdout.splitlines() == [spell(row, names, "characters") for row in said[:3]], told.stderr
 
 
-def test_bleu_is_measured_over_the_whole_split(word_list, one_device):
+def test_bleu_is_measured_over_the_whole_split(word_list, trained, one_device):
     task = SequenceToSequence(model=run_of(word_list).task.model, written="bleu", beam=2)
     parts = assemble(run_of(word_list, task=task, eval_batch_size=40), mesh=one_device)
-    # Fresh weights write little that is right; larger ones write something else for each word.
-    variables = {"params": jax.tree.map(lambda a: 3 * a, parts.fresh_state().params)}
+    variables = trained[0].variables
     measured, test = parts.evaluator.metrics(variables), parts.dataset.test
     written = parts.task.decide(parts.predictor(variables, {"inputs": test["inputs"]}))
     cut = [[list(row[: list(row).index(END)]) if END in row else [t for t in row if t] for row in ids]
@@ -651,7 +658,7 @@ def test_bleu_is_measured_over_the_whole_split(word_list, one_device):
         runs = [[Counter(zip(*(line[i:] for i in range(n)), strict=False)) for line in lines] for lines in cut]
         found = sum(sum((a & b).values()) for a, b in zip(*runs, strict=True))
         assert measured[f"precision_{n}"] == pytest.approx(found / sum(sum(a.values()) for a in runs[0]), rel=1e-5)
-    assert measured["precision_1"] > 0
+    assert measured["precision_2"] > 0.8
     assert parts.task.headline == "bleu"
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.contracts import Mean
-from jaxnets.ops.tokens import END, PAD
+from jaxnets.ops.tokens import END, PAD, UNKNOWN
 
 ORDERS = (1, 2, 3, 4)
 
@@ -25,8 +25,9 @@ def bleu_counts(written: Array, reference: Array, mask: Array) -> dict[str, Mean
 
     Returns:
         Sums over the examples: runs found in the reference over runs written, and tokens written over the reference's. A run
-        counts as often as the reference has it, at most.
+        counts as often as the reference has it, at most. An unknown token is never the word that was wanted.
     """
+    reference = jnp.where(reference == UNKNOWN, -1, reference)
     (mine, own), (theirs, real) = _runs(written), _runs(reference)
     counts = {}
     for n in ORDERS:
