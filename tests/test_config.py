@@ -66,8 +66,8 @@ def made(name, folder):
 
 def sequences(name, *, labelled):
     """Random words with a label each, or with other words."""
-    ids, names = np.random.default_rng(0).integers(4, 40, (600, 12)), (*SPECIAL, *map(str, range(36)))
-    split = {"inputs": ids, "targets": np.arange(600) % 2 if labelled else ids[:, ::-1]}
+    ids, names = np.random.default_rng(0).integers(4, 40, (600, 12), dtype=np.int32), (*SPECIAL, *map(str, range(36)))
+    split = {"inputs": ids, "targets": (np.arange(600) % 2).astype(np.int32) if labelled else ids[:, ::-1]}
     classes, kind = (("no", "yes"), "") if labelled else (names, "sequence")
     tokens = Tokens(names, "words")
     return Dataset(name, split, split, classes, target_kind=kind, prepare=TokenIds(), tokens=tokens)
