@@ -15,6 +15,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import SequenceToSequence
 
 EXPECTED = Expected(metric="bleu", at_least=28, minutes=9)
+PARAMETERS = 2_563_840
 
 
 def config() -> Experiment:

@@ -15,6 +15,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import SequenceToSequence
 
 EXPECTED = Expected(metric="exact", at_least=0.95, minutes=2)
+PARAMETERS = 237_568
 
 
 def config() -> Experiment:

@@ -14,6 +14,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.72, minutes=1)
+PARAMETERS = 608_642
 
 
 def config() -> Experiment:

@@ -61,6 +61,7 @@ def made(name, folder):
     }  # fmt: skip
     if name in ("reverse_words", "multi30k_translation", "rotten_tomatoes"):
         return sequences(name, labelled=name == "rotten_tomatoes")
+    name = "shakespeare_char" if name.startswith("shakespeare") else name
     return sources[name].outline() if name in sources else None
 
 

@@ -37,7 +37,7 @@ def make(kind):
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 13)), jnp.int32)
     variables = jax.jit(model.init)(jax.random.key(1), tokens)
     # Larger weights than fresh ones, so that gates and attention are far from their middle.
-    return model, jax.tree.map(lambda a: a * 6 if a.ndim > 1 else a + 0.1, variables), tokens
+    return model, jax.tree.map(lambda a: a * 4 if a.ndim > 1 else a + 0.1, variables), tokens
 
 
 # --- the recurrence

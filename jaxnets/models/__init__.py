@@ -7,9 +7,9 @@ from jaxnets.lazy import lazy
 if TYPE_CHECKING:
     from jaxnets.models.autoencoder import Autoencoder as Autoencoder
     from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
-    from jaxnets.models.capsules import CapsNet as CapsNet
     from jaxnets.models.beam import beam_search as beam_search
     from jaxnets.models.beam import greedy as greedy
+    from jaxnets.models.capsules import CapsNet as CapsNet
     from jaxnets.models.cifar_resnet import CifarResNet as CifarResNet
     from jaxnets.models.cnn import CNN as CNN
     from jaxnets.models.coatnet import CoAtNet as CoAtNet
