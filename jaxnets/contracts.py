@@ -88,7 +88,8 @@ class Card:
     input_shape: tuple[int, ...]
     """Shape of one example's inputs."""
     target_kind: str
-    """"class" for integer labels, "number" for real values, "token" for text, "sequence" for tokens filled up with 0."""
+    """"class" for integer labels, "labels" for several yes or no, "number" for real values, "series" for what follows in a
+    series, "token" for text, "sequence" for tokens filled up with 0."""
     examples: Mapping[str, int]
     """Examples in each split."""
     class_names: tuple[str, ...] = ()
@@ -105,6 +106,8 @@ class Card:
     """Shape of one example's target."""
     tokens: Tokens | None = None
     """What the inputs are made of, where they are tokens filled up with 0."""
+    target_scales: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    """Means and standard deviations of a series, one for each channel; inputs come standardised by them, targets do not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +140,22 @@ class Scatter:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lines:
+    """Panels of curves over a common axis: `curves` is `[panels, len(names), T]`, NaN where a curve has no value."""
+
+    title: str
+    x: np.ndarray
+    """`[T]`."""
+    curves: np.ndarray
+    names: tuple[str, ...]
+    """Of the curves, the same in every panel."""
+    captions: tuple[str, ...]
+    """One for each panel."""
+    x_label: str
+    y_label: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Rows of text under a header."""
 
@@ -146,4 +165,4 @@ class Table:
 
 
 # What a report shows of a finished run beside its curves.
-Exhibit = ConfusionMatrix | Gallery | Scatter | Table
+Exhibit = ConfusionMatrix | Gallery | Lines | Scatter | Table

@@ -13,7 +13,19 @@ from jaxnets import config
 from jaxnets.assemble import assemble
 from jaxnets.config import Experiment, check_types, differences, from_data, to_data
 from jaxnets.contracts import Tokens
-from jaxnets.data import AddingProblem, Dataset, Digits, GPT2Tokens, KarateClub, MovingDigits, Rings, Text
+from jaxnets.data import (
+    AddingProblem,
+    CopyProblem,
+    Dataset,
+    Digits,
+    GPT2Tokens,
+    KarateClub,
+    MovingDigits,
+    OverlaidDigits,
+    Rings,
+    Series,
+    Text,
+)
 from jaxnets.data.dataset import TokenIds
 from jaxnets.errors import UsageError
 from jaxnets.models import CNN, MLP
@@ -47,6 +59,8 @@ SHAPES = {
     "california_mlp": (16,),
     "tabular": (4,),
     "perceptron": (4,),
+    "iris_adaline": (4,),
+    "digits_rcnn": (8, 8, 1),
     "ring_gan": (2,),
 }
 
@@ -55,9 +69,11 @@ def made(name, folder):
     """A small data set of the kind that a configuration needs, where plain arrays will not do; None elsewhere."""
     (folder / "text.txt").write_text("to be or not to be, that is the question. " * 100)
     sources = {
-        "cora_gcn": KarateClub(), "cora_gat": KarateClub(), "rings_gin": Rings(), "adding_gru": AddingProblem(),
+        "cora_gcn": KarateClub(), "cora_gat": KarateClub(), "cora_sage": KarateClub(), "copy_gru": CopyProblem(),
+        "rings_gin": Rings(), "adding_gru": AddingProblem(),
         "moving_digits": MovingDigits(), "shakespeare_char": Text(str(folder / "text.txt")),
         "gpt2_124m": GPT2Tokens("books", length=1024), "llama_1b": GPT2Tokens("books", length=2048),
+        "overlaid_digits": OverlaidDigits(train=600, test=20), "etth1_forecast": Series("sunspots", history=96, horizon=24),
     }  # fmt: skip
     if name in ("reverse_words", "multi30k_translation", "rotten_tomatoes"):
         return sequences(name, labelled=name == "rotten_tomatoes")
@@ -88,7 +104,7 @@ def arrays(name):
     shape, rng = SHAPES.get(name, (28, 28, 1)), np.random.default_rng(0)
     x = rng.uniform(size=(600, *shape)).astype(np.float32)  # in the range of every scale of pixels
     numbers = name == "california_mlp"
-    classes = 2 if name == "perceptron" else 10
+    classes = 2 if name in ("perceptron", "iris_adaline") else 10
     y = rng.normal(size=600).astype(np.float32) if numbers else (np.arange(600) % classes).astype(np.int32)
     names = () if numbers else tuple(map(str, range(classes)))
     return Dataset(name, {"inputs": x, "targets": y}, {"inputs": x, "targets": y}, class_names=names)

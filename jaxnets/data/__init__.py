@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from jaxnets.data.memory import InMemory as InMemory
     from jaxnets.data.moving_digits import MovingDigits as MovingDigits
     from jaxnets.data.named import load as load
+    from jaxnets.data.overlaid_digits import OverlaidDigits as OverlaidDigits
     from jaxnets.data.pairs import Multi30k as Multi30k
     from jaxnets.data.pairs import ReversedWords as ReversedWords
     from jaxnets.data.ring import Ring as Ring
     from jaxnets.data.sentences import RottenTomatoes as RottenTomatoes
+    from jaxnets.data.series import Series as Series
     from jaxnets.data.synthetic import AddingProblem as AddingProblem
+    from jaxnets.data.synthetic import CopyProblem as CopyProblem
     from jaxnets.data.synthetic import LogicGate as LogicGate
     from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
     from jaxnets.data.tables import California as California
@@ -59,9 +62,12 @@ FILES = {
     "ReversedWords": "pairs",
     "Ring": "ring",
     "RottenTomatoes": "sentences",
+    "OverlaidDigits": "overlaid_digits",
+    "Series": "series",
     "AddingProblem": "synthetic",
     "LogicGate": "synthetic",
     "TwoSpirals": "synthetic",
+    "CopyProblem": "synthetic",
     "California": "tables",
     "Tabular": "tables",
     "GPT2Tokens": "text",
@@ -79,6 +85,7 @@ __all__ = [
     "AddingProblem",
     "Augment",
     "California",
+    "CopyProblem",
     "Cora",
     "Dataset",
     "Digits",
@@ -89,10 +96,12 @@ __all__ = [
     "LogicGate",
     "MovingDigits",
     "Multi30k",
+    "OverlaidDigits",
     "ReversedWords",
     "Ring",
     "Rings",
     "RottenTomatoes",
+    "Series",
     "Source",
     "Tabular",
     "Text",

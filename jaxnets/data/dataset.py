@@ -61,7 +61,7 @@ class Dataset:
     """Names of the classes; empty where the targets are real numbers."""
     target_name: str = "target"
     target_kind: str = ""
-    """"token" for text, "sequence" for tokens filled up with 0; "" to tell classes and numbers by `class_names`."""
+    """"labels", "series", "token" or "sequence" (see `Card`); "" to tell classes and numbers by `class_names`."""
     prepare: Standardize | TokenIds = Standardize()
     """Makes raw inputs ready for a model; part of every batch, in training and after."""
     augment: Augment = Augment()
@@ -116,7 +116,13 @@ class Dataset:
             # Sequences are filled up to the longest of their split.
             target_shape=tuple(map(max, zip(targets.shape[1:], self.test["targets"].shape[1:], strict=False))),
             tokens=self.tokens,
+            target_scales=self._target_scales(),
         )
+
+    def _target_scales(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if self.target_kind != "series" or not isinstance(self.prepare, Standardize):
+            return (), ()
+        return self.prepare.mean, self.prepare.std
 
     def _input_range(self) -> tuple[float, float]:
         """Bounds of the prepared inputs of both splits; tight where all channels are scaled alike."""
@@ -188,7 +194,8 @@ def from_arrays(
 
     Args:
         inputs: `[N, ...]` real numbers.
-        targets: `[N]`: integers, booleans or strings make classes, floats make a regression.
+        targets: `[N]`: integers, booleans or strings make classes, floats make a regression. Or `[N, labels]`, all 0 or 1,
+            whatever their dtype: several labels an example, for `MultiLabel`.
         test: held-out (inputs, targets); without it a share of the examples is set aside.
         holdout: that share, in (0, 1).
         seed: of the shuffle before the share is set aside.
@@ -211,7 +218,8 @@ def from_arrays(
         _check_lengths(f"{name}, test", x_test, y_test)
         if x_test.shape[1:] != x.shape[1:]:
             raise DataError(f"{name}: test inputs have shape {x_test.shape[1:]} each, training inputs {x.shape[1:]}")
-    y, y_test, names = _encode_targets(name, y, y_test, class_names)
+    encode = _encode_targets if y.ndim == 1 else _encode_labels
+    y, y_test, names = encode(name, y, y_test, class_names)
     for split, array in (("training", x), ("test", x_test)):
         check_finite(f"{name}: {split} inputs", array)
     prepare = fit_standardize(x) if standardize else Standardize()
@@ -227,6 +235,7 @@ def from_arrays(
         train={"inputs": x, "targets": y},
         test={"inputs": x_test, "targets": y_test},
         class_names=names,
+        target_kind="labels" if y.ndim == 2 else "",
         target_name=target_name,
         prepare=prepare,
         augment=augment or Augment(),
@@ -270,7 +279,7 @@ def _check_lengths(name: str, x: np.ndarray, y: np.ndarray) -> None:
         raise DataError(f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C])")
     if not len(x):
         raise DataError(f"{name}: there are no examples; give at least one")
-    if y.ndim != 1 or len(x) != len(y):
+    if y.ndim not in (1, 2) or len(x) != len(y):
         raise DataError(f"{name}: targets have shape {y.shape} for {len(x)} inputs; give one target for each input")
 
 
@@ -322,6 +331,27 @@ def _encode_targets(
                 f"run from 0 to {len(names) - 1}"
             )
     return y.astype(np.int32), y_test.astype(np.int32), names
+
+
+def _encode_labels(
+    name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Several labels an example as uint8, 0 or 1, with the names of the labels."""
+    names = tuple(class_names) if class_names is not None else tuple(str(i) for i in range(y.shape[1]))
+    for split, part in (("training", y), ("test", y_test)):
+        if part.ndim != 2 or part.shape[1] != len(names) or not names:
+            raise DataError(
+                f"{name}: the {split} targets have shape {part.shape}, expected [examples, {len(names)}]: a 0 or a 1 for "
+                f"each label ({', '.join(names[:8])})"
+            )
+        wrong = np.argwhere((part != 0) & (part != 1))
+        if wrong.size:
+            place = tuple(int(i) for i in wrong[0])
+            raise DataError(
+                f"{name}: targets with two dims are labels, each 0 or 1, but the {split} target at {place} is "
+                f"{part[place]}; give 0 and 1, or one target for each input"
+            )
+    return y.astype(np.uint8), y_test.astype(np.uint8), names
 
 
 def _natural(word: str) -> tuple[int, float, str]:

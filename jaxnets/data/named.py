@@ -4,10 +4,12 @@ from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.graphs import Cora, KarateClub, Rings
 from jaxnets.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from jaxnets.data.moving_digits import MovingDigits
+from jaxnets.data.overlaid_digits import OverlaidDigits
 from jaxnets.data.pairs import Multi30k, ReversedWords
 from jaxnets.data.ring import Ring
 from jaxnets.data.sentences import RottenTomatoes
-from jaxnets.data.synthetic import AddingProblem, TwoSpirals
+from jaxnets.data.series import Series
+from jaxnets.data.synthetic import AddingProblem, CopyProblem, TwoSpirals
 from jaxnets.data.tables import California, Tabular
 from jaxnets.data.text import Text
 from jaxnets.errors import DataError, did_you_mean
@@ -16,9 +18,10 @@ from jaxnets.errors import DataError, did_you_mean
 def load(name: str) -> Dataset:
     """A named data set, with its default options: `load("digits")`.
 
-    Names: digits, iris, wine and karate_club (bundled); ring, rings, adding_problem, two_spirals and moving_digits (made from
-    a seed); mnist, fashion_mnist, cifar10, california, cora, shakespeare, reversed_words, multi30k and rotten_tomatoes (found
-    through `JAXNETS_DATA`, else downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
+    Names: digits, iris, wine, karate_club, airline_passengers and sunspots (bundled); ring, rings, adding_problem,
+    copy_problem, two_spirals, moving_digits and overlaid_digits (made from a seed); mnist, fashion_mnist, cifar10,
+    california, cora, etth1, shakespeare, reversed_words, multi30k and rotten_tomatoes (found through `JAXNETS_DATA`, else
+    downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
 
     Raises:
         DataError: an unknown name, or data that cannot be had.
@@ -28,6 +31,7 @@ def load(name: str) -> Dataset:
         "iris": Tabular("iris"),
         "wine": Tabular("wine"),
         "adding_problem": AddingProblem(),
+        "copy_problem": CopyProblem(),
         "two_spirals": TwoSpirals(),
         "moving_digits": MovingDigits(),
         "mnist": MNIST(),
@@ -42,6 +46,10 @@ def load(name: str) -> Dataset:
         "multi30k": Multi30k(),
         "rotten_tomatoes": RottenTomatoes(),
         "ring": Ring(),
+        "overlaid_digits": OverlaidDigits(),
+        "airline_passengers": Series("airline_passengers"),
+        "sunspots": Series("sunspots"),
+        "etth1": Series("etth1"),
     }
     if name in sources:
         return sources[name].open()

@@ -1,11 +1,12 @@
 """Problems made from a seed: nothing is read, and as many examples as asked for."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
 
-from jaxnets.data.dataset import Dataset, Source, from_arrays
+from jaxnets.data.dataset import Dataset, Source, TokenIds, from_arrays
 from jaxnets.errors import DataError
 
 
@@ -47,6 +48,60 @@ class AddingProblem(Source):
         first, second = rng.integers(0, half, count), rng.integers(half, self.length, count)
         inputs[rows, first, 1] = inputs[rows, second, 1] = 1
         return {"inputs": inputs, "targets": inputs[rows, first, 0] + inputs[rows, second, 0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyProblem(Source):
+    """Say again what was said long before (Hochreiter and Schmidhuber 1997; in this form Arjovsky et al. 2016).
+
+    A sequence is `remember` symbols, `gap - 1` blanks, the sign to begin and `remember` blanks. The targets are blanks up to
+    and with the sign, and then the symbols in their order. Whoever remembers nothing can at best guess the symbols: a mean
+    cross entropy of `remember * ln(symbols) / (gap + 2 * remember)` nats a step, the `baseline`; less means memory.
+    """
+
+    remember: int = 10
+    """Symbols to remember."""
+    gap: int = 50
+    """Steps from the last symbol to the sign."""
+    symbols: int = 8
+    """Different symbols, 2 to 24."""
+    train: int = 20000
+    """Training sequences."""
+    test: int = 1000
+    """Test sequences."""
+    seed: int = 0
+    """Seed of all of them."""
+
+    @property
+    def baseline(self) -> float:
+        """Mean cross entropy of a step, in nats, without any memory."""
+        return self.remember * math.log(self.symbols) / (self.gap + 2 * self.remember)
+
+    def open(self) -> Dataset:
+        """Inputs and targets `[N, gap + 2 * remember]` uint8: tokens, of which the last two are the blank and the sign."""
+        _check_counts(self, remember=1, gap=1, symbols=2, train=1, test=1)
+        if self.symbols > 24:
+            raise DataError(f"CopyProblem.symbols is at most 24, got {self.symbols}")
+        rng = np.random.default_rng(self.seed)
+        splits = [self._draw(rng, count) for count in (self.train, self.test)]
+        return Dataset(
+            name="copy problem",
+            train=splits[0],
+            test=splits[1],
+            class_names=(*"abcdefghijklmnopqrstuvwx"[: self.symbols], "_", ">"),
+            target_name="symbol",
+            target_kind="token",
+            prepare=TokenIds(),
+            source=f"made from seed {self.seed}",
+        )
+
+    def _draw(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+        symbols = rng.integers(0, self.symbols, (count, self.remember), np.uint8)
+        inputs = np.full((count, self.gap + 2 * self.remember), self.symbols, np.uint8)
+        targets = inputs.copy()
+        inputs[:, : self.remember] = targets[:, -self.remember :] = symbols
+        inputs[:, -self.remember - 1] = self.symbols + 1
+        return {"inputs": inputs, "targets": targets}
 
 
 @dataclasses.dataclass(frozen=True)

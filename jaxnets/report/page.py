@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxnets.contracts import ConfusionMatrix, Exhibit, Gallery, Scatter, Table
+from jaxnets.contracts import ConfusionMatrix, Exhibit, Gallery, Lines, Scatter, Table
 from jaxnets.errors import RunDirectoryError
 from jaxnets.files import replacing
 from jaxnets.report import plots
@@ -69,6 +69,8 @@ def write_report(directory: Path, data: ReportData) -> Path:
                 drawn.append((exhibit.title, plots.confusion_matrix(exhibit)))
             case Gallery() if len(exhibit.images):
                 drawn.append((exhibit.title, plots.gallery(exhibit)))
+            case Lines() if len(exhibit.curves):
+                drawn.append((exhibit.title, plots.lines(exhibit)))
             case Scatter():
                 drawn.append((exhibit.title, plots.scatter(exhibit)))
     try:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnets.contracts import ConfusionMatrix, Gallery, Scatter
+from jaxnets.contracts import ConfusionMatrix, Gallery, Lines, Scatter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,6 +106,30 @@ def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
         axis.set_visible(index < len(images))
+    return figure
+
+
+def lines(exhibit: Lines) -> "Figure":
+    """Curves in panels, two in a row; the last curve in orange."""
+    count = len(exhibit.curves)
+    columns = min(2, count)
+    rows = -(-count // columns)
+    figure = _figure(5.2 * columns, 2.4 * rows + 0.4)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    colours = (TRAIN, INK, "#4d7c0f", "#6d28d9")
+    for axis, curves, caption in zip(axes, exhibit.curves, exhibit.captions, strict=False):
+        for index, (values, name) in enumerate(zip(curves, exhibit.names, strict=True)):
+            last = index == len(exhibit.names) - 1
+            axis.plot(exhibit.x, values, lw=1.5, label=name, color=TEST if last else colours[index % len(colours)])
+        axis.set_title(caption, fontsize=9, color=INK, loc="left")
+        axis.set_xlabel(exhibit.x_label, fontsize=8)
+        axis.set_ylabel(exhibit.y_label, fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, lw=0.6)
+    axes[0].legend(frameon=False, fontsize=8)
+    for axis in axes[count:]:
+        axis.set_visible(False)
     return figure
 
 

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from jaxnets.tasks.base import Task as Task
     from jaxnets.tasks.classification import Classification as Classification
     from jaxnets.tasks.diffusion import Diffusion as Diffusion
+    from jaxnets.tasks.forecasting import Forecasting as Forecasting
     from jaxnets.tasks.graphs import GraphClassification as GraphClassification
     from jaxnets.tasks.graphs import NodeClassification as NodeClassification
     from jaxnets.tasks.language import NextToken as NextToken
     from jaxnets.tasks.margin import MarginClassification as MarginClassification
+    from jaxnets.tasks.multilabel import MultiLabel as MultiLabel
     from jaxnets.tasks.next_frame import NextFrame as NextFrame
     from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
     from jaxnets.tasks.reconstruction import Reconstruction as Reconstruction
@@ -30,10 +32,12 @@ FILES = {
     "Task": "base",
     "Classification": "classification",
     "Diffusion": "diffusion",
+    "Forecasting": "forecasting",
     "GraphClassification": "graphs",
     "MarginClassification": "margin",
     "NodeClassification": "graphs",
     "NextToken": "language",
+    "MultiLabel": "multilabel",
     "NextFrame": "next_frame",
     "PerceptronRule": "perceptron_rule",
     "Reconstruction": "reconstruction",
@@ -52,8 +56,10 @@ __all__ = [
     "Adversarial",
     "Classification",
     "Diffusion",
+    "Forecasting",
     "GraphClassification",
     "MarginClassification",
+    "MultiLabel",
     "NextFrame",
     "NextToken",
     "NodeClassification",

@@ -117,6 +117,24 @@ class Task:
         return jax.numpy.asarray(outputs, jax.numpy.float32), {**others, **new}
 
 
+# What the targets of a kind are, and the task for them.
+KINDS = {
+    "class": ("one label for each example", "Classification"),
+    "labels": ("several labels for each example, 0 or 1 each", "MultiLabel"),
+    "number": ("real numbers", "Regression"),
+    "series": ("what follows in a series", "Forecasting"),
+    "token": ("tokens", "NextToken"),
+    "sequence": ("sequences", "SequenceToSequence"),
+}
+
+
+def check_kind(card: Card, kind: str, needs: str) -> None:
+    """Raise `DataError` unless the targets are of this kind; `needs` says in words who needs what."""
+    if card.target_kind != kind:
+        what, task = KINDS.get(card.target_kind, (f"of the kind {card.target_kind!r}", "a task for them"))
+        raise DataError(f"{needs}, but the targets of {card.name!r} are {what}; use {task}, or change the targets")
+
+
 def with_outputs(model: nn.Module, needed: int, *, exact: bool, reason: str) -> nn.Module:
     """The model with `outputs` filled in, or an error where the number given contradicts the data."""
     fields: Any = {field.name for field in dataclasses.fields(model)}

@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
 from jaxnets.errors import DataError
-from jaxnets.tasks.base import Task, with_outputs, with_vocabulary
+from jaxnets.tasks.base import Task, check_kind, with_outputs, with_vocabulary
 from jaxnets.tasks.losses import cross_entropy
 
 
@@ -34,11 +34,7 @@ class Classification(Task):
 
     def bind(self, card: Card) -> Self:
         """Give the model as many outputs as there are classes, and the vocabulary of a text."""
-        if card.target_kind != "class":
-            raise DataError(
-                f"classification needs integer labels, but the targets of {card.name!r} are real numbers; "
-                f"use Regression, or turn the targets into classes"
-            )
+        check_kind(card, "class", "classification needs one integer label for each example")
         count = len(card.class_names)
         reason = f"the labels of {card.name!r} run from 0 to {count - 1} (out of range for the model)"
         model = with_outputs(self.model, count, exact=False, reason=reason)

@@ -27,6 +27,18 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     return loss
 
 
+def binary_cross_entropy(logits: Array, labels: Array, *, positive_weight: float = 1.0) -> Array:
+    """Cross entropy in nats of yes or no, from logits: `-w y log(p) - (1 - y) log(1 - p)` with `p = sigmoid(logit)`.
+
+    Args:
+        logits: of any shape; computed in float32.
+        labels: 0 or 1, of the same shape.
+        positive_weight: `w`, how much a label that is 1 counts.
+    """
+    logits, labels = logits.astype(jnp.float32), labels.astype(jnp.float32)
+    return positive_weight * labels * jax.nn.softplus(-logits) + (1 - labels) * jax.nn.softplus(logits)
+
+
 def squared_error(predictions: Array, targets: Array) -> Array:
     """`(prediction - target)^2`, `[B]` each, float32; in the square of the targets' unit."""
     return jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32))

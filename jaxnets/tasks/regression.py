@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Scatter, Variables
 from jaxnets.errors import DataError
-from jaxnets.tasks.base import Task, with_outputs
+from jaxnets.tasks.base import Task, check_kind, with_outputs
 from jaxnets.tasks.losses import huber, squared_error
 
 
@@ -35,10 +35,7 @@ class Regression(Task):
 
     def bind(self, card: Card) -> Self:
         """Take the targets' mean and standard deviation from the data, and give the model one output."""
-        if card.target_kind != "number":
-            raise DataError(
-                f"regression needs real targets, but those of {card.name!r} are classes; use Classification"
-            )
+        check_kind(card, "number", "regression needs one real number for each example")
         std = card.target_std if self.target_std is None else self.target_std
         if std <= 0:
             raise DataError(f"the targets of {card.name!r} have standard deviation {std}; there is nothing to predict")

@@ -1,0 +1,28 @@
+"""Which digits are in the picture? One or two at once, overlapping: several labels for each image.
+
+    jaxnets train overlaid_digits
+
+Synthetic images made from the bundled digits, no download. Micro F1 at least 0.93, in about a minute on two CPU cores.
+"""
+
+from jaxnets.config import Expected, Experiment
+from jaxnets.data import OverlaidDigits
+from jaxnets.models import CNN
+from jaxnets.optim import AdamW, WarmupCosine
+from jaxnets.tasks import MultiLabel
+
+EXPECTED = Expected(metric="micro_f1", at_least=0.93, minutes=1)
+
+
+def config() -> Experiment:
+    """The experiment; any field can be overridden by a flag."""
+    return Experiment(
+        task=MultiLabel(model=CNN(features=(48, 96), convolutions=2, dense=(128,), dropout=0.25)),
+        data=OverlaidDigits(),
+        optimizer=AdamW(learning_rate=3e-3, weight_decay=1e-2, schedule=WarmupCosine(warmup=0.05)),
+        steps=1200,
+        batch_size=64,
+        log_every=25,
+        eval_every=200,
+        save_every=600,
+    )

@@ -1,0 +1,146 @@
+"""Several labels for each example: any number of them, none or all.
+
+Shapes: `B` batch, `C` labels.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Table, Variables
+from jaxnets.errors import DataError
+from jaxnets.tasks.base import Task, check_kind, with_outputs
+from jaxnets.tasks.losses import binary_cross_entropy
+
+# What is counted for each label: said and true, said and false, not said and true.
+COUNTS = ("hits", "false_alarms", "misses")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiLabel(Task):
+    """Minimise the cross entropy of every label, each a yes or no of its own; measure whole examples, labels and F1.
+
+    A batch holds `inputs` `[B, ...]`, `targets` `[B, C]` of 0 and 1 and `mask` `[B]`; the model returns logits `[B, C]`.
+
+    F1 is the harmonic mean of precision and recall, `2 hits / (2 hits + false alarms + misses)`: of all labels' counts
+    together (micro), or the mean of the labels' own (macro; a label that is neither true nor said anywhere counts as 0). An
+    evaluation carries the counts to its end, so F1 does not depend on how the examples fell into batches.
+    """
+
+    positive_weight: float = 1.0
+    """How much a label that is 1 counts in the training loss; above 1 where labels are rare and should be found."""
+    threshold: float = 0.5
+    """A label is said where its probability is at least this, in (0, 1)."""
+
+    headline = "micro_f1"
+    higher_is_better = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.positive_weight < math.inf:
+            raise ValueError(f"MultiLabel.positive_weight is above 0, got {self.positive_weight}")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"MultiLabel.threshold is a probability in (0, 1), got {self.threshold}")
+
+    def bind(self, card: Card) -> Self:
+        """Give the model as many outputs as there are labels."""
+        check_kind(card, "labels", "MultiLabel needs targets [examples, labels] of 0 and 1")
+        count = len(card.class_names)
+        reason = f"{card.name!r} has {count} labels"
+        return dataclasses.replace(self, model=with_outputs(self.model, count, exact=True, reason=reason))
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """Mean cross entropy in nats a label, over the unmasked examples."""
+        logits, model_state = self.apply(variables, batch, key if train else None)
+        weight = self.positive_weight if train else 1.0
+        loss = Mean.of(binary_cross_entropy(logits, batch["targets"], positive_weight=weight), batch["mask"])
+        return loss, Aux({"loss": loss, **self._shares(logits, batch)}, model_state)
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
+        """Cross entropy (never weighted), both accuracies, and the counts of each label, from which `derive` makes F1."""
+        logits = self.outputs(variables, batch)
+        loss = Mean.of(binary_cross_entropy(logits, batch["targets"]), batch["mask"])
+        said, true = self._said(logits), batch["targets"] > 0
+        counts = {}
+        for name, seen in zip(COUNTS, (said & true, said & ~true, ~said & true), strict=True):
+            for label in range(seen.shape[1]):
+                counts[f"{name}_{label}"] = Mean.of(seen[:, label].astype(jnp.float32), batch["mask"])
+        return {"loss": loss, **self._shares(logits, batch), **counts}
+
+    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The measured means, with the counts made into `micro_f1` and `macro_f1`."""
+        labels = sum(name.startswith("hits_") for name in values)
+        if not labels:
+            return dict(values)
+        # Shares of the examples rather than numbers; F1 is the same of both.
+        counts = np.array([[values[f"{name}_{label}"] for label in range(labels)] for name in COUNTS])
+        kept = {name: value for name, value in values.items() if name.rsplit("_", 1)[0] not in COUNTS}
+        return {**kept, "micro_f1": float(f1(*counts.sum(axis=1))), "macro_f1": float(f1(*counts).mean())}
+
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """A 0 or 1 and a logit for each label of each example."""
+        wanted = (batch["mask"].shape[0], len(card.class_names))
+        if batch["targets"].shape != wanted:
+            raise DataError(
+                f"the targets of {card.name!r} have shape {batch['targets'].shape}, MultiLabel needs [batch, {wanted[1]}]: "
+                f"a 0 or 1 for each label; make them with from_arrays, or use Classification for one label an example"
+            )
+        shape = jax.eval_shape(self.outputs, variables, batch).shape
+        if shape != wanted:
+            raise DataError(
+                f"{type(self.model).__name__} gives outputs of shape {shape}, but {card.name!r} has {wanted[1]} labels: "
+                f"MultiLabel needs [batch, {wanted[1]}]; change the model's last layer"
+            )
+
+    def decide(self, outputs: np.ndarray) -> np.ndarray:
+        """The labels whose probability reaches the threshold, `[B, C]` uint8."""
+        return np.asarray(self._said(outputs), np.uint8)
+
+    def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
+        """The labels one by one, and the images that are most wrong."""
+        true, said = np.asarray(arrays["targets"]) > 0, self.decide(outputs) > 0
+        hits, alarms, misses = ((a & b).sum(axis=0) for a, b in ((said, true), (said, ~true), (~said, true)))
+        rows = tuple(
+            (name, f"{h + m}", f"{h / max(h + a, 1):.3f}", f"{h / max(h + m, 1):.3f}", f"{f1(h, a, m):.3f}")
+            for name, h, a, m in zip(card.class_names, hits, alarms, misses, strict=True)
+        )
+        shown: list[Exhibit] = [Table("Label by label (test)", ("label", "true", "precision", "recall", "F1"), rows)]
+        if len(card.input_shape) == 3 and card.input_shape[-1] in (1, 3):
+            shown.append(_most_wrong(outputs, true, said, arrays["inputs"], card.class_names))
+        return shown
+
+    def _said(self, logits: Array | np.ndarray) -> Array:
+        return logits >= math.log(self.threshold / (1 - self.threshold))  # type: ignore[return-value]
+
+    def _shares(self, logits: Array, batch: Batch) -> dict[str, Mean]:
+        right = (self._said(logits) == (batch["targets"] > 0)).astype(jnp.float32)
+        return {
+            "accuracy": Mean.of(right.min(axis=-1), batch["mask"]),
+            "label_accuracy": Mean.of(right, batch["mask"]),
+        }
+
+
+def f1(hits: np.ndarray, false_alarms: np.ndarray, misses: np.ndarray) -> np.ndarray:
+    """`2 hits / (2 hits + false alarms + misses)`, 0 where there is nothing to count; any shape."""
+    return 2 * hits / np.maximum(2 * hits + false_alarms + misses, 1e-12)
+
+
+def _most_wrong(
+    outputs: np.ndarray, true: np.ndarray, said: np.ndarray, images: np.ndarray, names: Sequence[str]
+) -> Gallery:
+    """The examples with a wrong label whose cross entropy is largest, worst first, at most 24."""
+    losses = np.logaddexp(0, np.where(true, -outputs, outputs)).sum(axis=1)
+    wrong = np.flatnonzero((true != said).any(axis=1))
+    worst = wrong[np.argsort(-losses[wrong], kind="stable")][:24]
+
+    def words(labels: np.ndarray) -> str:
+        return " ".join(name for name, there in zip(names, labels, strict=True) if there) or "nothing"
+
+    captions = tuple(f"{words(said[i])}\nis {words(true[i])}" for i in worst)
+    title = f"Most wrong: {len(worst)} of {len(wrong)} examples with a wrong label, of {len(true)} in the test"
+    return Gallery(title, np.asarray(images[worst]), captions)
