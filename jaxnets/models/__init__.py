@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from jaxnets.models.graph import GIN as GIN
     from jaxnets.models.graph import Graph as Graph
     from jaxnets.models.graph import GraphSAGE as GraphSAGE
+    from jaxnets.models.hopfield import Hopfield as Hopfield
     from jaxnets.models.hybrid_language_model import HybridLanguageModel as HybridLanguageModel
     from jaxnets.models.language_model import LanguageModel as LanguageModel
     from jaxnets.models.lenet import LeNet5 as LeNet5
     from jaxnets.models.mixture_of_experts import Experts as Experts
     from jaxnets.models.mlp import MLP as MLP
+    from jaxnets.models.neural_ode import NeuralODE as NeuralODE
     from jaxnets.models.perceptron import Perceptron as Perceptron
     from jaxnets.models.rbf import RBF as RBF
     from jaxnets.models.rcnn import RCNN as RCNN
@@ -66,10 +68,12 @@ FILES = {
     "Graph": "graph",
     "GraphSAGE": "graph",
     "HybridLanguageModel": "hybrid_language_model",
+    "Hopfield": "hopfield",
     "LanguageModel": "language_model",
     "LeNet5": "lenet",
     "Experts": "mixture_of_experts",
     "MLP": "mlp",
+    "NeuralODE": "neural_ode",
     "Perceptron": "perceptron",
     "RBF": "rbf",
     "RCNN": "rcnn",
@@ -113,9 +117,11 @@ __all__ = [
     "Experts",
     "Graph",
     "GraphSAGE",
+    "Hopfield",
     "HybridLanguageModel",
     "LanguageModel",
     "LeNet5",
+    "NeuralODE",
     "Pair",
     "Perceptron",
     "ResNet",

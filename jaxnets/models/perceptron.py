@@ -1,13 +1,19 @@
-"""The perceptron: a weighted sum and a threshold (Rosenblatt, 1958).
+"""The perceptron: a weighted sum and a threshold (Rosenblatt, 1958), of the inputs or of fixed functions of them.
 
-Shapes: `B` batch, `N` features, `F` output units.
+Shapes: `B` batch, `N` features, `K` basis functions, `F` output units.
 """
 
+import itertools
+import math
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
+
+# More functions than this are a mistake rather than a wish.
+MOST_FUNCTIONS = 10_000
 
 
 class Perceptron(nn.Module):
@@ -21,12 +27,49 @@ class Perceptron(nn.Module):
     """Output units; None takes as many as the data have classes."""
     coding: Literal["step", "sign"] = "step"
     """What a unit says: step answers 0 or 1, sign answers -1 or 1. A potential of exactly 0 fires (answers 1)."""
+    basis: Literal["none", "polynomial", "radial"] = "none"
+    """What is weighted: the inputs; all their products of up to `degree` factors; or bumps `exp(-(|x - c| / width)^2)` around
+    fixed centres. None of them is learned, so the unit stays linear in its weights, and its rule what it was."""
+    degree: int = 2
+    """Factors of a product at most (polynomial)."""
+    centres: int = 64
+    """Bumps (radial); the centres are drawn once, normal around 0, which suits standardised inputs."""
+    width: float = 1.0
+    """Of a bump, in the unit of the inputs (radial)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("degree", 1), ("centres", 1), ("width", 1e-6)):
+            if isinstance(getattr(self, name), int | float) and getattr(self, name) < least:
+                raise ValueError(f"Perceptron.{name} is at least {least}, got {getattr(self, name)}")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """The inner potentials `[B, F]` of inputs `[B, ...]`; the trailing dims are flattened to `N`."""
+        return nn.Dense(self.outputs or 1, name="neuron", kernel_init=nn.initializers.zeros)(self.expand(x))
+
+    @nn.nowrap
+    def expand(self, x: Array) -> Array:
+        """What is weighted, `[B, K]`, of inputs `[B, ...]`; without the constant, whose weight is the bias."""
         x = x.reshape(x.shape[0], -1)
-        return nn.Dense(self.outputs or 1, name="neuron", kernel_init=nn.initializers.zeros)(x)
+        if self.basis == "polynomial":
+            functions = math.comb(x.shape[1] + self.degree, self.degree) - 1
+            if functions > MOST_FUNCTIONS:
+                raise ValueError(
+                    f"{x.shape[1]} inputs have {functions:,} products of up to {self.degree} factors, more than "
+                    f"{MOST_FUNCTIONS:,}; choose a lower degree, or the radial basis"
+                )
+            # Of d factors: each combination of inputs once, as columns of index[d].
+            index = [
+                jnp.asarray(list(itertools.combinations_with_replacement(range(x.shape[1]), d)))
+                for d in range(1, self.degree + 1)
+            ]
+            return jnp.concatenate([x[:, which].prod(axis=-1) for which in index], axis=-1)
+        if self.basis == "radial":
+            centres = jax.random.normal(jax.random.key(0), (self.centres, x.shape[1])).astype(x.dtype)
+            squares = jnp.square(x[:, None] - centres[None]).sum(axis=-1)
+            return jnp.exp(-squares / self.width**2)
+        return x
 
     def fire(self, potential: Array) -> Array:
         """The threshold: potentials of any shape to {0, 1} or {-1, 1}, in the same shape and dtype."""

@@ -109,23 +109,32 @@ class RNN(nn.Module):
     dropout: float = 0.0
     """Probability of dropping a state on its way up, never along time (Zaremba et al. 2014), in [0, 1)."""
     outputs: int | None = None
-    """Output units; None takes as many as the task needs (classes, or 1 for regression)."""
+    """Output units; None takes as many as the task needs (classes, tokens, or 1 for regression)."""
+    vocabulary: int | None = None
+    """Tokens there are, where the inputs are tokens `[B, T]`; None takes as many as the data have."""
+    embedding: int = 32
+    """Numbers that stand for a token, learned; nothing where the inputs are numbers already."""
 
     def __post_init__(self) -> None:
         check_layers(self)
         if not self.widths:
             raise ValueError("RNN.widths: a recurrent network has at least one layer, got ()")
+        for name in ("vocabulary", "embedding"):
+            if isinstance(getattr(self, name), int) and getattr(self, name) < 1:
+                raise ValueError(f"RNN.{name} is at least 1, got {getattr(self, name)}")
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, lengths: Array | None = None) -> Array:
-        """Outputs `[B, C]` or `[B, T, C]` (see `answer`) of sequences `[B, T, N]`.
+        """Outputs `[B, C]` or `[B, T, C]` (see `answer`) of sequences `[B, T, N]`, or of tokens `[B, T]`.
 
         Args:
-            x: sequences, padded at the end to a common length where they differ.
+            x: sequences of numbers, or integers below `vocabulary`, padded at the end to a common length where they differ.
             train: switches dropout on.
             lengths: `[B]` integers, the true lengths; what lies behind changes no state. None takes all as whole.
         """
+        if x.ndim == 2 and self.vocabulary is not None and jnp.issubdtype(x.dtype, jnp.integer):
+            x = nn.Embed(self.vocabulary, self.embedding, name="embedding")(x)
         if x.ndim != 3:
             raise ValueError(f"RNN needs sequences [batch, time, features], got {tuple(x.shape)}; add the missing dim")
         last = x
@@ -138,7 +147,7 @@ class RNN(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.answer == "last":
             x = nn.Dropout(self.dropout, deterministic=not train)(last)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+        return nn.Dense(self.outputs or self.vocabulary or 1, dot_general=dot_general, name="output")(x)
 
 
 def _orthogonal_blocks(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:

@@ -94,10 +94,10 @@ class PerceptronRule(Classification):
         def step(state: Any, batch: Batch) -> tuple[Any, dict[str, Mean]]:
             _, aux = self.loss({"params": state.params}, batch, jax.random.key(0), True)
 
-            def correct(carry: tuple[Any, Any], example: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+            def correct(carry: tuple[Any, Any], example: tuple[Array, Array, Array, Array]) -> tuple[Any, Array]:
                 params, progress = carry
-                x, label, mask = example
-                potential = self.outputs({"params": params}, {"inputs": x[None]})[0]
+                raw, x, label, mask = example
+                potential = self.outputs({"params": params}, {"inputs": raw[None]})[0]
                 side = jnp.where(label == 1, 1.0, -1.0)
                 wrong = mask * (potential.argmax() != label)
                 neuron = params["neuron"]
@@ -108,7 +108,10 @@ class PerceptronRule(Classification):
                 }
                 return ({**params, "neuron": neuron}, progress), wrong != 0
 
-            examples = (batch["inputs"].astype(jnp.float32), batch["targets"], batch["mask"])
+            model: Any = self.model
+            inputs = batch["inputs"].astype(jnp.float32)
+            # The rule moves the weights by what they weigh: the inputs, or the basis functions of them.
+            examples = (inputs, model.expand(inputs), batch["targets"], batch["mask"])
             start = (state.params, state.model_state["progress"])
             (params, progress), moved = jax.lax.scan(correct, start, examples)
             metrics = {**aux.metrics, "mistakes": Mean.of(moved * 1.0, batch["mask"])}
