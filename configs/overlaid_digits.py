@@ -2,7 +2,7 @@
 
     jaxnets train overlaid_digits
 
-Synthetic images made from the bundled digits, no download. Micro F1 at least 0.93, in about a minute on two CPU cores.
+Synthetic images made from the bundled digits, no download. Micro F1 at least 0.92, in two minutes on two CPU cores.
 """
 
 from jaxnets.config import Expected, Experiment
@@ -11,7 +11,7 @@ from jaxnets.models import CNN
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import MultiLabel
 
-EXPECTED = Expected(metric="micro_f1", at_least=0.93, minutes=1)
+EXPECTED = Expected(metric="micro_f1", at_least=0.92, minutes=2)
 
 
 def config() -> Experiment:

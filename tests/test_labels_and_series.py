@@ -42,22 +42,22 @@ def test_binary_cross_entropy_by_its_definition_and_where_naive_forms_overflow()
     np.testing.assert_array_equal(slope, [-1.0, 1.0])
 
 
-@pytest.mark.parametrize("cuts", [(90,), (32, 64, 90), (1, 89, 90)])
+@pytest.mark.parametrize("cuts", [(90,), (1, 32, 90)])
 def test_f1_is_that_of_the_whole_however_the_examples_are_batched(cuts):
     x, y = labelled()
     task = MultiLabel(model=MLP(widths=(6,), outputs=5), threshold=0.3)
     batch = {"inputs": jnp.asarray(x), "targets": jnp.asarray(y), "mask": jnp.ones(90)}
-    variables = task.init(jax.random.key(1), batch)
-    sums = {}
+    variables = jax.jit(task.init)(jax.random.key(1), batch)
+    sums, measure = {}, jax.jit(task.metrics)
     for start, stop in zip((0, *cuts[:-1]), cuts, strict=True):
         part = {name: array[start:stop] for name, array in batch.items()}
         # Rows that are masked may hold anything.
         part = {name: jnp.concatenate([array, array[:1] * 0 + 1]) for name, array in part.items()}
         part["mask"] = part["mask"].at[-1].set(0)
-        for name, mean in task.metrics(variables, part).items():
+        for name, mean in measure(variables, part).items():
             sums[name] = sums.get(name, Mean(0.0, 0.0)) + mean
     got = task.derive({name: float(mean.value) for name, mean in sums.items()})
-    logits = np.asarray(task.outputs(variables, batch), np.float64)
+    logits = np.asarray(jax.jit(task.outputs)(variables, batch), np.float64)
     said = 1 / (1 + np.exp(-logits)) >= 0.3
     np.testing.assert_array_equal(task.decide(logits), said)
     pairs = [(said[:, k], y[:, k] > 0) for k in range(5)]
@@ -97,13 +97,16 @@ def test_a_positive_weight_counts_in_training_alone():
     x, y = labelled()
     batch = {"inputs": jnp.asarray(x), "targets": jnp.asarray(y), "mask": jnp.ones(90)}
     plain, weighted = (MultiLabel(model=MLP(widths=(), outputs=5), positive_weight=w) for w in (1.0, 3.0))
-    variables = plain.init(jax.random.key(0), batch)
+    variables = jax.jit(plain.init)(jax.random.key(0), batch)
     losses = [
-        [float(task.loss(variables, batch, jax.random.key(0), train)[0].value) for task in (plain, weighted)]
+        [
+            float(jax.jit(task.loss, static_argnums=3)(variables, batch, jax.random.key(0), train)[0].value)
+            for task in (plain, weighted)
+        ]
         for train in (True, False)
     ]
     assert losses[0][1] > losses[0][0]
-    assert losses[1][0] == losses[1][1] == float(weighted.metrics(variables, batch)["loss"].value)
+    assert losses[1][0] == losses[1][1] == float(jax.jit(weighted.metrics)(variables, batch)["loss"].value)
 
 
 def test_tasks_refuse_targets_of_another_kind(experiment, blobs, one_device):
@@ -146,6 +149,10 @@ def test_labels_may_come_in_any_dtype_but_hold_0_and_1_alone(dtype):
         wrong[7, 2] = 3
         with pytest.raises(DataError, match="each 0 or 1, but the test target at .* is 3"):
             from_arrays(x, y, test=(x, wrong))
+    with pytest.raises(DataError, match="make them alike"):
+        from_arrays(x, y[:, 0], test=(x, y))
+    with pytest.raises(DataError, match="give one target for each input"):
+        from_arrays(x, y[:, :1])
     with pytest.raises(DataError, match=r"shape \(72, 5\), expected \[examples, 2\]"):
         from_arrays(x, y, class_names=("a", "b"))
 
@@ -174,7 +181,7 @@ def test_overlaid_digits_show_the_digits_they_are_labelled_with():
         OverlaidDigits(size=7).open()
     batch = {"inputs": data.prepare(jnp.asarray(x[:4])), "targets": jnp.asarray(y[:4]), "mask": jnp.ones(4)}
     task = MultiLabel(model=CNN(features=(4,), dense=())).bind(data.card)
-    outputs = np.array(task.outputs(task.init(jax.random.key(0), batch), batch))
+    outputs = np.array(jax.jit(task.outputs)(jax.jit(task.init)(jax.random.key(0), batch), batch))
     gallery = task.exhibits(outputs, {"inputs": x[:4], "targets": y[:4]}, data.card)[1]
     assert len(gallery.images) == len(gallery.captions) > 0
 
@@ -249,7 +256,7 @@ def test_forecasts_are_measured_by_their_definitions_in_both_units(counting, sea
     batch["mask"] = jnp.array([1.0] * 5 + [0.0])
     model = MLP(widths=(), outputs=8)
     task = Forecasting(model=model, season=season, from_last=from_last, means=means, stds=stds)
-    variables = task.init(jax.random.key(0), batch)
+    variables = jax.jit(task.init)(jax.random.key(0), batch)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"]["output"])
     level = x[:, -1:] if from_last else 0
     said = ((x - level).reshape(6, -1) @ p["kernel"] + p["bias"]).reshape(6, 4, 2) + level
@@ -267,9 +274,9 @@ def test_forecasts_are_measured_by_their_definitions_in_both_units(counting, sea
         "season_mse": ((naive - true) ** 2)[:5].mean(),
     }
     wanted["gain"] = min(wanted["season_mse"], wanted["last_mse"]) / wanted["mse"]
-    got = task.derive({name: float(mean.value) for name, mean in task.metrics(variables, batch).items()})
+    got = task.derive({name: float(mean.value) for name, mean in jax.jit(task.metrics)(variables, batch).items()})
     assert got == pytest.approx(wanted, rel=1e-4)
-    loss, aux = task.loss(variables, batch, jax.random.key(0), True)
+    loss, aux = jax.jit(task.loss, static_argnames="train")(variables, batch, jax.random.key(0), train=True)
     assert float(loss.value) == pytest.approx(wanted["mse"], rel=1e-4)
     assert float(aux.metrics["mse"].value) == pytest.approx(wanted["mse"], rel=1e-4)
     shown = task.exhibits(said, {"inputs": x, "targets": y}, Series(counting, ("up",)).open().card)[0]

@@ -1,13 +1,14 @@
 """Hopfield networks, neural ODEs, the perceptron's basis functions and the copy problem, each against its definition."""
 
 import itertools
+import runpy
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import replace
+from conftest import ROOT, replace
 
 from jaxnets.assemble import assemble
 from jaxnets.data import CopyProblem, LogicGate, TwoSpirals
@@ -290,3 +291,21 @@ def test_tokens_are_rows_of_the_embedding():
         model.apply({"params": params}, tokens), model.apply({"params": rest}, numbers), rtol=1e-5, atol=1e-6
     )
     assert model.apply({"params": params}, tokens).shape == (2, 5, 6)
+
+
+def test_early_stopping_keeps_the_last_step_at_which_both_measures_were_as_good_as_ever():
+    early_stopping = runpy.run_path(str(ROOT / "benchmarks" / "cora_validation.py"))["early_stopping"]
+    #            1    2    3    4    5    6    7    8
+    loss = [0.90, 0.80, 0.85, 0.70, 0.75, 0.76, 0.77, 0.10]
+    right = [0.50, 0.60, 0.70, 0.70, 0.65, 0.70, 0.60, 1.00]
+
+    def advance(seed, step):
+        return step + 1, {"loss": loss[step], "accuracy": right[step]}
+
+    def stopped(patience, longest):
+        return early_stopping(lambda seed: 0, advance, 0, patience=patience, longest=longest)
+
+    # At step 3 accuracy alone is the best so far, at 6 it equals the best: both keep training alive, neither is kept.
+    assert stopped(2, 7) == (4, 4, {"loss": 0.70, "accuracy": 0.70}, 7)
+    assert stopped(1, 8) == (4, 4, {"loss": 0.70, "accuracy": 0.70}, 5)
+    assert stopped(2, 8) == (8, 8, {"loss": 0.10, "accuracy": 1.00}, 8)
