@@ -196,6 +196,39 @@ def test_a_linear_equation_has_the_solution_of_the_matrix_exponential(solver, st
             assert float(got[place]) == pytest.approx(difference, abs=allowed * float(jnp.abs(got).max()))
 
 
+def test_a_neural_ode_equals_a_numpy_reference_forward_and_gradient():
+    pytest.importorskip("diffrax")
+    model = NeuralODE(width=5, extra=2, steps=3, solver="euler", outputs=2)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda a: a + 0.3 * jax.random.normal(jax.random.key(a.size), a.shape), params)
+    w = np.random.default_rng(1).normal(size=(4, 2))
+
+    def reference(p):
+        state = np.concatenate([x, np.zeros((4, 2))], axis=1)
+        for step in range(3):
+            seen = np.concatenate([state, np.full((4, 1), step / 3)], axis=1)
+            hidden = np.tanh(seen @ p["field"]["hidden"]["kernel"] + p["field"]["hidden"]["bias"])
+            state = state + (hidden @ p["field"]["velocity"]["kernel"] + p["field"]["velocity"]["bias"]) / 3
+        return state @ p["output"]["kernel"] + p["output"]["bias"]
+
+    wide = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, x), reference(wide), rtol=1e-5, atol=1e-5)
+    got = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, x) * w).sum()))(params)
+    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(got))
+    for path, gradient in jax.tree_util.tree_leaves_with_path(got):
+        leaf = wide
+        for key in path:
+            leaf = leaf[key.key]
+        for index in list(np.ndindex(leaf.shape))[::2]:
+            kept, slopes = leaf[index], []
+            for move in (1e-6, -1e-6):
+                leaf[index] = kept + move
+                slopes.append((reference(wide) * w).sum())
+            leaf[index] = kept
+            assert float(gradient[index]) == pytest.approx((slopes[0] - slopes[1]) / 2e-6, abs=1e-5 * scale), path
+
+
 @pytest.mark.slow
 def test_a_neural_ode_tells_two_spirals_apart(experiment, one_device):
     pytest.importorskip("diffrax")
