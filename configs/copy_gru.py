@@ -13,6 +13,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import NextToken
 
 EXPECTED = Expected(metric="loss", at_least=None, minutes=1, at_most=0.06)
+PARAMETERS = 63_562
 
 
 def config() -> Experiment:

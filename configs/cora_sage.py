@@ -13,6 +13,7 @@ from jaxnets.optim import Adam
 from jaxnets.tasks import NodeClassification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.79, minutes=1)
+PARAMETERS = 46_103
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.98, minutes=1)
+PARAMETERS = 169_450
 
 
 def config() -> Experiment:

@@ -13,6 +13,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import Forecasting
 
 EXPECTED = Expected(metric="gain", at_least=1.1, minutes=1)
+PARAMETERS = 14_296
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import SGD
 from jaxnets.tasks import Adaline
 
 EXPECTED = Expected(metric="accuracy", at_least=0.85, minutes=0.2)
+PARAMETERS = 5
 
 
 def config() -> Experiment:

@@ -12,6 +12,7 @@ from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import MultiLabel
 
 EXPECTED = Expected(metric="micro_f1", at_least=0.92, minutes=2)
+PARAMETERS = 257_882
 
 
 def config() -> Experiment:
