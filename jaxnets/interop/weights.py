@@ -179,7 +179,9 @@ def torchvision_resnet(depth: int) -> Table:
     for stage in range(4):
         theirs, ours = f"layer{stage + 1}.{{i}}", f"stage_{stage}_block_{{i}}"
         pairs = [(f"conv{k + 1}", f"bn{k + 1}", f"conv_{k}", f"norm_{k}") for k in range(3 if depth >= 50 else 2)]
-        for conv, norm, our_conv, our_norm in (*pairs, ("downsample.0", "downsample.1", "shortcut", "shortcut_norm")):
+        if stage or depth >= 50:  # in the first stage of the shallow ones nothing changes its size
+            pairs.append(("downsample.0", "downsample.1", "shortcut", "shortcut_norm"))
+        for conv, norm, our_conv, our_norm in pairs:
             rules.append(Rule(f"{theirs}.{conv}.weight", f"params/{ours}/{our_conv}/kernel", _from_oihw, _to_oihw))
             rules += _batch_norm(f"{theirs}.{norm}", f"{ours}/{our_norm}")
     return [*rules, *_linear("fc", "params/output")]

@@ -9,7 +9,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import check_layers
-from jaxnets.ops import conv_general_dilated, dot_general
+from jaxnets.ops import conv_general_dilated, dot_general, max_pool
 
 
 class ResNet9(nn.Module):
@@ -38,14 +38,13 @@ class ResNet9(nn.Module):
             )
         x = ConvNorm(self.width, name="prep")(x, train=train)
         for layer in (1, 2, 3):
-            # Not ops.max_pool: its gradient looks for the maximum among values that a compiler may round in two ways.
             x = ConvNorm(self.width * 2**layer, name=f"layer_{layer}")(x, train=train)
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x)
             if layer != 2:
                 y = ConvNorm(x.shape[-1], name=f"layer_{layer}_residual_0")(x, train=train)
                 x = x + ConvNorm(x.shape[-1], name=f"layer_{layer}_residual_1")(y, train=train)
         # Over all positions: on 32x32 images the 4x4 max pool of the original, on others still one number a channel.
-        x = nn.max_pool(x, x.shape[1:3]).reshape(x.shape[0], -1)
+        x = max_pool(x, (x.shape[1], x.shape[2])).reshape(x.shape[0], -1)
         return self.logit_scale * nn.Dense(self.outputs or 1, use_bias=False, dot_general=dot_general, name="output")(x)
 
 

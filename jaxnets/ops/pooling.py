@@ -1,9 +1,10 @@
-"""Pooling: the maximum over windows that do not overlap, written as a reshape, and halving after a blur.
+"""Pooling: the maximum over windows that do not overlap, element by element, and halving after a blur.
 
-The general form, `jax.lax.reduce_window`, has a gradient (select-and-scatter) that is 3 to 5 times slower on the CPU
-than the reshape below. The values are equal; where several elements of a window tie for the maximum, the reshape shares
-the gradient between them and the general form gives it all to the first. Both are valid subgradients.
+The general form, `jax.lax.reduce_window`, has a gradient (select-and-scatter) that is 4 to 20 times slower on the CPU
+than the comparisons below. Values and gradients are equal: where elements of a window tie, the first has it all.
 """
+
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,7 +24,19 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
     height, width = window
     B, H, W, C = x.shape
     x = x[:, : H // height * height, : W // width * width]
-    return x.reshape(B, H // height, height, W // width, width, C).max(axis=(2, 4))
+    columns = x.reshape(B, x.shape[1], W // width, width, C)
+    x = functools.reduce(_larger, [columns[:, :, :, i] for i in range(width)])
+    rows = x.reshape(B, H // height, height, W // width, C)
+    return functools.reduce(_larger, [rows[:, :, i] for i in range(height)])
+
+
+def _larger(a: Array, b: Array) -> Array:
+    """The larger of two, the first if they are equal, NaN if either is.
+
+    `jnp.max` finds out where to send its gradient by asking which elements equal the maximum. A compiler that computes
+    them twice, and rounds differently, finds none, and the gradient is 0 / 0. A choice has no such question.
+    """
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def max_pool_reference(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
