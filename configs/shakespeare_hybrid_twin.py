@@ -2,8 +2,9 @@
 
     jaxnets train shakespeare_hybrid_twin
 
-It is there to be compared with: width, layers, data, steps and optimizer are those of shakespeare_hybrid, and the MLP is so
-wide that the parameters are equal in number. Data through JAXNETS_DATA, else downloaded (1 MB).
+It is there to be compared with: width, layers, data, steps and optimizer are those of shakespeare_hybrid, and the MLP
+is so wide that the parameters are equal in number. Test loss at most 1.72 nats. Data through JAXNETS_DATA, else
+downloaded (1 MB).
 """
 
 from jaxnets.config import Expected, Experiment

@@ -3,8 +3,9 @@
     jaxnets train shakespeare_moe
     jaxnets generate runs/shakespeare_moe --prompt "ROMEO:"
 
-shakespeare_char with half the hidden units in each expert and two experts a token: as many parameters at work on each, and
-twice as many in the MLPs altogether. Data through JAXNETS_DATA, else downloaded (1 MB).
+shakespeare_char with half the hidden units in each expert and two experts a token: as many parameters at work on
+each, and twice as many in the MLPs altogether. Test loss at most 1.88 nats. Data through JAXNETS_DATA, else
+downloaded (1 MB).
 """
 
 from jaxnets.config import Expected, Experiment

@@ -120,7 +120,9 @@ def _dispatch(arguments: list[str]) -> int:
         print(HELP)
         return 0
     if verb == "list":
-        return _list(rest)
+        from jaxnets import listing
+
+        return listing.run(rest)
     if verb == "doctor":
         from jaxnets.doctor import run as doctor
 
@@ -257,51 +259,6 @@ def _summary(loaded: Any, experiment: Any, options: SummaryOptions) -> int:
 
     summarize(loaded.name, experiment, compiled=options.compile)
     return 0
-
-
-def _list(arguments: list[str]) -> int:
-    if arguments:
-        raise UsageError(f"`jaxnets list` takes no arguments, got {' '.join(arguments)}")
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 140)  # a file or a pipe has room
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption="on two CPU cores, or as said")
-    columns = ("configuration", "task", "model", "data", "parameters", "reaches", "takes")
-    # On a narrow terminal the model, which the task and the name hint at, and the time are left out.
-    shown = [0, 1, 2, 3, 4, 5, 6] if console.width >= 120 else [0, 1, 3, 4, 5]
-    for column in _picked(columns, shown):
-        table.add_column(
-            column,
-            justify="right" if column == "parameters" else "left",
-            no_wrap=True,
-            overflow="ellipsis" if column in ("task", "model", "data") else "fold",
-        )
-    with declare.stand_ins():
-        from jaxnets import config
-
-        for name in config.available():
-            try:
-                loaded = config.load(name)
-            except UsageError as error:
-                table.add_row(name, "cannot be read:", str(error))
-                continue
-            task, expected = loaded.experiment.task, loaded.expected
-            parts = (type(part).__name__ for part in (task, task.model, loaded.experiment.data))
-            size = f"{loaded.parameters:,}" if loaded.parameters else ""
-            reaches = str(expected) if expected else "not run"
-            takes = f"{expected.minutes:g} min" if expected else ""
-            takes += "" if expected is None or expected.hardware == "2 CPU cores" else f", {expected.hardware}"
-            table.add_row(*_picked((name, *parts, size, reaches, takes), shown))
-    console.print(table)
-    return 0
-
-
-def _picked(cells: tuple[str, ...], shown: list[int]) -> list[str]:
-    return [cells[index] for index in shown]
 
 
 def _prepare_jax() -> None:

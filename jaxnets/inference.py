@@ -39,8 +39,8 @@ class AnswerOptions:
 
     prompt: str
     """The source."""
-    beam: int = 1
-    """Beginnings that are kept while writing; 1: the likeliest token each time."""
+    beam: int = 0
+    """Beginnings that are kept while writing; 1: the likeliest token each time; 0: as in the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def generate(arguments: Sequence[str]) -> int:
     kind: Any
     make: Callable[[Any, Any], int]
     if pictures.makes_pictures(task):
-        kind, make = pictures.PictureOptions, _draw
+        kind, make = pictures.options_for(task), _draw
     elif isinstance(task.model, models.Seq2SeqTransformer):
         kind, make = AnswerOptions, _answer
     elif isinstance(task.model, models.Decoder):
@@ -104,7 +104,7 @@ def _answer(run: Any, options: AnswerOptions) -> int:
     card = run.parts.dataset.card
     source = encode_text(options.prompt, card.tokens)
     try:
-        task = dataclasses.replace(run.parts.task, beam=options.beam)
+        task = dataclasses.replace(run.parts.task, beam=options.beam or run.parts.task.beam)
         written = task.write(run.variables, source)
     except ValueError as error:
         raise UsageError(str(error)) from error

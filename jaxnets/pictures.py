@@ -13,23 +13,46 @@ from jaxnets.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureOptions:
-    """Options of `jaxnets generate` for a run that makes images or frames."""
+class ImageOptions:
+    """Options of `jaxnets generate` for a run that makes images."""
 
     samples: int = 32
-    """Images; or films, from the start of the test split, that are continued."""
-    frames: int = 10
-    """Frames foretold for each film; each is foretold from those before it."""
+    """How many."""
     seed: int = 0
     """Of all draws: the same seed gives the same images."""
     output: str = ""
     """A .png file; the arrays go beside it as .npz. Empty: samples.png in the run directory."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.frames < 1:
-            raise ValueError(f"samples and frames are at least 1, got {self.samples} and {self.frames}")
-        if self.output and not self.output.endswith(".png"):
-            raise ValueError(f"--output is a .png file, got {self.output!r}")
+        _check(self.output, samples=self.samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmOptions:
+    """Options of `jaxnets generate` for a run that foretells frames."""
+
+    samples: int = 8
+    """Films, from the start of the test split, that are continued."""
+    frames: int = 10
+    """Frames foretold for each film; each is foretold from those before it."""
+    output: str = ""
+    """A .png file; the arrays go beside it as .npz. Empty: samples.png in the run directory."""
+
+    def __post_init__(self) -> None:
+        _check(self.output, samples=self.samples, frames=self.frames)
+
+
+def _check(output: str, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is at least 1, got {count}")
+    if output and not output.endswith(".png"):
+        raise ValueError(f"--output is a .png file, got {output!r}")
+
+
+def options_for(task: Any) -> type[ImageOptions | FilmOptions]:
+    """The options of what a task makes."""
+    return FilmOptions if hasattr(task, "roll_out") else ImageOptions
 
 
 def makes_pictures(task: Any) -> bool:
@@ -37,7 +60,7 @@ def makes_pictures(task: Any) -> bool:
     return hasattr(task, "sample") or hasattr(task, "roll_out")
 
 
-def draw(run: Run, options: PictureOptions) -> Path:
+def draw(run: Run, options: ImageOptions | FilmOptions) -> Path:
     """Write what the run draws: the picture `.png`, and `.npz` with the raw `inputs` it could have been trained on.
 
     Returns:
@@ -47,7 +70,7 @@ def draw(run: Run, options: PictureOptions) -> Path:
         UsageError: what the run makes are no images.
         DataError: the files cannot be written.
     """
-    made, columns = (_films if hasattr(run.parts.task, "roll_out") else _samples)(run, options)
+    made, columns = _films(run, options) if isinstance(options, FilmOptions) else _samples(run, options)
     if made.ndim < 4 or made.shape[-1] not in (1, 3):
         raise UsageError(
             f"what this run makes has shape {list(made.shape[1:])}, which is no image; use `run.parts.task.sample` in Python"
@@ -68,7 +91,7 @@ def draw(run: Run, options: PictureOptions) -> Path:
     return picture
 
 
-def _samples(run: Run, options: PictureOptions) -> tuple[np.ndarray, int]:
+def _samples(run: Run, options: ImageOptions) -> tuple[np.ndarray, int]:
     import jax
 
     task: Any = run.parts.task
@@ -77,12 +100,14 @@ def _samples(run: Run, options: PictureOptions) -> tuple[np.ndarray, int]:
     return run.parts.dataset.as_raw(np.asarray(drawn)), 8
 
 
-def _films(run: Run, options: PictureOptions) -> tuple[np.ndarray, int]:
+def _films(run: Run, options: FilmOptions) -> tuple[np.ndarray, int]:
     import jax
 
     task: Any = run.parts.task
     dataset = run.parts.dataset
     films: Any = dataset.test["inputs"][: options.samples]
+    if len(films) < options.samples:
+        raise UsageError(f"there are {len(films)} test films, fewer than --samples {options.samples}; ask for fewer")
     seen = dataset.prepare(films)
     with jax.set_mesh(run.parts.mesh):
         made = jax.jit(task.roll_out, static_argnums=2)(run.variables, seen, options.frames)

@@ -78,8 +78,11 @@ class Run:
         for name, array in arrays.items():
             expected = train[name].shape[1:]
             if self.parts.dataset.tokens and name == "inputs" and array.ndim == 2 and array.shape[1]:
-                expected = array.shape[1:]  # padding changes nothing: sequences may have any length the model takes
-                most = getattr(self.parts.task.model, "length", array.shape[1])
+                # Filled up as in training, which a recurrent network notices; longer where the model has room.
+                short = max(0, train[name].shape[1] - array.shape[1])
+                arrays[name] = array = np.pad(array, ((0, 0), (0, short)))
+                expected = array.shape[1:]
+                most = getattr(self.parts.task.model, "length", train[name].shape[1])
                 if array.shape[1] > most:
                     raise DataError(f"inputs of {array.shape[1]} tokens do not fit the model's length {most}; cut them")
             if array.shape[1:] != expected or not count or len(array) != count:

@@ -343,13 +343,13 @@ def test_the_margin_loss_by_hand():
 
 
 def test_convnext_leaves_out_whole_branches_in_training_only():
-    model = ConvNeXt(depths=(1, 1), widths=(4, 6), patch=2, layer_scale=0.5, stochastic_depth=0.9, outputs=4)
+    model = ConvNeXt(depths=(1, 1), widths=(4, 6), patch=2, layer_scale=0.5, stochastic_depth=0.5, outputs=4)
     x = IMAGES[:, :8, :8]
     variables = jax.jit(model.init)(jax.random.key(0), x)
     apply = jax.jit(lambda key, train: model.apply(variables, x, train=train, rngs={"dropout": key}), static_argnums=1)
-    first, second = jax.random.key(1), jax.random.key(2)
-    assert float(jnp.abs(apply(first, True) - apply(second, True)).max()) > 0
-    np.testing.assert_array_equal(apply(first, False), apply(second, False))
+    keys = list(jax.random.split(jax.random.key(1), 12))
+    assert len({np.asarray(apply(key, True)).tobytes() for key in keys}) > 1
+    assert len({np.asarray(apply(key, False)).tobytes() for key in keys[:3]}) == 1
 
 
 def starting(model, *shape):

@@ -72,16 +72,21 @@ def test_films_are_continued_from_their_own_frames(makes_films, capsys):
     np.testing.assert_allclose(films[:, 1:].astype(float) / 255, wanted, atol=0.51 / 255)
 
 
-def test_what_cannot_be_drawn_is_said_before_anything_is_written(makes_digits, tmp_path, capsys):
+def test_what_cannot_be_drawn_is_said_before_anything_is_written(makes_digits, makes_films, tmp_path, capsys):
     task = Adversarial(model=MLP(widths=(8,)), critic=MLP(widths=(8,)), latent=2)
     train(Experiment(task=task, data=Ring(), **QUICK), run_dir=tmp_path / "ring", progress="none")
     for arguments, message in (
         ([str(tmp_path / "ring")], "has shape [2], which is no image"),
         ([str(makes_digits), "--output", str(tmp_path / "no" / "a.png")], "cannot write"),
+        ([str(makes_films[0]), "--samples", "9"], "there are 8 test films, fewer than --samples 9"),
     ):
         with pytest.raises(JaxnetsError, match=re.escape(message)):
             generate(arguments)
-    for flags, words in ((["--samples", "0"], "are at least 1"), (["--output", "made.jpg"], "--output is a .png file")):
+    for flags, words in (
+        (["--samples", "0"], "samples is at least 1, got 0"),
+        (["--frames", "3"], "--frames"),
+        (["--output", "made.jpg"], "--output is a .png file"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             generate([str(makes_digits), *flags])
         assert words in capsys.readouterr().err

@@ -107,7 +107,7 @@ class Dataset:
         numbers = not self.class_names
         return Card(
             name=self.name,
-            input_shape=tuple(self.train["inputs"].shape[1:]),
+            input_shape=self._longest("inputs") if self.tokens else tuple(self.train["inputs"].shape[1:]),
             target_kind=self.target_kind or ("number" if numbers else "class"),
             examples={"train": len(targets), "test": len(self.test["targets"])},
             class_names=self.class_names,
@@ -115,11 +115,14 @@ class Dataset:
             target_std=float(targets.std(dtype=np.float64)) if numbers else 1.0,
             target_name=self.target_name,
             input_range=self._input_range(),
-            # Sequences are filled up to the longest of their split.
-            target_shape=tuple(map(max, zip(targets.shape[1:], self.test["targets"].shape[1:], strict=False))),
+            target_shape=self._longest("targets"),
             tokens=self.tokens,
             target_scales=self._target_scales(),
         )
+
+    def _longest(self, name: str) -> tuple[int, ...]:
+        """The shape of an example that holds those of both splits: sequences are filled up to the longest of their split."""
+        return tuple(map(max, zip(self.train[name].shape[1:], self.test[name].shape[1:], strict=False)))
 
     def _target_scales(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if self.target_kind != "series" or not isinstance(self.prepare, Standardize):

@@ -11,10 +11,9 @@ from typing import Literal
 import numpy as np
 
 from jaxnets.data.dataset import Dataset, Source, fit_standardize
-from jaxnets.data.download import Remote, cache_directory, download, locate
+from jaxnets.data.download import Remote, obtain_file
 from jaxnets.data.tables import ASSETS, read_csv, to_numbers
 from jaxnets.errors import DataError, did_you_mean
-from jaxnets.files import replacing
 
 ETTH1 = "series/ETTh1.csv.gz"
 ETTH1_REMOTE = Remote(
@@ -105,10 +104,12 @@ class Series(Source):
         """Rows of each part."""
         shares = all(0 <= part <= 1 for part in self.parts)
         counts = [round(part * rows) for part in self.parts] if shares else [round(part) for part in self.parts]
-        if shares and sum(self.parts) > 1 - 1e-9:
+        total = sum(self.parts)
+        if shares and abs(total - 1) < 1e-9:
             counts[2] = rows - counts[0] - counts[1]
         whole = shares or all(part == round(part) and part >= 0 for part in self.parts)
-        if not whole or counts[0] < 1 or counts[2] < 0 or sum(counts) > rows or sum(self.parts) <= 0:
+        too_much = sum(counts) > rows or (shares and total > 1 + 1e-9)
+        if not whole or too_much or counts[0] < 1 or counts[2] < 0 or total <= 0:
             raise DataError(
                 f"{name}: parts={self.parts} of {rows} rows; give three shares that add up to 1 at most, or three numbers of "
                 f"rows that add up to {rows} at most"
@@ -149,11 +150,4 @@ def _numbers(name: str, column: str, table: dict[str, list[str]]) -> np.ndarray:
 
 
 def _etth1() -> Path:
-    path = locate(ETTH1)
-    if path is None:
-        path = cache_directory() / "data" / ETTH1
-        content = gzip.compress(download(ETTH1_REMOTE, wanted_for=ETTH1), mtime=0)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(content)
-    return path
+    return obtain_file(ETTH1, ETTH1_REMOTE, lambda content: gzip.compress(content, mtime=0))

@@ -138,6 +138,7 @@ class GPT2Tokens(Source):
         _, train, test = PREPARED[self.text]
         splits: dict[str, Any] = {}
         for split, count, stride in (("train", train, _stride(self)), ("test", test, self.length)):
+            _check_windows(self.text, split, count, self.length, self.stride)
             shape = (len(_starts(count, self.length, stride)), self.length)
             zeros = np.broadcast_to(np.uint16(0), shape)
             splits[split] = {"inputs": zeros, "targets": zeros}
@@ -151,16 +152,10 @@ def from_tokens(
     train: np.ndarray, test: np.ndarray, tokenizer: Tokenizer, *, name: str, source: str, length: int, stride: int = 0
 ) -> Dataset:
     """Windows of token ids `[T]`; raises `DataError` for ids that are none, or too few of them."""
-    if length < 1 or stride < 0:
-        raise DataError(f"a window has at least 1 token and a stride at least 0, got {length} and {stride}")
     size, parts = len(tokenizer.symbols), {}
     for split, ids in (("training", train), ("test", test)):
         _check_ids(f"{name}: its {split} part", ids, size)
-        if len(ids) <= length:
-            raise DataError(
-                f"{name!r} is too short: its {split} part has {len(ids)} tokens, and a window needs {length} "
-                f"and the one after; use a longer text or a smaller length"
-            )
+        _check_windows(name, split, len(ids), length, stride)
         parts[split] = ids.astype(narrowest(size))
     return Dataset(
         name=name,
@@ -170,13 +165,32 @@ def from_tokens(
         target_kind="token",
         target_name="next token",
         prepare=TokenIds(),
-        source=source,
+        source=source + _left_out(len(parts["test"]), length),
         tokenizer=tokenizer,
     )
 
 
+def _left_out(count: int, length: int) -> str:
+    """What the whole test windows leave of the text's end, in words."""
+    rest = (count - 1) % length
+    return f"; the last {rest} of {count:,} test tokens fill no window and are left out" if rest else ""
+
+
+def _check_windows(name: str, split: str, count: int, length: int, stride: int) -> None:
+    if length < 1 or stride < 0:
+        raise DataError(f"a window has at least 1 token and a stride at least 0, got {length} and {stride}")
+    if count <= length:
+        raise DataError(
+            f"{name!r} is too short: its {split} part has {count} tokens, and a window needs {length} and the one after; use "
+            f"a longer text or a smaller length"
+        )
+
+
 def windows(ids: np.ndarray, length: int, stride: int) -> dict[str, np.ndarray]:
-    """Inputs and targets `[windows, length]`: every `stride` tokens one, and the last one ends with the text."""
+    """Inputs and targets `[windows, length]`: every `stride` tokens one.
+
+    Where windows overlap, one more ends with the text; where they do not, the last `(len - 1) % length` tokens are left out.
+    """
     index = _starts(len(ids), length, stride)[:, None] + np.arange(length)
     return {"inputs": ids[index], "targets": ids[index + 1]}
 

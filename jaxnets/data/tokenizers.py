@@ -168,7 +168,11 @@ class LibraryFile(_Numbered):
             raise _missing("tokenizers", self._path) from None
         try:
             if self._merges is None:
-                return tokenizers.Tokenizer.from_str(self._content[self._path].decode("utf-8"))
+                made = tokenizers.Tokenizer.from_str(self._content[self._path].decode("utf-8"))
+                # Settings for batches of sentences, which many files carry: a whole text would be cut after the first 512.
+                made.no_truncation()
+                made.no_padding()
+                return made
             lines = self._content[self._merges].decode("utf-8").split("\n")
             merges: Any = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
             made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=self._data, merges=merges))

@@ -140,5 +140,6 @@ def _beam_search(
     state = jax.lax.while_loop(lambda state: (state[0] < length) & ~state[5].all(), write, state)
     _, _, tokens, scores, count, ended, _ = state
     rank = judge(scores, count)
-    order = jnp.lexsort((-rank, ~ended), axis=-1)
+    # Places that nothing possible fills come last.
+    order = jnp.lexsort((-rank, ~ended | jnp.isneginf(rank)), axis=-1)
     return Beam(jnp.take_along_axis(tokens, order[..., None], 1), jnp.take_along_axis(rank, order, 1))

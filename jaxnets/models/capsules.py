@@ -14,6 +14,9 @@ from jax import Array
 from jaxnets.models.layers import check_layers
 from jaxnets.ops import conv_general_dilated
 
+# Keeps the gradient of a square root finite at 0, and is not seen elsewhere.
+LEAST = 1e-12
+
 
 class CapsNet(nn.Module):
     """A convolution, a convolution whose channels are capsules, and one capsule for each class, found by agreement."""
@@ -72,6 +75,7 @@ def route(votes: Array, rounds: int) -> Array:
     outcome. Gradients go through all rounds.
     """
     B, N, C, _ = votes.shape
+    votes = votes.astype(jnp.float32)  # half precision overflows in squares, and rounds agreements away
     logits = jnp.zeros((B, N, C), votes.dtype)
     above = squash(jnp.einsum("bnc,bnce->bce", nn.softmax(logits, axis=-1), votes))
     for _ in range(rounds - 1):
@@ -82,15 +86,11 @@ def route(votes: Array, rounds: int) -> Array:
 
 def squash(x: Array) -> Array:
     """The same direction and a length below 1: `|x|^2 / (1 + |x|^2)`."""
-    square = jnp.square(x).sum(axis=-1, keepdims=True)
-    return x * jnp.sqrt(square + least(x)) / (1 + square)
+    wide = x.astype(jnp.float32)
+    square = jnp.square(wide).sum(axis=-1, keepdims=True)
+    return (wide * jnp.sqrt(square + LEAST) / (1 + square)).astype(x.dtype)
 
 
 def length(x: Array) -> Array:
     """The length of each vector, `[..., E]` to `[...]`; its gradient at 0 is 0."""
-    return jnp.sqrt(jnp.square(x).sum(axis=-1) + least(x))
-
-
-def least(x: Array) -> float:
-    """What keeps the gradient of a square root finite at 0, in the dtype of `x`, and is not seen elsewhere."""
-    return max(1e-12, float(jnp.finfo(x.dtype).tiny))
+    return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum(axis=-1) + LEAST)

@@ -71,9 +71,10 @@ class HybridLanguageModel(nn.Module):
     length: ClassVar[None] = None  # there is no longest text
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "gate_blocks", "convolution", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"HybridLanguageModel.{name} is at least 1, got {getattr(self, name)}")
+        sizes = ("layers", "width", "heads", "hidden", "recurrent_width", "gate_blocks", "convolution", "window")
+        for name in ("vocabulary", *sizes):
+            if (size := getattr(self, name)) is not None and size < 1:
+                raise ValueError(f"HybridLanguageModel.{name} is at least 1, got {size}")
         if not self.pattern:
             raise ValueError("HybridLanguageModel.pattern names at least one block, got ()")
         if self.width % self.heads or self.width // self.heads % 2:

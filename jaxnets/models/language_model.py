@@ -75,9 +75,9 @@ class LanguageModel(nn.Module):
     """blocks: keep only each block's input for the backward pass and compute the rest again, to save memory."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"LanguageModel.{name} is at least 1, got {getattr(self, name)}")
+        for name in ("vocabulary", "layers", "width", "heads", "head_width", "hidden", "length"):
+            if (size := getattr(self, name)) is not None and size < 1:
+                raise ValueError(f"LanguageModel.{name} is at least 1, got {size}")
         if self.head_width is None and self.width % self.heads:
             raise ValueError(
                 f"LanguageModel.width {self.width} is not divisible by heads {self.heads}; change one, or set head_width"
@@ -105,11 +105,11 @@ class LanguageModel(nn.Module):
 
         With a `cache` (see `empty_cache`) the tokens follow those in it, and the result is (logits, the cache with them).
         """
-        count, limit = tokens.shape[1], self.length if cache is None else cache["keys"].shape[2]
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(
                 f"LanguageModel takes tokens [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
             )
+        count, limit = tokens.shape[1], self.length if cache is None else cache["keys"].shape[2]
         if count > limit:
             raise ValueError(
                 f"{count} tokens do not fit LanguageModel.length {limit}; cut them, or make the length larger"

@@ -121,7 +121,8 @@ class MixtureOfExperts(nn.Module):
             return y if bias is None else y + bias[expert]
 
         y = self.serve(x.reshape(-1, D)[token], multiply) * weights.reshape(-1)[order, None].astype(x.dtype)
-        return jnp.zeros((x.size // D, D), x.dtype).at[token].add(y).reshape(x.shape)
+        # Back in the order of the tokens, whose results then lie side by side.
+        return y[jnp.argsort(order)].reshape(-1, k, D).sum(axis=1).reshape(x.shape)
 
     def with_places(self, x: Array, weights: Array, chosen: Array, places: int) -> tuple[Array, Array]:
         """Each expert serves the first `places` of each sequence's tokens that chose it."""

@@ -123,8 +123,9 @@ class TransformerEncoder(Transformer):
             x = nn.LayerNorm(EPSILON, name="final_norm")(x)
         if self.pool == "none":
             return x
-        real = seen[..., None].astype(x.dtype)
-        x = x[:, 0] if self.pool == "token" else (x * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+        real = seen[..., None].astype(jnp.float32)
+        mean = ((x * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(x.dtype)
+        x = x[:, 0] if self.pool == "token" else mean
         return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
 
 
@@ -309,8 +310,8 @@ class Attention(nn.Module):
         here, bias = start + jnp.arange(x.shape[1]), None
         q = rotate(q, here) if self.positions == "rotary" else q
         if self.positions == "alibi":
-            distance = jnp.abs(here[:, None] - jnp.arange(k.shape[1])[None, :]).astype(q.dtype)
-            bias = -alibi_slopes(self.heads).astype(q.dtype)[None, :, None, None] * distance[None, None]
+            distance = jnp.abs(here[:, None] - jnp.arange(k.shape[1])[None, :]).astype(jnp.float32)
+            bias = -alibi_slopes(self.heads)[None, :, None, None] * distance[None, None]
         y = jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask)
         return self.merge(y.reshape(x.shape))
 

@@ -95,7 +95,7 @@ def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
     images = exhibit.images.astype(np.float32)
     columns = min(columns, max(len(images), 1))
     rows = max(1, -(-len(images) // columns))
-    figure = _figure(1.2 * columns, 1.7 * rows)
+    figure = _figure(1.2 * columns, (1.7 if any(exhibit.captions) else 1.2) * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, image, caption in zip(axes, images, exhibit.captions, strict=False):
         low, high = image.min(), image.max()

@@ -60,6 +60,12 @@ class Forecasting(Task):
         reason = f"{card.name!r} has {ahead} steps ahead of {channels} channels"
         # One number stands for all channels.
         means, stds = (tuple(np.broadcast_to(v, channels).tolist()) for v in card.target_scales)
+        for name, own, of_data in (("means", self.means, means), ("stds", self.stds, stds)):
+            if own and (len(own) != channels or not np.allclose(own, of_data)):
+                raise DataError(
+                    f"Forecasting.{name} is {own}, but {card.name!r} is standardised by {of_data}; leave it out, and the data "
+                    f"decide"
+                )
         return dataclasses.replace(
             self,
             model=with_outputs(self.model, ahead * channels, exact=True, reason=reason),

@@ -13,7 +13,8 @@ from jax import Array
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Table, Variables
 from jaxnets.errors import DataError
 from jaxnets.models.mixture_of_experts import COLLECTION
-from jaxnets.tasks.base import Task
+from jaxnets.models.transformer import TransformerEncoder
+from jaxnets.tasks.base import Task, check_kind, with_vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,13 @@ class NextToken(Task):
 
     def bind(self, card: Card) -> Self:
         """Give the model the data's vocabulary."""
-        if card.target_kind != "token":
-            raise DataError(f"NextToken needs text, but the targets of {card.name!r} are no tokens; use Text as data")
+        check_kind(card, "token", "NextToken needs text as tokens")
         model: Any = self.model
+        if getattr(model, "bidirectional", False) or isinstance(model, TransformerEncoder):
+            raise DataError(
+                f"{type(model).__name__} as it is set reads the tokens that it should foretell; use LanguageModel, or an RNN "
+                f"with bidirectional=False"
+            )
         fields = {field.name for field in dataclasses.fields(model)}
         count, length = len(card.class_names), card.input_shape[0]
         if "length" in fields and model.length < length:
@@ -49,14 +54,7 @@ class NextToken(Task):
                 f"the windows of {card.name!r} have {length} tokens, more than {type(model).__name__}.length {model.length}; "
                 f"set task.model.length to {length}, or data.length lower"
             )
-        if "vocabulary" not in fields:
-            return self
-        if model.vocabulary is not None and model.vocabulary < count:
-            raise DataError(
-                f"{type(model).__name__} has vocabulary={model.vocabulary}, but {card.name!r} has {count} tokens; set it to "
-                f"{count}, or leave it out and the data decide"
-            )
-        return dataclasses.replace(self, model=model.clone(vocabulary=model.vocabulary or count))
+        return dataclasses.replace(self, model=with_vocabulary(model, card.name, vocabulary=count))
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean cross entropy in nats a token; with experts, and their two losses."""
@@ -92,8 +90,8 @@ class NextToken(Task):
         return jnp.asarray(logits, jnp.float32), {**others, **new}, routing
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """With the perplexity, `exp(loss)`."""
-        loss = values.get("loss", math.nan)
+        """With the perplexity, `exp` of the cross entropy alone."""
+        loss = values.get("cross_entropy", values.get("loss", math.nan))
         return {**values, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:

@@ -5,6 +5,7 @@ statistics in float32, and every task takes the model's outputs back to float32 
 """
 
 import dataclasses
+import re
 from typing import Any, Literal
 
 import jax
@@ -14,6 +15,8 @@ from jaxnets.contracts import Batch
 
 # These stay as they are: a regression target or a weight rounded to bfloat16 would be another problem.
 _KEPT = ("targets", "mask")
+# Parameters whose last digits decide: how slowly a recurrence forgets (128 decays would become 65), whom a router chooses.
+_KEPT_PARAMETERS = re.compile(r"(^|/)(decay|router/kernel)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +32,13 @@ class Precision:
         return self.compute == "float16"
 
     def params(self, params: Any) -> Any:
-        """Parameters in the compute dtype."""
-        return self._cast(params)
+        """Parameters in the compute dtype, but for a few that are computed with in float32 (`decay`, `router/kernel`)."""
+
+        def cast(path: Any, leaf: Any) -> Any:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return leaf if _KEPT_PARAMETERS.search(name) else self._cast(leaf)
+
+        return jax.tree_util.tree_map_with_path(cast, params)
 
     def batch(self, batch: Batch) -> Batch:
         """A batch with its real inputs in the compute dtype; targets and mask are kept."""
