@@ -278,12 +278,12 @@ def test_it_trains_and_writes_from_the_command_line(tmp_path):
         "from jaxnets.config import Experiment\nfrom jaxnets.data import Text\nfrom jaxnets.optim import AdamW\n"
         "from jaxnets.models import HybridLanguageModel\nfrom jaxnets.tasks import NextToken\n"
         "def config():\n    model = HybridLanguageModel(layers=3, width=32, window=8)\n"
-        "    return Experiment(task=NextToken(model=model), data=Text('rhyme.txt', length=16), steps=400, batch_size=16,"
+        "    return Experiment(task=NextToken(model=model), data=Text('rhyme.txt', length=64), steps=200, batch_size=16,"
         " optimizer=AdamW(1e-2))\n"
     )
     done = run_cli("train", "rhyme.py", "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    said = run_cli("generate", "run", "--prompt", "the quick ", "--tokens", 100, "--temperature", 0, cwd=tmp_path)
+    said = run_cli("generate", "run", "--prompt", "the quick ", "--tokens", 50, "--temperature", 0, cwd=tmp_path)
     assert said.stdout.startswith("the quick brown fox jumps over the lazy dog."), said.stdout
 
 
