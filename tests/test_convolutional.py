@@ -10,7 +10,7 @@ from conftest import assert_close
 
 from jaxnets.data import Digits
 from jaxnets.models import MLP, CapsNet, CoAtNet, ConvNeXt, LeNet5, ResNet, ResNet9
-from jaxnets.models.capsules import route
+from jaxnets.models.capsules import length, route, squash
 from jaxnets.ops import blur_pool, conv_general_dilated
 from jaxnets.tasks import MarginClassification
 from jaxnets.tasks.margin import margin
@@ -309,6 +309,13 @@ def test_routing_equals_numpy():
         if left:
             logits = logits + (votes * above[:, None]).sum(-1)
     np.testing.assert_allclose(route(jnp.asarray(votes), 3), above, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_capsules_keep_their_lengths_in_half_precision(dtype):
+    x = jnp.asarray([[120.0] * 8, [0.0] * 8, [0.01] * 8])
+    np.testing.assert_allclose(squash(x.astype(dtype)).astype(jnp.float32), squash(x), rtol=0.01, atol=1e-4)
+    np.testing.assert_allclose(length(x.astype(dtype)), length(x), rtol=0.01, atol=1e-5)
 
 
 def test_capsules_learn_digits():

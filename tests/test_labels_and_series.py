@@ -231,6 +231,7 @@ def test_a_series_says_what_is_wrong_with_it(counting, tmp_path):
         (Series(counting, columns=("up",), horizon=0), "horizon is at least 1, got 0"),
         (Series(counting, columns=("up",), history=60), "rows 0 to 70 hold no window"),
         (Series(counting, columns=("up",), parts=(0.9, 0.2, 0.2)), "three shares that add up to 1"),
+        (Series(counting, columns=("up",), parts=(0.7, 0.2, 0.2)), "three shares that add up to 1"),
         (Series(counting, columns=("up",), parts=(90, 20, 20)), "add up to 100 at most"),
         (Series(counting, columns=("up",), parts=(0.5, 20, 20)), "three shares"),
     ):
@@ -307,6 +308,8 @@ def test_a_forecaster_says_what_it_cannot_take(experiment, one_device):
         Forecasting(model=MLP(), season=12).bind(data.card)
     with pytest.raises(DataError, match="outputs=5.*12 steps ahead of 1 channels; set outputs=12"):
         Forecasting(model=MLP(outputs=5)).bind(data.card)
+    with pytest.raises(DataError, match=r"Forecasting.means is \(0.0,\), but 'airline_passengers' is standardised by"):
+        Forecasting(model=MLP(), season=1, means=(0.0,)).bind(data.card)
     run = replace(experiment, task=Forecasting(model=RNN(answer="every")))
     with pytest.raises(DataError, match="an RNN's answer is `last`"):
         assemble(run, data, mesh=one_device)

@@ -12,7 +12,7 @@ from jaxnets.config import Experiment, from_data, to_data
 from jaxnets.data import Text
 from jaxnets.data.text import windows
 from jaxnets.errors import DataError
-from jaxnets.models import MLP, LanguageModel, Sampling, generate, generation
+from jaxnets.models import MLP, RNN, LanguageModel, Sampling, TransformerEncoder, generate, generation
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids, stretched
 from jaxnets.optim import AdamW
 from jaxnets.run import train
@@ -401,6 +401,14 @@ def test_a_task_and_data_that_do_not_belong_together(rhyme, blobs, one_device):
         train(rhyme_run(rhyme, task=NextToken(model=model.clone(length=16, vocabulary=5))), **options)
     with pytest.raises(DataError, match="NextToken needs text"):
         train(rhyme_run(rhyme), dataset=blobs, **options)
+    for seer in (
+        RNN(widths=(8,), bidirectional=True, answer="every"),
+        TransformerEncoder(pool="none", heads=2, width=32),
+    ):
+        with pytest.raises(
+            DataError, match=f"{type(seer).__name__} as it is set reads the tokens that it should foretell"
+        ):
+            train(rhyme_run(rhyme, task=NextToken(model=seer)), **options)
     with pytest.raises(DataError, match="NextToken|Classification|classification"):
         train(rhyme_run(rhyme, task=Classification(model=MLP())), **options)
 

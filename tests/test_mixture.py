@@ -232,6 +232,8 @@ def test_the_loss_adds_the_routers_losses_and_masked_rows_count_for_nothing():
     assert float(jax.jit(task.metrics)(variables, batch)["loss"].value) == pytest.approx(
         float(aux.metrics["cross_entropy"].value), rel=1e-5
     )
+    values = {name: float(mean.value) for name, mean in aux.metrics.items()}
+    assert task.derive(values)["perplexity"] == pytest.approx(math.exp(values["cross_entropy"]))
     short = {name: value[:3] for name, value in batch.items()}
     assert float(losses(variables, short, key, True)[0].value) == pytest.approx(float(loss.value), rel=1e-5)
     plain_task = NextToken(model=LanguageModel(**MODEL))

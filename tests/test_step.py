@@ -118,6 +118,14 @@ def test_bfloat16_computes_low_and_keeps_parameters_and_statistics_high():
     assert float(metrics["loss"].value) == pytest.approx(float(exact(state, batch)[1]["loss"].value), rel=0.03)
 
 
+def test_parameters_whose_last_digits_decide_are_not_rounded():
+    params = {"block": {"decay": jnp.full(3, 7.003), "router": {"kernel": jnp.full(2, 0.1001)}, "kernel": jnp.ones(2)}}
+    low = Precision("bfloat16").params(params)["block"]
+    assert low["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(low["decay"], params["block"]["decay"])
+    np.testing.assert_array_equal(low["router"]["kernel"], params["block"]["router"]["kernel"])
+
+
 def test_float16_scales_its_loss_down_after_an_overflow():
     *_, batch, state, step = setup(precision=Precision("float16"))
     assert float(state.guard["loss_scale"]) == 2**15

@@ -91,6 +91,17 @@ def test_a_file_of_the_library_has_the_librarys_ids(saved_by_the_library):
     assert tokenizer.special == {"end": 0}
 
 
+def test_what_a_file_says_of_batches_of_sentences_does_not_cut_or_fill_a_text(saved_by_the_library, tmp_path):
+    path, library = saved_by_the_library
+    data = json.loads(path.read_text())
+    data["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    data["padding"] = {"strategy": {"Fixed": 200}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                       "pad_type_id": 0, "pad_token": "<|endoftext|>"}  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    text = "the lazy dog " * 9
+    assert open_tokenizer(str(tmp_path / "tokenizer.json")).encode(text).tolist() == library.encode(text).ids
+
+
 @needs_files
 def test_prepared_tokens_are_those_of_the_text():
     pytest.importorskip("tokenizers")

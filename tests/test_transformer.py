@@ -701,3 +701,13 @@ def test_an_encoder_learns_a_word_that_decides(one_device):
     run = train(experiment, dataset=data, mesh=one_device, progress="none")
     assert run.history.last("test")["accuracy"] == 1.0
     assert run.parts.task.model.vocabulary == 24
+
+
+def test_test_sources_longer_than_those_of_the_training_are_seen_before_the_run():
+    names = (*SPECIAL, *"abcdef")
+    split = {n: {"inputs": np.full((4, n), 5, np.int32), "targets": np.full((4, 3), 6, np.int32)} for n in (4, 7)}
+    data = Dataset("words", split[4], split[7], names, target_kind="sequence", prepare=TokenIds(),
+                   tokens=Tokens(names, "words"))  # fmt: skip
+    task = SequenceToSequence(model=Seq2SeqTransformer(layers=1, width=8, heads=2, length=5))
+    with pytest.raises(DataError, match="'words' has sequences of 7 tokens, more than Seq2SeqTransformer.length 5"):
+        task.bind(data.card)

@@ -75,13 +75,13 @@ def route(votes: Array, rounds: int) -> Array:
     outcome. Gradients go through all rounds.
     """
     B, N, C, _ = votes.shape
-    votes = votes.astype(jnp.float32)  # half precision overflows in squares, and rounds agreements away
+    dtype, votes = votes.dtype, votes.astype(jnp.float32)  # half precision rounds agreements away
     logits = jnp.zeros((B, N, C), votes.dtype)
     above = squash(jnp.einsum("bnc,bnce->bce", nn.softmax(logits, axis=-1), votes))
     for _ in range(rounds - 1):
         logits = logits + jnp.einsum("bnce,bce->bnc", votes, above)
         above = squash(jnp.einsum("bnc,bnce->bce", nn.softmax(logits, axis=-1), votes))
-    return above
+    return above.astype(dtype)
 
 
 def squash(x: Array) -> Array:
@@ -93,4 +93,4 @@ def squash(x: Array) -> Array:
 
 def length(x: Array) -> Array:
     """The length of each vector, `[..., E]` to `[...]`; its gradient at 0 is 0."""
-    return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum(axis=-1) + LEAST)
+    return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum(axis=-1) + LEAST).astype(x.dtype)
