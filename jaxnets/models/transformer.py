@@ -79,9 +79,8 @@ class Transformer(nn.Module):
 
     def block(self, *, crossing: bool, name: str | None = None) -> "Block":
         """A block of this model's sizes; `crossing`: with attention to a source."""
-        hidden = self.hidden or 4 * self.width
         shared = (self.positions, self.norm_place, self.activation, self.dropout)
-        return Block(self.width, self.heads, hidden, *shared, crossing, name=name)
+        return Block(self.width, self.heads, self.hidden or 4 * self.width, *shared, crossing, name=name)
 
     def check(self, what: str, tokens: Array) -> None:
         """Raise `ValueError` unless tokens are integers `[B, T]` that the model has positions for."""
@@ -125,8 +124,8 @@ class TransformerEncoder(Transformer):
             return x
         real = seen[..., None].astype(jnp.float32)
         mean = ((x * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(x.dtype)
-        x = x[:, 0] if self.pool == "token" else mean
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+        pooled = x[:, 0] if self.pool == "token" else mean
+        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(pooled)
 
 
 class Seq2SeqTransformer(Transformer):

@@ -70,8 +70,6 @@ class Evaluator:
             total = sum(float(batch[name].sum) for batch in read)
             counted = sum(float(batch[name].weight) for batch in read)
             values[name] = total / counted if counted else float("nan")
-        # Other metrics may count other things: windows, say, where the loss counts tokens.
-        counted = sum(float(batch["loss"].weight) for batch in read) if "loss" in read[0] else counted
         return {**self._task.derive(values), "examples": counted}
 
 
