@@ -634,7 +634,7 @@ def test_it_learns_to_reverse_and_says_how(trained, tmp_path, capsys):
         assert inference.generate([here, "--prompt", "dog", *flags]) == 0
         assert capsys.readouterr().out == "god\n"
     for flags, kind, message in (
-        (("--beam", "0"), UsageError, "beam is at least 1"),
+        (("--beam", "-1"), UsageError, "beam is at least 1"),
         (("--prompt", "abcdefghi"), UsageError, "9 tokens do not fit"),
     ):
         with pytest.raises(kind, match=message):
