@@ -25,6 +25,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -121,6 +122,30 @@ def assert_close(a, b, *, rtol=0.0, atol=0.0):
     assert a.keys() == b.keys()
     for path in a:
         np.testing.assert_allclose(a[path], b[path], rtol=rtol, atol=atol, err_msg=path)
+
+
+def drawn(model, *inputs):
+    """Variables of the model's shapes with every number away from where it starts; drawn by numpy, so nothing compiles."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        x = rng.normal(size=leaf.shape)
+        if leaf.ndim > 1:
+            return jnp.asarray(x / np.sqrt(np.prod(leaf.shape[:-1])), leaf.dtype)
+        return jnp.asarray((path[-1].key in ("scale", "var")) + 0.2 * abs(x), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0), *inputs))
+
+
+def output_and_gradient(apply, variables):
+    """What `apply(variables)` gives and the gradient of the sum of its squared sines, by one compiled program."""
+
+    def score(variables):
+        y = apply(variables)
+        return (jnp.sin(y) ** 2).sum(), y
+
+    gradient, y = jax.jit(jax.grad(score, has_aux=True))(variables)
+    return y, gradient
 
 
 def run_cli(*arguments, cwd=None, env=None, devices=1, timeout=240):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_close
+from conftest import assert_close, drawn, output_and_gradient
 
 from jaxnets.data import Digits
 from jaxnets.models import MLP, CapsNet, CoAtNet, ConvNeXt, LeNet5, ResNet, ResNet9
@@ -16,18 +16,6 @@ from jaxnets.tasks import MarginClassification
 from jaxnets.tasks.margin import margin
 
 IMAGES = jax.random.normal(jax.random.key(5), (3, 18, 21, 3))
-
-
-def started(model, x):
-    """Variables with every number away from its starting value, statistics included."""
-    variables = jax.jit(model.init)(jax.random.key(0), x)
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [
-        a + 0.2 * jnp.abs(jax.random.normal(k, a.shape)) if a.ndim == 1 else a
-        for a, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, moved)
 
 
 def conv(x, kernel, *, stride=1, pad=0):
@@ -193,17 +181,10 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients_equal_those_of_a_plain_implementation(name):
     model, plain, x = CASES[name]
-    variables = started(model, x)
+    variables = drawn(model, x)
 
     def both(apply):
-        """Outputs and gradients of one compiled program."""
-
-        def score(params):
-            y = apply({**variables, "params": params})
-            return (jnp.sin(y) ** 2).sum(), y
-
-        gradient, y = jax.jit(jax.grad(score, has_aux=True))(variables["params"])
-        return y, gradient
+        return output_and_gradient(lambda p: apply({**variables, "params": p}), variables["params"])
 
     with jax.numpy_rank_promotion("allow"):
         (ours, g), (theirs, h) = both(lambda v: model.apply(v, x)), both(lambda v: plain(model, v, x))

@@ -1,10 +1,12 @@
 """The language model, its cache, its text and its task."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_close, replace, run_cli
+from conftest import assert_close, output_and_gradient, replace, run_cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,10 +54,11 @@ def _plain_broadcasting(request):
         yield
 
 
+@functools.cache
 def make(kind, **changes):
     model = LanguageModel(**{**KINDS[kind], **changes})
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 11)), jnp.int32)
-    return model, model.init(jax.random.key(1), tokens), tokens
+    return model, jax.jit(model.init)(jax.random.key(1), tokens), tokens
 
 
 def plain(model, variables, tokens):
@@ -115,7 +118,7 @@ def plain(model, variables, tokens):
         x = x if model.norm_place == "post" else norm(x, p["final_norm"])
         return x @ (p["embedding"]["embedding"].T if model.embedding == "tied" else p["output"]["kernel"])
 
-    return jnp.stack([one(sequence) for sequence in tokens])
+    return jax.vmap(one)(tokens)
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("scanned", "remat")])
@@ -124,12 +127,9 @@ def test_logits_and_gradients_equal_those_of_a_plain_implementation(kind):
     # Larger weights than fresh ones, so that attention is far from uniform.
     variables = jax.tree.map(lambda a: a * 8 if a.ndim > 1 else a + 0.1, variables)
 
-    def score(apply):
-        return lambda v: (jnp.sin(apply(v)) ** 2).sum()
-
-    np.testing.assert_allclose(model.apply(variables, tokens), plain(model, variables, tokens), rtol=2e-5, atol=2e-5)
-    ours = jax.grad(score(lambda v: model.apply(v, tokens)))(variables)
-    theirs = jax.grad(score(lambda v: plain(model, v, tokens)))(variables)
+    got, ours = output_and_gradient(lambda v: model.apply(v, tokens), variables)
+    want, theirs = output_and_gradient(lambda v: plain(model, v, tokens), variables)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     # Relative to the largest gradient; 1e-6 was seen.
     assert_close(jax.tree.map(lambda a: a / scale, ours), jax.tree.map(lambda a: a / scale, theirs), atol=1e-5)
@@ -146,21 +146,20 @@ def test_scanned_and_rematerialised_blocks_compute_the_same():
     assert jax.tree.structure(jax.eval_shape(lambda: deep.init(jax.random.key(0), tokens))) == jax.tree.structure(
         scanned
     )
-    np.testing.assert_allclose(deep.apply(scanned, tokens), model.apply(variables, tokens), atol=1e-5)
-    grad = jax.grad(lambda v, m: (m.apply(v, tokens) ** 2).sum())
-    unstacked = grad(variables, model)["params"]
-    deeper = jax.grad(lambda v: (deep.apply(v, tokens) ** 2).sum())(scanned)["params"]["blocks"]
-    assert_close(jax.tree.map(lambda a: a[1], deeper), unstacked["block_1"], atol=1e-4)
+    got, deeper = output_and_gradient(lambda v: deep.apply(v, tokens), scanned)
+    want, unstacked = output_and_gradient(lambda v: model.apply(v, tokens), variables)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    deeper = jax.tree.map(lambda a: a[1], deeper["params"]["blocks"])
+    assert_close(deeper, unstacked["params"]["block_1"], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_cache_gives_the_logits_of_the_whole_text(kind):
     model, variables, tokens = make(kind)
-    whole = model.apply(variables, tokens)
-    cache = model.empty_cache(2, 14)
-    pieces = []
+    whole = jax.jit(model.apply)(variables, tokens)
+    cache, pieces, go_on = model.empty_cache(2, 14), [], jax.jit(model.apply)
     for part in (tokens[:, :4], tokens[:, 4:5], tokens[:, 5:]):
-        logits, cache = model.apply(variables, part, cache=cache)
+        logits, cache = go_on(variables, part, cache=cache)
         pieces.append(logits)
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=2e-5)
     assert int(cache["length"]) == 11
@@ -169,7 +168,8 @@ def test_the_cache_gives_the_logits_of_the_whole_text(kind):
 def test_no_position_sees_what_comes_after_it():
     model, variables, tokens = make("llama")
     changed = tokens.at[:, 6].set((tokens[:, 6] + 1) % 29)
-    a, b = model.apply(variables, tokens), model.apply(variables, changed)
+    said = jax.jit(model.apply)
+    a, b = said(variables, tokens), said(variables, changed)
     np.testing.assert_array_equal(a[:, :6], b[:, :6])
     assert float(jnp.abs(a[:, 6:] - b[:, 6:]).max()) > 1e-4
 
@@ -201,9 +201,9 @@ def test_parameter_counts_of_the_named_architectures(fields, count):
 def test_bfloat16_and_shapes():
     model, variables, tokens = make("llama")
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), variables)
-    logits = model.apply(half, tokens)
+    logits = jax.jit(model.apply)(half, tokens)
     assert (logits.shape, logits.dtype) == ((2, 11, 29), jnp.float32)
-    np.testing.assert_allclose(logits, model.apply(variables, tokens), atol=0.05)
+    np.testing.assert_allclose(logits, jax.jit(model.apply)(variables, tokens), atol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Experts in the place of an MLP: routing, what it tells, and the losses made of it."""
 
+import functools
 import math
 
 import jax
@@ -28,6 +29,7 @@ LAYERS = {
 }
 
 
+@functools.cache
 def make(layer, shape=(3, 9, 4)):
     x = jax.random.normal(jax.random.key(1), shape)
     variables = jax.jit(layer.init)(jax.random.key(0), x)

@@ -67,6 +67,7 @@ def pair(width=7):
 
 
 @functools.cache
+@functools.cache
 def make(kind):
     model = Seq2SeqTransformer(**{**BOTH, **KINDS[kind]})
     variables = jax.jit(model.init)(jax.random.key(1), pair())
