@@ -6,7 +6,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
 import atexit
+import contextlib
 import dataclasses
+import io
 import shutil
 import subprocess
 import sys
@@ -29,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnets import cli
 from jaxnets.config import Experiment
 from jaxnets.data import InMemory, from_arrays
 from jaxnets.models import MLP
@@ -56,6 +59,7 @@ def _compile_fast(request):
     """Half of a test's time is the compiler's optimisation, which most tests have no use for."""
     fast = request.module.__name__ not in OPTIMIZED
     jax.config.update("jax_disable_most_optimizations", fast)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(fast)  # for the processes that tests start
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
@@ -155,6 +159,17 @@ def run_cli(*arguments, cwd=None, env=None, devices=1, timeout=240):
     full["PYTHONPATH"] = os.pathsep.join(filter(None, [full.get("PYTHONPATH"), str(ROOT)]))
     command = [sys.executable, "-m", "jaxnets", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=full, capture_output=True, text=True, timeout=timeout)
+
+
+def run_here(*arguments, cwd):
+    """The same command without a process of its own, which costs seconds: for the second and later look at one run."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.run(list(map(str, arguments)))
+        except SystemExit as exit_:  # a flag that cannot be read
+            code = exit_.code
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def replace(experiment, **changes):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, assert_same_bits, replace, run_cli
+from conftest import ROOT, assert_same_bits, replace, run_cli, run_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
@@ -487,14 +487,14 @@ def test_ckpt_looks_at_a_run_without_its_code(trained):
     assert "complete" in listed
     good = run_cli("ckpt", "verify", "run", cwd=trained)
     assert (good.returncode, good.stdout.count(": good")) == (0, 2)
-    digests = run_cli("ckpt", "digest", "run", cwd=trained).stdout.splitlines()
+    digests = run_here("ckpt", "digest", "run", cwd=trained).stdout.splitlines()
     assert any(line.endswith("params/output/kernel") for line in digests)
-    same = run_cli("ckpt", "diff", "run:20", "run", cwd=trained)
+    same = run_here("ckpt", "diff", "run:20", "run", cwd=trained)
     assert (same.returncode, "0 differ in value" in same.stdout) == (0, True)
-    other = run_cli("ckpt", "diff", "run:10", "run:20", cwd=trained)
+    other = run_here("ckpt", "diff", "run:10", "run:20", cwd=trained)
     assert other.returncode == 1
     assert "params/output/kernel:" in other.stdout
-    assert run_cli("ckpt", "export", "run:20", "w.npz", cwd=trained).returncode == 0
+    assert run_here("ckpt", "export", "run:20", "w.npz", cwd=trained).returncode == 0
     with np.load(trained / "w.npz", allow_pickle=False) as arrays:
         assert arrays["step"] == 20
         assert arrays["params/output/kernel"].dtype == np.float32
@@ -504,11 +504,11 @@ def test_ckpt_names_damage_and_exits_1(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "run")
     data = max((tmp_path / "run" / "checkpoints" / "20").rglob("d/*"), key=lambda p: p.stat().st_size)
     damage(data, "flipped")
-    done = run_cli("ckpt", "verify", "run", cwd=tmp_path)
+    done = run_here("ckpt", "verify", "run", cwd=tmp_path)
     assert done.returncode == 1
     assert f"20: {data} is damaged" in done.stdout
     assert "10: good" in done.stdout
-    passed = run_cli("ckpt", "digest", "run", cwd=tmp_path)
+    passed = run_here("ckpt", "digest", "run", cwd=tmp_path)
     assert "all of step 10" in passed.stdout
     assert "passed over" in passed.stderr
 
@@ -524,7 +524,7 @@ def test_ckpt_names_damage_and_exits_1(trained, tmp_path):
     ],
 )
 def test_ckpt_mistakes(trained, arguments, code, message):
-    done = run_cli("ckpt", *arguments, cwd=trained)
+    done = run_here("ckpt", *arguments, cwd=trained)
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr

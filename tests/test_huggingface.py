@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import run_cli
+from conftest import run_cli, run_here
 
 from jaxnets.data.tokenizers import Bytes, open_tokenizer
 from jaxnets.errors import DataError
@@ -219,9 +219,9 @@ def test_a_run_leaves_with_its_tokenizer(tmp_path):
     assert run_cli("train", "rhyme.py", "--run-dir", "run", cwd=tmp_path).returncode == 0
     done = run_cli("export", "run", "out", cwd=tmp_path)
     assert done.stdout == "out: config.json, model.safetensors, tokenizer.json, tokenizer_config.json\n", done.stderr
-    again = run_cli("export", "run", "out", cwd=tmp_path)
+    again = run_here("export", "run", "out", cwd=tmp_path)
     assert (again.returncode, again.stderr.count("holds files already")) == (1, 1)
-    assert run_cli("export", "run", cwd=tmp_path).returncode == 2
+    assert run_here("export", "run", cwd=tmp_path).returncode == 2
     model, _ = language_model_from(tmp_path / "out")
     assert model.vocabulary == tok.get_vocab_size()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == 0

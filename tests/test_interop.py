@@ -60,6 +60,7 @@ def test_a_trained_llama_gives_its_reference_logits_and_text():
     assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_a_trained_resnet_has_its_published_accuracy_on_the_whole_test_set():
     with np.load(WEIGHTS / "resnet20_cifar10_torch.npz", allow_pickle=False) as file:

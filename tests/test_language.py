@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_close, output_and_gradient, replace, run_cli
+from conftest import assert_close, output_and_gradient, replace, run_cli, run_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -427,7 +427,7 @@ def test_generate_and_predict_from_a_run_directory(rhyme, tmp_path):
     samples = told.stdout.rstrip("\n").split("\n\n---\n")
     assert len(samples) == 2
     assert all(len(s) == 15 and s.startswith("the qu") for s in samples), samples
-    again = run_cli("generate", "run", "--prompt", "the qu", "--tokens", 9, "--samples", 2, "--seed", 3, cwd=tmp_path)
+    again = run_here("generate", "run", "--prompt", "the qu", "--tokens", 9, "--samples", 2, "--seed", 3, cwd=tmp_path)
     assert again.stdout == told.stdout
     for arguments, code, message in (
         (("--prompt", "€"), 1, "none of them"),
@@ -435,11 +435,11 @@ def test_generate_and_predict_from_a_run_directory(rhyme, tmp_path):
         (("--tokens", 0), 2, "at least 1"),
         (("--top-p", 0), 2, "top_p is a probability"),
     ):
-        wrong = run_cli("generate", "run", *arguments, cwd=tmp_path)
+        wrong = run_here("generate", "run", *arguments, cwd=tmp_path)
         assert wrong.returncode == code, wrong.stderr
         assert message in wrong.stderr
         assert "Traceback" not in wrong.stderr
     np.save(tmp_path / "x.npy", np.zeros((3, 16), np.uint16))
-    said = run_cli("predict", "run", "x.npy", cwd=tmp_path)
+    said = run_here("predict", "run", "x.npy", cwd=tmp_path)
     assert len(said.stdout.splitlines()) == 3, said.stderr
-    assert run_cli("predict", "run", "gone.npy", cwd=tmp_path).returncode == 1
+    assert run_here("predict", "run", "gone.npy", cwd=tmp_path).returncode == 1

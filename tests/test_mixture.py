@@ -178,8 +178,17 @@ MODEL = {"vocabulary": 29, "layers": 2, "width": 12, "heads": 3, "hidden": 10, "
          "biases": "none", "norm": "rms", "positions": "rotary"}  # fmt: skip
 
 
-@pytest.mark.parametrize("blocks", ["unrolled", "scanned"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "blocks"),
+    [
+        ("mixtral", "unrolled"),
+        ("grouped", "scanned"),
+        ("switch", "scanned"),
+        pytest.param("mixtral", "scanned", marks=pytest.mark.slow),
+        pytest.param("grouped", "unrolled", marks=pytest.mark.slow),
+        pytest.param("switch", "unrolled", marks=pytest.mark.slow),
+    ],
+)
 def test_in_a_model_with_cache_scan_remat_and_bfloat16(kind, blocks):
     model = LanguageModel(**MODEL, experts=KINDS[kind], blocks=blocks, remat="blocks")
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 9)), jnp.int32)

@@ -51,7 +51,9 @@ def test_a_run_cut_and_resumed_is_the_uncut_run(tmp_path, experiment, blobs, one
     assert [r["step"] for r in records(whole)] == [7, 10, 14, 20, 20]
 
 
-@pytest.mark.parametrize("stops", [(1,), (19,), (2, 6, 11)])
+@pytest.mark.parametrize(
+    "stops", [(2, 6, 11), pytest.param((1,), marks=pytest.mark.slow), pytest.param((19,), marks=pytest.mark.slow)]
+)
 def test_cutting_changes_nothing_with_everything_on(tmp_path, pictures, one_device, stops):
     # Every part that has a memory or draws something: augmentation, dropout, an average, micro-batches, the best so far.
     experiment = Experiment(

@@ -264,6 +264,7 @@ def test_handlers_are_put_back(tmp_path, experiment, blobs, one_device):
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+@pytest.mark.slow
 def test_killed_at_random_instants_it_ends_like_the_unharmed_run(tmp_path, unharmed):
     # The long sweep is benchmarks/faults.py.
     write_config(tmp_path, 300)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from conftest import run_cli, run_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -255,15 +255,15 @@ def test_a_run_with_a_tokenizer_file_writes_text_and_notices_when_the_file_chang
     assert done.returncode == 0, done.stderr
     told = run_cli("generate", "run", "--prompt", "the quick", "--tokens", 6, "--temperature", 0, cwd=tmp_path)
     assert told.stdout == "the quick brown fox jumps over the lazy\n", told.stderr
-    assert run_cli("generate", "run", "--tokens", 3, cwd=tmp_path).stdout.startswith("<|endoftext|>")
+    assert run_here("generate", "run", "--tokens", 3, cwd=tmp_path).stdout.startswith("<|endoftext|>")
     data = json.loads((tmp_path / "own.json").read_text())
     data["model"]["merges"][-2:] = reversed(data["model"]["merges"][-2:])
     (tmp_path / "own.json").write_text(json.dumps(data))
-    changed = run_cli("generate", "run", "--prompt", "the", cwd=tmp_path)
+    changed = run_here("generate", "run", "--prompt", "the", cwd=tmp_path)
     assert changed.returncode == 1
     assert "trained with another tokenizer than the one now in own.json" in changed.stderr
     (tmp_path / "own.json").unlink()
-    gone = run_cli("generate", "run", "--prompt", "the", cwd=tmp_path)
+    gone = run_here("generate", "run", "--prompt", "the", cwd=tmp_path)
     assert gone.returncode == 1
     assert "there is no tokenizer file 'own.json'" in gone.stderr
     assert "Traceback" not in gone.stderr + changed.stderr

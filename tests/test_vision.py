@@ -114,7 +114,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# The deepest takes as long as the others together, and has no kind of block that they have not.
+SLOW = ("resnet50",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
 def test_outputs_and_gradients_equal_those_of_a_plain_implementation(name):
     model, plain, x = CASES[name]
     variables = drawn(model, x)
