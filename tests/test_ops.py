@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.ops import conv_general_dilated, dot_general, max_pool, name_axes
+from jaxnets.ops import average_pool, conv_general_dilated, dot_general, max_pool, name_axes
 from jaxnets.ops.dense import COPY_PAYS
 from jaxnets.ops.pooling import max_pool_reference
 from jaxnets.ops.random import example_keys, stream_key
@@ -104,6 +104,17 @@ def test_max_pool_equals_its_reference(shape):
         ours = jax.grad(lambda x: (max_pool(x) ** 2).sum())(given)
         np.testing.assert_array_equal(ours, jax.grad(lambda x: (max_pool_reference(x) ** 2).sum())(given))
     assert jnp.isnan(max_pool(x.at[0, 1, 0, 0].set(jnp.nan))[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_average_pool_is_the_mean_of_each_window(window):
+    x = np.random.default_rng(0).normal(size=(2, 6, 12, 3))
+    want = np.array(
+        [[x[:, i : i + window, j : j + window].mean((1, 2)) for j in range(0, 12, window)] for i in range(0, 6, window)]
+    )
+    np.testing.assert_allclose(average_pool(jnp.asarray(x), window), want.transpose(2, 0, 1, 3), atol=1e-6)
+    with pytest.raises(ValueError, match="needs sides that 4 divides, got 6x12 pixels"):
+        average_pool(jnp.asarray(x), 4)
 
 
 def test_streams_and_steps_and_examples_draw_apart():

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxnets.models.layers import check_layers
-from jaxnets.ops import conv_general_dilated, dot_general
+from jaxnets.ops import average_pool, conv_general_dilated, dot_general
 
 
 class CoAtNet(nn.Module):
@@ -128,7 +128,7 @@ class Attention(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        y = average(nn.LayerNorm(name="attention_norm")(x), self.stride)
+        y = average_pool(nn.LayerNorm(name="attention_norm")(x), self.stride)
         B, H, W, C = y.shape
         y = y.reshape(B, H * W, C)
         q, k, v = (
@@ -155,14 +155,8 @@ def offsets(height: int, width: int) -> np.ndarray:
 
 def shortcut(x: Array, width: int, stride: int) -> Array:
     """What a block's output is added to: the input, averaged and mapped where size or width change."""
-    x = average(x, stride)
+    x = average_pool(x, stride)
     return x if x.shape[-1] == width else nn.Dense(width, dot_general=dot_general, name="shortcut")(x)
-
-
-def average(x: Array, stride: int) -> Array:
-    """The mean over windows of `stride` by `stride`."""
-    B, H, W, C = x.shape
-    return x.reshape(B, H // stride, stride, W // stride, stride, C).mean(axis=(2, 4)) if stride > 1 else x
 
 
 def conv(features: int, window: int, stride: int, name: str, *, groups: int = 1) -> nn.Conv:

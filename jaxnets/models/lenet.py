@@ -14,7 +14,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import check_layers
-from jaxnets.ops import conv_general_dilated, dot_general, max_pool
+from jaxnets.ops import average_pool, conv_general_dilated, dot_general, max_pool
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
@@ -54,9 +54,3 @@ class LeNet5(nn.Module):
         for index, width in enumerate((120, 84)):
             x = act(nn.Dense(width, dot_general=dot_general, name=f"dense_{index}")(x))
         return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
-
-
-def average_pool(x: Array) -> Array:
-    """The mean of each 2x2 window: `[B, H, W, C]` with even H and W to `[B, H / 2, W / 2, C]`."""
-    B, H, W, C = x.shape
-    return x.reshape(B, H // 2, 2, W // 2, 2, C).mean(axis=(2, 4))

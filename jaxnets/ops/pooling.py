@@ -1,7 +1,7 @@
-"""Pooling: the maximum over windows that do not overlap, element by element, and halving after a blur.
+"""Pooling: the maximum and the mean over windows that do not overlap, and halving after a blur.
 
-The general form, `jax.lax.reduce_window`, has a gradient (select-and-scatter) that is 4 to 20 times slower on the CPU
-than the comparisons below. Values and gradients are equal: where elements of a window tie, the first has it all.
+The general form of the maximum, `jax.lax.reduce_window`, has a gradient (select-and-scatter) that is 4 to 20 times slower
+on the CPU than the comparisons below. Values and gradients are equal: where elements of a window tie, the first has it all.
 """
 
 import functools
@@ -42,6 +42,16 @@ def _larger(a: Array, b: Array) -> Array:
 def max_pool_reference(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
     """The same through `jax.lax.reduce_window`; the tests hold the two equal."""
     return nn.max_pool(x, window, strides=window)
+
+
+def average_pool(x: Array, window: int = 2) -> Array:
+    """The mean of each window, stride equal to the window: `[B, H, W, C]` to `[B, H / window, W / window, C]`."""
+    if window == 1:
+        return x
+    B, H, W, C = x.shape
+    if H % window or W % window:
+        raise ValueError(f"average_pool needs sides that {window} divides, got {H}x{W} pixels; cut or pad the image")
+    return x.reshape(B, H // window, window, W // window, window, C).mean(axis=(2, 4))
 
 
 def blur_pool(x: Array) -> Array:

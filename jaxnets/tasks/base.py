@@ -100,20 +100,24 @@ class Task:
         """The training step `(state, batch) -> (state, metrics)`; the default minimises `loss`."""
         return recipe.train_step(self.loss)
 
-    def apply(self, variables: Variables, batch: Batch, key: Array | None) -> tuple[Array, Variables]:
+    def apply(
+        self, variables: Variables, batch: Batch, key: Array | None, *, told: Sequence[str] = ()
+    ) -> tuple[Array, Variables]:
         """Call the model: in training where there is a key (for dropout), else in evaluation.
+
+        Args:
+            variables: the model's.
+            batch: what `inputs_of` reads.
+            key: of this call's draws.
+            told: collections that the model fills anew at each call, to be handed on as well.
 
         Returns:
             The outputs in float32, and the module's other collections after the call.
         """
         others = {name: value for name, value in variables.items() if name != "params"}
-        if key is None:
-            outputs = self.model.apply(variables, self.inputs_of(batch), train=False)
-            new: Any = {}
-        else:
-            outputs, new = self.model.apply(
-                variables, self.inputs_of(batch), train=True, rngs={"dropout": key}, mutable=list(others)
-            )
+        rngs, kept = ({}, []) if key is None else ({"dropout": key}, list(others))
+        call: Any = self.model.apply  # what it returns depends on `mutable`
+        outputs, new = call(variables, self.inputs_of(batch), train=key is not None, rngs=rngs, mutable=[*kept, *told])
         return jax.numpy.asarray(outputs, jax.numpy.float32), {**others, **new}
 
 

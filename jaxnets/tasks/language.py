@@ -15,6 +15,7 @@ from jaxnets.errors import DataError
 from jaxnets.models.mixture_of_experts import COLLECTION
 from jaxnets.models.transformer import TransformerEncoder
 from jaxnets.tasks.base import Task, check_kind, with_vocabulary
+from jaxnets.tasks.losses import token_cross_entropy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,17 +78,11 @@ class NextToken(Task):
         self, variables: Variables, batch: Batch, key: Array | None
     ) -> tuple[Array, Variables, dict[str, Array]]:
         """What `apply` gives, and what each layer's router tells, `[layers, B]` by name; {} where there are none."""
-        others = {name: value for name, value in variables.items() if name != "params"}
-        rngs, kept = ({}, []) if key is None else ({"dropout": key}, list(others))
-        call: Any = self.model.apply
-        logits, new = call(
-            variables, self.inputs_of(batch), train=key is not None, rngs=rngs, mutable=[*kept, COLLECTION]
-        )
-        told: dict[str, list[Array]] = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(new.pop(COLLECTION, {})):
+        logits, model_state = self.apply(variables, batch, key, told=[COLLECTION])
+        state, told = dict(model_state), dict[str, list[Array]]()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.pop(COLLECTION, {})):
             told.setdefault(path[-1].key, []).append(leaf.reshape(-1, leaf.shape[-1]))
-        routing = {name: jnp.concatenate(layers).astype(jnp.float32) for name, layers in told.items()}
-        return jnp.asarray(logits, jnp.float32), {**others, **new}, routing
+        return logits, state, {name: jnp.concatenate(layers).astype(jnp.float32) for name, layers in told.items()}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """With the perplexity, `exp` of the cross entropy alone."""
@@ -126,13 +121,6 @@ class NextToken(Task):
 def _tell(routing: Mapping[str, Array], batch: Batch) -> dict[str, Mean]:
     """Means over layers and examples."""
     return {name: Mean.of(values.mean(axis=0), batch["mask"]) for name, values in routing.items()}
-
-
-def token_cross_entropy(logits: Array, labels: Array) -> Array:
-    """Cross entropy in nats of each token, `[B, T]` float32, from logits `[B, T, V]`."""
-    logits = logits.astype(jnp.float32)
-    picked = jnp.take_along_axis(logits, labels[..., None].astype(jnp.int32), axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - picked
 
 
 def _measure(logits: Array, batch: Batch) -> dict[str, Mean]:

@@ -1,4 +1,5 @@
-"""Losses as pure functions: one number for each example, no mean taken. Shapes: `B` batch, `C` classes."""
+"""Losses as pure functions: one number for each example, no mean taken. Shapes: `B` batch, `C` classes,
+`T` positions, `V` tokens of a vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,24 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     if label_smoothing:
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - logits.mean(axis=-1))
     return loss
+
+
+def token_cross_entropy(logits: Array, tokens: Array, *, label_smoothing: float = 0.0) -> Array:
+    """Cross entropy in nats of each token; for many classes, where the product above would take as much memory as the logits.
+
+    Args:
+        logits: `[B, T, V]`; computed in float32 whatever comes in.
+        tokens: `[B, T]` integers in `[0, V)`.
+        label_smoothing: share of the target spread evenly over all tokens, in [0, 1).
+
+    Returns:
+        `[B, T]` float32.
+    """
+    logits = logits.astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, tokens[..., None].astype(jnp.int32), axis=-1)[..., 0]
+    if label_smoothing:
+        picked = (1 - label_smoothing) * picked + label_smoothing * logits.mean(axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - picked
 
 
 def binary_cross_entropy(logits: Array, labels: Array, *, positive_weight: float = 1.0) -> Array:

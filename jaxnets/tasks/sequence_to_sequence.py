@@ -17,8 +17,9 @@ from jaxnets.errors import DataError
 from jaxnets.models.beam import beam_search, greedy
 from jaxnets.models.transformer import Pair, Seq2SeqTransformer
 from jaxnets.ops.tokens import BEGIN, PAD, spell
-from jaxnets.tasks.base import Task, with_vocabulary
+from jaxnets.tasks.base import Task, check_kind, with_vocabulary
 from jaxnets.tasks.bleu import bleu, bleu_counts
+from jaxnets.tasks.losses import token_cross_entropy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,7 @@ class SequenceToSequence(Task):
 
     def bind(self, card: Card) -> Self:
         """Give the model both vocabularies, and the writing its limit."""
-        if card.target_kind != "sequence" or card.tokens is None:
-            raise DataError(
-                f"SequenceToSequence needs pairs of sequences, but the targets of {card.name!r} are none; use "
-                f"ReversedWords or Multi30k as data, or another task"
-            )
+        check_kind(card, "sequence", "SequenceToSequence needs pairs of sequences")
         if not isinstance(self.model, Seq2SeqTransformer):
             raise DataError(
                 f"SequenceToSequence needs a model that writes, and {type(self.model).__name__} does not; use "
@@ -164,9 +161,7 @@ def _with_vocabularies(model: Any, card: Card) -> Any:
 def _measure(logits: Array, batch: Batch, smoothing: float) -> dict[str, Mean]:
     targets = batch["targets"].astype(jnp.int32)
     real = (targets != PAD) & (batch["mask"] > 0)[:, None]
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    total = jax.nn.logsumexp(logits, axis=-1)
-    losses = total - ((1 - smoothing) * picked + (smoothing * logits.mean(axis=-1) if smoothing else 0.0))
+    losses = token_cross_entropy(logits, targets, label_smoothing=smoothing)
     hit = jnp.argmax(logits, axis=-1) == targets
     weight = (real * batch["mask"][:, None]).reshape(-1)
     return {
