@@ -142,13 +142,14 @@ def drawn(model, *inputs):
 
 
 def output_and_gradient(apply, variables):
-    """What `apply(variables)` gives and the gradient of the sum of its squared sines, by one compiled program."""
+    """What `apply(variables)` gives and the gradient of the sum of its squared sines, by one compiled program; in numpy, where
+    looking at each array compiles nothing."""
 
     def score(variables):
         y = apply(variables)
         return (jnp.sin(y) ** 2).sum(), y
 
-    gradient, y = jax.jit(jax.grad(score, has_aux=True))(variables)
+    gradient, y = jax.device_get(jax.jit(jax.grad(score, has_aux=True))(variables))
     return y, gradient
 
 

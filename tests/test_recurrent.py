@@ -117,7 +117,7 @@ def test_cells_equal_a_numpy_reference_forward_and_gradient(cell):
 
     got = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, x) * weights).sum()))(params)
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
-    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(got))
+    scale = max(float(np.abs(g).max()) for g in jax.tree.leaves(got))
     for path, gradient in jax.tree_util.tree_leaves_with_path(got):
         leaf = wide
         for key in path:
