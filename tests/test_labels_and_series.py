@@ -16,6 +16,7 @@ from jaxnets.report import plots
 from jaxnets.tasks import Classification, Forecasting, MultiLabel, Regression, Supervised
 from jaxnets.tasks.losses import binary_cross_entropy
 from jaxnets.training.loop import fit
+from jaxnets.training.precision import Precision
 
 
 def labelled(rows=90, labels=5, seed=0):
@@ -313,6 +314,20 @@ def test_a_forecaster_says_what_it_cannot_take(experiment, one_device):
     run = replace(experiment, task=Forecasting(model=RNN(answer="every")))
     with pytest.raises(DataError, match="an RNN's answer is `last`"):
         assemble(run, data, mesh=one_device)
+
+
+def test_in_bfloat16_a_small_move_of_a_high_level_is_not_rounded_away():
+    x = 500 + np.linspace(0, 0.3, 40).reshape(4, 10, 1)  # bfloat16 knows 500 and 502, and nothing between
+    batch = {"inputs": jnp.asarray(x, jnp.float32), "targets": jnp.zeros((4, 3, 1)), "mask": jnp.ones(4)}
+    low, task = Precision("bfloat16"), Forecasting(model=MLP(widths=(), outputs=3), means=(0.0,), stds=(1.0,))
+    variables = jax.jit(task.init)(jax.random.key(0), batch)
+    given = low.batch(batch)
+    assert task.inputs_of(given).dtype == jnp.bfloat16
+    said = task.outputs({"params": low.params(variables["params"])}, given)
+    # A move of .1 in three digits: half a thousandth.
+    np.testing.assert_allclose(said, task.outputs(variables, batch), atol=2e-3)
+    want = task.metrics(variables, batch)["last_mse"]
+    np.testing.assert_array_equal(task.metrics(variables, given)["last_mse"].sum, want.sum)
 
 
 def test_a_report_draws_the_forecasts(experiment, tmp_path):

@@ -75,8 +75,8 @@ class Forecasting(Task):
 
     def inputs_of(self, batch: Batch) -> Any:
         """What was seen, relative to its last value where `from_last` says so."""
-        x = batch["inputs"]
-        return x - x[:, -1:] if self.from_last else x
+        x = _seen(batch)
+        return (x - x[:, -1:] if self.from_last else x).astype(batch["inputs"].dtype)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean error of a step, standardised, over the unmasked windows."""
@@ -89,7 +89,7 @@ class Forecasting(Task):
         """Loss; squared and absolute error, standardised and in the targets' units; squared errors of the plain forecasts."""
         said, true, mask = self.outputs(variables, batch), self._true(batch), batch["mask"]
         std = jnp.asarray(self.stds, jnp.float32)[None, None]
-        seen = batch["inputs"].astype(jnp.float32)
+        seen = _seen(batch)
         return {
             "loss": Mean.of(self._error(said, true), mask),
             "mse": Mean.of(squared_error(said, true), mask),
@@ -141,7 +141,7 @@ class Forecasting(Task):
 
     def _forecast(self, said: Array, batch: Batch) -> Array:
         said = said.reshape(batch["inputs"].shape[0], -1, batch["inputs"].shape[2])
-        return said + batch["inputs"][:, -1:].astype(jnp.float32) if self.from_last else said
+        return said + _seen(batch)[:, -1:] if self.from_last else said
 
     def _true(self, batch: Batch) -> Array:
         mean, std = (jnp.asarray(v, jnp.float32)[None, None] for v in (self.means, self.stds))
@@ -151,6 +151,11 @@ class Forecasting(Task):
         if self.error == "absolute":
             return jnp.abs(said - true)
         return (huber if self.error == "huber" else squared_error)(said, true)
+
+
+def _seen(batch: Batch) -> Array:
+    """What was seen, in float32: small moves of a high level would be lost in bfloat16's three digits."""
+    return jnp.asarray(batch.get("exact_inputs", batch["inputs"]), jnp.float32)
 
 
 def repeat_season(seen: Array, season: int, ahead: int) -> Array:

@@ -41,8 +41,13 @@ class Precision:
         return jax.tree_util.tree_map_with_path(cast, params)
 
     def batch(self, batch: Batch) -> Batch:
-        """A batch with its real inputs in the compute dtype; targets and mask are kept."""
-        return {name: value if name in _KEPT else self._cast(value) for name, value in batch.items()}
+        """A batch with its real inputs in the compute dtype; targets and mask are kept.
+
+        Inputs that this rounds are there as they came as well, as `exact_inputs`, for a task that adds them to what the model
+        says.
+        """
+        given = {name: value if name in _KEPT else self._cast(value) for name, value in batch.items()}
+        return given if given["inputs"] is batch["inputs"] else {**given, "exact_inputs": batch["inputs"]}
 
     def _cast(self, tree: Any) -> Any:
         if self.compute == "float32":
