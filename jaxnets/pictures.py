@@ -1,13 +1,14 @@
 """`jaxnets generate` for runs that make images or frames: a picture to look at, and the arrays beside it."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxnets.contracts import Gallery
-from jaxnets.errors import DataError, UsageError
+from jaxnets.errors import DataError, UsageError, did_you_mean
 from jaxnets.files import replacing
 from jaxnets.run import Run
 
@@ -20,11 +21,17 @@ class ImageOptions:
     """How many."""
     seed: int = 0
     """Of all draws: the same seed gives the same images."""
+    label: str = ""
+    """Of which class, by its name, where the model is told labels. Empty: of each in turn."""
+    guidance: float = 0.0
+    """Of a diffusion that is told labels: how far beyond the label's own effect to go. 0: as in the run."""
     output: str = ""
     """A .png file; the arrays go beside it as .npz. Empty: samples.png in the run directory."""
 
     def __post_init__(self) -> None:
         _check(self.output, samples=self.samples)
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance is at least 0, got {self.guidance}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +102,27 @@ def _samples(run: Run, options: ImageOptions) -> tuple[np.ndarray, int]:
     import jax
 
     task: Any = run.parts.task
+    labels = _labels(run, options.label, options.samples)
+    if options.guidance:
+        if not getattr(task, "conditional", False) or not hasattr(task, "guidance"):
+            raise UsageError("--guidance is for a diffusion that is told labels, which this run is not; leave it out")
+        task = dataclasses.replace(task, guidance=options.guidance)
+    given = (run.variables, jax.random.key(options.seed), options.samples, *labels)
     with jax.set_mesh(run.parts.mesh):
-        drawn = jax.jit(task.sample, static_argnums=2)(run.variables, jax.random.key(options.seed), options.samples)
+        drawn = jax.jit(task.sample, static_argnums=2)(*given)
     return run.parts.dataset.as_raw(np.asarray(drawn)), 8
+
+
+def _labels(run: Run, name: str, count: int) -> tuple[np.ndarray, ...]:
+    """The argument that asks `sample` for one class; () where no class was named."""
+    if not name:
+        return ()
+    names = run.parts.dataset.card.class_names
+    if not getattr(run.parts.task, "conditional", False):
+        raise UsageError("--label is for a model that is told labels, which this run's is not; leave it out")
+    if name not in names:
+        raise UsageError(f"there is no class {name!r}. {did_you_mean(name, names)}")
+    return (np.full(count, names.index(name), np.int32),)
 
 
 def _films(run: Run, options: FilmOptions) -> tuple[np.ndarray, int]:

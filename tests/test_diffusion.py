@@ -13,16 +13,16 @@ from conftest import replace
 from jaxnets.assemble import assemble
 from jaxnets.errors import DataError
 from jaxnets.models import MLP, UNet
-from jaxnets.models.unet import waves
+from jaxnets.models.unet import apart, together, waves
 from jaxnets.ops.random import content_keys
 from jaxnets.optim import Adam
 from jaxnets.run import train
 from jaxnets.tasks import Diffusion
 
 
-def stirred(model, x):
+def stirred(model, *inputs):
     """Variables in which nothing is 0, as the last convolutions of fresh blocks are."""
-    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), *inputs)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(5), len(leaves))
     pairs = zip(leaves, keys, strict=True)
@@ -107,6 +107,43 @@ def test_unet_shapes_precision_count_and_gradients(unet):
     assert not [path for path, g in jax.tree_util.tree_leaves_with_path(gradient) if not np.abs(g).max() > 0]
 
 
+def test_patches_are_put_together_and_taken_apart():
+    x = jax.random.normal(jax.random.key(2), (2, 6, 4, 3))
+    whole = np.asarray(together(x, 2))
+    assert whole.shape == (2, 3, 2, 12)
+    np.testing.assert_array_equal(whole[1, 2, 1], np.asarray(x)[1, 4:6, 2:4].reshape(-1))
+    np.testing.assert_array_equal(apart(whole, 2, 3), x)
+    model, inner = UNet(features=(4, 6), groups=2, patch=2), UNet(features=(4, 6), groups=2)
+    variables = stirred(model, x)
+    said = jax.jit(model.apply)(variables, x, jnp.array([0.2, 0.9]))
+    np.testing.assert_allclose(
+        together(said, 2), jax.jit(inner.apply)(variables, together(x, 2), jnp.array([0.2, 0.9])), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="patch 4 does not divide images of 6x4 pixels"):
+        jax.eval_shape(model.clone(patch=4).apply, variables, x)
+
+
+def test_a_label_moves_the_embedding_and_none_does_not(unet):
+    model, x, time, _ = unet
+    hot = jnp.eye(4)[jnp.array([3, 0, 1])]
+    params = jax.jit(model.init)(jax.random.key(0), x, time, hot)["params"]
+    assert params["label"]["kernel"].shape == (4, 16)
+    variables = stirred(model, x, time, hot)
+    told = jax.jit(model.apply)(variables, x, time, hot)
+    untold = {"params": {k: v for k, v in variables["params"].items() if k != "label"}}
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(variables, x, time, jnp.zeros_like(hot)), jax.jit(model.apply)(untold, x, time), rtol=1e-6
+    )
+    # As if the time's second layer had the row of the label for a bias as well, one example at a time.
+    for i in range(3):
+        moved = jax.tree.map(lambda a: a, untold)
+        bias = moved["params"]["time_1"]["bias"] + variables["params"]["label"]["kernel"][hot[i].argmax()]
+        moved["params"]["time_1"] = {**moved["params"]["time_1"], "bias": bias}
+        np.testing.assert_allclose(
+            told[i], jax.jit(model.apply)(moved, x[i : i + 1], time[i : i + 1])[0], rtol=1e-5, atol=1e-5
+        )
+
+
 def test_waves_tell_times_apart():
     said = np.asarray(waves(jnp.linspace(0, 1, 1000), 32))
     assert said.shape == (1000, 32)
@@ -124,6 +161,55 @@ def test_the_share_of_the_example_falls_from_one_to_nothing(schedule):
     if schedule == "cosine":  # half of the way by the paper's formula
         at = [np.cos((c + 0.008) / 1.008 * np.pi / 2) ** 2 for c in (0.0, 0.5)]
         assert shares[499] == pytest.approx(at[1] / at[0], rel=1e-6)
+
+
+class Told(nn.Module):
+    """The best answer where an example is its label's number, and 0 where no label is told: `targets` -1, 0 and 1."""
+
+    shares: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, x: Any, time: Any, label: Any, *, train: bool = False) -> Any:
+        a = jnp.asarray(self.shares)[jnp.round(time * (len(self.shares) - 1)).astype(int)][:, None]
+        clean = (label * jnp.array([[-0.5, 0.0, 0.25]])).sum(-1, keepdims=True)
+        return (x - jnp.sqrt(a) * clean) / jnp.sqrt(1 - a)
+
+
+@pytest.mark.parametrize(("guidance", "factor"), [(1.0, 1.0), (0.0, 0.0), (1.5, 1.5)])
+def test_samples_are_of_their_label_and_guided_beyond_it(guidance, factor):
+    shares = tuple(float(s) for s in Diffusion(model=UNet(), times=200).shares)
+    task = Diffusion(
+        model=Told(shares), times=200, shape=(2,), sample_steps=20, conditional=True, classes=3, guidance=guidance
+    )
+    draw = jax.jit(task.sample, static_argnums=2)
+    wanted = np.array([-0.5, 0, 0.25]) * factor
+    in_turn = np.asarray(draw({}, jax.random.key(0), 6))
+    np.testing.assert_allclose(in_turn, np.tile(wanted, 2)[:, None] * [1, 1], atol=2e-3)
+    chosen = np.asarray(draw({}, jax.random.key(0), 3, jnp.array([2, 0, -1])))
+    np.testing.assert_allclose(chosen, np.array([wanted[2], wanted[0], 0])[:, None] * [1, 1], atol=2e-3)
+
+
+def test_labels_are_withheld_from_a_share_of_the_training_examples():
+    seen = []
+
+    class Listens(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, time: Any, label: Any, *, train: bool = False) -> Any:
+            seen.append(label)
+            return x
+
+    x, y = jax.random.normal(jax.random.key(0), (4000, 2)), jnp.arange(4000) % 3
+    task = Diffusion(model=Listens(), shape=(2,), conditional=True, classes=3, drop_label=0.25)
+    task.loss({}, {"inputs": x, "targets": y, "mask": jnp.ones(4000)}, jax.random.key(1), True)
+    label = np.asarray(seen.pop())
+    told = label.sum(-1) == 1
+    assert 0.22 < 1 - told.mean() < 0.28
+    np.testing.assert_array_equal(label[told].argmax(-1), np.asarray(y)[told])
+    assert not label[~told].any()
+    task.metrics({}, {"inputs": x, "targets": y, "mask": jnp.ones(4000)})
+    np.testing.assert_array_equal(seen.pop().sum(-1), 1)
+    task.outputs({}, {"inputs": x})
+    assert not np.asarray(seen.pop()).any()
 
 
 class Oracle(nn.Module):
@@ -179,7 +265,7 @@ def signed(pictures):
 
 
 def test_diffusion_trains_and_the_report_shows_samples(experiment, pictures, one_device, tmp_path):
-    task = Diffusion(model=UNet(features=(8,), groups=4), sample_steps=4)
+    task = Diffusion(model=UNet(features=(8,), groups=4, patch=2), sample_steps=4, conditional=True, guidance=1.5)
     run = replace(experiment, task=task, steps=80, batch_size=16, eval_every=0, optimizer=Adam(learning_rate=3e-3))
     done = train(run, dataset=signed(pictures), mesh=one_device, run_dir=tmp_path / "run", progress="none")
     assert done.evaluate()["loss"] < 0.7  # 1 says nothing
@@ -196,6 +282,16 @@ def test_what_contradicts_is_named(experiment, pictures, one_device):
         assemble(replace(experiment, task=Diffusion(model=MLP(outputs=3))), signed(pictures), mesh=one_device)
     with pytest.raises(ValueError, match="sample_steps between 1 and times"):
         Diffusion(model=UNet(), times=10)
+    with pytest.raises(ValueError, match="guidance 2.0 needs a model that is told labels"):
+        Diffusion(model=UNet(), guidance=2.0)
+    with pytest.raises(ValueError, match="guidance is at least 0, got -1"):
+        Diffusion(model=UNet(), conditional=True, guidance=-1.0)
+    with pytest.raises(ValueError, match=r"drop_label is a share in \[0, 1\], got 1.5"):
+        Diffusion(model=UNet(), conditional=True, drop_label=1.5)
+    with pytest.raises(DataError, match="conditional needs one label for each example"):
+        Diffusion(model=UNet(), conditional=True).bind(
+            dataclasses.replace(pictures.card, target_kind="number", input_range=(-1, 1))
+        )
     with pytest.raises(ValueError, match="eta is in"):
         Diffusion(model=UNet(), eta=2.0)
     with pytest.raises(ValueError, match="needs images"):

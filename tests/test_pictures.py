@@ -1,5 +1,6 @@
 """Images and frames that a run draws from the command line."""
 
+import dataclasses
 import re
 
 import jax
@@ -11,10 +12,10 @@ from jaxnets.config import Experiment
 from jaxnets.data import Digits, MovingDigits, Ring
 from jaxnets.errors import JaxnetsError
 from jaxnets.inference import generate
-from jaxnets.models import MLP, VAE, ConvLSTMForecaster
+from jaxnets.models import MLP, VAE, ConvLSTMForecaster, UNet
 from jaxnets.optim import Adam
 from jaxnets.run import train
-from jaxnets.tasks import Adversarial, NextFrame, Variational
+from jaxnets.tasks import Adversarial, Diffusion, NextFrame, Variational
 
 PNG = b"\x89PNG"
 QUICK = {"optimizer": Adam(), "steps": 2, "batch_size": 8, "eval_batch_size": 64}
@@ -72,12 +73,39 @@ def test_films_are_continued_from_their_own_frames(makes_films, capsys):
     np.testing.assert_allclose(films[:, 1:].astype(float) / 255, wanted, atol=0.51 / 255)
 
 
-def test_what_cannot_be_drawn_is_said_before_anything_is_written(makes_digits, makes_films, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def told_labels(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("diffusion") / "run"
+    task = Diffusion(model=UNet(features=(4,), groups=2), times=50, sample_steps=2, conditional=True)
+    experiment = Experiment(task=task, data=Digits(scale="signed"), **{**QUICK, "optimizer": Adam(3e-2)})
+    return directory, train(experiment, run_dir=directory, progress="none")
+
+
+def test_a_class_can_be_asked_for_and_gone_beyond(told_labels, tmp_path):
+    directory, run = told_labels
+    for flags, labels, guidance in (
+        ((), None, 1.0),
+        (("--label", "7"), jnp.full(3, 7), 1.0),
+        (("--label", "7", "--guidance", "4"), jnp.full(3, 7), 4.0),
+    ):
+        assert generate([str(directory), "--samples", "3", "--output", str(tmp_path / "a.png"), *flags]) == 0
+        made = np.load(tmp_path / "a.npz", allow_pickle=False)["inputs"]
+        task = dataclasses.replace(run.parts.task, guidance=guidance)
+        wanted = jax.jit(task.sample, static_argnums=2)(run.variables, jax.random.key(0), 3, labels)
+        np.testing.assert_array_equal(made, run.parts.dataset.as_raw(np.asarray(wanted)))
+
+
+def test_what_cannot_be_drawn_is_said_before_anything_is_written(
+    makes_digits, makes_films, told_labels, tmp_path, capsys
+):
     task = Adversarial(model=MLP(widths=(8,)), critic=MLP(widths=(8,)), latent=2)
     train(Experiment(task=task, data=Ring(), **QUICK), run_dir=tmp_path / "ring", progress="none")
     for arguments, message in (
         ([str(tmp_path / "ring")], "has shape [2], which is no image"),
         ([str(makes_digits), "--output", str(tmp_path / "no" / "a.png")], "cannot write"),
+        ([str(makes_digits), "--label", "3"], "for a model that is told labels"),
+        ([str(makes_digits), "--guidance", "3"], "for a diffusion that is told labels"),
+        ([str(told_labels[0]), "--label", "ten"], "there is no class 'ten'. Choose from: 0, 1"),
         ([str(makes_films[0]), "--samples", "9"], "there are 8 test films, fewer than --samples 9"),
     ):
         with pytest.raises(JaxnetsError, match=re.escape(message)):
@@ -85,6 +113,7 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_written(makes_digits, m
     for flags, words in (
         (["--samples", "0"], "samples is at least 1, got 0"),
         (["--frames", "3"], "--frames"),
+        (["--guidance", "-1"], "guidance is at least 0, got -1"),
         (["--output", "made.jpg"], "--output is a .png file"),
     ):
         with pytest.raises(SystemExit, match="2"):

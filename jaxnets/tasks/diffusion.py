@@ -28,6 +28,9 @@ class Diffusion(Task):
 
     The model is called as `model(noised, times, train=...)` with times in [0, 1], as `models.UNet` is, and returns the
     inputs' shape. Inputs should lie in [-1, 1].
+
+    With `conditional` it is called as `model(noised, times, labels)`, labels one-hot, and in some examples it is told none
+    (zeros), so that it knows the noise both ways and samples can be guided (Ho and Salimans 2022).
     """
 
     times: int = 1000
@@ -38,8 +41,17 @@ class Diffusion(Task):
     """Steps of the sampler, at most `times`."""
     eta: float = 0.0
     """Noise that the sampler adds: 0 is DDIM, 1 with `sample_steps = times` is DDPM."""
+    conditional: bool = False
+    """Tell the model the label."""
+    drop_label: float = 0.1
+    """Share of the training examples whose label is withheld, in [0, 1]; without `conditional` it does nothing."""
+    guidance: float = 1.0
+    """How much further than the label changes the noise the sampler goes: `without + guidance (with - without)`; 1 is the
+    label's alone. More than 1 gives samples that are more like their class and less like each other, at twice the cost."""
     shape: tuple[int, ...] = ()
     """Shape of an example; empty takes the data's."""
+    classes: int = 0
+    """Labels there are; the data decide."""
 
     def __post_init__(self) -> None:
         if self.times < 2 or not 1 <= self.sample_steps <= self.times:
@@ -48,6 +60,12 @@ class Diffusion(Task):
             )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is in [0, 1], got {self.eta}")
+        if not 0 <= self.drop_label <= 1:
+            raise ValueError(f"drop_label is a share in [0, 1], got {self.drop_label}")
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance is at least 0, got {self.guidance}")
+        if self.guidance != 1 and not self.conditional:
+            raise ValueError(f"guidance {self.guidance} needs a model that is told labels; set conditional=True")
 
     def bind(self, card: Card) -> Self:
         """Take the shape of an example; refuse inputs far from [-1, 1]."""
@@ -57,7 +75,15 @@ class Diffusion(Task):
                 f"diffusion needs inputs in [-1, 1], but those of {card.name!r} run from {low:.3g} to {high:.3g}; "
                 f'set data.scale to "signed"'
             )
-        return dataclasses.replace(self, shape=card.input_shape)
+        classes = len(card.class_names) if self.conditional and card.target_kind == "class" else 0
+        if self.conditional and not classes:
+            raise DataError(f"conditional needs one label for each example, and {card.name!r} has none; leave it out")
+        return dataclasses.replace(self, shape=card.input_shape, classes=classes)
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        """Fresh variables; the labels have weights of their own."""
+        given = (batch["inputs"], jnp.zeros(len(batch["inputs"])), self._hot(batch["targets"])) if self.classes else ()
+        return dict(self.model.init({"params": key, "dropout": key}, *(given or (batch["inputs"],)), train=False))
 
     @property
     def shares(self) -> np.ndarray:
@@ -82,20 +108,33 @@ class Diffusion(Task):
         t, noise = jax.vmap(draw)(content_keys(for_noise, inputs))
         share = jnp.asarray(self.shares, jnp.float32)[t].reshape(-1, *(1,) * (inputs.ndim - 1))
         noised = jnp.sqrt(share) * inputs.astype(jnp.float32) + jnp.sqrt(1 - share) * noise
-        said, model_state = self._noise_in(variables, noised.astype(inputs.dtype), t, for_model if train else None)
+        label = self._hot(batch["targets"]) if self.classes else None
+        if label is not None and train:
+            keys = content_keys(jax.random.fold_in(for_noise, 1), inputs)
+            label *= jax.vmap(lambda one: jax.random.bernoulli(one, 1 - self.drop_label))(keys)[:, None]
+        said, model_state = self._noise_in(
+            variables, noised.astype(inputs.dtype), t, label, for_model if train else None
+        )
         loss = Mean.of(jnp.square(said - noise), batch["mask"])
         return loss, Aux({"loss": loss}, model_state)
 
-    def _noise_in(self, variables: Variables, x: Array, t: Array, key: Array | None) -> tuple[Array, Variables]:
+    def _hot(self, labels: Array) -> Array:
+        """Labels `[B]` as `[B, classes]` float32, 0 but for a 1; none at all for a label of -1."""
+        return (labels[:, None] == jnp.arange(self.classes)[None, :]).astype(jnp.float32)
+
+    def _noise_in(
+        self, variables: Variables, x: Array, t: Array, label: Array | None, key: Array | None
+    ) -> tuple[Array, Variables]:
         """The noise that the model sees in `x` at times `t` `[B]`, float32, and its other collections."""
         others = {name: value for name, value in variables.items() if name != "params"}
         clock = t.astype(jnp.float32) / (self.times - 1)
+        given = (x, clock) if label is None else (x, clock, label)
         said: Any
         new: Any = {}
         if key is None:
-            said = self.model.apply(variables, x, clock, train=False)
+            said = self.model.apply(variables, *given, train=False)
         else:
-            said, new = self.model.apply(variables, x, clock, train=True, rngs={"dropout": key}, mutable=list(others))
+            said, new = self.model.apply(variables, *given, train=True, rngs={"dropout": key}, mutable=list(others))
         return said.astype(jnp.float32), {**others, **new}
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
@@ -103,12 +142,15 @@ class Diffusion(Task):
         return {"loss": self.loss(variables, batch, jax.random.key(0), False)[0]}
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """The noise that the model sees in the inputs as they are (time 0), `[B, *shape]`."""
+        """The noise that the model sees in the inputs as they are (time 0), told no label, `[B, *shape]`."""
         t = jnp.zeros(len(batch["inputs"]), jnp.int32)
-        return self._noise_in(variables, batch["inputs"], t, None)[0]
+        label = self._hot(t - 1) if self.classes else None
+        return self._noise_in(variables, batch["inputs"], t, label, None)[0]
 
-    def sample(self, variables: Variables, key: Array, count: int) -> Array:
+    def sample(self, variables: Variables, key: Array, count: int, labels: Array | None = None) -> Array:
         """`count` samples `[count, *shape]` float32 by `sample_steps` steps from pure noise; pure.
+
+        With `conditional`, of `labels` `[count]` (-1: of no label), else of each in turn.
 
         Equation 12 of Song et al. 2021, over times evenly spread from the last to 0. The example that is foreseen at each
         step is cut to [-1, 1], where the data lie.
@@ -118,10 +160,22 @@ class Diffusion(Task):
         now = shares[t]
         after = jnp.concatenate([now[1:], jnp.ones((1,))])
         keys = jax.random.split(key, self.sample_steps + 1)
+        label = self._hot(jnp.arange(count) % self.classes if labels is None else labels) if self.classes else None
+        guided = label is not None and self.guidance != 1
+
+        def noise_in(x: Array, t: Array) -> Array:
+            if not guided:
+                return self._noise_in(variables, x, t, label, None)[0]
+            assert label is not None
+            both = jnp.concatenate([label, jnp.zeros_like(label)])  # told, and not told
+            told, untold = jnp.split(
+                self._noise_in(variables, jnp.tile(x, (2,) + (1,) * (x.ndim - 1)), jnp.tile(t, 2), both, None)[0], 2
+            )
+            return untold + self.guidance * (told - untold)
 
         def step(x: Array, at: Any) -> tuple[Array, None]:
             t, a, a_next, one = at
-            noise, _ = self._noise_in(variables, x, jnp.full((count,), t), None)
+            noise = noise_in(x, jnp.full((count,), t))
             clean = jnp.clip((x - jnp.sqrt(1 - a) * noise) / jnp.sqrt(a), -1, 1)
             noise = (x - jnp.sqrt(a) * clean) / jnp.sqrt(1 - a)
             sigma = self.eta * jnp.sqrt((1 - a_next) / (1 - a) * (1 - a / a_next))
