@@ -7,6 +7,7 @@ Prints one JSON object: Frechet distance on the layer's features to the test ima
 """
 
 import argparse
+import dataclasses
 import json
 
 import jax
@@ -23,10 +24,15 @@ def main() -> None:
     parser.add_argument("--layer", default="dense_0")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, help="of a diffusion that is told labels; as in the run if not given")
+    parser.add_argument("--steps", type=int, help="of a diffusion's sampler; as in the run if not given")
     arguments = parser.parse_args()
     judge, maker = jaxnets.open_run(arguments.classifier), jaxnets.open_run(arguments.generator)
     data = judge.parts.dataset
-    draw = jax.jit(maker.parts.task.sample, static_argnums=2)
+    task = maker.parts.task
+    for name, value in (("guidance", arguments.guidance), ("sample_steps", arguments.steps)):
+        task = task if value is None else dataclasses.replace(task, **{name: value})
+    draw = jax.jit(task.sample, static_argnums=2)
     keys = jax.random.split(jax.random.key(arguments.seed), -(-arguments.count // 500))
     made = np.concatenate([np.asarray(draw(maker.variables, key, 500)) for key in keys])[: arguments.count]
     # Back to pixels, rounded as real ones are, and then as the classifier knows them.
