@@ -3,7 +3,7 @@
     jaxnets train adding_gru
 
 Data made from a seed. Mean squared error at most 0.01, which is an R2 of at least 0.94, in under a minute on two CPU cores.
-`--task.model.cell simple` shows how much slower the cell without gates learns it.
+`--task.model.cell simple` shows the cell without gates, which has learned next to nothing by then.
 """
 
 from jaxnets.config import Expected, Experiment
@@ -22,9 +22,9 @@ def config() -> Experiment:
         task=Regression(model=RNN(cell="gru", widths=(64,))),
         data=AddingProblem(length=50, train=20000),
         optimizer=AdamW(learning_rate=3e-3, weight_decay=0.0, clip_norm=1.0, schedule=WarmupCosine(warmup=0.05)),
-        steps=500,
+        steps=250,
         batch_size=64,
         log_every=25,
         eval_every=50,
-        save_every=250,
+        save_every=125,
     )

@@ -69,6 +69,7 @@ def generate(arguments: Sequence[str]) -> int:
     from jaxnets import models, pictures
     from jaxnets.run import open_run
     from jaxnets.run_directory import RunDirectory
+    from jaxnets.tasks import NextToken
 
     task = RunDirectory.existing(run_dir)[1].task
     kind: Any
@@ -77,7 +78,7 @@ def generate(arguments: Sequence[str]) -> int:
         kind, make = pictures.options_for(task), _draw
     elif isinstance(task.model, models.Seq2SeqTransformer):
         kind, make = AnswerOptions, _answer
-    elif isinstance(task.model, models.Decoder):
+    elif isinstance(task, NextToken) and isinstance(task.model, models.Decoder):
         kind, make = TextOptions, _go_on
     else:
         raise UsageError(

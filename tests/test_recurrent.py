@@ -11,7 +11,7 @@ from jaxnets.assemble import assemble
 from jaxnets.contracts import Card
 from jaxnets.data import AddingProblem, LogicGate, MovingDigits, TwoSpirals, from_arrays
 from jaxnets.errors import DataError
-from jaxnets.models import MLP, RBF, RCNN, RNN, ConvLSTMForecaster, Perceptron
+from jaxnets.models import MLP, RBF, RCNN, RNN, ConvLSTMForecaster, Perceptron, Sampling, generate
 from jaxnets.models.rcnn import response_norm
 from jaxnets.optim import SGD, Constant
 from jaxnets.tasks import Adaline, NextFrame, PerceptronRule
@@ -466,6 +466,32 @@ def test_a_logic_gate_is_its_truth_table():
         LogicGate(inputs=17).open()
 
 
+@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
+def test_a_text_in_pieces_gives_the_outputs_of_the_whole(cell):
+    model = RNN(cell=cell, widths=(5, 4), answer="every", vocabulary=9, embedding=3)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 11)), jnp.int32)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
+    variables = jax.tree.map(lambda a: a * 3, variables)
+    whole = jax.jit(model.apply)(variables, tokens)
+    cache, pieces, go_on = model.empty_cache(2, 11), [], jax.jit(model.apply)
+    for part in (tokens[:, :4], tokens[:, 4:5], tokens[:, 5:]):
+        logits, cache = go_on(variables, part, cache=cache)
+        pieces.append(logits)
+    np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=1e-5)
+    # The likeliest token again and again, each time from the whole text.
+    text = tokens[:, :4]
+    for _ in range(5):
+        text = jnp.concatenate([text, jax.jit(model.apply)(variables, text)[:, -1:].argmax(-1)], 1)
+    said = generate(model, variables, tokens[:, :4], 5, key=jax.random.key(0), sampling=Sampling(temperature=0))
+    np.testing.assert_array_equal(said, text[:, 4:])
+
+
+@pytest.mark.parametrize("wrong", [{"answer": "last"}, {"answer": "every", "bidirectional": True}])
+def test_a_network_that_sees_the_end_cannot_go_on(wrong):
+    with pytest.raises(ValueError, match="goes on with a text only with answer='every' and bidirectional=False"):
+        RNN(**wrong).empty_cache(1, 5)
+
+
 @pytest.mark.slow
 def test_a_gru_learns_to_add_where_a_simple_cell_is_far_behind(one_device):
     run, errors = config.load("adding_gru").experiment, {}
@@ -474,4 +500,4 @@ def test_a_gru_learns_to_add_where_a_simple_cell_is_far_behind(one_device):
         task = replace(run.task, model=run.task.model.clone(cell=cell))
         errors[cell] = trained(run, task, data, one_device)[1]["mse"]
     assert errors["gru"] < 0.01
-    assert errors["simple"] > 0.02
+    assert errors["simple"] > 0.1  # always answering the mean: .167

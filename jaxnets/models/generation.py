@@ -14,7 +14,7 @@ from jax import Array
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What `generate` asks of a model: `LanguageModel` and `HybridLanguageModel` are such.
+    """What `generate` asks of a model: `LanguageModel`, `HybridLanguageModel` and `RNN` are such.
 
     Its `apply(variables, tokens, cache=...)` gives logits `[B, T, V]` and the cache with these tokens in it.
     """

@@ -9,7 +9,7 @@ before the scan; only the state's own product stays inside.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -68,8 +68,11 @@ class Recurrent(nn.Module):
     """Walk from the last step to the first."""
 
     @nn.compact
-    def __call__(self, x: Array, lengths: Array | None = None) -> tuple[Array, Array]:
-        """The state after every step `[B, T, F]` (0 at steps past `lengths`), and the one the walk ends with `[B, F]`."""
+    def __call__(self, x: Array, lengths: Array | None = None, start: State | None = None) -> tuple[Array, State]:
+        """What the cells say after every step `[B, T, F]` (0 at steps past `lengths`), and the state the walk ends with.
+
+        The state is one array `[B, F]`, what they said last; LSTM keeps a second one. `start` is the first, None for zeros.
+        """
         B, T, _ = x.shape
         gates = GATES[self.cell]
         bias_init = _open_forget_gate if self.cell == "lstm" else nn.initializers.zeros
@@ -79,8 +82,7 @@ class Recurrent(nn.Module):
         if self.cell == "gru":
             bias = self.param("candidate_bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
             step = functools.partial(gru_cell, bias=bias[None])
-        zero = jnp.zeros((B, self.width), x.dtype)
-        state: State = (zero, zero) if self.cell == "lstm" else (zero,)
+        state = tuple(a.astype(x.dtype) for a in start or empty_state(self.cell, B, self.width))
 
         def walk(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
             gate_inputs, here = inputs
@@ -92,7 +94,12 @@ class Recurrent(nn.Module):
 
         here = None if lengths is None else (jnp.arange(T)[:, None] < lengths[None, :])[..., None]
         final, states = jax.lax.scan(walk, state, (x.swapaxes(0, 1), here), reverse=self.reverse)
-        return states.swapaxes(0, 1), final[0]
+        return states.swapaxes(0, 1), final
+
+
+def empty_state(cell: str, batch: int, width: int) -> State:
+    """The zeros that a walk starts from."""
+    return (jnp.zeros((batch, width)),) * (2 if cell == "lstm" else 1)
 
 
 class RNN(nn.Module):
@@ -124,30 +131,55 @@ class RNN(nn.Module):
                 raise ValueError(f"RNN.{name} is at least 1, got {getattr(self, name)}")
         super().__post_init__()
 
+    @property
+    def length(self) -> None:
+        """Texts may have any number of tokens."""
+
+    def empty_cache(self, batch: int, length: int) -> tuple[State, ...]:
+        """The states of all layers before a text; as large for any `length`."""
+        if self.bidirectional or self.answer == "last":
+            raise ValueError(
+                f"RNN goes on with a text only with answer='every' and bidirectional=False, got {self.answer!r} and "
+                f"{self.bidirectional}"
+            )
+        return tuple(empty_state(self.cell, batch, width) for width in self.widths)
+
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False, lengths: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        *,
+        train: bool = False,
+        lengths: Array | None = None,
+        cache: tuple[State, ...] | None = None,
+    ) -> Any:
         """Outputs `[B, C]` or `[B, T, C]` (see `answer`) of sequences `[B, T, N]`, or of tokens `[B, T]`.
 
         Args:
             x: sequences of numbers, or integers below `vocabulary`, padded at the end to a common length where they differ.
             train: switches dropout on.
             lengths: `[B]` integers, the true lengths; what lies behind changes no state. None takes all as whole.
+            cache: the states that what came before left (see `empty_cache`); if given, the new ones are returned as well.
         """
         if x.ndim == 2 and self.vocabulary is not None and jnp.issubdtype(x.dtype, jnp.integer):
             x = nn.Embed(self.vocabulary, self.embedding, name="embedding")(x)
         if x.ndim != 3:
             raise ValueError(f"RNN needs sequences [batch, time, features], got {tuple(x.shape)}; add the missing dim")
-        last = x
+        last, states = x, []
         for index, width in enumerate(self.widths):
             layer = functools.partial(Recurrent, self.cell, width)
-            passes = [layer(name=f"layer_{index}")(x, lengths)]
+            x_forward, state = layer(name=f"layer_{index}")(x, lengths, cache[index] if cache else None)
+            states.append(state)
             if self.bidirectional:
-                passes.append(layer(reverse=True, name=f"layer_{index}_reverse")(x, lengths))
-            x, last = (jnp.concatenate(parts, axis=-1) for parts in zip(*passes, strict=True))
+                x_back, state_back = layer(reverse=True, name=f"layer_{index}_reverse")(x, lengths)
+                x, last = jnp.concatenate([x_forward, x_back], -1), jnp.concatenate([state[0], state_back[0]], -1)
+            else:
+                x, last = x_forward, state[0]
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.answer == "last":
             x = nn.Dropout(self.dropout, deterministic=not train)(last)
-        return nn.Dense(self.outputs or self.vocabulary or 1, dot_general=dot_general, name="output")(x)
+        y = nn.Dense(self.outputs or self.vocabulary or 1, dot_general=dot_general, name="output")(x)
+        return y if cache is None else (y, tuple(states))
 
 
 def _orthogonal_blocks(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
