@@ -178,7 +178,10 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("coatnet stride 1", "lenet relu")  # variants of what the others show
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
 def test_outputs_and_gradients_equal_those_of_a_plain_implementation(name):
     model, plain, x = CASES[name]
     variables = drawn(model, x)

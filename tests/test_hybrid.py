@@ -273,6 +273,7 @@ def test_generation_is_what_the_whole_model_says_step_by_step():
     np.testing.assert_array_equal(said, text[:, 3:])
 
 
+@pytest.mark.slow
 def test_it_trains_and_writes_from_the_command_line(tmp_path):
     (tmp_path / "rhyme.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
     (tmp_path / "rhyme.py").write_text(

@@ -114,8 +114,8 @@ CASES = {
 }
 
 
-# The deepest takes as long as the others together, and has no kind of block that they have not.
-SLOW = ("resnet50",)
+# The deepest takes as long as the others together; squeeze-and-excitation is in CoAtNet's blocks as well.
+SLOW = ("resnet50", "squeeze")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
