@@ -9,7 +9,15 @@ def main() -> None:
     """Run the command line and exit with its code."""
     from jaxnets.cli import HUNG, PREEMPTED, run
 
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+        if code == 0:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has left, as `| head` does. That is no fault of ours to print a traceback for; what is
+        # still to be flushed at the exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1  # rich's too, which prints the tables
     if code in (HUNG, PREEMPTED) or (code and _among_several()):
         # A load or a save may hang in a thread, and other processes may wait for this one; an orderly exit would wait for
         # them. All that counts is on the disk.

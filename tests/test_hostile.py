@@ -7,6 +7,8 @@ import json
 import os
 import string
 import struct
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -302,3 +304,23 @@ def test_no_command_line_ends_in_a_traceback(tmp_path, arguments):
     assert done.returncode in (0, 1, 2), (arguments, done.stderr)
     assert "Traceback" not in done.stderr, (arguments, done.stderr)
     assert not {name for name in os.listdir(tmp_path) if name != "cache"}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("list",), ("train", "digits_cnn", "--help")])
+def test_a_reader_who_left_is_no_error_to_print(arguments):
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "jaxnets", *arguments]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_run_nobody_reads_has_still_been_run():
+    reads, writes = os.pipe()
+    os.close(reads)
+    code = "from jaxnets.report.console import Lines; Lines().summary('title', [('loss', '1')], 'the report')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -165,6 +165,7 @@ def _print_summary(title: str, rows: Sequence[tuple[str, str]], closing: str) ->
     for name, value in rows:
         grid.add_row(name, value)
     console = RichConsole(highlight=False)
-    console.print(Panel(grid, title=title, title_align="left", box=box.ROUNDED, expand=False))
-    if closing:
-        console.print(closing, soft_wrap=True)
+    with contextlib.suppress(SystemExit):  # rich's answer to a closed pipe; but the run has done its work, heard or not
+        console.print(Panel(grid, title=title, title_align="left", box=box.ROUNDED, expand=False))
+        if closing:
+            console.print(closing, soft_wrap=True)
