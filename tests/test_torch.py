@@ -27,6 +27,7 @@ from jaxnets.models import (
     Perceptron,
     UNet,
 )
+from jaxnets.models.mixture_of_experts import Experts, MixtureOfExperts
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -309,6 +310,29 @@ def rnn(m, p, s, x):
     return dense(torch.func.functional_call(theirs, weights, (x,))[0], p["output"])
 
 
+def mixture(m, p, s, x):
+    """Token by token, choice by choice, in the order in which they ask for a place."""
+    e, (B, T, _) = m.experts, x.shape
+    weights, chosen = torch.topk(torch.softmax(x @ p["router"]["kernel"], -1), e.per_token)
+    if e.weights == "chosen":
+        weights = weights / weights.sum(-1, keepdim=True)
+    places = e.places(T) if e.routing == "capacity" else T
+    y, served = torch.zeros_like(x), torch.zeros(B, e.count)
+    for b, t, i in itertools.product(range(B), range(T), range(e.per_token)):
+        expert = chosen[b, t, i]
+        if served[b, expert] == places:
+            continue
+        served[b, expert] += 1
+        up, gate, down = (
+            lambda h, n=n: h @ p[f"{n}_kernel"][expert] + (p[f"{n}_bias"][expert] if m.biased else 0)  # noqa: B023
+            for n in ("up", "gate", "down")
+        )
+        row = x[b, t]
+        h = F.silu(gate(row)) * up(row) if m.mlp == "swiglu" else F.gelu(up(row), approximate="tanh")
+        y[b, t] = y[b, t] + weights[b, t, i] * down(h)
+    return y
+
+
 CASES = {
     "perceptron": (Perceptron(outputs=3), perceptron, (5, 7)),
     "mlp": (MLP(widths=(9, 6), outputs=3, activation="tanh"), mlp, (5, 7)),
@@ -335,6 +359,17 @@ CASES = {
     "simple": (RNN(cell="simple", widths=(5, 5), bidirectional=True, answer="every", outputs=2), rnn, (3, 6, 4)),
     "lstm": (RNN(cell="lstm", widths=(5, 5), bidirectional=True, answer="every", outputs=2), rnn, (3, 6, 4)),
     "gru": (RNN(cell="gru", widths=(5, 5), bidirectional=True, answer="every", outputs=2), rnn, (3, 6, 4)),
+    "experts": (MixtureOfExperts(Experts(4, products="dense"), hidden=6, mlp="swiglu"), mixture, (2, 5, 7)),
+    "experts sorted": (
+        MixtureOfExperts(Experts(4, products="grouped", weights="all"), hidden=6, biased=True),
+        mixture,
+        (2, 5, 7),
+    ),
+    "experts in places": (
+        MixtureOfExperts(Experts(4, routing="capacity", capacity=0.7), hidden=6, biased=True),
+        mixture,
+        (2, 9, 7),
+    ),
 }
 
 
