@@ -10,9 +10,9 @@ import functools
 import hashlib
 import importlib
 import json
+import numbers
 import runpy
 import traceback
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from jaxnets.training.guards import Guard
 from jaxnets.training.precision import Precision
 from jaxnets.training.retention import Keep, seconds_between_saves
 from jaxnets.training.warm_start import WarmStart
-from jaxnets.typecheck import fits
+from jaxnets.typecheck import annotations, fits, in_words
 
 # Where the classes that a saved configuration may name are found.
 BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
@@ -208,6 +208,8 @@ def to_data(value: Any) -> Any:
         return [to_data(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, numbers.Real):  # numpy's
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     raise UsageError(f"a configuration holds dataclasses, numbers, text and tuples of them, not {type(value).__name__}")
 
 
@@ -289,14 +291,18 @@ def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:
 
 
 def check_types(value: Any) -> None:
-    """Raise `UsageError` unless the simple fields of a dataclass hold what their annotations say."""
-    fields = (field.name for field in dataclasses.fields(value) if field.init and not _linen_own(value, field.name))
-    _check_values(type(value), {name: getattr(value, name) for name in fields})
+    """Raise `UsageError` unless the fields of a dataclass, and of those within it, hold what their annotations say."""
+    names = [field.name for field in dataclasses.fields(value) if field.init and not _linen_own(value, field.name)]
+    values = {name: getattr(value, name) for name in names}
+    _check_values(type(value), values)
+    for item in values.values():
+        for part in item if isinstance(item, tuple | list) else (item,):
+            if dataclasses.is_dataclass(part) and not isinstance(part, type):
+                check_types(part)
 
 
 def _check_values(cls: type, values: dict[str, Any]) -> None:
-    hints = typing.get_type_hints(cls)
-    for name, item in values.items():
-        if not fits(item, hints[name]):
-            wanted = str(hints[name]).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
-            raise UsageError(f"{cls.__name__}.{name} is {wanted}, got {item!r} ({type(item).__name__})")
+    for name, hint in annotations(cls).items():
+        if name in values and not fits(values[name], hint):
+            item = values[name]
+            raise UsageError(f"{cls.__name__}.{name} is {in_words(hint)}, got {item!r} ({type(item).__name__})")

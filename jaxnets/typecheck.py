@@ -1,5 +1,8 @@
-"""Check a value against a type annotation, for the few kinds of annotation that configurations use."""
+"""Check values against type annotations, for the few kinds of annotation that configurations and models use."""
 
+import dataclasses
+import functools
+import numbers
 import types
 import typing
 from typing import Any, Literal
@@ -13,16 +16,46 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, arg) for arg in args)
     if origin is tuple:
-        if not isinstance(value, tuple):
+        if not isinstance(value, tuple | list):
             return False
         if len(args) == 2 and args[1] is Ellipsis:
             return all(fits(item, args[0]) for item in value)
         return len(value) == len(args) and all(map(fits, value, args))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     # Any other class, a task's or a model's base, say. (Protocols and stand-ins are not classes to ask about.)
     if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
         return isinstance(value, hint)
     return True
+
+
+@functools.cache
+def annotations(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields by name; nothing where they cannot be read (a class in a script, say)."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception:  # names that only the place of the definition knows
+        return {}
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name in hints}
+
+
+def in_words(hint: Any) -> str:
+    """An annotation, as an error message says it."""
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return str(hint).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
+
+
+def check_choices(value: Any) -> None:
+    """Raise `ValueError` where a field of a dataclass that takes one of a few words holds another."""
+    cls: Any = type(value)
+    for name, hint in _choices(cls).items():
+        if not fits(getattr(value, name), hint):
+            raise ValueError(f"{cls.__name__}.{name} is {in_words(hint)}, got {getattr(value, name)!r}")
+
+
+@functools.cache
+def _choices(cls: type) -> dict[str, Any]:
+    return {name: hint for name, hint in annotations(cls).items() if "Literal[" in str(hint)}

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import typing
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from conftest import ROOT, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnets import config
+from jaxnets import config, models
 from jaxnets.assemble import assemble
 from jaxnets.config import Experiment, check_types, differences, from_data, to_data
 from jaxnets.contracts import Tokens
@@ -31,7 +33,8 @@ from jaxnets.errors import UsageError
 from jaxnets.models import CNN, MLP
 from jaxnets.ops.tokens import SPECIAL
 from jaxnets.optim import SGD, AdamW
-from jaxnets.tasks import Classification
+from jaxnets.tasks import Classification, Regression
+from jaxnets.typecheck import annotations
 
 SHIPPED = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
@@ -141,7 +144,7 @@ GOOD = to_data(Experiment(task=Classification(model=CNN()), data=Digits()))
         ({"steps": "many"}, r"Experiment.steps is int, got 'many' \(str\)"),
         ({"steps": True}, "Experiment.steps is int, got True"),
         ({"steps": 0}, "steps is at least 1, got 0"),
-        ({"placement": "disk"}, "Experiment.placement is Literal"),
+        ({"placement": "disk"}, "Experiment.placement is one of 'auto', 'device', 'host', got 'disk'"),
         ({"optimizer": {"type": "AdamW", "learning_rate": "fast"}}, "AdamW.learning_rate is float, got 'fast'"),
         ({"task": {"type": "Classification", "model": {"type": "CNN", "features": "wide"}}}, "CNN.features is tuple"),
         (
@@ -217,3 +220,34 @@ def test_overrides_reach_the_module_as_a_field():
     assert differences(GOOD, to_data(replace(experiment, task=task))) == [
         "task.model.features: [32, 64] there, [8, 8] here"
     ]
+
+
+CHOICES = [
+    (cls, name)
+    for cls in (getattr(models, name) for name in models.__all__)
+    if isinstance(cls, type) and issubclass(cls, nn.Module)
+    for name, hint in annotations(cls).items()
+    if typing.get_origin(hint) is typing.Literal
+]
+
+
+@pytest.mark.parametrize(("model", "field"), CHOICES, ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_a_misspelt_choice_is_not_another_choice(model, field):
+    first = typing.get_args(annotations(model)[field])[0]
+    wrong = f"{first}s" if isinstance(first, str) else -7
+    with pytest.raises(ValueError, match=rf"{model.__name__}\.{field} is one of .*{first}.*, got .*{wrong}"):
+        model(**{field: wrong})
+
+
+def test_what_is_within_an_experiment_is_checked_as_well():
+    def holding(**fields):
+        return Experiment(task=Regression(model=MLP(), **fields), data=Digits())
+
+    with pytest.raises(UsageError, match=r"Regression\.error is one of 'squared', .*, got 'absolute'"):
+        holding(error="absolute")
+    with pytest.raises(UsageError, match=r"CNN\.features is tuple\[int, \.\.\.\], got \(3\.5,\)"):
+        Experiment(task=Classification(model=CNN(features=(3.5,))), data=Digits())
+    # What numpy computed is a number, and what is written in brackets a tuple.
+    given = Experiment(task=Classification(model=MLP(widths=[np.int64(3)], dropout=np.float32(0.5))), data=Digits())
+    model = to_data(given)["task"]["model"]
+    assert (model["widths"], model["dropout"]) == ([3], 0.5)

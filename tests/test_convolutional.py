@@ -351,7 +351,7 @@ def starting(model, *shape):
     ("make", "message"),
     [
         (lambda: ResNet9(logit_scale=0.0), "logit_scale is positive, got 0.0"),
-        (lambda: ResNet9(width=0), "ResNet9.width: a size is at least 1"),
+        (lambda: ResNet9(width=0), "ResNet9.width is at least 1"),
         (starting(ResNet9(), 1, 7, 9, 3), r"at least 8x8 pixels, got \(1, 7, 9, 3\)"),
         (starting(LeNet5(), 1, 30, 30, 1), "of 28x28 or 32x32 pixels, got"),
         (lambda: ConvNeXt(depths=(3, 3)), "as many depths as widths"),
@@ -364,7 +364,7 @@ def starting(model, *shape):
         (lambda: CapsNet(rounds=0), "CapsNet.rounds is at least 1"),
         (lambda: MarginClassification(model=CapsNet(), label_smoothing=0.1), "has no label_smoothing"),
         (lambda: MLP.of(3), "at least, as in MLP.of"),
-        (lambda: MLP.of(2, 0, 1), "MLP.widths: a size is at least 1"),
+        (lambda: MLP.of(2, 0, 1), "MLP.widths is at least 1"),
         (starting(MLP.of(2, 4, 2), 5, 3), "MLP has inputs=2, but an example has 3 numbers; set inputs=3"),
         (lambda: ResNet(downsample="blurred"), "downsample is 'stride' or 'blur', got 'blurred'"),
         (starting(CoAtNet(), 1, 30, 32, 3), "sides are multiples of 4, got"),

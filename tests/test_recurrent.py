@@ -290,7 +290,7 @@ def test_a_model_names_what_it_cannot_take(model, shape, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RNN(widths=()), "at least one layer"),
+        (lambda: RNN(widths=()), "at least one size"),
         (lambda: RNN(widths=(0,)), "at least 1"),
         (lambda: RBF(centres=0), "RBF.centres is at least 1, got 0"),
         (lambda: RCNN(stages=0), "RCNN.stages is at least 1, got 0"),

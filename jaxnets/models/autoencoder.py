@@ -9,7 +9,7 @@ from typing import Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import check_layers, check_shape
 from jaxnets.ops import conv_general_dilated, dot_general
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
@@ -23,7 +23,7 @@ class Autoencoder(nn.Module):
     """
 
     widths: tuple[int, ...] = (256, 64)
-    """Units of the encoder's hidden layers; the decoder has them in reverse. None makes a linear autoencoder."""
+    """Units of the encoder's hidden layers; the decoder has them in reverse. Empty: a linear autoencoder."""
     code: int = 16
     """Numbers in the code, `Z`."""
     activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu"] = "relu"
@@ -37,6 +37,7 @@ class Autoencoder(nn.Module):
 
     def setup(self) -> None:
         """The layers, encoder first."""
+        check_shape(self)
         self.encoder = [nn.Dense(width, dot_general=dot_general) for width in self.widths]
         self.code_layer = nn.Dense(self.code, dot_general=dot_general)
         self.decoder = [nn.Dense(width, dot_general=dot_general) for width in reversed(self.widths)]
@@ -74,7 +75,7 @@ class ConvAutoencoder(nn.Module):
     """Shape of one example, (height, width, channels); empty takes the data's."""
 
     def __post_init__(self) -> None:
-        check_layers(self)
+        check_layers(self, filled="features")
         super().__post_init__()
 
     def setup(self) -> None:

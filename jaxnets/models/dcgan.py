@@ -27,7 +27,7 @@ class DCGANGenerator(nn.Module):
     reach = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_layers(self)
+        check_layers(self, filled="features")
         super().__post_init__()
 
     @nn.compact
@@ -74,7 +74,7 @@ class DCGANCritic(nn.Module):
     """Output units; None takes the one that the task needs."""
 
     def __post_init__(self) -> None:
-        check_layers(self)
+        check_layers(self, filled="features")
         super().__post_init__()
 
     @nn.compact

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.layers import check_layers
 from jaxnets.ops import dot_general, name_axes
 from jaxnets.ops.positions import rotate
 from jaxnets.ops.scan import linear_recurrence
@@ -71,8 +72,8 @@ class HybridLanguageModel(nn.Module):
     length: ClassVar[None] = None  # there is no longest text
 
     def __post_init__(self) -> None:
-        sizes = ("layers", "width", "heads", "hidden", "recurrent_width", "gate_blocks", "convolution", "window")
-        for name in ("vocabulary", *sizes):
+        check_layers(self)
+        for name in ("recurrent_width", "gate_blocks", "convolution", "window"):
             if (size := getattr(self, name)) is not None and size < 1:
                 raise ValueError(f"HybridLanguageModel.{name} is at least 1, got {size}")
         if not self.pattern:

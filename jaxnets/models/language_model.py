@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.layers import check_layers
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.ops import dot_general, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
@@ -75,9 +76,9 @@ class LanguageModel(nn.Module):
     """blocks: keep only each block's input for the backward pass and compute the rest again, to save memory."""
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "layers", "width", "heads", "head_width", "hidden", "length"):
-            if (size := getattr(self, name)) is not None and size < 1:
-                raise ValueError(f"LanguageModel.{name} is at least 1, got {size}")
+        check_layers(self)
+        if not 0 < self.norm_epsilon < 1:
+            raise ValueError(f"LanguageModel.norm_epsilon is a small positive number, got {self.norm_epsilon}")
         if self.head_width is None and self.width % self.heads:
             raise ValueError(
                 f"LanguageModel.width {self.width} is not divisible by heads {self.heads}; change one, or set head_width"
@@ -95,8 +96,6 @@ class LanguageModel(nn.Module):
                 f"LanguageModel.rotary_scaling is (factor, low, high, length), positive and low < high; got "
                 f"{self.rotary_scaling}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"LanguageModel.dropout is a probability in [0, 1), got {self.dropout}")
         super().__post_init__()
 
     @nn.compact

@@ -2,15 +2,38 @@
 
 import flax.linen as nn
 
+from jaxnets.typecheck import check_choices
 
-def check_layers(model: nn.Module) -> None:
-    """Raise `ValueError` unless a model's sizes are at least 1 and its dropout rates in [0, 1)."""
-    for name in ("widths", "features", "dense", "convolutions", "inputs", "outputs", "width"):
+SIZES = (
+    "widths", "features", "dense", "convolutions", "inputs", "outputs", "width", "hidden", "code", "latent", "codes", "layers",
+    "decoder_layers", "heads", "head_width", "patch", "length", "vocabulary", "source_vocabulary", "embedding",
+)  # fmt: skip
+
+
+def check_layers(model: nn.Module, *, filled: str = "") -> None:
+    """Raise `ValueError` for a size below 1, a dropout rate outside [0, 1) or a choice that is none.
+
+    Args:
+        model: a module; fields that it lacks or that are None are not looked at.
+        filled: a field that holds at least one size.
+    """
+    kind = type(model).__name__
+    check_choices(model)
+    for name in SIZES:
         value = getattr(model, name, None)
-        for size in value if isinstance(value, tuple) else (value,):
+        for size in value if isinstance(value, tuple | list) else (value,):
             if isinstance(size, int) and size < 1:
-                raise ValueError(f"{type(model).__name__}.{name}: a size is at least 1, got {value}")
+                raise ValueError(f"{kind}.{name} is at least 1, got {value}")
     for name in ("dropout", "input_dropout"):
         rate = getattr(model, name, 0.0)
         if isinstance(rate, int | float) and not 0 <= rate < 1:
-            raise ValueError(f"{type(model).__name__}.{name} is a probability in [0, 1), got {rate}")
+            raise ValueError(f"{kind}.{name} is a probability in [0, 1), got {rate}")
+    if filled and not getattr(model, filled):
+        raise ValueError(f"{kind}.{filled} has at least one size, got ()")
+
+
+def check_shape(model: nn.Module) -> None:
+    """Raise `ValueError` where a model that makes examples was not told their shape."""
+    if not getattr(model, "shape", ()):
+        kind = type(model).__name__
+        raise ValueError(f"{kind}.shape is empty; set it to the shape of one example (a task takes it from its data)")

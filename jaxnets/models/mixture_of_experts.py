@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.typecheck import check_choices
+
 COLLECTION = "routing"
 
 
@@ -42,6 +44,7 @@ class Experts:
     grouped, but dense on the CPU, where that was measured to be faster (jax's grouped product is a masked dense one there)."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.count < 0:
             raise ValueError(f"Experts.count is at least 0, got {self.count}")
         if self.count and not 1 <= self.per_token <= self.count:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.layers import check_layers
+
 # More functions than this are a mistake rather than a wish.
 MOST_FUNCTIONS = 10_000
 
@@ -38,8 +40,9 @@ class Perceptron(nn.Module):
     """Of a bump, in the unit of the inputs (radial)."""
 
     def __post_init__(self) -> None:
+        check_layers(self)
         for name, least in (("degree", 1), ("centres", 1), ("width", 1e-6)):
-            if isinstance(getattr(self, name), int | float) and getattr(self, name) < least:
+            if isinstance(getattr(self, name), int | float) and not getattr(self, name) >= least:
                 raise ValueError(f"Perceptron.{name} is at least {least}, got {getattr(self, name)}")
         super().__post_init__()
 

@@ -34,7 +34,7 @@ class RBF(nn.Module):
     def __post_init__(self) -> None:
         check_layers(self)
         for name, least in (("centres", 1), ("width", 1e-6), ("spread", 0.0)):
-            if isinstance(getattr(self, name), int | float) and getattr(self, name) < least:
+            if isinstance(getattr(self, name), int | float) and not getattr(self, name) >= least:
                 raise ValueError(f"RBF.{name} is at least {least}, got {getattr(self, name)}")
         super().__post_init__()
 

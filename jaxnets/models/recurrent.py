@@ -123,12 +123,7 @@ class RNN(nn.Module):
     """Numbers that stand for a token, learned; nothing where the inputs are numbers already."""
 
     def __post_init__(self) -> None:
-        check_layers(self)
-        if not self.widths:
-            raise ValueError("RNN.widths: a recurrent network has at least one layer, got ()")
-        for name in ("vocabulary", "embedding"):
-            if isinstance(getattr(self, name), int) and getattr(self, name) < 1:
-                raise ValueError(f"RNN.{name} is at least 1, got {getattr(self, name)}")
+        check_layers(self, filled="widths")
         super().__post_init__()
 
     @property

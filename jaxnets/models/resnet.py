@@ -11,6 +11,7 @@ from typing import Any, Literal
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.layers import check_layers
 from jaxnets.ops import blur_pool, conv_general_dilated, dot_general
 
 # Blocks in each of the four stages.
@@ -35,6 +36,7 @@ class ResNet(nn.Module):
     """Output units; None takes as many as the data have classes."""
 
     def __post_init__(self) -> None:
+        check_layers(self)
         if self.depth not in STAGES:
             raise ValueError(f"ResNet depth is one of {', '.join(map(str, STAGES))}, got {self.depth}")
         if self.width < 1 or self.squeeze < 0 or not 0 <= self.stochastic_depth < 1:

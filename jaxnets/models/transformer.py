@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.layers import check_layers
 from jaxnets.ops import dot_general, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.ops.tokens import PAD
@@ -61,16 +62,12 @@ class Transformer(nn.Module):
     """Probability of dropping a number of an embedding or of a branch while training, in [0, 1)."""
 
     def __post_init__(self) -> None:
+        check_layers(self)
         kind = type(self).__name__
-        for name in ("vocabulary", "layers", "decoder_layers", "width", "heads", "hidden", "length"):
-            if (size := getattr(self, name, None)) is not None and size < 1:
-                raise ValueError(f"{kind}.{name} is at least 1, got {size}")
         if self.width % self.heads:
             raise ValueError(f"{kind}.width {self.width} is not divisible by heads {self.heads}; change one")
         if self.positions == "rotary" and (each := self.width // self.heads) % 2:
             raise ValueError(f"{kind}: rotary positions turn pairs of numbers, so width / heads is even, not {each}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"{kind}.dropout is a probability in [0, 1), got {self.dropout}")
         super().__post_init__()
 
     def embed(self, vocabulary: int | None, name: str | None = None) -> "Embedding":

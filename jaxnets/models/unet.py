@@ -56,7 +56,7 @@ class UNet(nn.Module):
     a quarter of the work for 2 (Luhman and Luhman 2022, "Improving diffusion model efficiency through patching")."""
 
     def __post_init__(self) -> None:
-        check_layers(self)
+        check_layers(self, filled="features")
         for name in ("blocks", "groups", "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"UNet.{name} is at least 1, got {getattr(self, name)}")

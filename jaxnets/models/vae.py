@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import check_layers, check_shape
 from jaxnets.ops import dot_general
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "silu": nn.silu}
@@ -37,6 +37,7 @@ class VAE(nn.Module):
 
     def setup(self) -> None:
         """The layers, encoder first."""
+        check_shape(self)
         self.encoder = [nn.Dense(width, dot_general=dot_general) for width in self.widths]
         self.posterior = nn.Dense(2 * self.latent, dot_general=dot_general)
         self.decoder = [nn.Dense(width, dot_general=dot_general) for width in reversed(self.widths)]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.layers import check_layers
 from jaxnets.ops import dot_general, name_axes
 
 
@@ -34,13 +35,9 @@ class ViT(nn.Module):
     """Output units; None takes as many as the data have classes."""
 
     def __post_init__(self) -> None:
-        for name in ("patch", "layers", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ViT.{name} is at least 1, got {getattr(self, name)}")
+        check_layers(self)
         if self.width % self.heads:
             raise ValueError(f"ViT.width {self.width} is not divisible by heads {self.heads}; change one")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"ViT.dropout is a probability in [0, 1), got {self.dropout}")
         super().__post_init__()
 
     @nn.compact

@@ -41,7 +41,7 @@ class VQVAE(nn.Module):
     """Shape of one example, (height, width, channels), divisible by `2 ** stages`; empty takes the data's."""
 
     def __post_init__(self) -> None:
-        check_layers(self)
+        check_layers(self, filled="features")
         super().__post_init__()
 
     def setup(self) -> None:
