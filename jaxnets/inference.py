@@ -183,10 +183,11 @@ def export(arguments: Sequence[str]) -> int:
 
 
 def predict(arguments: Sequence[str]) -> int:
-    """`jaxnets predict RUN FILE [flags]`: predictions for the inputs in an `.npz` (array `inputs`) or `.npy` file."""
+    """`jaxnets predict RUN FILE [flags]`: predictions for the examples in a file (see `data.given.read_given`)."""
     if len(arguments) < 2 or arguments[1].startswith("-"):
         raise UsageError(
-            "`jaxnets predict` takes a run directory and a file of inputs: an .npz with an array `inputs`, or an .npy"
+            "`jaxnets predict` takes a run directory and a file of inputs: an .npz with an array `inputs`, an .npy, a .csv "
+            "for a run on a table, or a .txt for one on lines of text"
         )
     run_dir, source, *flags = arguments
     options = parse(PredictOptions, flags, "jaxnets predict RUN FILE")
@@ -194,13 +195,11 @@ def predict(arguments: Sequence[str]) -> int:
         raise UsageError(f"--output is an .npz file, got {options.output!r}")
     import numpy as np
 
-    from jaxnets.data.download import read_array, read_arrays
+    from jaxnets.data.given import read_given
     from jaxnets.run import open_run
 
-    path = Path(source)
-    inputs = read_arrays(path, ("inputs",))["inputs"] if path.suffix == ".npz" else read_array(path)
     run = open_run(run_dir)
-    outputs = run.outputs(inputs)
+    outputs = run.outputs(read_given(Path(source), run.parts.dataset))
     said = outputs if options.raw else run.parts.task.decide(outputs)
     card = run.parts.dataset.card
     names = card.class_names

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from jaxnets import run_lock
 from jaxnets.assemble import Parts, assemble
 from jaxnets.config import Expected, Experiment, to_data
 from jaxnets.data.dataset import Dataset
+from jaxnets.data.given import check_given
 from jaxnets.environment import check_data
-from jaxnets.errors import DataError, RunDirectoryError, UsageError
+from jaxnets.errors import RunDirectoryError, UsageError
 from jaxnets.installed import versions
 from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.hosts import from_first, is_first, meet
@@ -67,30 +67,7 @@ class Run:
 
         Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`.
         """
-        given = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
-        train = self.parts.dataset.train
-        arrays = {name: np.asarray(given[name]) for name in train if name in given and name != "targets"}
-        if "inputs" not in arrays:
-            raise DataError(
-                f"predict needs the array 'inputs'; the dict holds {', '.join(map(str, given)) or 'nothing'}"
-            )
-        count = len(arrays["inputs"]) if arrays["inputs"].ndim else 0
-        for name, array in arrays.items():
-            expected = train[name].shape[1:]
-            if self.parts.dataset.tokens and name == "inputs" and array.ndim == 2 and array.shape[1]:
-                # Filled up as in training, which a recurrent network notices; longer where the model has room.
-                short = max(0, train[name].shape[1] - array.shape[1])
-                arrays[name] = array = np.pad(array, ((0, 0), (0, short)))
-                expected = array.shape[1:]
-                most = getattr(self.parts.task.model, "length", train[name].shape[1])
-                if array.shape[1] > most:
-                    raise DataError(f"inputs of {array.shape[1]} tokens do not fit the model's length {most}; cut them")
-            if array.shape[1:] != expected or not count or len(array) != count:
-                raise DataError(
-                    f"predict takes {name} of shape [N, {', '.join(map(str, expected))}], as in training; got "
-                    f"{array.shape}. For a single example, add a dim: x[None]"
-                )
-        self.parts.dataset.check_tokens("given", arrays)
+        arrays = check_given(inputs, self.parts.dataset, getattr(self.parts.task.model, "length", None))
         with jax.set_mesh(self.parts.mesh):
             return self.parts.predictor(self.variables, arrays)
 

@@ -359,7 +359,7 @@ def test_predict_says_what_shape_it_wants(experiment, blobs, one_device):
     run = train(replace(experiment, steps=1), dataset=blobs, progress="none")
     with pytest.raises(DataError, match=r"shape \[N, 12\].*got \(12,\)"):
         run.predict(blobs.test["inputs"][0])
-    with pytest.raises(DataError, match=r"got \(0, 12\)"):
+    with pytest.raises(DataError, match=r"at least one example, got inputs of shape \(0, 12\)"):
         run.predict(np.zeros((0, 12)))
 
 

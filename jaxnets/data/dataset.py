@@ -74,6 +74,8 @@ class Dataset:
     """What turned a text into these tokens, and turns tokens into text (`data.tokenizers.Tokenizer`); None without text."""
     tokens: Tokens | None = None
     """What the inputs are made of, where they are tokens filled up with 0 (`class_names` are of the targets)."""
+    columns: Any = None
+    """What makes inputs of the rows of a table (`data.columns.Columns`); None where they come from no such table."""
 
     def __post_init__(self) -> None:
         for split, arrays in (("training", self.train), ("test", self.test)):
@@ -85,20 +87,24 @@ class Dataset:
                 f"{self.name}: shift, flip and cutout are for images [height, width, channels]; inputs have shape {shape}"
             )
         for split, arrays in (("training", self.train), ("test", self.test)):
-            self.check_tokens(split, arrays)
+            self.check_named(split, arrays)
 
-    def check_tokens(self, what: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Raise `DataError` where inputs, or targets that are sequences, hold a token that has no name."""
-        names = {"inputs": self.tokens.names if self.tokens else ()}
-        if self.target_kind == "sequence":
+    def check_named(self, what: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise `DataError` where a token or a label has no name: below 0, or past the last."""
+        text = self.target_kind == "token" and isinstance(self.prepare, TokenIds)
+        names = {"inputs": self.tokens.names if self.tokens else self.class_names if text else ()}
+        if self.target_kind in ("", "class", "token", "sequence"):
             names["targets"] = self.class_names
         for key, known in names.items():
-            if known and key in arrays and not 0 <= arrays[key].min() <= arrays[key].max() < len(known):
-                low, high = int(arrays[key].min()), int(arrays[key].max())
-                raise DataError(
-                    f"{self.name}: the {what} {key} hold tokens from {low} to {high}, but there are {len(known)}, numbered "
-                    f"from 0; give the vocabulary that they were made with, or make them again with this one"
-                )
+            if not known or key not in arrays or 0 <= arrays[key].min() <= arrays[key].max() < len(known):
+                continue
+            kind, remedy = "tokens", "give the vocabulary that they were made with, or make them again with this one"
+            if key == "targets" and self.target_kind in ("", "class"):
+                kind, remedy = "labels", "number them from 0, or name every class in class_names"
+            raise DataError(
+                f"{self.name}: the {what} {key} hold {kind} from {int(arrays[key].min())} to {int(arrays[key].max())}, but "
+                f"there are {len(known)}, numbered from 0; {remedy}"
+            )
 
     @functools.cached_property
     def card(self) -> Card:

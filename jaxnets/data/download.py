@@ -65,16 +65,21 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
     except Exception as error:  # numpy and zipfile raise half a dozen types on damaged bytes
         raise DataError(
             f"{path} cannot be read as .npz ({type(error).__name__}: {error}); it is damaged or of another format. "
-            f"Delete it and fetch it again"
+            f"Make it anew, or delete it and fetch it again"
         ) from error
 
 
 def read_array(path: Path) -> np.ndarray:
     """The array of an `.npy` file; never unpickles, and raises `DataError` for what is none."""
     try:
+        with open(path, "rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise DataError(f"{path} is no .npy file, whatever its name says; write one with numpy.save")
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; check the path") from None
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(
             f"{path} cannot be read as .npy ({type(error).__name__}: {error}); give .npy or .npz"

@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from jaxnets.data.columns import to_numbers
 from jaxnets.data.dataset import Dataset, Source, fit_standardize
 from jaxnets.data.download import Remote, obtain_file
-from jaxnets.data.tables import ASSETS, read_csv, to_numbers
+from jaxnets.data.tables import ASSETS, read_csv
 from jaxnets.errors import DataError, did_you_mean
 
 ETTH1 = "series/ETTh1.csv.gz"

@@ -13,15 +13,13 @@ from typing import Literal
 
 import numpy as np
 
+from jaxnets.data.columns import EMPTY, Column, Columns, to_numbers
 from jaxnets.data.dataset import Dataset, Source, Standardize, from_arrays
 from jaxnets.data.download import Remote, cache_directory, download, locate, read_arrays
 from jaxnets.errors import DataError, did_you_mean
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("iris", "wine")
-MOST_WORDS = 100
-# What tables write where nothing is known.
-EMPTY = ("", "na", "n/a", "nan", "null", "none", "?", "-")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +113,16 @@ class Tabular(Source):
             raise DataError(f"{name}: holdout={self.holdout} of {rows} rows leaves an empty split")
         order = np.random.default_rng(self.split_seed).permutation(rows)
         test, train = order[:count], order[count:]
-        features = [
-            encode_column(name, column, values, train)
-            for column, values in columns.items()
-            if column != self.target and column not in self.ignore
-        ]
-        if not features:
+        learned = Columns(
+            tuple(
+                Column.learn(name, column, values, train)
+                for column, values in columns.items()
+                if column != self.target and column not in self.ignore
+            )
+        )
+        if not learned.columns:
             raise DataError(f"{name} has no column left to predict {self.target!r} from")
-        x = np.concatenate(features, axis=1).astype(np.float32)
+        x = learned.encode(name, columns)
         # The encoder has standardised already, from the training rows.
         dataset = from_arrays(
             x[train],
@@ -132,7 +132,7 @@ class Tabular(Source):
             standardize=False,
             target_name=self.target,
         )
-        return dataclasses.replace(dataset, prepare=Standardize(), source=source)
+        return dataclasses.replace(dataset, prepare=Standardize(), source=source, columns=learned)
 
     def _targets(self, name: str, values: list[str]) -> np.ndarray:
         numbers = to_numbers(values)
@@ -178,24 +178,36 @@ class California(Source):
             partial.write_bytes(content)
             partial.replace(path)
         columns = read_csv(path)
-        # Ratios say more than counts: rooms and people in a district grow with its size, not with its prices.
-        count = {
-            key: np.array([float(v or "nan") for v in columns[key]])
-            for key in ("total_rooms", "total_bedrooms", "population", "households")
-        }
-        columns["rooms_per_household"] = _texts(count["total_rooms"] / count["households"])
-        columns["bedrooms_per_room"] = _texts(count["total_bedrooms"] / count["total_rooms"])
-        columns["people_per_household"] = _texts(count["population"] / count["households"])
         table = Tabular(target="median_house_value", kind="number", split_seed=self.split_seed)
-        return dataclasses.replace(table._from_columns(columns, "california", str(path)), target_name="price in $")
+        made = table._from_columns(with_ratios(columns), "california", str(path))
+        learned = dataclasses.replace(made.columns, derive=with_ratios)
+        return dataclasses.replace(made, target_name="price in $", columns=learned)
+
+
+def with_ratios(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """California's columns and three more: rooms and people in a district grow with its size, not with its prices."""
+    rooms, bedrooms, people, households = (
+        to_numbers(columns[key]) for key in ("total_rooms", "total_bedrooms", "population", "households")
+    )
+    if rooms is None or bedrooms is None or people is None or households is None:
+        raise DataError(
+            "california: rooms, bedrooms, population and households are numbers; correct the cells that are not"
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = {
+            "rooms_per_household": rooms / households,
+            "bedrooms_per_room": bedrooms / rooms,
+            "people_per_household": people / households,
+        }
+    return columns | {name: _texts(values) for name, values in ratios.items()}
 
 
 def _texts(values: np.ndarray) -> list[str]:
     return ["" if np.isnan(v) else repr(float(v)) for v in values]
 
 
-def read_csv(path: Path) -> dict[str, list[str]]:
-    """Columns of text by header name; raises `DataError` on damage, a missing header or a ragged row."""
+def read_csv(path: Path, *, least: int = 2) -> dict[str, list[str]]:
+    """Columns of text by header name; raises `DataError` on damage, a missing header, a ragged row or fewer than `least`."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -204,8 +216,9 @@ def read_csv(path: Path) -> dict[str, list[str]]:
         raise DataError(f"{path} cannot be read as CSV ({type(error).__name__}: {error})") from error
     while rows and not rows[-1]:
         rows.pop()
-    if len(rows) < 3:
-        raise DataError(f"{path} has {len(rows)} lines; a header and at least two rows are needed")
+    if len(rows) < 1 + least:
+        rule = "a header and at least two rows are needed" if least > 1 else "a header and at least one row are needed"
+        raise DataError(f"{path} has {len(rows)} lines; {rule}")
     header = [cell.strip() for cell in rows[0]]
     if len(set(header)) != len(header) or "" in header:
         raise DataError(f"{path}: the first line must name every column once, it reads {header}")
@@ -213,33 +226,3 @@ def read_csv(path: Path) -> dict[str, list[str]]:
         if len(row) != len(header):
             raise DataError(f"{path}: line {number} has {len(row)} cells, the header {len(header)}")
     return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
-
-
-def to_numbers(values: list[str]) -> np.ndarray | None:
-    """The column as float64 with NaN for empty cells, or None where a cell is not a number."""
-    try:
-        return np.array([np.nan if v.strip().lower() in EMPTY else float(v) for v in values])
-    except ValueError:
-        return None
-
-
-def encode_column(table: str, column: str, values: list[str], train: np.ndarray) -> np.ndarray:
-    """A column as features `[rows, k]`: one standardised number, or a 0/1 feature for each word of the training rows."""
-    numbers = to_numbers(values)
-    if numbers is None:
-        words = sorted({values[i].strip() for i in train})
-        if len(words) > MOST_WORDS:
-            raise DataError(
-                f"{table}: column {column!r} has {len(words)} different words, at most {MOST_WORDS} make sense as "
-                f"features; leave it out with ignore"
-            )
-        column_values = np.array([value.strip() for value in values])
-        return (column_values[:, None] == np.array(words)[None, :]).astype(np.float64)
-    if np.isinf(numbers).any():
-        row = int(np.flatnonzero(np.isinf(numbers))[0]) + 1
-        raise DataError(f"{table}: column {column!r} is infinite in row {row}; remove or fill it")
-    known = numbers[train][~np.isnan(numbers[train])]
-    median = float(np.median(known)) if known.size else 0.0
-    filled = np.where(np.isnan(numbers), median, numbers)
-    mean, std = filled[train].mean(), filled[train].std()
-    return ((filled - mean) / (std if std > 0 else 1.0))[:, None]

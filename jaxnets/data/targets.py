@@ -18,7 +18,7 @@ def check_finite(what: str, array: np.ndarray) -> None:
         place = tuple(int(i) for i in np.argwhere(bad)[0])
         raise DataError(
             f"{what} hold {int(bad.sum())} NaN or infinite values, the first at index {place} ({array[place]}); "
-            f"remove or fill them before training"
+            f"remove or fill them"
         )
 
 

@@ -35,7 +35,7 @@ class ConvLSTM(nn.Module):
 
         `x` is `[B, T, H, W, C]`, or None for a layer without input, which goes on by itself from `state`.
         """
-        h, _ = state
+        h, c = state
         B, H, W, F = h.shape
         window = (self.kernel, self.kernel)
         recurrent = self.param("recurrent", nn.initializers.lecun_normal(), (*window, F, 4 * F)).astype(h.dtype)
@@ -50,17 +50,17 @@ class ConvLSTM(nn.Module):
             )
             fed = conv(frames).reshape(B, steps, H, W, 4 * F).swapaxes(0, 1)
         names = ("peephole_input", "peephole_forget", "peephole_output") if self.peephole else ()
-        peepholes = [self.param(name, nn.initializers.zeros, (H, W, F)).astype(h.dtype)[None] for name in names]
+        peepholes = [self.param(name, nn.initializers.zeros, (H, W, F)).astype(c.dtype)[None] for name in names]
 
         def walk(state: State, fed: Array) -> tuple[State, Array]:
-            h, c = state
+            h, c = state  # the cell in 32 bits or more: what it gains in a step may be too little for 16 to tell
             seen = conv_general_dilated(h, recurrent, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            i, f, g, o = jnp.split(fed + seen, 4, axis=-1)
+            i, f, g, o = jnp.split((fed + seen).astype(c.dtype), 4, axis=-1)
             if peepholes:
                 i, f = i + peepholes[0] * c, f + peepholes[1] * c
             c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
             o = o + peepholes[2] * c if peepholes else o
-            h = nn.sigmoid(o) * jnp.tanh(c)
+            h = (nn.sigmoid(o) * jnp.tanh(c)).astype(h.dtype)
             return (h, c), h
 
         state, states = jax.lax.scan(walk, state, fed)
@@ -110,7 +110,8 @@ class ConvLSTMForecaster(nn.Module):
         for layer, features in enumerate(self.features):
             zero = jnp.zeros((B, H // P, W // P, features), x.dtype)
             reader = ConvLSTM(features, self.kernel, self.peephole, name=f"encoder_{layer}")
-            x, memory = reader(x, (zero, zero), steps=T)
+            cell = zero.astype(jnp.promote_types(x.dtype, jnp.float32))
+            x, memory = reader(x, (zero, cell), steps=T)
             memories.append(memory)
         below, states = None, []
         for layer, (features, memory) in enumerate(zip(self.features, memories, strict=True)):

@@ -27,7 +27,7 @@ GATES = {"simple": 1, "lstm": 4, "gru": 3}
 def simple_cell(x: Array, state: State, kernel: Array) -> State:
     """Elman's cell (1990): `h' = tanh(W x + U h + b)`; `x` is `W x + b`, `[B, F]`."""
     (h,) = state
-    return (jnp.tanh(x + h @ kernel),)
+    return (jnp.tanh(x + h.astype(kernel.dtype) @ kernel),)
 
 
 def lstm_cell(x: Array, state: State, kernel: Array) -> State:
@@ -37,7 +37,7 @@ def lstm_cell(x: Array, state: State, kernel: Array) -> State:
     `c' = sigmoid(f) c + sigmoid(i) tanh(g)` and `h' = sigmoid(o) tanh(c')`.
     """
     h, c = state
-    i, f, g, o = jnp.split(x + h @ kernel, 4, axis=-1)
+    i, f, g, o = jnp.split(x + h.astype(kernel.dtype) @ kernel, 4, axis=-1)
     c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
     return nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -51,7 +51,7 @@ def gru_cell(x: Array, state: State, kernel: Array, bias: Array) -> State:
     """
     (h,) = state
     x_gates, x_new = jnp.split(x, [2 * h.shape[-1]], axis=-1)
-    h_gates, h_new = jnp.split(h @ kernel, [2 * h.shape[-1]], axis=-1)
+    h_gates, h_new = jnp.split(h.astype(kernel.dtype) @ kernel, [2 * h.shape[-1]], axis=-1)
     reset, keep = jnp.split(nn.sigmoid(x_gates + h_gates), 2, axis=-1)
     new = jnp.tanh(x_new + reset * (h_new + bias))
     return (new + keep * (h - new),)
@@ -71,7 +71,8 @@ class Recurrent(nn.Module):
     def __call__(self, x: Array, lengths: Array | None = None, start: State | None = None) -> tuple[Array, State]:
         """What the cells say after every step `[B, T, F]` (0 at steps past `lengths`), and the state the walk ends with.
 
-        The state is one array `[B, F]`, what they said last; LSTM keeps a second one. `start` is the first, None for zeros.
+        The state is one array `[B, F]`, what they said last; LSTM keeps a second one. Both are float32 where `x` is bfloat16.
+        `start` is the first state, None for zeros.
         """
         B, T, _ = x.shape
         gates = GATES[self.cell]
@@ -82,15 +83,17 @@ class Recurrent(nn.Module):
         if self.cell == "gru":
             bias = self.param("candidate_bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
             step = functools.partial(gru_cell, bias=bias[None])
-        state = tuple(a.astype(x.dtype) for a in start or empty_state(self.cell, B, self.width))
+        # What a long memory gains in a step is too little for 16 bits to tell: the state and its gates have 32 or more.
+        exact = jnp.promote_types(x.dtype, jnp.float32)
+        state = tuple(a.astype(exact) for a in start or empty_state(self.cell, B, self.width))
 
         def walk(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
             gate_inputs, here = inputs
-            new = step(gate_inputs, state, kernel)
-            if here is None:
-                return new, new[0]
-            new = tuple(jnp.where(here, after, before) for after, before in zip(new, state, strict=True))
-            return new, jnp.where(here, new[0], 0)
+            new = step(gate_inputs.astype(exact), state, kernel)
+            if here is not None:
+                new = tuple(jnp.where(here, after, before) for after, before in zip(new, state, strict=True))
+            said = new[0].astype(x.dtype)
+            return new, said if here is None else jnp.where(here, said, 0)
 
         here = None if lengths is None else (jnp.arange(T)[:, None] < lengths[None, :])[..., None]
         final, states = jax.lax.scan(walk, state, (x.swapaxes(0, 1), here), reverse=self.reverse)
@@ -121,6 +124,8 @@ class RNN(nn.Module):
     """Tokens there are, where the inputs are tokens `[B, T]`; None takes as many as the data have."""
     embedding: int = 32
     """Numbers that stand for a token, learned; nothing where the inputs are numbers already."""
+    padding: int | None = None
+    """The token that fills up texts at their end, which changes no state; None takes the data's, or none."""
 
     def __post_init__(self) -> None:
         check_layers(self, filled="widths")
@@ -157,6 +162,9 @@ class RNN(nn.Module):
             cache: the states that what came before left (see `empty_cache`); if given, the new ones are returned as well.
         """
         if x.ndim == 2 and self.vocabulary is not None and jnp.issubdtype(x.dtype, jnp.integer):
+            if lengths is None and self.padding is not None:
+                # Up to the last token that is none.
+                lengths = ((x != self.padding) * (1 + jnp.arange(x.shape[1]))[None, :]).max(axis=1)
             x = nn.Embed(self.vocabulary, self.embedding, name="embedding")(x)
         if x.ndim != 3:
             raise ValueError(f"RNN needs sequences [batch, time, features], got {tuple(x.shape)}; add the missing dim")
@@ -172,7 +180,7 @@ class RNN(nn.Module):
                 x, last = x_forward, state[0]
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.answer == "last":
-            x = nn.Dropout(self.dropout, deterministic=not train)(last)
+            x = nn.Dropout(self.dropout, deterministic=not train)(last.astype(x.dtype))
         y = nn.Dense(self.outputs or self.vocabulary or 1, dot_general=dot_general, name="output")(x)
         return y if cache is None else (y, tuple(states))
 

@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.errors import DataError
+from jaxnets.ops.tokens import PAD
 
 
 class Recipe(Protocol):
@@ -158,6 +159,11 @@ def with_outputs(model: nn.Module, needed: int, *, exact: bool, reason: str) -> 
 def with_vocabulary(model: nn.Module, data: str, **needed: int) -> nn.Module:
     """The model with its vocabularies filled in, by field, or an error where one given is too small for the data."""
     own: Any = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.name in needed}
+    if not own:
+        raise DataError(
+            f"the inputs of {data!r} are tokens, which {type(model).__name__} would take for quantities; use a model that "
+            f"embeds them (TransformerEncoder, RNN, or one of yours with a field `vocabulary`)"
+        )
     for field, given in own.items():
         if given is not None and given < needed[field]:
             raise DataError(
@@ -166,3 +172,9 @@ def with_vocabulary(model: nn.Module, data: str, **needed: int) -> nn.Module:
             )
     filled: Any = {field: given or needed[field] for field, given in own.items()}
     return model.clone(**filled)
+
+
+def with_padding(model: nn.Module) -> nn.Module:
+    """The model told which token fills up texts, where it has a field for it."""
+    fields: Any = {field.name for field in dataclasses.fields(model)}
+    return model.clone(padding=PAD) if "padding" in fields and model.padding is None else model

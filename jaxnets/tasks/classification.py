@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
 from jaxnets.errors import DataError
-from jaxnets.tasks.base import Task, check_kind, with_outputs, with_vocabulary
+from jaxnets.tasks.base import Task, check_kind, with_outputs, with_padding, with_vocabulary
 from jaxnets.tasks.losses import cross_entropy
 
 
@@ -39,7 +39,7 @@ class Classification(Task):
         reason = f"the labels of {card.name!r} run from 0 to {count - 1} (out of range for the model)"
         model = with_outputs(self.model, count, exact=False, reason=reason)
         if card.tokens:
-            model = with_vocabulary(model, card.name, vocabulary=len(card.tokens.names))
+            model = with_padding(with_vocabulary(model, card.name, vocabulary=len(card.tokens.names)))
         return dataclasses.replace(self, model=model)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
