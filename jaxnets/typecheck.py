@@ -26,7 +26,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     # Any other class, a task's or a model's base, say. (Protocols and stand-ins are not classes to ask about.)
-    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
+    if isinstance(hint, type) and hint is not Any and not getattr(hint, "_is_protocol", False):
         return isinstance(value, hint)
     return True
 

@@ -229,6 +229,10 @@ def test_what_contradicts_is_named(experiment, ring, pictures, one_device):
         )
     with pytest.raises(ValueError, match="critic_steps is at least 1"):
         small_game(critic_steps=0)
+    with pytest.raises(ValueError, match=r"DCGANCritic with norm 'batch' judges it by the others.*set critic\.norm"):
+        dataclasses.replace(dcgan(), critic=DCGANCritic(norm="batch"), penalty=10.0)
+    with pytest.raises(ValueError, match="penalty is a number, got nan"):
+        small_game(penalty=float("nan"))
     with pytest.raises(ValueError, match="needs images"):
         jax.eval_shape(lambda: DCGANCritic().init(jax.random.key(0), jnp.zeros((1, 4))))
 

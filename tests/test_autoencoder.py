@@ -196,6 +196,17 @@ def test_evaluation_noise_depends_on_the_example_alone(pictures):
     assert len(np.unique(keys, axis=0)) == len(np.unique(x, axis=0))
 
 
+def test_examples_that_differ_have_noise_of_their_own():
+    # White pixels on black: words that differ in few bits, in few places. By chance .003 of the 5,000 would share a key.
+    rng = np.random.default_rng(0)
+    images = np.zeros((5000, 784), np.float32)
+    np.put_along_axis(images, rng.integers(0, 784, (5000, 2)), 1.0, axis=1)
+    grid = np.stack(np.meshgrid(*[np.arange(100.0, dtype=np.float32)] * 2), -1).reshape(-1, 2)
+    for x in (images, grid, -grid):
+        keys = jax.random.key_data(content_keys(jax.random.key(0), jnp.asarray(x)))
+        assert len(np.unique(keys, axis=0)) == len(np.unique(x, axis=0))
+
+
 def test_samples_are_a_pure_function_of_the_key():
     task = Variational(model=VAE(widths=(8,), latent=2, shape=(4, 3)))
     variables = task.init(jax.random.key(0), {"inputs": jnp.zeros((1, 4, 3))})
@@ -216,6 +227,13 @@ def test_the_nearest_code_is_chosen_and_the_gradient_passes_straight_through():
     distance = ((np.asarray(said.encoded)[..., None, :] - book) ** 2).sum(-1)
     np.testing.assert_array_equal(said.indices, distance.argmin(-1))
     np.testing.assert_array_equal(said.chosen, book[distance.argmin(-1)])
+
+    # Codes that 16 bits cannot hold apart by their products: compared in 32, the nearest is found all the same.
+    low = jnp.asarray(np.random.default_rng(1).normal(3, 0.3, book.shape), jnp.bfloat16)
+    near = np.asarray(low, np.float32)[np.arange(4) % len(low)].reshape(1, 2, 2, -1)
+    within = {"params": {**variables["params"], "book": low}}
+    found = model.apply(within, jnp.asarray(near, jnp.bfloat16), method="nearest")
+    np.testing.assert_array_equal(np.ravel(found), np.arange(4) % len(low))
 
     def decoded(codes):
         return model.apply(variables, codes, method="decode").sum()

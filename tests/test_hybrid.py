@@ -72,7 +72,7 @@ def test_the_recurrence_and_its_gradient_are_those_of_the_loop(steps, started, m
 
 
 def test_gates_and_inputs_of_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"of one shape, got \(2, 3, 4\) and \(2, 3, 5\)"):
+    with pytest.raises(ValueError, match=r"of one shape with at least one step, got \(2, 3, 4\) and \(2, 3, 5\)"):
         linear_recurrence(jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 5)))
 
 

@@ -235,6 +235,19 @@ def test_too_many_tokens_or_none_are_refused():
         generate(model, variables, tokens, 6, key=key)
     with pytest.raises(ValueError, match="at least one position"):
         generate(model, variables, tokens[:, :0], 3, key=key)
+    size = model.vocabulary
+    for wrong in (size, -1):
+        with pytest.raises(
+            ValueError, match=rf"a prompt has tokens from .*{wrong}.*LanguageModel.vocabulary is {size}"
+        ):
+            generate(model, variables, [[1, wrong]], 3, key=key)
+    with pytest.raises(ValueError, match=r"whole numbers \[batch, positions\].*got float64\[1, 2\]"):
+        generate(model, variables, [[1.0, 2.5]], 3, key=key)
+    with pytest.raises(ValueError, match="LanguageModel.vocabulary is not set"):
+        generate(model.clone(vocabulary=None), variables, [[1]], 3, key=key)
+    cache = model.apply(variables, tokens[:, :3], cache=model.empty_cache(2, 4))[1]
+    with pytest.raises(ValueError, match="2 tokens do not fit a cache that holds 3 of 4"):
+        model.apply(variables, tokens[:, 3:5], cache=cache)
 
 
 # --- positions
@@ -302,9 +315,29 @@ def test_sampling_keeps_to_its_rules():
     assert drawn(top_p=1e-6)[0] == 1
     assert drawn(temperature=0)[0] == 1
     assert drawn(temperature=0.1)[0] > 0.98
+    # The logits over so little would be infinite; their differences decide all the same.
+    assert drawn(temperature=1e-6)[0] == 1
 
 
-@pytest.mark.parametrize("rules", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_equal_logits_do_not_let_more_tokens_in_than_asked_for():
+    keys = jax.random.split(jax.random.key(0), 500)
+    for rules, wanted in (({"top_k": 1}, 1), ({"top_k": 2}, 2), ({"top_p": 0.3}, 2), ({"top_k": 4, "top_p": 0.5}, 2)):
+        choose = jax.vmap(lambda key, rules=rules: Sampling(**rules).choose(jnp.zeros((1, 6)), key)[0])
+        assert set(np.unique(choose(keys))) == set(range(wanted)), rules
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"temperature": -1.0},
+        {"temperature": 1e-9},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_k": 2.5},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ],
+)
 def test_bad_rules_are_refused(rules):
     with pytest.raises(ValueError, match=next(iter(rules))):
         Sampling(**rules)

@@ -13,6 +13,7 @@ from jaxnets.data import AddingProblem, LogicGate, MovingDigits, TwoSpirals, fro
 from jaxnets.errors import DataError
 from jaxnets.models import MLP, RBF, RCNN, RNN, ConvLSTMForecaster, Perceptron, Sampling, generate
 from jaxnets.models.rcnn import response_norm
+from jaxnets.models.recurrent import Recurrent
 from jaxnets.optim import SGD, Constant
 from jaxnets.tasks import Adaline, NextFrame, PerceptronRule
 from jaxnets.training.loop import fit
@@ -131,6 +132,22 @@ def test_cells_equal_a_numpy_reference_forward_and_gradient(cell):
             leaf[index] = kept
             difference = (slopes[0] - slopes[1]) / 2e-6
             assert float(gradient[index]) == pytest.approx(difference, abs=1e-5 * scale, rel=1e-5), (path, index)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_long_memory_outlives_bfloat16(cell):
+    """A cell that gains a thousandth in each step: rounded to 16 bits, it would stand still."""
+    layer = Recurrent(cell, 1)
+    x = jnp.ones((1, 400, 1))
+    p = jax.tree.map(jnp.zeros_like, dict(layer.init(jax.random.key(0), x)["params"]))
+    bias = [-5.0, 9.0, 1.0, 5.0] if cell == "lstm" else [0.0, 6.5, 1.0]
+    p["input"] = {**p["input"], "bias": jnp.array(bias)}
+    exact, _ = layer.apply({"params": p}, x)
+    low, final = layer.apply({"params": jax.tree.map(lambda a: a.astype(jnp.bfloat16), p)}, x.astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    assert {a.dtype for a in final} == {jnp.dtype(jnp.float32)}
+    # The weights' own rounding is within a hundredth.
+    np.testing.assert_allclose(np.asarray(low, np.float32)[0, ::40], exact[0, ::40], rtol=0.02)
 
 
 def test_stacked_layers_in_both_directions_equal_a_numpy_reference():
@@ -442,6 +459,33 @@ def test_the_perceptron_rule_converges_within_novikoffs_bound(experiment, one_de
     # The rule, by hand: every update adds +-row to weights that began at 0.
     assert 0 < values["updates"] <= values["bound"]
     assert values["updates"] >= np.abs(w[2])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_convergence_is_not_claimed_of_a_run_that_left_an_example_out(experiment, one_device, seed):
+    # Two equal points of different classes: nothing separates them, and between epochs they may be far apart.
+    x = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(int)
+    x[1], y[1] = x[0], 1 - y[0]
+    dataset = from_arrays(x, y, test=(x, y), standardize=False)
+    task = PerceptronRule(model=Perceptron())
+    claimed = []
+    for steps in range(10, 160, 10):
+        values = trained(experiment, task, dataset, one_device, batch_size=1, steps=steps, seed=seed)[1]
+        claimed.append(values["converged"])
+    assert not any(claimed)
+    # Where an epoch leaves examples out, nothing can be told.
+    values = trained(experiment, task, dataset, one_device, batch_size=4, steps=20)[1]
+    assert "converged" not in values
+    assert "bound" not in values
+
+
+def test_the_rule_says_what_it_is_for(blobs):
+    with pytest.raises(DataError, match="trains a Perceptron, .* not a MLP; use Classification"):
+        PerceptronRule(model=MLP()).bind(LogicGate(gate="and").open().card)
+    for wrong in ({"rate": -1.0}, {"rate": float("nan")}, {"examples": 0}):
+        with pytest.raises(ValueError, match="rate is above 0 and examples at least 1"):
+            PerceptronRule(model=Perceptron(), **wrong)
 
 
 @pytest.mark.parametrize("gate", ["and", "or", "xor"])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.generation import check_tokens
 from jaxnets.models.transformer import Seq2SeqTransformer
 from jaxnets.ops.tokens import BEGIN, END, PAD
 
@@ -38,7 +39,8 @@ def greedy(model: Seq2SeqTransformer, variables: Any, source: Array, length: int
     Returns:
         `[B, length]` int32.
     """
-    return _greedy(model, variables, jnp.asarray(source, jnp.int32), _checked(model, length))
+    source = check_tokens("a source", source, model, "source_vocabulary")
+    return _greedy(model, variables, source, _checked(model, length))
 
 
 def beam_search(
@@ -62,7 +64,8 @@ def beam_search(
         raise ValueError(f"a beam is at least 1 wide, got {width}")
     if not 0 <= penalty < float("inf"):
         raise ValueError(f"the length penalty is at least 0, got {penalty}")
-    return _beam_search(model, variables, jnp.asarray(source, jnp.int32), _checked(model, length), width, penalty)
+    source = check_tokens("a source", source, model, "source_vocabulary")
+    return _beam_search(model, variables, source, _checked(model, length), width, penalty)
 
 
 def _checked(model: Seq2SeqTransformer, length: int) -> int:

@@ -9,7 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+# Below this the logits over it may be beyond float32.
+LEAST_TEMPERATURE = 1e-6
 
 
 @runtime_checkable
@@ -42,10 +46,12 @@ class Sampling:
     """Choose among the likeliest that together have this probability (nucleus sampling, Holtzman et al. 2020)."""
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature is at least 0, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k is at least 1, or 0 for all; got {self.top_k}")
+        if not (self.temperature == 0 or self.temperature >= LEAST_TEMPERATURE):
+            raise ValueError(
+                f"temperature is 0, which takes the likeliest token, or at least {LEAST_TEMPERATURE}; got {self.temperature}"
+            )
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise ValueError(f"top_k is a whole number of at least 1, or 0 for all; got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is a probability in (0, 1], got {self.top_p}")
 
@@ -53,18 +59,18 @@ class Sampling:
         """Tokens `[B]` int32 from logits `[B, V]`."""
         if self.temperature == 0:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        logits = logits / self.temperature
-        if self.top_k:
-            least = jax.lax.top_k(logits, min(self.top_k, logits.shape[-1]))[0][:, -1:]
-            logits = jnp.where(logits < least, -jnp.inf, logits)
+        logits = (logits - logits.max(axis=-1, keepdims=True)) / self.temperature
+        if not self.top_k and self.top_p == 1:
+            return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+        # Likeliest first; of equal ones that with the lower number.
+        falling, tokens = jax.lax.top_k(logits, min(self.top_k or logits.shape[-1], logits.shape[-1]))
         if self.top_p < 1:
-            falling = jnp.sort(logits, axis=-1)[:, ::-1]
             probability = jax.nn.softmax(falling, axis=-1)
-            # A token stays if those likelier than it do not reach top_p without it; the likeliest always stays.
+            # A token stays if those before it do not reach top_p without it; the likeliest always stays.
             before = jnp.cumsum(probability, axis=-1) - probability
-            least = jnp.min(jnp.where(before < self.top_p, falling, jnp.inf), axis=-1, keepdims=True)
-            logits = jnp.where(logits < least, -jnp.inf, logits)
-        return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+            falling = jnp.where(before < self.top_p, falling, -jnp.inf)
+        place = jax.random.categorical(key, falling, axis=-1)
+        return jnp.take_along_axis(tokens, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
 def generate(
@@ -81,7 +87,7 @@ def generate(
     Args:
         model: with its vocabulary set.
         variables: its parameters.
-        prompt: `[B, P]` int, P at least 1; the same length for all.
+        prompt: `[B, P]` whole numbers, P at least 1; the same length for all.
         count: new tokens; P + count at most the model's length, where it has one.
         key: of all draws; each row of the batch draws for itself.
         sampling: how tokens are chosen.
@@ -90,12 +96,9 @@ def generate(
         `[B, count]` int32. The same bits for the same arguments; compiled once for each shape and choice.
 
     Raises:
-        ValueError: an empty prompt, or more tokens than the model takes.
+        ValueError: an empty prompt, one with tokens outside the vocabulary, or more tokens than the model takes.
     """
-    if prompt.ndim != 2 or prompt.shape[1] < 1:
-        raise ValueError(
-            f"a prompt is tokens [batch, positions] with at least one position, got shape {tuple(prompt.shape)}"
-        )
+    prompt = check_tokens("a prompt", prompt, model, "vocabulary")
     if model.length is not None and prompt.shape[1] + count > model.length:
         raise ValueError(
             f"{prompt.shape[1]} prompt tokens and {count} new ones are more than {type(model).__name__}.length "
@@ -103,7 +106,29 @@ def generate(
         )
     if count < 1:
         raise ValueError(f"count is at least 1, got {count}")
-    return _generate(model, variables, jnp.asarray(prompt, jnp.int32), count, key, sampling or Sampling())
+    return _generate(model, variables, prompt, count, key, sampling or Sampling())
+
+
+def check_tokens(what: str, tokens: Any, model: Any, vocabulary: str) -> Array:
+    """Tokens `[B, S]` as int32; raises `ValueError` unless they are whole numbers below the model's field `vocabulary`.
+
+    What is being traced has no values to look at: there only its shape and dtype are checked.
+    """
+    if not isinstance(tokens, jax.core.Tracer):
+        tokens = np.asarray(tokens)
+    if tokens.ndim != 2 or tokens.shape[1] < 1 or not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(
+            f"{what} is whole numbers [batch, positions] with at least one position, got {tokens.dtype}{list(tokens.shape)}"
+        )
+    kind, size = type(model).__name__, getattr(model, vocabulary, None)
+    if size is None:
+        raise ValueError(f"{kind}.{vocabulary} is not set; a model of a run has it (`run.parts.task.model`)")
+    if isinstance(tokens, np.ndarray) and tokens.size and not 0 <= tokens.min() <= tokens.max() < size:
+        raise ValueError(
+            f"{what} has tokens from {tokens.min()} to {tokens.max()}, but {kind}.{vocabulary} is {size}, numbered from 0; "
+            f"encode the text with the tokenizer of the training"
+        )
+    return jnp.asarray(tokens, jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 5))

@@ -109,11 +109,12 @@ class LanguageModel(nn.Module):
                 f"LanguageModel takes tokens [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
             )
         count, limit = tokens.shape[1], self.length if cache is None else cache["keys"].shape[2]
-        if count > limit:
-            raise ValueError(
-                f"{count} tokens do not fit LanguageModel.length {limit}; cut them, or make the length larger"
-            )
         start = 0 if cache is None else cache["length"]
+        # While the call is traced the cache's length has no value yet; `generate` has counted before.
+        held = 0 if isinstance(start, jax.core.Tracer) else int(start)
+        if held + count > limit:
+            what = "LanguageModel.length" if cache is None else f"a cache that holds {held} of"
+            raise ValueError(f"{count} tokens do not fit {what} {limit}; cut them, or make the length larger")
         embed = nn.Embed(
             self.vocabulary or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding"
         )

@@ -82,9 +82,10 @@ class Transformer(nn.Module):
     def check(self, what: str, tokens: Array) -> None:
         """Raise `ValueError` unless tokens are integers `[B, T]` that the model has positions for."""
         kind = type(self).__name__
-        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        if tokens.ndim != 2 or not tokens.shape[1] or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(
-                f"{kind} takes {what} [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
+                f"{kind} takes {what} [batch, positions] of integers, at least one, got "
+                f"{tokens.dtype}{list(tokens.shape)}"
             )
         if tokens.shape[1] > self.length:
             raise ValueError(

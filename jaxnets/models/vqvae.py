@@ -70,7 +70,8 @@ class VQVAE(nn.Module):
 
     def nearest(self, encoded: Array) -> Array:
         """Number of the nearest code, `[B, h, w]` int32."""
-        book = self.book.astype(encoded.dtype)
+        # Rounded like the codes that will stand there, compared in 32 bits: codes may lie closer than 16 can tell.
+        book, encoded = self.book.astype(encoded.dtype).astype(jnp.float32), encoded.astype(jnp.float32)
         # |e - c|^2 without |e|^2, which is the same for every code.
         distances = (book**2).sum(axis=-1)[None, None, None, :] - 2 * encoded @ book.T
         return jnp.argmin(distances, axis=-1).astype(jnp.int32)

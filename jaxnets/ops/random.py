@@ -29,8 +29,14 @@ def content_keys(key: Array, x: Array) -> Array:
     For evaluations that need noise. Examples that are equal bit for bit share a key.
     """
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(x.shape[0], -1)
-    # Sums of integers are exact in any order; odd factors (Knuth's, stepped) tell the places apart.
-    factors = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(2 * 2654435769 % 2**32) + jnp.uint32(2654435769)
-    mixed = (bits ^ (bits >> 15)) * factors[None, :]
-    digests = (mixed ^ (mixed >> 13)).sum(axis=1, dtype=jnp.uint32)
+    # Each word is mixed with its place, all of it, as images differ in few; then sums of integers are exact in any order.
+    places = _mixed(jnp.arange(bits.shape[1], dtype=jnp.uint32))
+    digests = _mixed(bits ^ places[None, :]).sum(axis=1, dtype=jnp.uint32)
     return jax.vmap(lambda digest: jax.random.fold_in(key, digest))(digests)
+
+
+def _mixed(words: Array) -> Array:
+    """Words of 32 bits, one to one, each bit of the result hanging on all (the finaliser of MurmurHash3, Appleby 2011)."""
+    words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
+    return words ^ (words >> 16)

@@ -28,8 +28,10 @@ def linear_recurrence(
     Returns:
         `[B, T, ...]`, in the dtype of `b`.
     """
-    if a.shape != b.shape or a.ndim < 2:
-        raise ValueError(f"gates and inputs are [batch, time, ...] of one shape, got {a.shape} and {b.shape}")
+    if a.shape != b.shape or a.ndim < 2 or not a.shape[1]:
+        raise ValueError(
+            f"gates and inputs are [batch, time, ...] of one shape with at least one step, got {a.shape} and {b.shape}"
+        )
     if start is not None:
         b = b.at[:, 0].add((a[:, 0] * start).astype(b.dtype))
     walk = method == "sequential" or (method == "auto" and jax.default_backend() == "cpu")

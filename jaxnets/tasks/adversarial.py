@@ -64,6 +64,13 @@ class Adversarial(Task):
         for name, least in (("latent", 1), ("critic_steps", 1), ("penalty", 0), ("classes", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+        if not self.penalty < math.inf:
+            raise ValueError(f"penalty is a number, got {self.penalty}")
+        if self.penalty and getattr(self.critic, "norm", None) == "batch":
+            raise ValueError(
+                f"a penalty on the critic's gradient takes each example by itself, but {type(self.critic).__name__} with norm "
+                f"'batch' judges it by the others (Gulrajani et al. 2017); set critic.norm to 'layer' or 'none'"
+            )
 
     def bind(self, card: Card) -> Self:
         """Give both players their sizes; refuse data that the generator cannot reach."""

@@ -1,6 +1,7 @@
 """The perceptron's own learning rule (Rosenblatt, 1958): no gradient, no optimizer, the same loop."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Mean, Variables
 from jaxnets.errors import DataError
+from jaxnets.models import Perceptron
 from jaxnets.tasks.base import Recipe, with_outputs
 from jaxnets.tasks.classification import Classification
 
@@ -21,15 +23,19 @@ class PerceptronRule(Classification):
     `w <- w + rate * y * x` for a misclassified example with `y` in {-1, +1}, one example after the other in batch order.
     On separable data with margin `g` and `|x| <= R` it errs at most `(R / g)^2` times in all (Novikoff, 1962).
 
-    Beside loss and accuracy an evaluation reports `updates`, the mistakes of the whole training; `converged`, 1 where the
-    last `examples` examples were all right, else 0; and then `bound`, `(R / g)^2` with the margin of the separator found,
-    which `updates` cannot exceed. On data that nothing separates, such as XOR, `converged` stays 0.
+    Beside loss and accuracy an evaluation reports `updates`, the mistakes of the whole training; `converged`, 1 where every
+    training example has been right since the last of them, else 0; and then `bound`, `(R / g)^2` with the margin of the
+    separator found, which `updates` cannot exceed. On data that nothing separates, such as XOR, `converged` stays 0.
     """
 
     rate: float = 1.0
-    """How far a mistake moves the weights; it scales the weights and changes nothing else."""
+    """How far a mistake moves the weights, above 0; it scales the weights and changes nothing else."""
     examples: int | None = None
-    """Examples in a row without a mistake that count as convergence; None takes as many as there are for training."""
+    """Examples that there are for training; None takes the data's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < math.inf or not (self.examples is None or self.examples > 0):
+            raise ValueError(f"rate is above 0 and examples at least 1, got {self.rate} and {self.examples}")
 
     def bind(self, card: Card) -> Self:
         """Give the model its one output; refuse data without exactly two classes."""
@@ -38,13 +44,17 @@ class PerceptronRule(Classification):
                 f"the perceptron rule separates two classes, but {card.name!r} has {len(card.class_names)}; "
                 f"use Classification, or data with two classes"
             )
+        if not isinstance(self.model, Perceptron):
+            raise DataError(
+                f"the perceptron rule trains a Perceptron, whose weights it moves by hand, not a {type(self.model).__name__}; "
+                f"use Classification for that"
+            )
         model = with_outputs(self.model, 1, exact=True, reason="the perceptron rule trains one unit")
-        examples = card.examples["train"] if self.examples is None else self.examples
-        return dataclasses.replace(self, model=model, examples=examples)
+        return dataclasses.replace(self, model=model, examples=self.examples or card.examples["train"])
 
     def init(self, key: Array, batch: Batch) -> Variables:
         """The module's variables, and what the rule keeps account of: its progress."""
-        progress = {name: jnp.zeros((), jnp.float32) for name in ("updates", "streak", "margin", "radius")}
+        progress = {name: jnp.zeros((), jnp.float32) for name in ("updates", "streak", "margin", "radius", "whole")}
         return {**super().init(key, batch), "progress": progress}
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
@@ -72,9 +82,11 @@ class PerceptronRule(Classification):
         progress = variables["progress"]
         account = {
             "updates": progress["updates"],
-            "converged": (progress["streak"] >= (self.examples or 1)) * 1.0,
+            # Each epoch has every example once: so many in a row contain a whole epoch, wherever they begin.
+            "converged": (progress["streak"] >= 2 * (self.examples or 1) - 1) * 1.0,
             "margin": progress["margin"],
             "radius": progress["radius"],
+            "whole": progress["whole"],
         }
         mask = batch["mask"]
         means = {name: Mean.of(jnp.broadcast_to(value, mask.shape), mask) for name, value in account.items()}
@@ -82,8 +94,10 @@ class PerceptronRule(Classification):
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """The numbers measured, with Novikoff's bound where it is known."""
-        kept = {name: value for name, value in values.items() if name not in ("margin", "radius")}
-        if values.get("converged") == 1 and values["margin"] > 0:
+        kept = {name: value for name, value in values.items() if name not in ("margin", "radius", "whole")}
+        if not values.get("whole"):
+            kept.pop("converged", None)
+        if kept.get("converged") == 1 and values["margin"] > 0:
             kept["bound"] = (values["radius"] / values["margin"]) ** 2
         return kept
 
@@ -115,7 +129,8 @@ class PerceptronRule(Classification):
             start = (state.params, state.model_state["progress"])
             (params, progress), moved = jax.lax.scan(correct, start, examples)
             metrics = {**aux.metrics, "mistakes": Mean.of(moved * 1.0, batch["mask"])}
-            model_state = {**state.model_state, "progress": progress}
+            whole = jnp.asarray((self.examples or 1) % len(batch["mask"]) == 0, jnp.float32)
+            model_state = {**state.model_state, "progress": {**progress, "whole": whole}}
             return dataclasses.replace(state, step=state.step + 1, params=params, model_state=model_state), metrics
 
         return step
@@ -128,7 +143,7 @@ def _account(progress: Any, neuron: Any, x: Array, potential: Array, wrong: Arra
     # The weights stand still as long as nothing goes wrong, so the distances since then are to one and the same line.
     least = jnp.where(progress["streak"] > 0, jnp.minimum(progress["margin"], distance), distance)
     real = mask > 0
-    return {
+    return progress | {
         "updates": progress["updates"] + (wrong > 0),
         "streak": jnp.where(wrong > 0, 0.0, progress["streak"] + real),
         "margin": jnp.where(wrong > 0, 0.0, jnp.where(real, least, progress["margin"])),
