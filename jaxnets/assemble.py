@@ -11,7 +11,7 @@ from jaxnets.contracts import Batch
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
-from jaxnets.errors import DataError, JaxnetsError, UsageError
+from jaxnets.errors import DataError, JaxnetsError, UsageError, did_you_mean
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
 from jaxnets.parallel.partition import shardings
@@ -95,6 +95,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     batch = batch_spec(dataset, experiment.batch_size)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
+        _check_best(experiment.keep.best, task, abstract, batch)
         step = with_average(task.make_step(recipe), recipe.average)
         placed = shardings(abstract, mesh)
         feed = road(dataset.train, order, transform, place)
@@ -122,6 +123,14 @@ def batch_spec(dataset: Dataset, batch_size: int) -> Batch:
     return {**spec, "mask": jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)}
 
 
+def _check_best(name: str, task: Task, abstract: TrainState, batch: Batch) -> None:
+    """Raise `UsageError` where checkpoints are to be kept by a metric that no evaluation will measure."""
+    if name:
+        measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
+        if name not in measured:
+            raise UsageError(f"keep.best is {name!r}, which is not measured. {did_you_mean(name, measured)}")
+
+
 def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:
     """The state's shapes; a model that cannot take the data says so here, before anything is compiled."""
     try:
@@ -130,8 +139,10 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
         return state
     except JaxnetsError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError) as error:
+        # Whatever a model does with inputs that are not for it; what it says itself of them is a ValueError.
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise DataError(
             f"{type(task.model).__name__} cannot take the inputs of {dataset.name!r}, each of shape "
-            f"{dataset.card.input_shape}: {error}"
+            f"{dataset.card.input_shape}: {said}"
         ) from error

@@ -12,9 +12,11 @@ import importlib
 import json
 import numbers
 import runpy
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from jaxnets.data.dataset import Source
@@ -31,6 +33,8 @@ from jaxnets.typecheck import annotations, fits, in_words
 
 # Where the classes that a saved configuration may name are found.
 BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
+# The name of a configuration file as a module.
+CONFIG_MODULE = "jaxnets_config"
 # Fields that every Linen module has beside its own.
 LINEN_FIELDS = ("parent", "name")
 
@@ -174,7 +178,10 @@ def find(name: str) -> Path:
 def load(name: str) -> Loaded:
     """Read a configuration file (which is Python, and is run) by bare name or path."""
     path = find(name)
-    contents = _guarded(path, lambda: runpy.run_path(str(path), run_name="jaxnets_config"))
+    contents = _guarded(path, lambda: runpy.run_path(str(path), run_name=CONFIG_MODULE))
+    # It stays known under its name: whoever asks for the source of a class in it, as help pages do, finds it.
+    sys.modules[CONFIG_MODULE] = module = ModuleType(CONFIG_MODULE)
+    vars(module).update(contents)
     function = contents.get("config")
     if not callable(function):
         raise UsageError(f"{path} has no function config(); a configuration file defines `def config() -> Experiment`")

@@ -31,6 +31,8 @@ class TextOptions:
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.samples < 1:
             raise ValueError(f"tokens and samples are at least 1, got {self.tokens} and {self.samples}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is at least 0 and below 2^32, got {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)

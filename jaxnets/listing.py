@@ -8,6 +8,7 @@ from rich.table import Table
 
 from jaxnets import declare
 from jaxnets.errors import UsageError
+from jaxnets.report.tables import fitting
 
 COLUMNS = ("configuration", "task", "model", "data", "parameters", "reaches", "takes")
 # On a narrow terminal the model, which task and name hint at, and the time are left out.
@@ -19,9 +20,14 @@ def run(arguments: Sequence[str]) -> int:
     if arguments:
         raise UsageError(f"`jaxnets list` takes no arguments, got {' '.join(arguments)}")
     console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 140)  # a file or a pipe has room
-    columns = COLUMNS if console.width >= 120 else NARROW
+    rows, broken = _configurations()
+    console.print(fitting(console, [_table(rows, columns) for columns in (COLUMNS, NARROW)]))
+    for line in broken:
+        console.print(line, highlight=False, markup=False)
+    return 0
+
+
+def _table(rows: list[dict[str, str]], columns: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(
@@ -30,13 +36,9 @@ def run(arguments: Sequence[str]) -> int:
             no_wrap=True,
             overflow="ellipsis" if column in ("task", "model", "data") else "fold",
         )
-    rows, broken = _configurations()
     for row in rows:
         table.add_row(*(row[column] for column in columns))
-    console.print(table)
-    for line in broken:
-        console.print(line, highlight=False, markup=False)
-    return 0
+    return table
 
 
 def _configurations() -> tuple[list[dict[str, str]], list[str]]:

@@ -30,6 +30,8 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         _check(self.output, samples=self.samples)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is at least 0 and below 2^32, got {self.seed}")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is at least 0, got {self.guidance}")
 
@@ -55,6 +57,8 @@ def _check(output: str, **counts: int) -> None:
             raise ValueError(f"{name} is at least 1, got {count}")
     if output and not output.endswith(".png"):
         raise ValueError(f"--output is a .png file, got {output!r}")
+    if output and not Path(output).absolute().parent.is_dir():
+        raise ValueError(f"--output is in a folder that is not there, {str(Path(output).parent)!r}; make it first")
 
 
 def options_for(task: Any) -> type[ImageOptions | FilmOptions]:

@@ -13,12 +13,12 @@ import numpy as np
 from jaxnets.assemble import Parts, assemble, batch_spec
 from jaxnets.config import Experiment
 from jaxnets.contracts import Batch
+from jaxnets.report.tables import fitting
 from jaxnets.tasks.base import Task
 from jaxnets.training.program import count_flops, flops_of, inner_jaxprs
 from jaxnets.training.step import with_average
 
 # Columns that the whole table needs.
-WIDE = 110
 NUMBER_COLUMNS = ("parameters", "FLOPs", "bytes", "output bytes")
 # So many layers in a row that are alike are shown as one.
 ALIKE = 3
@@ -36,7 +36,7 @@ class Layer:
     parameters: int = 0
     parameter_bytes: int = 0
     output_bytes: int = 0
-    """Of its first call, at every turn of the loop it is in."""
+    """Of its first call, at every turn of the loops around it."""
     flops: float = 0.0
     """Of its matrix products and convolutions over all calls, forward, for the whole batch."""
 
@@ -99,10 +99,9 @@ def summarize(name: str, experiment: Experiment, *, compiled: bool = False) -> N
     parts = assemble(experiment, experiment.data.outline())
     batch = batch_spec(parts.dataset, experiment.batch_size)
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has room
     with jax.set_mesh(parts.mesh):
-        console.print(_table(layers_of(parts.task, batch), wide=console.width >= WIDE))
+        layers = layers_of(parts.task, batch)
+        console.print(fitting(console, (_table(layers, wide=True), _table(layers, wide=False))))
         step = with_average(parts.task.make_step(parts.recipe), parts.recipe.average)
         flops = count_flops(jax.make_jaxpr(step)(parts.abstract, batch).jaxpr)
         console.print(
@@ -224,7 +223,7 @@ def _alike(layers: list[Layer], first: int, other: int, size: int, offset: int) 
 def _describe(result: Any) -> tuple[str, int]:
     """Shapes and bytes of what a module gave."""
     leaves = [leaf for leaf in jax.tree.leaves(result) if hasattr(leaf, "shape")]
-    shown = ", ".join(str(list(leaf.shape)) for leaf in leaves[:2]) + (", ..." if len(leaves) > 2 else "")
+    shown = ", ".join(str(list(leaf.shape)) for leaf in leaves[:1]) + (", ..." if len(leaves) > 1 else "")
     return shown, _nbytes(leaves)
 
 
@@ -252,16 +251,26 @@ def _count_parameters(tree: Any, found: dict[tuple[str, ...], Layer]) -> None:
 
 
 def _count_work(
-    jaxpr: Any, flops: dict[int, float], turns: dict[int, int], *, layer: int = 0, repeats: int = 1
+    jaxpr: Any,
+    flops: dict[int, float],
+    turns: dict[int, int],
+    *,
+    around: tuple[int, ...] = (0,),
+    repeats: int = 1,
 ) -> None:
-    """FLOPs and turns of the loops, by the number in the innermost mark of `layers_of` that an operation stands in."""
+    """FLOPs and turns of the loops, by the numbers in the marks of `layers_of` that an operation stands in.
+
+    FLOPs are the innermost module's. A module turns as often as the loops around it, not as those within it: what stands in a
+    loop of its own says nothing. `around` are the modules that the loops around these operations stand in.
+    """
     for equation in jaxpr.eqns:
-        marks = re.findall(r"layer@([0-9]+)", str(equation.source_info.name_stack))
-        here = int(marks[-1]) if marks else layer
-        flops[here] += repeats * flops_of(equation)
-        turns[here] = max(repeats, turns.get(here, 1))
+        own = tuple(int(mark) for mark in re.findall(r"layer@([0-9]+)", str(equation.source_info.name_stack)))
+        flops[(*around, *own)[-1]] += repeats * flops_of(equation)
+        for number in own:
+            if number not in around:
+                turns[number] = max(repeats, turns.get(number, 1))
         for count, inner in inner_jaxprs(equation):
-            _count_work(inner, flops, turns, layer=here, repeats=repeats * count)
+            _count_work(inner, flops, turns, around=(*around, *own), repeats=repeats * count)
 
 
 def _nbytes(tree: Any) -> int:

@@ -27,6 +27,9 @@ def test_a_model_added_as_the_page_says_trains_and_passes_its_test(tmp_path):
     )
     (tmp_path / "highway_digits.py").write_text(configuration)
     (tmp_path / "test_highway.py").write_text(test)
+    told = run_cli("train", "highway_digits.py", "--help", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "--task.model.width INT" in told.stdout
     done = run_cli("train", "highway_digits.py", "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "accuracy ≥ 0.93 with the configuration as shipped: reached" in " ".join(done.stdout.split())

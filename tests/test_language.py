@@ -466,6 +466,7 @@ def test_generate_and_predict_from_a_run_directory(rhyme, tmp_path):
         (("--prompt", "€"), 1, "none of them"),
         (("--tokens", 64), 2, "ask for fewer"),
         (("--tokens", 0), 2, "at least 1"),
+        (("--seed", 2**32), 2, "seed is at least 0 and below 2^32, got 4294967296"),
         (("--top-p", 0), 2, "top_p is a probability"),
     ):
         wrong = run_here("generate", "run", *arguments, cwd=tmp_path)

@@ -102,7 +102,6 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_written(
     train(Experiment(task=task, data=Ring(), **QUICK), run_dir=tmp_path / "ring", progress="none")
     for arguments, message in (
         ([str(tmp_path / "ring")], "has shape [2], which is no image"),
-        ([str(makes_digits), "--output", str(tmp_path / "no" / "a.png")], "cannot write"),
         ([str(makes_digits), "--label", "3"], "for a model that is told labels"),
         ([str(makes_digits), "--guidance", "3"], "for a diffusion that is told labels"),
         ([str(told_labels[0]), "--label", "ten"], "there is no class 'ten'. Choose from: 0, 1"),
@@ -112,6 +111,9 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_written(
             generate(arguments)
     for flags, words in (
         (["--samples", "0"], "samples is at least 1, got 0"),
+        (["--seed", "-1"], "seed is at least 0 and below 2^32, got -1"),
+        (["--seed", "99999999999999999999"], "below 2^32"),
+        (["--output", str(tmp_path / "no" / "a.png")], "in a folder that is not there"),
         (["--frames", "3"], "--frames"),
         (["--guidance", "-1"], "guidance is at least 0, got -1"),
         (["--output", "made.jpg"], "--output is a .png file"),

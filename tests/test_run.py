@@ -17,7 +17,7 @@ from jaxnets.config import Experiment
 from jaxnets.data import Augment, InMemory, from_arrays
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.errors import DataError, NonFiniteError, RunDirectoryError, UsageError
-from jaxnets.models import CNN, MLP, Perceptron
+from jaxnets.models import CNN, GCN, MLP, Perceptron, Seq2SeqTransformer
 from jaxnets.optim import EMA, SGD, Adam, WarmupCosine
 from jaxnets.parallel import MeshShape
 from jaxnets.report.history import History
@@ -369,3 +369,27 @@ def test_panels_that_are_left_over_stay_empty_of_frames(experiment, blobs, one_d
     assert len(shown) == 3
     record = {"step": 1, "split": "train", "loss": 1.0, "accuracy": 0.5, "mae": 1.0, "gradient_norm": 1.0}
     assert sum(axis.get_visible() for axis in History((record,)).plot().axes) == 4
+
+
+def test_a_metric_that_will_not_be_measured_is_named_before_anything_is_trained(
+    experiment, blobs, one_device, tmp_path
+):
+    wrong = replace(experiment, keep=Keep(best="acuracy"))
+    with pytest.raises(UsageError, match=r"keep.best is 'acuracy', which is not measured. Did you mean 'accuracy'"):
+        train(wrong, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            Classification(model=Seq2SeqTransformer()),
+            "Seq2SeqTransformer cannot take the inputs of 'blobs'.*AttributeError",
+        ),
+        (Classification(model=GCN()), "GCN cannot take the inputs.*takes a Graph"),
+    ],
+)
+def test_a_model_for_other_inputs_is_a_data_error(experiment, blobs, one_device, task, message):
+    with pytest.raises(DataError, match=message):
+        train(replace(experiment, task=task), dataset=blobs, mesh=one_device, progress="none")

@@ -113,6 +113,9 @@ def test_a_recurrent_cell_counts_every_step():
     assert sum(layer.parameters for layer in found) == parameters_of(task, spec)
     flops = sum(layer.flops for layer in found)
     assert flops == pytest.approx(2 * 16 * 7 * (2 * 36 + 12 * 36) + 2 * 16 * 12, rel=0.05)
+    # The loop is inside it: it is called, and answers, once.
+    layer = next(layer for layer in found if layer.kind == "Recurrent")
+    assert layer.output_bytes == 4 * (16 * 7 * 12 + 16 * 12)
 
 
 @pytest.mark.parametrize("name", sorted(config.available()))
@@ -156,6 +159,10 @@ def test_the_list_has_size_and_score_and_is_quick(tmp_path):
     began = time.perf_counter()
     done = run_cli("list", cwd=tmp_path, env={"COLUMNS": "140"})
     assert time.perf_counter() - began < 10  # under load; 0.5 s otherwise
+    narrow = run_cli("list", cwd=tmp_path, env={"COLUMNS": "60"})  # a pipe, which has room all the same
+    assert narrow.stdout == done.stdout
+    assert re.search(r"llama_1b .* 1,235,814,400 +not run", done.stdout)
+    assert re.search(r"ring_gan .* modes ≥ 7 +1.5 min, 2 CPU cores", done.stdout)
     line = next(line for line in done.stdout.splitlines() if "gpt2_124m" in line)
     assert line.split()[:5] == ["gpt2_124m", "NextToken", "LanguageModel", "GPT2Tokens", "124,439,808"]
     for path in (ROOT / "configs").glob("*.py"):

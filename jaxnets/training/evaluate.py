@@ -53,7 +53,7 @@ class Evaluator:
         return self._task.metrics({**variables, "params": self._precision.params(variables["params"])}, batch)
 
     def metrics(self, variables: Variables, *, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """The task's final numbers over the whole split, and `examples`, how many were counted.
+        """The task's final numbers over the whole split, and `examples`: how many (tokens, nodes) the headline is a mean of.
 
         `poll` is called before each batch; what it raises ends the evaluation.
         """
@@ -65,12 +65,13 @@ class Evaluator:
             if len(running) > AHEAD:
                 read.append(jax.device_get(running.popleft()))
         read += jax.device_get(list(running))
-        values, counted = {}, 0.0
+        values, counted = {}, {}
         for name in read[0]:
             total = sum(float(batch[name].sum) for batch in read)
-            counted = sum(float(batch[name].weight) for batch in read)
-            values[name] = total / counted if counted else float("nan")
-        return {**self._task.derive(values), "examples": counted}
+            counted[name] = sum(float(batch[name].weight) for batch in read)
+            values[name] = total / counted[name] if counted[name] else float("nan")
+        by = self._task.headline if self._task.headline in counted else next(iter(counted))
+        return {**self._task.derive(values), "examples": counted[by]}
 
 
 class Predictor:

@@ -1,0 +1,17 @@
+"""Tables on the console that are never cut in the middle of a number."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+
+def fitting(console: Console, tables: Sequence[Table]) -> Table:
+    """The first of some tables, widest first, that a terminal has room for, else the last; a file or a pipe has any room."""
+    endless = console.options.update(max_width=10_000)
+    widths = [Measurement.get(console, endless, table).maximum for table in tables]
+    if not console.is_terminal:
+        console.width = max(console.width, widths[0])
+    room = console.width
+    return next((table for table, width in zip(tables, widths, strict=True) if width <= room), tables[-1])
