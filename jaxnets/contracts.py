@@ -36,7 +36,8 @@ class Mean:
     def of(cls, values: Array, mask: Array) -> "Mean":
         """The mean of `values` `[B, ...]` over the examples whose `mask` `[B]` is not 0 (a weight, usually 0 or 1)."""
         per_example = values.astype(jnp.float32).reshape(values.shape[0], -1).mean(axis=-1)
-        # A masked row may hold anything, NaN included; multiplying by 0 would let it through.
+        # The value of a masked row may be anything, NaN included; multiplying by 0 would let it through. (Its gradient may
+        # not be: rows that fill up a batch repeat real ones.)
         kept = jnp.where(mask > 0, per_example * mask, 0.0)
         return cls(kept.sum(), mask.astype(jnp.float32).sum())
 

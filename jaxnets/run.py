@@ -119,6 +119,7 @@ def train(
         require_determinism()  # before anything starts the devices
     console = make_console(progress if is_first() else "none")
     _check_can_go_back(experiment, run_dir)
+    _check_warm_start(experiment, run_dir)
     stopping = Stopping()
     with contextlib.ExitStack() as stack:
         if run_dir is not None:
@@ -166,6 +167,15 @@ def _check_can_go_back(experiment: Experiment, run_dir: Any) -> None:
     if run_dir is None and (experiment.guard.spike or experiment.on_nonfinite == "rollback"):
         raise UsageError(
             "going back needs checkpoints: give a run_dir, or set guard.spike=0 and on_nonfinite='halt' or 'skip'"
+        )
+
+
+def _check_warm_start(experiment: Experiment, run_dir: Any) -> None:
+    """The run to begin from is there; one that has begun needs it no more."""
+    begun = run_dir is not None and (Path(run_dir) / "checkpoints").is_dir()
+    if experiment.warm_start.active and not begun and not Path(experiment.warm_start.run).is_dir():
+        raise UsageError(
+            f"warm_start.run is {experiment.warm_start.run!r}, and there is no such folder; check the path"
         )
 
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli
+from conftest import ROOT, run_cli, run_here
 
 FAST = ("--steps", 30, "--eval-every", 15, "--save-every", 10, "--task.model.features", 8, 8, "--task.model.dense", 16)
 
@@ -103,6 +103,31 @@ def test_help_and_lists_do_not_import_jax(tmp_path, arguments):
     if arguments == ("list",):
         for path in (ROOT / "configs").glob("*.py"):
             assert path.stem in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("evaluate", "--help"), "It has no flags."),
+        (("evaluate", "RUN", "--help"), "jaxnets evaluate RUN_DIRECTORY"),
+        (("predict", "--help"), ".csv   rows of a table"),
+        (("predict", "RUN", "--help"), "--raw gives the model's own outputs"),
+        (("generate", "-h"), "--prompt --beam"),
+        (("export", "RUN", "--help"), "Leaves a trained language model"),
+    ],
+)
+def test_each_command_explains_itself(arguments, part, tmp_path):
+    said = run_here(*arguments, cwd=tmp_path)
+    assert said.returncode == 0
+    assert part in said.stdout
+
+
+def test_a_platform_that_is_none_is_one_message(tmp_path):
+    done = run_cli("train", "digits_softmax", "--steps", 1, cwd=tmp_path, env={"JAX_PLATFORMS": "abacus"})
+    assert done.returncode == 1
+    assert "abacus" in done.stderr
+    assert "check JAX_PLATFORMS" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_configuration_may_compute_and_import_what_it_likes(tmp_path):

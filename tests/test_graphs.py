@@ -255,6 +255,15 @@ def test_the_karate_club_splits_as_it_did(one_device):
     assert shown[0].counts.sum() == 32
 
 
+def test_graphs_without_edges_beside_them_are_named():
+    with pytest.raises(
+        DataError, match=r"graphs, graph 0: give a pair, \(features \[n, F\], edges \[e, 2\]\), got ndarray"
+    ):
+        from_graphs([np.ones((3, 2))] * 5, np.arange(5))
+    with pytest.raises(DataError, match="graph 0: nodes or edges make no array"):
+        from_graphs([(np.ones((3, 2)), [[0, 1], [2]])] * 5, np.arange(5))
+
+
 def test_whole_graphs_are_spread_over_devices_and_predicted(one_device):
     data = Rings(graphs=50).open()
     # Adam, or a norm over nodes that are all alike, would magnify the rounding of a gradient that is nearly 0.

@@ -156,6 +156,9 @@ def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
         ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rescaled"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "ours is full_attention only"),
+        ("qwen3", {"layer_types": 5}, "layer_types are 5"),
+        ("gpt2", {"n_layer": None}, "n_layer is null, expected a positive number"),
+        ("gpt2", {"vocab_size": None}, "vocab_size is null"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is"),
         ("llama", {"model_type": "mamba"}, "is of a 'mamba'; what can be read are gpt2, llama"),
         ("llama", {"model_type": ["llama"]}, "what can be read are"),
@@ -168,7 +171,6 @@ def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
         ("llama", {"intermediate_size": 41}, r"shapes that differ: params/block_0/down/kernel: \(40, 24\) there, \(41, 24\)"),
         ("llama", {"hidden_size": 2**30, "intermediate_size": 2**30, "vocab_size": 2**30}, "shapes that differ|no model has"),
         ("llama", dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"), 2**30), "differ|no model"),
-        ("llama", {"vocab_size": None}, "not fit|shapes that differ"),
     ],
 )  # fmt: skip
 def test_configurations_that_ours_is_not_are_refused(kind, changes, message, tmp_path):
@@ -177,6 +179,17 @@ def test_configurations_that_ours_is_not_are_refused(kind, changes, message, tmp
     path = tmp_path / "x" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(DataError, match=message):
+        language_model_from(tmp_path / "x")
+
+
+@pytest.mark.parametrize("shape", [(24, 71), ()])
+def test_arrays_that_do_not_come_apart_are_named(shape, tmp_path):
+    model, variables = made("gpt2")
+    export_language_model(model, variables, tmp_path / "x")
+    arrays = {**read_safetensors(tmp_path / "x" / "model.safetensors")}
+    name = next(name for name in arrays if name.endswith("h.0.attn.c_attn.weight"))
+    write_safetensors(tmp_path / "x" / "model.safetensors", {**arrays, name: np.zeros(shape, np.float32)})
+    with pytest.raises(DataError, match=r"h\.0\.attn\.c_attn\.weight of shape .* holds 3 arrays side by side"):
         language_model_from(tmp_path / "x")
 
 

@@ -24,6 +24,7 @@ from jaxnets.report.history import History
 from jaxnets.run import open_run, train
 from jaxnets.tasks import Classification, PerceptronRule
 from jaxnets.training.retention import Keep
+from jaxnets.training.warm_start import WarmStart
 
 TIMED = ("examples_per_second",)
 
@@ -387,9 +388,17 @@ def test_a_metric_that_will_not_be_measured_is_named_before_anything_is_trained(
             Classification(model=Seq2SeqTransformer()),
             "Seq2SeqTransformer cannot take the inputs of 'blobs'.*AttributeError",
         ),
-        (Classification(model=GCN()), "GCN cannot take the inputs.*takes a Graph"),
+        (Classification(model=GCN()), "GCN cannot take the inputs.*takes a Graph, not an array"),
+        (Classification(model=CNN()), r"CNN needs images .*got \(.*12\); reshape them, or use MLP"),
     ],
 )
 def test_a_model_for_other_inputs_is_a_data_error(experiment, blobs, one_device, task, message):
     with pytest.raises(DataError, match=message):
         train(replace(experiment, task=task), dataset=blobs, mesh=one_device, progress="none")
+
+
+def test_a_run_to_begin_from_is_there_before_anything_is_made(experiment, blobs, one_device, tmp_path):
+    wrong = replace(experiment, warm_start=WarmStart(run=str(tmp_path / "nosuch")))
+    with pytest.raises(UsageError, match=r"warm_start.run is '.*nosuch', and there is no such folder"):
+        train(wrong, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
+    assert not (tmp_path / "run").exists()

@@ -281,7 +281,10 @@ def _check_lengths(name: str, x: np.ndarray, y: np.ndarray) -> None:
 def _hold_out(name: str, x: np.ndarray, y: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, ...]:
     count = round(len(x) * share) if 0 < share < 1 else 0
     if not 0 < count < len(x):
-        raise DataError(f"{name}: holdout={share} of {len(x)} examples leaves an empty split; choose a share in (0, 1)")
+        raise DataError(
+            f"{name}: holdout={share} of {len(x)} examples leaves an empty split; give more "
+            f"examples, another share in (0, 1), or a test split of your own"
+        )
     order = np.random.default_rng(seed).permutation(len(x))
     kept, held = order[count:], order[:count]
     return x[kept], y[kept], x[held], y[held]

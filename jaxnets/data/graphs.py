@@ -44,6 +44,11 @@ def pad_graphs(graphs: Sequence[tuple[Any, Any]], *, name: str = "graphs", undir
     """
     if not len(graphs):
         raise DataError(f"{name}: there are no graphs; give at least one")
+    for i, graph in enumerate(graphs):
+        if not isinstance(graph, tuple | list) or len(graph) != 2:
+            raise DataError(
+                f"{name}, graph {i}: give a pair, (features [n, F], edges [e, 2]), got {type(graph).__name__}"
+            )
     checked = [_check_graph(f"{name}, graph {i}", *graph, undirected=undirected) for i, graph in enumerate(graphs)]
     width = checked[0][0].shape[1]
     for i, (nodes, _) in enumerate(checked):
@@ -157,7 +162,10 @@ def from_graph(
 
 def _check_graph(name: str, nodes: Any, edges: Any, *, undirected: bool) -> tuple[np.ndarray, np.ndarray]:
     """Features `[n, F]` float32 and directed edges `[e, 2]` int32 of one graph."""
-    nodes, edges = np.asarray(nodes), np.asarray(edges)
+    try:
+        nodes, edges = np.asarray(nodes), np.asarray(edges)
+    except ValueError as error:
+        raise DataError(f"{name}: nodes or edges make no array ({error}); give rows of one length") from error
     if nodes.ndim != 2 or not len(nodes):
         raise DataError(f"{name}: nodes have shape {nodes.shape}; give features [nodes, features] of at least one node")
     check_finite(f"{name}: features", nodes)

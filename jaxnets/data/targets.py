@@ -70,8 +70,8 @@ def encode_classes_or_numbers(
         if outside.any():
             place = int(np.flatnonzero(outside)[0])
             raise DataError(
-                f"{name}: {split} label {labels[place]} at index {place} is out of range; labels of {len(names)} classes "
-                f"run from 0 to {len(names) - 1}"
+                f"{name}: {split} label {labels[place]} at index {place} is out of range; classes are numbered from 0"
+                + (f" to {len(names) - 1}, the {len(names)} of class_names" if class_names is not None else "")
             )
     return y.astype(np.int32), y_test.astype(np.int32), names
 

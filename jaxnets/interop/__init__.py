@@ -7,10 +7,43 @@ from jaxnets.lazy import lazy
 if TYPE_CHECKING:
     from jaxnets.interop.huggingface import export_language_model as export_language_model
     from jaxnets.interop.huggingface import language_model_from as language_model_from
+    from jaxnets.interop.safetensors import read_safetensors as read_safetensors
+    from jaxnets.interop.safetensors import write_safetensors as write_safetensors
+    from jaxnets.interop.weights import GPT2 as GPT2
+    from jaxnets.interop.weights import LLAMA2_C as LLAMA2_C
+    from jaxnets.interop.weights import cifar_resnet as cifar_resnet
+    from jaxnets.interop.weights import llama as llama
+    from jaxnets.interop.weights import load_weights as load_weights
+    from jaxnets.interop.weights import save_weights as save_weights
+    from jaxnets.interop.weights import torchvision_resnet as torchvision_resnet
 
 # The file of each name; see `jaxnets.lazy`.
-FILES = {"export_language_model": "huggingface", "language_model_from": "huggingface"}
+FILES = {
+    "cifar_resnet": "weights",
+    "export_language_model": "huggingface",
+    "GPT2": "weights",
+    "LLAMA2_C": "weights",
+    "language_model_from": "huggingface",
+    "llama": "weights",
+    "load_weights": "weights",
+    "read_safetensors": "safetensors",
+    "save_weights": "weights",
+    "torchvision_resnet": "weights",
+    "write_safetensors": "safetensors",
+}
 
 __getattr__, __dir__ = lazy(__name__, FILES)
 
-__all__ = ["export_language_model", "language_model_from"]
+__all__ = [
+    "GPT2",
+    "LLAMA2_C",
+    "cifar_resnet",
+    "export_language_model",
+    "language_model_from",
+    "llama",
+    "load_weights",
+    "read_safetensors",
+    "save_weights",
+    "torchvision_resnet",
+    "write_safetensors",
+]

@@ -176,7 +176,8 @@ def _family_of(model: LanguageModel) -> tuple[str, Family]:
     if wrong[nearest]:
         raise DataError(
             f"this LanguageModel is none of {', '.join(FAMILIES)}, which is what their library has; the nearest, {nearest}, "
-            f"has {', '.join(wrong[nearest])}"
+            f"has {', '.join(wrong[nearest])}. Train one with these fields set so (`--task.model.FIELD VALUE`), or take the "
+            f"arrays as they are by `jaxnets ckpt export`"
         )
     if model.vocabulary is None:
         raise DataError(
@@ -212,16 +213,18 @@ def _our_model(folder: Path, kind: str, family: Family, config: Mapping[str, Any
     for key, values in {**family.only, "quantization_config": (None,)}.items():
         if config.get(key, values[0]) not in values:
             raise DataError(f"{path}: {key} is {config[key]!r}, and our {kind} has {values[0]!r} only")
-    if any(layer != "full_attention" for layer in config.get("layer_types") or ()):
-        raise DataError(
-            f"{path}: layer_types are {set(map(str, config['layer_types']))}, and ours is full_attention only"
-        )
+    layers = config.get("layer_types") or []
+    if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
+        raise DataError(f"{path}: layer_types are {str(layers)[:200]}, and ours is full_attention only")
     defaults = GPT2_DEFAULTS if kind == "gpt2" else DEFAULTS
     sizes: dict[str, Any] = {}
     for field, key in family.sizes.items():
         if key not in config and field not in defaults:
             raise DataError(f"{path} does not say {key}; take the configuration that goes with the weights")
-        value = config.get(key, defaults.get(field))
+        value = config.get(key)
+        if value is None and field not in defaults:
+            raise DataError(f"{path}: {key} is null, expected a positive number")
+        value = defaults[field] if value is None else value
         wanted = (int, float) if field == "norm_epsilon" else int
         if value is not None and (isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value < 2**31):
             raise DataError(f"{path}: {key} is {value!r}, expected a positive number")

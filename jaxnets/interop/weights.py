@@ -289,6 +289,11 @@ def _place(name: str, array: np.ndarray, table: Table) -> dict[str, np.ndarray] 
         if isinstance(rule, Stack):
             return {f"{_fill(rule.path, numbers)}#{numbers['j']}": array.T}
         if isinstance(rule, Split):
+            if not array.ndim or array.shape[-1] % len(rule.paths):
+                raise DataError(
+                    f"the weights do not fit the model: {name} of shape {array.shape} holds {len(rule.paths)} arrays side by "
+                    f"side, which its last dim does not divide into"
+                )
             parts = np.split(array, len(rule.paths), axis=-1)
             return {_fill(path, numbers): part for path, part in zip(rule.paths, parts, strict=True)}
         return {_fill(rule.path, numbers): rule.into(array)} if rule.path else {}

@@ -34,7 +34,12 @@ class CNN(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Outputs `[B, outputs]` of images `[B, H, W, C]`; H and W at least `2 ** len(features)`."""
         least = 2 ** len(self.features)
-        if x.ndim != 4 or min(x.shape[1:3]) < least:
+        if x.ndim != 4:
+            raise ValueError(
+                f"CNN needs images [batch, height, width, channels], got {tuple(x.shape)}; reshape them, or use MLP "
+                f"(vectors) or RNN (sequences)"
+            )
+        if min(x.shape[1:3]) < least:
             raise ValueError(
                 f"CNN with {len(self.features)} stages needs images [batch, height, width, channels] of at least "
                 f"{least}x{least} pixels, got {tuple(x.shape)}; use fewer stages (features) or larger images"

@@ -186,7 +186,7 @@ class GraphNetwork(nn.Module):
         """Outputs `[B, N, C]` (padded nodes included, without meaning), or `[B, C]` where nodes are pooled."""
         if not isinstance(graph, Graph):
             raise ValueError(
-                f"{type(self).__name__} takes a Graph, got {type(graph).__name__}; train it with NodeClassification or "
+                f"{type(self).__name__} takes a Graph, not an array; train it with NodeClassification or "
                 f"GraphClassification, on data from from_graph or from_graphs"
             )
         x = graph.nodes

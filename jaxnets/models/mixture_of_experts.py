@@ -4,7 +4,7 @@ Shapes: `B` batch, `T` positions, `N` = B T tokens, `D` width, `F` hidden units 
 `C` places an expert has in each sequence.
 
 What the router does is told, not kept to itself: where the collection "routing" is mutable, each layer leaves there, for each
-sequence `[B]`, `balance` (Switch, Fedus et al. 2022, eq. 4, without its factor: 1 where experts are used alike, up to E),
+sequence `[B]`, `balance` (Switch, Fedus et al. 2022, eq. 4, without its factor: 1 where experts are used alike, up to E / k),
 `router_z` (Zoph et al. 2022, eq. 5) and `dropped`, the share of choices that found no place. `NextToken` adds the first two to
 its loss. All three are of one sequence, as in GShard (Lepikhin et al. 2021), so they are exact means over any batches.
 """

@@ -102,7 +102,8 @@ def _activate(module: RCNN | RecurrentConvolution, x: Array, name: str, *, train
 def response_norm(x: Array, *, alpha: float = 0.001, beta: float = 0.75) -> Array:
     """Local response normalisation (Krizhevsky et al. 2012), with the constants of Liang and Hu.
 
-    `x_k / (1 + alpha / N * sum_j x_j^2)^beta`, the sum over the `N = F / 8 + 1` feature maps around map `k`.
+    `x_k / (1 + alpha / N * sum_j x_j^2)^beta`, the sum over the `N = F / 8 + 1` feature maps around map `k`
+    (one more for an even `N`, so that `k` is the middle one).
 
     Args:
         x: `[B, H, W, F]`.

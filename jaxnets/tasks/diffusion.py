@@ -150,7 +150,7 @@ class Diffusion(Task):
     def sample(self, variables: Variables, key: Array, count: int, labels: Array | None = None) -> Array:
         """`count` samples `[count, *shape]` float32 by `sample_steps` steps from pure noise; pure.
 
-        With `conditional`, of `labels` `[count]` (-1: of no label), else of each in turn.
+        With `conditional`, of `labels` `[count]` (outside the classes, -1 say: of no label), else of each in turn.
 
         Equation 12 of Song et al. 2021, over times evenly spread from the last to 0. The example that is foreseen at each
         step is cut to [-1, 1], where the data lie.
