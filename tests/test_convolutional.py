@@ -366,7 +366,7 @@ def starting(model, *shape):
         (lambda: MLP.of(3), "at least, as in MLP.of"),
         (lambda: MLP.of(2, 0, 1), "MLP.widths is at least 1"),
         (starting(MLP.of(2, 4, 2), 5, 3), "MLP has inputs=2, but an example has 3 numbers; set inputs=3"),
-        (lambda: ResNet(downsample="blurred"), "downsample is 'stride' or 'blur', got 'blurred'"),
+        (lambda: ResNet(downsample="blurred"), "downsample is one of 'stride', 'blur', got 'blurred'"),
         (starting(CoAtNet(), 1, 30, 32, 3), "sides are multiples of 4, got"),
     ],
 )

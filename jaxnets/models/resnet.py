@@ -44,8 +44,6 @@ class ResNet(nn.Module):
                 f"ResNet needs width >= 1, squeeze >= 0 and stochastic_depth in [0, 1), got {self.width}, {self.squeeze} and "
                 f"{self.stochastic_depth}"
             )
-        if self.downsample not in ("stride", "blur"):
-            raise ValueError(f"ResNet.downsample is 'stride' or 'blur', got {self.downsample!r}")
         super().__post_init__()
 
     @nn.compact
