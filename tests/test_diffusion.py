@@ -13,7 +13,8 @@ from conftest import replace
 from jaxnets.assemble import assemble
 from jaxnets.errors import DataError
 from jaxnets.models import MLP, UNet
-from jaxnets.models.unet import apart, together, waves
+from jaxnets.models.unet import waves
+from jaxnets.ops.patches import from_patches, to_patches
 from jaxnets.ops.random import content_keys
 from jaxnets.optim import Adam
 from jaxnets.run import train
@@ -109,15 +110,18 @@ def test_unet_shapes_precision_count_and_gradients(unet):
 
 def test_patches_are_put_together_and_taken_apart():
     x = jax.random.normal(jax.random.key(2), (2, 6, 4, 3))
-    whole = np.asarray(together(x, 2))
+    whole = np.asarray(to_patches(x, 2))
     assert whole.shape == (2, 3, 2, 12)
     np.testing.assert_array_equal(whole[1, 2, 1], np.asarray(x)[1, 4:6, 2:4].reshape(-1))
-    np.testing.assert_array_equal(apart(whole, 2, 3), x)
+    np.testing.assert_array_equal(from_patches(whole, 2), x)
     model, inner = UNet(features=(4, 6), groups=2, patch=2), UNet(features=(4, 6), groups=2)
     variables = stirred(model, x)
     said = jax.jit(model.apply)(variables, x, jnp.array([0.2, 0.9]))
     np.testing.assert_allclose(
-        together(said, 2), jax.jit(inner.apply)(variables, together(x, 2), jnp.array([0.2, 0.9])), rtol=1e-5, atol=1e-5
+        to_patches(said, 2),
+        jax.jit(inner.apply)(variables, to_patches(x, 2), jnp.array([0.2, 0.9])),
+        rtol=1e-5,
+        atol=1e-5,
     )
     with pytest.raises(ValueError, match="patch 4 does not divide images of 6x4 pixels"):
         jax.eval_shape(model.clone(patch=4).apply, variables, x)

@@ -312,6 +312,10 @@ def rnn(m, p, s, x):
 
 def mixture(m, p, s, x):
     """Token by token, choice by choice, in the order in which they ask for a place."""
+
+    def linear(row, own, name):
+        return row @ own[f"{name}_kernel"] + own.get(f"{name}_bias", 0)
+
     e, (B, T, _) = m.experts, x.shape
     weights, chosen = torch.topk(torch.softmax(x @ p["router"]["kernel"], -1), e.per_token)
     if e.weights == "chosen":
@@ -323,13 +327,10 @@ def mixture(m, p, s, x):
         if served[b, expert] == places:
             continue
         served[b, expert] += 1
-        up, gate, down = (
-            lambda h, n=n: h @ p[f"{n}_kernel"][expert] + (p[f"{n}_bias"][expert] if m.biased else 0)  # noqa: B023
-            for n in ("up", "gate", "down")
-        )
-        row = x[b, t]
-        h = F.silu(gate(row)) * up(row) if m.mlp == "swiglu" else F.gelu(up(row), approximate="tanh")
-        y[b, t] = y[b, t] + weights[b, t, i] * down(h)
+        own = {name: leaf[expert] for name, leaf in p.items() if name != "router"}
+        h = linear(x[b, t], own, "up")
+        h = F.silu(linear(x[b, t], own, "gate")) * h if m.mlp == "swiglu" else F.gelu(h, approximate="tanh")
+        y[b, t] = y[b, t] + weights[b, t, i] * linear(h, own, "down")
     return y
 
 

@@ -85,15 +85,13 @@ class Columns:
 
     def encode(self, table: str, given: Mapping[str, Sequence[str]]) -> np.ndarray:
         """Inputs `[rows, features]` float32 of a table by header name; other columns are not looked at."""
-        missing = {}
         try:
             cells = self.derive({name: list(values) for name, values in given.items()})
+            wanted = [cells[column.name] for column in self.columns]
         except KeyError as error:
-            missing, cells = {str(error.args[0]): None}, {}
-        missing = missing or {column.name: None for column in self.columns if column.name not in cells}
-        if missing:
-            first = next(iter(missing))
+            name = str(error.args[0])
             raise DataError(
-                f"{table} has no column {first!r}, which the model was trained with. {did_you_mean(first, given)}"
-            )
-        return np.concatenate([c.encode(table, cells[c.name]) for c in self.columns], axis=1).astype(np.float32)
+                f"{table} has no column {name!r}, which the model was trained with. {did_you_mean(name, given)}"
+            ) from error
+        parts = [column.encode(table, values) for column, values in zip(self.columns, wanted, strict=True)]
+        return np.concatenate(parts, axis=1).astype(np.float32)

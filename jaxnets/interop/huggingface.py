@@ -219,11 +219,9 @@ def _our_model(folder: Path, kind: str, family: Family, config: Mapping[str, Any
     defaults = GPT2_DEFAULTS if kind == "gpt2" else DEFAULTS
     sizes: dict[str, Any] = {}
     for field, key in family.sizes.items():
-        if key not in config and field not in defaults:
-            raise DataError(f"{path} does not say {key}; take the configuration that goes with the weights")
         value = config.get(key)
         if value is None and field not in defaults:
-            raise DataError(f"{path}: {key} is null, expected a positive number")
+            raise DataError(f"{path} does not say {key}; take the configuration that goes with the weights")
         value = defaults[field] if value is None else value
         wanted = (int, float) if field == "norm_epsilon" else int
         if value is not None and (isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value < 2**31):

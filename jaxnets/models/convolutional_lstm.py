@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers
 from jaxnets.ops import conv_general_dilated
+from jaxnets.ops.patches import from_patches, to_patches
 
 State = tuple[Array, Array]
 
@@ -105,7 +106,7 @@ class ConvLSTMForecaster(nn.Module):
             )
         B, T, H, W, C = x.shape
         P = self.patch
-        x = x.reshape(B, T, H // P, P, W // P, P, C).swapaxes(3, 4).reshape(B, T, H // P, W // P, P * P * C)
+        x = to_patches(x, P)
         memories = []
         for layer, features in enumerate(self.features):
             zero = jnp.zeros((B, H // P, W // P, features), x.dtype)
@@ -120,8 +121,7 @@ class ConvLSTMForecaster(nn.Module):
             states.append(below)
         y = jnp.concatenate(states, axis=-1).reshape(B * self.ahead, H // P, W // P, -1)
         y = nn.Conv(P * P * C, (1, 1), conv_general_dilated=conv_general_dilated, name="output")(y)
-        y = y.reshape(B, self.ahead, H // P, W // P, P, P, C).swapaxes(3, 4)
-        return y.reshape(B, self.ahead, H, W, C)
+        return from_patches(y, P).reshape(B, self.ahead, H, W, C)
 
 
 def _open_forget_gate(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:

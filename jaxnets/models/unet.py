@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers
 from jaxnets.ops import conv_general_dilated, dot_general
+from jaxnets.ops.patches import from_patches, to_patches
 
 
 class TimedBlock(nn.Module):
@@ -80,7 +81,7 @@ class UNet(nn.Module):
         emb = nn.Dense(wide, dot_general=dot_general, name="time_1")(nn.silu(emb))
         if label is not None:
             emb = emb + nn.Dense(wide, use_bias=False, dot_general=dot_general, name="label")(label.astype(x.dtype))
-        channels, x = x.shape[-1], together(x, self.patch)
+        x = to_patches(x, self.patch)
         h = nn.Conv(self.features[0], (3, 3), conv_general_dilated=conv_general_dilated, name="stem")(x)
         passed = []
         for level, width in enumerate(self.features):
@@ -102,21 +103,7 @@ class UNet(nn.Module):
                 h = h.repeat(2, axis=1).repeat(2, axis=2)
         h = nn.silu(nn.GroupNorm(math.gcd(self.groups, h.shape[-1]), name="norm")(h))
         h = nn.Conv(x.shape[-1], (3, 3), conv_general_dilated=conv_general_dilated, name="output")(h)
-        return apart(h, self.patch, channels)
-
-
-def together(x: Array, side: int) -> Array:
-    """Each square of `side` by `side` pixels as one position: `[B, H, W, C]` to `[B, H / side, W / side, side^2 C]`."""
-    B, H, W, C = x.shape
-    x = x.reshape(B, H // side, side, W // side, side, C).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(B, H // side, W // side, side * side * C)
-
-
-def apart(x: Array, side: int, channels: int) -> Array:
-    """The inverse of `together`."""
-    B, H, W, _ = x.shape
-    x = x.reshape(B, H, W, side, side, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(B, H * side, W * side, channels)
+        return from_patches(h, self.patch)
 
 
 def waves(time: Array, size: int) -> Array:

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers
 from jaxnets.ops import dot_general, name_axes
+from jaxnets.ops.patches import to_patches
 
 
 class ViT(nn.Module):
@@ -49,9 +50,10 @@ class ViT(nn.Module):
                 f"ViT cuts images [batch, height, width, channels] into patches of {p}x{p} pixels, which do not fit "
                 f"{tuple(x.shape)}; choose a patch that divides height and width"
             )
-        B, H, W, C = x.shape
+        B = len(x)
         # Cutting and one linear map is the convolution of the paper, with stride and window of a patch.
-        x = x.reshape(B, H // p, p, W // p, p, C).swapaxes(2, 3).reshape(B, -1, p * p * C)
+        x = to_patches(x, p)
+        x = x.reshape(B, -1, x.shape[-1])
         x = nn.Dense(self.width, dot_general=dot_general, name="embedding")(x)
         if self.pool == "token":
             token = self.param("token", nn.initializers.zeros, (1, 1, self.width))
