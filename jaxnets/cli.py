@@ -8,12 +8,14 @@ import contextlib
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from jaxnets import declare
 from jaxnets.errors import (
     ConfigFileError,
+    DataWarning,
     HungError,
     JaxnetsError,
     LostProcessError,
@@ -105,7 +107,9 @@ class SummaryOptions:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors go to stderr as one message each."""
     try:
-        return _dispatch(list(arguments))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _dispatch(list(arguments))
     except UsageError as error:
         _complain(str(error))
         return 2
@@ -126,6 +130,14 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from the last checkpoint")
         return 130
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """A note of ours as one line; the warnings of other libraries as Python shows them."""
+    if issubclass(category, DataWarning):
+        _complain(f"note: {message}")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
 
 
 def _complain(text: str) -> None:

@@ -5,6 +5,7 @@ message alone (no traceback) and exits 2 for a `UsageError`, 1 for the rest.
 """
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -58,6 +59,19 @@ class RecompileError(JaxnetsError):
 
 class NonFiniteError(JaxnetsError):
     """The loss or a gradient became NaN or infinite; the message names the step."""
+
+
+class DataWarning(UserWarning):
+    """Something about the user's data that was decided or noticed and may not be what they meant."""
+
+
+# Each one is shown, also when a notebook's cell is run again; a filter of the user's own comes first.
+warnings.filterwarnings("always", category=DataWarning, append=True)
+
+
+def note(message: str) -> None:
+    """Tell the user what was decided or noticed in their data, as a `DataWarning`; the command line prints it alone."""
+    warnings.warn(message, DataWarning, stacklevel=3)
 
 
 def first_line(error: BaseException, *, most: int = 300) -> str:
