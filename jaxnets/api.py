@@ -8,7 +8,8 @@ from typing import Any
 import flax.linen as nn
 
 from jaxnets.config import Experiment
-from jaxnets.data.dataset import Dataset, from_arrays
+from jaxnets.data.arrays import from_arrays
+from jaxnets.data.dataset import Dataset
 from jaxnets.data.memory import InMemory
 from jaxnets.errors import UsageError, did_you_mean
 from jaxnets.optim.optimizers import AdamW, Optimizer

@@ -8,9 +8,11 @@ from jax.sharding import Mesh
 
 from jaxnets.config import Experiment
 from jaxnets.contracts import Batch
+from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
+from jaxnets.data.split import WEIGHTS
 from jaxnets.errors import DataError, JaxnetsError, UsageError, did_you_mean
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
@@ -44,10 +46,12 @@ class Parts:
     """Where each leaf of the state goes."""
     resident: bool
     """Whether the data live on the device."""
+    batch_spec: Batch
+    """Shapes and dtypes of a prepared batch."""
 
     def fresh_state(self) -> TrainState:
         """The state at step 0, born in its place: no device ever holds more than its share."""
-        batch = batch_spec(self.dataset, self.experiment.batch_size)
+        batch = self.batch_spec
         create = jax.jit(
             lambda: create_state(self.task, self.recipe, batch),
             out_shardings=self.shardings,
@@ -91,10 +95,12 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
             f"mesh.tensor is {experiment.mesh.tensor}, but no partition rule cuts a layer yet; set it to 1 and use mesh.fsdp"
         )
     order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
-    transform = Transform(dataset.prepare, dataset.augment, experiment.seed)
-    batch = batch_spec(dataset, experiment.batch_size)
+    preparation = dataset.preparation
+    transform = Transform(preparation, task.encode_targets, dataset.augment, experiment.seed)
+    batch = batch_spec(dataset, experiment.batch_size, transform)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
+        _check_arrays(task, dataset)
         _check_best(experiment.keep.best, task, abstract, batch)
         step = with_average(task.make_step(recipe), recipe.average)
         placed = shardings(abstract, mesh)
@@ -107,20 +113,20 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     wanted = min(experiment.eval_batch_size, dataset.card.examples["test"])
     eval_size = -(-wanted // shares) * shares
     common: dict[str, Any] = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
-    evaluator = Evaluator(task, dataset.test, dataset.prepare, resident=resident, **common)
-    predictor = Predictor(task, dataset.prepare, **common)
+    evaluator = Evaluator(task, dataset.test, preparation, resident=resident, **common)
+    predictor = Predictor(task, preparation, **common)
     return Parts(
-        experiment, dataset, mesh, task, recipe, feed, program, evaluator, predictor, abstract, placed, resident
+        experiment, dataset, mesh, task, recipe, feed, program, evaluator, predictor, abstract, placed, resident, batch
     )
 
 
-def batch_spec(dataset: Dataset, batch_size: int) -> Batch:
-    """Shapes and dtypes of a prepared batch."""
-    spec: Batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in dataset.train.items()
-    }
-    spec["inputs"] = jax.eval_shape(dataset.prepare, spec["inputs"])
-    return {**spec, "mask": jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)}
+def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = None) -> Batch:
+    """Shapes and dtypes of a prepared batch; `transform` is that of the task, where it encodes targets."""
+    plain = dataclasses.replace(transform or Transform(dataset.preparation), augment=Augment())
+    first = plain.on_host({name: array[:1] for name, array in dataset.train.items()})
+    sent: Batch = {name: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype) for name, a in first.items()}
+    sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
+    return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
 
 
 def _check_best(name: str, task: Task, abstract: TrainState, batch: Batch) -> None:
@@ -129,6 +135,22 @@ def _check_best(name: str, task: Task, abstract: TrainState, batch: Batch) -> No
         measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
         if name not in measured:
             raise UsageError(f"keep.best is {name!r}, which is not measured. {did_you_mean(name, measured)}")
+
+
+def _check_arrays(task: Task, dataset: Dataset) -> None:
+    """Raise `DataError` for an array that the user put beside the inputs and that nothing would read."""
+    known = ("inputs", "targets", *WEIGHTS, *task.reads)
+    for split, arrays in (("training", dataset.train), ("test", dataset.test)):
+        for name in arrays:
+            if name not in known:
+                raise DataError(
+                    f"{dataset.name}: the {split} split holds an array {name!r}, which neither {type(task).__name__} nor "
+                    f"{type(task.model).__name__} reads; leave it out, or use one of {', '.join(known[2:])}"
+                )
+    for name in set(dataset.train) - set(dataset.test) - {*WEIGHTS}:
+        raise DataError(
+            f"{dataset.name}: the training split has an array {name!r}, the test split has none; give it there too"
+        )
 
 
 def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:

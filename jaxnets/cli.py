@@ -108,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors go to stderr as one message each."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
             return _dispatch(list(arguments))
     except UsageError as error:
         _complain(str(error))

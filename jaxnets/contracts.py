@@ -89,16 +89,12 @@ class Card:
     input_shape: tuple[int, ...]
     """Shape of one example's inputs."""
     target_kind: str
-    """"class" for integer labels, "labels" for several yes or no, "number" for real values, "series" for what follows in a
-    series, "token" for text, "sequence" for tokens filled up with 0."""
+    """"class" for integer labels, "labels" for several yes or no, "number" for one or several real values, "series" for what
+    follows in a series, "token" for text, "sequence" for tokens filled up with 0."""
     examples: Mapping[str, int]
     """Examples in each split."""
     class_names: tuple[str, ...] = ()
     """Names of the classes, in label order; empty for numbers."""
-    target_mean: float = 0.0
-    """Mean of the training targets, in their own unit; 0 for classes."""
-    target_std: float = 1.0
-    """Standard deviation of the training targets, in their own unit; 1 for classes."""
     target_name: str = "target"
     """What is predicted, for axis labels."""
     input_range: tuple[float, float] = (-math.inf, math.inf)
@@ -107,8 +103,10 @@ class Card:
     """Shape of one example's target."""
     tokens: Tokens | None = None
     """What the inputs are made of, where they are tokens filled up with 0."""
-    target_scales: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
-    """Means and standard deviations of a series, one for each channel; inputs come standardised by them, targets do not."""
+    target_means: tuple[float, ...] = ()
+    """Mean of the training targets in their own unit: one for each number or each channel of a series; () for classes."""
+    target_deviations: tuple[float, ...] = ()
+    """Standard deviation of each, 0 where they are all equal; () for classes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,7 +201,7 @@ def predict(arguments: Sequence[str]) -> int:
     from jaxnets.run import open_run
 
     run = open_run(run_dir)
-    outputs = run.outputs(read_given(Path(source), run.parts.dataset))
+    outputs = run.outputs(read_given(Path(source), run.parts.dataset.preparation))
     said = outputs if options.raw else run.parts.task.decide(outputs)
     card = run.parts.dataset.card
     names = card.class_names

@@ -67,7 +67,7 @@ class Run:
 
         Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`.
         """
-        arrays = check_given(inputs, self.parts.dataset, getattr(self.parts.task.model, "length", None))
+        arrays = check_given(inputs, self.parts.dataset.preparation, getattr(self.parts.task.model, "length", None))
         with jax.set_mesh(self.parts.mesh):
             return self.parts.predictor(self.variables, arrays)
 

@@ -76,7 +76,7 @@ def test_rows_that_do_not_fit_are_refused(priced, text, message):
     (priced / "wrong.csv").write_text(text)
     dataset = Tabular(str(priced / "old.csv"), target="price", kind="number").open()
     with pytest.raises(DataError, match=message):
-        read_given(priced / "wrong.csv", dataset)
+        read_given(priced / "wrong.csv", dataset.preparation)
 
 
 def test_ratios_are_computed_for_new_districts_as_well():
@@ -98,7 +98,7 @@ def opinions():
 def test_lines_of_text_are_read_as_in_training(tmp_path, model):
     run = jaxnets.fit(model, opinions(), steps=3, batch_size=8, progress="none")
     (tmp_path / "new.txt").write_text("Good film\nbad, bad film film film\n")
-    arrays = read_given(tmp_path / "new.txt", run.parts.dataset)
+    arrays = read_given(tmp_path / "new.txt", run.parts.dataset.preparation)
     np.testing.assert_array_equal(arrays["inputs"], [[4, 6, 0, 0, 0, 0], [5, 3, 5, 6, 6, 6]])
     # A text is answered alike alone, among longer ones and however much padding follows it.
     alone = run.outputs([[4, 6]])
@@ -106,7 +106,7 @@ def test_lines_of_text_are_read_as_in_training(tmp_path, model):
         np.testing.assert_allclose(run.outputs(others)[:1], alone, atol=1e-6)
     (tmp_path / "gap.txt").write_text("good\n\nbad\n")
     with pytest.raises(DataError, match=r"gap\.txt, line 2: the text is empty"):
-        read_given(tmp_path / "gap.txt", run.parts.dataset)
+        read_given(tmp_path / "gap.txt", run.parts.dataset.preparation)
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +122,11 @@ def changed(arrays, name, place, value):
 
 def test_a_file_of_graphs_is_read_whole(rings, tmp_path):
     np.savez(tmp_path / "new.npz", **rings.test)
-    found = check_given(read_given(tmp_path / "new.npz", rings), rings, None)
+    found = check_given(read_given(tmp_path / "new.npz", rings.preparation), rings.preparation, None)
     assert set(found) == {"inputs", "edges", "node_mask", "edge_mask"}
     np.testing.assert_array_equal(found["edges"], rings.test["edges"])
     # What is padding may say anything.
-    check_given(changed(found, "edges", ~found["edge_mask"], -5), rings, None)
+    check_given(changed(found, "edges", ~found["edge_mask"], -5), rings.preparation, None)
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def test_a_file_of_graphs_is_read_whole(rings, tmp_path):
 )
 def test_graphs_that_cannot_be_are_refused(rings, name, place, value, message):
     with pytest.raises(DataError, match=message):
-        check_given(changed(rings.test, name, place, value), rings, None)
+        check_given(changed(rings.test, name, place, value), rings.preparation, None)
 
 
 def test_a_graph_without_nodes_or_edges_is_refused(rings):
     empty = changed(changed(rings.test, "node_mask", 0, False), "edge_mask", 0, False)
     with pytest.raises(DataError, match="graph 0 has no nodes"):
-        check_given(empty, rings, None)
+        check_given(empty, rings.preparation, None)
 
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 6, 6, 1)).astype(np.uint8)
@@ -160,7 +160,7 @@ IMAGES = from_arrays(PIXELS, np.arange(20) % 2, name="stamps")
             PIXELS / 255.0,
             "inputs were uint8 in training, whole numbers from 0 to .* are float64 here, from 0 to .*neither scaled",
         ),
-        (np.full((2, 6, 6, 1), "a"), "inputs have dtype <U1; give real numbers"),
+        (np.full((2, 6, 6, 1), "a"), "inputs hold text .dtype <U1.*give real numbers"),
         (np.full((2, 6, 6, 1), 1j), "inputs have dtype complex128"),
         (np.full((2, 6, 6, 1), np.nan), "inputs hold 72 NaN"),
         ([[1], [2, 3]], "inputs make no array"),
@@ -171,14 +171,14 @@ IMAGES = from_arrays(PIXELS, np.arange(20) % 2, name="stamps")
 )
 def test_arrays_unlike_those_of_the_training_are_refused(given, message):
     with pytest.raises(DataError, match=message):
-        check_given(given, IMAGES, None)
-    assert check_given(PIXELS.astype(np.float64), IMAGES, None)["inputs"].shape == (20, 6, 6, 1)
+        check_given(given, IMAGES.preparation, None)
+    assert check_given(PIXELS.astype(np.float64), IMAGES.preparation, None)["inputs"].shape == (20, 6, 6, 1)
 
 
 @pytest.mark.parametrize(("token", "kind"), [(7, np.int32), (-1, np.int32), (4.5, np.float32), (4.0, np.float32)])
 def test_tokens_without_a_name_are_refused(token, kind):
-    with pytest.raises(DataError, match="there are 7, numbered from 0|whole numbers from 0 to 6"):
-        check_given(np.full((2, 3), token, kind), opinions(), 8)
+    with pytest.raises(DataError, match="there are 7, numbered from 0|whole numbers from 4 to 5"):
+        check_given(np.full((2, 3), token, kind), opinions().preparation, 8)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -207,9 +207,9 @@ def test_labels_and_tokens_out_of_range_are_refused_in_a_data_set_made_by_hand(s
 def test_other_files_are_named_for_what_they_are(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_given(tmp_path / name, IMAGES)
+        read_given(tmp_path / name, IMAGES.preparation)
     with pytest.raises(DataError, match="there is no file"):
-        read_given(tmp_path / "gone.npy", IMAGES)
+        read_given(tmp_path / "gone.npy", IMAGES.preparation)
 
 
 def test_models_for_images_refuse_other_shapes_by_name():

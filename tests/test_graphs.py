@@ -260,7 +260,7 @@ def test_graphs_without_edges_beside_them_are_named():
         DataError, match=r"graphs, graph 0: give a pair, \(features \[n, F\], edges \[e, 2\]\), got ndarray"
     ):
         from_graphs([np.ones((3, 2))] * 5, np.arange(5))
-    with pytest.raises(DataError, match="graph 0: nodes or edges make no array"):
+    with pytest.raises(DataError, match="graph 0: edges make no array"):
         from_graphs([(np.ones((3, 2)), [[0, 1], [2]])] * 5, np.arange(5))
 
 
@@ -277,7 +277,7 @@ def test_whole_graphs_are_spread_over_devices_and_predicted(one_device):
     assert run.predict(given).shape == (7,)
     with pytest.raises(DataError, match="no edges, node_mask, edge_mask"):
         run.predict(data.test["inputs"])
-    with pytest.raises(DataError, match=r"takes edges of shape \[N, 30, 2\]"):
+    with pytest.raises(DataError, match=r"takes edge_mask of shape \[N, 29\]"):
         run.predict({**given, "edges": given["edges"][:, :-1]})
     with pytest.raises(DataError, match="needs the array 'inputs'"):
         run.predict({"x": X})
@@ -333,7 +333,7 @@ def test_bad_graphs_are_refused_with_a_remedy(nodes, edges, message):
         ({"train": [], "test": [3]}, "at least one node"),
         ({"train": [True, False], "test": [3]}, "np.flatnonzero"),
         ({"train": [0], "test": [3], "labels": [0.0, 0.5, 0.25, 1.0]}, "real numbers"),
-        ({"train": [0], "test": [3], "labels": [0, 1]}, "one target for each"),
+        ({"train": [0], "test": [3], "labels": [0, 1]}, "give one for each"),
     ],
 )
 def test_bad_node_labels_are_refused_with_a_remedy(options, message):

@@ -69,17 +69,19 @@ def test_regression_losses():
 
 
 def card(kind, **fields):
+    if kind == "number":
+        fields = {"target_means": (0.0,), "target_deviations": (1.0,)} | fields
     return Card(name="c", input_shape=(2,), target_kind=kind, examples={"train": 8, "test": 4}, **fields)
 
 
 def test_regression_works_in_the_targets_unit():
-    task = Regression(model=MLP(widths=(4,))).bind(card("number", target_mean=100.0, target_std=20.0))
+    task = Regression(model=MLP(widths=(4,))).bind(card("number", target_means=(100.0,), target_deviations=(20.0,)))
     x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     y = (100 + 20 * x[:, 0]).astype(np.float32)
-    batch = {"inputs": jnp.asarray(x), "targets": jnp.asarray(y), "mask": jnp.ones(50)}
+    batch = {"inputs": jnp.asarray(x), "targets": jnp.asarray(task.encode_targets(y)), "mask": jnp.ones(50)}
     variables = task.init(jax.random.key(0), batch)
     values = {name: float(mean.value) for name, mean in task.metrics(variables, batch).items()}
-    got = task.derive(values)
+    got = task.derive(values | task.about_split({"targets": y}))
     prediction = task.decide(np.asarray(task.outputs(variables, batch)))
     residual = prediction - y
     assert got["r2"] == pytest.approx(1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum(), rel=1e-4)
@@ -99,7 +101,7 @@ def test_bind_fills_in_outputs_or_says_what_contradicts():
     with pytest.raises(DataError, match="use Classification"):
         Regression(model=MLP()).bind(three)
     with pytest.raises(DataError, match="standard deviation 0"):
-        Regression(model=MLP()).bind(card("number", target_std=0.0))
+        Regression(model=MLP()).bind(card("number", target_deviations=(0.0,)))
     with pytest.raises(DataError, match="two classes"):
         PerceptronRule(model=Perceptron()).bind(three)
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from jaxnets.lazy import lazy
 
 if TYPE_CHECKING:
+    from jaxnets.data.arrays import from_arrays as from_arrays
     from jaxnets.data.augment import Augment as Augment
     from jaxnets.data.dataset import Dataset as Dataset
     from jaxnets.data.dataset import Source as Source
-    from jaxnets.data.dataset import from_arrays as from_arrays
     from jaxnets.data.graphs import Cora as Cora
     from jaxnets.data.graphs import KarateClub as KarateClub
     from jaxnets.data.graphs import Rings as Rings
@@ -44,7 +44,7 @@ FILES = {
     "Augment": "augment",
     "Dataset": "dataset",
     "Source": "dataset",
-    "from_arrays": "dataset",
+    "from_arrays": "arrays",
     "Cora": "graphs",
     "KarateClub": "graphs",
     "Rings": "graphs",

@@ -21,8 +21,9 @@ from jax import Array
 
 from jaxnets.contracts import Batch, Placement
 from jaxnets.data.augment import Augment
-from jaxnets.data.dataset import Arrays, Standardize, TokenIds
 from jaxnets.data.order import Order
+from jaxnets.data.preparation import Arrays, Preparation
+from jaxnets.data.split import WEIGHTS
 from jaxnets.ops import to_devices
 from jaxnets.ops.random import stream_key
 
@@ -33,19 +34,33 @@ POLL_SECONDS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """What happens to a raw batch before the model sees it."""
+    """What happens to raw examples before the model sees them: half on the host, half on the device."""
 
-    prepare: Standardize | TokenIds
-    augment: Augment
-    """Applied at every step; an evaluation passes `Augment()`."""
-    seed: int
+    preparation: Preparation
+    """What the training data taught."""
+    encode_targets: Callable[[np.ndarray], np.ndarray] = np.asarray
+    """The task's: raw targets to what its loss takes, on the host, where numbers have 64 bits."""
+    augment: Augment = Augment()
+    """Applied at every step; none in an evaluation."""
+    seed: int = 0
 
-    def __call__(self, batch: Batch, step: Array) -> Batch:
-        """Prepared inputs, augmented with keys that depend on (seed, step, position in the global batch)."""
-        inputs = self.prepare(batch["inputs"])
+    def on_host(self, arrays: Arrays) -> Arrays:
+        """Raw rows as they are sent to the device."""
+        given = {name: array for name, array in arrays.items() if name not in WEIGHTS}
+        if "targets" in given:
+            given["targets"] = self.encode_targets(given["targets"])
+        sent = self.preparation.on_host(given)
+        weights = [array.astype(np.float32) for name, array in arrays.items() if name in WEIGHTS]
+        return sent | ({"weights": np.prod(weights, axis=0)} if weights else {})
+
+    def on_device(self, batch: Batch, step: Array) -> Batch:
+        """A batch as a model takes it, augmented with keys that depend on (seed, step, position in the global batch)."""
+        inputs = self.preparation.prepare.on_device(batch["inputs"])
         if self.augment.active:
             inputs = self.augment(inputs, stream_key(self.seed, "augment", step))
-        return {**batch, "inputs": inputs}
+        batch = {**batch, "inputs": inputs}
+        weights = batch.pop("weights", None)
+        return batch if weights is None else {**batch, "mask": batch["mask"] * weights}
 
 
 class Feed(Protocol):
@@ -66,7 +81,7 @@ class ResidentFeed:
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
         self._order, self._transform, self._placement = order, transform, placement
-        self._arrays = {name: to_devices(array, placement.whole) for name, array in arrays.items()}
+        self._arrays = {name: to_devices(a, placement.whole) for name, a in transform.on_host(arrays).items()}
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """Row numbers and masks, `[capacity, B]` each, beside the resident arrays."""
@@ -78,7 +93,7 @@ class ResidentFeed:
         arrays, rows, mask = payload
         # Row numbers are in range by construction; saying so drops the bounds check of every gather.
         batch = {name: a.at[rows[index]].get(mode="promise_in_bounds") for name, a in arrays.items()}
-        batch = self._transform({**batch, "mask": mask[index]}, step)
+        batch = self._transform.on_device({**batch, "mask": mask[index]}, step)
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
 
 
@@ -91,12 +106,13 @@ class StreamFeed:
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """Gathered rows, `[capacity, B, ...]` for each array."""
         index, mask = _rows(self._order, step, count, capacity, left_out)
-        batches = {name: np.take(array, index, axis=0) for name, array in self._arrays.items()}
+        flat = {name: np.take(array, index.ravel(), axis=0) for name, array in self._arrays.items()}
+        batches = {name: a.reshape(*index.shape, *a.shape[1:]) for name, a in self._transform.on_host(flat).items()}
         return to_devices({**batches, "mask": mask}, self._placement.stacked_rows)
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Pick one batch of the stack."""
-        batch = self._transform({name: stack[index] for name, stack in payload.items()}, step)
+        batch = self._transform.on_device({name: stack[index] for name, stack in payload.items()}, step)
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
 
 

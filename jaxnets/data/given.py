@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.data.dataset import Arrays, Dataset, TokenIds, check_finite
+from jaxnets.data.arrays import feature_names
 from jaxnets.data.download import read_array, read_arrays
+from jaxnets.data.flavours import plain_numbers
+from jaxnets.data.preparation import Arrays, Form, Preparation
+from jaxnets.data.prepare import Standardize, TokenIds
 from jaxnets.data.tables import read_csv
+from jaxnets.data.targets import check_finite
 from jaxnets.data.vocabulary import encode_text, read_lines
-from jaxnets.errors import DataError
+from jaxnets.errors import DataError, note
 
 
-def read_given(path: Path, dataset: Dataset) -> Arrays:
+def read_given(path: Path, preparation: Preparation) -> Arrays:
     """The arrays of new examples, without targets.
 
     An `.npz` has them under the names that `Dataset.test` has (`inputs` at least); an `.npy` has the inputs alone. Where the
@@ -27,52 +31,55 @@ def read_given(path: Path, dataset: Dataset) -> Arrays:
         found = read_arrays(path)
         if "inputs" not in found:
             raise DataError(f"{path} has no array 'inputs'; it holds {', '.join(found) or 'nothing'}")
-        return {name: array for name, array in found.items() if name in dataset.train and name != "targets"}
+        return {name: array for name, array in found.items() if name in preparation.names}
     if path.suffix == ".npy":
         return {"inputs": read_array(path)}
-    if path.name.endswith((".csv", ".csv.gz")) and dataset.columns is not None:
-        return {"inputs": dataset.columns.encode(str(path), read_csv(path, least=1))}
-    if path.suffix == ".txt" and dataset.tokens is not None:
+    if path.name.endswith((".csv", ".csv.gz")) and preparation.columns is not None:
+        return {"inputs": preparation.columns.encode(str(path), read_csv(path, least=1))}
+    if path.suffix == ".txt" and preparation.tokens is not None:
         if not path.is_file():
             raise DataError(f"there is no file {path}; check the path")
         rows = []
         for number, line in enumerate(read_lines(path), start=1):
             try:
-                rows.append(encode_text(line, dataset.tokens)[0])
+                rows.append(encode_text(line, preparation.tokens)[0])
             except DataError as error:
                 raise DataError(f"{path}, line {number}: {error}") from error
         width = max(len(row) for row in rows)
         return {"inputs": np.stack([np.pad(row, (0, width - len(row))) for row in rows])}
     kinds = [".npz", ".npy"]
-    kinds += [".csv"] if dataset.columns is not None else []
-    kinds += [".txt with one text to a line"] if dataset.tokens is not None else []
-    raise DataError(f"{path} is no file of new examples for {dataset.name!r}; give {' or '.join(kinds)}")
+    kinds += [".csv"] if preparation.columns is not None else []
+    kinds += [".txt with one text to a line"] if preparation.tokens is not None else []
+    raise DataError(f"{path} is no file of new examples for {preparation.name!r}; give {' or '.join(kinds)}")
 
 
-def check_given(given: Any, dataset: Dataset, longest: int | None) -> Arrays:
+def check_given(given: Any, preparation: Preparation, longest: int | None) -> Arrays:
     """New examples as arrays that the model can be asked about, padded as in training.
 
     Args:
-        given: raw inputs `[N, ...]`, or a dict of arrays as in `Dataset.test`.
-        dataset: what the model was trained on.
+        given: raw inputs `[N, ...]` as in training; a dict of arrays as in `Dataset.test`; the rows of a table as a frame or a
+            dict of columns, in any order; texts, for a model of texts; or the `Path` of a file of them (see `read_given`).
+        preparation: what the training data taught.
         longest: most tokens that the model reads; None: any number.
 
     Raises:
         DataError: other shapes or kinds of number than in training, NaN, tokens without a name, edges without an end.
     """
-    named = given if isinstance(given, Mapping) else {"inputs": given}
+    named = _named(given, preparation)
     if "inputs" not in named:
         raise DataError(f"predict needs the array 'inputs'; the dict holds {', '.join(map(str, named)) or 'nothing'}")
-    arrays = {name: _as_array(name, named[name]) for name in dataset.train if name in named and name != "targets"}
+    arrays = {name: plain_numbers(name, named[name]) for name in preparation.names if name in named}
     count = len(arrays["inputs"]) if arrays["inputs"].ndim else 0
+    graphs = _graph_sizes(arrays, preparation.form("inputs").shape[-1])
     for name, array in arrays.items():
-        expected = dataset.train[name].shape[1:]
-        if dataset.tokens and name == "inputs" and array.ndim == 2 and array.shape[1]:
+        form = preparation.form(name)
+        expected = graphs.get(name, form.shape)
+        if preparation.tokens and name == "inputs" and array.ndim == 2 and array.shape[1]:
             if longest is not None and array.shape[1] > longest:
                 raise DataError(f"inputs of {array.shape[1]} tokens do not fit the model's length {longest}; cut them")
             # Filled up as in training; longer where the model has room.
             array = np.pad(array, ((0, 0), (0, max(0, expected[0] - array.shape[1]))))
-            arrays[name], expected = array, array.shape[1:]
+            expected = array.shape[1:]
         if array.shape[1:] != expected or not array.ndim or len(array) != count:
             raise DataError(
                 f"predict takes {name} of shape [N, {', '.join(map(str, expected))}], as in training; got {array.shape}. "
@@ -80,34 +87,98 @@ def check_given(given: Any, dataset: Dataset, longest: int | None) -> Arrays:
             )
         if not count:
             raise DataError(f"predict needs at least one example, got {name} of shape {array.shape}")
-        _check_numbers(name, array, dataset)
-    dataset.check_named("given", arrays)
-    if "edges" in arrays:
-        _check_graphs(arrays)
+        check_finite(name, array)
+        arrays[name] = _as_trained(name, array, form, preparation)
+    preparation.check_named("given", arrays)
+    if graphs:
+        check_graphs(arrays)
+    if preparation.columns is None and isinstance(preparation.prepare, Standardize):
+        _note_outside(arrays["inputs"], preparation)
     return arrays
 
 
-def _as_array(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise DataError(f"{name} make no array ({error}); give rows of one length") from error
+def _graph_sizes(arrays: Arrays, features: int) -> dict[str, tuple[int, ...]]:
+    """The shapes that go together where examples are graphs, which have as many nodes and edges as they have; else {}."""
+    if "edges" not in arrays or arrays["inputs"].ndim != 3 or arrays["edges"].ndim != 3:
+        return {}
+    nodes, edges = arrays["inputs"].shape[1], arrays["edges"].shape[1]
+    return {
+        "inputs": (nodes, features), "edges": (edges, 2), "node_mask": (nodes,), "edge_mask": (edges,), "counted": (nodes,),
+    }  # fmt: skip
 
 
-def _check_numbers(name: str, array: np.ndarray, dataset: Dataset) -> None:
-    check_finite(name, array)
-    trained = dataset.train[name].dtype
-    if array.dtype.kind != "f" or trained.kind not in "iu":
-        return
-    if isinstance(dataset.prepare, TokenIds) or (array != np.rint(array)).any():
+def _named(given: Any, preparation: Preparation) -> Mapping[str, Any]:
+    """New examples of any form as arrays by name."""
+    if isinstance(given, Path):
+        return read_given(given, preparation)
+    names = feature_names(given)
+    if preparation.columns is not None and (names or (isinstance(given, Mapping) and "inputs" not in given)):
+        table = {str(name): given[name] for name in (given.columns if names else given)}
+        return {"inputs": preparation.columns.encode("the given table", table)}
+    if isinstance(given, Mapping):
+        return given
+    if names and preparation.feature_names and names != preparation.feature_names:
+        given = _in_order(given, names, preparation.feature_names)
+    return {"inputs": given}
+
+
+def _in_order(frame: Any, names: tuple[str, ...], wanted: tuple[str, ...]) -> Any:
+    """A frame's columns in the order of training."""
+    missing = [name for name in wanted if name not in names]
+    if missing or len(names) != len(set(names)):
         raise DataError(
-            f"{name} were {trained} in training, whole numbers from {dataset.train[name].min()} to "
-            f"{dataset.train[name].max()}, and are {array.dtype} here, from {array.min():g} to {array.max():g}; give them as "
-            f"they were, neither scaled nor prepared"
+            f"the model was trained with the columns {', '.join(wanted[:8])}, and the frame given has {', '.join(names[:8])}; "
+            f"give each of them once"
+        )
+    note(f"the columns of the frame given were brought into the order of training: {', '.join(wanted[:8])}")
+    return np.asarray(frame)[:, [names.index(name) for name in wanted]]
+
+
+def _as_trained(name: str, array: np.ndarray, form: Form, preparation: Preparation) -> np.ndarray:
+    """Numbers in the format of training, where it holds them, so that equal numbers get equal answers, bit for bit.
+
+    Raises:
+        DataError: fractions where training had whole numbers.
+    """
+    trained = np.dtype(form.dtype)
+    if array.dtype == trained:
+        return array
+    fractions = array.dtype.kind == "f" and trained.kind in "iu" and bool((array != np.rint(array)).any())
+    if fractions or (array.dtype.kind == "f" and isinstance(preparation.prepare, TokenIds)):
+        low, high = (f"{bound[0]:g}" if bound else "?" for bound in (preparation.lowest, preparation.highest))
+        seen = f" from {low} to {high}" if name == "inputs" else ""
+        raise DataError(
+            f"{name} were {trained} in training, whole numbers{seen}, and are {array.dtype} here, from {array.min():g} to "
+            f"{array.max():g}; give them as they were, neither scaled nor prepared"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(trained)
+    if (cast == array).all():
+        return cast
+    # More digits or larger numbers than training had: they are scaled in 64 bits.
+    return array if array.dtype.itemsize > 2 else array.astype(np.float32)
+
+
+def _note_outside(inputs: np.ndarray, preparation: Preparation) -> None:
+    """Say how many rows lie further from what training saw than its values lie apart."""
+    low, high = np.array(preparation.lowest), np.array(preparation.highest)
+    if not low.size:
+        return
+    dims = tuple(range(1, inputs.ndim - (low.size > 1)))
+    least, most = (bound(axis=dims).reshape(len(inputs), -1).astype(np.float64) for bound in (inputs.min, inputs.max))
+    outside = (least < low - (high - low)) | (most > high + (high - low))
+    if outside.any():
+        feature = int(outside.any(axis=0).argmax())
+        name = preparation.feature_names[feature] if preparation.feature_names else f"number {feature}"
+        which = f"those of feature {name}" if low.size > 1 else "they"
+        note(
+            f"{int(outside.any(axis=1).sum())} of {len(inputs)} examples hold values far outside those of training: {which} "
+            f"reach from {least[:, feature].min():g} to {most[:, feature].max():g}, in training from {low[feature]:g} to "
+            f"{high[feature]:g}"
         )
 
 
-def _check_graphs(arrays: Arrays) -> None:
+def check_graphs(arrays: Arrays) -> None:
     """Raise `DataError` for an edge without an end or a graph without nodes, which `pad_graphs` never gives."""
     edges, real = arrays["edges"], arrays.get("edge_mask", np.ones(arrays["edges"].shape[:2], bool)).astype(bool)
     nodes = arrays.get("node_mask", np.ones(arrays["inputs"].shape[:2], bool)).astype(bool)

@@ -12,9 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxnets.data.dataset import Arrays, Dataset, Source, check_finite, from_arrays
+from jaxnets.data.arrays import from_arrays
+from jaxnets.data.dataset import Arrays, Dataset, Source
 from jaxnets.data.download import read_arrays
+from jaxnets.data.flavours import is_missing, plain_array, plain_numbers
 from jaxnets.data.planetoid import cora_arrays
+from jaxnets.data.targets import check_finite, encode_targets
 from jaxnets.errors import DataError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -123,7 +126,8 @@ def from_graph(
     Args:
         nodes: features `[N, F]`, taken as they are.
         edges: `[E, 2]` node numbers; see `pad_graphs`.
-        labels: `[N]` integers or text; only those of `train` and `test` are used.
+        labels: `[N]` integers or text; only those of `train` and `test` are used, so those of other nodes may be anything (-1,
+            "?", None, NaN).
         train: numbers of the nodes whose labels are learned from.
         test: numbers of the nodes whose labels are predicted in the test.
         name: for messages and the report.
@@ -135,37 +139,53 @@ def from_graph(
     """
     arrays = pad_graphs([(nodes, edges)], name=name, undirected=undirected)
     count = arrays["inputs"].shape[1]
-    numbers = np.arange(count, dtype=np.int32)[:, None]
-    labels = np.asarray(labels)
-    table = from_arrays(numbers, labels, test=(numbers, labels), name=name, standardize=False, class_names=class_names)
-    if not table.class_names:
-        raise DataError(f"{name}: the labels of nodes are real numbers; give integers or text, which make classes")
-    chosen = {}
-    for split, rows in (("train", train), ("test", test)):
-        chosen[split] = np.zeros((1, count), bool)
-        chosen[split][0, _check_numbers(name, split, rows, count)] = True
-    both = np.flatnonzero(chosen["train"] & chosen["test"])
+    rows = {"train": _check_numbers(name, "train", train, count), "test": _check_numbers(name, "test", test, count)}
+    both = np.intersect1d(rows["train"], rows["test"])
     if both.size:
         raise DataError(
             f"{name}: {both.size} nodes are in train and in test, the first is node {both[0]}; a test on labels that were "
             f"learned from says nothing, so take them out of one"
         )
-    arrays["targets"] = table.train["targets"][None]
+    targets, names = _node_labels(name, labels, count, rows["train"], rows["test"], class_names)
+    counted = {split: np.isin(np.arange(count), nodes)[None] for split, nodes in rows.items()}
+    arrays["targets"] = targets[None]
     return Dataset(
         name=name,
-        train={**arrays, "counted": chosen["train"]},
-        test={**arrays, "counted": chosen["test"]},
-        class_names=table.class_names,
+        train={**arrays, "counted": counted["train"]},
+        test={**arrays, "counted": counted["test"]},
+        class_names=names,
         target_name="class",
     )
 
 
+def _node_labels(
+    name: str, labels: Any, count: int, train: np.ndarray, test: np.ndarray, class_names: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class numbers `[N]` int32, 0 for the nodes of neither split, and the names of the classes."""
+    given = np.asarray(labels, dtype=object if isinstance(labels, list | tuple) else None)
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given[:, 0]
+    if given.shape != (count,):
+        raise DataError(
+            f"{name}: labels have shape {given.shape} for {count} nodes; give one for each, -1 where there is none"
+        )
+    # What the other nodes have for a label is not looked at: it may be a mark of its own kind.
+    used = np.concatenate([train, test])
+    known = plain_array(f"{name}: the labels of train and test", given[used])
+    others = np.delete(given, used)
+    if known.dtype.kind == "f" and any(is_missing(v) for v in others.ravel()) and (known == np.rint(known)).all():
+        known = known.astype(np.int64)  # integers, which became floats for the sake of a NaN among them
+    if known.dtype.kind == "f":
+        raise DataError(f"{name}: the labels of nodes are real numbers; give integers or text, which make classes")
+    found = encode_targets(name, known, known, class_names, kind="class")
+    targets = np.zeros(count, np.int32)
+    targets[used] = found.train
+    return targets, found.names
+
+
 def _check_graph(name: str, nodes: Any, edges: Any, *, undirected: bool) -> tuple[np.ndarray, np.ndarray]:
     """Features `[n, F]` float32 and directed edges `[e, 2]` int32 of one graph."""
-    try:
-        nodes, edges = np.asarray(nodes), np.asarray(edges)
-    except ValueError as error:
-        raise DataError(f"{name}: nodes or edges make no array ({error}); give rows of one length") from error
+    nodes, edges = plain_numbers(f"{name}: features", nodes), plain_numbers(f"{name}: edges", edges)
     if nodes.ndim != 2 or not len(nodes):
         raise DataError(f"{name}: nodes have shape {nodes.shape}; give features [nodes, features] of at least one node")
     check_finite(f"{name}: features", nodes)

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from jaxnets.data.dataset import Dataset, Source, from_arrays
+from jaxnets.data.arrays import from_arrays
+from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.images import Digits
 from jaxnets.errors import DataError
 
@@ -43,7 +44,12 @@ class OverlaidDigits(Source):
             for index, (split, count) in enumerate(((digits.train, self.train), (digits.test, self.test)))
         ]
         dataset = from_arrays(
-            *made[0], test=made[1], name="overlaid digits", class_names=digits.class_names, target_name="digits"
+            *made[0],
+            test=made[1],
+            name="overlaid digits",
+            kind="labels",
+            class_names=digits.class_names,
+            target_name="digits",
         )
         return dataclasses.replace(dataset, source=f"made from {digits.source}, seed {self.seed}")
 

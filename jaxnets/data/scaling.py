@@ -7,22 +7,23 @@ import numpy as np
 # Adding up n equal numbers leaves a deviation of about their rounding error, eps times their size, times a small factor
 # that grows slowly with n. Real variation this small cannot be told from it.
 ROUNDING = 64
+# A feature whose values all lie within so many units in the last place of their own format is constant.
+LAST_PLACES = 4
 # Rows of a block are chosen so that its float64 copy has about this many bytes.
 BLOCK_BYTES = 1 << 24
+# Beyond it, float64 does not hold every whole number.
+LARGEST_EXACT = 2.0**53
 
 
-def usable_deviation(
-    deviation: np.ndarray, largest: np.ndarray, eps: float = float(np.finfo(np.float64).eps)
-) -> np.ndarray:
+def usable_deviation(deviation: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """The standard deviation, or 1 where it is no more than the rounding error of numbers as large as `largest`.
 
     Args:
-        deviation: standard deviations, float64.
+        deviation: standard deviations, computed in float64.
         largest: the largest magnitude that each was computed from, same shape.
-        eps: relative rounding error of the numbers, that of the format they were kept in (float64 unless said otherwise).
     """
     deviation, largest = np.asarray(deviation, np.float64), np.asarray(largest, np.float64)
-    return np.where(deviation > ROUNDING * eps * largest, deviation, 1.0)
+    return np.where(deviation > ROUNDING * np.finfo(np.float64).eps * largest, deviation, 1.0)
 
 
 def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -31,3 +32,43 @@ def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     rows = max(1, BLOCK_BYTES // row)
     for start in range(0, len(array), rows):
         yield array[start : start + rows]
+
+
+def centred(numbers: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """`numbers - mean`, float64: subtracted before anything is rounded to fewer digits.
+
+    Args:
+        numbers: `[..., F]` of any real dtype.
+        mean: float64, one number or `[F]`.
+    """
+    if numbers.dtype.kind in "iu" and numbers.dtype.itemsize == 8 and np.abs(mean).max(initial=0) >= LARGEST_EXACT / 2:
+        # Nanoseconds since 1970 have 61 bits, float64 holds 53: whole numbers are subtracted as such. Differences wrap
+        # around alike in int64 and uint64, so they come out right as long as they fit into 63 bits.
+        whole = np.broadcast_to(np.rint(mean), numbers.shape[-1:] if np.ndim(mean) else ())
+        offset = np.array([int(v) & (2**64 - 1) for v in np.ravel(whole)], np.uint64).reshape(whole.shape)
+        return (numbers.astype(np.uint64) - offset).view(np.int64).astype(np.float64) - (mean - whole)
+    if numbers.dtype.itemsize > 8:  # long double has more digits than float64
+        return (numbers - mean).astype(np.float64)
+    return numbers.astype(np.float64) - mean
+
+
+def mean_and_deviation(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each feature over all but the last dim, in two passes; both `[F]` float64.
+
+    A deviation that is no more than the numbers' rounding error is 0: the feature is constant.
+    """
+    lead = tuple(range(numbers.ndim - 1))
+    count = float(np.prod(numbers.shape[:-1], dtype=np.float64))
+    # Sums of differences from the first row: of numbers that are large and near each other no digit is lost.
+    start = numbers[(0,) * len(lead)].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = start + sum(centred(block, start).sum(axis=lead) for block in blocks(numbers)) / count
+        spread = sum(np.square(centred(block, mean)).sum(axis=lead) for block in blocks(numbers)) / count
+    low, high = (bound.astype(np.float64) for bound in (numbers.min(axis=lead), numbers.max(axis=lead)))
+    largest = np.maximum(np.abs(low), np.abs(high))
+    deviation = np.sqrt(spread)
+    constant = deviation <= ROUNDING * np.finfo(np.float64).eps * largest
+    if numbers.dtype.kind == "f":
+        # In fewer digits too, a few units in the last place are no variation.
+        constant |= high - low <= LAST_PLACES * float(np.finfo(numbers.dtype).eps) * largest
+    return mean, np.where(constant, 0.0, deviation)

@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from jaxnets.data.columns import to_numbers
-from jaxnets.data.dataset import Dataset, Source, fit_standardize
+from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.download import Remote, obtain_file
+from jaxnets.data.prepare import fit_standardize
 from jaxnets.data.tables import ASSETS, read_csv
 from jaxnets.errors import DataError, did_you_mean
 
@@ -57,7 +58,7 @@ class Series(Source):
     """Which part the test split holds. Choose hyper-parameters on validation, then measure once on test."""
 
     def open(self) -> Dataset:
-        """Inputs `[N, history, C]` and targets `[N, horizon, C]`, float32, both in the columns' own units."""
+        """Inputs `[N, history, C]` and targets `[N, horizon, C]`, float64, both in the columns' own units."""
         for name in ("history", "horizon"):
             if getattr(self, name) < 1:
                 raise DataError(f"Series.{name} is at least 1, got {getattr(self, name)}")
@@ -94,12 +95,10 @@ class Series(Source):
         windows = np.lib.stride_tricks.sliding_window_view(
             values[first - self.history : stop], self.history + self.horizon, 0
         )
-        windows = windows.swapaxes(1, 2).astype(np.float32)
+        windows = windows.swapaxes(1, 2)
         assert len(windows) == count
-        return {
-            "inputs": np.ascontiguousarray(windows[:, : self.history]),
-            "targets": np.ascontiguousarray(windows[:, self.history :]),
-        }
+        # Views of the series: a row that many windows share is kept once, in the digits that it was read with.
+        return {"inputs": windows[:, : self.history], "targets": windows[:, self.history :]}
 
     def _rows(self, name: str, rows: int) -> tuple[int, int, int]:
         """Rows of each part."""

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxnets.data.dataset import Dataset, Source, TokenIds, from_arrays
+from jaxnets.data.arrays import from_arrays
+from jaxnets.data.dataset import Dataset, Source, TokenIds
 from jaxnets.errors import DataError
 
 

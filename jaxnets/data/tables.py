@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from jaxnets.data.arrays import from_arrays
 from jaxnets.data.columns import EMPTY, Column, Columns, to_numbers
-from jaxnets.data.dataset import Dataset, Source, Standardize, from_arrays
+from jaxnets.data.dataset import Dataset, Source, Standardize
 from jaxnets.data.download import Remote, cache_directory, download, locate, read_arrays
 from jaxnets.errors import DataError, did_you_mean
 

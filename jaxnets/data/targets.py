@@ -1,10 +1,34 @@
-"""Targets of any kind as the tasks take them: classes, several labels, numbers."""
+"""What targets mean: one of several classes, several labels at once, real numbers; and their values as the tasks take them."""
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxnets.errors import DataError
+from jaxnets.data.flavours import plain_array
+from jaxnets.errors import DataError, note
+
+TargetKind = Literal["auto", "class", "labels", "number"]
+# Text that NumPy or a spreadsheet makes of a missing value. It may be a class all the same ("nan" is a bread).
+LOOKS_MISSING = ("", "nan", "none", "null", "na", "n/a", "nat", "<na>")
+# What `labels` hold where nothing is known of a label.
+UNKNOWN_LABEL = -1
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+
+
+class Targets(NamedTuple):
+    """The targets of both splits, encoded."""
+
+    kind: str
+    """"class": int32 `[N]`, numbers of classes; "labels": `[N, L]` of 0, 1 and -1 (unknown); "number": `[N]` or `[N, K]`
+    real numbers in their own format."""
+    train: np.ndarray
+    test: np.ndarray
+    names: tuple[str, ...]
+    """Of the classes or labels, in order; () for numbers."""
 
 
 def check_finite(what: str, array: np.ndarray) -> None:
@@ -22,49 +46,144 @@ def check_finite(what: str, array: np.ndarray) -> None:
         )
 
 
+def read_targets(what: str, values: Any) -> np.ndarray:
+    """Targets as a plain array of one or two dims; a column `[N, 1]` is the row `[N]`. Raises `DataError` for others."""
+    array = plain_array(what, values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        return array[:, 0]
+    if array.ndim not in (1, 2) or 0 in array.shape[1:]:
+        raise DataError(f"{what} have shape {array.shape}; give [examples], or [examples, targets] for several of each")
+    return array
+
+
 def encode_targets(
-    name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Training and test targets as `from_arrays` takes them: one dim makes classes or numbers, two make labels.
+    name: str, y: Any, y_test: Any, class_names: Sequence[str] | None = None, kind: TargetKind = "auto"
+) -> Targets:
+    """Training and test targets as the tasks take them.
+
+    One dim: integers, booleans and text make classes, floats make numbers. Two dims: all 0 or 1 make several labels of each
+    example, or one of several classes where each row holds a single 1 (one-hot); other floats make several numbers.
+
+    Args:
+        name: of the data, for messages.
+        y: training targets, `[N]`, `[N, 1]` or `[N, K]`.
+        y_test: test targets, of the same kind.
+        class_names: names of classes 0, 1, ... or of the labels.
+        kind: what they are, where the rule above is not what is meant.
 
     Raises:
         DataError: the two differ in kind, or a value is not one of a target.
     """
-    if y_test.ndim != y.ndim:
+    y, y_test = read_targets(f"{name}: the training targets", y), read_targets(f"{name}: the test targets", y_test)
+    if y_test.shape[1:] != y.shape[1:]:
         raise DataError(f"{name}: test targets have shape {y_test.shape}, training targets {y.shape}; make them alike")
-    return (encode_classes_or_numbers if y.ndim == 1 else encode_labels)(name, y, y_test, class_names)
+    _check_same_kind(name, y, y_test)
+    if y.ndim == 2:
+        return _several(name, y, y_test, class_names, kind)
+    if kind == "labels":
+        raise DataError(f"{name}: kind='labels' needs targets [examples, labels], got {y.shape}")
+    if y.dtype.kind == "f" and kind == "class":
+        y, y_test = (_whole(f"{name}: the {split} labels", part) for split, part in (("training", y), ("test", y_test)))
+    if kind == "number" and y.dtype.kind in "SU":
+        raise DataError(f"{name}: kind='number', but the targets are text, e.g. {y[0]!r}; convert them to numbers")
+    if kind == "number" or (y.dtype.kind == "f" and kind == "auto"):
+        return _numbers(name, y, y_test, class_names, kind)
+    if y.dtype.kind in "SU":
+        return _words(name, y, y_test, class_names)
+    return _class_numbers(name, y, y_test, class_names)
 
 
-def encode_classes_or_numbers(
-    name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Targets as int32 labels with their names, or as float32 numbers with none."""
-    kinds = {"f": "real numbers", "i": "integers", "u": "integers", "b": "integers"}
-    train_kind, test_kind = (kinds.get(part.dtype.kind, "text") for part in (y, y_test))
-    if train_kind != test_kind:
+def _check_same_kind(name: str, y: np.ndarray, y_test: np.ndarray) -> None:
+    kinds = {"f": "real numbers", "i": "integers", "u": "integers", "b": "integers", "U": "text"}
+    train_kind, test_kind = kinds[y.dtype.kind], kinds[y_test.dtype.kind]
+    if train_kind != test_kind and y.ndim == 1:
         raise DataError(
             f"{name}: the training targets are {train_kind}, the test targets {test_kind}; make them the same"
         )
-    if y.dtype.kind == "f":
-        check_finite(f"{name}: training targets", y)
-        check_finite(f"{name}: test targets", y_test)
-        return y.astype(np.float32), y_test.astype(np.float32), ()
-    if train_kind == "text":
-        found = {str(v) for v in y} | {str(v) for v in y_test}
-        words = list(class_names) if class_names is not None else sorted(found, key=_natural)
-        unknown = sorted(found - set(words))
-        if unknown:
-            raise DataError(f"{name}: label {unknown[0]!r} is not among the class names {', '.join(words)}")
-        code = {word: index for index, word in enumerate(words)}
-        y, y_test = (np.array([code[str(v)] for v in part], np.int32) for part in (y, y_test))
-        return y, y_test, tuple(words)
+
+
+def _whole(what: str, labels: np.ndarray) -> np.ndarray:
+    """Floats that are whole numbers as integers; raises `DataError` for others."""
+    check_finite(what, labels)
+    wrong = np.flatnonzero(labels != np.rint(labels))
+    if wrong.size or (np.abs(labels) >= 2**53).any():
+        place = int(wrong[0]) if wrong.size else int(np.abs(labels).argmax())
+        raise DataError(
+            f"{what} are floats, and {labels[place]!r} at index {place} is no whole number that floats hold exactly; give "
+            f"integers or text"
+        )
+    return labels.astype(np.int64)
+
+
+def _numbers(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Any, kind: str) -> Targets:
+    check_finite(f"{name}: training targets", y)
+    check_finite(f"{name}: test targets", y_test)
+    if class_names is not None:
+        raise DataError(
+            f"{name}: class_names are given, but the targets are real numbers; give integers or text, or kind='class'"
+        )
+    if kind == "auto" and y.ndim == 1 and len(y) >= 10 and (values := np.unique(y)).size <= 10 and _all_whole(values):
+        note(
+            f"{name}: the targets are floats with {values.size} distinct whole values and are learned as numbers "
+            f"(regression); for classes give integers, y.astype(int)"
+        )
+    return Targets("number", y, y_test, ())
+
+
+def _all_whole(values: np.ndarray) -> bool:
+    return bool((values == np.rint(values)).all())
+
+
+def _words(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None) -> Targets:
+    seen, tested = Counter(y.tolist()), Counter(y_test.tolist())
+    found = seen.keys() | tested.keys()
+    words = [str(word) for word in class_names] if class_names is not None else sorted(found, key=natural_order)
+    unknown = sorted(found - set(words))
+    if unknown:
+        raise DataError(f"{name}: label {unknown[0]!r} is not among the class names {', '.join(words)}")
+    if len(set(words)) < len(words):
+        raise DataError(
+            f"{name}: class_names names {Counter(words).most_common(1)[0][0]!r} twice; give each class one name"
+        )
+    if len(words) >= 20 and len(words) > 0.9 * (len(y) + len(y_test)):
+        raise DataError(
+            f"{name}: {len(words)} different labels for {len(y) + len(y_test)} examples make no classes, e.g. {words[0]!r}; "
+            f"if they are numbers written as text, give y.astype(float)"
+        )
+    _note_doubtful(name, found, tested.keys() - seen.keys())
+    code = {word: index for index, word in enumerate(words)}
+    y, y_test = (np.array([code[v] for v in part.tolist()], np.int32) for part in (y, y_test))
+    return Targets("class", y, y_test, tuple(words))
+
+
+def _note_doubtful(name: str, found: Any, only_tested: Any) -> None:
+    """Say which classes may not be meant as such."""
+    missing = sorted(word for word in found if word.strip().lower() in LOOKS_MISSING)
+    if missing:
+        note(
+            f"{name}: {missing[0]!r} is taken for a class of its own; if it stands for a missing label, leave those rows out"
+        )
+    alike: dict[str, list[str]] = {}
+    for word in sorted(found):
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", word).casefold().split()), []).append(word)
+    twins = next((words for words in alike.values() if len(words) > 1), None)
+    if twins:
+        note(f"{name}: {' and '.join(map(repr, twins))} are different classes; if they are one, write them alike")
+    if only_tested:
+        shown = ", ".join(repr(word) for word in sorted(only_tested)[:4])
+        note(
+            f"{name}: {len(only_tested)} classes are in the test and not in the training data ({shown}); none can be learned"
+        )
+
+
+def _class_numbers(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None) -> Targets:
     highest = int(max(y.max(initial=0), y_test.max(initial=0)))
     if class_names is None and highest >= max(len(y), 2):
         raise DataError(
             f"{name}: integer targets make classes, but they run up to {highest} for {len(y)} examples. For a regression "
-            f"give them as floats; for classes number them 0, 1, 2, ..."
+            f"give them as floats; for classes number them 0, 1, 2, ..., or give their names: y.astype(str)"
         )
-    names = tuple(class_names) if class_names is not None else tuple(str(i) for i in range(highest + 1))
+    names = tuple(map(str, class_names)) if class_names is not None else tuple(str(i) for i in range(highest + 1))
     for split, labels in (("training", y), ("test", y_test)):
         outside = (labels < 0) | (labels >= len(names))
         if outside.any():
@@ -73,33 +192,93 @@ def encode_classes_or_numbers(
                 f"{name}: {split} label {labels[place]} at index {place} is out of range; classes are numbered from 0"
                 + (f" to {len(names) - 1}, the {len(names)} of class_names" if class_names is not None else "")
             )
-    return y.astype(np.int32), y_test.astype(np.int32), names
+    empty = np.setdiff1d(np.arange(len(names)), y)
+    if empty.size and class_names is None:
+        note(
+            f"{name}: class labels run from 0 to {highest}, and {empty.size} of these classes have no training example (the "
+            f"first is {empty[0]}); number classes from 0, or give their names: y.astype(str)"
+        )
+    return Targets("class", y.astype(np.int32), y_test.astype(np.int32), names)
 
 
-def encode_labels(
-    name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Several labels an example as uint8, 0 or 1, with the names of the labels."""
-    names = tuple(class_names) if class_names is not None else tuple(str(i) for i in range(y.shape[1]))
+def _several(
+    name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None, kind: TargetKind
+) -> Targets:
+    """Targets `[N, K]`."""
+    if y.dtype.kind == "U" or y_test.dtype.kind == "U":
+        raise DataError(
+            f"{name}: targets {y.shape} are text; give one label for each example, or 0 and 1 for each of several"
+        )
+    parts = (y, y_test)
+    binary = bool(((y == 0) | (y == 1) | _unknown(y)).all())  # what the training targets are, those of the test must be
+    known = not any(_unknown(part).any() for part in parts)
+    one_hot = binary and known and all(((part == 1).sum(axis=1) == 1).all() and part.max() == 1 for part in parts)
+    if kind == "class" and not one_hot:
+        raise DataError(
+            f"{name}: kind='class' takes targets {y.shape} as one-hot, a single 1 in each row, which they are not"
+        )
+    if kind == "class" or (kind == "auto" and one_hot and y.shape[1] > 1):
+        if kind == "auto":
+            note(
+                f"{name}: each row of the targets {y.shape} holds a single 1, so they are one of {y.shape[1]} classes that "
+                f"exclude each other; for labels that do not, from_arrays(..., kind='labels')"
+            )
+        classes = [part.argmax(axis=1).astype(np.int32) for part in parts]
+        names = tuple(map(str, class_names)) if class_names is not None else tuple(str(i) for i in range(y.shape[1]))
+        if len(names) != y.shape[1]:
+            raise DataError(
+                f"{name}: class_names has {len(names)} names for the {y.shape[1]} classes of one-hot targets"
+            )
+        return Targets("class", classes[0], classes[1], names)
+    if kind == "number" or (kind == "auto" and not binary and y.dtype.kind == "f" and class_names is None):
+        if kind == "auto" and all(_shares(part) for part in parts):
+            note(
+                f"{name}: each row of the targets {y.shape} adds up to 1; they are learned as {y.shape[1]} real numbers, not "
+                f"as probabilities of classes"
+            )
+        return _numbers(name, y, y_test, class_names, kind)
+    return _labels(name, y, y_test, class_names)
+
+
+def _unknown(part: np.ndarray) -> np.ndarray:
+    return np.isnan(part) if part.dtype.kind == "f" else np.zeros(part.shape, bool)
+
+
+def _shares(part: np.ndarray) -> bool:
+    return bool((part >= 0).all() and np.allclose(part.sum(axis=1), 1, atol=1e-4))
+
+
+def _labels(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None) -> Targets:
+    """Several labels an example, 0 or 1 each, NaN where one is unknown."""
+    names = tuple(map(str, class_names)) if class_names is not None else tuple(str(i) for i in range(y.shape[1]))
+    made = []
     for split, part in (("training", y), ("test", y_test)):
-        if part.ndim != 2 or part.shape[1] != len(names) or not names:
+        if part.shape[1] != len(names):
             raise DataError(
                 f"{name}: the {split} targets have shape {part.shape}, expected [examples, {len(names)}]: a 0 or a 1 for "
                 f"each label ({', '.join(names[:8])})"
             )
-        wrong = np.argwhere((part != 0) & (part != 1))
+        unknown = _unknown(part)
+        wrong = np.argwhere((part != 0) & (part != 1) & ~unknown)
         if wrong.size:
             place = tuple(int(i) for i in wrong[0])
             raise DataError(
                 f"{name}: targets with two dims are labels, each 0 or 1, but the {split} target at {place} is "
-                f"{part[place]}; give 0 and 1, or one target for each input"
+                f"{part[place]}; give 0 and 1, or NaN for a label that is unknown; one target for each input; or, for several "
+                f"real numbers, floats without class_names (kind='number')"
             )
-    return y.astype(np.uint8), y_test.astype(np.uint8), names
+        made.append(without_unknown(part))
+    return Targets("labels", made[0], made[1], names)
 
 
-def _natural(word: str) -> tuple[int, float, str]:
-    """Numbers first, in their own order ("2" before "10"), then words."""
-    try:
-        return (0, float(word), word)
-    except ValueError:
-        return (1, 0.0, word)
+def without_unknown(labels: np.ndarray) -> np.ndarray:
+    """Labels of 0, 1 and NaN as uint8, or as int8 with -1 where one is unknown."""
+    unknown = _unknown(labels)
+    if not unknown.any():
+        return labels.astype(np.uint8)
+    return np.where(unknown, UNKNOWN_LABEL, np.nan_to_num(labels)).astype(np.int8)
+
+
+def natural_order(word: str) -> tuple[int, float, str]:
+    """A sorting key: numbers first, in their own order ("2" before "10"), then words; the same in every process."""
+    return (0, float(word), word) if _NUMBER.fullmatch(word) else (1, 0.0, word)

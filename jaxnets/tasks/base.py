@@ -7,6 +7,7 @@ to look at afterwards (`exhibits`). Two more have defaults: `bind`, which fills 
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
@@ -45,6 +46,23 @@ class Task:
     """The one metric to name a run by."""
     higher_is_better = False
     """Which way the headline improves."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the arrays beside inputs, targets and weights that the task or its model reads from a batch."""
+        return options_of(self.model)
+
+    def encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        """Raw targets `[N, ...]` of any real dtype as `loss` and `metrics` take them, in 32 bits; the inverse of `decide`.
+
+        It runs on the host, before anything is narrowed: what must be subtracted from large numbers is subtracted here.
+        """
+        return targets
+
+    def about_split(self, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Numbers about a split that `derive` needs and no batch can give, computed once on the host from its raw arrays."""
+        del arrays
+        return {}
 
     def bind(self, card: Card) -> Self:
         """This task with everything filled in that only the data can tell; raises `DataError` on a contradiction."""
@@ -118,8 +136,20 @@ class Task:
         others = {name: value for name, value in variables.items() if name != "params"}
         rngs, kept = ({}, []) if key is None else ({"dropout": key}, list(others))
         call: Any = self.model.apply  # what it returns depends on `mutable`
-        outputs, new = call(variables, self.inputs_of(batch), train=key is not None, rngs=rngs, mutable=[*kept, *told])
+        given = {name: batch[name] for name in options_of(self.model) if name in batch}
+        outputs, new = call(
+            variables, self.inputs_of(batch), train=key is not None, rngs=rngs, mutable=[*kept, *told], **given
+        )
         return jax.numpy.asarray(outputs, jax.numpy.float32), {**others, **new}
+
+
+# Arrays beside the inputs that a model may take as an argument of its call, by name.
+OPTIONS = ("lengths",)
+
+
+def options_of(model: nn.Module) -> tuple[str, ...]:
+    """Which of `OPTIONS` the call of a model takes."""
+    return tuple(name for name in OPTIONS if name in inspect.signature(type(model).__call__).parameters)
 
 
 # What the targets of a kind are, and the task for them.

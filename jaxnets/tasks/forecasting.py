@@ -17,14 +17,16 @@ from jaxnets.contracts import Aux, Batch, Card, Exhibit, Lines, Mean, Variables
 from jaxnets.errors import DataError
 from jaxnets.tasks.base import Task, check_kind, with_outputs
 from jaxnets.tasks.losses import huber, squared_error
+from jaxnets.tasks.scales import in_units, standardized
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forecasting(Task):
     """Minimise the error of the next steps; measure it beside that of repeating what was seen.
 
-    A batch holds `inputs` `[B, T, C]`, standardised for each channel, `targets` `[B, K, C]` in their own units and `mask`
-    `[B]`; the model returns `[B, K * C]`, standardised, whatever it is: an MLP reads the history flat, an RNN step by step.
+    A batch holds `inputs` `[B, T, C]` and `targets` `[B, K, C]`, both standardised for each channel (see `encode_targets`),
+    and `mask` `[B]`; the model returns `[B, K * C]`, standardised, whatever it is: an MLP reads the history flat, an RNN step
+    by step.
     """
 
     error: Literal["squared", "absolute", "huber"] = "squared"
@@ -59,7 +61,9 @@ class Forecasting(Task):
         ahead, channels = card.target_shape
         reason = f"{card.name!r} has {ahead} steps ahead of {channels} channels"
         # One number stands for all channels.
-        means, stds = (tuple(np.broadcast_to(v, channels).tolist()) for v in card.target_scales)
+        means, stds = (
+            tuple(np.broadcast_to(v, channels).tolist()) for v in (card.target_means, card.target_deviations)
+        )
         for name, own, of_data in (("means", self.means, means), ("stds", self.stds, stds)):
             if own and (len(own) != channels or not np.allclose(own, of_data)):
                 raise DataError(
@@ -78,16 +82,20 @@ class Forecasting(Task):
         x = _seen(batch)
         return (x - x[:, -1:] if self.from_last else x).astype(batch["inputs"].dtype)
 
+    def encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        """Steps `[N, K, C]` in their own units, standardised for each channel: float32, same shape."""
+        return standardized(targets, self.means or 0.0, self.stds or 1.0)
+
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean error of a step, standardised, over the unmasked windows."""
         said, model_state = self.apply(variables, batch, key if train else None)
-        said, true = self._forecast(said, batch), self._true(batch)
+        said, true = self._forecast(said, batch), batch["targets"].astype(jnp.float32)
         loss = Mean.of(self._error(said, true), batch["mask"])
         return loss, Aux({"loss": loss, "mse": Mean.of(squared_error(said, true), batch["mask"])}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """Loss; squared and absolute error, standardised and in the targets' units; squared errors of the plain forecasts."""
-        said, true, mask = self.outputs(variables, batch), self._true(batch), batch["mask"]
+        said, true, mask = self.outputs(variables, batch), batch["targets"].astype(jnp.float32), batch["mask"]
         std = jnp.asarray(self.stds, jnp.float32)[None, None]
         seen = _seen(batch)
         return {
@@ -123,15 +131,15 @@ class Forecasting(Task):
             )
 
     def decide(self, outputs: np.ndarray) -> np.ndarray:
-        """The forecast in the targets' units, `[B, K, C]` float32."""
-        return (outputs * np.array(self.stds) + np.array(self.means)).astype(np.float32)
+        """The forecast in the targets' units, `[B, K, C]` float32 (float64 where that is too coarse)."""
+        return in_units(outputs, np.array(self.means), np.array(self.stds))
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """Six forecasts of the last channel, evenly spread over the test, beside what was seen and what came."""
         said, chosen = self.decide(outputs), np.linspace(0, len(outputs) - 1, min(6, len(outputs))).astype(int)
-        seen, true = (np.asarray(arrays[name], np.float32)[chosen, :, -1] for name in ("inputs", "targets"))
+        seen, true = (np.asarray(arrays[name][chosen, :, -1], np.float64) for name in ("inputs", "targets"))
         (count, steps), ahead = seen.shape, true.shape[1]
-        curves = np.full((count, 3, steps + ahead), np.nan, np.float32)
+        curves = np.full((count, 3, steps + ahead), np.nan)
         curves[:, 0, :steps], curves[:, 1, steps:], curves[:, 2, steps:] = seen, true, said[chosen, :, -1]
         curves[:, 1:, steps - 1] = seen[:, -1:]  # the curves begin where the seen one ends
         captions = tuple(f"window {index}" for index in chosen)
@@ -142,10 +150,6 @@ class Forecasting(Task):
     def _forecast(self, said: Array, batch: Batch) -> Array:
         said = said.reshape(batch["inputs"].shape[0], -1, batch["inputs"].shape[2])
         return said + _seen(batch)[:, -1:] if self.from_last else said
-
-    def _true(self, batch: Batch) -> Array:
-        mean, std = (jnp.asarray(v, jnp.float32)[None, None] for v in (self.means, self.stds))
-        return (batch["targets"].astype(jnp.float32) - mean) / std
 
     def _error(self, said: Array, true: Array) -> Array:
         if self.error == "absolute":

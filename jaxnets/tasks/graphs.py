@@ -28,6 +28,11 @@ class GraphClassification(Classification):
     `jaxnets.data.from_graphs`), `targets` `[B]` and `mask` `[B]`; the model returns logits `[B, C]`.
     """
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return ARRAYS
+
     def inputs_of(self, batch: Batch) -> Graph:
         """The batch as the models of `jaxnets.models.graph` take it."""
         missing = [name for name in ARRAYS if name not in batch]
@@ -60,6 +65,11 @@ class NodeClassification(GraphClassification):
     l2: float = 0.0
     """Weight of the penalty `l2 / 2 * sum(w^2)` over all matrices, added to the training loss (GCN's paper has it on the first
     alone; AdamW's weight decay is another thing)."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return (*ARRAYS, "counted")
 
     def __post_init__(self) -> None:
         if self.l2 < 0:

@@ -26,7 +26,8 @@ COUNTS = ("hits", "false_alarms", "misses")
 class MultiLabel(Task):
     """Minimise the cross entropy of every label, each a yes or no of its own; measure whole examples, labels and F1.
 
-    A batch holds `inputs` `[B, ...]`, `targets` `[B, C]` of 0 and 1 and `mask` `[B]`; the model returns logits `[B, C]`.
+    A batch holds `inputs` `[B, ...]`, `targets` `[B, C]` of 0, 1 and -1 (unknown: that label of that example counts nowhere)
+    and `mask` `[B]`; the model returns logits `[B, C]`. Losses and label accuracies are means over the known labels.
 
     F1 is the harmonic mean of precision and recall, `2 hits / (2 hits + false alarms + misses)`: of all labels' counts
     together (micro), or the mean of the labels' own (macro; a label that is neither true nor said anywhere counts as 0). An
@@ -58,16 +59,16 @@ class MultiLabel(Task):
         """Mean cross entropy in nats a label, over the unmasked examples."""
         logits, model_state = self.apply(variables, batch, key if train else None)
         weight = self.positive_weight if train else 1.0
-        loss = Mean.of(binary_cross_entropy(logits, batch["targets"], positive_weight=weight), batch["mask"])
+        loss = _over_known(binary_cross_entropy(logits, _yes(batch), positive_weight=weight), batch)
         return loss, Aux({"loss": loss, **self._shares(logits, batch)}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """Cross entropy (never weighted), both accuracies, and the counts of each label, from which `derive` makes F1."""
         logits = self.outputs(variables, batch)
-        loss = Mean.of(binary_cross_entropy(logits, batch["targets"]), batch["mask"])
-        said, true = self._said(logits), batch["targets"] > 0
+        loss = _over_known(binary_cross_entropy(logits, _yes(batch)), batch)
+        said, true, known = self._said(logits), batch["targets"] > 0, batch["targets"] >= 0
         counts = {}
-        for name, seen in zip(COUNTS, (said & true, said & ~true, ~said & true), strict=True):
+        for name, seen in zip(COUNTS, (said & true, said & ~true & known, ~said & true), strict=True):
             for label in range(seen.shape[1]):
                 counts[f"{name}_{label}"] = Mean.of(seen[:, label].astype(jnp.float32), batch["mask"])
         return {"loss": loss, **self._shares(logits, batch), **counts}
@@ -103,7 +104,8 @@ class MultiLabel(Task):
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """The labels one by one, and the images that are most wrong."""
-        true, said = np.asarray(arrays["targets"]) > 0, self.decide(outputs) > 0
+        known = np.asarray(arrays["targets"]) >= 0
+        true, said = np.asarray(arrays["targets"]) > 0, (self.decide(outputs) > 0) & known
         hits, alarms, misses = ((a & b).sum(axis=0) for a, b in ((said, true), (said, ~true), (~said, true)))
         rows = tuple(
             (name, f"{h + m}", f"{h / max(h + a, 1):.3f}", f"{h / max(h + m, 1):.3f}", f"{f1(h, a, m):.3f}")
@@ -118,11 +120,28 @@ class MultiLabel(Task):
         return logits >= math.log(self.threshold / (1 - self.threshold))  # type: ignore[return-value]
 
     def _shares(self, logits: Array, batch: Batch) -> dict[str, Mean]:
-        right = (self._said(logits) == (batch["targets"] > 0)).astype(jnp.float32)
+        known = batch["targets"] >= 0
+        right = (self._said(logits) == (batch["targets"] > 0)) | ~known
+        # An example of which no label is known is neither right nor wrong.
         return {
-            "accuracy": Mean.of(right.min(axis=-1), batch["mask"]),
-            "label_accuracy": Mean.of(right, batch["mask"]),
+            "accuracy": Mean.of(right.all(axis=-1).astype(jnp.float32), batch["mask"] * known.any(axis=-1)),
+            "label_accuracy": _over_known(right.astype(jnp.float32), batch),
         }
+
+
+def _yes(batch: Batch) -> Array:
+    """1 where a label is known to be true, else 0."""
+    return (batch["targets"] > 0).astype(jnp.float32)
+
+
+def _over_known(values: Array, batch: Batch) -> Mean:
+    """The mean of `[B, C]` over the known labels of the unmasked examples.
+
+    The weight is that of whole examples where every label is known, so that losses of both kinds of data weigh alike.
+    """
+    known = (batch["targets"] >= 0).astype(jnp.float32)
+    weight = batch["mask"][:, None] * known / known.shape[1]
+    return Mean(jnp.where(weight > 0, values.astype(jnp.float32) * weight, 0.0).sum(), weight.sum())
 
 
 def f1(hits: np.ndarray, false_alarms: np.ndarray, misses: np.ndarray) -> np.ndarray:

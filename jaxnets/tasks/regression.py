@@ -1,4 +1,4 @@
-"""One real number for each example."""
+"""Real numbers, one or several for each example. Shapes: `B` batch, `K` numbers."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,98 +13,155 @@ from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Scatter, Variable
 from jaxnets.errors import DataError
 from jaxnets.tasks.base import Task, check_kind, with_outputs
 from jaxnets.tasks.losses import huber, squared_error
+from jaxnets.tasks.scales import in_units, standardized
+
+ERRORS = {"squared": squared_error, "huber": huber}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression(Task):
-    """Minimise the error of a real target; measure R2, MSE, RMSE and MAE.
+    """Minimise the error of real targets; measure R2, MSE, RMSE and MAE (of several targets, the mean of each one's).
 
-    A batch holds `inputs` `[B, ...]`, `targets` `[B]` in their own unit and `mask` `[B]`. The model works on standardised
-    targets: its output is `(target - target_mean) / target_std`, both taken from the training data by `bind`.
+    The model works on standardised targets, `(target - target_mean) / target_std`, both taken from the training data by
+    `bind`; `encode_targets` makes them, `decide` undoes it. A batch holds `inputs` `[B, ...]`, `targets` `[B]` or `[B, K]` as
+    `encode_targets` gives them, and `mask` `[B]`; the model returns `[B, K]`.
     """
 
     error: Literal["squared", "huber"] = "squared"
     """What is minimised; huber (delta 1, in standard deviations) is less moved by outliers."""
-    target_mean: float | None = None
-    """Subtracted from the targets; None takes the training data's mean."""
-    target_std: float | None = None
-    """Divides the targets; None takes the training data's standard deviation."""
+    target_mean: float | tuple[float, ...] | None = None
+    """Subtracted from the targets, one number or one for each; None takes the training data's means."""
+    target_std: float | tuple[float, ...] | None = None
+    """Divides the targets, one number or one for each; None takes the training data's standard deviations."""
 
     headline = "r2"
     higher_is_better = True
 
     def bind(self, card: Card) -> Self:
-        """Take the targets' mean and standard deviation from the data, and give the model one output."""
-        check_kind(card, "number", "regression needs one real number for each example")
-        std = card.target_std if self.target_std is None else self.target_std
-        if std <= 0:
-            raise DataError(f"the targets of {card.name!r} have standard deviation {std}; there is nothing to predict")
+        """Take the targets' means and standard deviations from the data, and give the model an output for each."""
+        check_kind(card, "number", "regression needs real numbers for each example")
+        means = card.target_means if self.target_mean is None else self.target_mean
+        deviations = card.target_deviations if self.target_std is None else self.target_std
+        count = int(np.prod(card.target_shape))
+        for name, values in (("target_mean", means), ("target_std", deviations)):
+            if np.size(values) not in (1, count):
+                raise DataError(
+                    f"Regression.{name} has {np.size(values)} numbers, and {card.name!r} has {count} targets"
+                )
+        if np.min(deviations) <= 0:
+            which = f" number {int(np.argmin(deviations))}" if count > 1 else ""
+            raise DataError(
+                f"the targets{which} of {card.name!r} have standard deviation {np.min(deviations):g}; there is nothing to "
+                f"predict"
+            )
+        what = "one number" if count == 1 else f"{count} numbers"
         return dataclasses.replace(
             self,
-            model=with_outputs(self.model, 1, exact=True, reason="regression predicts one number"),
-            target_mean=card.target_mean if self.target_mean is None else self.target_mean,
-            target_std=std,
+            model=with_outputs(self.model, count, exact=True, reason=f"regression predicts {what}"),
+            target_mean=_plain(means),
+            target_std=_plain(deviations),
         )
 
     @property
-    def _mean(self) -> float:
-        return self.target_mean or 0.0
+    def _mean(self) -> np.ndarray:
+        return np.asarray(0.0 if self.target_mean is None else self.target_mean, np.float64)
 
     @property
-    def _std(self) -> float:
-        return self.target_std or 1.0
+    def _std(self) -> np.ndarray:
+        return np.asarray(1.0 if self.target_std is None else self.target_std, np.float64)
+
+    def encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        """Targets `[N]` or `[N, K]` in their own unit, standardised: float32, of the same shape."""
+        return standardized(targets, self._mean, self._std)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean error in standardised units over the unmasked examples."""
         outputs, model_state = self.apply(variables, batch, key if train else None)
-        targets = (batch["targets"].astype(jnp.float32) - self._mean) / self._std
-        error = {"squared": squared_error, "huber": huber}[self.error]
-        loss = Mean.of(error(outputs[:, 0], targets), batch["mask"])
+        loss = Mean.of(ERRORS[self.error](outputs, _columns(batch)), batch["mask"])
         return loss, Aux({"loss": loss}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """Standardised moments, from which `derive` makes R2, MSE, RMSE and MAE."""
-        outputs = self.outputs(variables, batch)[:, 0]
-        targets = (batch["targets"].astype(jnp.float32) - self._mean) / self._std
-        mask = batch["mask"]
+        """Standardised errors of each target, from which `derive` makes R2, MSE, RMSE and MAE."""
+        outputs, targets, mask = self.outputs(variables, batch), _columns(batch), batch["mask"]
+        found = {"loss": Mean.of(ERRORS[self.error](outputs, targets), mask)}
+        for k in range(targets.shape[1]):
+            found[f"squared_{k}"] = Mean.of(squared_error(outputs[:, k], targets[:, k]), mask)
+            found[f"absolute_{k}"] = Mean.of(jnp.abs(outputs[:, k] - targets[:, k]), mask)
+        return found
+
+    def about_split(self, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The variance of each target, in its unit, by its definition in float64; NaN where it is 0 or of one example."""
+        targets = np.asarray(arrays["targets"], np.float64).reshape(len(arrays["targets"]), -1)
+        weights = np.ones(len(targets))
+        for name in ("weights", "mask"):
+            weights = weights * arrays[name] if name in arrays else weights
+        kept = targets[weights > 0]
+        mean = np.average(kept - kept[0], axis=0, weights=weights[weights > 0])
+        variance = np.average(np.square(kept - kept[0] - mean), axis=0, weights=weights[weights > 0])
+        # R2 of equal targets, or of a single one, divides by nothing; by rounding errors it would be any number.
+        defined = (len(kept) > 1) & (np.sqrt(variance) > 1e-14 * np.abs(kept).max(axis=0))
         return {
-            "loss": Mean.of({"squared": squared_error, "huber": huber}[self.error](outputs, targets), mask),
-            "squared": Mean.of(squared_error(outputs, targets), mask),
-            "absolute": Mean.of(jnp.abs(outputs - targets), mask),
-            "first": Mean.of(targets, mask),
-            "second": Mean.of(jnp.square(targets), mask),
+            f"variance_{k}": float(v) if ok else float("nan")
+            for k, (v, ok) in enumerate(zip(variance, defined, strict=True))
         }
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """R2 (1 is perfect, 0 the mean), MSE in the square of the targets' unit, RMSE and MAE in it."""
-        if "squared" not in values:
+        """R2 (1 is perfect, 0 the mean), MSE in the square of the targets' unit, RMSE and MAE in it.
+
+        R2 is NaN where the targets of the split do not vary. Of several targets each is the mean over them.
+        """
+        count = sum(name.startswith("squared_") for name in values)
+        if not count:
             return dict(values)
-        variance = values["second"] - values["first"] ** 2
+        std = np.broadcast_to(self._std, count)
+        squared, absolute, variance = (
+            np.array([values.get(f"{name}_{k}", np.nan) for k in range(count)])
+            for name in ("squared", "absolute", "variance")
+        )
+        mse = squared * std**2
         return {
             "loss": values["loss"],
-            "r2": 1 - values["squared"] / variance if variance > 0 else float("nan"),
-            "mse": values["squared"] * self._std**2,
-            "rmse": values["squared"] ** 0.5 * self._std,
-            "mae": values["absolute"] * self._std,
+            "r2": float(np.mean(1 - mse / variance)),
+            "mse": float(np.mean(mse)),
+            "rmse": float(np.mean(np.sqrt(mse))),
+            "mae": float(np.mean(absolute * std)),
         }
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """One number for each example."""
-        shape = jax.eval_shape(self.outputs, variables, batch).shape
-        if len(shape) != 2 or shape[1] != 1:
+        """A number for each target."""
+        shape, count = jax.eval_shape(self.outputs, variables, batch).shape, int(np.prod(card.target_shape))
+        if len(shape) != 2 or shape[1] != count:
             raise DataError(
-                f"{type(self.model).__name__} gives outputs of shape {shape}, but regression needs [batch, 1]; change the "
-                f"model's last layer"
+                f"{type(self.model).__name__} gives outputs of shape {shape}, but regression needs [batch, {count}]; change "
+                f"the model's last layer"
             )
 
     def decide(self, outputs: np.ndarray) -> np.ndarray:
-        """The predicted value in the targets' unit, `[B]` float32."""
-        return (outputs[:, 0] * self._std + self._mean).astype(np.float32)
+        """The predicted values in the targets' unit: `[B]`, or `[B, K]` of several; float32 (float64 where that is too
+        coarse)."""
+        values = in_units(outputs, self._mean, self._std)
+        return values[:, 0] if values.shape[1] == 1 else values
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """Predicted against true."""
-        true = np.asarray(arrays["targets"], np.float32)
-        name = card.target_name
-        return [
-            Scatter("Predicted against true (test)", true, self.decide(outputs), f"true {name}", f"predicted {name}")
-        ]
+        """Predicted against true, for each of the first four targets."""
+        true = np.asarray(arrays["targets"], np.float64).reshape(len(outputs), -1)
+        said = self.decide(outputs).reshape(len(outputs), -1)
+        shown = []
+        for k in range(min(true.shape[1], 4)):
+            name = card.target_name if true.shape[1] == 1 else f"{card.target_name} {k}"
+            title = (
+                "Predicted against true (test)" if true.shape[1] == 1 else f"Predicted against true (test), target {k}"
+            )
+            shown.append(Scatter(title, true[:, k], said[:, k], f"true {name}", f"predicted {name}"))
+        return shown
+
+
+def _columns(batch: Batch) -> Array:
+    """The targets as `[B, K]`."""
+    targets = batch["targets"].astype(jnp.float32)
+    return targets.reshape(targets.shape[0], -1)
+
+
+def _plain(values: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    """A single number as such, so that a configuration shows it as one."""
+    return float(np.ravel(values)[0]) if np.size(values) == 1 else tuple(float(v) for v in np.ravel(values))

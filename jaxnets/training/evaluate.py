@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.contracts import Batch, Placement, Variables
-from jaxnets.data.augment import Augment
-from jaxnets.data.dataset import Arrays, Standardize, TokenIds
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import InOrder
+from jaxnets.data.preparation import Arrays, Preparation
 from jaxnets.ops import to_devices
 from jaxnets.tasks.base import Task
 from jaxnets.training.precision import Precision
@@ -32,7 +31,7 @@ class Evaluator:
         self,
         task: Task,
         arrays: Arrays,
-        prepare: Standardize | TokenIds,
+        preparation: Preparation,
         *,
         batch_size: int,
         placement: Placement,
@@ -42,7 +41,8 @@ class Evaluator:
         self._task, self._precision = task, precision
         self.examples = len(next(iter(arrays.values())))
         self._order = InOrder(self.examples, batch_size)
-        transform = Transform(prepare, Augment(), seed=0)
+        transform = Transform(preparation, task.encode_targets)
+        self._about = task.about_split(arrays)
         road = ResidentFeed if resident else StreamFeed
         self._feed: Feed = road(arrays, self._order, transform, placement)
         # The same numbers on every host, so that each can read them.
@@ -71,7 +71,7 @@ class Evaluator:
             counted[name] = sum(float(batch[name].weight) for batch in read)
             values[name] = total / counted[name] if counted[name] else float("nan")
         by = self._task.headline if self._task.headline in counted else next(iter(counted))
-        return {**self._task.derive(values), "examples": counted[by]}
+        return {**self._task.derive({**values, **self._about}), "examples": counted[by]}
 
 
 class Predictor:
@@ -80,16 +80,17 @@ class Predictor:
     def __init__(
         self,
         task: Task,
-        prepare: Standardize | TokenIds,
+        preparation: Preparation,
         *,
         batch_size: int,
         placement: Placement,
         precision: Precision,
     ) -> None:
         self._batch_size, self._placement = batch_size, placement
+        self._transform = Transform(preparation)
 
         def outputs(variables: Variables, rows: Batch) -> Any:
-            batch = precision.batch({**rows, "inputs": prepare(rows["inputs"])})
+            batch = precision.batch(self._transform.on_device(rows, jnp.zeros((), jnp.int32)))
             return task.outputs({**variables, "params": precision.params(variables["params"])}, batch)
 
         self._outputs = jax.jit(outputs, out_shardings=placement.whole)
@@ -98,7 +99,7 @@ class Predictor:
         """Outputs `[N, ...]` float32 for raw `inputs` `[N, ...]` and whatever else the task's model takes, in order."""
         size, count, read = self._batch_size, len(arrays["inputs"]), []
         for start in range(0, count, size):
-            parts = {name: array[start : start + size] for name, array in arrays.items()}
+            parts = self._transform.on_host({name: array[start : start + size] for name, array in arrays.items()})
             rows = {name: np.pad(a, [(0, size - len(a))] + [(0, 0)] * (a.ndim - 1)) for name, a in parts.items()}
             read.append(self._outputs(variables, to_devices(rows, self._placement.rows)))
         return np.concatenate(jax.device_get(read))[:count]

@@ -1,0 +1,79 @@
+"""One split of a data set: arrays of one length, each checked for what it is there for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnets.data.flavours import plain_numbers
+from jaxnets.data.targets import check_finite, without_unknown
+from jaxnets.errors import DataError
+
+# How much an example counts, under either of its names.
+WEIGHTS = ("weights", "mask")
+
+
+def plain_split(what: str, arrays: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
+    """The arrays of a split as plain numbers; they are not copied where they are such already.
+
+    Args:
+        what: the split, for messages.
+        arrays: by name, `inputs` and `targets` at least.
+        kind: of the targets (see `Card`); "" for real numbers.
+
+    Raises:
+        DataError: one is missing, empty, of another length, not finite, or not what its name says.
+    """
+    for name in ("inputs", "targets"):
+        if name not in arrays:
+            raise DataError(f"{what} split has no array {name!r}; it holds {', '.join(map(str, arrays)) or 'nothing'}")
+    made = {name: plain_numbers(f"{what} {name}", array) for name, array in arrays.items()}
+    count = len(made["targets"]) if made["targets"].ndim else 0
+    if not count:
+        raise DataError(f"{what} split is empty; give it at least one example")
+    for name, array in made.items():
+        if not array.ndim or len(array) != count:
+            raise DataError(f"{what} {name} have shape {array.shape} for {count} targets; give one for each example")
+        if name != "targets" or kind != "labels":
+            check_finite(f"{what} {name}", array)
+    made["targets"] = _targets(f"{what} targets", made["targets"], kind)
+    for name in WEIGHTS:
+        if name in made:
+            _check_weights(f"{what} {name}", made[name])
+    if "lengths" in made:
+        _check_lengths(f"{what} lengths", made["lengths"], made["inputs"])
+    return made
+
+
+def _targets(what: str, targets: np.ndarray, kind: str) -> np.ndarray:
+    """Numbers of classes and tokens as integers, labels as 0, 1 and -1; real numbers as they are."""
+    if kind == "labels" and targets.dtype.kind == "f" and np.isnan(targets).any():
+        return without_unknown(targets)
+    if kind not in ("class", "token", "sequence") or targets.dtype.kind in "iu":
+        return targets
+    whole = targets == np.rint(targets) if targets.dtype.kind == "f" else np.ones(targets.shape, bool)
+    if not whole.all():
+        place = tuple(int(i) for i in np.argwhere(~whole)[0])
+        raise DataError(
+            f"{what} are numbers of classes, but {targets[place]} at {place} is no whole number; give integers"
+        )
+    return targets.astype(np.int32)
+
+
+def _check_weights(what: str, weights: np.ndarray) -> None:
+    if weights.ndim != 1 or (weights < 0).any():
+        low = float(weights.min(initial=0))
+        raise DataError(
+            f"{what} have shape {weights.shape} and go down to {low:g}; give one number for each example, at least 0"
+        )
+    if not (weights > 0).any():
+        raise DataError(f"{what} are all 0, so no example counts; give at least one a weight above 0")
+
+
+def _check_lengths(what: str, lengths: np.ndarray, inputs: np.ndarray) -> None:
+    longest = inputs.shape[1] if inputs.ndim > 1 else 0
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 1).any() or (lengths > longest).any():
+        raise DataError(
+            f"{what} are {lengths.dtype}{list(lengths.shape)} from {lengths.min(initial=0)} to {lengths.max(initial=0)}; give "
+            f"one whole number for each example, from 1 to {longest}, the steps that the inputs have"
+        )
