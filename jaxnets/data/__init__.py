@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from jaxnets.data.augment import Augment as Augment
     from jaxnets.data.dataset import Dataset as Dataset
     from jaxnets.data.dataset import Source as Source
-    from jaxnets.data.graphs import Cora as Cora
-    from jaxnets.data.graphs import KarateClub as KarateClub
-    from jaxnets.data.graphs import Rings as Rings
+    from jaxnets.data.graph_sets import Cora as Cora
+    from jaxnets.data.graph_sets import KarateClub as KarateClub
+    from jaxnets.data.graph_sets import Rings as Rings
     from jaxnets.data.graphs import from_graph as from_graph
     from jaxnets.data.graphs import from_graphs as from_graphs
     from jaxnets.data.graphs import pad_graphs as pad_graphs
@@ -45,9 +45,9 @@ FILES = {
     "Dataset": "dataset",
     "Source": "dataset",
     "from_arrays": "arrays",
-    "Cora": "graphs",
-    "KarateClub": "graphs",
-    "Rings": "graphs",
+    "Cora": "graph_sets",
+    "KarateClub": "graph_sets",
+    "Rings": "graph_sets",
     "from_graph": "graphs",
     "from_graphs": "graphs",
     "pad_graphs": "graphs",

@@ -13,7 +13,7 @@ from jaxnets.data.preparation import Preparation, describe
 from jaxnets.data.prepare import Standardize as Standardize
 from jaxnets.data.prepare import TokenIds as TokenIds
 from jaxnets.data.scaling import blocks
-from jaxnets.data.split import plain_split
+from jaxnets.data.split import WEIGHTS, plain_split
 from jaxnets.errors import DataError
 
 Arrays = dict[str, np.ndarray]
@@ -51,6 +51,10 @@ class Dataset:
     """What makes inputs of the rows of a table (`data.columns.Columns`); None where they come from no such table."""
     feature_names: tuple[str, ...] = ()
     """Of the inputs' last dim, where they have names."""
+    learned: Preparation | None = None
+    """What an earlier opening of the data taught, as a run keeps it; None learns it from the training split."""
+    hollow: bool = False
+    """Whether the arrays stand for their shapes alone, as where a run is opened without its data."""
 
     def __post_init__(self) -> None:
         for split, field in (("training", "train"), ("test", "test")):
@@ -69,7 +73,7 @@ class Dataset:
     @functools.cached_property
     def preparation(self) -> Preparation:
         """What the training split taught; see there."""
-        return describe(self)
+        return self.learned or describe(self)
 
     @property
     def card(self) -> Card:
@@ -120,3 +124,31 @@ class Source:
         """A data set of which the shapes, dtypes and names alone are true, for a summary; sources that know them need not
         be opened."""
         return self.open()
+
+
+def with_learned(dataset: Dataset, learned: Preparation) -> Dataset:
+    """The same examples, made ready as an earlier opening of them taught."""
+    return dataclasses.replace(dataset, prepare=learned.prepare, learned=learned)
+
+
+def hollow(learned: Preparation) -> Dataset:
+    """A data set of the right shapes and without examples, for a run whose arrays only its caller had."""
+
+    def arrays(count: int) -> Arrays:
+        zeros = {form.name: np.zeros((), form.dtype) for form in learned.forms if form.name not in WEIGHTS}
+        return {name: np.broadcast_to(zero, (count, *learned.form(name).shape)) for name, zero in zeros.items()}
+
+    return Dataset(
+        name=learned.name,
+        train=arrays(learned.examples[0]),
+        test=arrays(learned.examples[1]),
+        class_names=learned.class_names,
+        target_name=learned.target_name,
+        target_kind=learned.kind,
+        prepare=learned.prepare,
+        tokens=learned.tokens,
+        columns=learned.columns,
+        feature_names=learned.feature_names,
+        learned=learned,
+        hollow=True,
+    )
