@@ -1,7 +1,7 @@
 """Data sets by name, for a notebook."""
 
 from jaxnets.data.dataset import Dataset, Source
-from jaxnets.data.graphs import Cora, KarateClub, Rings
+from jaxnets.data.graph_sets import Cora, KarateClub, Rings
 from jaxnets.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from jaxnets.data.moving_digits import MovingDigits
 from jaxnets.data.overlaid_digits import OverlaidDigits
