@@ -120,7 +120,8 @@ def batch_spec(dataset: Dataset, batch_size: int) -> Batch:
         name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in dataset.train.items()
     }
     spec["inputs"] = jax.eval_shape(dataset.prepare, spec["inputs"])
-    return {**spec, "mask": jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)}
+    mask, index = (jax.ShapeDtypeStruct((batch_size,), dtype) for dtype in (jax.numpy.float32, jax.numpy.int32))
+    return {**spec, "mask": mask, "index": index}
 
 
 def _check_best(name: str, task: Task, abstract: TrainState, batch: Batch) -> None:

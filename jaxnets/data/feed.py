@@ -41,10 +41,10 @@ class Transform:
     seed: int
 
     def __call__(self, batch: Batch, step: Array) -> Batch:
-        """Prepared inputs, augmented with keys that depend on (seed, step, position in the global batch)."""
+        """Prepared inputs, augmented with keys that depend on (seed, step, row number in the data)."""
         inputs = self.prepare(batch["inputs"])
         if self.augment.active:
-            inputs = self.augment(inputs, stream_key(self.seed, "augment", step))
+            inputs = self.augment(inputs, stream_key(self.seed, "augment", step), batch.get("index"))
         return {**batch, "inputs": inputs}
 
 
@@ -78,7 +78,7 @@ class ResidentFeed:
         arrays, rows, mask = payload
         # Row numbers are in range by construction; saying so drops the bounds check of every gather.
         batch = {name: a.at[rows[index]].get(mode="promise_in_bounds") for name, a in arrays.items()}
-        batch = self._transform({**batch, "mask": mask[index]}, step)
+        batch = self._transform({**batch, "mask": mask[index], "index": rows[index]}, step)
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
 
 
@@ -92,7 +92,7 @@ class StreamFeed:
         """Gathered rows, `[capacity, B, ...]` for each array."""
         index, mask = _rows(self._order, step, count, capacity, left_out)
         batches = {name: np.take(array, index, axis=0) for name, array in self._arrays.items()}
-        return to_devices({**batches, "mask": mask}, self._placement.stacked_rows)
+        return to_devices({**batches, "mask": mask, "index": index}, self._placement.stacked_rows)
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Pick one batch of the stack."""

@@ -18,6 +18,7 @@ from jax import Array
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.errors import DataError
 from jaxnets.ops.tokens import PAD
+from jaxnets.tasks.calls import call_model, init_model
 
 
 class Recipe(Protocol):
@@ -57,7 +58,7 @@ class Task:
 
     def init(self, key: Array, batch: Batch) -> Variables:
         """Fresh variables for a batch like `batch` (its values are not used): `{"params": ..., ...}`."""
-        return dict(self.model.init({"params": key, "dropout": key}, self.inputs_of(batch), train=False))
+        return init_model(self.model, key, self.inputs_of(batch))
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
         """The optimizer's state at step 0."""
@@ -115,11 +116,8 @@ class Task:
         Returns:
             The outputs in float32, and the module's other collections after the call.
         """
-        others = {name: value for name, value in variables.items() if name != "params"}
-        rngs, kept = ({}, []) if key is None else ({"dropout": key}, list(others))
-        call: Any = self.model.apply  # what it returns depends on `mutable`
-        outputs, new = call(variables, self.inputs_of(batch), train=key is not None, rngs=rngs, mutable=[*kept, *told])
-        return jax.numpy.asarray(outputs, jax.numpy.float32), {**others, **new}
+        outputs, new = call_model(self.model, variables, self.inputs_of(batch), key=key, told=told)
+        return jax.numpy.asarray(outputs, jax.numpy.float32), new
 
 
 # What the targets of a kind are, and the task for them.
