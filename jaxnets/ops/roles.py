@@ -1,10 +1,10 @@
 """What a parameter is for, read off its name: the one rule of weight decay and of penalties on weights.
 
 A parameter is a *weight*, and decays, where its name says that inputs are multiplied by it: kernels of any layer, embeddings,
-recurrent kernels, the taps of a convolution, maps between capsules, attention vectors, stored patterns. It does not decay where
-it is added (biases, positions, class tokens), scales each number by itself (the scale of a norm, a peephole), is a rate, a width
-or a temperature, or is a point that distances are measured to (centres, codes). nanoGPT and timm draw the same line, but for
-positions, where they differ; here it is timm's.
+recurrent kernels, the taps of a convolution, maps between capsules, attention vectors, stored patterns. It does not decay
+where it is added (biases, positions, class tokens), scales each number by itself (the scale of a norm, a peephole), is a rate,
+a width or a temperature, or is a point that distances are measured to (centres, codes). nanoGPT and timm draw the same line,
+but for positions, where they differ; here it is timm's.
 
 How many dims a parameter has plays no part: layers that are scanned and experts that are stacked have one more, and a bias of
 attention heads has two. So a model decays alike however its layers are arranged.
@@ -21,14 +21,86 @@ from jaxnets.errors import UsageError
 
 # Words of a name (`up_kernel`, `w_hh`, `wq`), each without the digits at its end.
 WEIGHTS = frozenset(
-    "w wq wk wv wo wi wh wx wz wr wf wg wc wqkv weight weights kernel kernels matrix matrices embedding embeddings embed table "
-    "proj projection recurrent taps transformations attention patterns".split()
+    [
+        "w",
+        "wq",
+        "wk",
+        "wv",
+        "wo",
+        "wi",
+        "wh",
+        "wx",
+        "wz",
+        "wr",
+        "wf",
+        "wg",
+        "wc",
+        "wqkv",
+        "weight",
+        "weights",
+        "kernel",
+        "kernels",
+        "matrix",
+        "matrices",
+        "embedding",
+        "embeddings",
+        "embed",
+        "table",
+        "proj",
+        "projection",
+        "recurrent",
+        "taps",
+        "transformations",
+        "attention",
+        "patterns",
+    ]
 )
 OTHERS = frozenset(
-    "b bias biases beta gamma scale scales gain gains offset shift slope norm "
-    "pos position positions places cls relative peephole "
-    "decay log rate rates width widths temperature tau epsilon eps alpha step threshold "
-    "centre centres center centers code codes book codebook prototype prototypes".split()
+    [
+        "b",
+        "bias",
+        "biases",
+        "beta",
+        "gamma",
+        "scale",
+        "scales",
+        "gain",
+        "gains",
+        "offset",
+        "shift",
+        "slope",
+        "norm",
+        "pos",
+        "position",
+        "positions",
+        "places",
+        "cls",
+        "relative",
+        "peephole",
+        "decay",
+        "log",
+        "rate",
+        "rates",
+        "width",
+        "widths",
+        "temperature",
+        "tau",
+        "epsilon",
+        "eps",
+        "alpha",
+        "step",
+        "threshold",
+        "centre",
+        "centres",
+        "center",
+        "centers",
+        "code",
+        "codes",
+        "book",
+        "codebook",
+        "prototype",
+        "prototypes",
+    ]
 )
 
 

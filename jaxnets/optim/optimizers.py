@@ -84,7 +84,11 @@ class SGD(Optimizer):
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         rate = self.schedule.build(self.learning_rate, total_steps)
-        decay = (optax.add_decayed_weights(self.weight_decay, mask=_decaying(self.weight_decay_on)),) if self.weight_decay else ()
+        decay = (
+            (optax.add_decayed_weights(self.weight_decay, mask=_decaying(self.weight_decay_on)),)
+            if self.weight_decay
+            else ()
+        )
         return _chain(self.clip_norm, *decay, optax.sgd(rate, self.momentum or None, self.nesterov))
 
 
@@ -142,5 +146,7 @@ class AdamW(Optimizer):
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         rate = self.schedule.build(self.learning_rate, total_steps)
-        adamw = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decaying(self.weight_decay_on))
+        adamw = optax.adamw(
+            rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decaying(self.weight_decay_on)
+        )
         return _chain(self.clip_norm, adamw)

@@ -141,7 +141,9 @@ class Adversarial(Task):
         """What the critic minimises; `other` are the generator's variables, and `turn` tells the turns of a step apart."""
         real, mask, labels = batch["inputs"], batch["mask"], batch.get("targets")
         keys = jax.random.split(jax.random.fold_in(key, turn), 5)
-        made, _ = self._call("generator", other, self._noise(keys[0], batch, "critic", turn), labels, keys[1] if train else None)
+        made, _ = self._call(
+            "generator", other, self._noise(keys[0], batch, "critic", turn), labels, keys[1] if train else None
+        )
         made = made.astype(real.dtype)
         for_real, for_made = (keys[2], keys[3]) if train else (None, None)
         on_real, kept = self._call("critic", own, real, labels, for_real)
@@ -174,7 +176,9 @@ class Adversarial(Task):
         """What the generator minimises; `other` are the critic's variables."""
         keys = jax.random.split(jax.random.fold_in(key, self.critic_steps), 3)
         labels, inputs = batch.get("targets"), batch["inputs"]
-        made, kept = self._call("generator", own, self._noise(keys[0], batch, "generator"), labels, keys[1] if train else None)
+        made, kept = self._call(
+            "generator", own, self._noise(keys[0], batch, "generator"), labels, keys[1] if train else None
+        )
         score, _ = self._call("critic", other, made.astype(inputs.dtype), labels, keys[2] if train else None)
         losses = jax.nn.softplus(-score) if self.objective == "logistic" else -score
         return Mean.of(losses, batch["mask"]), Aux({}, kept)

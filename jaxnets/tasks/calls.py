@@ -22,8 +22,8 @@ from jaxnets.ops.random import named_keys
 
 # Streams that `self.has_rng` finds while training, beside "dropout"; `self.make_rng` draws from any.
 STREAMS = (
-    "params", "noise", "sample", "sampling", "latent", "gumbel", "drop_path", "droppath", "stochastic_depth", "mask", "masking",
-    "augment", "random", "default",
+    "params", "noise", "sample", "sampling", "latent", "gumbel", "drop_path", "droppath", "stochastic_depth", "mask",
+    "masking", "augment", "random", "default",
 )  # fmt: skip
 
 
@@ -111,5 +111,6 @@ def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:
 def _signature(tree: Any) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return ", ".join(
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
     )

@@ -59,8 +59,8 @@ class NodeClassification(GraphClassification):
     """
 
     l2: float = 0.0
-    """Weight of the penalty `l2 / 2 * sum(w^2)` over all weights (`jaxnets.ops.roles`), added to the training loss (GCN's paper has it on the first
-    alone; AdamW's weight decay is another thing)."""
+    """Weight of the penalty `l2 / 2 * sum(w^2)` over all weights (`jaxnets.ops.roles`), added to the training loss (GCN's
+    paper has it on the first alone; AdamW's weight decay is another thing)."""
 
     def __post_init__(self) -> None:
         if self.l2 < 0:
