@@ -126,6 +126,7 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
     first = plain.on_host({name: array[:1] for name, array in dataset.train.items()})
     sent: Batch = {name: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype) for name, a in first.items()}
     sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
+    sent["index"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.int32)
     return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Sharding
 
-# A batch: arrays with a leading example dim, and "mask" [B] float32, which is 0 for padding and 1 for real examples.
+# A batch: arrays with a leading example dim; "mask" [B] float32, which is 0 for padding and 1 for real examples; and
+# "index" [B] int32, each example's row number in its split, from which its random draws are made.
 Batch = dict[str, Any]
 # What a module's `init` returns: {"params": ..., and perhaps "batch_stats": ...}.
 Variables = dict[str, Any]

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "models": {"ops"},
     "tasks": {"models", "ops"},
     "data": {"ops"},
-    "optim": set(),
+    "optim": {"ops"},
     "parallel": {"ops"},
     "training": {"tasks", "data", "optim", "parallel", "ops"},
     "interop": {"models"},

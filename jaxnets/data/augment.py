@@ -11,7 +11,8 @@ from jaxnets.ops.random import example_keys
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Which changes, and how strong; the defaults change nothing. Each image draws from its own key."""
+    """Which changes, and how strong; the defaults change nothing. Each image draws from a key of its own: that of the
+    step and of its row in the data."""
 
     shift: int = 0
     """Shift by up to this many pixels each way, zeros coming in at the edge (a random crop after padding)."""
@@ -31,11 +32,14 @@ class Augment:
         """Whether it changes anything."""
         return self != Augment()
 
-    def __call__(self, images: Array, key: Array) -> Array:
-        """Images `[B, H, W, C]` (any inputs `[B, ...]` for noise alone), float32, to the same shape."""
+    def __call__(self, images: Array, key: Array, index: Array | None = None) -> Array:
+        """Images `[B, H, W, C]` (any inputs `[B, ...]` for noise alone), float32, to the same shape.
+
+        `index` `[B]` are their row numbers in the data; without it, their positions in the batch.
+        """
         if not self.active:
             return images
-        return jax.vmap(self._one)(images, example_keys(key, images.shape[0]))
+        return jax.vmap(self._one)(images, example_keys(key, images.shape[0] if index is None else index))
 
     def _one(self, image: Array, key: Array) -> Array:
         shift_key, flip_key, cut_key, noise_key = jax.random.split(key, 4)

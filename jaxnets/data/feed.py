@@ -54,10 +54,10 @@ class Transform:
         return sent | ({"weights": np.prod(weights, axis=0)} if weights else {})
 
     def on_device(self, batch: Batch, step: Array) -> Batch:
-        """A batch as a model takes it, augmented with keys that depend on (seed, step, position in the global batch)."""
+        """A batch as a model takes it, augmented with keys that depend on (seed, step, row number in the data)."""
         inputs = self.preparation.prepare.on_device(batch["inputs"])
         if self.augment.active:
-            inputs = self.augment(inputs, stream_key(self.seed, "augment", step))
+            inputs = self.augment(inputs, stream_key(self.seed, "augment", step), batch.get("index"))
         batch = {**batch, "inputs": inputs}
         weights = batch.pop("weights", None)
         return batch if weights is None else {**batch, "mask": batch["mask"] * weights}
@@ -93,7 +93,7 @@ class ResidentFeed:
         arrays, rows, mask = payload
         # Row numbers are in range by construction; saying so drops the bounds check of every gather.
         batch = {name: a.at[rows[index]].get(mode="promise_in_bounds") for name, a in arrays.items()}
-        batch = self._transform.on_device({**batch, "mask": mask[index]}, step)
+        batch = self._transform.on_device({**batch, "mask": mask[index], "index": rows[index]}, step)
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
 
 
@@ -108,7 +108,7 @@ class StreamFeed:
         index, mask = _rows(self._order, step, count, capacity, left_out)
         flat = {name: np.take(array, index.ravel(), axis=0) for name, array in self._arrays.items()}
         batches = {name: a.reshape(*index.shape, *a.shape[1:]) for name, a in self._transform.on_host(flat).items()}
-        return to_devices({**batches, "mask": mask}, self._placement.stacked_rows)
+        return to_devices({**batches, "mask": mask, "index": index}, self._placement.stacked_rows)
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Pick one batch of the stack."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import conv_general_dilated, dot_general
 
 
@@ -32,7 +33,7 @@ class Block(nn.Module):
             kernel_init=nn.initializers.he_normal(),
             conv_general_dilated=conv_general_dilated,
         )
-        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
+        norm = functools.partial(BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
         y = conv(self.width, strides=(self.stride, self.stride), name="conv_0")(x)
         y = nn.relu(norm(name="norm_0")(y))
         y = norm(name="norm_1")(conv(self.width, name="conv_1")(y))
@@ -74,7 +75,7 @@ class CifarResNet(nn.Module):
             conv_general_dilated=conv_general_dilated,
             name="stem",
         )(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="stem_norm")(x))
+        x = nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="stem_norm")(x))
         for stage in range(3):
             for index in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and index == 0 else 1

@@ -7,6 +7,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import conv_general_dilated, dot_general, max_pool
 
 
@@ -55,7 +56,7 @@ class CNN(nn.Module):
                     name=f"conv_{name}",
                 )(x)
                 if self.batch_norm:
-                    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(x)
+                    x = BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(x)
                 x = nn.relu(x)
             x = max_pool(x)
         x = x.reshape(x.shape[0], -1)

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import BatchNorm, LayerNorm
 from jaxnets.ops import average_pool, conv_general_dilated, dot_general
 
 
@@ -85,7 +86,7 @@ class CoAtNet(nn.Module):
                     x = Bottleneck(squeeze=self.squeeze, **shared)(x, train=train)
                 else:
                     x = Attention(heads=self.heads, dropout=self.dropout, **shared)(x, train=train)
-        x = nn.LayerNorm(name="final_norm")(x.mean(axis=(1, 2)))
+        x = LayerNorm(name="final_norm")(x.mean(axis=(1, 2)))
         return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
 
 
@@ -128,7 +129,7 @@ class Attention(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        y = average_pool(nn.LayerNorm(name="attention_norm")(x), self.stride)
+        y = average_pool(LayerNorm(name="attention_norm")(x), self.stride)
         B, H, W, C = y.shape
         y = y.reshape(B, H * W, C)
         q, k, v = (
@@ -138,7 +139,7 @@ class Attention(nn.Module):
         bias = jnp.take(table, offsets(H, W), axis=1)[None].astype(q.dtype)
         y = jax.nn.dot_product_attention(q, k, v, bias=bias).reshape(B, H, W, self.width)
         x = shortcut(x, self.width, self.stride) + drop(self.dense(self.width, "merge")(y))
-        y = self.dense(self.expansion * self.width, "up")(nn.LayerNorm(name="mlp_norm")(x))
+        y = self.dense(self.expansion * self.width, "up")(LayerNorm(name="mlp_norm")(x))
         return x + drop(self.dense(self.width, "down")(nn.gelu(y)))
 
     def dense(self, width: int, name: str) -> nn.Dense:
@@ -171,4 +172,4 @@ def conv(features: int, window: int, stride: int, name: str, *, groups: int = 1)
 
 def batch_norm(train: bool, name: str) -> Any:
     """Batch normalisation; the running statistics keep nine tenths at each step."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+    return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)

@@ -9,6 +9,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import conv_general_dilated, dot_general
 
 START = nn.initializers.truncated_normal(0.02)
@@ -98,6 +99,6 @@ def patches(width: int, side: int, name: str) -> nn.Conv:
     )  # fmt: skip
 
 
-def norm(name: str) -> nn.LayerNorm:
+def norm(name: str) -> LayerNorm:
     """Over the channels of a position."""
-    return nn.LayerNorm(epsilon=1e-6, name=name)
+    return LayerNorm(epsilon=1e-6, name=name)

@@ -9,6 +9,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import BatchNorm, LayerNorm
 from jaxnets.ops import conv_general_dilated, dot_general
 
 # The paper's start: all weights from a narrow normal distribution.
@@ -43,7 +44,7 @@ class DCGANGenerator(nn.Module):
             small[0] * small[1] * small[2], use_bias=False, kernel_init=NARROW, dot_general=dot_general, name="seed"
         )(x)
         x = x.reshape(-1, *small)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm_seed")(x))
+        x = nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, name="norm_seed")(x))
         for index, wide in enumerate((*self.features[1:], channels)):
             last = index + 1 == len(self.features)
             # A transposed convolution: zeros between the pixels, then a window over them.
@@ -58,7 +59,7 @@ class DCGANGenerator(nn.Module):
                 name=f"up_{index}",
             )(x)
             if not last:
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
+                x = BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
                 x = nn.relu(x)
         return nn.tanh(x)[:, :height, :width]
 
@@ -95,9 +96,9 @@ class DCGANCritic(nn.Module):
                 name=f"down_{index}",
             )(x)
             if index and self.norm == "batch":
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
+                x = BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
             elif index and self.norm == "layer":
-                x = nn.LayerNorm(name=f"norm_{index}")(x)
+                x = LayerNorm(name=f"norm_{index}")(x)
             x = nn.leaky_relu(x, 0.2)
         x = x.reshape(x.shape[0], -1)
         return nn.Dense(self.outputs or 1, kernel_init=NARROW, dot_general=dot_general, name="output")(x)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import dot_general
 
 GLOROT = nn.initializers.glorot_uniform()
@@ -149,7 +150,7 @@ class GINLayer(nn.Module):
         x = (1 + epsilon).astype(x.dtype) * x + neighbours(graph, x)
         x = nn.Dense(self.width, use_bias=self.norm == "none", dot_general=dot_general, name="dense_0")(x)
         if self.norm == "batch":
-            norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")
+            norm = BatchNorm(use_running_average=not train, momentum=0.9, name="norm")
             # Padding has no part in the statistics.
             x = norm(x, mask=graph.node_mask[..., None])
         return nn.Dense(self.width, dot_general=dot_general, name="dense_1")(nn.relu(x))

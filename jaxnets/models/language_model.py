@@ -18,6 +18,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
+from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_general, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 
@@ -259,4 +260,4 @@ class Block(nn.Module):
 
 def make_norm(kind: str, epsilon: float, name: str) -> nn.Module:
     """A normalisation over the last dim, its statistics in float32."""
-    return (nn.RMSNorm if kind == "rms" else nn.LayerNorm)(epsilon=epsilon, name=name)
+    return (nn.RMSNorm if kind == "rms" else LayerNorm)(epsilon=epsilon, name=name)

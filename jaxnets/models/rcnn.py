@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import conv_general_dilated, dot_general, max_pool
 
 
@@ -95,7 +96,7 @@ def _convolution(features: int, window: int, *, name: str, use_bias: bool = True
 def _activate(module: RCNN | RecurrentConvolution, x: Array, name: str, *, train: bool) -> Array:
     """ReLU and normalisation in the order each was published in; called inside a module's compact method."""
     if module.norm == "batch":
-        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)(x))
+        return nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, name=name)(x))
     return response_norm(nn.relu(x))
 
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import blur_pool, conv_general_dilated, dot_general
 
 # Blocks in each of the four stages.
@@ -125,5 +126,5 @@ def convolution(features: int, window: int, stride: int, name: str) -> nn.Conv:
 
 def normalisation(train: bool, name: str) -> Any:
     """Batch normalisation with torchvision's constants."""
-    norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+    norm = functools.partial(BatchNorm, momentum=0.9, epsilon=1e-5)
     return norm(use_running_average=not train, name=name)

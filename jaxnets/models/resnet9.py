@@ -9,6 +9,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import conv_general_dilated, dot_general, max_pool
 
 
@@ -60,4 +61,4 @@ class ConvNorm(nn.Module):
             self.width, (3, 3), padding=((1, 1), (1, 1)), use_bias=False,
             kernel_init=nn.initializers.he_normal(), conv_general_dilated=conv_general_dilated, name="conv",
         )(x)  # fmt: skip
-        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm")(x))
+        return nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm")(x))

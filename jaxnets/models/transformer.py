@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_general, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.ops.tokens import PAD
@@ -117,7 +118,7 @@ class TransformerEncoder(Transformer):
         for index in range(self.layers):
             x = self.block(crossing=False, name=f"block_{index}")(x, mask=seen[:, None, None, :], train=train)
         if self.norm_place == "pre":
-            x = nn.LayerNorm(EPSILON, name="final_norm")(x)
+            x = LayerNorm(EPSILON, name="final_norm")(x)
         if self.pool == "none":
             return x
         real = seen[..., None].astype(jnp.float32)
@@ -153,7 +154,7 @@ class Seq2SeqTransformer(Transformer):
         self.encoder = [self.block(crossing=False) for _ in range(self.layers)]
         self.decoder = [self.block(crossing=True) for _ in range(self.decoder_layers or self.layers)]
         if self.norm_place == "pre":
-            self.encoder_norm, self.decoder_norm = nn.LayerNorm(EPSILON), nn.LayerNorm(EPSILON)
+            self.encoder_norm, self.decoder_norm = LayerNorm(EPSILON), LayerNorm(EPSILON)
         if self.embedding == "untied":
             self.output = nn.Dense(self.vocabulary or 1, use_bias=False, dot_general=dot_general)
 
@@ -247,10 +248,10 @@ class Block(nn.Module):
 
     def setup(self) -> None:
         """Make the layers."""
-        self.attention, self.attention_norm = Attention(self.width, self.heads, self.positions), nn.LayerNorm(EPSILON)
+        self.attention, self.attention_norm = Attention(self.width, self.heads, self.positions), LayerNorm(EPSILON)
         if self.crossing:
-            self.cross, self.cross_norm = Attention(self.width, self.heads, "elsewhere"), nn.LayerNorm(EPSILON)
-        self.up, self.down, self.mlp_norm = dense(self.hidden), dense(self.width), nn.LayerNorm(EPSILON)
+            self.cross, self.cross_norm = Attention(self.width, self.heads, "elsewhere"), LayerNorm(EPSILON)
+        self.up, self.down, self.mlp_norm = dense(self.hidden), dense(self.width), LayerNorm(EPSILON)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import GroupNorm
 from jaxnets.ops import conv_general_dilated, dot_general
 from jaxnets.ops.patches import from_patches, to_patches
 
@@ -25,11 +26,11 @@ class TimedBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
         """`[B, H, W, C]` and the time's embedding `[B, E]` to `[B, H, W, width]`."""
-        h = nn.silu(nn.GroupNorm(math.gcd(self.groups, x.shape[-1]), name="norm_0")(x))
+        h = nn.silu(GroupNorm(math.gcd(self.groups, x.shape[-1]), name="norm_0")(x))
         h = nn.Conv(self.width, (3, 3), conv_general_dilated=conv_general_dilated, name="conv_0")(h)
         shift = nn.Dense(self.width, dot_general=dot_general, name="time")(nn.silu(time))
         h = h + shift[:, None, None, :]
-        h = nn.silu(nn.GroupNorm(math.gcd(self.groups, self.width), name="norm_1")(h))
+        h = nn.silu(GroupNorm(math.gcd(self.groups, self.width), name="norm_1")(h))
         # Starts at 0, so that a fresh block passes its input on.
         h = nn.Conv(
             self.width,
@@ -101,7 +102,7 @@ class UNet(nn.Module):
                 h = TimedBlock(width, self.groups, name=f"up_{level}_{index}")(h, emb)
             if level:
                 h = h.repeat(2, axis=1).repeat(2, axis=2)
-        h = nn.silu(nn.GroupNorm(math.gcd(self.groups, h.shape[-1]), name="norm")(h))
+        h = nn.silu(GroupNorm(math.gcd(self.groups, h.shape[-1]), name="norm")(h))
         h = nn.Conv(x.shape[-1], (3, 3), conv_general_dilated=conv_general_dilated, name="output")(h)
         return from_patches(h, self.patch)
 

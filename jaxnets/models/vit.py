@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
+from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_general, name_axes
 from jaxnets.ops.patches import to_patches
 
@@ -63,7 +64,7 @@ class ViT(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         for index in range(self.layers):
             x = Block(self.heads, self.hidden or 4 * self.width, self.dropout, name=f"block_{index}")(x, train=train)
-        x = nn.LayerNorm(epsilon=1e-6, name="final_norm")(x)
+        x = LayerNorm(epsilon=1e-6, name="final_norm")(x)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
         return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
 
@@ -80,11 +81,11 @@ class Block(nn.Module):
         """`[B, T, D]` to the same."""
         B, T, D = x.shape
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        y = nn.LayerNorm(epsilon=1e-6, name="attention_norm")(x)
+        y = LayerNorm(epsilon=1e-6, name="attention_norm")(x)
         q, k, v = (self.dense(D, name)(y).reshape(B, T, self.heads, -1) for name in ("query", "key", "value"))
         y = jax.nn.dot_product_attention(q, k, v).reshape(B, T, D)
         x = x + drop(self.dense(D, "merge")(y))
-        y = self.dense(self.hidden, "up")(nn.LayerNorm(epsilon=1e-6, name="mlp_norm")(x))
+        y = self.dense(self.hidden, "up")(LayerNorm(epsilon=1e-6, name="mlp_norm")(x))
         return x + drop(self.dense(D, "down")(nn.gelu(y, approximate=False)))
 
     def dense(self, width: int, name: str) -> nn.Dense:

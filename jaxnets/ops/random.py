@@ -5,10 +5,15 @@ a run that is cut and resumed, or spread over other devices, draws the same numb
 """
 
 import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+# The name in a batch under which the training step leaves a key for each example.
+KEYS = "example_keys"
 
 
 def stream_key(seed: int, stream: str, step: Array | int) -> Array:
@@ -18,25 +23,35 @@ def stream_key(seed: int, stream: str, step: Array | int) -> Array:
     return jax.random.fold_in(root, step)
 
 
-def example_keys(key: Array, examples: int) -> Array:
-    """One key for each position of the global batch, `[examples]`: independent of how the batch is spread."""
-    return jax.vmap(lambda position: jax.random.fold_in(key, position))(jax.numpy.arange(examples))
+def example_keys(key: Array, rows: Array | int) -> Array:
+    """One key for each row number `[B]`, or for the rows 0, 1, ... of so many: independent of what else is in the batch."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows) if isinstance(rows, int) else rows)
 
 
-def content_keys(key: Array, x: Array) -> Array:
-    """One key for each example, `[B]`, from its own content `[B, ...]`: the same in any batch, at any place, on any mesh.
+def batch_keys(key: Array, batch: Mapping[str, Any], purpose: str, turn: Array | int = 0) -> Array:
+    """One key for each example of a batch, `[B]`: a pure function of `key` and of the example's row number in its data.
 
-    For evaluations that need noise. Examples that are equal bit for bit share a key.
+    So equal examples draw different numbers, and an example draws the same ones whichever batch, micro-batch or device it is
+    in. (A row that is twice in one batch draws the same twice; the orders of `jaxnets.data.order` have none.) A batch that was
+    put together by hand, without `index`, has positions in place of row numbers.
+
+    Args:
+        key: of the step. While training, the batch has the keys of its step with it (see `with_keys`) and this one is not
+            used: it may differ between the micro-batches of a step.
+        batch: with `index` `[B]`, or at least `mask` `[B]`.
+        purpose: what is drawn; draws with different purposes are independent.
+        turn: tells draws of one purpose apart.
     """
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(x.shape[0], -1)
-    # Each word is mixed with its place, all of it, as images differ in few; then sums of integers are exact in any order.
-    places = _mixed(jnp.arange(bits.shape[1], dtype=jnp.uint32))
-    digests = _mixed(bits ^ places[None, :]).sum(axis=1, dtype=jnp.uint32)
-    return jax.vmap(lambda digest: jax.random.fold_in(key, digest))(digests)
+    keys = batch[KEYS] if KEYS in batch else example_keys(key, batch.get("index", len(batch["mask"])))
+    tag = zlib.crc32(purpose.encode())
+    return jax.vmap(lambda one: jax.random.fold_in(jax.random.fold_in(one, tag), turn))(keys)
 
 
-def _mixed(words: Array) -> Array:
-    """Words of 32 bits, one to one, each bit of the result hanging on all (the finaliser of MurmurHash3, Appleby 2011)."""
-    words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
-    words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
-    return words ^ (words >> 16)
+def with_keys(batch: Mapping[str, Any], key: Array) -> dict[str, Any]:
+    """The batch with a key of the step for each example, under `KEYS`; drawn before anything splits the batch."""
+    return {**batch, KEYS: example_keys(key, batch.get("index", len(batch["mask"])))}
+
+
+def named_keys(key: Array, names: Iterable[str]) -> dict[str, Array]:
+    """A key for each name, from the name and `key` alone."""
+    return {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in names}

@@ -10,10 +10,15 @@ from jax import Array
 
 @dataclasses.dataclass(frozen=True)
 class EMA:
-    """Exponential moving average of parameters and batch statistics; evaluation uses it in their place."""
+    """Exponential moving average of parameters and batch statistics; evaluation uses it in their place.
+
+    Real and complex numbers are averaged. Whole numbers, bools and random keys in a model's state have no average: the newest
+    is taken.
+    """
 
     decay: float = 0.0
-    """Share of the average kept at each step, in [0, 1); early on it is less, `(1 + step) / (10 + step)`. 0 is off."""
+    """Share of the average kept at each step, in [0, 1); early on it is less, `(1 + n) / (10 + n)` after
+    `n` updates (steps that were left out are none). 0 is off."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -24,7 +29,20 @@ class EMA:
         """Whether there is an average at all."""
         return self.decay > 0
 
-    def update(self, average: Any, current: Any, step: Array) -> Any:
-        """The average after `step` updates, same tree; computed in the leaves' own dtype (float32)."""
-        decay = jnp.minimum(self.decay, (1.0 + step) / (10.0 + step))
-        return jax.tree.map(lambda a, c: a + (1 - decay).astype(a.dtype) * (c - a), average, current)
+    def update(self, average: Any, current: Any, updates: Array) -> Any:
+        """The average after one more update, same tree; computed in the leaves' own dtype (float32).
+
+        Args:
+            average: that before it.
+            current: the tree after it.
+            updates: how many were averaged before.
+        """
+        decay = jnp.minimum(self.decay, (1.0 + updates) / (10.0 + updates))
+
+        def moved(old: Array, new: Array) -> Array:
+            if not jnp.issubdtype(old.dtype, jnp.inexact):
+                return new
+            # From infinity (a running maximum that has seen nothing) no average would ever come back.
+            return jnp.where(jnp.isfinite(old), old + (1 - decay).astype(old.dtype) * (new - old), new)
+
+        return jax.tree.map(moved, average, current)

@@ -1,13 +1,20 @@
-"""Optimizers: what an Optax chain is built from, as data that a configuration can hold and a flag can override."""
+"""Optimizers: what an Optax chain is built from, as data that a configuration can hold and a flag can override.
+
+Learning rates count the batches of the run, also those whose update was left out; the corrections inside Adam count updates.
+What decays is decided by the role of a parameter (`jaxnets.ops.roles`), never by how many dims it has.
+"""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
-import jax
+import numpy as np
 import optax
 
-from jaxnets.optim.schedules import Constant, Schedule, WarmupCosine
+from jaxnets.ops.roles import weights
+from jaxnets.optim.schedules import Constant, Schedule, WarmupCosine, rates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +22,18 @@ class Optimizer:
     """How weights move."""
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
-        """The Optax transformation for a run of `total_steps` optimizer steps."""
+        """The Optax transformation for a run of `total_steps` optimizer steps.
+
+        Schedules in it (of the learning rate, of weight decay, injected ones) are read at the number of the batch.
+        """
         raise NotImplementedError
+
+    def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
+        """The learning rates of the first `steps` steps of a run of `total_steps`, float32; None where nobody can say."""
+        schedule, peak = getattr(self, "schedule", None), getattr(self, "learning_rate", None)
+        if not isinstance(schedule, Schedule) or peak is None:
+            return None
+        return rates(schedule.build(peak, total_steps), steps)
 
 
 def _check(learning_rate: float, clip_norm: float | None, weight_decay: float, **shares: float) -> None:
@@ -37,9 +54,9 @@ def _chain(clip_norm: float | None, *parts: optax.GradientTransformation) -> opt
     return optax.chain(*clip, *parts)
 
 
-def _decayed(params: Any) -> Any:
-    """Which parameters decay: matrices and kernels, not biases or the scales of norms (they have one dim)."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+def _decaying(patterns: tuple[str, ...]) -> Callable[[Any], Any]:
+    """The mask of weight decay, as Optax takes it."""
+    return functools.partial(weights, patterns=patterns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +70,9 @@ class SGD(Optimizer):
     nesterov: bool = False
     """Look ahead along the momentum before the gradient is taken (Sutskever et al. 2013)."""
     weight_decay: float = 0.0
-    """L2 penalty added to the gradient of kernels (coupled, as is usual with SGD)."""
+    """L2 penalty added to the gradient of weights (coupled, as is usual with SGD); see `jaxnets.ops.roles`."""
+    weight_decay_on: tuple[str, ...] = ()
+    """Paths of the parameters that decay, `*` for any text; empty: those whose names say that they are weights."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient; None leaves it."""
     schedule: Schedule = WarmupCosine()
@@ -65,7 +84,11 @@ class SGD(Optimizer):
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         rate = self.schedule.build(self.learning_rate, total_steps)
-        decay = (optax.add_decayed_weights(self.weight_decay, mask=_decayed),) if self.weight_decay else ()
+        decay = (
+            (optax.add_decayed_weights(self.weight_decay, mask=_decaying(self.weight_decay_on)),)
+            if self.weight_decay
+            else ()
+        )
         return _chain(self.clip_norm, *decay, optax.sgd(rate, self.momentum or None, self.nesterov))
 
 
@@ -97,12 +120,15 @@ class Adam(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay of kernels (Loshchilov and Hutter, 2019)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
 
     learning_rate: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 1e-2
-    """Share of each kernel removed per step, times the learning rate; biases and norm scales are left."""
+    """Share of each weight removed per step, times the learning rate; biases, scales and positions are left
+    (`jaxnets.ops.roles`)."""
+    weight_decay_on: tuple[str, ...] = ()
+    """Paths of the parameters that decay, `*` for any text; empty: those whose names say that they are weights."""
     b1: float = 0.9
     """Decay of the mean of gradients."""
     b2: float = 0.999
@@ -120,5 +146,7 @@ class AdamW(Optimizer):
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         rate = self.schedule.build(self.learning_rate, total_steps)
-        adamw = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decayed)
+        adamw = optax.adamw(
+            rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decaying(self.weight_decay_on)
+        )
         return _chain(self.clip_norm, adamw)

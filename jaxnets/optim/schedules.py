@@ -1,8 +1,18 @@
-"""Learning-rate schedules. They count optimizer steps, and durations are shares of the run, so they survive a change of it."""
+"""Learning-rate schedules. Durations are shares of the run, so they survive a change of its length.
+
+A schedule counts the batches of a run. A step that changed nothing (its batch masked, a number not finite) still is a step of
+the schedule, so the batches after it have the learning rate that they would have had. `on_schedule` sees to that for every
+schedule in an optimizer's state, whoever built it.
+"""
 
 import dataclasses
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,3 +82,27 @@ class WarmupLinear(Schedule):
 def _ramp(peak: float, steps: int) -> optax.Schedule:
     # Starts one notch above 0, so that the first step moves.
     return lambda count: peak * (count + 1) / (steps + 1)
+
+
+def rates(schedule: optax.Schedule, steps: int) -> np.ndarray:
+    """What a schedule says at the steps 0, 1, ... `steps - 1`, float32 `[steps]`."""
+    if not steps:
+        return np.zeros(0, np.float32)
+    return np.asarray(jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(jnp.arange(steps)))
+
+
+def on_schedule(opt_state: Any, step: Array) -> Any:
+    """An optimizer's state with all its schedules at a training step; counts of updates (Adam's) stay as they are."""
+
+    def is_schedule(node: Any) -> bool:
+        # By what they are, not by their class: Optax has three kinds of them, and may get more.
+        fields = getattr(type(node), "_fields", ())
+        return "count" in fields and ("Schedule" in type(node).__name__ or "hyperparams" in fields)
+
+    def at_step(node: Any) -> Any:
+        if not is_schedule(node):
+            return node
+        inner = {name: on_schedule(getattr(node, name), step) for name in node._fields if name != "count"}
+        return node._replace(count=jnp.asarray(step, node.count.dtype), **inner)
+
+    return jax.tree.map(at_step, opt_state, is_leaf=is_schedule)

@@ -18,8 +18,9 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.errors import DataError
-from jaxnets.ops.random import content_keys
+from jaxnets.ops.random import batch_keys
 from jaxnets.tasks.base import Recipe, Task, with_outputs
+from jaxnets.tasks.calls import call_model, init_model
 from jaxnets.tasks.players import play, settle, share_of
 from jaxnets.tasks.reconstruction import with_shape
 from jaxnets.tasks.variational import samples_gallery
@@ -101,8 +102,8 @@ class Adversarial(Task):
         z = self._with_label(jnp.zeros((rows, self.latent)), labels)
         x = self._with_label(batch["inputs"], labels)
         own = {
-            "critic": self.critic.init({"params": for_critic, "dropout": for_critic}, x, train=False),
-            "generator": self.model.init({"params": for_generator, "dropout": for_generator}, z, train=False),
+            "critic": init_model(self.critic, for_critic, x),
+            "generator": init_model(self.model, for_generator, z),
         }
         names = {"params", *own["critic"], *own["generator"]}
         return {name: {who: tree[name] for who, tree in own.items() if name in tree} for name in names}
@@ -125,20 +126,14 @@ class Adversarial(Task):
         """A player's outputs in float32, and its other collections after the call; in training where there is a key."""
         player = self.critic if who == "critic" else self.model
         x = self._with_label(x, labels)
-        others = {name: value for name, value in own.items() if name != "params"}
-        said: Any
-        new: Any = {}
-        if key is None:
-            said = player.apply(own, x, train=False)
-        else:
-            said, new = player.apply(own, x, train=True, rngs={"dropout": key}, mutable=list(others))
+        said, kept = call_model(player, own, x, key=key)
         said = said.astype(jnp.float32)
-        return said.reshape(-1, *self.shape) if who == "generator" else said[:, 0], {**others, **new}
+        return said.reshape(-1, *self.shape) if who == "generator" else said[:, 0], kept
 
-    def _noise(self, key: Array, inputs: Array) -> Array:
-        """Noise `[B, latent]` in the inputs' dtype, drawn for each example from its own content."""
-        keys = content_keys(key, inputs)
-        return jax.vmap(lambda one: jax.random.normal(one, (self.latent,), inputs.dtype))(keys)
+    def _noise(self, key: Array, batch: Batch, purpose: str, turn: Array | int = 0) -> Array:
+        """Noise `[B, latent]` in the inputs' dtype, drawn for each example by itself."""
+        dtype, keys = batch["inputs"].dtype, batch_keys(key, batch, purpose, turn)
+        return jax.vmap(lambda one: jax.random.normal(one, (self.latent,), dtype))(keys)
 
     def critic_loss(
         self, own: Variables, batch: Batch, key: Array, train: bool, *, other: Variables, turn: Array | int = 0
@@ -146,7 +141,9 @@ class Adversarial(Task):
         """What the critic minimises; `other` are the generator's variables, and `turn` tells the turns of a step apart."""
         real, mask, labels = batch["inputs"], batch["mask"], batch.get("targets")
         keys = jax.random.split(jax.random.fold_in(key, turn), 5)
-        made, _ = self._call("generator", other, self._noise(keys[0], real), labels, keys[1] if train else None)
+        made, _ = self._call(
+            "generator", other, self._noise(keys[0], batch, "critic", turn), labels, keys[1] if train else None
+        )
         made = made.astype(real.dtype)
         for_real, for_made = (keys[2], keys[3]) if train else (None, None)
         on_real, kept = self._call("critic", own, real, labels, for_real)
@@ -156,7 +153,10 @@ class Adversarial(Task):
             losses = jax.nn.softplus(-on_real) + jax.nn.softplus(on_made)
         metrics = {"margin": Mean.of(on_real - on_made, mask)}
         if self.penalty and train:
-            share = jax.random.uniform(keys[4], (len(real), *(1,) * (real.ndim - 1)), real.dtype)
+            dims = (1,) * (real.ndim - 1)
+            share = jax.vmap(lambda one: jax.random.uniform(one, dims, real.dtype))(
+                batch_keys(keys[4], batch, "penalty", turn)
+            )
             at = real if self.objective == "logistic" else share * real + (1 - share) * made
 
             def total(x: Array) -> Array:
@@ -176,7 +176,9 @@ class Adversarial(Task):
         """What the generator minimises; `other` are the critic's variables."""
         keys = jax.random.split(jax.random.fold_in(key, self.critic_steps), 3)
         labels, inputs = batch.get("targets"), batch["inputs"]
-        made, kept = self._call("generator", own, self._noise(keys[0], inputs), labels, keys[1] if train else None)
+        made, kept = self._call(
+            "generator", own, self._noise(keys[0], batch, "generator"), labels, keys[1] if train else None
+        )
         score, _ = self._call("critic", other, made.astype(inputs.dtype), labels, keys[2] if train else None)
         losses = jax.nn.softplus(-score) if self.objective == "logistic" else -score
         return Mean.of(losses, batch["mask"]), Aux({}, kept)
@@ -219,7 +221,7 @@ class Adversarial(Task):
         loss, aux = self.critic_loss(own, batch, key, False, other=other)
         found = {"loss": loss, **aux.metrics}
         if self.modes:
-            noise = self._noise(jax.random.fold_in(key, 1), batch["inputs"])
+            noise = self._noise(key, batch, "modes")
             made, _ = self._call("generator", other, noise, batch.get("targets"), None)
             centres = jnp.asarray(self.modes, jnp.float32)
             away = jnp.linalg.norm(made.reshape(len(made), 1, -1) - centres[None], axis=-1)

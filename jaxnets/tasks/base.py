@@ -19,6 +19,7 @@ from jax import Array
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.errors import DataError
 from jaxnets.ops.tokens import PAD
+from jaxnets.tasks.calls import call_model, init_model
 
 
 class Recipe(Protocol):
@@ -75,7 +76,7 @@ class Task:
 
     def init(self, key: Array, batch: Batch) -> Variables:
         """Fresh variables for a batch like `batch` (its values are not used): `{"params": ..., ...}`."""
-        return dict(self.model.init({"params": key, "dropout": key}, self.inputs_of(batch), train=False))
+        return init_model(self.model, key, self.inputs_of(batch))
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
         """The optimizer's state at step 0."""
@@ -133,14 +134,9 @@ class Task:
         Returns:
             The outputs in float32, and the module's other collections after the call.
         """
-        others = {name: value for name, value in variables.items() if name != "params"}
-        rngs, kept = ({}, []) if key is None else ({"dropout": key}, list(others))
-        call: Any = self.model.apply  # what it returns depends on `mutable`
         given = {name: batch[name] for name in options_of(self.model) if name in batch}
-        outputs, new = call(
-            variables, self.inputs_of(batch), train=key is not None, rngs=rngs, mutable=[*kept, *told], **given
-        )
-        return jax.numpy.asarray(outputs, jax.numpy.float32), {**others, **new}
+        outputs, new = call_model(self.model, variables, self.inputs_of(batch), key=key, told=told, **given)
+        return jax.numpy.asarray(outputs, jax.numpy.float32), new
 
 
 # Arrays beside the inputs that a model may take as an argument of its call, by name.

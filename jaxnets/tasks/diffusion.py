@@ -16,8 +16,9 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.errors import DataError
-from jaxnets.ops.random import content_keys
+from jaxnets.ops.random import batch_keys
 from jaxnets.tasks.base import Task
+from jaxnets.tasks.calls import call_model, init_model
 from jaxnets.tasks.reconstruction import check_same_shape
 from jaxnets.tasks.variational import samples_gallery
 
@@ -83,7 +84,7 @@ class Diffusion(Task):
     def init(self, key: Array, batch: Batch) -> Variables:
         """Fresh variables; the labels have weights of their own."""
         given = (batch["inputs"], jnp.zeros(len(batch["inputs"])), self._hot(batch["targets"])) if self.classes else ()
-        return dict(self.model.init({"params": key, "dropout": key}, *(given or (batch["inputs"],)), train=False))
+        return init_model(self.model, key, *(given or (batch["inputs"],)))
 
     @property
     def shares(self) -> np.ndarray:
@@ -105,12 +106,12 @@ class Diffusion(Task):
             for_time, for_pixels = jax.random.split(one)
             return jax.random.randint(for_time, (), 0, self.times), jax.random.normal(for_pixels, inputs.shape[1:])
 
-        t, noise = jax.vmap(draw)(content_keys(for_noise, inputs))
+        t, noise = jax.vmap(draw)(batch_keys(for_noise, batch, "time and noise"))
         share = jnp.asarray(self.shares, jnp.float32)[t].reshape(-1, *(1,) * (inputs.ndim - 1))
         noised = jnp.sqrt(share) * inputs.astype(jnp.float32) + jnp.sqrt(1 - share) * noise
         label = self._hot(batch["targets"]) if self.classes else None
         if label is not None and train:
-            keys = content_keys(jax.random.fold_in(for_noise, 1), inputs)
+            keys = batch_keys(for_noise, batch, "label")
             label *= jax.vmap(lambda one: jax.random.bernoulli(one, 1 - self.drop_label))(keys)[:, None]
         said, model_state = self._noise_in(
             variables, noised.astype(inputs.dtype), t, label, for_model if train else None
@@ -126,19 +127,13 @@ class Diffusion(Task):
         self, variables: Variables, x: Array, t: Array, label: Array | None, key: Array | None
     ) -> tuple[Array, Variables]:
         """The noise that the model sees in `x` at times `t` `[B]`, float32, and its other collections."""
-        others = {name: value for name, value in variables.items() if name != "params"}
         clock = t.astype(jnp.float32) / (self.times - 1)
         given = (x, clock) if label is None else (x, clock, label)
-        said: Any
-        new: Any = {}
-        if key is None:
-            said = self.model.apply(variables, *given, train=False)
-        else:
-            said, new = self.model.apply(variables, *given, train=True, rngs={"dropout": key}, mutable=list(others))
-        return said.astype(jnp.float32), {**others, **new}
+        said, kept = call_model(self.model, variables, *given, key=key)
+        return said.astype(jnp.float32), kept
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """The loss, with times and noise that depend on the example alone."""
+        """The loss, with times and noise that depend on the example's row alone."""
         return {"loss": self.loss(variables, batch, jax.random.key(0), False)[0]}
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:

@@ -14,6 +14,7 @@ from jax import Array
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.errors import DataError
 from jaxnets.models.graph import Graph
+from jaxnets.ops.roles import weights
 from jaxnets.tasks.classification import Classification, accuracy
 from jaxnets.tasks.losses import cross_entropy
 
@@ -63,8 +64,8 @@ class NodeClassification(GraphClassification):
     """
 
     l2: float = 0.0
-    """Weight of the penalty `l2 / 2 * sum(w^2)` over all matrices, added to the training loss (GCN's paper has it on the first
-    alone; AdamW's weight decay is another thing)."""
+    """Weight of the penalty `l2 / 2 * sum(w^2)` over all weights (`jaxnets.ops.roles`), added to the training loss (GCN's
+    paper has it on the first alone; AdamW's weight decay is another thing)."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -85,8 +86,10 @@ class NodeClassification(GraphClassification):
         if self.l2 and train:
             squares = [
                 jnp.square(leaf.astype(jnp.float32)).sum()
-                for leaf in jax.tree.leaves(variables["params"])
-                if leaf.ndim > 1
+                for leaf, counts in zip(
+                    jax.tree.leaves(variables["params"]), jax.tree.leaves(weights(variables["params"])), strict=True
+                )
+                if counts
             ]
             # Times the weight, which the mean divides by again.
             loss = Mean(loss.sum + 0.5 * self.l2 * sum(squares) * loss.weight, loss.weight)

@@ -8,8 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax import Array
 
 from jaxnets.contracts import Batch, Mean, Variables
 from jaxnets.tasks.base import Recipe
@@ -25,7 +23,7 @@ def play(recipe: Recipe, who: str, loss: Any, state: Any, batch: Batch) -> tuple
     own = dataclasses.replace(
         state,
         params=state.params[who],
-        opt_state=on_schedule(state.opt_state[who], state.step),
+        opt_state=state.opt_state[who],
         model_state=share_of(state.model_state, who),
     )
     own, metrics = recipe.train_step(loss)(own, batch)
@@ -40,15 +38,6 @@ def play(recipe: Recipe, who: str, loss: Any, state: Any, batch: Batch) -> tuple
         guard=own.guard,
     )
     return new, metrics
-
-
-def on_schedule(opt_state: Any, step: Array) -> Any:
-    """The optimizer's state with its learning-rate schedule at the training step, however many turns a step has."""
-
-    def is_schedule(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByScheduleState)
-
-    return jax.tree.map(lambda n: n._replace(count=step) if is_schedule(n) else n, opt_state, is_leaf=is_schedule)
 
 
 def settle(before: Any, after: Any) -> Any:

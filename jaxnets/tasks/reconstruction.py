@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.errors import DataError
-from jaxnets.ops.random import content_keys
+from jaxnets.ops.random import batch_keys
 from jaxnets.tasks.base import Task
 
 
@@ -58,13 +58,13 @@ class Reconstruction(Task):
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean squared error of each number over the unmasked examples."""
         for_noise, for_model = jax.random.split(key)
-        seen = self.spoil(batch["inputs"], content_keys(for_noise, batch["inputs"]))
+        seen = self.spoil(batch["inputs"], batch_keys(for_noise, batch, "spoil"))
         outputs, model_state = self.apply(variables, {**batch, "inputs": seen}, for_model if train else None)
         loss = Mean.of(jnp.square(outputs - batch["inputs"].astype(jnp.float32)), batch["mask"])
         return loss, Aux({"loss": loss}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """The loss, with noise that depends on the example alone, and two moments of the inputs for `derive`."""
+        """The loss, with noise that depends on the example's row alone, and two moments of the inputs for `derive`."""
         inputs, mask = batch["inputs"].astype(jnp.float32), batch["mask"]
         loss, _ = self.loss(variables, batch, jax.random.key(0), False)
         return {"loss": loss, "first": Mean.of(inputs, mask), "second": Mean.of(jnp.square(inputs), mask)}

@@ -13,8 +13,9 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.errors import DataError
-from jaxnets.ops.random import content_keys
+from jaxnets.ops.random import batch_keys
 from jaxnets.tasks.base import Recipe, Task
+from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.reconstruction import check_same_shape, reconstructions, with_shape
 
 
@@ -76,34 +77,19 @@ class Variational(Task):
         """The bound's two terms, added with `weight`; the metrics name them apart, and `elbo` has no weight."""
         inputs, mask = batch["inputs"], batch["mask"]
         for_noise, for_model = jax.random.split(key)
-        outputs, mean, log_variance, model_state = self._infer(
-            variables, inputs, for_noise, for_model if train else None
+        noise = jax.vmap(lambda one: jax.random.normal(one, (self.model.latent,), inputs.dtype))(
+            batch_keys(for_noise, batch, "latent")
         )
+        said, model_state = call_model(
+            self.model, variables, inputs, noise, key=for_model if train else None, method="infer"
+        )
+        outputs, mean, log_variance = (part.astype(jnp.float32) for part in said)
         missed = self._negative_log_likelihood(outputs, inputs.astype(jnp.float32))
         divergence = gaussian_divergence(mean, log_variance)
         elbo = Mean.of(-missed - divergence, mask)
         metrics = {"elbo": elbo, "reconstruction": Mean.of(missed, mask), "kl": Mean.of(divergence, mask)}
         loss = Mean.of(missed + weight * divergence, mask)
         return loss, Aux({"loss": loss, **metrics}, model_state)
-
-    def _infer(
-        self, variables: Variables, inputs: Array, for_noise: Array, for_model: Array | None
-    ) -> tuple[Array, Array, Array, Variables]:
-        keys = content_keys(for_noise, inputs)
-        shape = (self.model.latent,)
-        noise = jax.vmap(lambda key: jax.random.normal(key, shape, inputs.dtype))(keys)
-        others = {name: value for name, value in variables.items() if name != "params"}
-        options: dict[str, Any] = {"method": "infer", "train": for_model is not None}
-        said: Any
-        new: Any = {}
-        if for_model is None:
-            said = self.model.apply(variables, inputs, noise, **options)
-        else:
-            said, new = self.model.apply(
-                variables, inputs, noise, rngs={"dropout": for_model}, mutable=list(others), **options
-            )
-        outputs, mean, log_variance = (part.astype(jnp.float32) for part in said)
-        return outputs, mean, log_variance, {**others, **new}
 
     def _negative_log_likelihood(self, outputs: Array, inputs: Array) -> Array:
         """`-log p(x | z)` in nats, `[B]`."""
@@ -115,7 +101,7 @@ class Variational(Task):
         return terms.reshape(terms.shape[0], -1).sum(axis=-1)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """The bound and its two terms, with noise that depends on the example alone; the loss is `-elbo`."""
+        """The bound and its two terms, with noise that depends on the example's row alone; the loss is `-elbo`."""
         return self.loss(variables, batch, jax.random.key(0), False)[1].metrics
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:

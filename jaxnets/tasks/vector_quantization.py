@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Mean, Variables
 from jaxnets.errors import DataError
+from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.reconstruction import Reconstruction
 
 
@@ -33,18 +34,18 @@ class VectorQuantization(Reconstruction):
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """The three terms together; the metrics have the reconstruction's apart."""
-        said, mask = self._quantise(variables, batch, train), batch["mask"]
+        said, model_state = self._quantise(variables, batch, key if train else None)
+        mask = batch["mask"]
         encoded, chosen = said.encoded.astype(jnp.float32), said.chosen.astype(jnp.float32)
         missed = self._missed(said, batch)
         to_encoder = jnp.square(jax.lax.stop_gradient(encoded) - chosen)
         to_code = jnp.square(encoded - jax.lax.stop_gradient(chosen))
         quantising = Mean.of(to_encoder + self.commitment * to_code, mask)
         loss = Mean(missed.sum + quantising.sum, missed.weight)
-        others = {name: value for name, value in variables.items() if name != "params"}
-        return loss, Aux({"loss": loss, "reconstruction": missed}, others)
+        return loss, Aux({"loss": loss, "reconstruction": missed}, model_state)
 
-    def _quantise(self, variables: Variables, batch: Batch, train: bool) -> Any:
-        return self.model.apply(variables, batch["inputs"], train=train, method="quantise")
+    def _quantise(self, variables: Variables, batch: Batch, key: Array | None) -> tuple[Any, Variables]:
+        return call_model(self.model, variables, batch["inputs"], key=key, method="quantise")
 
     def _missed(self, said: Any, batch: Batch) -> Mean:
         error = said.reconstruction.astype(jnp.float32) - batch["inputs"].astype(jnp.float32)
@@ -52,7 +53,7 @@ class VectorQuantization(Reconstruction):
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """What `Reconstruction` measures, and how often each code is chosen, for `derive`."""
-        said, mask = self._quantise(variables, batch, False), batch["mask"]
+        said, mask = self._quantise(variables, batch, None)[0], batch["mask"]
         inputs = batch["inputs"].astype(jnp.float32)
         shares = {
             f"code_{index}": Mean.of((said.indices == index).astype(jnp.float32), mask)

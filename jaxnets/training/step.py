@@ -10,8 +10,9 @@ import optax
 from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Mean, Variables
-from jaxnets.ops.random import stream_key
+from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim.averaging import EMA
+from jaxnets.optim.schedules import on_schedule
 from jaxnets.training.precision import Precision
 
 Metrics = dict[str, Mean]
@@ -57,6 +58,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     """
 
     def step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
+        batch = with_keys(batch, recipe.key("examples", state.step))
         scale = state.guard["loss_scale"] if recipe.precision.scales_loss else None
         gradients, mean, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
         norm, bad_leaf = _norm(gradients)
@@ -96,7 +98,8 @@ def _update(optimizer: optax.GradientTransformation, gradients: Any, state: Any,
     """The parameters and optimizer state after a step; those before it unless `taken`."""
 
     def moved(gradients: Any, opt_state: Any, params: Any) -> Any:
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        # Schedules go by the number of the batch, whatever became of the batches before.
+        updates, opt_state = optimizer.update(gradients, on_schedule(opt_state, state.step), params)
         return optax.apply_updates(params, updates), opt_state
 
     arguments = (gradients, state.opt_state, state.params)
@@ -114,8 +117,9 @@ def with_average(step: Step, average: EMA) -> Step:
 
     def averaged(state: Any, batch: Batch) -> tuple[Any, Metrics]:
         new, metrics = step(state, batch)
-        moved = average.update(state.average, new.variables, state.step)
         counters = ("skipped", "left_out")
+        updates = state.step - sum(state.guard[name] for name in counters)
+        moved = average.update(state.average, new.variables, updates)
         taken = jnp.stack([new.guard[name] == state.guard[name] for name in counters]).all()
         return dataclasses.replace(new, average=_keep_if(taken, moved, state.average)), metrics
 
