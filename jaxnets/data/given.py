@@ -9,7 +9,7 @@ import numpy as np
 from jaxnets.data.dataset import Arrays, Dataset, TokenIds, check_finite
 from jaxnets.data.download import read_array, read_arrays
 from jaxnets.data.tables import read_csv
-from jaxnets.data.vocabulary import encode_text, read_lines
+from jaxnets.data.vocabulary import encode_texts, read_lines
 from jaxnets.errors import DataError
 
 
@@ -33,16 +33,8 @@ def read_given(path: Path, dataset: Dataset) -> Arrays:
     if path.name.endswith((".csv", ".csv.gz")) and dataset.columns is not None:
         return {"inputs": dataset.columns.encode(str(path), read_csv(path, least=1))}
     if path.suffix == ".txt" and dataset.tokens is not None:
-        if not path.is_file():
-            raise DataError(f"there is no file {path}; check the path")
-        rows = []
-        for number, line in enumerate(read_lines(path), start=1):
-            try:
-                rows.append(encode_text(line, dataset.tokens)[0])
-            except DataError as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
-        width = max(len(row) for row in rows)
-        return {"inputs": np.stack([np.pad(row, (0, width - len(row))) for row in rows])}
+        lines, width = read_lines(path), dataset.train["inputs"].shape[1]
+        return {"inputs": encode_texts(lines, dataset.tokens, width, where=f"{path}, line {{}}", first=1)}
     kinds = [".npz", ".npy"]
     kinds += [".csv"] if dataset.columns is not None else []
     kinds += [".txt with one text to a line"] if dataset.tokens is not None else []
