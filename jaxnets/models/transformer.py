@@ -88,8 +88,7 @@ class Transformer(nn.Module):
                 f"{kind} takes {what} [batch, positions] of integers, at least one, got "
                 f"{tokens.dtype}{list(tokens.shape)}"
             )
-        limit = most_positions(self)
-        if limit is not None and tokens.shape[1] > limit:
+        if tokens.shape[1] > (limit := most_positions(self) or tokens.shape[1]):
             raise ValueError(
                 f"{what}: {tokens.shape[1]} tokens do not fit {kind}.length {limit}; cut them, or make it larger"
             )
@@ -179,8 +178,7 @@ class Seq2SeqTransformer(Transformer):
 
     def begin(self, source: Array, length: int) -> Cache:
         """The source `[B, S]` read, and a cache for a target of up to `length` tokens."""
-        limit = most_positions(self)
-        if limit is not None and length > limit:
+        if length > (most_positions(self) or length):
             raise ValueError(f"a target of {length} tokens does not fit Seq2SeqTransformer.length {self.length}")
         memory = self.encode(source)
         empty = jnp.zeros((len(source), length, self.heads, self.width // self.heads), memory.dtype)
