@@ -179,7 +179,9 @@ def from_tokens(
 
 def _tell_unseen(path: str, parts: dict[str, np.ndarray], tokenizer: Tokenizer) -> None:
     """Note what a model can not learn of a text: tokens that the tokenizer does not know, characters of the test alone."""
+    # GPT-2's files name the end of a text as the unknown token too, which nothing is read as.
     unknown = tokenizer.special.get("unknown")
+    unknown = None if unknown == tokenizer.special.get("end") else unknown
     count = sum(int((ids == unknown).sum()) for ids in parts.values()) if unknown is not None else 0
     if count:
         note(f"{path}: {count:,} of {sum(map(len, parts.values())):,} tokens are unknown to the tokenizer")
