@@ -5,6 +5,7 @@ They are plain data. A room that produces one and a room that consumes it need n
 
 import dataclasses
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from jax.sharding import Sharding
 # A batch: arrays with a leading example dim; "mask" [B] float32, which is 0 for padding and 1 for real examples; and
 # "index" [B] int32, each example's row number in its split, from which its random draws are made.
 Batch = dict[str, Any]
+# How many tokens every vocabulary of sentences begins with (`jaxnets.ops.tokens`), which no text spells.
+SPECIAL_TOKENS = 4
 # What a module's `init` returns: {"params": ..., and perhaps "batch_stats": ...}.
 Variables = dict[str, Any]
 
@@ -74,12 +77,31 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """What the tokens of a data set's inputs stand for."""
+    """What the tokens of a data set's inputs stand for, and how a text becomes them (`data.vocabulary.split_text`).
+
+    Plain data: it is kept with a run, so that new texts are read as those of the training were.
+    """
 
     names: tuple[str, ...]
     """Of each token, in the order of their numbers; the first four are those of `jaxnets.ops.tokens`."""
     unit: Literal["characters", "words"]
     """What a token is, in the inputs and, where those are sequences too, in the targets."""
+    split: Literal["", "characters", "words", "blanks"] = ""
+    """Where a text is cut: at every character (blanks at its ends left out), at words and signs of punctuation, or at white
+    space alone. "": as `unit` says."""
+    case: Literal["", "lower", "kept"] = ""
+    """Whether a text is read in lower case. "": lower, unless a name has a capital."""
+    form: Literal["", "NFC", "kept"] = ""
+    """Whether letters and the accents after them are put together first (Unicode's NFC). "": unless a name has them apart."""
+    longer: Literal["cut", "kept"] = "kept"
+    """Whether texts longer than the rows of the training data were cut to them."""
+
+    def __post_init__(self) -> None:
+        capital = any(name != name.lower() for name in self.names[SPECIAL_TOKENS:])
+        apart = any(not unicodedata.is_normalized("NFC", name) for name in self.names)
+        object.__setattr__(self, "split", self.split or self.unit)
+        object.__setattr__(self, "case", self.case or ("kept" if capital else "lower"))
+        object.__setattr__(self, "form", self.form or ("kept" if apart else "NFC"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnets.errors import DataError, UsageError
+from jaxnets.errors import DataError, UsageError, note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _answer(run: Any, options: AnswerOptions) -> int:
     from jaxnets.ops.tokens import spell
 
     card = run.parts.dataset.card
-    source = encode_text(options.prompt, card.tokens)
+    source = encode_text(options.prompt, card.tokens, card.input_shape[0])
     try:
         task = dataclasses.replace(run.parts.task, beam=options.beam or run.parts.task.beam)
         written = task.write(run.variables, source)
@@ -122,14 +122,17 @@ def _go_on(run: Any, options: TextOptions) -> int:
     import numpy as np
 
     from jaxnets import models
+    from jaxnets.data.textfile import plain_ends
 
     tokenizer, text = run.parts.dataset.tokenizer, options.prompt
     if tokenizer is None:
         raise UsageError(
             f"the data of {run.directory} are tokens without a tokenizer, so no text can be read or written"
         )
+    text = plain_ends(text)
     prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
     text = text or tokenizer.decode(prompt)
+    window, asked = run.parts.dataset.card.input_shape[0], len(prompt) + options.tokens
     batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
     try:
         sampling = models.Sampling(options.temperature, options.top_k, options.top_p)
@@ -139,6 +142,10 @@ def _go_on(run: Any, options: TextOptions) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if asked > window and isinstance(run.parts.task.model, models.LanguageModel):
+        note(
+            f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse"
+        )
     for index, ids in enumerate(np.asarray(written)):
         print(("" if index == 0 else "\n---\n") + _joined(tokenizer, prompt, ids, text))
     return 0

@@ -318,7 +318,7 @@ def test_sizes_that_do_not_fit_are_refused(fields, message):
 
 
 def test_sequences_that_do_not_fit_are_refused():
-    model, variables = make("pre")
+    model, variables = make("learned")
     given = pair()
     with pytest.raises(ValueError, match="source: 21 tokens do not fit Seq2SeqTransformer.length 16"):
         model.apply(variables, given._replace(source=jnp.tile(given.source, (1, 3))))

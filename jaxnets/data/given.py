@@ -13,7 +13,7 @@ from jaxnets.data.preparation import Arrays, Form, Preparation
 from jaxnets.data.prepare import Standardize, TokenIds
 from jaxnets.data.tables import read_csv
 from jaxnets.data.targets import check_finite
-from jaxnets.data.vocabulary import encode_text, read_lines
+from jaxnets.data.vocabulary import encode_texts, read_lines
 from jaxnets.errors import DataError, note
 
 
@@ -37,16 +37,8 @@ def read_given(path: Path, preparation: Preparation) -> Arrays:
     if path.name.endswith((".csv", ".csv.gz")) and preparation.columns is not None:
         return {"inputs": preparation.columns.encode(str(path), read_csv(path, least=1))}
     if path.suffix == ".txt" and preparation.tokens is not None:
-        if not path.is_file():
-            raise DataError(f"there is no file {path}; check the path")
-        rows = []
-        for number, line in enumerate(read_lines(path), start=1):
-            try:
-                rows.append(encode_text(line, preparation.tokens)[0])
-            except DataError as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
-        width = max(len(row) for row in rows)
-        return {"inputs": np.stack([np.pad(row, (0, width - len(row))) for row in rows])}
+        lines, width = read_lines(path), preparation.form("inputs").shape[0]
+        return {"inputs": encode_texts(lines, preparation.tokens, width, where=f"{path}, line {{}}", first=1)}
     kinds = [".npz", ".npy"]
     kinds += [".csv"] if preparation.columns is not None else []
     kinds += [".txt with one text to a line"] if preparation.tokens is not None else []
@@ -111,6 +103,9 @@ def _named(given: Any, preparation: Preparation) -> Mapping[str, Any]:
     """New examples of any form as arrays by name."""
     if isinstance(given, Path):
         return read_given(given, preparation)
+    if preparation.tokens is not None and _are_texts(given):
+        texts = [given] if isinstance(given, str) else np.asarray(given).ravel().tolist()
+        return {"inputs": encode_texts(texts, preparation.tokens, preparation.form("inputs").shape[0])}
     names = feature_names(given)
     if preparation.columns is not None and (names or (isinstance(given, Mapping) and "inputs" not in given)):
         table = {str(name): given[name] for name in (given.columns if names else given)}
@@ -120,6 +115,14 @@ def _named(given: Any, preparation: Preparation) -> Mapping[str, Any]:
     if names and preparation.feature_names and names != preparation.feature_names:
         given = _in_order(given, names, preparation.feature_names)
     return {"inputs": given}
+
+
+def _are_texts(given: Any) -> bool:
+    """Whether a string or strings are given, one for each example."""
+    if isinstance(given, str):
+        return True
+    values = given if isinstance(given, list | tuple | np.ndarray) else ()
+    return bool(len(values)) and all(isinstance(value, str) for value in values)
 
 
 def _in_order(frame: Any, names: tuple[str, ...], wanted: tuple[str, ...]) -> Any:

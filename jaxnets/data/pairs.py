@@ -7,7 +7,6 @@ import dataclasses
 import gzip
 import io
 import zipfile
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +14,8 @@ import numpy as np
 from jaxnets.contracts import Tokens
 from jaxnets.data.dataset import Arrays, Dataset, Source, TokenIds
 from jaxnets.data.download import Remote, obtain_file
-from jaxnets.data.vocabulary import build_vocabulary, encode_lines, read_lines, split_words
+from jaxnets.data.vocabulary import WORDS as WORD_RULE
+from jaxnets.data.vocabulary import build_vocabulary, encode_lines, read_lines, split_text, split_words
 from jaxnets.errors import DataError
 from jaxnets.ops.tokens import SPECIAL
 
@@ -62,7 +62,8 @@ class ReversedWords(Source):
             if value < 1:
                 raise DataError(f"ReversedWords.{name} is at least 1, got {value}")
         words, source = self._read()
-        letters = {w for w in (word.strip().lower() for word in words) if w.isascii() and w.isalpha()}
+        rule = Tokens((*SPECIAL, *"abcdefghijklmnopqrstuvwxyz"), "characters")
+        letters = {w for w in ("".join(split_text(word, rule)) for word in words) if w.isascii() and w.isalpha()}
         fit = sorted(w for w in letters if self.shortest <= len(w) <= self.longest)
         if len(fit) < self.train + self.test:
             raise DataError(
@@ -70,7 +71,7 @@ class ReversedWords(Source):
                 f"{self.train} + {self.test} were asked for; ask for fewer, or change shortest and longest"
             )
         order = np.random.default_rng(self.seed).permutation(len(fit))[: self.train + self.test]
-        names = (*SPECIAL, *"abcdefghijklmnopqrstuvwxyz")
+        names = rule.names
         chosen = [fit[i] for i in order]
         arrays = {
             "inputs": encode_lines(chosen, names, self.longest, ends=False),
@@ -85,12 +86,12 @@ class ReversedWords(Source):
             target_name="word reversed",
             prepare=TokenIds(),
             source=f"{source}; {len(letters) - len(fit):,} of {len(letters):,} words left out for their length",
-            tokens=Tokens(names, "characters"),
+            tokens=rule,
         )
 
     def _read(self) -> tuple[list[str], str]:
         if self.path != "words":
-            return read_lines(Path(self.path)), self.path
+            return read_lines(self.path), self.path
         return read_lines(obtain_file("text/words_en.txt.gz", WORDS, unpack_words)), WORDS.url
 
 
@@ -134,7 +135,7 @@ class Multi30k(Source):
             prepare=TokenIds(),
             source=f"{MULTI30K.format('*')}; {left:,} of {len(train):,} training pairs left out for more than {self.length} "
             f"words, none of the test",
-            tokens=Tokens(names, "words"),
+            tokens=dataclasses.replace(WORD_RULE, names=names),
         )
 
     def _pairs(self, split: str) -> list[tuple[list[str], list[str]]]:

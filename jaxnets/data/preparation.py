@@ -17,6 +17,7 @@ from jaxnets.data.columns import Columns
 from jaxnets.data.prepare import Standardize, TokenIds
 from jaxnets.data.scaling import mean_and_deviation
 from jaxnets.errors import DataError
+from jaxnets.ops.tokens import IGNORED
 
 Arrays = dict[str, np.ndarray]
 
@@ -99,20 +100,34 @@ class Preparation:
         return tuple(form.name for form in self.forms if form.name not in ("targets", "weights", "mask"))
 
     def check_named(self, what: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Raise `DataError` where a token or a label has no name: below 0, or past the last."""
+        """Raise `DataError` where a token or a label has no name: below 0, or past the last.
+
+        Of targets that are tokens, those that are `IGNORED` do not count and need no name; some of a split have to count.
+        """
         text = self.kind == "token" and isinstance(self.prepare, TokenIds)
         names = {"inputs": self.tokens.names if self.tokens else self.class_names if text else ()}
         if self.kind in ("class", "token", "sequence"):
             names["targets"] = self.class_names
         for key, known in names.items():
-            if not known or key not in arrays or 0 <= arrays[key].min() <= arrays[key].max() < len(known):
+            if not known or key not in arrays:
+                continue
+            values, extra = np.asarray(arrays[key]), ""
+            if key == "targets" and self.kind in ("token", "sequence") and values.dtype.kind == "i":
+                counted = values[values != IGNORED]
+                if values.size and not counted.size:
+                    raise DataError(
+                        f"{self.name}: every one of the {what} targets is {IGNORED}, which says that it does not count, so there "
+                        f"is nothing to learn or to measure; give the tokens that count their own numbers"
+                    )
+                values, extra = counted, f", and {IGNORED} says that a token does not count"
+            if not values.size or 0 <= values.min() <= values.max() < len(known):
                 continue
             kind, remedy = "tokens", "give the vocabulary that they were made with, or make them again with this one"
             if key == "targets" and self.kind == "class":
                 kind, remedy = "labels", "number them from 0, or name every class in class_names"
             raise DataError(
-                f"{self.name}: the {what} {key} hold {kind} from {int(arrays[key].min())} to {int(arrays[key].max())}, but "
-                f"there are {len(known)}, numbered from 0; {remedy}"
+                f"{self.name}: the {what} {key} hold {kind} from {int(values.min())} to {int(values.max())}, but "
+                f"there are {len(known)}, numbered from 0{extra}; {remedy}"
             )
 
     def on_host(self, arrays: Arrays) -> Arrays:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnets.contracts import Tokens
 from jaxnets.data.dataset import Arrays, Dataset, Source, TokenIds
 from jaxnets.data.download import Remote, obtain_file
-from jaxnets.data.vocabulary import build_vocabulary, encode_lines, read_lines
+from jaxnets.data.vocabulary import build_vocabulary, encode_lines, read_lines, split_text
 from jaxnets.errors import DataError
 
 POLARITY = Remote(
@@ -43,9 +43,12 @@ class RottenTomatoes(Source):
         rows = [line.split("\t") for line in read_lines(path)[1:]]
         if any(len(row) != 3 or row[1] not in ("0", "1") for row in rows):
             raise DataError(f"{path} is no table of split, label and text; delete it and fetch it again")
-        names = build_vocabulary((row[2].split() for row in rows if row[0] == "train"), least=self.least)
-        cut = sum(len(row[2].split()) > self.length for row in rows)
-        train, test = (self._arrays(split, rows, names) for split in ("train", self.test))
+        rule = Tokens((), "words", split="blanks", case="kept", form="NFC", longer="cut")
+        lines = [split_text(row[2], rule) for row in rows]
+        chosen = (line for row, line in zip(rows, lines, strict=True) if row[0] == "train")
+        tokens = dataclasses.replace(rule, names=build_vocabulary(chosen, least=self.least))
+        cut = sum(len(line) > self.length for line in lines)
+        train, test = (self._arrays(split, rows, lines, tokens.names) for split in ("train", self.test))
         return Dataset(
             name="Rotten Tomatoes",
             train=train,
@@ -54,15 +57,14 @@ class RottenTomatoes(Source):
             target_name="opinion",
             prepare=TokenIds(),
             source=f"{POLARITY.url}; {cut:,} of {len(rows):,} sentences cut after {self.length} words",
-            tokens=Tokens(names, "words"),
+            tokens=tokens,
         )
 
-    def _arrays(self, split: str, rows: list[list[str]], names: tuple[str, ...]) -> Arrays:
-        chosen = [row for row in rows if row[0] == split]
-        lines = [row[2].split() for row in chosen]
+    def _arrays(self, split: str, rows: list[list[str]], lines: list[list[str]], names: tuple[str, ...]) -> Arrays:
+        chosen = [number for number, row in enumerate(rows) if row[0] == split]
         return {
-            "inputs": encode_lines(lines, names, self.length, ends=False),
-            "targets": np.array([int(row[1]) for row in chosen], np.int32),
+            "inputs": encode_lines([lines[number] for number in chosen], names, self.length, ends=False),
+            "targets": np.array([int(rows[number][1]) for number in chosen], np.int32),
         }
 
 

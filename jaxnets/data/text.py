@@ -7,9 +7,12 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxnets.data.dataset import Dataset, Source, TokenIds
-from jaxnets.data.download import Remote, locate, obtain_file, read_arrays
-from jaxnets.data.tokenizers import Characters, Tokenizer, narrowest, open_tokenizer
-from jaxnets.errors import DataError
+from jaxnets.data.download import Remote, locate, obtain_file
+from jaxnets.data.textfile import read_text
+from jaxnets.data.token_files import read_parts
+from jaxnets.data.tokenizers import Characters, Tokenizer, open_tokenizer
+from jaxnets.data.vocabulary import narrowest
+from jaxnets.errors import DataError, note
 
 SHAKESPEARE = Remote(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -23,12 +26,13 @@ class Text(Source):
     """A text, its first part for training and its end for the test, as characters, bytes or a tokenizer's pieces."""
 
     path: str = "shakespeare"
-    """A text file in UTF-8, or "shakespeare" (1.1 MB of his plays; found through JAXNETS_DATA, else downloaded)."""
+    """A text file (see `data.textfile.read_text`), or "shakespeare" (1.1 MB of his plays; found through JAXNETS_DATA, else
+    downloaded)."""
     length: int = 64
     """Tokens of a training window."""
     tokens: str = "characters"
     """characters: each that occurs gets a number, in their order; bytes: 256 of them; gpt2; or the path of a tokenizer
-    file: tokenizer.json, vocab.json beside merges.txt, or a SentencePiece .model."""
+    file: tokenizer.json, vocab.json beside merges.txt, vocab.txt, or a SentencePiece .model."""
     holdout: float = 0.1
     """Share of the text's characters, at its end, that is kept for the test, in (0, 1)."""
     stride: int = 0
@@ -42,6 +46,7 @@ class Text(Source):
         tokenizer = Characters.of(text) if self.tokens == "characters" else open_tokenizer(self.tokens)
         cut = int(len(text) * (1 - self.holdout))
         parts = {"training": tokenizer.encode(text[:cut]), "test": tokenizer.encode(text[cut:])}
+        _tell_unseen(self.path, parts, tokenizer)
         return from_tokens(
             parts["training"],
             parts["test"],
@@ -57,12 +62,7 @@ class Text(Source):
             path, source = obtain_file("text/tinyshakespeare.txt", SHAKESPEARE), SHAKESPEARE.url
         else:
             path, source = Path(self.path), self.path
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except FileNotFoundError:
-            raise DataError(f"there is no text file {self.path!r}; check data.path") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.path!r} cannot be read as UTF-8 text ({error}); convert it to UTF-8") from error
+        text = read_text(path)
         if not text:
             raise DataError(f"{self.path!r} is empty; give a text")
         return text, source
@@ -70,29 +70,36 @@ class Text(Source):
 
 @dataclasses.dataclass(frozen=True)
 class TokenFile(Source):
-    """Tokens made before: one array of ids for each split, in an `.npz` file."""
+    """Tokens made before: an `.npz` with an array of ids for each split, or a file for each, `.bin` (nanoGPT, llm.c) or `.npy`."""
 
     path: str
-    """The `.npz` file."""
+    """The `.npz`; the `.bin` or `.npy` for training, "train" in its name, with one for the test beside it (val.bin, say); or the
+    folder that holds such a pair."""
     train: str = "train"
-    """Name of the array for training, whole numbers `[tokens]`."""
+    """Name of the array for training in an `.npz`, whole numbers `[tokens]`."""
     test: str = "test"
-    """Name of the array for the test."""
+    """Name of the array for the test; with `.bin` or `.npy` the name of the file for the test, where it is not found by itself."""
     tokens: str = "gpt2"
     """The tokenizer they were made with, as in `Text`: what the numbers mean, and how many there are."""
     length: int = 1024
     """Tokens of a window."""
     stride: int = 0
     """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
+    dtype: Literal["uint16", "uint32"] = "uint16"
+    """Integers of a `.bin` without a header, as nanoGPT writes it."""
 
     def open(self) -> Dataset:
         """Windows as in `Text`."""
         if self.tokens == "characters":
-            raise DataError("characters are those of a text; name the tokenizer that made the tokens in data.tokens")
-        arrays = read_arrays(Path(self.path), (self.train, self.test))
+            raise DataError(
+                "characters are those of a text, which a file of numbers does not hold; name the tokenizer that made the tokens "
+                "in data.tokens, or train on the text itself: Text(path=...), which numbers characters in their order, as "
+                "nanoGPT does"
+            )
+        train, test = read_parts(Path(self.path), self.train, self.test, self.dtype)
         return from_tokens(
-            arrays[self.train],
-            arrays[self.test],
+            train,
+            test,
             open_tokenizer(self.tokens),
             name=Path(self.path).stem,
             source=self.path,
@@ -156,7 +163,7 @@ def from_tokens(
     for split, ids in (("training", train), ("test", test)):
         _check_ids(f"{name}: its {split} part", ids, size)
         _check_windows(name, split, len(ids), length, stride)
-        parts[split] = ids.astype(narrowest(size))
+        parts[split] = ids.astype(narrowest(size), copy=False)
     return Dataset(
         name=name,
         train=windows(parts["training"], length, stride or max(1, length // 2)),
@@ -168,6 +175,25 @@ def from_tokens(
         source=source + _left_out(len(parts["test"]), length),
         tokenizer=tokenizer,
     )
+
+
+def _tell_unseen(path: str, parts: dict[str, np.ndarray], tokenizer: Tokenizer) -> None:
+    """Note what a model can not learn of a text: tokens that the tokenizer does not know, characters of the test alone."""
+    # GPT-2's files name the end of a text as the unknown token too, which nothing is read as.
+    unknown = tokenizer.special.get("unknown")
+    unknown = None if unknown == tokenizer.special.get("end") else unknown
+    count = sum(int((ids == unknown).sum()) for ids in parts.values()) if unknown is not None else 0
+    if count:
+        note(f"{path}: {count:,} of {sum(map(len, parts.values())):,} tokens are unknown to the tokenizer")
+    if isinstance(tokenizer, Characters):
+        unseen = np.setdiff1d(parts["test"], parts["training"])
+        if len(unseen):
+            shown = ", ".join(repr(tokenizer.symbols[i]) for i in unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+            places = int(np.isin(parts["test"], unseen).sum())
+            note(
+                f"{path}: {len(unseen)} characters of the test part ({shown}; {places:,} places) do not occur in the training "
+                f"part, so no model can have learned them"
+            )
 
 
 def _left_out(count: int, length: int) -> str:
@@ -209,9 +235,8 @@ def _stride(source: GPT2Tokens) -> int:
 def _check_ids(what: str, ids: np.ndarray, size: int) -> None:
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise DataError(f"{what} is {ids.dtype}{list(ids.shape)}; token ids are whole numbers in one row")
-    wrong = (ids < 0) | (ids >= size)
-    if wrong.any():
-        place = int(wrong.argmax())
+    if len(ids) and not 0 <= ids.min() <= ids.max() < size:
+        place = int(((ids < 0) | (ids >= size)).argmax())
         raise DataError(
             f"{what} has token {ids[place]} at {place}, outside of a vocabulary of {size} (0 to {size - 1}); name the "
             f"tokenizer that made the tokens in data.tokens"

@@ -22,6 +22,7 @@ from jaxnets.interop.weights import GPT2, Rule, Table, llama, load_weights, save
 from jaxnets.models.language_model import LanguageModel
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+TOKENIZER = "tokenizer_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +127,18 @@ def export_language_model(
         write_safetensors(folder / WEIGHTS, {k: v.astype(np.float32) for k, v in named.items()}, {"format": "pt"})
         for name, path in (tokenizer.files if tokenizer is not None else {}).items():
             shutil.copyfile(path, folder / name)
-        reader = {"vocab.json": "GPT2Tokenizer", "tokenizer.json": "PreTrainedTokenizerFast"}
+        reader = {
+            "vocab.json": "GPT2Tokenizer",
+            "tokenizer.json": "PreTrainedTokenizerFast",
+            "vocab.txt": "BertTokenizer",
+        }
         for name in reader.keys() & (tokenizer.files.keys() if tokenizer is not None else ()):
             end = tokenizer.special.get("end")
             about = {} if end is None else {"eos_token": tokenizer.symbols[end]}
             about |= {"tokenizer_class": reader[name], "model_max_length": model.length}
-            _write_json(folder / "tokenizer_config.json", about)
+            # What the tokenizer's own files say of it comes first.
+            kept = _read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
+            _write_json(folder / TOKENIZER, {**about, **kept})
     except OSError as error:
         raise DataError(f"cannot write {folder} ({error}); choose another place") from error
     return sorted(path.name for path in folder.iterdir())

@@ -38,11 +38,14 @@ def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
                 raise DataError(
                     f"{path} is not safetensors: it declares a header of {length:,} bytes and has {size:,} in all"
                 )
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_once)
         if not isinstance(header, dict):
             raise DataError(f"{path} is not safetensors: its header is {type(header).__name__}, not an object")
         data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.zeros(0, np.uint8)
-        return {name: _array(path, name, entry, data) for name, entry in header.items() if name != "__metadata__"}
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        arrays = {name: _array(path, name, entry, data) for name, entry in entries.items()}
+        _check_whole(path, entries, len(data))
+        return arrays
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -77,7 +80,36 @@ def write_safetensors(
         raise DataError(f"cannot write {path} ({error}); choose another place") from error
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; one that names the same thing twice is refused, since either may be meant."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise ValueError(f"the header names {twice[:100]!r} twice")
+    return made
+
+
+def _check_whole(path: Path, entries: Mapping[str, Any], size: int) -> None:
+    """Raise `DataError` unless the arrays lie one after another and fill the file, as the format demands."""
+    at = 0
+    for start, end, name in sorted((*entry["data_offsets"], name) for name, entry in entries.items()):
+        if start != at:
+            what = "overlap those before them" if start < at else "leave a gap before them"
+            raise DataError(
+                f"{path}: the bytes of {name[:100]!r} {what}; the file is damaged or made by another writer"
+            )
+        at = end
+    if at != size:
+        raise DataError(f"{path}: {size - at:,} bytes at the end belong to no array; the file is damaged")
+
+
 def _array(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
+    said = entry.get("dtype") if isinstance(entry, dict) else None
+    if isinstance(said, str) and said not in DTYPES:
+        raise DataError(
+            f"{path}: {name[:100]!r} is {said[:20]}, which is not read; what is, are {', '.join(DTYPES)}. Quantised weights are "
+            f"saved anew in bfloat16 by the library that made them"
+        )
     try:
         dtype, shape, (start, end) = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:

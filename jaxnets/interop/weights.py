@@ -1,55 +1,11 @@
-"""Other libraries' weights, by one declarative table each: their name, our path, how the array is turned.
+"""Tables of other libraries' names: GPT-2 and Llama, Mixtral or Qwen as the Hugging Face library names them, Llama as llama2.c
+does, CIFAR ResNets of torch, ResNets of torchvision. What a table is, `weight_rules.py` says."""
 
-A table is a list of rules. A name that no rule takes and a leaf that no rule gives are errors: weights that load halfway do
-not load. Tables: GPT-2 and Llama, Mixtral or Qwen as the Hugging Face library names them, Llama as llama2.c does, CIFAR
-ResNets of torch, ResNets of torchvision.
-"""
-
-import dataclasses
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import jax
 import numpy as np
 
-from jaxnets.errors import DataError
-
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """One name, or a family of names, and where it goes."""
-
-    name: str
-    """Theirs; `{i}`, `{j}` stand for numbers."""
-    path: str
-    """Ours, `params/block_{i}/query/kernel`; "" drops the array on the way in."""
-    into: Callable[[np.ndarray], np.ndarray] = np.asarray
-    """Theirs to ours."""
-    back: Callable[[np.ndarray], np.ndarray] = np.asarray
-    """Ours to theirs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One of their arrays that is several of ours side by side, along their last dim."""
-
-    name: str
-    paths: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Stack:
-    """Several of their arrays, numbered by `{j}`, that are one of ours along its first dim; each turned over."""
-
-    name: str
-    path: str
-
-
-AnyRule = Rule | Split | Stack
-Table = Sequence[AnyRule]
+from jaxnets.interop.weight_rules import AnyRule, Rule, Same, Split, Stack, Table
+from jaxnets.interop.weight_rules import load_weights as load_weights
+from jaxnets.interop.weight_rules import save_weights as save_weights
 
 
 def _transpose(array: np.ndarray) -> np.ndarray:
@@ -91,9 +47,8 @@ GPT2: Table = [
     *_conv1d(f"{_B}.mlp.c_fc", f"{_P}/up"),
     *_conv1d(f"{_B}.mlp.c_proj", f"{_P}/down"),
     *_layer_norm("ln_f", "params/final_norm"),
-    # Masks that some files carry, and the head that is the embedding again.
-    Rule(f"{_B}.attn.bias", ""), Rule(f"{_B}.attn.masked_bias", ""), Rule("lm_head.weight", ""),
-]  # fmt: skip
+    Same("lm_head.weight", "params/embedding/embedding"),
+]
 
 
 def llama(*, tied: bool, query_biases: bool = False, query_norms: bool = False, experts: bool = False) -> Table:
@@ -109,7 +64,6 @@ def llama(*, tied: bool, query_biases: bool = False, query_norms: bool = False, 
         *_linear(f"{block}.self_attn.o_proj", f"{ours}/merge", bias=False),
         Rule(f"{block}.post_attention_layernorm.weight", f"{ours}/mlp_norm/scale"),
         Rule("norm.weight", "params/final_norm/scale"),
-        Rule(f"{block}.self_attn.rotary_emb.inv_freq", ""),
     ]
     if experts:
         mixture = f"{block}.block_sparse_moe"
@@ -128,7 +82,9 @@ def llama(*, tied: bool, query_biases: bool = False, query_norms: bool = False, 
         ]
     return [
         *rules,
-        Rule("lm_head.weight", "") if tied else Rule("lm_head.weight", "params/output/kernel", _transpose, _transpose),
+        Same("lm_head.weight", "params/embedding/embedding")
+        if tied
+        else Rule("lm_head.weight", "params/output/kernel", _transpose, _transpose),
     ]
 
 
@@ -148,7 +104,6 @@ def _batch_norm(name: str, path: str) -> list[Rule]:
     return [
         Rule(f"{name}.weight", f"params/{path}/scale"), Rule(f"{name}.bias", f"params/{path}/bias"),
         Rule(f"{name}.running_mean", f"batch_stats/{path}/mean"), Rule(f"{name}.running_var", f"batch_stats/{path}/var"),
-        Rule(f"{name}.num_batches_tracked", ""),
     ]  # fmt: skip
 
 
@@ -185,132 +140,3 @@ def torchvision_resnet(depth: int) -> Table:
             rules.append(Rule(f"{theirs}.{conv}.weight", f"params/{ours}/{our_conv}/kernel", _from_oihw, _to_oihw))
             rules += _batch_norm(f"{theirs}.{norm}", f"{ours}/{our_norm}")
     return [*rules, *_linear("fc", "params/output")]
-
-
-def load_weights(
-    arrays: Arrays, table: Table, like: Any, *, prefixes: Sequence[str] = ("", "model.", "transformer.", "module.")
-) -> Any:
-    """Variables from another library's arrays.
-
-    Args:
-        arrays: theirs, by name.
-        table: how names and layouts correspond.
-        like: the variables wanted, as shapes (`jax.eval_shape` of the model's `init`).
-        prefixes: what a name may begin with before the table applies.
-
-    Raises:
-        DataError: names left over, leaves left empty, or shapes that differ; each is named.
-    """
-    found: dict[str, np.ndarray] = {}
-    left = []
-    for name, array in arrays.items():
-        placed = next((p for prefix in prefixes if name.startswith(prefix)
-                       and (p := _place(name[len(prefix):], array, table)) is not None), None)  # fmt: skip
-        if placed is None:
-            left.append(name)
-        else:
-            found.update(placed)
-    found = _stack(found)
-    wanted = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    wrong = [f"{p}: {found[p].shape} there, {wanted[p].shape} here" for p in sorted(wanted.keys() & found.keys())
-             if found[p].shape != wanted[p].shape]  # fmt: skip
-    for what, which in (("names that the table does not know", left), ("leaves that nothing fills", missing),
-                        ("arrays that this model has no place for", extra), ("shapes that differ", wrong)):  # fmt: skip
-        if which:
-            shown = ", ".join(which[:6]) + (f" and {len(which) - 6} more" if len(which) > 6 else "")
-            raise DataError(
-                f"the weights do not fit the model: {what}: {shown}. Use the table and the sizes they were saved with"
-            )
-    paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
-    leaves = [np.asarray(found[path]).astype(wanted[path].dtype) for path in paths]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def save_weights(variables: Any, table: Table) -> dict[str, np.ndarray]:
-    """The inverse of `load_weights`: their names and layouts, for their loader.
-
-    Raises:
-        DataError: an array that the table has no name for, or one that the format needs and the model does not have.
-    """
-    ours = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-    theirs: dict[str, np.ndarray] = {}
-    used: set[str] = set()
-    without: list[str] = []
-    for rule in table:
-        paths = rule.paths if isinstance(rule, Split) else (rule.path,)
-        before = len(theirs)
-        for first in sorted(ours):
-            numbers = _match(paths[0], first)
-            if numbers is None or not paths[0]:
-                continue
-            parts = [ours[_fill(path, numbers)] for path in paths]
-            used |= {_fill(path, numbers) for path in paths}
-            name = _fill(rule.name, numbers)
-            if isinstance(rule, Stack):
-                theirs |= {_fill(name, {"j": str(j)}): array.T for j, array in enumerate(parts[0])}
-                continue
-            theirs[name] = np.concatenate(parts, axis=-1) if isinstance(rule, Split) else rule.back(parts[0])
-        if paths[0] and len(theirs) == before:
-            without.append(paths[0])
-    if used != ours.keys():
-        raise DataError(
-            f"the table has no name for {', '.join(sorted(ours.keys() - used)[:6])}; use that of the model's family"
-        )
-    if without:
-        raise DataError(
-            f"the table's format needs {', '.join(without[:6])}, which this model does not have: it cannot say what it "
-            f"computes (norms after the sums have no final one, say); use a table or a model that fit each other"
-        )
-    return {name: np.ascontiguousarray(array) for name, array in theirs.items()}
-
-
-def _stack(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The numbered parts (`path#j`) of each stack, put together."""
-    whole = {path: array for path, array in found.items() if "#" not in path}
-    for path in sorted({path.split("#")[0] for path in found.keys() - whole.keys()}):
-        numbers = sorted(int(name.split("#")[1]) for name in found if name.startswith(f"{path}#"))
-        parts = [found[f"{path}#{j}"] for j in numbers]
-        if numbers != list(range(len(numbers))) or len({part.shape for part in parts}) > 1:
-            raise DataError(
-                f"the weights do not fit the model: {path} is a stack of arrays of one shape, numbered from 0, but there are "
-                f"numbers {numbers} of shapes {sorted({part.shape for part in parts})}; the file lacks some"
-            )
-        whole[path] = np.stack(parts)
-    return whole
-
-
-def _place(name: str, array: np.ndarray, table: Table) -> dict[str, np.ndarray] | None:
-    """Our leaves from one of their arrays; None where no rule takes it."""
-    for rule in table:
-        numbers = _match(rule.name, name)
-        if numbers is None:
-            continue
-        if isinstance(rule, Stack):
-            return {f"{_fill(rule.path, numbers)}#{numbers['j']}": array.T}
-        if isinstance(rule, Split):
-            if not array.ndim or array.shape[-1] % len(rule.paths):
-                raise DataError(
-                    f"the weights do not fit the model: {name} of shape {array.shape} holds {len(rule.paths)} arrays side by "
-                    f"side, which its last dim does not divide into"
-                )
-            parts = np.split(array, len(rule.paths), axis=-1)
-            return {_fill(path, numbers): part for path, part in zip(rule.paths, parts, strict=True)}
-        return {_fill(rule.path, numbers): rule.into(array)} if rule.path else {}
-    return None
-
-
-def _match(pattern: str, name: str) -> dict[str, str] | None:
-    found = re.fullmatch(re.sub(r"\\\{(\w)\\\}", r"(?P<\1>[0-9]+)", re.escape(pattern)), name)
-    return found.groupdict() if found else None
-
-
-def _fill(pattern: str, numbers: Mapping[str, str]) -> str:
-    for letter, number in numbers.items():
-        pattern = pattern.replace(f"{{{letter}}}", number)
-    return pattern
-
-
-def _name(path: Any) -> str:
-    """A tree path as `params/block_0/query/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.generation import check_tokens
+from jaxnets.models.layers import most_positions
 from jaxnets.models.transformer import Seq2SeqTransformer
 from jaxnets.ops.tokens import BEGIN, END, PAD
 
@@ -34,7 +35,7 @@ def greedy(model: Seq2SeqTransformer, variables: Any, source: Array, length: int
         model: with its vocabularies set.
         variables: its parameters.
         source: `[B, S]` tokens.
-        length: tokens to write at most; not more than the model's length.
+        length: tokens to write at most; not more than the model's length, where it has a table of positions.
 
     Returns:
         `[B, length]` int32.
@@ -56,7 +57,7 @@ def beam_search(
         model: with its vocabularies set.
         variables: its parameters.
         source: `[B, S]` tokens.
-        length: tokens to write at most; not more than the model's length.
+        length: tokens to write at most; not more than the model's length, where it has a table of positions.
         width: beginnings to keep.
         penalty: 0 compares log-probabilities, which favours short sequences; 1 nearly their means.
     """
@@ -69,10 +70,11 @@ def beam_search(
 
 
 def _checked(model: Seq2SeqTransformer, length: int) -> int:
-    if not 1 <= length <= model.length:
+    limit = most_positions(model)
+    if length < 1 or (limit is not None and length > limit):
+        most = "" if limit is None else f" and at most Seq2SeqTransformer.length {limit}"
         raise ValueError(
-            f"a sequence has at least 1 token and at most Seq2SeqTransformer.length {model.length}, {length} were asked for; "
-            f"ask for fewer, or train with a larger length"
+            f"a sequence has at least 1 token{most}, {length} were asked for; ask for fewer, or train with a larger length"
         )
     return length
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnets.models.layers import most_positions
+
 # Below this the logits over it may be beyond float32.
 LEAST_TEMPERATURE = 1e-6
 
@@ -25,7 +27,8 @@ class Decoder(Protocol):
 
     @property
     def length(self) -> int | None:
-        """Most tokens of a text; None: any number."""
+        """Most tokens of a training window; of any text, unless a field `positions` says that they are computed. None: any
+        number."""
 
     def empty_cache(self, batch: int, length: int) -> Any:
         """What is kept of a text of up to `length` tokens, before its first; a tree of arrays."""
@@ -88,7 +91,7 @@ def generate(
         model: with its vocabulary set.
         variables: its parameters.
         prompt: `[B, P]` whole numbers, P at least 1; the same length for all.
-        count: new tokens; P + count at most the model's length, where it has one.
+        count: new tokens; P + count at most the model's length, where that is the size of its table of positions.
         key: of all draws; each row of the batch draws for itself.
         sampling: how tokens are chosen.
 
@@ -99,10 +102,11 @@ def generate(
         ValueError: an empty prompt, one with tokens outside the vocabulary, or more tokens than the model takes.
     """
     prompt = check_tokens("a prompt", prompt, model, "vocabulary")
-    if model.length is not None and prompt.shape[1] + count > model.length:
+    limit = most_positions(model)
+    if limit is not None and prompt.shape[1] + count > limit:
         raise ValueError(
             f"{prompt.shape[1]} prompt tokens and {count} new ones are more than {type(model).__name__}.length "
-            f"{model.length}; ask for fewer"
+            f"{limit}, the size of its table of positions; ask for fewer, or train a model with positions='rotary', which has none"
         )
     if count < 1:
         raise ValueError(f"count is at least 1, got {count}")

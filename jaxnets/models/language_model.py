@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import check_layers, most_positions
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_general, name_axes
@@ -46,7 +46,8 @@ class LanguageModel(nn.Module):
     experts: Experts = Experts()
     """Experts in the place of each block's MLP."""
     length: int = 1024
-    """Most positions: the learned table's size, and a limit for every call."""
+    """Tokens of the longest training window, and most positions of any call where they are a learned table. Computed positions
+    (rotary, sinusoidal, alibi) and none go on past it."""
     positions: Literal["learned", "rotary", "sinusoidal", "alibi", "none"] = "learned"
     """How the model knows the order of tokens."""
     rotary_base: float = 10_000.0
@@ -109,11 +110,11 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"LanguageModel takes tokens [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
             )
-        count, limit = tokens.shape[1], self.length if cache is None else cache["keys"].shape[2]
+        count, limit = tokens.shape[1], most_positions(self) if cache is None else cache["keys"].shape[2]
         start = 0 if cache is None else cache["length"]
         # While the call is traced the cache's length has no value yet; `generate` has counted before.
         held = 0 if isinstance(start, jax.core.Tracer) else int(start)
-        if held + count > limit:
+        if limit is not None and held + count > limit:
             what = "LanguageModel.length" if cache is None else f"a cache that holds {held} of"
             raise ValueError(f"{count} tokens do not fit {what} {limit}; cut them, or make the length larger")
         embed = nn.Embed(

@@ -1,5 +1,7 @@
 """What three or more families share."""
 
+from typing import Any
+
 import flax.linen as nn
 
 from jaxnets.typecheck import check_choices
@@ -30,6 +32,16 @@ def check_layers(model: nn.Module, *, filled: str = "") -> None:
             raise ValueError(f"{kind}.{name} is a probability in [0, 1), got {rate}")
     if filled and not getattr(model, filled):
         raise ValueError(f"{kind}.{filled} has at least one size, got ()")
+
+
+def most_positions(model: Any) -> int | None:
+    """Most tokens that a model reads at once: its `length` where that is the size of a table of positions, else any number.
+
+    Rotary, sinusoidal and ALiBi positions are computed, for any place in a text; how well a model uses those beyond what it was
+    trained on is another question.
+    """
+    computed = getattr(model, "positions", "learned") != "learned"
+    return None if computed else getattr(model, "length", None)
 
 
 def check_shape(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import check_layers, most_positions
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_general, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
@@ -52,7 +52,8 @@ class Transformer(nn.Module):
     hidden: int | None = None
     """Hidden units of the MLP; None: four times the width."""
     length: int = 512
-    """Most tokens of a sequence, begin and end included: a limit for every call, and the size of a learned table."""
+    """Tokens of the longest training sequence, begin and end included, and most of any call where positions are a learned
+    table."""
     positions: Literal["sinusoidal", "learned", "rotary", "alibi"] = "sinusoidal"
     """How the model knows the order of tokens."""
     norm_place: Literal["pre", "post"] = "pre"
@@ -88,9 +89,9 @@ class Transformer(nn.Module):
                 f"{kind} takes {what} [batch, positions] of integers, at least one, got "
                 f"{tokens.dtype}{list(tokens.shape)}"
             )
-        if tokens.shape[1] > self.length:
+        if tokens.shape[1] > (limit := most_positions(self) or tokens.shape[1]):
             raise ValueError(
-                f"{what}: {tokens.shape[1]} tokens do not fit {kind}.length {self.length}; cut them, or make it larger"
+                f"{what}: {tokens.shape[1]} tokens do not fit {kind}.length {limit}; cut them, or make it larger"
             )
 
 
@@ -178,7 +179,7 @@ class Seq2SeqTransformer(Transformer):
 
     def begin(self, source: Array, length: int) -> Cache:
         """The source `[B, S]` read, and a cache for a target of up to `length` tokens."""
-        if length > self.length:
+        if length > (most_positions(self) or length):
             raise ValueError(f"a target of {length} tokens does not fit Seq2SeqTransformer.length {self.length}")
         memory = self.encode(source)
         empty = jnp.zeros((len(source), length, self.heads, self.width // self.heads), memory.dtype)

@@ -14,6 +14,7 @@ from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Table, Variables
 from jaxnets.errors import DataError
 from jaxnets.models.mixture_of_experts import COLLECTION
 from jaxnets.models.transformer import TransformerEncoder
+from jaxnets.ops.tokens import IGNORED
 from jaxnets.tasks.base import Task, check_kind, with_vocabulary
 from jaxnets.tasks.losses import token_cross_entropy
 
@@ -22,8 +23,9 @@ from jaxnets.tasks.losses import token_cross_entropy
 class NextToken(Task):
     """Minimise the cross entropy of the token that follows, at every position.
 
-    A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`. Where it has
-    experts, it tells of its routing in the collection of that name (see `models.mixture_of_experts`).
+    A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`. Targets that
+    are -100 do not count (torch's `ignore_index`): a prompt's, say. Where the model has experts, it tells of its routing in the
+    collection of that name (see `models.mixture_of_experts`).
     """
 
     balance: float = 0.01
@@ -64,8 +66,8 @@ class NextToken(Task):
         loss = measured["loss"]
         if routing and train:
             extra = self.balance * routing["balance"] + self.router_z * routing["router_z"]
-            # A row weighs as much as all its tokens, by whose number the mean divides.
-            more = Mean.of(extra.sum(axis=0), batch["mask"]).sum * batch["targets"].shape[1]
+            # A row weighs as much as all its tokens that count, by whose number the mean divides.
+            more = Mean.of(extra.sum(axis=0), _weights(batch).sum(axis=1)).sum
             measured["cross_entropy"], loss = loss, Mean(loss.sum + more, loss.weight)
         return loss, Aux({**measured, "loss": loss, **_tell(routing, batch)}, model_state)
 
@@ -114,7 +116,8 @@ class NextToken(Task):
             text = "".join(symbols[i] for i in arrays["inputs"][index][-48:])
             best = outputs[index].argsort()[::-1][:3]
             said = ", ".join(f"{symbols[i]!r} {math.exp(outputs[index][i]):.0%}" for i in best)
-            rows.append((repr(text), said, repr(symbols[arrays["targets"][index][-1]])))
+            target = int(arrays["targets"][index][-1])
+            rows.append((repr(text), said, "(does not count)" if target == IGNORED else repr(symbols[target])))
         return [Table("What comes next (test)", ("after", "the model says", "it was"), tuple(rows))]
 
 
@@ -123,8 +126,13 @@ def _tell(routing: Mapping[str, Array], batch: Batch) -> dict[str, Mean]:
     return {name: Mean.of(values.mean(axis=0), batch["mask"]) for name, values in routing.items()}
 
 
+def _weights(batch: Batch) -> Array:
+    """How much each target counts, `[B, T]`: as much as its row, or nothing."""
+    return jnp.where(batch["targets"] != IGNORED, batch["mask"][:, None], 0.0)
+
+
 def _measure(logits: Array, batch: Batch) -> dict[str, Mean]:
-    mask = jnp.broadcast_to(batch["mask"][:, None], batch["targets"].shape).reshape(-1)
+    weights = _weights(batch).reshape(-1)
     hit = (jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32)
     losses = token_cross_entropy(logits, batch["targets"])
-    return {"loss": Mean.of(losses.reshape(-1), mask), "accuracy": Mean.of(hit.reshape(-1), mask)}
+    return {"loss": Mean.of(losses.reshape(-1), weights), "accuracy": Mean.of(hit.reshape(-1), weights)}

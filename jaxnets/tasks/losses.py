@@ -33,14 +33,14 @@ def token_cross_entropy(logits: Array, tokens: Array, *, label_smoothing: float 
 
     Args:
         logits: `[B, T, V]`; computed in float32 whatever comes in.
-        tokens: `[B, T]` integers in `[0, V)`.
+        tokens: `[B, T]` integers in `[0, V)`; the loss of others means nothing, and has no gradient where it is left out.
         label_smoothing: share of the target spread evenly over all tokens, in [0, 1).
 
     Returns:
         `[B, T]` float32.
     """
     logits = logits.astype(jnp.float32)
-    picked = jnp.take_along_axis(logits, tokens[..., None].astype(jnp.int32), axis=-1)[..., 0]
+    picked = jnp.take_along_axis(logits, jnp.maximum(tokens, 0)[..., None].astype(jnp.int32), axis=-1)[..., 0]
     if label_smoothing:
         picked = (1 - label_smoothing) * picked + label_smoothing * logits.mean(axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - picked

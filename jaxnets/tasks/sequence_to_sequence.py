@@ -16,7 +16,7 @@ from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Table, Variables
 from jaxnets.errors import DataError
 from jaxnets.models.beam import beam_search, greedy
 from jaxnets.models.transformer import Pair, Seq2SeqTransformer
-from jaxnets.ops.tokens import BEGIN, PAD, spell
+from jaxnets.ops.tokens import BEGIN, IGNORED, PAD, spell
 from jaxnets.tasks.base import Task, check_kind, with_vocabulary
 from jaxnets.tasks.bleu import bleu, bleu_counts
 from jaxnets.tasks.losses import token_cross_entropy
@@ -27,7 +27,7 @@ class SequenceToSequence(Task):
     """Minimise the cross entropy of each target token after those before it ("teacher forcing").
 
     A batch holds `inputs` `[B, S]` and `targets` `[B, T]`, integers filled up with 0, the targets with the end token, and
-    `mask` `[B]`; the model is a `Seq2SeqTransformer`. Its outputs are the sequences that it writes by itself.
+    `mask` `[B]`; targets that are -100 count no more than those that are 0; the model is a `Seq2SeqTransformer`. Its outputs are the sequences that it writes by itself.
     """
 
     label_smoothing: float = 0.0
@@ -82,7 +82,7 @@ class SequenceToSequence(Task):
 
     def inputs_of(self, batch: Batch) -> Pair:
         """The source, and the target moved by one behind the begin token."""
-        previous = jnp.pad(batch["targets"][:, :-1].astype(jnp.int32), ((0, 0), (1, 0)), constant_values=BEGIN)
+        previous = jnp.pad(_targets(batch)[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN)
         return Pair(batch["inputs"], previous)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
@@ -96,12 +96,13 @@ class SequenceToSequence(Task):
         measured = _measure(self.apply(variables, batch, None)[0], batch, 0.0)
         if self.written == "none":
             return measured
-        said, targets = self.write(variables, batch["inputs"]), batch["targets"].astype(jnp.int32)
+        said, targets = self.write(variables, batch["inputs"]), _targets(batch)
+        counted = batch["mask"] * (targets != PAD).any(axis=1)
         if self.written == "bleu":
-            return {**measured, **bleu_counts(said, targets, batch["mask"])}
+            return {**measured, **bleu_counts(said, targets, counted)}
         longest = max(said.shape[1], targets.shape[1])
         said, targets = (jnp.pad(a, ((0, 0), (0, longest - a.shape[1]))) for a in (said, targets))
-        return {**measured, "exact": Mean.of((said == targets).all(axis=1).astype(jnp.float32), batch["mask"])}
+        return {**measured, "exact": Mean.of((said == targets).all(axis=1).astype(jnp.float32), counted)}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """With BLEU, in percent, where its sums are."""
@@ -158,8 +159,14 @@ def _with_vocabularies(model: Any, card: Card) -> Any:
     return with_vocabulary(model, card.name, vocabulary=len(written), source_vocabulary=len(read))
 
 
-def _measure(logits: Array, batch: Batch, smoothing: float) -> dict[str, Mean]:
+def _targets(batch: Batch) -> Array:
+    """The targets as int32 `[B, T]`; those that do not count are padding."""
     targets = batch["targets"].astype(jnp.int32)
+    return jnp.where(targets == IGNORED, PAD, targets)
+
+
+def _measure(logits: Array, batch: Batch, smoothing: float) -> dict[str, Mean]:
+    targets = _targets(batch)
     real = (targets != PAD) & (batch["mask"] > 0)[:, None]
     losses = token_cross_entropy(logits, targets, label_smoothing=smoothing)
     hit = jnp.argmax(logits, axis=-1) == targets
@@ -167,5 +174,5 @@ def _measure(logits: Array, batch: Batch, smoothing: float) -> dict[str, Mean]:
     return {
         "loss": Mean.of(losses.reshape(-1), weight),
         "accuracy": Mean.of(hit.astype(jnp.float32).reshape(-1), weight),
-        "sequence_accuracy": Mean.of((hit | ~real).all(axis=1).astype(jnp.float32), batch["mask"]),
+        "sequence_accuracy": Mean.of((hit | ~real).all(axis=1).astype(jnp.float32), batch["mask"] * real.any(axis=1)),
     }
