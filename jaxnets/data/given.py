@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.data.csv_text import is_table
 from jaxnets.data.dataset import Arrays, Dataset, TokenIds, check_finite
 from jaxnets.data.download import read_array, read_arrays
-from jaxnets.data.tables import read_csv
 from jaxnets.data.vocabulary import encode_text, read_lines
 from jaxnets.errors import DataError
 
@@ -30,8 +30,8 @@ def read_given(path: Path, dataset: Dataset) -> Arrays:
         return {name: array for name, array in found.items() if name in dataset.train and name != "targets"}
     if path.suffix == ".npy":
         return {"inputs": read_array(path)}
-    if path.name.endswith((".csv", ".csv.gz")) and dataset.columns is not None:
-        return {"inputs": dataset.columns.encode(str(path), read_csv(path, least=1))}
+    if dataset.columns is not None and is_table(path):
+        return {"inputs": dataset.columns.read(path)}
     if path.suffix == ".txt" and dataset.tokens is not None:
         if not path.is_file():
             raise DataError(f"there is no file {path}; check the path")
