@@ -12,7 +12,7 @@ from jaxnets.data import Dataset, Rings, Tabular, from_arrays
 from jaxnets.data.columns import Column, Columns
 from jaxnets.data.dataset import TokenIds
 from jaxnets.data.given import check_given, read_given
-from jaxnets.data.tables import with_ratios
+from jaxnets.data.tables import RATIOS
 from jaxnets.errors import DataError
 from jaxnets.models import CNN, RNN, TransformerEncoder
 from jaxnets.ops.tokens import SPECIAL
@@ -81,7 +81,7 @@ def test_rows_that_do_not_fit_are_refused(priced, text, message):
 
 def test_ratios_are_computed_for_new_districts_as_well():
     raw = {"total_rooms": ["10"], "total_bedrooms": ["4"], "population": ["6"], "households": ["2"]}
-    columns = Columns((Column("rooms_per_household"), Column("population", mean=1.0, std=5.0)), derive=with_ratios)
+    columns = Columns((Column("rooms_per_household"), Column("population", mean=1.0, std=5.0)), ratios=RATIOS)
     np.testing.assert_array_equal(columns.encode("new", raw), [[5.0, 1.0]])
     with pytest.raises(DataError, match="no column 'households'"):
         columns.encode("new", {name: cells for name, cells in raw.items() if name != "households"})

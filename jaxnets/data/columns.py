@@ -1,97 +1,274 @@
-"""The columns of a table as features: learned from the training rows, used on any rows after."""
+"""The columns of a table as features: learned from the training rows, used on any rows after.
+
+Everything here is plain data, so that it can be kept with a run. `N` rows.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnets.errors import DataError, did_you_mean
+from jaxnets.contracts import Table
+from jaxnets.data.cells import CellFormat, find_format
+from jaxnets.data.csv_files import Reading, read_table
+from jaxnets.data.given_cells import as_days, as_numbers, as_words, by_name
+from jaxnets.errors import DataError, did_you_mean, note
 
-MOST_WORDS = 100
-# What tables write where nothing is known.
-EMPTY = ("", "na", "n/a", "nan", "null", "none", "?", "-")
 
+class Remark(NamedTuple):
+    """Something about new rows."""
 
-def to_numbers(values: Sequence[str]) -> np.ndarray | None:
-    """The column as float64 with NaN for empty cells, or None where a cell is not a number."""
-    try:
-        return np.array([np.nan if v.strip().lower() in EMPTY else float(v) for v in values])
-    except ValueError:
-        return None
+    new: bool
+    """Whether it is something that training did not see at all, not a number outside its range."""
+    text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column: a number to be standardised, or words, each a 0/1 feature of its own."""
+    """One column: a number or a date to be standardised, or words, each a 0/1 feature of its own."""
 
     name: str
     """In the table's header."""
     words: tuple[str, ...] | None = None
-    """Those of the training rows; None for numbers."""
+    """Those of the training rows, "" for a missing cell if there was one; None for numbers."""
     median: float = 0.0
-    """What stands in for empty cells."""
+    """What stands in for missing numbers."""
     mean: float = 0.0
     """Subtracted."""
     std: float = 1.0
     """Divides."""
+    least: float | None = None
+    """The smallest number of the training rows; None where nobody looked."""
+    most: float | None = None
+    """The largest number of the training rows."""
+    missing: int = 0
+    """Missing cells in the training rows."""
+    dates: bool = False
+    """Whether the numbers are days since 1970-01-01, of dates."""
 
-    @classmethod
-    def learn(cls, table: str, name: str, values: Sequence[str], train: np.ndarray) -> "Column":
-        """From all cells and the numbers of the training rows; raises `DataError` for too many words or an infinity."""
-        numbers = to_numbers(values)
-        if numbers is None:
-            words = sorted({values[i].strip() for i in train})
-            if len(words) > MOST_WORDS:
-                raise DataError(
-                    f"{table}: column {name!r} has {len(words)} different words, at most {MOST_WORDS} make sense as "
-                    f"features; leave it out with ignore"
-                )
-            return cls(name, tuple(words))
-        cls(name)._finite(table, numbers)
-        known = numbers[train][~np.isnan(numbers[train])]
-        median = float(np.median(known)) if known.size else 0.0
-        filled = np.where(np.isnan(numbers[train]), median, numbers[train])
-        return cls(name, None, median, float(filled.mean()), float(filled.std()) or 1.0)
+    @property
+    def kind(self) -> str:
+        """What it was read as."""
+        return "words" if self.words is not None else "dates" if self.dates else "numbers"
 
-    def encode(self, table: str, values: Sequence[str]) -> np.ndarray:
-        """Features `[rows, k]` float64; a word that no training row had is none of the words."""
+    def encode(
+        self, table: str, values: Any, format: CellFormat, lines: Sequence[int] | None, remarks: list[Remark]
+    ) -> np.ndarray:
+        """Features `[N, k]` float64; what training has not seen is added to `remarks`.
+
+        Args:
+            table: its name, for messages.
+            values: cells of text, numbers, or a mix of both with None and NaN.
+            format: how cells of text are written.
+            lines: of the file, for each row; None for tables in memory.
+            remarks: what there is to say.
+
+        Raises:
+            DataError: a word among numbers, or an infinite one.
+        """
         if self.words is not None:
-            cells = np.array([value.strip() for value in values])
-            return (cells[:, None] == np.array(self.words)[None, :]).astype(np.float64)
-        numbers = to_numbers(values)
-        if numbers is None:
-            row = next(i for i, value in enumerate(values) if to_numbers([value]) is None)
+            return self._encode_words(values, format, remarks)
+        read = as_days if self.dates else as_numbers
+        numbers, odd = read(values, format)
+        if odd:
+            row = odd[0]
             raise DataError(
-                f"{table}: column {self.name!r} holds numbers, but row {row + 1} has {values[row]!r}; correct it, or leave "
-                f"the cell empty"
+                f"{table}: column {self.name!r} holds {self.kind}, but {place(row, lines)} has {values[row]!r}; "
+                f"correct it, or "
+                f"leave the cell empty"
             )
-        self._finite(table, numbers)
-        return ((np.where(np.isnan(numbers), self.median, numbers) - self.mean) / self.std)[:, None]
+        check_infinite(table, self.name, numbers, lines)
+        gaps = np.isnan(numbers)
+        if gaps.any():
+            before = "" if self.missing else ", which no training row is"
+            remarks.append(
+                Remark(
+                    not self.missing,
+                    f"{gaps.sum()} of {len(numbers)} rows: column {self.name!r} is missing{before}; the median "
+                    f"{self.median:.6g} "
+                    f"stands in",
+                )
+            )
+        if self.least is not None and self.most is not None:
+            outside = np.flatnonzero((numbers < self.least) | (numbers > self.most))
+            if outside.size:
+                remarks.append(
+                    Remark(
+                        False,
+                        f"{outside.size} of {len(numbers)} rows: column {self.name!r} is outside the "
+                        f"{self.least:.6g} to "
+                        f"{self.most:.6g} of training ({numbers[outside[0]]:.6g}, say)",
+                    )
+                )
+        return ((np.where(gaps, self.median, numbers) - self.mean) / self.std)[:, None]
 
-    def _finite(self, table: str, numbers: np.ndarray) -> None:
-        if np.isinf(numbers).any():
-            row = int(np.flatnonzero(np.isinf(numbers))[0]) + 1
-            raise DataError(f"{table}: column {self.name!r} is infinite in row {row}; remove or fill it")
+    def _encode_words(self, values: Any, format: CellFormat, remarks: list[Remark]) -> np.ndarray:
+        assert self.words is not None
+        cells = np.array(as_words(values, format, self.words), dtype=object)
+        features = cells[:, None] == np.array(self.words, dtype=object)[None, :]
+        unknown = cells[~features.any(axis=1)]
+        unseen = list(dict.fromkeys(unknown[unknown != ""]))
+        if unseen:
+            count = int((unknown != "").sum())
+            listed = ", ".join(repr(word[:40]) for word in unseen[:3]) + (", ..." if len(unseen) > 3 else "")
+            remarks.append(
+                Remark(
+                    True,
+                    f"{count} of {len(cells)} rows: column {self.name!r} has words that training did not see "
+                    f"({listed}); they are "
+                    f"none of the words",
+                )
+            )
+        if (gaps := int((cells == "").sum())) and "" not in self.words:
+            remarks.append(
+                Remark(
+                    True,
+                    f"{gaps} of {len(cells)} rows: column {self.name!r} is missing, which no training row is; it is "
+                    f"none of the words",
+                )
+            )
+        return features.astype(np.float64)
+
+    def row(self) -> tuple[str, ...]:
+        """Name, kind, missing cells, values and what stands in for missing, for a table that people look at."""
+        if self.words is None:
+            known = self.least is not None and self.most is not None
+            values = f"{_shown(self.least, self.dates)} to {_shown(self.most, self.dates)}" if known else ""
+            return self.name, self.kind, str(self.missing), values, f"median {_shown(self.median, self.dates)}"
+        words = [word for word in self.words if word]
+        values = f"{len(words)}: {', '.join(words[:6])}{', ...' if len(words) > 6 else ''}"
+        return self.name, "words", str(self.missing), values, "a feature of its own" if "" in self.words else "no word"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """A further column: one column of numbers divided by another."""
+
+    name: str
+    over: str
+    under: str
+
+    def of(self, columns: Mapping[str, Any], format: CellFormat) -> np.ndarray:
+        """Ratios `[N]` float64, NaN where one of the two is missing; raises `KeyError`, `DataError`."""
+        parts = []
+        for name in (self.over, self.under):
+            numbers, odd = as_numbers(columns[name], format)
+            if odd:
+                raise DataError(
+                    f"{self.name} needs numbers in {name!r}, but row {odd[0] + 1} has {columns[name][odd[0]]!r}; "
+                    f"correct it"
+                )
+            parts.append(numbers)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return parts[0] / parts[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """All columns of a table that make up the inputs."""
+    """All columns of a table that make up the inputs, and how the table was read."""
 
     columns: tuple[Column, ...]
     """In the order of the features."""
-    derive: Callable[[dict[str, list[str]]], dict[str, list[str]]] = dict
-    """Adds columns that are computed from others."""
+    ratios: tuple[Ratio, ...] = ()
+    """Columns that are computed from others."""
+    format: CellFormat = CellFormat()
+    """How cells of text are written."""
+    reading: Reading = Reading()
+    """What was said of how the file is written."""
+    target: str = ""
+    """The column that is predicted, which new rows need not have."""
+    source: str = ""
+    """The file, and how it was found to be written."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Other columns of the file, and why they make no features."""
 
-    def encode(self, table: str, given: Mapping[str, Sequence[str]]) -> np.ndarray:
-        """Inputs `[rows, features]` float32 of a table by header name; other columns are not looked at."""
+    def encode(self, table: str, given: Any, *, lines: Sequence[int] | None = None) -> np.ndarray:
+        """Inputs `[N, features]` float32 of rows of a table; other columns are not looked at.
+
+        What training has not seen (words, missing cells, numbers outside its range) is counted and said in one note.
+
+        Args:
+            table: its name, for messages.
+            given: columns by name, as a dict of sequences, a pandas or Polars data frame, a structured array or a list of
+                rows that are dicts. Cells are text as in a file, numbers, booleans, dates, or None and NaN for missing.
+            lines: of a file, for each row.
+
+        Raises:
+            DataError: a column that is not there, columns of different lengths, or a cell that does not fit its column.
+        """
+        remarks: list[Remark] = []
+        features = self.features(table, given, remarks, lines=lines)
+        if remarks:
+            note(f"{table}: " + "; ".join(remark.text for remark in remarks))
+        return features
+
+    def features(
+        self, table: str, given: Any, remarks: list[Remark], *, lines: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """As `encode`, with what there is to say added to `remarks` instead of said."""
+        cells = by_name(table, given)
         try:
-            cells = self.derive({name: list(values) for name, values in given.items()})
+            cells |= {ratio.name: ratio.of(cells, self.format) for ratio in self.ratios}
             wanted = [cells[column.name] for column in self.columns]
         except KeyError as error:
             name = str(error.args[0])
             raise DataError(
-                f"{table} has no column {name!r}, which the model was trained with. {did_you_mean(name, given)}"
+                f"{table} has no column {name!r}, which the model was trained with. {did_you_mean(name, cells)}"
             ) from error
-        parts = [column.encode(table, values) for column, values in zip(self.columns, wanted, strict=True)]
+        except DataError as error:
+            raise DataError(f"{table}: {error}") from error
+        lengths = {column.name: len(values) for column, values in zip(self.columns, wanted, strict=True)}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"{table}: columns have different lengths, {lengths}; give one cell for each row")
+        parts = [
+            column.encode(table, values, self.format, lines, remarks)
+            for column, values in zip(self.columns, wanted, strict=True)
+        ]
         return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def read(self, path: Path) -> np.ndarray:
+        """Inputs `[N, features]` float32 of the rows of a file like the one that was trained on; raises `DataError`."""
+        sheet = read_table(path, self.reading, least=1, without=self.target)
+        numbers = {
+            column.name: sheet.columns[column.name]
+            for column in self.columns
+            if column.kind == "numbers" and column.name in sheet.columns
+        }
+        wanted = self
+        if any(self.format.numbers(cells) is None for cells in numbers.values()):
+            # Perhaps another program wrote it, with a decimal comma where the training file has a point.
+            signs = {"decimal": self.reading.decimal, "thousands": self.reading.thousands}
+            other, _ = find_format(numbers, sheet.delimiter, missing=self.format.missing, **signs)
+            if all(other.numbers(cells) is not None for cells in numbers.values()):
+                note(f"{path}: {other.written}; the file that was trained on had {self.format.written}")
+                wanted = dataclasses.replace(self, format=other)
+        return wanted.encode(str(path), sheet.columns, lines=sheet.lines)
+
+    def table(self) -> Table:
+        """How each column was read, for people to look at."""
+        rows = [column.row() for column in self.columns]
+        rows += [(name, "left out", "", why, "") for name, why in self.left_out]
+        if self.target:
+            rows.append((self.target, "target", "", "", ""))
+        title = "How the columns were read" + (f": {self.source}" if self.source else "")
+        return Table(title, ("column", "read as", "missing", "values in training", "in place of missing"), tuple(rows))
+
+
+def place(row: int, lines: Sequence[int] | None) -> str:
+    """A row as people count them, with its line in the file."""
+    return f"row {row + 1}" + (f" (line {lines[row]})" if lines is not None else "")
+
+
+def check_infinite(table: str, name: str, numbers: np.ndarray, lines: Sequence[int] | None) -> None:
+    """Raise `DataError` naming the first row whose number is infinite."""
+    if np.isinf(numbers).any():
+        row = int(np.flatnonzero(np.isinf(numbers))[0])
+        raise DataError(f"{table}: column {name!r} is infinite in {place(row, lines)}; remove or fill it")
+
+
+def _shown(value: float | None, dates: bool) -> str:
+    if value is None:
+        return ""
+    return str(np.datetime64(round(value * 86400), "s")).removesuffix("T00:00:00") if dates else f"{value:.6g}"

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxnets.data.arrays import feature_names
+from jaxnets.data.csv_text import is_table
 from jaxnets.data.download import read_array, read_arrays
 from jaxnets.data.flavours import plain_numbers
 from jaxnets.data.preparation import Arrays, Form, Preparation
 from jaxnets.data.prepare import Standardize, TokenIds
-from jaxnets.data.tables import read_csv
 from jaxnets.data.targets import check_finite
 from jaxnets.data.vocabulary import encode_texts, read_lines
 from jaxnets.errors import DataError, note
@@ -34,8 +34,8 @@ def read_given(path: Path, preparation: Preparation) -> Arrays:
         return {name: array for name, array in found.items() if name in preparation.names}
     if path.suffix == ".npy":
         return {"inputs": read_array(path)}
-    if path.name.endswith((".csv", ".csv.gz")) and preparation.columns is not None:
-        return {"inputs": preparation.columns.encode(str(path), read_csv(path, least=1))}
+    if preparation.columns is not None and is_table(path):
+        return {"inputs": preparation.columns.read(path)}
     if path.suffix == ".txt" and preparation.tokens is not None:
         lines, width = read_lines(path), preparation.form("inputs").shape[0]
         return {"inputs": encode_texts(lines, preparation.tokens, width, where=f"{path}, line {{}}", first=1)}

@@ -10,12 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from jaxnets.data.columns import to_numbers
+from jaxnets.data.cells import CellFormat, find_format, to_days
+from jaxnets.data.columns import place
+from jaxnets.data.csv_files import Reading, Sheet, read_table
 from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.download import Remote, obtain_file
 from jaxnets.data.prepare import fit_standardize
-from jaxnets.data.tables import ASSETS, read_csv
-from jaxnets.errors import DataError, did_you_mean
+from jaxnets.data.tables import ASSETS
+from jaxnets.errors import DataError, did_you_mean, note
 
 ETTH1 = "series/ETTh1.csv.gz"
 ETTH1_REMOTE = Remote(
@@ -34,7 +36,7 @@ NAMED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Series(Source):
+class Series(Source, Reading):
     """Windows of a series: `history` steps are seen, the `horizon` steps after them are to be foretold.
 
     The rows are split by time into training, validation and test, in this order. A window belongs to the part in which all of
@@ -128,25 +130,58 @@ class Series(Source):
             if not path.is_file():
                 near = did_you_mean(path.name, [*NAMED, *(p.name for p in path.parent.glob("*.csv*"))])
                 raise DataError(f"there is no file {self.path!r}. {near} The named series are {', '.join(NAMED)}")
-        table = read_csv(path)
+        sheet = read_table(path, self)
         if not columns:
-            raise DataError(f"{name}: say which columns to foretell with columns; there are {', '.join(table)}")
-        return name, columns, np.stack([_numbers(name, column, table) for column in columns], axis=1), source
+            raise DataError(f"{name}: say which columns to foretell with columns; there are {', '.join(sheet.columns)}")
+        _check_order(name, sheet, columns)
+        read = {column: cells for column, cells in sheet.columns.items() if column in columns}
+        signs = {"decimal": self.decimal, "thousands": self.thousands, "missing": self.missing}
+        format, doubt = find_format(read, sheet.delimiter, **signs)  # type: ignore[arg-type]
+        if doubt:
+            note(f"{name}: {doubt}")
+        return name, columns, np.stack([_numbers(name, column, sheet, format) for column in columns], axis=1), source
 
 
-def _numbers(name: str, column: str, table: dict[str, list[str]]) -> np.ndarray:
-    if column not in table:
-        raise DataError(f"{name} has no column {column!r}. {did_you_mean(column, table)}")
-    numbers = to_numbers(table[column])
+def _numbers(name: str, column: str, sheet: Sheet, format: CellFormat) -> np.ndarray:
+    if column not in sheet.columns:
+        raise DataError(f"{name} has no column {column!r}. {did_you_mean(column, sheet.columns)}")
+    cells = sheet.columns[column]
+    numbers = format.numbers(cells)
     if numbers is None:
-        raise DataError(f"{name}: column {column!r} has words, e.g. {table[column][0]!r}; choose columns of numbers")
+        row = format.odd(cells)[0]
+        raise DataError(
+            f"{name}: column {column!r} has words, e.g. {cells[row]!r} in {place(row, sheet.lines)}; choose columns of numbers"
+        )
     gaps = np.flatnonzero(~np.isfinite(numbers))
     if gaps.size:
         raise DataError(
-            f"{name}: column {column!r} is empty or infinite in {gaps.size} rows, the first is row {gaps[0] + 1}; fill them "
-            f"(from their neighbours, say): a window needs every step"
+            f"{name}: column {column!r} is empty or infinite in {gaps.size} rows, the first is "
+            f"{place(int(gaps[0]), sheet.lines)}; fill them (from their neighbours, say): a window needs every step"
         )
     return numbers
+
+
+def _check_order(name: str, sheet: Sheet, columns: tuple[str, ...]) -> None:
+    """Look at the first column of dates: windows take the rows in the order of the file.
+
+    Raises:
+        DataError: rows from the newest to the oldest, which would be foretold backwards.
+    """
+    for column, cells in sheet.columns.items():
+        moments = (
+            [to_days(cell) for cell in cells] if column not in columns and to_days(cells[0]) is not None else [None]
+        )
+        if any(moment is None for moment in moments):
+            continue
+        back = np.flatnonzero(np.diff(np.array(moments, np.float64)) < 0)
+        if 2 * back.size >= len(cells) - 1:
+            raise DataError(f"{name}: the dates in {column!r} go back from row to row; put the oldest row first")
+        if back.size:
+            note(
+                f"{name}: the date in {column!r} is earlier than that before it in {back.size} rows, the first is "
+                f"{place(int(back[0]) + 1, sheet.lines)}; windows take the rows in the order of the file"
+            )
+        return
 
 
 def _etth1() -> Path:

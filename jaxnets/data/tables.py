@@ -1,37 +1,46 @@
-"""Tables: a `.csv` (or `.csv.gz`) or `.npz` file of your own, and the California housing census.
+"""Tables: a `.csv` (or `.tsv`, `.txt`, `.csv.gz` ...) or `.npz` file of your own, and the California housing census.
 
-Columns that are numbers are standardised, with the median in place of empty cells; columns of words become one 0/1
+Columns that are numbers are standardised, with the median in place of missing cells; columns of words become one 0/1
 feature for each word. Everything is learned from the training rows alone.
 """
 
-import csv
 import dataclasses
 import gzip
-import zlib
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from jaxnets.data.arrays import from_arrays
-from jaxnets.data.columns import EMPTY, Column, Columns, to_numbers
+from jaxnets.data.cells import find_format, in_order
+from jaxnets.data.column_kinds import Kinds, from_numbers, learn
+from jaxnets.data.columns import Columns, Ratio, Remark
+from jaxnets.data.csv_files import Reading, Sheet, read_table
+from jaxnets.data.csv_text import is_table
 from jaxnets.data.dataset import Dataset, Source, Standardize
 from jaxnets.data.download import Remote, cache_directory, download, locate, read_arrays
-from jaxnets.errors import DataError, did_you_mean
+from jaxnets.data.table_targets import Kind, class_names, read_target
+from jaxnets.errors import DataError, did_you_mean, note
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("iris", "wine")
+# California's further columns: rooms and people in a district grow with its size, not with its prices.
+RATIOS = (
+    Ratio("rooms_per_household", "total_rooms", "households"),
+    Ratio("bedrooms_per_room", "total_bedrooms", "total_rooms"),
+    Ratio("people_per_household", "population", "households"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Tabular(Source):
+class Tabular(Source, Reading):
     """A table from a file: one row an example, one column the target."""
 
     path: str = "iris"
-    """A .csv, .csv.gz or .npz file, or one of the bundled tables: iris, wine."""
+    """A .csv, .tsv, .txt, .tab or .data file, also compressed (.csv.gz), an .npz file, or a bundled table: iris, "
+    "wine."""
     target: str = ""
     """The column to predict; may be left out for .npz files with `targets` or `y`, and for the bundled tables."""
-    kind: Literal["auto", "class", "number"] = "auto"
+    kind: Kind = "auto"
     """What the target is; auto takes words and few distinct whole numbers as classes, other numbers as numbers."""
     holdout: float = 0.2
     """Share of the rows set aside for the test, in (0, 1)."""
@@ -41,6 +50,12 @@ class Tabular(Source):
     """Columns to leave out."""
     only: tuple[str, ...] = ()
     """Classes to keep, by name; the rows of all others are left out. None named keeps all."""
+    numbers: tuple[str, ...] = ()
+    """Columns that are numbers, whatever they look like (007 is 7)."""
+    words: tuple[str, ...] = ()
+    """Columns that are words, whatever they look like (a code of digits, say)."""
+    dates: tuple[str, ...] = ()
+    """Columns that are dates such as 2024-05-31, with a time or without: numbers of days."""
 
     def open(self) -> Dataset:
         """Inputs `[N, features]` float32; labels or real targets."""
@@ -52,9 +67,12 @@ class Tabular(Source):
             raise DataError(f"there is no file {self.path!r}. {near} The bundled tables are {' and '.join(BUNDLED)}")
         if path.suffix == ".npz":
             return self._from_npz(path, path.stem)
-        if path.name.endswith((".csv", ".csv.gz")):
-            return self._from_columns(read_csv(path), path.name.split(".")[0], str(path))
-        raise DataError(f"{self.path!r} is neither .csv, .csv.gz nor .npz; convert it to one of these")
+        if is_table(path):
+            return self._from_sheet(read_table(path, self), path.name.split(".")[0], str(path))
+        raise DataError(
+            f"{self.path!r} is neither .csv (.tsv, .tab, .txt, .data, also with .gz) nor .npz; convert it to one of "
+            f"these"
+        )
 
     def _from_npz(self, path: Path, name: str) -> Dataset:
         arrays = read_arrays(path)
@@ -62,22 +80,31 @@ class Tabular(Source):
         targets = [key for key in (self.target, "targets", "y", "target") if key and key in arrays]
         if not keys or not targets or (self.target and self.target not in arrays):
             raise DataError(
-                f"{path} holds {', '.join(arrays)}; expected inputs under 'inputs' or 'x' and targets under 'targets', 'y' "
+                f"{path} holds {', '.join(arrays)}; expected inputs under 'inputs' or 'x' and targets under "
+                f"'targets', 'y' "
                 f"or the name given as target ({self.target or 'none given'})"
             )
         y, inputs = arrays[targets[0]], arrays[keys[0]]
-        if self.ignore:
-            raise DataError(f"{name}: ignore names columns of a .csv file; an .npz file has none")
+        if self.ignore or self.numbers or self.words or self.dates:
+            raise DataError(
+                f"{name}: ignore, numbers, words and dates name columns of a .csv file; an .npz file has none"
+            )
+        y = y[:, 0] if y.shape[1:] == (1,) else y
         if y.ndim != 1 or len(y) != len(inputs):
             raise DataError(f"{path}: {targets[0]} has shape {y.shape} for {len(inputs)} inputs; give one for each")
         if self.kind == "number":
             if y.dtype.kind not in "iuf":
                 raise DataError(f"{name}: kind='number', but the targets have dtype {y.dtype}")
-            y = y.astype(np.float32)
-        elif self.kind == "class" and y.dtype.kind == "f":
-            y = np.array([f"{value:g}" for value in y])
-        if "target_names" in arrays and y.dtype.kind in "iu":
-            y = arrays["target_names"].astype(str)[y]
+            y = y.astype(np.float64)
+        elif "target_names" in arrays and y.dtype.kind in "iu":
+            named = class_names(arrays["target_names"])
+            if y.min(initial=0) < 0 or y.max(initial=0) >= len(named):
+                raise DataError(
+                    f"{path}: targets run from {y.min()} to {y.max()}, but target_names has {len(named)} names"
+                )
+            y = named[y]
+        elif self.kind == "class" or y.dtype.kind == "S":
+            y = class_names(y)
         keep = self._kept(name, y)
         return from_arrays(
             inputs[keep],
@@ -85,81 +112,96 @@ class Tabular(Source):
             holdout=self.holdout,
             seed=self.split_seed,
             name=name,
+            kind=self.kind,
             target_name=self.target or "class",
         )
 
     def _kept(self, name: str, targets: np.ndarray) -> np.ndarray:
         """Which rows stay, `[N]` bool."""
+        if not self.only:
+            return np.ones(len(targets), bool)
+        if targets.dtype.kind == "f":
+            raise DataError(f"{name}: only names classes to keep, but the target is numbers; choose kind='class'")
         words = targets.astype(str)
         for word in self.only:
             if word not in words:
                 raise DataError(f"{name} has no class {word!r} to keep. {did_you_mean(word, set(words.tolist()))}")
-        return np.isin(words, self.only) if self.only else np.ones(len(words), bool)
+        return np.isin(words, self.only)
 
-    def _from_columns(self, columns: dict[str, list[str]], name: str, source: str) -> Dataset:
-        if self.target not in columns:
+    def _from_sheet(self, sheet: Sheet, name: str, source: str, ratios: tuple[Ratio, ...] = ()) -> Dataset:
+        if self.target not in sheet.columns:
             if not self.target:
-                raise DataError(f"{name}: say which column to predict with target; there are {', '.join(columns)}")
-            raise DataError(f"{name} has no column {self.target!r}. {did_you_mean(self.target, columns)}")
-        for column in self.ignore:
-            if column not in columns:
-                raise DataError(f"{name} has no column {column!r} to ignore. {did_you_mean(column, columns)}")
-        targets = self._targets(name, columns[self.target])
+                raise DataError(
+                    f"{name}: say which column to predict with target; there are {', '.join(sheet.columns)}"
+                )
+            raise DataError(f"{name} has no column {self.target!r}. {did_you_mean(self.target, sheet.columns)}")
+        kinds = Kinds(self.numbers, self.words, self.dates)
+        kinds.check(name, tuple(sheet.columns), self.target, self.ignore)
+        read = {column: cells for column, cells in sheet.columns.items() if column not in (*self.ignore, *self.words)}
+        signs = {"decimal": self.decimal, "thousands": self.thousands, "missing": self.missing}
+        format, doubt = find_format(read, sheet.delimiter, **signs)  # type: ignore[arg-type]
+        if doubt:
+            note(f"{name}: {doubt}")
+        targets = read_target(name, self.target, sheet, format, self.kind)
         keep = np.flatnonzero(self._kept(name, targets))
-        targets = targets[keep]
-        columns = {column: [values[i] for i in keep] for column, values in columns.items()}
-        rows = len(targets)
-        count = round(rows * self.holdout) if 0 < self.holdout < 1 else 0
-        if not 0 < count < rows:
-            raise DataError(f"{name}: holdout={self.holdout} of {rows} rows leaves an empty split")
-        order = np.random.default_rng(self.split_seed).permutation(rows)
-        test, train = order[:count], order[count:]
-        learned = Columns(
-            tuple(
-                Column.learn(name, column, values, train)
-                for column, values in columns.items()
-                if column != self.target and column not in self.ignore
-            )
-        )
-        if not learned.columns:
+        targets, sheet = targets[keep], sheet.rows(keep)
+        train, test = self._split(name, len(targets))
+        wanted = [column for column in sheet.columns if column != self.target and column not in self.ignore]
+        found = {column: learn(name, column, sheet, format, train, kinds.of(column)) for column in wanted}
+        known = [column for column in found.values() if column is not None]
+        known += [
+            from_numbers(name, ratio.name, ratio.of(sheet.columns, format), train, sheet.lines) for ratio in ratios
+        ]
+        if not known:
             raise DataError(f"{name} has no column left to predict {self.target!r} from")
-        x = learned.encode(name, columns)
-        # The encoder has standardised already, from the training rows.
+        left_out = [(column, "as asked") for column in self.ignore] + [(column, "index") for column in sheet.index]
+        left_out += [(column, "missing in all training rows") for column in wanted if found[column] is None]
+        written = f"{sheet.written}, {format.written}"
+        columns = Columns(
+            tuple(known), ratios, format, self.reading(), self.target, f"{source}, {written}", tuple(left_out)
+        )
+        return self._as_dataset(columns, sheet, targets, train, test, name, source)
+
+    def _as_dataset(
+        self,
+        columns: Columns,
+        sheet: Sheet,
+        targets: np.ndarray,
+        train: np.ndarray,
+        test: np.ndarray,
+        name: str,
+        source: str,
+    ) -> Dataset:
+        remarks: list[Remark] = []
+        x = columns.features(name, sheet.columns, remarks, lines=sheet.lines)
+        # Some test rows lie a little outside the numbers of the training rows in any split; new words are worth a note.
+        if new := [remark.text for remark in remarks if remark.new]:
+            note(f"{name}, test rows: " + "; ".join(new))
         dataset = from_arrays(
             x[train],
             targets[train],
             test=(x[test], targets[test]),
             name=name,
-            standardize=False,
+            standardize=False,  # the columns have done so, from the training rows
+            kind="number" if targets.dtype.kind == "f" else "class",
+            class_names=in_order(set(targets.tolist()), columns.format) if targets.dtype.kind == "U" else None,
             target_name=self.target,
         )
-        return dataclasses.replace(dataset, prepare=Standardize(), source=source, columns=learned)
+        return dataclasses.replace(dataset, prepare=Standardize(), source=source, columns=columns)
 
-    def _targets(self, name: str, values: list[str]) -> np.ndarray:
-        numbers = to_numbers(values)
-        empty = [i for i, value in enumerate(values) if value.strip().lower() in EMPTY]
-        if empty:
-            raise DataError(
-                f"{name}: the target {self.target!r} is empty (or NaN) in {len(empty)} rows, the first in row {empty[0] + 1}; "
-                f"remove or fill them"
-            )
-        if numbers is not None and not np.isfinite(numbers).all():
-            row = int(np.flatnonzero(~np.isfinite(numbers))[0]) + 1
-            raise DataError(f"{name}: the target {self.target!r} is infinite in row {row}; remove or fill it")
-        if self.kind == "number" and numbers is None:
-            raise DataError(f"{name}: kind='number', but the target {self.target!r} has words, e.g. {values[0]!r}")
-        few = numbers is not None and (numbers == numbers.round()).all() and len(np.unique(numbers)) <= 20
-        if self.kind == "number" or (self.kind == "auto" and numbers is not None and not few):
-            assert numbers is not None
-            return numbers.astype(np.float32)
-        if numbers is not None:  # "1" and "1.0" are one class
-            return np.array([f"{number:g}" for number in numbers])
-        return np.array([value.strip() for value in values])
+    def _split(self, name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the training and of the test rows."""
+        count = round(rows * self.holdout) if 0 < self.holdout < 1 else 0
+        if not 0 < count < rows:
+            raise DataError(f"{name}: holdout={self.holdout} of {rows} rows leaves an empty split")
+        order = np.random.default_rng(self.split_seed).permutation(rows)
+        return order[count:], order[:count]
 
 
 @dataclasses.dataclass(frozen=True)
 class California(Source):
-    """California housing, 1990 census: 20,640 districts, 8 numbers and the distance to the ocean; target the median price."""
+    """California housing, 1990 census: 20,640 districts, 8 numbers and the distance to the ocean; target the "
+    "median price."""
 
     split_seed: int = 0
     """Seed of the split that sets a fifth of the districts aside."""
@@ -178,52 +220,6 @@ class California(Source):
             partial = path.with_name(f".partial-{path.name}")
             partial.write_bytes(content)
             partial.replace(path)
-        columns = read_csv(path)
         table = Tabular(target="median_house_value", kind="number", split_seed=self.split_seed)
-        made = table._from_columns(with_ratios(columns), "california", str(path))
-        learned = dataclasses.replace(made.columns, derive=with_ratios)
-        return dataclasses.replace(made, target_name="price in $", columns=learned)
-
-
-def with_ratios(columns: dict[str, list[str]]) -> dict[str, list[str]]:
-    """California's columns and three more: rooms and people in a district grow with its size, not with its prices."""
-    rooms, bedrooms, people, households = (
-        to_numbers(columns[key]) for key in ("total_rooms", "total_bedrooms", "population", "households")
-    )
-    if rooms is None or bedrooms is None or people is None or households is None:
-        raise DataError(
-            "california: rooms, bedrooms, population and households are numbers; correct the cells that are not"
-        )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = {
-            "rooms_per_household": rooms / households,
-            "bedrooms_per_room": bedrooms / rooms,
-            "people_per_household": people / households,
-        }
-    return columns | {name: _texts(values) for name, values in ratios.items()}
-
-
-def _texts(values: np.ndarray) -> list[str]:
-    return ["" if np.isnan(v) else repr(float(v)) for v in values]
-
-
-def read_csv(path: Path, *, least: int = 2) -> dict[str, list[str]]:
-    """Columns of text by header name; raises `DataError` on damage, a missing header, a ragged row or fewer than `least`."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as CSV ({type(error).__name__}: {error})") from error
-    while rows and not rows[-1]:
-        rows.pop()
-    if len(rows) < 1 + least:
-        rule = "a header and at least two rows are needed" if least > 1 else "a header and at least one row are needed"
-        raise DataError(f"{path} has {len(rows)} lines; {rule}")
-    header = [cell.strip() for cell in rows[0]]
-    if len(set(header)) != len(header) or "" in header:
-        raise DataError(f"{path}: the first line must name every column once, it reads {header}")
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise DataError(f"{path}: line {number} has {len(row)} cells, the header {len(header)}")
-    return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
+        made = table._from_sheet(read_table(path), "california", str(path), RATIOS)
+        return dataclasses.replace(made, target_name="price in $")

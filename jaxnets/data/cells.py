@@ -1,0 +1,203 @@
+"""What a cell of a table says: a number, a date, or that nothing is known.
+
+Python's own `float` takes more than tables mean ("12_5", "nan", digits of other scripts) and less ("1,250"), so what
+counts as a number is written down here.
+"""
+
+import dataclasses
+import datetime
+import functools
+import re
+from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
+
+import numpy as np
+
+# What tables write where nothing is known, compared without regard to case: all that pandas takes for missing, what
+# spreadsheets write for a failed formula, and a few signs. The empty cell is always missing.
+MISSING = (
+    "", "na", "n/a", "nan", "-nan", "null", "none", "nil", "nat", "<na>", "#n/a", "#n/a n/a", "#na",
+    "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
+    "#div/0!", "#value!", "#num!", "#ref!", "#name?", "#null!", "n.a.", "?", "-", "--", ".",
+)  # fmt: skip
+# Spellings of one truth value, as pandas takes them.
+BOOLEANS = {"true": "True", "TRUE": "True", "True": "True", "false": "False", "FALSE": "False", "False": "False"}
+INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
+SPACES = "    "  # ordinary, no-break, narrow no-break, thin
+THOUSANDS = {"": "", ",": ",", ".": ".", " ": SPACES, "'": "'’"}
+# A cell of digits alone that starts with 0: a postal code or another identifier, for numbers are not written so.
+LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
+# A number with a sign beside it that says its unit.
+WITH_SIGN = re.compile(r"([$€£¥])\s*([^$€£¥%]*)|([^$€£¥%]*?)\s*([$€£¥%])")
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9:.]+(?:Z|[+-][0-9:]+)?)?")
+
+
+@functools.lru_cache
+def _pattern(decimal: str, thousands: str) -> re.Pattern[str]:
+    point, whole = re.escape(decimal), "[0-9]+"
+    if thousands:
+        sign = f"[{THOUSANDS[thousands]}]"
+        # Groups of three; in India of two, before a last one of three.
+        groups = f"(?:{sign}[0-9]{{2,3}})*{sign}[0-9]{{3}}" if thousands == "," else f"(?:{sign}[0-9]{{3}})+"
+        whole = f"(?:[1-9][0-9]{{0,2}}{groups}|{whole})"
+    return re.compile(rf"[+\-−]?(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+\-−]?[0-9]+)?")
+
+
+# A sign that one country writes before a fraction and another between thousands.
+SIGN_AMONG_DIGITS = re.compile(rf"[0-9][.,'’{SPACES}][0-9]|^[+\-−]?[.,][0-9]|[0-9][.,]$")
+OTHER_SIGN = re.compile(rf"[0-9][,'’{SPACES}][0-9]|^[+\-−]?,[0-9]|[0-9],$", re.MULTILINE)
+PLAIN = re.compile(r"[0-9.eE+\-\n]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class CellFormat:
+    """How the cells of a table are written."""
+
+    decimal: str = "."
+    """Before the digits of a fraction."""
+    thousands: str = ""
+    """Between groups of three digits; "" for none."""
+    missing: tuple[str, ...] = ()
+    """Words for missing, beside the empty cell; none named takes those of `MISSING`."""
+
+    @functools.cached_property
+    def missing_words(self) -> frozenset[str]:
+        """All words for missing, in lower case."""
+        return frozenset(word.strip().lower() for word in (*(self.missing or MISSING), ""))
+
+    @property
+    def written(self) -> str:
+        """The signs, in words."""
+        grouped = f", {self.thousands!r} between thousands" if self.thousands else ""
+        return f"decimal sign {self.decimal!r}{grouped}"
+
+    def is_missing(self, cell: str) -> bool:
+        """Whether a cell without spaces around it says that nothing is known."""
+        return cell.lower() in self.missing_words
+
+    def number(self, cell: str) -> float | None:
+        """The number that a cell holds, infinite if it says so; None where it is none (a missing cell is none "
+        "either)."""
+        if _pattern(self.decimal, self.thousands).fullmatch(cell):
+            return float(self.exact(cell))
+        return float(cell) if INFINITE.fullmatch(cell) else None
+
+    def exact(self, cell: str) -> Decimal:
+        """The number that a cell holds, to the last of its digits."""
+        for sign in THOUSANDS[self.thousands]:
+            cell = cell.replace(sign, "")
+        return Decimal(cell.replace("−", "-").replace(self.decimal, "."))
+
+    def numbers(self, cells: Sequence[str]) -> np.ndarray | None:
+        """A column as float64 `[rows]` with NaN for missing cells, or None where a cell is no number."""
+        if self.decimal == "." and PLAIN.fullmatch("\n".join(cells)):
+            # No sign in these cells that `float` reads otherwise, and it is much faster than a pattern for each.
+            try:
+                return np.array([float(cell) for cell in cells])
+            except ValueError:
+                pass  # a missing cell; or "1-2", which is found below
+        values = np.full(len(cells), np.nan)
+        for i, cell in enumerate(cells):
+            if not self.is_missing(cell):
+                value = self.number(cell)
+                if value is None:
+                    return None
+                values[i] = value
+        return values
+
+    def odd(self, cells: Sequence[str]) -> list[int]:
+        """The rows whose cells are neither numbers nor missing."""
+        return [i for i, cell in enumerate(cells) if not self.is_missing(cell) and self.number(cell) is None]
+
+
+def to_days(cell: str) -> float | None:
+    """Days since 1970-01-01 of a date written as 2024-05-31, with a time or without; None where it is none.
+
+    A time with a zone counts in UTC.
+    """
+    if not DATE.fullmatch(cell):
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(cell)
+    except ValueError:
+        return None
+    return days(moment)
+
+
+def days(moment: datetime.datetime | datetime.date) -> float:
+    """Days since 1970-01-01 of a moment; in UTC, where it has a zone."""
+    if not isinstance(moment, datetime.datetime):
+        moment = datetime.datetime(moment.year, moment.month, moment.day)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+    return (moment - datetime.datetime(1970, 1, 1)) / datetime.timedelta(days=1)
+
+
+def candidates(delimiter: str, point: str = "", thousands: str = "") -> list[tuple[str, str]]:
+    """Decimal and thousands signs that a file may use, the likelier first.
+
+    A file with commas between its cells hardly writes decimal commas; one with semicolons does so because it does.
+    """
+    points = [(".", ""), (".", ","), (".", " "), (".", "'")]
+    commas = [(",", ""), (",", "."), (",", " "), (",", "'")]
+    ordered = points[:1] + commas + points[1:] if delimiter == ";" else points + commas
+    wanted = "" if thousands == "none" else thousands
+    kept = [pair for pair in ordered if point in ("", pair[0])]
+    return [pair for pair in kept if pair[1] == wanted] if thousands else kept
+
+
+def find_format(
+    columns: Mapping[str, Collection[str]], delimiter: str, *, decimal: str, thousands: str, missing: tuple[str, ...]
+) -> tuple[CellFormat, str]:
+    """The one format that makes numbers of the most cells, and a remark where another would make other numbers of them.
+
+    Args:
+        columns: the cells of each column, without spaces around them.
+        delimiter: what is between the cells of the file.
+        decimal: the decimal sign, if it is known; else "".
+        thousands: the sign between thousands, if it is known; "none" for none; "" to find it.
+        missing: words for missing, as in `CellFormat`.
+    """
+    if delimiter == "," and not any(OTHER_SIGN.search("\n".join(cells)) for cells in columns.values()):
+        return CellFormat(decimal or ".", "" if thousands == "none" else thousands, missing), ""
+    formats = [CellFormat(*pair, missing) for pair in candidates(delimiter, decimal, thousands)]
+    marked = {name: known for name, cells in columns.items() if (known := _marked(cells, formats[0]))}
+    # Votes: the share of cells that are numbers, of every column that is mostly numbers then.
+    votes = [0.0] * len(formats)
+    for cells in marked.values():
+        for i, one in enumerate(formats):
+            share = sum(one.number(cell) is not None for cell in cells) / len(cells)
+            votes[i] += share if share >= 0.5 else 0.0
+    best = votes.index(max(votes))
+    chosen = formats[best]
+    for other, count in zip(formats, votes, strict=True):
+        if count < votes[best] or not count or other.decimal == chosen.decimal:
+            continue
+        for name, cells in marked.items():
+            for cell in sorted(cells):
+                this, that = chosen.number(cell), other.number(cell)
+                if this is not None and that is not None and this != that:
+                    return chosen, (
+                        f"{cell!r} in column {name!r} is read as {this:.12g}, and may mean {that:.12g}; give "
+                        f"decimal and "
+                        f"thousands to say which"
+                    )
+    return chosen, ""
+
+
+def _marked(cells: Collection[str], format: CellFormat) -> set[str]:
+    """The different cells of a column, if one of them has a sign between digits; else none."""
+    signs = set("".join(cells)) & set(f".,'’{SPACES}")
+    if not signs or not any(map(SIGN_AMONG_DIGITS.search, cells)):
+        return set()
+    return {cell for cell in set(cells) if not format.is_missing(cell)}
+
+
+def in_order(words: Collection[str], format: CellFormat = CellFormat()) -> list[str]:
+    """Words in the order in which classes are numbered: numbers by their size, then the others by their letters."""
+
+    def key(word: str) -> tuple[bool, Decimal, str]:
+        number = format.number(word)
+        return (number is None, format.exact(word) if number is not None else Decimal(0), word)
+
+    return sorted(words, key=key)
