@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from jaxnets.data.dataset import Source
+from jaxnets.data.preparation import CLASSES
 from jaxnets.errors import ConfigFileError, JaxnetsError, UsageError, did_you_mean
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.optimizers import AdamW, Optimizer
@@ -262,7 +263,7 @@ def _linen_own(value: Any, field: str) -> bool:
 def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
     found: dict[str, type] = {
-        cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard)
+        cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, *CLASSES)
     }
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)

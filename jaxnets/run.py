@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from jaxnets import run_lock
 from jaxnets.assemble import Parts, assemble
 from jaxnets.config import Expected, Experiment, to_data
-from jaxnets.data.dataset import Dataset
+from jaxnets.data.dataset import Dataset, hollow, with_learned
 from jaxnets.data.given import check_given
+from jaxnets.data.memory import InMemory
 from jaxnets.environment import check_data
 from jaxnets.errors import RunDirectoryError, UsageError
 from jaxnets.installed import versions
@@ -76,7 +77,16 @@ class Run:
         return self.parts.task.decide(self.outputs(inputs))
 
     def evaluate(self) -> dict[str, float]:
-        """The task's metrics over the whole test split."""
+        """The task's metrics over the whole test split.
+
+        Raises:
+            UsageError: the run was opened without its data.
+        """
+        if self.parts.dataset.hollow:
+            raise UsageError(
+                f"{self.directory} was trained on arrays that only its program held, so there is no test split here; "
+                f"give them again, open_run(directory, dataset=from_arrays(...)), or predict"
+            )
         with jax.set_mesh(self.parts.mesh):
             return self.parts.evaluator.metrics(self.variables)
 
@@ -124,6 +134,10 @@ def train(
     with contextlib.ExitStack() as stack:
         if run_dir is not None:
             stack.enter_context(stopping.on_signals())
+        dataset = dataset if dataset is not None else experiment.data.open()
+        learned = None if run_dir is None or overwrite else RunDirectory.preparation_in(Path(run_dir))
+        if learned is not None and learned.name == dataset.name:
+            dataset = with_learned(dataset, learned)  # that these are the data it was learned from is checked below
         parts = assemble(experiment, dataset, mesh=mesh)
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
         session = Session(
@@ -185,21 +199,38 @@ def _about(parts: Parts) -> dict[str, Any]:
         "experiment": to_data(parts.experiment),
         "versions": versions(),
         "data": {"name": parts.dataset.name, "fingerprint": parts.dataset.fingerprint},
+        "preparation": to_data(parts.dataset.preparation),
     }
 
 
 def open_run(
     run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh | None = None, step: int | None = None
 ) -> Run:
-    """A run from its directory, with the weights of a checkpoint (the newest that verifies); see `train`."""
+    """A run from its directory, with the weights of a checkpoint (the newest that verifies).
+
+    Args:
+        run_dir: the directory.
+        dataset: the data, where they are not to be opened from the experiment's own. A run on arrays that only its program
+            held needs none to predict: what the arrays taught is kept with the run; to evaluate it does.
+        mesh: the devices to use.
+        step: of the checkpoint; None takes the newest.
+
+    Raises:
+        JaxnetsError: no run, no good checkpoint, or other data than it was trained on.
+    """
     directory, experiment = RunDirectory.existing(run_dir)
+    learned = directory.preparation
     if mesh is None and experiment.mesh != MeshShape():
         # The mesh it was trained on need not be here; any will do to look at it.
         experiment = dataclasses.replace(
             experiment, mesh=MeshShape(), batch_size=max(1, jax.device_count()), micro_batches=1
         )
-    parts = assemble(experiment, dataset, mesh=mesh)
-    check_data(directory, parts)
+    if dataset is None:
+        held = isinstance(experiment.data, InMemory) and learned is not None
+        dataset = hollow(learned) if held and learned is not None else experiment.data.open()
+    parts = assemble(experiment, with_learned(dataset, learned) if learned else dataset, mesh=mesh)
+    if not dataset.hollow:
+        check_data(directory, parts)
     with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints) as checkpoints:
         if step is None:
             found = checkpoints.newest_verified()

@@ -2,6 +2,7 @@
 
 config.json       the resolved experiment, as data
 environment.json  platform, devices, mesh, versions, the data's fingerprint
+preparation.json  what the training data taught: scales, vocabularies, columns, names of classes
 metrics.jsonl     one object a line
 checkpoints/      the state at some steps, each with its manifest
 quarantine.json   batches that are left out, and why; only after a guard went back
@@ -16,6 +17,7 @@ from typing import Any
 
 from jaxnets import run_lock
 from jaxnets.config import Experiment, differences, digest, essential, from_data, to_data
+from jaxnets.data.preparation import Preparation
 from jaxnets.errors import RunDirectoryError
 from jaxnets.files import is_partial, replacing
 
@@ -88,6 +90,21 @@ class RunDirectory:
         """The training log."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def preparation(self) -> Preparation | None:
+        """What the training data taught; None where the run has not begun, or is of a version that did not keep it."""
+        if not (self.path / "preparation.json").exists():
+            return None
+        found = from_data(self.read_json("preparation.json"))
+        if not isinstance(found, Preparation):
+            raise RunDirectoryError(f"{self.path / 'preparation.json'} is no preparation; restore it, or train anew")
+        return found
+
+    @classmethod
+    def preparation_in(cls, path: Path) -> Preparation | None:
+        """That of a path which may hold a run, or may not be there."""
+        return cls(Path(path).absolute()).preparation
+
     def read_json(self, name: str) -> Any:
         """The contents of a JSON file of the run."""
         try:
@@ -154,6 +171,7 @@ class RunDirectory:
             "report.html",
             "quarantine.json",
             "warm_start.json",
+            "preparation.json",
             "config.json",
         ):
             (self.path / name).unlink(missing_ok=True)

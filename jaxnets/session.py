@@ -1,10 +1,12 @@
 """Training in a run directory: from its newest good checkpoint, or from other weights, or from scratch; and back again."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from jaxnets.assemble import Parts
+from jaxnets.config import to_data
 from jaxnets.environment import check_data, write_environment
 from jaxnets.errors import CheckpointError, NonFiniteError
 from jaxnets.parallel.hosts import is_first, meet
@@ -16,6 +18,7 @@ from jaxnets.training.checkpoint import Checkpoints, abstract
 from jaxnets.training.guards import RollBackError, SpikeWatch
 from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
 from jaxnets.training.loop import Every, Timing, Watch, fit
+from jaxnets.training.names import compare_names
 from jaxnets.training.retention import seconds_between_saves
 from jaxnets.training.state import TrainState
 from jaxnets.training.stopping import Stopping
@@ -55,6 +58,7 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
     first = begun.start
     if is_first():
         write_environment(directory, session.parts)
+        directory.write_json("preparation.json", to_data(session.parts.dataset.preparation))
     while True:
         owed = ("test",) if "evaluate" in begun.host.get("owed", ()) else ()
         log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, owed=owed)
@@ -71,7 +75,14 @@ def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
     if warm.active:
         if directory is not None and directory.warm_started is not None:
             warm = dataclasses.replace(warm, step=directory.warm_started)
-        state, step, said = begin_from(warm, state, session.parts.shardings)
+        parts, theirs = session.parts, RunDirectory.preparation_in(Path(warm.run))
+
+        def compare(fresh: Collection[str]) -> Any:
+            return compare_names(
+                parts.dataset.preparation, theirs, task=parts.task, batch=parts.batch_spec, fresh=fresh
+            )
+
+        state, step, said = begin_from(warm, state, parts.shardings, compare)
         if directory is not None and is_first():
             directory.write_json("warm_start.json", {"run": warm.run, "step": step})
         session.console.say(f"warm start: {said}")

@@ -184,6 +184,15 @@ class Columns:
     left_out: tuple[tuple[str, str], ...] = ()
     """Other columns of the file, and why they make no features."""
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Of the inputs' last dim: a column of numbers, or `column=word`."""
+        return tuple(
+            name
+            for column in self.columns
+            for name in ([column.name] if column.words is None else [f"{column.name}={word}" for word in column.words])
+        )
+
     def encode(self, table: str, given: Any, *, lines: Sequence[int] | None = None) -> np.ndarray:
         """Inputs `[N, features]` float32 of rows of a table; other columns are not looked at.
 

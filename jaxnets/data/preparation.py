@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxnets.contracts import Card, Tokens
-from jaxnets.data.columns import Columns
+from jaxnets.data.cells import CellFormat
+from jaxnets.data.columns import Column, Columns, Ratio
+from jaxnets.data.csv_files import Reading
 from jaxnets.data.prepare import Standardize, TokenIds
 from jaxnets.data.scaling import mean_and_deviation
 from jaxnets.errors import DataError
@@ -116,8 +118,8 @@ class Preparation:
                 counted = values[values != IGNORED]
                 if values.size and not counted.size:
                     raise DataError(
-                        f"{self.name}: every one of the {what} targets is {IGNORED}, which says that it does not count, so there "
-                        f"is nothing to learn or to measure; give the tokens that count their own numbers"
+                        f"{self.name}: every one of the {what} targets is {IGNORED}, which says that it does not count, so "
+                        f"there is nothing to learn or to measure; give the tokens that count their own numbers"
                     )
                 values, extra = counted, f", and {IGNORED} says that a token does not count"
             if not values.size or 0 <= values.min() <= values.max() < len(known):
@@ -135,6 +137,10 @@ class Preparation:
         return {
             name: self.prepare.on_host(array) if name == "inputs" else narrow(array) for name, array in arrays.items()
         }
+
+
+# What a preparation is made of, for writing it down and reading it back.
+CLASSES = (Preparation, Form, Standardize, TokenIds, Tokens, Columns, Column, Ratio, CellFormat, Reading)
 
 
 def narrow(array: np.ndarray) -> np.ndarray:

@@ -45,7 +45,8 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
     after = _explained(model, lambda: jax.eval_shape(called))
     for name in kept:
         before = variables[name]
-        if jax.tree.structure(after.get(name, {})) != jax.tree.structure(before):
+        same = bool(jax.tree.structure(after.get(name, {})) == jax.tree.structure(before))  # type: ignore[operator]
+        if not same:
             del variables[name]  # it was sown
         elif (now := _signature(after[name])) != _signature(before):
             raise UsageError(

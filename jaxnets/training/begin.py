@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,29 @@ from jaxnets.training.checkpoint import Checkpoints
 from jaxnets.training.compare import mismatches, table
 from jaxnets.training.digest import leaf_paths, read_digests, start_digests
 from jaxnets.training.manifest import Leaf
+from jaxnets.training.names import Orders, reordered
 from jaxnets.training.read_leaves import read_leaves
 from jaxnets.training.warm_start import WarmStart
 
 
-def begin_from(warm: WarmStart, state: Any, shardings: Any) -> tuple[Any, int, str]:
+def begin_from(
+    warm: WarmStart,
+    state: Any,
+    shardings: Any,
+    compare: Callable[[Collection[str]], tuple[Orders, str]] = lambda fresh: ({}, ""),
+) -> tuple[Any, int, str]:
     """A fresh state with the weights of another run, the step they are of, and a sentence that says what was taken.
 
     Taken are `params` and `model_state` (the averaged ones where that run averaged).
 
+    Args:
+        warm: which run, and what may differ.
+        state: the fresh state.
+        shardings: where its leaves go.
+        compare: gives, for the paths that stay fresh, how the others have to be reordered (see `names.compare_names`).
+
     Raises:
-        CheckpointError: there is no good checkpoint, or leaves differ that `warm` does not allow to.
+        CheckpointError: there is no good checkpoint, leaves differ that `warm` does not allow to, or names do.
     """
     checkpoints = Checkpoints(Path(warm.run) / "checkpoints")
     step = warm.step or checkpoints.newest_verified().step
@@ -59,12 +72,15 @@ def begin_from(warm: WarmStart, state: Any, shardings: Any) -> tuple[Any, int, s
             f"Allow a difference by name: --warm-start.fresh PATTERN keeps new values here, --warm-start.ignore PATTERN drops "
             f"what is only there, --warm-start.cast converts number formats"
         )
+    orders, differs = compare(fresh)
     taken = _read(checkpoints, step, saved, {names[path] for path in here if path not in fresh})
     placed = leaf_paths(shardings)
     leaves = []
     for path, leaf in leaf_paths(state).items():
         if path in here and path not in fresh:
-            leaf = jax.device_put(jnp.asarray(taken[names[path]]).astype(leaf.dtype), placed[path])
+            leaf = jax.device_put(
+                jnp.asarray(reordered(path, taken[names[path]], orders)).astype(leaf.dtype), placed[path]
+            )
         leaves.append(leaf)
     new = jax.tree.unflatten(jax.tree.structure(state), leaves)
     if jax.tree.leaves(new.average):
@@ -74,7 +90,8 @@ def begin_from(warm: WarmStart, state: Any, shardings: Any) -> tuple[Any, int, s
     return (
         new,
         step,
-        f"{len(here) - len(fresh)} leaves from {warm.run}, step {step}{' (averaged)' if averaged else ''}{kept}",
+        f"{len(here) - len(fresh)} leaves from {warm.run}, step {step}{' (averaged)' if averaged else ''}{kept}"
+        + (f"; {differs}" if differs else ""),
     )
 
 
