@@ -21,9 +21,9 @@ from jaxnets.tasks.supervised import Supervised
 
 def fit(
     model: nn.Module | Task,
-    data: Dataset | tuple[Any, Any],
+    data: Dataset | tuple[Any, ...],
     *,
-    test: tuple[Any, Any] | None = None,
+    test: tuple[Any, ...] | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -42,7 +42,8 @@ def fit(
     Args:
         model: a Linen module called as `model(inputs, train=...)`, or a task that holds one. For a bare module,
             integer (or text) targets make it a classification and real targets a regression.
-        data: a `Dataset` (see `load` and `from_arrays`), or (inputs, targets) arrays.
+        data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where examples
+            count differently.
         test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
         epochs: passes over the training data; 10 unless `steps` says otherwise.
         steps: optimizer steps, instead of epochs.
@@ -89,10 +90,12 @@ def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset
         if test is not None:
             raise UsageError("test goes with arrays; a Dataset has its own test split")
         dataset = data
-    elif isinstance(data, tuple | list) and len(data) == 2:
-        dataset = from_arrays(data[0], data[1], test=test)
+    elif isinstance(data, tuple | list) and len(data) in (2, 3):
+        dataset = from_arrays(data[0], data[1], weights=data[2] if len(data) == 3 else None, test=test)
     else:
-        raise UsageError(f"data is a Dataset or a pair (inputs, targets), got {type(data).__name__}")
+        raise UsageError(
+            f"data is a Dataset or arrays, (inputs, targets) or (inputs, targets, weights), got {type(data).__name__}"
+        )
     if not isinstance(model, nn.Module | Task):
         hint = "; add parentheses to make one" if isinstance(model, type) else ""
         raise UsageError(f"model is a Linen module or a task, got {model!r}{hint}")

@@ -86,15 +86,14 @@ def _as_array(what: str, values: Any) -> np.ndarray:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
         raise DataError(f"{what} make no array ({error}); give rows of one length") from error
-    if isinstance(values, list | tuple) and array.dtype.kind == "U":
-        return _unmixed(what, values, array)
+    if isinstance(values, list | tuple) and array.dtype.kind in "US":
+        return _unmixed(values, array)
     return array
 
 
-def _unmixed(what: str, values: Any, array: np.ndarray) -> np.ndarray:
+def _unmixed(values: Any, array: np.ndarray) -> np.ndarray:
     """A list as an array, unless NumPy made text of numbers or of missing values among the words."""
-    objects = np.empty(array.shape, object)
-    objects[...] = np.array(values, dtype=object)
+    objects = np.array(values, dtype=object).reshape(array.shape)
     kinds = {type(v) for v in objects.ravel()}
     return array if all(issubclass(kind, str) for kind in kinds) else objects
 

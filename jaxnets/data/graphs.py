@@ -92,7 +92,14 @@ def from_graphs(
     for split in (table.train, table.test):
         rows = split["inputs"][:, 0]
         parts.append({key: array[rows] for key, array in arrays.items()} | {"targets": split["targets"]})
-    return Dataset(name=name, train=parts[0], test=parts[1], class_names=table.class_names, target_name="class")
+    return Dataset(
+        name=name,
+        train=parts[0],
+        test=parts[1],
+        class_names=table.class_names,
+        target_kind=table.target_kind,
+        target_name="class",
+    )
 
 
 def from_graph(

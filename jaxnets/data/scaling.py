@@ -63,12 +63,16 @@ def mean_and_deviation(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     start = numbers[(0,) * len(lead)].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         mean = start + sum(centred(block, start).sum(axis=lead) for block in blocks(numbers)) / count
+        residual = sum(centred(block, mean).sum(axis=lead) for block in blocks(numbers)) / count
         spread = sum(np.square(centred(block, mean)).sum(axis=lead) for block in blocks(numbers)) / count
-    low, high = (bound.astype(np.float64) for bound in (numbers.min(axis=lead), numbers.max(axis=lead)))
-    largest = np.maximum(np.abs(low), np.abs(high))
+        # The mean is rounded to float64; by so much the differences from it are off.
+        spread = np.maximum(spread - np.square(residual), 0.0)
+    least, most = numbers.min(axis=lead), numbers.max(axis=lead)
     deviation = np.sqrt(spread)
+    if numbers.dtype.kind != "f":  # whole numbers have no rounding errors
+        return mean, np.where(least == most, 0.0, deviation)
+    largest = np.maximum(np.abs(least), np.abs(most)).astype(np.float64)
     constant = deviation <= ROUNDING * np.finfo(np.float64).eps * largest
-    if numbers.dtype.kind == "f":
-        # In fewer digits too, a few units in the last place are no variation.
-        constant |= high - low <= LAST_PLACES * float(np.finfo(numbers.dtype).eps) * largest
+    # In fewer digits too, a few units in the last place are no variation.
+    constant |= (most - least).astype(np.float64) <= LAST_PLACES * float(np.finfo(numbers.dtype).eps) * largest
     return mean, np.where(constant, 0.0, deviation)
