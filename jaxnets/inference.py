@@ -143,7 +143,9 @@ def _go_on(run: Any, options: TextOptions) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     if asked > window and isinstance(run.parts.task.model, models.LanguageModel):
-        note(f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse")
+        note(
+            f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse"
+        )
     for index, ids in enumerate(np.asarray(written)):
         print(("" if index == 0 else "\n---\n") + _joined(tokenizer, prompt, ids, text))
     return 0

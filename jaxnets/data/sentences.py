@@ -60,9 +60,7 @@ class RottenTomatoes(Source):
             tokens=tokens,
         )
 
-    def _arrays(
-        self, split: str, rows: list[list[str]], lines: list[list[str]], names: tuple[str, ...]
-    ) -> Arrays:
+    def _arrays(self, split: str, rows: list[list[str]], lines: list[list[str]], names: tuple[str, ...]) -> Arrays:
         chosen = [number for number, row in enumerate(rows) if row[0] == split]
         return {
             "inputs": encode_lines([lines[number] for number in chosen], names, self.length, ends=False),

@@ -39,7 +39,9 @@ def read_parts(path: Path, train: str, test: str, dtype: str) -> tuple[np.ndarra
         arrays = read_arrays(path, (train, test))
         return arrays[train], arrays[test]
     if path.suffix not in (".bin", ".npy"):
-        raise DataError(f"{path} is no file of tokens by its name; give .npz, .npy or .bin (uint16 or uint32 ids in a row)")
+        raise DataError(
+            f"{path} is no file of tokens by its name; give .npz, .npy or .bin (uint16 or uint32 ids in a row)"
+        )
     if not path.is_file():
         raise DataError(f"there is no file {path}; check the path")
     parts = [_read(file, dtype) for file in (path, _beside(path, test))]
@@ -76,12 +78,16 @@ def _read(path: Path, dtype: str) -> np.ndarray:
             if (magic, version) in _LLM_C:
                 return _mapped(path, _LLM_C[magic, version], size, offset=_HEADER, declared=count)
             if magic in {known for known, _ in _LLM_C}:
-                raise DataError(f"{path} is an llm.c file of version {version}, which is not read; write it anew by llm.c")
+                raise DataError(
+                    f"{path} is an llm.c file of version {version}, which is not read; write it anew by llm.c"
+                )
         ids = _mapped(path, {"uint16": "<u2", "uint32": "<u4"}[dtype], size)
     except DataError:
         raise
     except Exception as error:  # numpy raises half a dozen types on damaged bytes
-        raise DataError(f"{path} cannot be read as token ids ({type(error).__name__}: {error}); make it anew") from error
+        raise DataError(
+            f"{path} cannot be read as token ids ({type(error).__name__}: {error}); make it anew"
+        ) from error
     if dtype == "uint16" and len(ids) > 1 and ids[0::2].any() and not ids[1::2].any():
         raise DataError(
             f"{path}: as uint16, every second token is 0, so it holds uint32 it seems; set data.dtype to uint32, or write it "

@@ -167,7 +167,9 @@ class LibraryFile(Numbered):
     def _without_piece(self, characters: frozenset[str]) -> frozenset[str]:
         """Those that the library leaves out, since merges begin with single characters (or bytes) and it has no piece for them."""
         model, first = self._model["model"], self._model.get("pre_tokenizer")
-        gives = model.get("unk_token") is not None or model.get("byte_fallback") or model.get("continuing_subword_prefix")
+        gives = (
+            model.get("unk_token") is not None or model.get("byte_fallback") or model.get("continuing_subword_prefix")
+        )
         if model.get("type") != "BPE" or gives:
             return frozenset()
         vocabulary, normalise = model["vocab"], self._library.normalizer
@@ -223,9 +225,7 @@ class SentencePiece(Numbered):
                 f"place for; {_SAVE}"
             )
         # What SentencePiece spells out though the files beside say that it is one token.
-        self._spelt = [
-            t.content for t in added if self._library.encode(t.content, add_bos=False)[-1:] != [t.number]
-        ]
+        self._spelt = [t.content for t in added if self._library.encode(t.content, add_bos=False)[-1:] != [t.number]]
         self.symbols = tuple(show_spaces(piece) for piece in pieces)
         roles = {"begin": "bos_id", "end": "eos_id", "unknown": "unk_id", "padding": "pad_id"}
         own = {role: getattr(self._library, name)() for role, name in roles.items()}

@@ -23,6 +23,8 @@ GPT2_FILES = {
         f"{_GPT2}vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
     ),
 }
+
+
 class Tokenizer(Protocol):
     """What all of them offer."""
 
@@ -92,7 +94,11 @@ class Characters(Numbered):
         if wrong.any():
             place = int(wrong.argmax())
             composed = unicodedata.normalize("NFC", text)
-            hint = "put accents and letters together first (Unicode's NFC)" if set(composed) <= set(self.symbols) else "leave it out"
+            hint = (
+                "put accents and letters together first (Unicode's NFC)"
+                if set(composed) <= set(self.symbols)
+                else "leave it out"
+            )
             raise DataError(
                 f"the model knows {len(self.symbols)} characters, and {text[place]!r} (at {place}) is none of them; {hint}, or "
                 f"train with data.tokens=bytes, which can write everything"
@@ -135,5 +141,3 @@ def open_tokenizer(name: str) -> Tokenizer:
     if path.suffix == ".json":
         return LibraryFile(path)
     raise DataError(f"{name!r} is no tokenizer file by its name; data.tokens is {KINDS}")
-
-

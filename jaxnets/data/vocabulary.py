@@ -77,7 +77,9 @@ def encode_texts(
             does not know. (Unknown words have a token of their own; they are counted and noted.)
     """
     if isinstance(texts, str | bytes):
-        raise DataError(f"texts are given as a list, one string for each example; got {type(texts).__name__}: put it in []")
+        raise DataError(
+            f"texts are given as a list, one string for each example; got {type(texts).__name__}: put it in []"
+        )
     lines = []
     for number, text in enumerate(texts, start=first):
         if not isinstance(text, str):

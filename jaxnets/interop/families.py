@@ -171,15 +171,21 @@ def _rotary(path: Path, config: Mapping[str, Any]) -> tuple[float, Any]:
     """Base and stretching of the rotary positions, from either of the forms that the library has had."""
     new, old = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
     said = new or old
-    kinds = [form.get("rope_type", form.get("type", "default")) if isinstance(form, dict) else "?" for form in (said, old)]
+    kinds = [
+        form.get("rope_type", form.get("type", "default")) if isinstance(form, dict) else "?" for form in (said, old)
+    ]
     if kinds[0] not in ("default", "llama3"):
         raise DataError(
             f"{path}: rotary positions are rescaled ({str(said)[:200]}), which ours are not; logits would differ"
         )
     if said.get("partial_rotary_factor", 1) != 1:
-        raise DataError(f"{path}: partial_rotary_factor is {said['partial_rotary_factor']}, and ours turn the whole head")
+        raise DataError(
+            f"{path}: partial_rotary_factor is {said['partial_rotary_factor']}, and ours turn the whole head"
+        )
     doubled = {**config, **old} if old and kinds[0] == kinds[1] else config
-    if (old and kinds[0] != kinds[1]) or any(doubled.get(key, value) != value for key, value in new.items() if key != "type"):
+    if (old and kinds[0] != kinds[1]) or any(
+        doubled.get(key, value) != value for key, value in new.items() if key != "type"
+    ):
         raise DataError(
             f"{path}: rope_parameters and rope_scaling or rope_theta contradict each other ({str(new)[:150]}, {str(old)[:150]}, "
             f"{config.get('rope_theta')}); take out those that do not hold"
@@ -191,5 +197,3 @@ def _rotary(path: Path, config: Mapping[str, Any]) -> tuple[float, Any]:
         raise DataError(f"{path}: rope_theta and the numbers of llama3 are positive, got {str(numbers)[:200]}")
     base, *scaling = map(float, numbers)
     return base, tuple(scaling) or None
-
-

@@ -51,7 +51,11 @@ def export_language_model(
         write_safetensors(folder / WEIGHTS, {k: v.astype(np.float32) for k, v in named.items()}, {"format": "pt"})
         for name, path in (tokenizer.files if tokenizer is not None else {}).items():
             shutil.copyfile(path, folder / name)
-        reader = {"vocab.json": "GPT2Tokenizer", "tokenizer.json": "PreTrainedTokenizerFast", "vocab.txt": "BertTokenizer"}
+        reader = {
+            "vocab.json": "GPT2Tokenizer",
+            "tokenizer.json": "PreTrainedTokenizerFast",
+            "vocab.txt": "BertTokenizer",
+        }
         for name in reader.keys() & (tokenizer.files.keys() if tokenizer is not None else ()):
             end = tokenizer.special.get("end")
             about = {} if end is None else {"eos_token": tokenizer.symbols[end]}

@@ -95,7 +95,9 @@ def _check_whole(path: Path, entries: Mapping[str, Any], size: int) -> None:
     for start, end, name in sorted((*entry["data_offsets"], name) for name, entry in entries.items()):
         if start != at:
             what = "overlap those before them" if start < at else "leave a gap before them"
-            raise DataError(f"{path}: the bytes of {name[:100]!r} {what}; the file is damaged or made by another writer")
+            raise DataError(
+                f"{path}: the bytes of {name[:100]!r} {what}; the file is damaged or made by another writer"
+            )
         at = end
     if at != size:
         raise DataError(f"{path}: {size - at:,} bytes at the end belong to no array; the file is damaged")

@@ -140,5 +140,3 @@ def torchvision_resnet(depth: int) -> Table:
             rules.append(Rule(f"{theirs}.{conv}.weight", f"params/{ours}/{our_conv}/kernel", _from_oihw, _to_oihw))
             rules += _batch_norm(f"{theirs}.{norm}", f"{ours}/{our_norm}")
     return [*rules, *_linear("fc", "params/output")]
-
-

@@ -142,7 +142,23 @@ def test_a_tokenizer_json_is_read_with_the_tokens_that_the_files_beside_it_add(p
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_berts_vocabulary_is_read_as_transformers_does(tmp_path, lower):
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "un", "##aff", "##able", "Caf", "cafe", "##é", "!", "日", "##e"]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "un",
+        "##aff",
+        "##able",
+        "Caf",
+        "cafe",
+        "##é",
+        "!",
+        "日",
+        "##e",
+    ]
     write(tmp_path, "vocab.txt", "\n".join(pieces) + "\n")
     write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lower})
     ours, library = open_tokenizer(str(tmp_path)), theirs(tmp_path)
@@ -161,11 +177,15 @@ def test_a_folder_with_a_sentencepiece_model_and_its_small_files(tmp_path, name)
     place = "tokenizer.model" if name == "mistral_v1" else "spiece.model"
     shutil.copy(FILES / f"{name}.model", tmp_path / place)
     bare = open_tokenizer(str(tmp_path))
-    write(tmp_path, "special_tokens_map.json", {"eos_token": "</s>", "unk_token": {"content": "<unk>", "lstrip": False}})
+    write(
+        tmp_path, "special_tokens_map.json", {"eos_token": "</s>", "unk_token": {"content": "<unk>", "lstrip": False}}
+    )
     ours = open_tokenizer(str(tmp_path))
     assert ours.encode("The tale, 日本.").tolist() == bare.encode("The tale, 日本.").tolist()
     assert ours.special["end"] == bare.special["end"]
-    with pytest.raises(DataError, match="'</s>', which the files beside .* make one token and SentencePiece spells out"):
+    with pytest.raises(
+        DataError, match="'</s>', which the files beside .* make one token and SentencePiece spells out"
+    ):
         ours.encode("one</s>two")
     write(tmp_path, "added_tokens.json", {"<pad>": 32000} if name == "mistral_v1" else {"<extra>": 32000})
     with pytest.raises(DataError, match="add '<(pad|extra)>', which SentencePiece has no place for; save it as"):
@@ -180,7 +200,11 @@ def test_sentencepiece_with_byte_fallback_and_symbols_of_the_users_own(tmp_path)
         byte_fallback=True, user_defined_symbols=["<user>"], hard_vocab_limit=False, minloglevel=9,
     )  # fmt: skip
     library = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
-    write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", "additional_special_tokens": ["<user>"]})
+    write(
+        tmp_path,
+        "tokenizer_config.json",
+        {"tokenizer_class": "LlamaTokenizer", "additional_special_tokens": ["<user>"]},
+    )
     ours = open_tokenizer(str(tmp_path))
     for text in ("the<user>then", "zebra 日 é", " two  spaces"):
         assert ours.encode(text).tolist() == library.encode(text), text
