@@ -107,8 +107,8 @@ class Dataset:
                 counted = values[values != IGNORED]
                 if values.size and not counted.size:
                     raise DataError(
-                        f"{self.name}: every one of the {what} targets is {IGNORED}, which says that it does not count, so there "
-                        f"is nothing to learn or to measure; give the tokens that count their own numbers"
+                        f"{self.name}: every one of the {what} targets is {IGNORED}, which says that it does not count, so "
+                        f"there is nothing to learn or to measure; give the tokens that count their own numbers"
                     )
                 values, extra = counted, f", and {IGNORED} says that a token does not count"
             if not values.size or 0 <= values.min() <= values.max() < len(known):

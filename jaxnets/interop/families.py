@@ -1,8 +1,8 @@
 """Language models of the Hugging Face library by their `config.json`: which of our models is which of theirs.
 
-One table says it: the names of the sizes, the choices that are fixed, and the keys of their configuration that may have one value
-only, because any other is something that our model does not compute. A key that is known for neither is noted, so that nothing
-of a configuration is left out in silence.
+One table says it: the names of the sizes, the choices that are fixed, and the keys of their configuration that may have one
+value only, because any other is something that our model does not compute. A key that is known for neither is noted, so that
+nothing of a configuration is left out in silence.
 """
 
 import dataclasses
@@ -98,23 +98,28 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "partial_rotary_factor": (None, 1, 1.0), "rotary_pct": (None, 1, 1.0),
     "embedding_multiplier": (None, 1, 1.0), "residual_multiplier": (None, 1, 1.0), "attention_multiplier": (None,),
-    "logits_scaling": (None, 1, 1.0), "logit_scale": (None, 1, 1.0), "scale_emb": (None, 1, 1.0), "query_pre_attn_scalar": (None,),
+    "logits_scaling": (None, 1, 1.0), "logit_scale": (None, 1, 1.0), "scale_emb": (None, 1, 1.0),
+    "query_pre_attn_scalar": (None,),
     "final_logit_softcapping": (None,), "attn_logit_softcapping": (None,), "clip_qkv": (None,),
-    "qk_layernorm": (None, False), "use_qk_norm": (None, False), "qkv_bias": (None, False), "use_parallel_residual": (None, False),
-    "num_experts": (None, 0), "num_local_experts": (None, 0), "no_rope_layers": (None, []), "no_rope_layer_interval": (None, 0),
+    "qk_layernorm": (None, False), "use_qk_norm": (None, False), "qkv_bias": (None, False),
+    "use_parallel_residual": (None, False),
+    "num_experts": (None, 0), "num_local_experts": (None, 0), "no_rope_layers": (None, []),
+    "no_rope_layer_interval": (None, 0),
     "is_encoder_decoder": (None, False), "embedding_size": (None,),
 }  # fmt: skip
 # What changes no logit: names, ends of texts, dropout and other matters of training, and what other keys decide.
-HARMLESS = frozenset(
-    "architectures model_type torch_dtype dtype transformers_version _name_or_path name_or_path auto_map tokenizer_class "
-    "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id use_cache initializer_range pretraining_tp "
-    "attention_dropout embd_pdrop resid_pdrop attn_pdrop hidden_dropout summary_type summary_use_proj summary_activation "
-    "summary_proj_to_labels summary_first_dropout task_specific_params n_ctx reorder_and_upcast_attn id2label label2id "
-    "problem_type output_attentions output_hidden_states return_dict use_return_dict is_decoder chunk_size_feed_forward "
-    "gradient_checkpointing _attn_implementation attn_implementation _attn_implementation_autoset max_window_layers "
-    "sliding_window layer_types rope_theta rope_scaling rope_parameters tie_word_embeddings unsloth_version unsloth_fixed "
-    "max_length min_length temperature top_k top_p do_sample num_beams repetition_penalty length_penalty prefix".split()
-)
+HARMLESS = frozenset((
+    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "name_or_path",
+    "auto_map", "tokenizer_class", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
+    "decoder_start_token_id", "use_cache", "initializer_range", "pretraining_tp", "attention_dropout", "embd_pdrop",
+    "resid_pdrop", "attn_pdrop", "hidden_dropout", "summary_type", "summary_use_proj", "summary_activation",
+    "summary_proj_to_labels", "summary_first_dropout", "task_specific_params", "n_ctx", "reorder_and_upcast_attn",
+    "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict", "use_return_dict",
+    "is_decoder", "chunk_size_feed_forward", "gradient_checkpointing", "_attn_implementation", "attn_implementation",
+    "_attn_implementation_autoset", "max_window_layers", "sliding_window", "layer_types", "rope_theta", "rope_scaling",
+    "rope_parameters", "tie_word_embeddings", "unsloth_version", "unsloth_fixed", "max_length", "min_length",
+    "temperature", "top_k", "top_p", "do_sample", "num_beams", "repetition_penalty", "length_penalty", "prefix",
+))  # fmt: skip
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -187,8 +192,8 @@ def _rotary(path: Path, config: Mapping[str, Any]) -> tuple[float, Any]:
         doubled.get(key, value) != value for key, value in new.items() if key != "type"
     ):
         raise DataError(
-            f"{path}: rope_parameters and rope_scaling or rope_theta contradict each other ({str(new)[:150]}, {str(old)[:150]}, "
-            f"{config.get('rope_theta')}); take out those that do not hold"
+            f"{path}: rope_parameters and rope_scaling or rope_theta contradict each other ({str(new)[:150]}, "
+            f"{str(old)[:150]}, {config.get('rope_theta')}); take out those that do not hold"
         )
     kind = kinds[0]
     numbers = [said.get("rope_theta", config.get("rope_theta", 10_000.0))]

@@ -71,8 +71,8 @@ def export_language_model(
 def language_model_from(directory: Path | str) -> tuple[LanguageModel, Any]:
     """The model and its variables from a folder of theirs: `config.json`, and safetensors in one file or in shards.
 
-    Where the configuration ties the output layer to the embedding and the file has one with numbers of its own, those are taken,
-    as transformers does from its version 5 on, and it is noted.
+    Where the configuration ties the output layer to the embedding and the file has one with numbers of its own, those are
+    taken, as transformers does from its version 5 on, and it is noted.
 
     Raises:
         DataError: another architecture, something that our model does not compute, or weights that are not as the
@@ -102,14 +102,14 @@ def _with_own_head(folder: Path, model: LanguageModel, arrays: Mapping[str, np.n
     embedding = next(iter(parts.values()), None)
     if head is None and model.embedding == "untied":
         raise DataError(
-            f"{folder} has no lm_head.weight, and {CONFIG} says tie_word_embeddings false: the output layer is not there. Take the "
-            f"whole weights, or set tie_word_embeddings to true if the embedding is meant"
+            f"{folder} has no lm_head.weight, and {CONFIG} says tie_word_embeddings false: the output layer is not there. "
+            f"Take the whole weights, or set tie_word_embeddings to true if the embedding is meant"
         )
     if model.embedding == "untied" or head is None or embedding is None or same_numbers(head, embedding):
         return model
     note(
-        f"{folder}: tie_word_embeddings is true, but lm_head.weight holds numbers of its own; they are used, as transformers 5 "
-        f"does (set tie_word_embeddings to false in {CONFIG} to say so)"
+        f"{folder}: tie_word_embeddings is true, but lm_head.weight holds numbers of its own; they are used, as "
+        f"transformers 5 does (set tie_word_embeddings to false in {CONFIG} to say so)"
     )
     return model.clone(embedding="untied")
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_close, drawn, run_cli, run_here
+from conftest import assert_close, drawn, run_here
 
 import jaxnets
 from jaxnets.contracts import Tokens
@@ -110,17 +110,27 @@ def test_ignored_targets_of_a_sequence_are_padding():
     inputs, targets = rng.integers(4, 9, (8, 5)).astype(np.int32), rng.integers(4, 9, (8, 6)).astype(np.int32)
     targets[:, 3:] = [2, 0, 0]
     names = (*SPECIAL, *"abcde")
-    found = []
+    found, variables = [], None
     for padding in (0, -100):
         split = {"inputs": inputs, "targets": np.where(targets == 0, padding, targets)}
-        data = Dataset("pairs", split, split, class_names=names, target_kind="sequence", prepare=TokenIds(),
-                       tokens=Tokens(names, "characters"))  # fmt: skip
-        task = SequenceToSequence(model=Seq2SeqTransformer(layers=1, width=8, heads=2, length=8))
-        run = jaxnets.fit(task, data, steps=2, batch_size=8, progress="none")
-        found.append(run.evaluate())
-        assert run.parts.task.exhibits(run.outputs(inputs), split, data.card)
+        data = Dataset(
+            "pairs",
+            split,
+            split,
+            class_names=names,
+            target_kind="sequence",
+            prepare=TokenIds(),
+            tokens=Tokens(names, "characters"),
+        )
+        model = Seq2SeqTransformer(layers=1, width=8, heads=2, length=8)
+        task = SequenceToSequence(model=model, written="exact").bind(data.card)
+        batch = {**split, "mask": np.ones(8, np.float32)}
+        variables = drawn(task.model, task.inputs_of(batch)) if variables is None else variables
+        means = jax.jit(task.metrics)(variables, batch)
+        found.append({name: (float(mean.sum), float(mean.weight)) for name, mean in means.items()})
+        assert task.exhibits(np.full((8, 6), 4), split, data.card)
     assert found[0] == found[1]
-    assert found[0]["examples"] == 8
+    assert found[0]["loss"][1] == 8 * 4
 
 
 def test_a_report_names_a_last_target_that_does_not_count():
@@ -198,7 +208,7 @@ def test_the_command_line_goes_past_the_window_and_says_it(tmp_path):
         "def config():\n    model = LanguageModel(layers=1, heads=2, width=8, length=8, positions='rotary')\n"
         "    return Experiment(task=NextToken(model=model), data=Text('x.txt', length=8), steps=2, batch_size=8)\n"
     )
-    assert run_cli("train", "small.py", "--run-dir", "run", cwd=tmp_path).returncode == 0
+    assert run_here("train", "small.py", "--run-dir", "run", cwd=tmp_path).returncode == 0
     done = run_here("generate", "run", "--prompt", "fox\r\n", "--tokens", 20, cwd=tmp_path)
     assert (done.returncode, len(done.stdout)) == (0, 25)
     assert "the text has 24 tokens, more than the 8 of a training window" in done.stderr
