@@ -1,4 +1,5 @@
-"""What the small files beside a tokenizer's own add to it: tokens with numbers of their own, and which tokens begin or end a text.
+"""What the small files beside a tokenizer's own add to it: tokens with numbers of their own, and which tokens begin or end a
+text.
 
 The files are those that the Hugging Face library writes: `added_tokens.json`, `special_tokens_map.json` and
 `tokenizer_config.json`.

@@ -70,15 +70,17 @@ class Text(Source):
 
 @dataclasses.dataclass(frozen=True)
 class TokenFile(Source):
-    """Tokens made before: an `.npz` with an array of ids for each split, or a file for each, `.bin` (nanoGPT, llm.c) or `.npy`."""
+    """Tokens made before: an `.npz` with an array of ids for each split, or a file for each, `.bin` (nanoGPT, llm.c) or
+    `.npy`."""
 
     path: str
-    """The `.npz`; the `.bin` or `.npy` for training, "train" in its name, with one for the test beside it (val.bin, say); or the
-    folder that holds such a pair."""
+    """The `.npz`; the `.bin` or `.npy` for training, "train" in its name, with one for the test beside it (val.bin, say); or
+    the folder that holds such a pair."""
     train: str = "train"
     """Name of the array for training in an `.npz`, whole numbers `[tokens]`."""
     test: str = "test"
-    """Name of the array for the test; with `.bin` or `.npy` the name of the file for the test, where it is not found by itself."""
+    """Name of the array for the test; with `.bin` or `.npy` the name of the file for the test, where it is not found by
+    itself."""
     tokens: str = "gpt2"
     """The tokenizer they were made with, as in `Text`: what the numbers mean, and how many there are."""
     length: int = 1024
@@ -92,9 +94,9 @@ class TokenFile(Source):
         """Windows as in `Text`."""
         if self.tokens == "characters":
             raise DataError(
-                "characters are those of a text, which a file of numbers does not hold; name the tokenizer that made the tokens "
-                "in data.tokens, or train on the text itself: Text(path=...), which numbers characters in their order, as "
-                "nanoGPT does"
+                "characters are those of a text, which a file of numbers does not hold; name the tokenizer that made the "
+                "tokens in data.tokens, or train on the text itself: Text(path=...), which numbers characters in their "
+                "order, as nanoGPT does"
             )
         train, test = read_parts(Path(self.path), self.train, self.test, self.dtype)
         return from_tokens(

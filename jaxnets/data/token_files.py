@@ -1,5 +1,5 @@
-"""Files of token ids made before: `.npz`, `.npy`, and the `.bin` files of nanoGPT and llm.c. `.npy` and `.bin` are mapped, not read
-whole."""
+"""Files of token ids made before: `.npz`, `.npy`, and the `.bin` files of nanoGPT and llm.c. `.npy` and `.bin` are mapped,
+not read whole."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ def read_parts(path: Path, train: str, test: str, dtype: str) -> tuple[np.ndarra
         path: an `.npz` with two arrays; a `.bin` or `.npy` for training beside one for the test, whose name has "val",
             "validation", "valid" or "test" for "train"; or a folder that holds such a pair.
         train: the array for training in an `.npz`.
-        test: the array for the test in an `.npz`; else a name of the file for the test, if it ends in `.bin` or `.npy`, or what
-            it has for "train".
+        test: the array for the test in an `.npz`; else a name of the file for the test, if it ends in `.bin` or `.npy`, or
+            what it has for "train".
         dtype: integers of a `.bin` without a header: "uint16" or "uint32".
 
     Raises:

@@ -1,5 +1,5 @@
-"""Tokenizers from files, read by the libraries that define them: `tokenizers` and `sentencepiece`, which come with the extra `text`
-(`pip install jaxnets[text]`) and are imported when a text is first encoded.
+"""Tokenizers from files, read by the libraries that define them: `tokenizers` and `sentencepiece`, which come with the extra
+`text` (`pip install jaxnets[text]`) and are imported when a text is first encoded.
 """
 
 import functools
@@ -115,8 +115,9 @@ class LibraryFile(Numbered):
         for entry in data.get("added_tokens") or []:
             if made.token_to_id(entry["content"]) != entry["id"]:
                 raise DataError(
-                    f"{self._path}: the added token {entry['content']!r} is said to be number {entry['id']}, and the tokenizers "
-                    f"library makes it {made.token_to_id(entry['content'])}, in a row after the vocabulary; number it so"
+                    f"{self._path}: the added token {entry['content']!r} is said to be number {entry['id']}, and the "
+                    f"tokenizers library makes it {made.token_to_id(entry['content'])}, in a row after the vocabulary; number "
+                    f"it so"
                 )
         return made
 
@@ -165,7 +166,8 @@ class LibraryFile(Numbered):
         return np.array(found.ids, np.int32)
 
     def _without_piece(self, characters: frozenset[str]) -> frozenset[str]:
-        """Those that the library leaves out, since merges begin with single characters (or bytes) and it has no piece for them."""
+        """Those that the library leaves out, since merges begin with single characters (or bytes) and it has no piece for
+        them."""
         model, first = self._model["model"], self._model.get("pre_tokenizer")
         gives = (
             model.get("unk_token") is not None or model.get("byte_fallback") or model.get("continuing_subword_prefix")
@@ -221,8 +223,8 @@ class SentencePiece(Numbered):
         more = [token.content for token in added if token.content not in numbers]
         if more:
             raise DataError(
-                f"{path.parent}: {', '.join(self._beside.files)} add {', '.join(map(repr, more[:6]))}, which SentencePiece has no "
-                f"place for; {_SAVE}"
+                f"{path.parent}: {', '.join(self._beside.files)} add {', '.join(map(repr, more[:6]))}, which SentencePiece "
+                f"has no place for; {_SAVE}"
             )
         # What SentencePiece spells out though the files beside say that it is one token.
         self._spelt = [t.content for t in added if self._library.encode(t.content, add_bos=False)[-1:] != [t.number]]
@@ -237,8 +239,8 @@ class SentencePiece(Numbered):
         written = next((content for content in self._spelt if content in text), None)
         if written is not None:
             raise DataError(
-                f"the text holds {written!r}, which the files beside {self._path} make one token and SentencePiece spells out; "
-                f"{_SAVE}"
+                f"the text holds {written!r}, which the files beside {self._path} make one token and SentencePiece spells "
+                f"out; {_SAVE}"
             )
         try:
             return np.array(self._library.encode(text), np.int32)

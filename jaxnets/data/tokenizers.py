@@ -66,7 +66,7 @@ class Bytes(Numbered):
             return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
         except UnicodeEncodeError as error:
             raise DataError(
-                f"the text has a lone surrogate, {text[error.start]!r} (at {error.start}), which UTF-8 cannot write; take it out"
+                f"the text has a lone surrogate, {text[error.start]!r} (at {error.start}), which UTF-8 lacks; take it out"
             ) from error
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -100,8 +100,8 @@ class Characters(Numbered):
                 else "leave it out"
             )
             raise DataError(
-                f"the model knows {len(self.symbols)} characters, and {text[place]!r} (at {place}) is none of them; {hint}, or "
-                f"train with data.tokens=bytes, which can write everything"
+                f"the model knows {len(self.symbols)} characters, and {text[place]!r} (at {place}) is none of them; {hint}, "
+                f"or train with data.tokens=bytes, which can write everything"
             )
         return found.astype(np.int32)
 

@@ -84,8 +84,8 @@ def encode_texts(
     for number, text in enumerate(texts, start=first):
         if not isinstance(text, str):
             raise DataError(
-                f"{where.format(number)} is {str(text)[:60]!r} ({type(text).__name__}), and texts are strings; leave it out, or "
-                f"give it as a string"
+                f"{where.format(number)} is {str(text)[:60]!r} ({type(text).__name__}), and texts are strings; leave it "
+                f"out, or give it as a string"
             )
         lines.append(split_text(text, tokens))
         if not lines[-1]:
@@ -131,6 +131,6 @@ def _check_known(lines: Sequence[Sequence[str]], tokens: Tokens, where: str, fir
     shown = ", ".join(repr(token) for token, _ in unknown.most_common(5)) + (", ..." if len(unknown) > 5 else "")
     where_cut = "white space" if tokens.split == "blanks" else "words and punctuation"
     note(
-        f"{unknown.total():,} of {total:,} words are unknown to the model and read as one unknown word: {shown} (texts are split "
-        f"at {where_cut}, {'in lower case' if tokens.case == 'lower' else 'capitals as written'}, as in training)"
+        f"{unknown.total():,} of {total:,} words are unknown to the model and read as one unknown word: {shown} (texts are "
+        f"split at {where_cut}, {'in lower case' if tokens.case == 'lower' else 'capitals as written'}, as in training)"
     )

@@ -107,8 +107,8 @@ def _array(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
     said = entry.get("dtype") if isinstance(entry, dict) else None
     if isinstance(said, str) and said not in DTYPES:
         raise DataError(
-            f"{path}: {name[:100]!r} is {said[:20]}, which is not read; what is, are {', '.join(DTYPES)}. Quantised weights are "
-            f"saved anew in bfloat16 by the library that made them"
+            f"{path}: {name[:100]!r} is {said[:20]}, which is not read; what is, are {', '.join(DTYPES)}. Quantised weights "
+            f"are saved anew in bfloat16 by the library that made them"
         )
     try:
         dtype, shape, (start, end) = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]

@@ -16,8 +16,8 @@ import numpy as np
 from jaxnets.errors import DataError
 
 Arrays = Mapping[str, np.ndarray]
-# What is computed anew and not learned, though files carry it: rotary tables, GPT-2's causal masks (arrays of four dims, and the
-# number that stands for minus infinity), numbers of positions, counts of batches.
+# What is computed anew and not learned, though files carry it: rotary tables, GPT-2's causal masks (arrays of four dims, and
+# the number that stands for minus infinity), numbers of positions, counts of batches.
 BUFFERS = (
     re.compile(r"(^|.*\.)rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)"),
     re.compile(r"(^|.*\.)h\.[0-9]+\.(attn|crossattention)\.(bias|masked_bias)"),
@@ -61,8 +61,8 @@ class Stack:
 
 @dataclasses.dataclass(frozen=True)
 class Same:
-    """One of their arrays that holds the numbers of another once more: an output layer tied to the embedding. One with numbers of
-    its own is an error; where the other is missing, this one stands for it."""
+    """One of their arrays that holds the numbers of another once more: an output layer tied to the embedding. One with
+    numbers of its own is an error; where the other is missing, this one stands for it."""
 
     name: str
     path: str
@@ -84,8 +84,8 @@ def load_weights(arrays: Arrays, table: Table, like: Any, *, prefixes: Sequence[
             left out wherever it stands.
 
     Raises:
-        DataError: names left over, two for one leaf, leaves left empty, shapes that differ, an output layer of its own where the
-            model's is tied, or arrays of whole numbers (quantised weights); each is named.
+        DataError: names left over, two for one leaf, leaves left empty, shapes that differ, an output layer of its own where
+            the model's is tied, or arrays of whole numbers (quantised weights); each is named.
     """
     found: dict[str, np.ndarray] = {}
     sources: dict[str, str] = {}
@@ -159,8 +159,8 @@ def _check_same(
             found[path], sources[path] = array, name
         elif not same_numbers(array, found[path]):
             raise DataError(
-                f"the weights do not fit the model: {name} holds other numbers than {sources[path]}, and the model has one array "
-                f"for both (embedding='tied'). Make it with embedding='untied', and take the table for that"
+                f"the weights do not fit the model: {name} holds other numbers than {sources[path]}, and the model has one "
+                f"array for both (embedding='tied'). Make it with embedding='untied', and take the table for that"
             )
 
 

@@ -106,7 +106,7 @@ def generate(
     if limit is not None and prompt.shape[1] + count > limit:
         raise ValueError(
             f"{prompt.shape[1]} prompt tokens and {count} new ones are more than {type(model).__name__}.length "
-            f"{limit}, the size of its table of positions; ask for fewer, or train a model with positions='rotary', which has none"
+            f"{limit}, the size of its table of positions; ask for fewer, or train with positions='rotary', which has none"
         )
     if count < 1:
         raise ValueError(f"count is at least 1, got {count}")

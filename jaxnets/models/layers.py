@@ -37,8 +37,8 @@ def check_layers(model: nn.Module, *, filled: str = "") -> None:
 def most_positions(model: Any) -> int | None:
     """Most tokens that a model reads at once: its `length` where that is the size of a table of positions, else any number.
 
-    Rotary, sinusoidal and ALiBi positions are computed, for any place in a text; how well a model uses those beyond what it was
-    trained on is another question.
+    Rotary, sinusoidal and ALiBi positions are computed, for any place in a text; how well a model uses those beyond its
+    training is another question.
     """
     computed = getattr(model, "positions", "learned") != "learned"
     return None if computed else getattr(model, "length", None)

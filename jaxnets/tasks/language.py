@@ -23,9 +23,9 @@ from jaxnets.tasks.losses import token_cross_entropy
 class NextToken(Task):
     """Minimise the cross entropy of the token that follows, at every position.
 
-    A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`. Targets that
-    are -100 do not count (torch's `ignore_index`): a prompt's, say. Where the model has experts, it tells of its routing in the
-    collection of that name (see `models.mixture_of_experts`).
+    A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`. Targets
+    that are -100 do not count (torch's `ignore_index`): a prompt's, say. Where the model has experts, it tells of its
+    routing in the collection of that name (see `models.mixture_of_experts`).
     """
 
     balance: float = 0.01

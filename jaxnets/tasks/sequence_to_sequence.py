@@ -27,7 +27,8 @@ class SequenceToSequence(Task):
     """Minimise the cross entropy of each target token after those before it ("teacher forcing").
 
     A batch holds `inputs` `[B, S]` and `targets` `[B, T]`, integers filled up with 0, the targets with the end token, and
-    `mask` `[B]`; targets that are -100 count no more than those that are 0; the model is a `Seq2SeqTransformer`. Its outputs are the sequences that it writes by itself.
+    `mask` `[B]`; targets that are -100 count no more than those that are 0. The model is a `Seq2SeqTransformer`. Its outputs
+    are the sequences that it writes by itself.
     """
 
     label_smoothing: float = 0.0
