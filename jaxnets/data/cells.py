@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import functools
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
@@ -27,8 +28,12 @@ SPACES = "    "  # ordinary, no-break, narrow no-break, thin
 THOUSANDS = {"": "", ",": ",", ".": ".", " ": SPACES, "'": "'’"}
 # A cell of digits alone that starts with 0: a postal code or another identifier, for numbers are not written so.
 LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
-# A number with a sign beside it that says its unit.
-WITH_SIGN = re.compile(r"([$€£¥])\s*([^$€£¥%]*)|([^$€£¥%]*?)\s*([$€£¥%])")
+# A number with a sign beside it: of a currency, a share, or the brackets of book-keepers around what is below 0.
+WITH_SIGN = re.compile(r"[+\-−]?(?P<before>[$€£¥(])\s*(?P<a>[^$€£¥%()]+)\)?|(?P<b>[^$€£¥%()]+?)\s*(?P<after>[$€£¥%])")
+# A date or a time that is not written as `DATE` is; 01/02/2024 may be January or February.
+DATE_LIKE = re.compile(
+    r"[0-9]{1,2}([./-])[0-9]{1,2}\1[0-9]{2,4}.*|[0-9]{4}[./][0-9]{1,2}[./][0-9]{1,2}.*|[0-9]{1,2}:[0-9]{2}.*"
+)
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9:.]+(?:Z|[+-][0-9:]+)?)?")
 
 
@@ -44,8 +49,9 @@ def _pattern(decimal: str, thousands: str) -> re.Pattern[str]:
 
 
 # A sign that one country writes before a fraction and another between thousands.
-SIGN_AMONG_DIGITS = re.compile(rf"[0-9][.,'’{SPACES}][0-9]|^[+\-−]?[.,][0-9]|[0-9][.,]$")
-OTHER_SIGN = re.compile(rf"[0-9][,'’{SPACES}][0-9]|^[+\-−]?,[0-9]|[0-9],$", re.MULTILINE)
+SIGN_AMONG_DIGITS = re.compile(rf"[0-9][.,'’{SPACES}][0-9]|^[+\-−]?[.,][0-9]|[0-9][.,]$", re.MULTILINE)
+ONES = str.maketrans("023456789", "1" * 9)
+OTHER_SIGN = re.compile(rf"\.[0-9]{{3}}\.[0-9]|[0-9][,'’{SPACES}][0-9]|^[+\-−]?,[0-9]|[0-9],$", re.MULTILINE)
 PLAIN = re.compile(r"[0-9.eE+\-\n]*")
 
 
@@ -76,8 +82,7 @@ class CellFormat:
         return cell.lower() in self.missing_words
 
     def number(self, cell: str) -> float | None:
-        """The number that a cell holds, infinite if it says so; None where it is none (a missing cell is none "
-        "either)."""
+        """The number that a cell holds, infinite if it says so; None where it is none, as in a missing cell."""
         if _pattern(self.decimal, self.thousands).fullmatch(cell):
             return float(self.exact(cell))
         return float(cell) if INFINITE.fullmatch(cell) else None
@@ -90,10 +95,14 @@ class CellFormat:
 
     def numbers(self, cells: Sequence[str]) -> np.ndarray | None:
         """A column as float64 `[rows]` with NaN for missing cells, or None where a cell is no number."""
-        if self.decimal == "." and PLAIN.fullmatch("\n".join(cells)):
+        text = "\n".join(cells)
+        if self.decimal == ",":
+            text = text.replace(".", "x").replace(",", ".")
+        # Words for missing may be numbers themselves (-999).
+        if not any(word[-1:].isdigit() for word in self.missing) and PLAIN.fullmatch(text):
             # No sign in these cells that `float` reads otherwise, and it is much faster than a pattern for each.
             try:
-                return np.array([float(cell) for cell in cells])
+                return np.fromiter(map(float, text.split("\n")), np.float64, len(cells))
             except ValueError:
                 pass  # a missing cell; or "1-2", which is found below
         values = np.full(len(cells), np.nan)
@@ -161,36 +170,46 @@ def find_format(
     if delimiter == "," and not any(OTHER_SIGN.search("\n".join(cells)) for cells in columns.values()):
         return CellFormat(decimal or ".", "" if thousands == "none" else thousands, missing), ""
     formats = [CellFormat(*pair, missing) for pair in candidates(delimiter, decimal, thousands)]
-    marked = {name: known for name, cells in columns.items() if (known := _marked(cells, formats[0]))}
+    shapes = {name: _shapes(cells, formats[0]) for name, cells in columns.items()}
     # Votes: the share of cells that are numbers, of every column that is mostly numbers then.
     votes = [0.0] * len(formats)
-    for cells in marked.values():
+    for counts in shapes.values():
         for i, one in enumerate(formats):
-            share = sum(one.number(cell) is not None for cell in cells) / len(cells)
+            share = sum(count for cell, count in counts.items() if one.number(cell) is not None) / counts.total()
             votes[i] += share if share >= 0.5 else 0.0
     best = votes.index(max(votes))
     chosen = formats[best]
     for other, count in zip(formats, votes, strict=True):
         if count < votes[best] or not count or other.decimal == chosen.decimal:
             continue
-        for name, cells in marked.items():
-            for cell in sorted(cells):
-                this, that = chosen.number(cell), other.number(cell)
+        for name, counts in shapes.items():
+            for shape in counts:
+                this, that = chosen.number(shape), other.number(shape)
                 if this is not None and that is not None and this != that:
+                    cell = next(cell for cell in columns[name] if _shape(cell) == shape)
                     return chosen, (
-                        f"{cell!r} in column {name!r} is read as {this:.12g}, and may mean {that:.12g}; give "
-                        f"decimal and "
-                        f"thousands to say which"
+                        f"numbers such as {cell!r} in column {name!r} are read with {chosen.written}, and may be meant with "
+                        f"{other.written}; give decimal and thousands to say which"
                     )
     return chosen, ""
 
 
-def _marked(cells: Collection[str], format: CellFormat) -> set[str]:
-    """The different cells of a column, if one of them has a sign between digits; else none."""
-    signs = set("".join(cells)) & set(f".,'’{SPACES}")
-    if not signs or not any(map(SIGN_AMONG_DIGITS.search, cells)):
-        return set()
-    return {cell for cell in set(cells) if not format.is_missing(cell)}
+def _shapes(cells: Collection[str], format: CellFormat) -> Counter[str]:
+    """How often a column has cells of each shape, the digits after the second letter written as 1; of a column without a
+    sign between digits, none.
+
+    Whether a cell is a number depends on its shape alone, and a column of numbers has few.
+    """
+    if not SIGN_AMONG_DIGITS.search("\n".join(cells)):
+        return Counter({"": 1})
+    shapes = Counter(map(_shape, cells))
+    return Counter({shape: count for shape, count in shapes.items() if not format.is_missing(shape)}) or Counter(
+        {"": 1}
+    )
+
+
+def _shape(cell: str) -> str:
+    return cell[:2] + cell[2:].translate(ONES)
 
 
 def in_order(words: Collection[str], format: CellFormat = CellFormat()) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnets.data.cells import BOOLEANS, LEADING_ZERO, WITH_SIGN, CellFormat, candidates, to_days
+from jaxnets.data.cells import BOOLEANS, DATE_LIKE, LEADING_ZERO, WITH_SIGN, CellFormat, candidates, to_days
 from jaxnets.data.columns import Column, check_infinite, place
 from jaxnets.data.csv_files import Sheet
 from jaxnets.data.scaling import usable_deviation
@@ -82,6 +82,10 @@ def learn(table: str, name: str, sheet: Sheet, format: CellFormat, train: np.nda
         moments = [np.nan if format.is_missing(cell) else to_days(cell) for cell in cells]
         odd = [i for i, moment in enumerate(moments) if moment is None]
         if not odd:
+            if not kind:
+                note(
+                    f"{table}: column {name!r} is of dates, and taken as numbers of days; words and ignore say otherwise"
+                )
             return from_numbers(table, name, np.array(moments, np.float64), train, lines, dates=True)
         if kind:
             raise DataError(
@@ -148,7 +152,7 @@ def doubt_about_words(
     format: CellFormat,
     lines: Sequence[int],
     delimiter: str,
-    remedy: str = "name the column in words if it is right so",
+    remedy: str = "name the column in words if that is right",
 ) -> str:
     """Why a column that is taken as words may be meant otherwise, or "".
 
@@ -156,39 +160,43 @@ def doubt_about_words(
         DataError: a column of numbers written in a way that is not read, which nobody means as words.
     """
     known = [cell for cell in cells if not format.is_missing(cell)]
-    different = set(known)
-    signed = [match for cell in sorted(different) if (match := WITH_SIGN.fullmatch(cell))]
-    signed = [match for match in signed if format.number((match[2] or match[3] or "").strip()) is not None]
-    if 2 * len(signed) > len(different):
+    different = sorted(set(known))
+    formats = [dataclasses.replace(format, decimal=point, thousands=sign) for point, sign in candidates(delimiter)]
+    counts = [sum(one.number(cell) is not None for cell in different) for one in formats]
+    numbers = sum(format.number(cell) is not None for cell in different)
+    signed = [match for cell in different if (match := WITH_SIGN.fullmatch(cell))]
+    signed = [
+        match for match in signed if any(one.number((match["a"] or match["b"]).strip()) is not None for one in formats)
+    ]
+    if signed and 2 * (len(signed) + numbers) > len(different):
         raise DataError(
-            f"{table}: column {name!r} writes {signed[0][1] or signed[0][4]!r} beside its numbers "
-            f"({signed[0][0]!r}, say); remove "
-            f"the sign; {remedy}"
+            f"{table}: column {name!r} writes {signed[0]['before'] or signed[0]['after']!r} beside its numbers "
+            f"({signed[0][0]!r}, say); remove the sign, or {remedy}"
         )
     odd = format.odd(cells)
     zeros = [i for i, cell in enumerate(cells) if LEADING_ZERO.fullmatch(cell)]
     if zeros and not odd:
         return (
             f"column {name!r} is taken as words, for {cells[zeros[0]]!r} in {place(zeros[0], lines)} begins with 0 as "
-            f"identifiers do; name it in numbers if it is of numbers; {remedy}"
+            f"identifiers do; name it in numbers if it is of numbers, or {remedy}"
         )
-    numbers = sum(format.number(cell) is not None for cell in different)
-    for pair in candidates(delimiter):
-        other = dataclasses.replace(format, decimal=pair[0], thousands=pair[1])
-        count = sum(other.number(cell) is not None for cell in different)
-        if count > numbers and 2 * count > len(different):
-            raise DataError(
-                f"{table}: column {name!r} is of numbers with {other.written} ({cells[odd[0]]!r} in "
-                f"{place(odd[0], lines)}), but "
-                f"those of the file have {format.written}; write one sign in the whole file, or say decimal and "
-                f"thousands; {remedy}"
-            )
+    if max(counts) > numbers and 2 * max(counts) > len(different):
+        raise DataError(
+            f"{table}: column {name!r} is of numbers with {formats[counts.index(max(counts))].written} "
+            f"({cells[odd[0]]!r} in "
+            f"{place(odd[0], lines)}), but the file with {format.written}; write one sign in the whole file, or "
+            f"{remedy}"
+        )
     if len(known) > 3 and 2 * len(odd) < len(known):
         return (
-            f"column {name!r} is taken as words, for {len(known) - len(odd)} cells are numbers and {len(odd)} are not: "
-            f"{listed(cells, odd, lines)}. Correct those, or name them in missing (which then holds all words for "
-            f"missing); {remedy}"
+            f"column {name!r} is a mix and taken as words: {len(known) - len(odd)} cells are numbers and {len(odd)} "
+            f"are not, "
+            f"{listed(cells, odd, lines)}; correct those, or name them in missing (which then holds all words for "
+            f"missing), or "
+            f"{remedy}"
         )
+    if known and all(map(DATE_LIKE.fullmatch, different)):
+        return f"column {name!r} is taken as words; if {known[0]!r} is a date, write it as 2024-05-31, or {remedy}"
     return ""
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnets.contracts import Table
-from jaxnets.data.cells import CellFormat, find_format
+from jaxnets.data.cells import CellFormat
 from jaxnets.data.csv_files import Reading, read_table
 from jaxnets.data.given_cells import as_days, as_numbers, as_words, by_name
 from jaxnets.errors import DataError, did_you_mean, note
@@ -74,8 +74,9 @@ class Column:
         numbers, odd = read(values, format)
         if odd:
             row = odd[0]
+            line = f" (line {lines[row]})" if lines is not None else ""
             raise DataError(
-                f"{table}: column {self.name!r} holds {self.kind}, but {place(row, lines)} has {values[row]!r}; "
+                f"{table}: column {self.name!r} holds {self.kind}, but row {row + 1} has {values[row]!r}{line}; "
                 f"correct it, or "
                 f"leave the cell empty"
             )
@@ -121,14 +122,10 @@ class Column:
                     f"none of the words",
                 )
             )
-        if (gaps := int((cells == "").sum())) and "" not in self.words:
-            remarks.append(
-                Remark(
-                    True,
-                    f"{gaps} of {len(cells)} rows: column {self.name!r} is missing, which no training row is; it is "
-                    f"none of the words",
-                )
-            )
+        if gaps := int((cells == "").sum()):
+            new = "" not in self.words
+            means = ", which no training row is; it is none of the words" if new else ""
+            remarks.append(Remark(new, f"{gaps} of {len(cells)} rows: column {self.name!r} is missing{means}"))
         return features.astype(np.float64)
 
     def row(self) -> tuple[str, ...]:
@@ -248,8 +245,7 @@ class Columns:
         wanted = self
         if any(self.format.numbers(cells) is None for cells in numbers.values()):
             # Perhaps another program wrote it, with a decimal comma where the training file has a point.
-            signs = {"decimal": self.reading.decimal, "thousands": self.reading.thousands}
-            other, _ = find_format(numbers, sheet.delimiter, missing=self.format.missing, **signs)
+            other = sheet.format(str(path), list(numbers), self.reading)
             if all(other.numbers(cells) is not None for cells in numbers.values()):
                 note(f"{path}: {other.written}; the file that was trained on had {self.format.written}")
                 wanted = dataclasses.replace(self, format=other)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnets.data.cells import CellFormat
+from jaxnets.data.cells import CellFormat, find_format
 from jaxnets.data.csv_text import read_text
 from jaxnets.errors import DataError, note
 
@@ -44,8 +44,8 @@ class Reading:
     names: tuple[str, ...] = ()
     """Names of the columns, for a file without a header."""
     missing: tuple[str, ...] = ()
-    """Words for missing; none named takes the usual ones (NA, NaN, null, #N/A, ?, - ...). An empty cell is always "
-    "missing."""
+    """Words for missing; none named takes the usual ones (NA, NaN, null, #N/A, ?, - ...). An empty cell is always
+    missing."""
 
     def reading(self) -> "Reading":
         """These fields alone, checked; raises `DataError`."""
@@ -84,8 +84,26 @@ class Sheet:
 
     def rows(self, kept: Sequence[int] | np.ndarray) -> "Sheet":
         """The table with these rows alone, in this order."""
+        if len(kept) == len(self.lines) and (np.diff(kept) == 1).all():
+            return self
         columns = {name: [cells[i] for i in kept] for name, cells in self.columns.items()}
         return dataclasses.replace(self, columns=columns, lines=[self.lines[i] for i in kept])
+
+    def format(self, table: str, columns: Sequence[str], reading: Reading) -> CellFormat:
+        """How the cells of these columns are written; a note says where that is doubtful.
+
+        Args:
+            table: its name, for messages.
+            columns: the columns to look at.
+            reading: what is known.
+        """
+        cells = {name: self.columns[name] for name in columns if name in self.columns}
+        format, doubt = find_format(
+            cells, self.delimiter, decimal=reading.decimal, thousands=reading.thousands, missing=reading.missing
+        )
+        if doubt:
+            note(f"{table}: {doubt}")
+        return format
 
     @property
     def written(self) -> str:
@@ -143,8 +161,8 @@ def read_table(path: Path, reading: Reading = Reading(), *, least: int = 2, with
 
 
 def _opening(text: str, reading: Reading) -> tuple[int, str, str]:
-    """Where the table begins, the last comment before it, and the delimiter that a line sep=; declares, as Excel "
-    "writes."""
+    """Where the table begins, the last comment before it, and the delimiter that a line sep=; declares, as Excel
+    writes."""
     comment = declared = ""
     for number, match in enumerate(re.finditer(r"[^\r\n]*(?:\r\n|\r|\n|$)", text)):
         line = match.group().strip()
@@ -166,8 +184,8 @@ def _quote(body: str) -> str:
 
 
 def _delimiter(body: str, quote: str) -> str:
-    """The sign that cuts the header and the rows into equally many cells; among several, that which leaves most "
-    "numbers."""
+    """The sign that cuts the header and the rows into equally many cells; among several, that which leaves most
+    numbers."""
     best, score = "", (False, 0.0, 0.0)
     samples = {delimiter: _sample(body, delimiter, quote) for delimiter in DELIMITERS}
     for delimiter, (header, *rows) in samples.items():
@@ -204,8 +222,8 @@ def _sample(body: str, delimiter: str, quote: str) -> list[list[str]]:
 
 
 def _rows(path: Path, body: str, delimiter: str, quote: str, first: int) -> Iterator[tuple[int, list[str]]]:
-    """Rows of cells without spaces around them, each with the line of the file on which it begins; [] for a blank "
-    "line."""
+    """Rows of cells without spaces around them, each with the line of the file on which it begins; [] for a blank
+    line."""
     lines: Iterator[str] = io.StringIO(body, newline="")
     if delimiter == " ":
         lines = (line.rstrip() + "\n" for line in lines)

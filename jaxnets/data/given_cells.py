@@ -1,5 +1,5 @@
-"""Cells as people hold them in memory: text, numbers, booleans, dates, None and NaN, in lists, arrays and data "
-"frames."""
+"""Cells as people hold them in memory: text, numbers, booleans, dates, None and NaN, in lists, arrays and data
+frames."""
 
 import datetime
 import decimal
@@ -61,10 +61,11 @@ def as_numbers(values: Any, format: CellFormat) -> tuple[np.ndarray, list[int]]:
     array = _array(values)
     if array is not None and array.dtype.kind in "biuf":
         return np.ma.filled(array.astype(np.float64), np.nan), []
-    cells = [_text(cell) for cell in values]
-    if all(isinstance(cell, str) for cell in cells):
+    if set(map(type, values)) <= {str}:
+        cells = list(map(str.strip, values))
         found = format.numbers(cells)
         return (found, []) if found is not None else (np.empty(0), format.odd(cells))
+    cells = [_text(cell) for cell in values]
     return _one_by_one(cells, lambda cell: format.number(cell) if isinstance(cell, str) else _number(cell), format)
 
 

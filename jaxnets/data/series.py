@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxnets.data.cells import CellFormat, find_format, to_days
+from jaxnets.data.cells import CellFormat, to_days
 from jaxnets.data.columns import place
 from jaxnets.data.csv_files import Reading, Sheet, read_table
 from jaxnets.data.dataset import Dataset, Source
@@ -134,11 +134,7 @@ class Series(Source, Reading):
         if not columns:
             raise DataError(f"{name}: say which columns to foretell with columns; there are {', '.join(sheet.columns)}")
         _check_order(name, sheet, columns)
-        read = {column: cells for column, cells in sheet.columns.items() if column in columns}
-        signs = {"decimal": self.decimal, "thousands": self.thousands, "missing": self.missing}
-        format, doubt = find_format(read, sheet.delimiter, **signs)  # type: ignore[arg-type]
-        if doubt:
-            note(f"{name}: {doubt}")
+        format = sheet.format(name, columns, self)
         return name, columns, np.stack([_numbers(name, column, sheet, format) for column in columns], axis=1), source
 
 

@@ -42,10 +42,10 @@ def read_target(table: str, name: str, sheet: Sheet, format: CellFormat, kind: K
     few = numbers is not None and bool((numbers == numbers.round()).all()) and len(np.unique(numbers)) <= FEW
     if numbers is not None and (kind == "number" or (kind == "auto" and not few and not zeros)):
         return numbers
-    if kind == "auto" and numbers is None:
-        remedy = "choose kind='class' to take the cells as the names of classes"
+    if kind == "auto" and (numbers is None or zeros):
+        remedy = "choose kind='class' if they are names of classes"
         if doubt := doubt_about_words(table, name, cells, format, lines, sheet.delimiter, remedy):
-            note(f"{table}: the target: {doubt}")
+            note(f"{table}, target: {doubt}")
     labels = _same_numbers(table, name, cells, format) if numbers is not None and not zeros else np.array(cells, object)
     _check_classes(table, name, labels, kind, numbers is not None)
     return labels.astype(str)

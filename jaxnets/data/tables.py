@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnets.data.arrays import from_arrays
-from jaxnets.data.cells import find_format, in_order
+from jaxnets.data.cells import in_order
 from jaxnets.data.column_kinds import Kinds, from_numbers, learn
 from jaxnets.data.columns import Columns, Ratio, Remark
 from jaxnets.data.csv_files import Reading, Sheet, read_table
@@ -36,8 +36,8 @@ class Tabular(Source, Reading):
     """A table from a file: one row an example, one column the target."""
 
     path: str = "iris"
-    """A .csv, .tsv, .txt, .tab or .data file, also compressed (.csv.gz), an .npz file, or a bundled table: iris, "
-    "wine."""
+    """A .csv, .tsv, .txt, .tab or .data file, also compressed (.csv.gz), an .npz file, or a bundled table: iris,
+    wine."""
     target: str = ""
     """The column to predict; may be left out for .npz files with `targets` or `y`, and for the bundled tables."""
     kind: Kind = "auto"
@@ -137,11 +137,8 @@ class Tabular(Source, Reading):
             raise DataError(f"{name} has no column {self.target!r}. {did_you_mean(self.target, sheet.columns)}")
         kinds = Kinds(self.numbers, self.words, self.dates)
         kinds.check(name, tuple(sheet.columns), self.target, self.ignore)
-        read = {column: cells for column, cells in sheet.columns.items() if column not in (*self.ignore, *self.words)}
-        signs = {"decimal": self.decimal, "thousands": self.thousands, "missing": self.missing}
-        format, doubt = find_format(read, sheet.delimiter, **signs)  # type: ignore[arg-type]
-        if doubt:
-            note(f"{name}: {doubt}")
+        read = [column for column in sheet.columns if column not in (*self.ignore, *self.words)]
+        format = sheet.format(name, read, self)
         targets = read_target(name, self.target, sheet, format, self.kind)
         keep = np.flatnonzero(self._kept(name, targets))
         targets, sheet = targets[keep], sheet.rows(keep)
@@ -173,14 +170,17 @@ class Tabular(Source, Reading):
         source: str,
     ) -> Dataset:
         remarks: list[Remark] = []
-        x = columns.features(name, sheet.columns, remarks, lines=sheet.lines)
+        x_train, x_test = (
+            columns.features(name, part.columns, found, lines=part.lines)
+            for part, found in ((sheet.rows(train), []), (sheet.rows(test), remarks))
+        )
         # Some test rows lie a little outside the numbers of the training rows in any split; new words are worth a note.
         if new := [remark.text for remark in remarks if remark.new]:
             note(f"{name}, test rows: " + "; ".join(new))
         dataset = from_arrays(
-            x[train],
+            x_train,
             targets[train],
-            test=(x[test], targets[test]),
+            test=(x_test, targets[test]),
             name=name,
             standardize=False,  # the columns have done so, from the training rows
             kind="number" if targets.dtype.kind == "f" else "class",
@@ -200,8 +200,8 @@ class Tabular(Source, Reading):
 
 @dataclasses.dataclass(frozen=True)
 class California(Source):
-    """California housing, 1990 census: 20,640 districts, 8 numbers and the distance to the ocean; target the "
-    "median price."""
+    """California housing, 1990 census: 20,640 districts, 8 numbers and the distance to the ocean; target the
+    median price."""
 
     split_seed: int = 0
     """Seed of the split that sets a fifth of the districts aside."""

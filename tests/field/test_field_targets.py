@@ -6,9 +6,10 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import jaxnets
 import numpy as np
 import pytest
+
+import jaxnets
 from jaxnets.data import from_arrays, from_graphs
 from jaxnets.data.targets import encode_targets
 from jaxnets.errors import DataError, DataWarning
