@@ -11,7 +11,9 @@ from jaxnets.contracts import Batch
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
-from jaxnets.errors import DataError, JaxnetsError, UsageError, did_you_mean
+from jaxnets.errors import DataError, JaxnetsError, UsageError, did_you_mean, note
+from jaxnets.ops.roles import without_role
+from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
 from jaxnets.parallel.partition import shardings
@@ -95,7 +97,8 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     batch = batch_spec(dataset, experiment.batch_size)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
-        _check_best(experiment.keep.best, task, abstract, batch)
+        _check_best(experiment, task, abstract, batch)
+        _check_decay(experiment.optimizer, abstract)
         step = with_average(task.make_step(recipe), recipe.average)
         placed = shardings(abstract, mesh)
         feed = road(dataset.train, order, transform, place)
@@ -124,12 +127,29 @@ def batch_spec(dataset: Dataset, batch_size: int) -> Batch:
     return {**spec, "mask": mask, "index": index}
 
 
-def _check_best(name: str, task: Task, abstract: TrainState, batch: Batch) -> None:
-    """Raise `UsageError` where checkpoints are to be kept by a metric that no evaluation will measure."""
+def _check_best(experiment: Experiment, task: Task, abstract: TrainState, batch: Batch) -> None:
+    """Raise `UsageError` where the best is to be kept by a metric that is not measured, or of which nobody knows the best."""
+    name = experiment.keep.best
     if name:
         measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
         if name not in measured:
             raise UsageError(f"keep.best is {name!r}, which is not measured. {did_you_mean(name, measured)}")
+        experiment.keep.resolved(task.headline, task.higher_is_better)
+        if not 0 < experiment.eval_every < experiment.steps:
+            note(
+                f"keep.best is {name!r}, which is measured at the end alone; set eval_every to have more to choose from"
+            )
+
+
+def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
+    """Tell of parameters that do not decay because their names do not say what they are."""
+    if getattr(optimizer, "weight_decay", 0.0) and not getattr(optimizer, "weight_decay_on", ()):
+        unknown = without_role(abstract.params)
+        if unknown:
+            note(
+                f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
+                f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
+            )
 
 
 def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:

@@ -45,7 +45,7 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
     after = _explained(model, lambda: jax.eval_shape(called))
     for name in kept:
         before = variables[name]
-        if jax.tree.structure(after.get(name, {})) != jax.tree.structure(before):
+        if _paths(after.get(name, {})) != _paths(before):
             del variables[name]  # it was sown
         elif (now := _signature(after[name])) != _signature(before):
             raise UsageError(
@@ -106,6 +106,10 @@ def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:
             f"{kind} makes or changes a variable where it cannot ({error}); make it in every call, whatever `train` is, and "
             f"change it only where `train` is true"
         ) from error
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _signature(tree: Any) -> str:
