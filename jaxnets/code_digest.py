@@ -1,8 +1,8 @@
 """A digest of the code of a class that is not part of the library, to see that it was edited between two runs.
 
 What counts is what runs: the instructions of its methods, the values that they close over, the functions, classes and
-constants of the user's own modules that they use, and the fields of such classes. Comments, docstrings and where a line stands do not count. It
-works alike for modules, scripts, notebooks and classes made inside functions, and needs no source text.
+constants of the user's own modules that they use, and the fields of such classes. Comments, docstrings and where a line stands
+do not count. It works alike for modules, scripts, notebooks and classes made inside functions, and needs no source text.
 
 Instructions differ between versions of Python, so the version goes with the digest; digests of two versions are not compared.
 """
@@ -25,8 +25,8 @@ CODE = "type_code"
 GENERATED = frozenset((
     "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__init__", "__repr__", "__eq__", "__hash__",
     "__match_args__", "__dataclass_fields__", "__dataclass_params__", "__annotations__", "__parameters__", "__orig_bases__",
-    "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl", "__setattr__", "__delattr__", "__getstate__",
-    "__setstate__", "__replace__", "__annotate__", "__annotate_func__", "__annotations_cache__",
+    "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl", "__setattr__", "__delattr__",
+    "__getstate__", "__setstate__", "__replace__", "__annotate__", "__annotate_func__", "__annotations_cache__",
 ))  # fmt: skip
 # An array larger than this is told by its shape and dtype alone.
 LARGEST_ARRAY = 1 << 20

@@ -23,8 +23,8 @@ from jaxnets.errors import UsageError
 # fmt: off
 WEIGHTS = frozenset((
     "w", "wq", "wk", "wv", "wo", "wi", "wh", "wx", "wz", "wr", "wf", "wg", "wc", "wqkv", "weight", "weights",
-    "kernel", "kernels", "matrix", "matrices", "embedding", "embeddings", "embed", "table", "proj", "projection", "recurrent", "taps",
-    "transformations", "attention", "patterns",
+    "kernel", "kernels", "matrix", "matrices", "embedding", "embeddings", "embed", "table", "proj", "projection",
+    "recurrent", "taps", "transformations", "attention", "patterns",
 ))
 OTHERS = frozenset((
     "b", "bias", "biases", "beta", "gamma", "scale", "scales", "gain", "gains", "offset", "shift", "slope", "norm",

@@ -84,8 +84,8 @@ BETTER_HIGHER = frozenset((
 ))  # fmt: skip
 BETTER_LOWER = frozenset((
     "loss", "mse", "mae", "rmse", "mape", "smape", "nll", "perplexity", "ppl", "error", "errors", "entropy", "kl",
-    "divergence", "distance", "fid", "reconstruction", "mistakes", "cost", "regret", "penalty", "dropped", "bpc", "bpd", "wer", "cer", "ece",
-    "brier", "bits", "energy", "deviation",
+    "divergence", "distance", "fid", "reconstruction", "mistakes", "cost", "regret", "penalty", "dropped", "bpc", "bpd",
+    "wer", "cer", "ece", "brier", "bits", "energy", "deviation",
 ))  # fmt: skip
 
 
