@@ -42,8 +42,8 @@ def fit(
     Args:
         model: a Linen module called as `model(inputs, train=...)`, or a task that holds one. For a bare module,
             integer (or text) targets make it a classification and real targets a regression.
-        data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where examples
-            count differently.
+        data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where
+            examples count differently.
         test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
         epochs: passes over the training data; 10 unless `steps` says otherwise.
         steps: optimizer steps, instead of epochs.

@@ -13,7 +13,9 @@ from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
 from jaxnets.data.split import WEIGHTS
-from jaxnets.errors import DataError, JaxnetsError, UsageError, did_you_mean
+from jaxnets.errors import DataError, JaxnetsError, UsageError, did_you_mean, note
+from jaxnets.ops.roles import without_role
+from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
 from jaxnets.parallel.partition import shardings
@@ -101,7 +103,8 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
         _check_arrays(task, dataset)
-        _check_best(experiment.keep.best, task, abstract, batch)
+        _check_best(experiment, task, abstract, batch)
+        _check_decay(experiment.optimizer, abstract)
         step = with_average(task.make_step(recipe), recipe.average)
         placed = shardings(abstract, mesh)
         feed = road(dataset.train, order, transform, place)
@@ -130,12 +133,29 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
     return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
 
 
-def _check_best(name: str, task: Task, abstract: TrainState, batch: Batch) -> None:
-    """Raise `UsageError` where checkpoints are to be kept by a metric that no evaluation will measure."""
+def _check_best(experiment: Experiment, task: Task, abstract: TrainState, batch: Batch) -> None:
+    """Raise `UsageError` where the best is to be kept by a metric that is not measured, or of which nobody knows the best."""
+    name = experiment.keep.best
     if name:
         measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
         if name not in measured:
             raise UsageError(f"keep.best is {name!r}, which is not measured. {did_you_mean(name, measured)}")
+        experiment.keep.resolved(task.headline, task.higher_is_better)
+        if not 0 < experiment.eval_every < experiment.steps:
+            note(
+                f"keep.best is {name!r}, which is measured at the end alone; set eval_every to have more to choose from"
+            )
+
+
+def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
+    """Tell of parameters that do not decay because their names do not say what they are."""
+    if getattr(optimizer, "weight_decay", 0.0) and not getattr(optimizer, "weight_decay_on", ()):
+        unknown = without_role(abstract.params)
+        if unknown:
+            note(
+                f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
+                f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
+            )
 
 
 def _check_arrays(task: Task, dataset: Dataset) -> None:

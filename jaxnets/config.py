@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from jaxnets.code_digest import described, without_code
 from jaxnets.data.dataset import Source
 from jaxnets.data.preparation import CLASSES
 from jaxnets.errors import ConfigFileError, JaxnetsError, UsageError, did_you_mean
@@ -208,22 +209,23 @@ def _guarded(path: Path, act: Callable[[], Any]) -> Any:
 
 
 def to_data(value: Any) -> Any:
-    """A configuration object as JSON data; every object carries its class's name under "type"."""
+    """A configuration object as JSON data; "type" says the class: its bare name, or `module:name` and a digest of its code."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field for field in dataclasses.fields(value) if field.init and not _linen_own(value, field.name)]
-        return {"type": _type_name(type(value))} | {field.name: to_data(getattr(value, field.name)) for field in fields}
+        own = {} if built_ins().get(type(value).__name__) is type(value) else described(type(value))
+        name = {"type": type(value).__name__, **own}
+        return name | {field.name: to_data(getattr(value, field.name)) for field in fields}
     if isinstance(value, tuple | list):
         return [to_data(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, numbers.Real):  # numpy's
         return int(value) if isinstance(value, numbers.Integral) else float(value)
-    raise UsageError(f"a configuration holds dataclasses, numbers, text and tuples of them, not {type(value).__name__}")
-
-
-def _type_name(cls: type) -> str:
-    """The bare name of a built-in class; `module:name` for any other, which a file alone cannot bring back."""
-    return cls.__name__ if built_ins().get(cls.__name__) is cls else f"{cls.__module__}:{cls.__qualname__}"
+    if callable(value):
+        return described(value)
+    raise UsageError(
+        f"a configuration holds dataclasses, numbers, text, functions and tuples, not {type(value).__name__}"
+    )
 
 
 def from_data(data: Any) -> Any:
@@ -285,7 +287,9 @@ def essential(data: dict[str, Any]) -> dict[str, Any]:
 
 def digest(experiment: Experiment) -> str:
     """Eight hex digits that differ between experiments that compute different things."""
-    return hashlib.sha256(json.dumps(essential(to_data(experiment)), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(
+        json.dumps(without_code(essential(to_data(experiment))), sort_keys=True).encode()
+    ).hexdigest()[:8]
 
 
 def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:

@@ -255,13 +255,18 @@ def _finish(
 ) -> None:
     """The summary on the console and, in a run directory, the report."""
     parts, task = run.parts, run.parts.task
-    outputs, drawn = np.zeros(0), tuple[Any, ...]()
+    outputs, drawn, seen, shown = np.zeros(0), tuple[Any, ...](), np.zeros(0, int), dict[str, Any]()
     # A run that was complete already has a report that knows more: how long training took, say.
     reporting = directory is not None and bool(from_first(trained or not (directory.path / PAGE).exists()))
     if reporting:
         with jax.set_mesh(parts.mesh):  # on every process, though one writes
-            test = {name: array for name, array in parts.dataset.test.items() if name != "targets"}
-            outputs = parts.predictor(run.variables, test)
+            seen = task.exhibit_rows(parts.dataset.card.examples["test"])
+            whole = len(seen) == parts.dataset.card.examples["test"]
+            shown = {name: a if whole else a[seen] for name, a in parts.dataset.test.items()} | {"index": seen}
+            if len(seen):
+                outputs = parts.predictor(
+                    run.variables, {k: a for k, a in shown.items() if k not in ("targets", "index")}
+                )
             drawn = tuple(task.drawn(run.variables))
     if not is_first():
         return
@@ -291,7 +296,7 @@ def _finish(
             history=run.history,
             final=final,
             facts=facts,
-            exhibits=[*task.exhibits(outputs, parts.dataset.test, parts.dataset.card), *drawn],
+            exhibits=[*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn],
             config=directory.read_json("config.json"),
             environment=directory.read_json("environment.json"),
             expectation=verdict,

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxnets import run_lock
-from jaxnets.config import Experiment, differences, digest, essential, from_data, to_data
+from jaxnets.code_digest import edited, without_code
+from jaxnets.config import LINEN_FIELDS, Experiment, built_ins, differences, digest, essential, from_data, to_data
 from jaxnets.data.preparation import Preparation
-from jaxnets.errors import RunDirectoryError
+from jaxnets.errors import RunDirectoryError, note
 from jaxnets.files import is_partial, replacing
+from jaxnets.training.step_folders import StepFolders
 
 
 def default_directory(name: str, experiment: Experiment, shipped: Experiment) -> Path:
@@ -177,10 +179,65 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
 
     def _check_same(self, experiment: Experiment) -> None:
-        changed = differences(essential(self.read_json("config.json")), essential(to_data(experiment)))
-        if changed:
+        """Raise `RunDirectoryError` unless the run that is here can go on as this experiment."""
+        saved, wanted = with_defaults(self.read_json("config.json")), to_data(experiment)
+        changed = differences(without_code(essential(saved)), without_code(essential(wanted)))
+        if len(changed) == 1 and changed[0].startswith("steps: ") and isinstance(saved.get("steps"), int):
+            self._check_other_length(saved["steps"], experiment)
+        elif changed:
             shown = "\n  ".join(changed[:8] + (["..."] if len(changed) > 8 else []))
             raise RunDirectoryError(
                 f"{self.path} holds another run; it differs in\n  {shown}\n"
                 f"Choose another --run-dir, or replace that run with --overwrite"
             )
+        other, unknown = edited(saved, wanted)
+        if other:
+            raise RunDirectoryError(
+                f"{self.path} holds a run of {', '.join(other)} as it was before an edit: its code, or a function, class or "
+                f"value that it uses, is another now. Choose another --run-dir (run_dir=...), or replace that run with "
+                f"--overwrite (overwrite=True)"
+            )
+        if unknown:
+            note(
+                f"whether the code of {', '.join(unknown)} is still that of the run in {self.path} cannot be told: it was "
+                f"written by another version of Python or of jaxnets"
+            )
+
+    def _check_other_length(self, before: int, experiment: Experiment) -> None:
+        """Raise `RunDirectoryError` unless the steps that are done are those of a run of the new length as well."""
+        done, steps = StepFolders(self.checkpoints).complete[-1:], experiment.steps
+        trained = done[0] if done else 0
+        ways = "choose another --run-dir, or replace that run with --overwrite"
+        if steps < trained:
+            raise RunDirectoryError(
+                f"{self.path} holds a run that has done {trained} steps of {before}, more than steps={steps}; ask for "
+                f"{before} steps to have it as it is, {ways}"
+            )
+        old, new = (experiment.optimizer.rates(length, trained) for length in (before, steps))
+        if old is None or new is None:
+            raise RunDirectoryError(
+                f"{self.path} holds a run of {before} steps, and whether {steps} would have begun with the same learning "
+                f"rates cannot be told of {type(experiment.optimizer).__name__}, which has no `rates`; {ways}"
+            )
+        if (old != new).any():
+            at = int((old != new).argmax())
+            raise RunDirectoryError(
+                f"{self.path} holds another run; it differs in\n  steps: {before} there, {steps} here\nand the learning rates "
+                f"of the steps that are done depend on it: at step {at} {old[at]:.4g} there, {new[at]:.4g} here. A run with a "
+                f"constant rate (optim.Constant) can be trained for longer; else {ways}, or begin a new one from its weights "
+                f"(warm_start)"
+            )
+
+
+def with_defaults(data: Any) -> Any:
+    """A saved configuration with the fields that its classes did not have yet when it was saved, at their defaults."""
+    if isinstance(data, list):
+        return [with_defaults(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    filled = {key: with_defaults(value) for key, value in data.items()}
+    cls = built_ins().get(str(data.get("type")))
+    for field in dataclasses.fields(cls) if cls is not None and dataclasses.is_dataclass(cls) else ():
+        if field.init and field.name not in (*data, *LINEN_FIELDS) and field.default is not dataclasses.MISSING:
+            filled[field.name] = to_data(field.default)
+    return filled

@@ -8,7 +8,7 @@ from typing import Any
 from jaxnets.assemble import Parts
 from jaxnets.config import to_data
 from jaxnets.environment import check_data, write_environment
-from jaxnets.errors import CheckpointError, NonFiniteError
+from jaxnets.errors import CheckpointError, NonFiniteError, note
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.report.console import Console
 from jaxnets.report.log import MetricsLog
@@ -44,16 +44,22 @@ class Begun:
     start: int = 0
     host: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What the checkpoint remembered beside the state."""
+    taken_back: tuple[str, ...] = ()
+    """Splits whose records at this very step were written because a shorter run ended here."""
 
 
 def train_without_directory(session: Session) -> tuple[TrainState, MetricsLog]:
     """Train, keeping nothing on the disk."""
-    log = MetricsLog(None)
+    log, keep = MetricsLog(None), session.parts.experiment.keep
+    if keep.best:
+        note(f"keep.best is {keep.best!r}, but without a run_dir no checkpoint is kept; give one to have the best")
     return _stretch(session, _fresh(session, None), log, None, ()), log
 
 
 def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, MetricsLog, int]:
     """Train in a run directory; returns the state, the log and the step it began at."""
+    task = session.parts.task
+    checkpoints.keep = checkpoints.keep.resolved(task.headline, task.higher_is_better)
     begun = _resume(session, directory, checkpoints)
     first = begun.start
     if is_first():
@@ -61,7 +67,8 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
         directory.write_json("preparation.json", to_data(session.parts.dataset.preparation))
     while True:
         owed = ("test",) if "evaluate" in begun.host.get("owed", ()) else ()
-        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, owed=owed)
+        again = (*owed, *begun.taken_back)
+        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, owed=again)
         left_out = [batch for entry in directory.quarantine for batch in entry["batches"]]
         try:
             return _stretch(session, begun, log, checkpoints, left_out), log, first
@@ -102,7 +109,24 @@ def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints,
     if found.step or at_most is None:
         what = "resuming" if at_most is None else "went back in"
         session.console.say(f"{what} {directory.path.name} at step {found.step} of {session.parts.experiment.steps}")
-    return Begun(found.state, found.step, _believable(found.host, checkpoints.folders.path(found.step)))
+    host = _believable(found.host, checkpoints.folders.path(found.step))
+    return Begun(found.state, found.step, host, _taken_back(session, checkpoints, found.step))
+
+
+def _taken_back(session: Session, checkpoints: Checkpoints, step: int) -> tuple[str, ...]:
+    """The splits whose records at a step a longer run would not have: where a shorter one ended, and is now trained on."""
+    experiment = session.parts.experiment
+    before = checkpoints.folders.manifest(step).about.get("experiment", {})
+    if before.get("steps") != step or step >= experiment.steps:
+        return ()
+    log_every, eval_every = before.get("log_every"), before.get("eval_every")
+    if not isinstance(log_every, int) or not isinstance(eval_every, int):
+        return ()
+    ended = {
+        "train": not Every(log_every).is_multiple(step),
+        "test": not any(Every(every).is_multiple(step) for every in (eval_every, experiment.eval_every)),
+    }
+    return tuple(split for split, alone in ended.items() if alone)
 
 
 def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
@@ -156,6 +180,7 @@ def _stretch(
         show=session.console.advance,
         event=lambda step, what: _event(session, log, step, what),
         leaves=lambda: parts.program.leaves,
+        elsewhere=lambda: session.timing.beside_steps,
     )
     log_hook.partial = begun.host.get("log", {})
     due = Every(experiment.eval_every, (last,))
@@ -170,6 +195,7 @@ def _stretch(
             metrics=lambda: evaluate.newest,
             sync=log.sync,
             seconds=seconds_between_saves(experiment.save_every) if is_first() else 0.0,
+            best=_best(checkpoints, begun.start),
         )
     session.console.start(begun.start, last)
     try:
@@ -187,6 +213,12 @@ def _stretch(
         )
     finally:
         session.console.stop()
+
+
+def _best(checkpoints: Checkpoints, start: int) -> tuple[str, str, float | None] | None:
+    """What the checkpoints up to a step say of the metric that the best is kept by."""
+    keep = checkpoints.keep
+    return (keep.best, keep.direction, checkpoints.best_so_far(at_most=start)) if keep.best else None
 
 
 def _event(session: Session, log: MetricsLog, step: int, what: str) -> None:

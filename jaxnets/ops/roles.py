@@ -20,88 +20,19 @@ import jax
 from jaxnets.errors import UsageError
 
 # Words of a name (`up_kernel`, `w_hh`, `wq`), each without the digits at its end.
-WEIGHTS = frozenset(
-    [
-        "w",
-        "wq",
-        "wk",
-        "wv",
-        "wo",
-        "wi",
-        "wh",
-        "wx",
-        "wz",
-        "wr",
-        "wf",
-        "wg",
-        "wc",
-        "wqkv",
-        "weight",
-        "weights",
-        "kernel",
-        "kernels",
-        "matrix",
-        "matrices",
-        "embedding",
-        "embeddings",
-        "embed",
-        "table",
-        "proj",
-        "projection",
-        "recurrent",
-        "taps",
-        "transformations",
-        "attention",
-        "patterns",
-    ]
-)
-OTHERS = frozenset(
-    [
-        "b",
-        "bias",
-        "biases",
-        "beta",
-        "gamma",
-        "scale",
-        "scales",
-        "gain",
-        "gains",
-        "offset",
-        "shift",
-        "slope",
-        "norm",
-        "pos",
-        "position",
-        "positions",
-        "places",
-        "cls",
-        "relative",
-        "peephole",
-        "decay",
-        "log",
-        "rate",
-        "rates",
-        "width",
-        "widths",
-        "temperature",
-        "tau",
-        "epsilon",
-        "eps",
-        "alpha",
-        "step",
-        "threshold",
-        "centre",
-        "centres",
-        "center",
-        "centers",
-        "code",
-        "codes",
-        "book",
-        "codebook",
-        "prototype",
-        "prototypes",
-    ]
-)
+# fmt: off
+WEIGHTS = frozenset((
+    "w", "wq", "wk", "wv", "wo", "wi", "wh", "wx", "wz", "wr", "wf", "wg", "wc", "wqkv", "weight", "weights",
+    "kernel", "kernels", "matrix", "matrices", "embedding", "embeddings", "embed", "table", "proj", "projection",
+    "recurrent", "taps", "transformations", "attention", "patterns",
+))
+OTHERS = frozenset((
+    "b", "bias", "biases", "beta", "gamma", "scale", "scales", "gain", "gains", "offset", "shift", "slope", "norm",
+    "pos", "position", "positions", "places", "cls", "relative", "peephole",
+    "decay", "log", "rate", "rates", "width", "widths", "temperature", "tau", "epsilon", "eps", "alpha", "step", "threshold",
+    "centre", "centres", "center", "centers", "code", "codes", "book", "codebook", "prototype", "prototypes",
+))
+# fmt: on
 
 
 def role(path: Any) -> str:

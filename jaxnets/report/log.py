@@ -3,6 +3,9 @@
     {"step": 200, "split": "train", "loss": 0.31, "accuracy": 0.91, "examples_per_second": 9100}
     {"step": 200, "split": "test", "loss": 0.28, "accuracy": 0.93, "examples": 359}
 
+NaN is written as null and infinities as "Infinity" and "-Infinity", for which JSON has no numbers, and they are read back as
+what they were.
+
 A train record covers the steps since the record before it: sums over sums, in float64, so it does not depend on how many
 steps were dispatched at once.
 """
@@ -18,6 +21,9 @@ from jaxnets.errors import RunDirectoryError
 from jaxnets.files import replacing
 
 Record = dict[str, Any]
+INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+# Fields of a record that are no metrics.
+WORDS = ("step", "split", "what")
 
 
 class MetricsLog:
@@ -65,7 +71,8 @@ class MetricsLog:
         assert self.path is not None
         try:
             with replacing(self.path) as file:
-                file.write("".join(json.dumps(_valid(record)) + "\n" for record in self.records).encode())
+                lines = (json.dumps(_valid(record), allow_nan=False) + "\n" for record in self.records)
+                file.write("".join(lines).encode())
         except OSError as error:
             raise self._refused(error) from error
 
@@ -77,8 +84,25 @@ class MetricsLog:
 
 
 def _valid(record: Record) -> Record:
-    """The record with null for NaN and infinities, which JSON does not have."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    """The record in what JSON has."""
+    return {name: _written(value) if isinstance(value, float) else value for name, value in record.items()}
+
+
+def _written(value: float) -> float | str | None:
+    if math.isfinite(value):
+        return value
+    return None if math.isnan(value) else INFINITE[value]
+
+
+def _numbers(record: Record) -> Record:
+    """The inverse of `_valid`; what is no metric (the words of an event) stays as it is."""
+    read: dict[Any, float] = {None: math.nan} | {word: value for value, word in INFINITE.items()}
+    return {
+        name: read[value]
+        if name not in WORDS and (value is None or isinstance(value, str)) and value in read
+        else value
+        for name, value in record.items()
+    }
 
 
 def read_records(path: Path) -> list[Record]:
@@ -99,5 +123,5 @@ def read_records(path: Path) -> list[Record]:
             ) from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "split" not in record:
             raise RunDirectoryError(f"{path}, line {number} is no record of a run; remove the line or the run")
-        records.append(record)
+        records.append(_numbers(record))
     return records

@@ -1,5 +1,6 @@
 """Plots, with matplotlib. Each function takes plain data and returns a `Figure` that no global state holds on to."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,12 +34,15 @@ def curves(history: "History") -> "Figure":
             steps, values = history.series(name, split)
             if not steps:
                 continue
+            end, values = values[-1], [value if math.isfinite(value) else math.nan for value in values]
+            seen = [index for index, value in enumerate(values) if math.isfinite(value)]
             marker = "o" if split == "test" and len(steps) < 40 else None
             axis.plot(steps, values, color=colour, label=split, lw=1.6, marker=marker, ms=3.5)
-            if split == "test":
+            if split == "test" and seen:
+                # What the test ends with, beside the last point that can be drawn.
                 axis.annotate(
-                    f"{values[-1]:.4g}",
-                    (steps[-1], values[-1]),
+                    f"{end:.4g}",
+                    (steps[seen[-1]], values[seen[-1]]),
                     xytext=(-4, 7),
                     ha="right",
                     textcoords="offset points",
@@ -98,7 +102,8 @@ def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
     figure = _figure(1.2 * columns, (1.7 if any(exhibit.captions) else 1.2) * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, image, caption in zip(axes, images, exhibit.captions, strict=False):
-        low, high = image.min(), image.max()
+        image = np.where(np.isfinite(image), image, np.nan)
+        low, high = (np.nanmin(image), np.nanmax(image)) if np.isfinite(image).any() else (0.0, 1.0)
         image = (image - low) / (high - low if high > low else 1)
         axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r", interpolation="nearest")
         axis.set_xlabel(caption, fontsize=8, color=INK)
@@ -138,8 +143,10 @@ def scatter(exhibit: Scatter) -> "Figure":
     figure = _figure(5, 5)
     axis = figure.subplots()
     axis.plot(exhibit.x, exhibit.y, ".", ms=3, alpha=0.35, color=TEST, rasterized=True)
-    ends = [min(exhibit.x.min(), exhibit.y.min()), max(exhibit.x.max(), exhibit.y.max())]
-    axis.plot(ends, ends, color=INK, lw=1)
+    both = np.concatenate([np.ravel(exhibit.x), np.ravel(exhibit.y)])
+    both = both[np.isfinite(both)]
+    if len(both):
+        axis.plot([both.min(), both.max()], [both.min(), both.max()], color=INK, lw=1)
     axis.set_xlabel(exhibit.x_label)
     axis.set_ylabel(exhibit.y_label)
     axis.spines[["top", "right"]].set_visible(False)

@@ -267,6 +267,10 @@ class Adversarial(Task):
                 f"{batch['inputs'].shape} and {(rows, 1)}; change their last layers"
             )
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """None: the report shows samples."""
+        return np.arange(0)
+
     def drawn(self, variables: Variables) -> Sequence[Exhibit]:
         """Samples; of points in the plane, a picture of where they fall."""
         if len(self.shape) == 3:

@@ -106,8 +106,18 @@ class Task:
         """The prediction in the targets' own terms (a class, a value in its unit) from `outputs`."""
         return outputs
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """Which of so many test examples `exhibits` looks at, as row numbers `[R]`; all, unless a task says otherwise."""
+        return np.arange(examples)
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """What to look at in the report, from the model's outputs on a split and the split's arrays."""
+        """What to look at in the report.
+
+        Args:
+            outputs: the model's, for the rows of `exhibit_rows`.
+            arrays: those rows of the split's arrays; in a report also `index`, their numbers.
+            card: of the data.
+        """
         del outputs, arrays, card
         return ()
 
@@ -146,6 +156,11 @@ OPTIONS = ("lengths",)
 def options_of(model: nn.Module) -> tuple[str, ...]:
     """Which of `OPTIONS` the call of a model takes."""
     return tuple(name for name in OPTIONS if name in inspect.signature(type(model).__call__).parameters)
+
+
+def evenly(examples: int, count: int) -> np.ndarray:
+    """At most `count` row numbers, evenly spread over so many examples."""
+    return np.linspace(0, examples - 1, min(count, examples)).astype(int)
 
 
 # What the targets of a kind are, and the task for them.

@@ -33,20 +33,19 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
     Raises:
         UsageError: a collection that it makes has other shapes after a call.
     """
-    variables = dict(model.init({"params": key, "dropout": key}, *inputs, train=False))
+    variables = dict(_typed(model.init({"params": key, "dropout": key}, *inputs, train=False)))
     kept = [name for name in variables if name != "params"]
     if not kept:
         return variables
 
     def called() -> Variables:
         call: Any = model.apply
-        return dict(call(variables, *inputs, train=True, rngs=_streams(key), mutable=kept)[1])
+        return dict(_typed(call(variables, *inputs, train=True, rngs=_streams(key), mutable=kept)[1]))
 
     after = _explained(model, lambda: jax.eval_shape(called))
     for name in kept:
         before = variables[name]
-        same = bool(jax.tree.structure(after.get(name, {})) == jax.tree.structure(before))  # type: ignore[operator]
-        if not same:
+        if _paths(after.get(name, {})) != _paths(before):
             del variables[name]  # it was sown
         elif (now := _signature(after[name])) != _signature(before):
             raise UsageError(
@@ -84,12 +83,22 @@ def call_model(
         model,
         lambda: call(variables, *inputs, train=key is not None, rngs=rngs, mutable=[*kept, *told], **options),
     )
-    return outputs, {**others, **new}
+    return outputs, {**others, **_typed(new)}
 
 
 def _streams(key: Array) -> dict[str, Array]:
     """The streams of a call in training."""
     return {**named_keys(key, STREAMS), "dropout": key}
+
+
+def _typed(tree: Any) -> Any:
+    """Python numbers, and arrays made from them, with a dtype of their own: one that no sum with another array changes."""
+
+    def typed(leaf: Any) -> Any:
+        leaf = jax.numpy.asarray(leaf)
+        return jax.lax.convert_element_type(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
+
+    return jax.tree.map(typed, tree)
 
 
 def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:
@@ -99,14 +108,22 @@ def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:
         return call()
     except flax.errors.InvalidRngError as error:
         raise UsageError(
-            f"{kind} draws random numbers in evaluation ({error}); there it must give the same answer in any batch, so draw "
+            f"{kind} draws random numbers in evaluation ({_reason(error)}); there it must give the same answer in any batch, so draw "
             f"only where `train` is true"
         ) from error
     except (flax.errors.ModifyScopeVariableError, flax.errors.ScopeCollectionNotFound) as error:
         raise UsageError(
-            f"{kind} makes or changes a variable where it cannot ({error}); make it in every call, whatever `train` is, and "
+            f"{kind} makes or changes a variable where it cannot ({_reason(error)}); make it in every call, whatever `train` is, and "
             f"change it only where `train` is true"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(" (http")[0]
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _signature(tree: Any) -> str:

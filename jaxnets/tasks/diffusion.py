@@ -185,6 +185,10 @@ class Diffusion(Task):
         """One number for each of the input's."""
         check_same_shape(self, jax.eval_shape(self.outputs, variables, batch).shape, batch, card)
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """None: the report shows samples."""
+        return np.arange(0)
+
     def drawn(self, variables: Variables) -> Sequence[Exhibit]:
         """Samples."""
         return samples_gallery(self, variables)

@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Lines, Mean, Variables
 from jaxnets.errors import DataError
-from jaxnets.tasks.base import Task, check_kind, with_outputs
+from jaxnets.tasks.base import Task, check_kind, evenly, with_outputs
 from jaxnets.tasks.losses import huber, squared_error
 from jaxnets.tasks.scales import in_units, standardized
 
@@ -134,15 +134,21 @@ class Forecasting(Task):
         """The forecast in the targets' units, `[B, K, C]` float32 (float64 where that is too coarse)."""
         return in_units(outputs, np.array(self.means), np.array(self.stds))
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """Six windows."""
+        return evenly(examples, 6)
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """Six forecasts of the last channel, evenly spread over the test, beside what was seen and what came."""
-        said, chosen = self.decide(outputs), np.linspace(0, len(outputs) - 1, min(6, len(outputs))).astype(int)
+        said, chosen = self.decide(outputs), evenly(len(outputs), 6)
         seen, true = (np.asarray(arrays[name][chosen, :, -1], np.float64) for name in ("inputs", "targets"))
         (count, steps), ahead = seen.shape, true.shape[1]
         curves = np.full((count, 3, steps + ahead), np.nan)
         curves[:, 0, :steps], curves[:, 1, steps:], curves[:, 2, steps:] = seen, true, said[chosen, :, -1]
         curves[:, 1:, steps - 1] = seen[:, -1:]  # the curves begin where the seen one ends
-        captions = tuple(f"window {index}" for index in chosen)
+        captions = tuple(
+            f"window {index}" for index in np.asarray(arrays.get("index", np.arange(len(outputs))))[chosen]
+        )
         x = np.arange(1 - steps, ahead + 1)
         names = ("seen", "what came", "foretold")
         return [Lines("Forecasts (test)", x, curves, names, captions, "step", card.target_name)]

@@ -15,7 +15,7 @@ from jaxnets.errors import DataError
 from jaxnets.models.mixture_of_experts import COLLECTION
 from jaxnets.models.transformer import TransformerEncoder
 from jaxnets.ops.tokens import IGNORED
-from jaxnets.tasks.base import Task, check_kind, with_vocabulary
+from jaxnets.tasks.base import Task, check_kind, evenly, with_vocabulary
 from jaxnets.tasks.losses import token_cross_entropy
 
 
@@ -108,11 +108,15 @@ class NextToken(Task):
         """The likeliest next token, `[B]` int32."""
         return outputs.argmax(axis=-1).astype(np.int32)
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """Eight windows."""
+        return evenly(examples, 8)
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """What the model thinks comes after some windows of the test text."""
         symbols = card.class_names
         rows = []
-        for index in np.linspace(0, len(outputs) - 1, min(8, len(outputs))).astype(int):
+        for index in evenly(len(outputs), 8):
             text = "".join(symbols[i] for i in arrays["inputs"][index][-48:])
             best = outputs[index].argsort()[::-1][:3]
             said = ", ".join(f"{symbols[i]!r} {math.exp(outputs[index][i]):.0%}" for i in best)

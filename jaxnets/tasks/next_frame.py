@@ -93,6 +93,10 @@ class NextFrame(Task):
                 f"make the model's `ahead` that of the data, {wanted[1]}"
             )
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """Four films."""
+        return np.arange(min(4, examples))
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """For some films: the last frame seen, the next one, and what the model says it is."""
         images, captions = [], []

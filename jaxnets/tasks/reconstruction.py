@@ -15,6 +15,9 @@ from jaxnets.errors import DataError
 from jaxnets.ops.random import batch_keys
 from jaxnets.tasks.base import Task
 
+# Images in the report.
+SHOWN = 12
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction(Task):
@@ -80,6 +83,10 @@ class Reconstruction(Task):
         """One number for each of the input's."""
         check_same_shape(self, jax.eval_shape(self.outputs, variables, batch).shape, batch, card)
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """The first images."""
+        return np.arange(min(SHOWN, examples))
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """Test images, each beside what the model made of it."""
         return reconstructions(arrays["inputs"], outputs)
@@ -108,7 +115,7 @@ def check_same_shape(task: Task, shape: tuple[int, ...], batch: Batch, card: Car
         )
 
 
-def reconstructions(inputs: np.ndarray, outputs: np.ndarray, count: int = 12) -> list[Exhibit]:
+def reconstructions(inputs: np.ndarray, outputs: np.ndarray, count: int = SHOWN) -> list[Exhibit]:
     """The first `count` images, each with its reconstruction beside it; nothing where they are no images."""
     if inputs.ndim != 4 or inputs.shape[-1] not in (1, 3):
         return []

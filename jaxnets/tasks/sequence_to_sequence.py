@@ -17,7 +17,7 @@ from jaxnets.errors import DataError
 from jaxnets.models.beam import beam_search, greedy
 from jaxnets.models.transformer import Pair, Seq2SeqTransformer
 from jaxnets.ops.tokens import BEGIN, IGNORED, PAD, spell
-from jaxnets.tasks.base import Task, check_kind, with_vocabulary
+from jaxnets.tasks.base import Task, check_kind, evenly, with_vocabulary
 from jaxnets.tasks.bleu import bleu, bleu_counts
 from jaxnets.tasks.losses import token_cross_entropy
 
@@ -136,11 +136,15 @@ class SequenceToSequence(Task):
             )
         jax.eval_shape(self.outputs, variables, batch)
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """Sixteen sources."""
+        return evenly(examples, 16)
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """Some test sources, what the model writes and what was to be written."""
         assert card.tokens is not None
         rows = []
-        for i in np.linspace(0, len(outputs) - 1, min(16, len(outputs))).astype(int):
+        for i in evenly(len(outputs), 16):
             source = spell(arrays["inputs"][i], card.tokens.names, card.tokens.unit)
             said, right = (spell(ids[i], card.class_names, card.tokens.unit) for ids in (outputs, arrays["targets"]))
             rows.append((source, said, right, "yes" if said == right else ""))

@@ -16,7 +16,7 @@ from jaxnets.errors import DataError
 from jaxnets.ops.random import batch_keys
 from jaxnets.tasks.base import Recipe, Task
 from jaxnets.tasks.calls import call_model
-from jaxnets.tasks.reconstruction import check_same_shape, reconstructions, with_shape
+from jaxnets.tasks.reconstruction import SHOWN, check_same_shape, reconstructions, with_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,10 @@ class Variational(Task):
                 f"Variational needs a model with {missing[0]!r}, as VAE has; got {type(self.model).__name__}"
             )
         check_same_shape(self, jax.eval_shape(self.outputs, variables, batch).shape, batch, card)
+
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """The first images."""
+        return np.arange(min(SHOWN, examples))
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """Test images, each beside what the model made of it."""

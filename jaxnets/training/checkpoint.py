@@ -31,7 +31,7 @@ from jaxnets.training import manifest as manifests
 from jaxnets.training.compare import check_same
 from jaxnets.training.digest import leaf_paths, read_digests, start_digests
 from jaxnets.training.manifest import Leaf, Manifest
-from jaxnets.training.retention import Keep
+from jaxnets.training.retention import Keep, best_step
 from jaxnets.training.step_folders import Found, StepFolders
 
 # A save that takes longer than this hangs. Orbax's own limit is twice as long.
@@ -71,7 +71,7 @@ class Checkpoints:
         """
         self.directory = Path(directory).absolute()
         self.folders = StepFolders(self.directory)
-        self._keep, self._about, self._limit = keep or Keep(), about or {}, save_seconds
+        self.keep, self._about, self._limit = keep or Keep(), about or {}, save_seconds
         self._orbax: Any = None
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -80,6 +80,12 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps whose save was completed, oldest first; their bytes are not verified by this."""
         return self.folders.complete
+
+    def best_so_far(self, *, at_most: int) -> float | None:
+        """The best value of `keep.best` measured at a checkpoint up to a step; None where there is none."""
+        measured = {step: metrics for step, metrics in self.folders.measured().items() if step <= at_most}
+        step = best_step(measured, self.keep.best, self.keep.direction) if self.keep.best else None
+        return None if step is None else measured[step][self.keep.best]
 
     @property
     def latest(self) -> int | None:
@@ -107,8 +113,8 @@ class Checkpoints:
             HungError: the save before this one is still not done.
         """
         self.wait()
-        if metrics and self._keep.best and self._keep.best not in metrics:
-            raise UsageError(f"keep.best is {self._keep.best!r}. {did_you_mean(self._keep.best, metrics)}")
+        if metrics and self.keep.best and self.keep.best not in metrics:
+            raise UsageError(f"keep.best is {self.keep.best!r}. {did_you_mean(self.keep.best, metrics)}")
         with self._explained(f"save step {step}"), _explicit_transfers(), self._deadline():
             folder = self.folders.make_way(step) if is_first() else self.folders.path(step)
             digests = start_digests(state)
@@ -234,7 +240,7 @@ class Checkpoints:
                 raise CheckpointError(f"{folder} is empty after its save: nothing was written")
             described = {path: Leaf(shape, dtype, read[path]) for path, (shape, dtype) in leaves.items()}
             Manifest(step, described, files, host, metrics, self._about).write(folder)
-            self.folders.prune(self._keep, newest=step)
+            self.folders.prune(self.keep, newest=step)
         except BaseException as error:
             self._error = error
 

@@ -97,9 +97,22 @@ class Predictor:
 
     def __call__(self, variables: Variables, arrays: Arrays) -> np.ndarray:
         """Outputs `[N, ...]` float32 for raw `inputs` `[N, ...]` and whatever else the task's model takes, in order."""
-        size, count, read = self._batch_size, len(arrays["inputs"]), []
+        size, count = self._batch_size, len(arrays["inputs"])
+        said, waiting = np.zeros(0, np.float32), deque[Any]()
+
+        def read(start: int, rows: Any) -> np.ndarray:
+            # Straight into one array, a few batches behind the device: what is asked for is in memory once.
+            rows = jax.device_get(rows)[: count - start]
+            whole = said if start else np.zeros((count, *rows.shape[1:]), rows.dtype)
+            whole[start : start + len(rows)] = rows
+            return whole
+
         for start in range(0, count, size):
             parts = self._transform.on_host({name: array[start : start + size] for name, array in arrays.items()})
             rows = {name: np.pad(a, [(0, size - len(a))] + [(0, 0)] * (a.ndim - 1)) for name, a in parts.items()}
-            read.append(self._outputs(variables, to_devices(rows, self._placement.rows)))
-        return np.concatenate(jax.device_get(read))[:count]
+            waiting.append((start, self._outputs(variables, to_devices(rows, self._placement.rows))))
+            if len(waiting) > AHEAD:
+                said = read(*waiting.popleft())
+        while waiting:
+            said = read(*waiting.popleft())
+        return said

@@ -1,5 +1,6 @@
 """What every run does beside its steps: log, evaluate, save."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from jaxnets.training.checkpoint import Checkpoints
 from jaxnets.training.evaluate import Evaluator
 from jaxnets.training.guards import StepMetrics, describe
 from jaxnets.training.loop import Every, Moment
+from jaxnets.training.retention import better
 from jaxnets.training.stopping import Stopping
 
 Record = dict[str, Any]
@@ -35,6 +37,7 @@ class LogHook:
         show: Callable[[int, Mapping[str, float]], None],
         event: Callable[[int, str], None] = lambda step, what: None,
         leaves: Callable[[], Sequence[str]] = tuple,
+        elsewhere: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Say what is due.
 
@@ -46,13 +49,19 @@ class LogHook:
             show: takes the step and the newest numbers, after every call.
             event: takes the step and the description of each step that was left out because it was not finite.
             leaves: gives the paths of the parameters, for those descriptions.
+            elsewhere: gives the seconds so far that went into anything but steps; the speed is without them.
         """
+        self._elsewhere = elsewhere
         self._due, self._task, self._batch_size = due, task, batch_size
         self._event, self._leaves = event, leaves
         self._record, self._show = record, show
         self._sums: dict[str, list[float]] = {}
-        self._began, self._timed = time.perf_counter(), 0
+        self._began, self._timed = self._clock(), 0
         self._shown: dict[str, float] = {}
+
+    def _clock(self) -> float:
+        """Seconds that went into steps, from some moment on."""
+        return time.perf_counter() - self._elsewhere()
 
     @property
     def partial(self) -> dict[str, list[float]]:
@@ -89,9 +98,11 @@ class LogHook:
         """Write the record."""
         values = {name: total / weight if weight else float("nan") for name, (total, weight) in self._sums.items()}
         values = self._task.derive(values)
-        now = time.perf_counter()
+        now = self._clock()
         speed = self._timed * self._batch_size / max(now - self._began, 1e-9)
-        self._sums, self._began, self._timed = {}, now, 0
+        self._began, self._timed = now, 0
+        if self._due.is_multiple(moment.step):
+            self._sums = {}  # a record at the end alone leaves them to a longer run, which has none there
         self._shown = {k: v for k, v in values.items() if k not in ("gradient_norm", "skipped")}
         self._shown["examples_per_second"] = speed
         self._record({"step": moment.step, "split": "train", **values, "examples_per_second": round(speed, 1)})
@@ -142,6 +153,7 @@ class SaveHook:
         metrics: Callable[[], tuple[int, dict[str, float]]] = lambda: (-1, {}),
         sync: Callable[[], None] = lambda: None,
         seconds: float = 0.0,
+        best: tuple[str, str, float | None] | None = None,
     ) -> None:
         """Say what is saved.
 
@@ -152,7 +164,9 @@ class SaveHook:
             metrics: gives the newest test metrics and the step they were measured at.
             sync: makes sure that the records up to now are on the disk.
             seconds: by the clock; 0: only at due steps.
+            best: name of a metric, "max" or "min", and its best value so far: an evaluation that is better is saved as well.
         """
+        self._best = best
         self._due, self._checkpoints, self._host, self._metrics = due, checkpoints, host, metrics
         self._sync, self._seconds, self._last = sync, seconds, time.monotonic()
 
@@ -163,6 +177,18 @@ class SaveHook:
     def wants_now(self) -> bool:
         """See `Saver`. On a monotonic clock: setting the wall clock back does not keep a run from saving."""
         return self._seconds > 0 and time.monotonic() - self._last >= self._seconds
+
+    def improved(self, step: int) -> bool:
+        """See `Saver`: what was measured at this step is better than all before. Says it once."""
+        at, values = self._metrics()
+        if self._best is None or at != step:
+            return False
+        name, mode, so_far = self._best
+        value = values.get(name, math.nan)
+        if not better(value, so_far, mode):
+            return False
+        self._best = name, mode, value
+        return True
 
     def run(self, moment: Moment) -> None:
         """Copy the state off the device; the writing goes on behind the next steps."""
@@ -179,8 +205,9 @@ class SaveHook:
     def settle(self, moment: Moment) -> None:
         """See `Saver`: write down that nothing is owed any more, and what was measured."""
         self._sync()
+        self.improved(moment.step)
         self._checkpoints.settle(moment.step, self._measured(moment.step))
 
     def _measured(self, step: int) -> dict[str, float]:
         at, values = self._metrics()
-        return {k: v for k, v in values.items() if np.isfinite(v)} if at == step else {}
+        return dict(values) if at == step else {}

@@ -43,6 +43,10 @@ class Every:
     also: tuple[int, ...] = ()
     """Further due steps: the last one of the run, usually."""
 
+    def is_multiple(self, step: int) -> bool:
+        """Whether a step is due by its number, and not for another reason."""
+        return self.steps > 0 and step % self.steps == 0
+
     def next_after(self, step: int) -> int | None:
         """The first due step after `step`, or None."""
         due = [at for at in self.also if at > step]
@@ -76,6 +80,9 @@ class Saver(Protocol):
     def wants_now(self) -> bool:
         """Whether the clock says that it is time."""
 
+    def improved(self, step: int) -> bool:
+        """Whether what the hooks measured at a step is a reason to save there; the same on every process."""
+
     def run(self, moment: Moment) -> None:
         """Save."""
 
@@ -90,12 +97,19 @@ class Saver(Protocol):
 class Timing:
     """Seconds that a run did not spend on steps."""
 
+    compiling: float = 0.0
+    """Until the first call was on its way."""
     waiting_for_data: float = 0.0
     """Until a batch was there."""
     in_hooks: float = 0.0
     """Logging and evaluating."""
     saving: float = 0.0
     """Until a state was copied off the device."""
+
+    @property
+    def beside_steps(self) -> float:
+        """What a training speed is without: compiling, logging, evaluating and saving. (Waiting for data is part of it.)"""
+        return self.compiling + self.in_hooks + self.saving
 
 
 @dataclasses.dataclass
@@ -169,7 +183,7 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             if saver is not None and step != saved:
                 work.timed("saving", saver.run, Moment(step, state))
             work.leave(step)
-        state, metrics = work.program(state, payload, count)
+        state, metrics = work.call(state, payload, count)
         # Only now, with the next work on its way, read what the previous call measured.
         work.deliver(unread)
         unread, step = (position, count, metrics), position + count
@@ -180,7 +194,8 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             work.deliver(unread)
             unread = None
             owed = work.run(due, Moment(step, state))
-            if saver is not None and (save or owed):
+            better = saver is not None and saver.improved(step)
+            if saver is not None and (save or owed or better):
                 work.timed("saving", saver.run, Moment(step, state, owed))
                 saved = step
             if stopped or owed:
@@ -215,6 +230,14 @@ class _Work:
                 if item is None:
                     return
                 yield item
+
+    def call(self, state: Any, payload: Any, count: int) -> tuple[Any, Any]:
+        """Send the next steps on their way; the time that compiling them takes is counted."""
+        began, traces = time.perf_counter(), self.program.traces
+        done = self.program(state, payload, count)
+        if self.program.traces > traces:
+            self.watch.timing.compiling += time.perf_counter() - began
+        return done
 
     def deliver(self, unread: Unread | None) -> None:
         """Read what a call measured; look whether it is well, then show it to the hooks."""

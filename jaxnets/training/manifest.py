@@ -67,6 +67,8 @@ class Manifest:
     def write(self, directory: Path) -> None:
         """Write it whole or not at all, and make sure that it is on the disk."""
         data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(self)}
+        # NaN and infinities as words, which `float` reads: JSON has no numbers for them.
+        data["metrics"] = {name: v if math.isfinite(v) else str(v) for name, v in self.metrics.items()}
         data["self"] = _own_digest(data)
         with replacing(directory / NAME, durable=True) as file:
             file.write(json.dumps(data, indent=1, sort_keys=True).encode())

@@ -37,9 +37,10 @@ class Keep:
     every: int = 0
     """All whose step is a multiple of this, for good; 0: none."""
     best: str = ""
-    """Name of a test metric (`accuracy`, say): of the checkpoints saved at an evaluation, the one with its best value."""
-    mode: Literal["max", "min"] = "max"
-    """Whether more or less of it is better."""
+    """Name of a test metric (`accuracy`, say): every evaluation that is better than those before it is saved and stays until
+    a better one comes."""
+    mode: Literal["auto", "max", "min"] = "auto"
+    """Whether more or less of it is better; auto: what is usual for a metric of this name, or what the task says."""
 
     def __post_init__(self) -> None:
         if self.last < 1:
@@ -52,13 +53,64 @@ class Keep:
         kept = set(sorted(steps)[-self.last :])
         if self.every:
             kept |= {step for step in steps if step % self.every == 0}
-        best = best_step(steps, self.best, self.mode) if self.best else None
+        best = best_step(steps, self.best, self.direction) if self.best else None
         return kept | ({best} if best is not None else set())
+
+    @property
+    def direction(self) -> str:
+        """The mode, "max" or "min"; raises `UsageError` where it is auto and the metric is not known by its name."""
+        found = direction(self.best) if self.mode == "auto" else self.mode
+        if found is None:
+            raise UsageError(
+                f"keep.best is {self.best!r}, and nothing says whether more or less of it is better; set keep.mode to 'max' "
+                f"or 'min'"
+            )
+        return found
+
+    def resolved(self, headline: str, higher_is_better: bool) -> "Keep":
+        """The same with its mode decided, for a task whose headline metric this is; raises as `direction` does."""
+        if not self.best:
+            return self
+        if self.mode == "auto" and self.best == headline:
+            return dataclasses.replace(self, mode="max" if higher_is_better else "min")
+        return dataclasses.replace(self, mode="max" if self.direction == "max" else "min")
+
+
+# Words of a metric's name. The last one that is known decides: `top5_error` is an error, `loss_gain` a gain.
+BETTER_HIGHER = frozenset((
+    "accuracy", "acc", "r2", "f1", "precision", "recall", "auc", "auroc", "ap", "map", "iou", "dice", "bleu", "rouge", "exact",
+    "elbo", "explained", "gain", "psnr", "ssim", "score", "likelihood", "correlation", "similarity", "kappa", "mcc",
+    "coverage", "near", "modes", "margin", "specificity", "sensitivity",
+))  # fmt: skip
+BETTER_LOWER = frozenset((
+    "loss", "mse", "mae", "rmse", "mape", "smape", "nll", "perplexity", "ppl", "error", "errors", "entropy", "kl",
+    "divergence", "distance", "fid", "reconstruction", "mistakes", "cost", "regret", "penalty", "dropped", "bpc", "bpd",
+    "wer", "cer", "ece", "brier", "bits", "energy", "deviation",
+))  # fmt: skip
+
+
+def direction(metric: str) -> Literal["max", "min"] | None:
+    """Whether more ("max") or less of a metric is better, by its name; None where the name does not say."""
+    for word in reversed(metric.lower().replace("-", "_").replace("/", "_").split("_")):
+        if word in BETTER_LOWER or word in BETTER_HIGHER:
+            if word == "likelihood" and "negative" in metric.lower():
+                return "min"
+            return "max" if word in BETTER_HIGHER else "min"
+    return None
+
+
+def better(value: float, than: float | None, mode: str) -> bool:
+    """Whether a value is strictly better than the best so far (None: there is none); NaN never is."""
+    if math.isnan(value):
+        return False
+    return than is None or (value > than if mode == "max" else value < than)
 
 
 def best_step(steps: Mapping[int, Mapping[str, float]], metric: str, mode: str) -> int | None:
-    """The step with the best value of a metric, the newest of equals; None where none has it."""
-    sign = 1.0 if mode == "max" else -1.0
-    # NaN compares with nothing: a checkpoint that has it is no candidate.
-    scored = [(sign * m[metric], step) for step, m in steps.items() if metric in m and m[metric] == m[metric]]
-    return max(scored)[1] if scored else None
+    """The step with the best value of a metric, the first of equals; None where none has it."""
+    best: tuple[int, float] | None = None
+    for step in sorted(steps):
+        value = steps[step].get(metric, math.nan)
+        if better(value, best[1] if best else None, mode):
+            best = step, value
+    return best[0] if best else None

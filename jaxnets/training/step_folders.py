@@ -60,6 +60,14 @@ class StepFolders:
         """The manifest of a step; raises `CheckpointError` where it is missing or damaged."""
         return manifests.read(self.path(step))
 
+    def measured(self) -> dict[int, dict[str, float]]:
+        """The test metrics of every complete step whose manifest reads; a damaged one is left for its owner to look at."""
+        found = {}
+        for step in self.complete:
+            with contextlib.suppress(CheckpointError):
+                found[step] = self.manifest(step).metrics
+        return found
+
     def verify(self, step: int) -> Manifest:
         """Check every file of a step; raises `CheckpointError`, naming the file, unless all is as it was written."""
         manifest = self.manifest(step)
@@ -119,10 +127,7 @@ class StepFolders:
 
     def prune(self, keep: Keep, *, newest: int) -> None:
         """Remove what is not kept, once `newest` is complete."""
-        measured = {}
-        for step in self.complete:
-            with contextlib.suppress(CheckpointError):  # a damaged one is left for its owner to look at
-                measured[step] = self.manifest(step).metrics
+        measured = self.measured()
         for step in measured.keys() - keep.choose(measured) - {newest}:
             self.remove(step)
         # What a killed save left behind; no longer of use to anyone.

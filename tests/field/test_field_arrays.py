@@ -39,7 +39,20 @@ def prepared(data, split="train"):
         lambda x: x.astype(ml_dtypes.bfloat16),
         lambda x: x.astype(np.float16),
     ],
-    ids=["big-endian", "big-endian32", "fortran", "reversed", "strided", "longdouble", "objects", "list", "unmasked", "decimals", "bfloat16", "half"],
+    ids=[
+        "big-endian",
+        "big-endian32",
+        "fortran",
+        "reversed",
+        "strided",
+        "longdouble",
+        "objects",
+        "list",
+        "unmasked",
+        "decimals",
+        "bfloat16",
+        "half",
+    ],
 )
 def test_the_same_numbers_in_any_make_of_array_are_prepared_alike(make):
     x = X.astype(ml_dtypes.bfloat16).astype(np.float64)  # numbers that every make can hold
