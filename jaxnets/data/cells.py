@@ -24,7 +24,7 @@ MISSING = (
 # Spellings of one truth value, as pandas takes them.
 BOOLEANS = {"true": "True", "TRUE": "True", "True": "True", "false": "False", "FALSE": "False", "False": "False"}
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
-SPACES = "    "  # ordinary, no-break, narrow no-break, thin
+SPACES = " \u00a0\u202f\u2009"  # ordinary, no-break, narrow no-break, thin
 THOUSANDS = {"": "", ",": ",", ".": ".", " ": SPACES, "'": "'’"}
 # A cell of digits alone that starts with 0: a postal code or another identifier, for numbers are not written so.
 LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
