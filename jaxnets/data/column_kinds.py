@@ -184,16 +184,14 @@ def doubt_about_words(
     if max(counts) > numbers and 2 * max(counts) > len(different):
         raise DataError(
             f"{table}: column {name!r} is of numbers with {formats[counts.index(max(counts))].written} "
-            f"({cells[odd[0]]!r} in "
-            f"{place(odd[0], lines)}), but the file with {format.written}; write one sign in the whole file, or "
-            f"{remedy}"
+            f"({cells[odd[0]]!r} in {place(odd[0], lines)}), but the file with {format.written}; write one sign in the "
+            f"whole file, or {remedy}"
         )
     if len(known) > 3 and 2 * len(odd) < len(known):
         return (
             f"column {name!r} is a mix and taken as words: {len(known) - len(odd)} cells are numbers and {len(odd)} "
-            f"are not, "
-            f"{listed(cells, odd, lines)}; correct those, or name them in missing (which then holds all words for "
-            f"missing), or {remedy}"
+            f"are not, {listed(cells, odd, lines)}; correct those, or name them in missing (which then holds all words "
+            f"for missing), or {remedy}"
         )
     if known and all(map(DATE_LIKE.fullmatch, different)):
         return f"column {name!r} is taken as words; if {known[0]!r} is a date, write it as 2024-05-31, or {remedy}"

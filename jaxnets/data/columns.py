@@ -83,8 +83,9 @@ class Column:
         gaps = np.isnan(numbers)
         of = f"of {len(numbers)} rows: column {self.name!r} is"
         if gaps.any():
-            means = f"missing{'' if self.missing else ', which no training row is'}; the median {self._shown(self.median)} stands in"
-            remarks.append(Remark(not self.missing, f"{gaps.sum()} {of} {means}"))
+            means = "missing" if self.missing else "missing, which no training row is"
+            instead = f"the median {self._shown(self.median)} stands in"
+            remarks.append(Remark(not self.missing, f"{gaps.sum()} {of} {means}; {instead}"))
         if self.least is not None and self.most is not None:
             outside = np.flatnonzero((numbers < self.least) | (numbers > self.most))
             if outside.size:

@@ -275,3 +275,5 @@ def test_a_number_is_read_to_its_last_digit():
         assert plain.number(cell) == float(cell)
     assert CellFormat(",", ".").number("1.234.567,89") == 1234567.89
     assert CellFormat(".", ",").number("12,34") is None
+    # A cell of two lines is no number, and not two.
+    assert plain.numbers(["1\n2", "3"]) is None
