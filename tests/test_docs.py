@@ -55,6 +55,7 @@ def test_the_readmes_table_names_every_shipped_configuration():
         "docs/reliability.md",
         "docs/results.md",
         "docs/adding-a-model.md",
+        "docs/your-data.md",
         "SECURITY.md",
         "benchmarks/README.md",
     ],

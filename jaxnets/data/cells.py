@@ -24,7 +24,7 @@ MISSING = (
 # Spellings of one truth value, as pandas takes them.
 BOOLEANS = {"true": "True", "TRUE": "True", "True": "True", "false": "False", "FALSE": "False", "False": "False"}
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
-SPACES = "    "  # ordinary, no-break, narrow no-break, thin
+SPACES = " \u00a0\u202f\u2009"  # ordinary, no-break, narrow no-break, thin
 THOUSANDS = {"": "", ",": ",", ".": ".", " ": SPACES, "'": "'’"}
 # A cell of digits alone that starts with 0: a postal code or another identifier, for numbers are not written so.
 LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
@@ -98,8 +98,9 @@ class CellFormat:
         text = "\n".join(cells)
         if self.decimal == ",":
             text = text.replace(".", "x").replace(",", ".")
-        # Words for missing may be numbers themselves (-999).
-        if not any(word[-1:].isdigit() for word in self.missing) and PLAIN.fullmatch(text):
+        # Words for missing may be numbers themselves (-999), and a cell may have several lines.
+        whole = not any(word[-1:].isdigit() for word in self.missing) and text.count("\n") == len(cells) - 1
+        if whole and PLAIN.fullmatch(text):
             # No sign in these cells that `float` reads otherwise, and it is much faster than a pattern for each.
             try:
                 return np.fromiter(map(float, text.split("\n")), np.float64, len(cells))

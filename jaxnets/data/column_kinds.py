@@ -68,11 +68,10 @@ def learn(table: str, name: str, sheet: Sheet, format: CellFormat, train: np.nda
             odd = format.odd(cells)
             raise DataError(
                 f"{table}: column {name!r} is named in numbers, but {listed(cells, odd, lines)}; correct them, name "
-                f"them in "
-                f"missing (which then holds all words for missing), or take the column as words"
+                f"them in missing (which then holds all words for missing), or take the column as words"
             )
         if numbers is not None and (kind or not any(map(LEADING_ZERO.fullmatch, cells))):
-            if not kind and len(cells) > 2 and (np.diff(numbers) == 1).all():
+            if not kind and len(cells) > 2 and numbers[0] in (0, 1) and (np.diff(numbers) == 1).all():
                 note(
                     f"{table}: column {name!r} counts the rows ({cells[0]}, {cells[1]}, ...); leave it out with "
                     f"ignore if it is a number of the row"
@@ -90,8 +89,7 @@ def learn(table: str, name: str, sheet: Sheet, format: CellFormat, train: np.nda
         if kind:
             raise DataError(
                 f"{table}: column {name!r} is named in dates, but {listed(cells, odd, lines)}; write dates as "
-                f"2024-05-31 or "
-                f"2024-05-31 18:30"
+                f"2024-05-31 or 2024-05-31 18:30"
             )
     doubt = "" if kind else doubt_about_words(table, name, cells, format, lines, sheet.delimiter)
     return _from_words(table, name, cells, format, train, doubt)
@@ -106,7 +104,11 @@ def from_numbers(
     known = values[~np.isnan(values)]
     median = float(np.median(known))
     filled = np.where(np.isnan(values), median, values)
-    std = float(usable_deviation(filled.std(), np.abs(filled).max()))
+    with np.errstate(over="ignore", invalid="ignore"):
+        std = float(usable_deviation(filled.std(), np.abs(filled).max()))
+    if not np.isfinite(std):
+        largest = np.abs(filled).max()
+        raise DataError(f"{table}: column {name!r} has numbers up to {largest:g}, too large to standardise; rescale it")
     return Column(
         name,
         median=median,
@@ -127,8 +129,7 @@ def _from_words(table: str, name: str, cells: list[str], format: CellFormat, tra
     if len(words) > MOST_WORDS:
         raise DataError(
             f"{table}: column {name!r} has {len(words)} different words, at most {MOST_WORDS} make sense as "
-            f"features; leave "
-            f"it out with ignore{doubt and '. ' + doubt}"
+            f"features; leave it out with ignore{doubt and '. ' + doubt}"
         )
     if doubt:
         note(f"{table}: {doubt}")
@@ -183,17 +184,14 @@ def doubt_about_words(
     if max(counts) > numbers and 2 * max(counts) > len(different):
         raise DataError(
             f"{table}: column {name!r} is of numbers with {formats[counts.index(max(counts))].written} "
-            f"({cells[odd[0]]!r} in "
-            f"{place(odd[0], lines)}), but the file with {format.written}; write one sign in the whole file, or "
-            f"{remedy}"
+            f"({cells[odd[0]]!r} in {place(odd[0], lines)}), but the file with {format.written}; write one sign in the "
+            f"whole file, or {remedy}"
         )
     if len(known) > 3 and 2 * len(odd) < len(known):
         return (
             f"column {name!r} is a mix and taken as words: {len(known) - len(odd)} cells are numbers and {len(odd)} "
-            f"are not, "
-            f"{listed(cells, odd, lines)}; correct those, or name them in missing (which then holds all words for "
-            f"missing), or "
-            f"{remedy}"
+            f"are not, {listed(cells, odd, lines)}; correct those, or name them in missing (which then holds all words "
+            f"for missing), or {remedy}"
         )
     if known and all(map(DATE_LIKE.fullmatch, different)):
         return f"column {name!r} is taken as words; if {known[0]!r} is a date, write it as 2024-05-31, or {remedy}"

@@ -77,32 +77,20 @@ class Column:
             line = f" (line {lines[row]})" if lines is not None else ""
             raise DataError(
                 f"{table}: column {self.name!r} holds {self.kind}, but row {row + 1} has {values[row]!r}{line}; "
-                f"correct it, or "
-                f"leave the cell empty"
+                f"correct it, or leave the cell empty"
             )
         check_infinite(table, self.name, numbers, lines)
         gaps = np.isnan(numbers)
+        of = f"of {len(numbers)} rows: column {self.name!r} is"
         if gaps.any():
-            before = "" if self.missing else ", which no training row is"
-            remarks.append(
-                Remark(
-                    not self.missing,
-                    f"{gaps.sum()} of {len(numbers)} rows: column {self.name!r} is missing{before}; the median "
-                    f"{self.median:.6g} "
-                    f"stands in",
-                )
-            )
+            means = "missing" if self.missing else "missing, which no training row is"
+            instead = f"the median {self._shown(self.median)} stands in"
+            remarks.append(Remark(not self.missing, f"{gaps.sum()} {of} {means}; {instead}"))
         if self.least is not None and self.most is not None:
             outside = np.flatnonzero((numbers < self.least) | (numbers > self.most))
             if outside.size:
-                remarks.append(
-                    Remark(
-                        False,
-                        f"{outside.size} of {len(numbers)} rows: column {self.name!r} is outside the "
-                        f"{self.least:.6g} to "
-                        f"{self.most:.6g} of training ({numbers[outside[0]]:.6g}, say)",
-                    )
-                )
+                means = f"outside the {self._shown(self.least)} to {self._shown(self.most)} of training"
+                remarks.append(Remark(False, f"{outside.size} {of} {means} ({self._shown(numbers[outside[0]])}, say)"))
         return ((np.where(gaps, self.median, numbers) - self.mean) / self.std)[:, None]
 
     def _encode_words(self, values: Any, format: CellFormat, remarks: list[Remark]) -> np.ndarray:
@@ -118,8 +106,7 @@ class Column:
                 Remark(
                     True,
                     f"{count} of {len(cells)} rows: column {self.name!r} has words that training did not see "
-                    f"({listed}); they are "
-                    f"none of the words",
+                    f"({listed}); they are none of the words",
                 )
             )
         if gaps := int((cells == "").sum()):
@@ -132,11 +119,16 @@ class Column:
         """Name, kind, missing cells, values and what stands in for missing, for a table that people look at."""
         if self.words is None:
             known = self.least is not None and self.most is not None
-            values = f"{_shown(self.least, self.dates)} to {_shown(self.most, self.dates)}" if known else ""
-            return self.name, self.kind, str(self.missing), values, f"median {_shown(self.median, self.dates)}"
+            values = f"{self._shown(self.least)} to {self._shown(self.most)}" if known else ""
+            return self.name, self.kind, str(self.missing), values, f"median {self._shown(self.median)}"
         words = [word for word in self.words if word]
         values = f"{len(words)}: {', '.join(words[:6])}{', ...' if len(words) > 6 else ''}"
         return self.name, "words", str(self.missing), values, "a feature of its own" if "" in self.words else "no word"
+
+    def _shown(self, value: float | None) -> str:
+        if self.dates and value is not None:
+            return str(np.datetime64(round(value * 86400), "s")).removesuffix("T00:00:00")
+        return "" if value is None else f"{value:.6g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +224,8 @@ class Columns:
             column.encode(table, values, self.format, lines, remarks)
             for column, values in zip(self.columns, wanted, strict=True)
         ]
-        return np.concatenate(parts, axis=1).astype(np.float32)
+        with np.errstate(over="ignore"):  # what overflows is found by the check that follows
+            return np.concatenate(parts, axis=1).astype(np.float32)
 
     def read(self, path: Path) -> np.ndarray:
         """Inputs `[N, features]` float32 of the rows of a file like the one that was trained on; raises `DataError`."""
@@ -271,9 +264,3 @@ def check_infinite(table: str, name: str, numbers: np.ndarray, lines: Sequence[i
     if np.isinf(numbers).any():
         row = int(np.flatnonzero(np.isinf(numbers))[0])
         raise DataError(f"{table}: column {name!r} is infinite in {place(row, lines)}; remove or fill it")
-
-
-def _shown(value: float | None, dates: bool) -> str:
-    if value is None:
-        return ""
-    return str(np.datetime64(round(value * 86400), "s")).removesuffix("T00:00:00") if dates else f"{value:.6g}"

@@ -132,13 +132,14 @@ def read_table(path: Path, reading: Reading = Reading(), *, least: int = 2, with
     quote = {"none": "", "": _quote(body)}.get(reading.quote, reading.quote)
     if quote and quote in body:
         # Spaces between the end of a quoted cell and the next delimiter are no part of the cell.
-        body = re.sub(rf"(?<!{quote}){quote} +(?=[,;|\t\r\n]|$)", quote, body)
+        sign = re.escape(quote)
+        body = re.sub(rf"(?<!{sign}){sign} +(?=[,;|\t\r\n]|$)", lambda match: quote, body)
     delimiter = reading.delimiter or declared or _delimiter(body, quote)
     rows = list(_rows(path, body, delimiter, quote, 1 + len(LINE_BREAK.findall(text[:start]))))
     while rows and rows[-1][1] in ([], [""]):
         rows.pop()
-    if comment and not reading.names:
-        named = next(_rows(path, comment.lstrip("#").strip(), delimiter, quote, 1))[1]
+    if comment and rows and not reading.names:
+        named = _sample(comment.lstrip("#").strip(), delimiter, quote)[0]
         if len(named) == len(rows[0][1]) > 1 and any(map(CellFormat().number, rows[0][1])):
             # As numpy.savetxt writes it: the names are in the last comment before the numbers.
             rows.insert(0, (0, named))

@@ -32,8 +32,7 @@ def read_target(table: str, name: str, sheet: Sheet, format: CellFormat, kind: K
         odd = format.odd(cells)
         raise DataError(
             f"{table}: kind='number', but the target {name!r} has words, e.g. {cells[odd[0]]!r} in "
-            f"{place(odd[0], lines)}; correct "
-            f"{len(odd)} cells, or choose kind='class'"
+            f"{place(odd[0], lines)}; correct {len(odd)} cells, or choose kind='class'"
         )
     if numbers is not None and np.isinf(numbers).any():
         row = int(np.flatnonzero(np.isinf(numbers))[0])
@@ -61,8 +60,7 @@ def _check_missing(table: str, name: str, cells: list[str], lines: Sequence[int]
     remedy = f"; if {cell!r} is a class, name the words for missing in missing" if cell else ""
     raise DataError(
         f"{table}: the target {name!r} is empty (or NaN) in {len(empty)} rows, the first in "
-        f"{place(empty[0], lines)}{spelled}; "
-        f"remove or fill them{remedy}"
+        f"{place(empty[0], lines)}{spelled}; remove or fill them{remedy}"
     )
 
 
@@ -86,8 +84,7 @@ def _check_classes(table: str, name: str, labels: np.ndarray, kind: Kind, are_nu
     if len(names) == len(labels) > 2:
         raise DataError(
             f"{table}: the target {name!r} has {len(names)} different values in {len(labels)} rows, so every row "
-            f"would be a class "
-            f"of its own ({', '.join(map(repr, names[:3]))}, ...); choose another target"
+            f"would be a class of its own ({', '.join(map(repr, names[:3]))}, ...); choose another target"
             + (", or kind='number'" if are_numbers else "")
         )
     if len(names) * 2 > len(labels) > 4:
@@ -97,8 +94,7 @@ def _check_classes(table: str, name: str, labels: np.ndarray, kind: Kind, are_nu
     if kind == "auto" and are_numbers and len(names) > 2 and set(names) != {str(i) for i in range(len(names))}:
         note(
             f"{table}: the target {name!r} has {len(names)} different whole numbers ({', '.join(names[:3])}, ...), "
-            f"which are taken as "
-            f"classes; kind='number' makes a regression, kind='class' is this without the note"
+            f"which are taken as classes; kind='number' makes a regression, kind='class' is this without the note"
         )
     alike: dict[str, str] = {}
     for word in names:

@@ -81,8 +81,7 @@ class Tabular(Source, Reading):
         if not keys or not targets or (self.target and self.target not in arrays):
             raise DataError(
                 f"{path} holds {', '.join(arrays)}; expected inputs under 'inputs' or 'x' and targets under "
-                f"'targets', 'y' "
-                f"or the name given as target ({self.target or 'none given'})"
+                f"'targets', 'y' or the name given as target ({self.target or 'none given'})"
             )
         y, inputs = arrays[targets[0]], arrays[keys[0]]
         if self.ignore or self.numbers or self.words or self.dates:
