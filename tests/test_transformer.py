@@ -517,7 +517,7 @@ def test_reversed_words_are_split_without_repeats(word_list):
     for wrong, message in (
         ({}, "601? different words|600 different words"),
         ({"train": 0}, "ReversedWords.train is at least 1, got 0"),
-        ({"path": "gone.txt"}, "gone.txt cannot be read"),
+        ({"path": "gone.txt"}, "there is no text file 'gone.txt'"),
     ):
         with pytest.raises(DataError, match=message):
             ReversedWords(**{"path": str(word_list), **wrong}).open()

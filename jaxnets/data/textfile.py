@@ -37,7 +37,10 @@ def read_text(path: Path | str) -> str:
     except FileNotFoundError:
         raise DataError(f"there is no text file {str(path)!r}; check the path") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or closed") from error
+        raise DataError(
+            f"{path} cannot be read as text ({type(error).__name__}: {error}); it is damaged, or not yours to read: fetch it "
+            f"again"
+        ) from error
     return plain_ends(_decode(path, content))
 
 
