@@ -18,6 +18,7 @@ from jaxnets.contracts import Mean
 from jaxnets.data import InMemory, from_arrays
 from jaxnets.data.dataset import Source
 from jaxnets.errors import DataWarning, RunDirectoryError, UsageError
+from jaxnets.report.history import History
 from jaxnets.report.log import MetricsLog, read_records
 from jaxnets.run import open_run, train
 from jaxnets.run_directory import RunDirectory
@@ -187,7 +188,6 @@ def test_a_run_with_such_metrics_ends_reports_and_is_shown_again(tmp_path):
 def test_pictures_take_numbers_that_are_not_finite():
     from jaxnets.contracts import Gallery, Scatter
     from jaxnets.report import plots
-    from jaxnets.report.history import History
 
     rows = [{"step": s, "split": "test", "loss": v} for s, v in enumerate([1.0, np.inf, 0.5, np.nan])]
     bad = np.array([np.nan, 1.0, np.inf])
@@ -361,15 +361,20 @@ def plain(history):
     return [{k: v for k, v in record.items() if k != "examples_per_second"} for record in history.records]
 
 
-@pytest.mark.parametrize("every", [{"log_every": 4}, {"log_every": 5, "eval_every": 7}])
-def test_a_run_with_a_constant_rate_can_be_trained_for_longer(every, no_report, tmp_path):
-    model, data = models.MLP(widths=(4,), dropout=0.1), arrays()
-    common = small(average=optim.EMA(0.9), batch_size=16, **every)
-    jaxnets.fit(model, data, **{**common, "run_dir": tmp_path / "a"})
-    longer = jaxnets.fit(model, data, **{**common, "steps": 24, "run_dir": tmp_path / "a"})
-    whole = jaxnets.fit(model, data, **{**common, "steps": 24, "run_dir": tmp_path / "b"})
+def test_a_run_with_a_constant_rate_can_be_trained_for_longer(no_report, tmp_path, one_device):
+    def trained(steps, folder):
+        experiment = Experiment(
+            task=regression(models.MLP(widths=(4,), dropout=0.1)), data=InMemory("d"), optimizer=optim.Adam(), steps=steps,
+            batch_size=16, average=optim.EMA(0.9), log_every=5, eval_every=7, steps_per_call=5,
+        )  # fmt: skip
+        return train(experiment, dataset=dataset, mesh=one_device, run_dir=tmp_path / folder, progress="none")
+
+    dataset = from_arrays(*arrays())
+    trained(12, "a")
+    longer, whole = trained(24, "a"), trained(24, "b")
     assert all((a == b).all() for a, b in zip(weights_of(longer), weights_of(whole), strict=True))
     assert plain(longer.history) == plain(whole.history)
+    assert plain(History(read_records(tmp_path / "a" / "metrics.jsonl"))) == plain(whole.history)
 
 
 def test_a_schedule_that_would_have_been_another_is_refused_with_its_numbers(no_report, tmp_path):
