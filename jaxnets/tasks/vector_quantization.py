@@ -59,8 +59,7 @@ class VectorQuantization(Reconstruction):
             f"code_{index}": Mean.of((said.indices == index).astype(jnp.float32), mask)
             for index in range(self.model.codes)
         }
-        moments = {"first": Mean.of(inputs, mask), "second": Mean.of(jnp.square(inputs), mask)}
-        return {"loss": self._missed(said, batch), **moments, **shares}
+        return {"loss": self._missed(said, batch), **self.moments(inputs, mask), **shares}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """`explained`, and `perplexity`: how many codes would be in use if they were used alike."""

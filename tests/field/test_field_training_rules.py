@@ -331,3 +331,15 @@ def test_the_penalty_on_weights_of_a_graph_network_follows_the_same_rule():
     leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
     squares = sum(float((leaf**2).sum()) for path, leaf in leaves if path[-1].key != "bias")
     assert float(with_it - without) == pytest.approx(squares / 2, rel=1e-4)
+
+
+def test_what_a_reconstruction_explains_is_measured_far_from_zero_too():
+    x = (2000 + np.random.default_rng(0).normal(size=(400, 3))).astype(np.float32)
+    task = tasks.Reconstruction(model=models.Autoencoder(widths=(4,))).bind(
+        from_arrays(x, x[:, 0], standardize=False).card
+    )
+    batch = {"inputs": jnp.asarray(x), "mask": jnp.ones(400)}
+    variables = task.init(jax.random.key(0), batch)
+    values = {name: float(mean.value) for name, mean in task.metrics(variables, batch).items()}
+    exact = 1 - values["loss"] / x.astype(np.float64).var()
+    assert task.derive(values)["explained"] == pytest.approx(exact, rel=1e-3)
