@@ -25,6 +25,8 @@ class VectorQuantization(Reconstruction):
     commitment: float = 0.25
     """Weight of the term that keeps the encoder near the codes it chose."""
 
+    more_is_better = ("perplexity",)  # of the codes in use, not of a prediction
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.commitment < 0:

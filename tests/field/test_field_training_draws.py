@@ -142,7 +142,7 @@ def arrays():
 def test_streams_of_any_name_are_new_at_each_step_and_reproducible(micro_batches):
     x, y = arrays()
     batch = {"inputs": jnp.asarray(x), "targets": jnp.asarray(y), "mask": jnp.ones(40)}
-    task, drawn = tasks.Regression(model=Noisy(), mean=0.0, std=1.0), []
+    task, drawn = tasks.Regression(model=Noisy()), []
     for seed in (0, 1):
         recipe = Recipe(optimizer=optax.sgd(0.1), seed=seed, micro_batches=micro_batches)
         state = first = jax.jit(lambda recipe=recipe: create_state(task, recipe, batch))()
@@ -168,7 +168,7 @@ def test_dropout_of_micro_batches_differs():
                 seen.value = jnp.stack([seen.value[1], kept])
             return nn.Dense(1)(x)
 
-    task = tasks.Regression(model=Mask(), mean=0.0, std=1.0)
+    task = tasks.Regression(model=Mask())
     recipe = Recipe(optimizer=optax.sgd(0.1), micro_batches=2)
     batch = {**batch_of(np.arange(8)), "targets": jnp.zeros(8)}
     state = jax.jit(lambda: create_state(task, recipe, batch))()

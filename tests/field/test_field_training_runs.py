@@ -84,6 +84,10 @@ def test_names_of_metrics_say_which_way_is_better():
     assert {direction(name) for name in higher} == {"max"}
     assert {direction(name) for name in lower} == {"min"}
     assert direction("zork") is None
+    codes = tasks.VectorQuantization(model=models.VQVAE()).directions
+    assert Keep(best="perplexity").resolved(codes).mode == "max"
+    assert Keep(best="perplexity").resolved(tasks.NextToken(model=models.RNN()).directions).mode == "min"
+    assert Keep(best="perplexity", mode="min").resolved(codes).mode == "min"
     # Every headline of a task is known by name, and the name agrees with the task.
     for name in tasks.__all__:
         task = getattr(tasks, name)
@@ -142,9 +146,9 @@ def test_a_tasks_own_headline_says_which_way_and_others_must_be_told(no_report, 
 
 def test_keeping_the_best_of_nothing_is_said(no_report, tmp_path):
     with pytest.warns(DataWarning, match="without a run_dir no checkpoint is kept"):
-        jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **small(eval_every=3))
+        jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **small(steps=1))
     with pytest.warns(DataWarning, match="measured at the end alone"):
-        jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **small(run_dir=tmp_path / "run"))
+        jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **small(steps=1, run_dir=tmp_path / "run"))
 
 
 # --- numbers that are not finite
