@@ -140,7 +140,7 @@ def _check_best(experiment: Experiment, task: Task, abstract: TrainState, batch:
         measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
         if name not in measured:
             raise UsageError(f"keep.best is {name!r}, which is not measured. {did_you_mean(name, measured)}")
-        experiment.keep.resolved(task.headline, task.higher_is_better)
+        experiment.keep.resolved(task.directions)
         if not 0 < experiment.eval_every < experiment.steps:
             note(
                 f"keep.best is {name!r}, which is measured at the end alone; set eval_every to have more to choose from"

@@ -58,8 +58,7 @@ def train_without_directory(session: Session) -> tuple[TrainState, MetricsLog]:
 
 def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, MetricsLog, int]:
     """Train in a run directory; returns the state, the log and the step it began at."""
-    task = session.parts.task
-    checkpoints.keep = checkpoints.keep.resolved(task.headline, task.higher_is_better)
+    checkpoints.keep = checkpoints.keep.resolved(session.parts.task.directions)
     begun = _resume(session, directory, checkpoints)
     first = begun.start
     if is_first():

@@ -44,7 +44,7 @@ def test_losses_and_penalties_by_their_formulas(objective):
     off = 0.5 * (w @ w) if objective == "logistic" else (np.sqrt(w @ w) - 1) ** 2
     assert float(aux.metrics["penalty"].value) == pytest.approx(off, rel=1e-5)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(1), 0), 5)
-    z = np.asarray(task._noise(keys[0], batch["inputs"]))
+    z = np.asarray(task._noise(keys[0], batch, "critic"))
     g, c = (jax.tree.map(np.asarray, tree["params"]["output"]) for tree in (other, own))
     real = np.asarray(batch["inputs"]) @ c["kernel"][:, 0] + c["bias"][0]
     made = (z @ g["kernel"] + g["bias"]) @ c["kernel"][:, 0] + c["bias"][0]
@@ -56,7 +56,7 @@ def test_losses_and_penalties_by_their_formulas(objective):
     wanted = w if objective == "logistic" else 2 * (1 - 1 / np.sqrt(w @ w)) * w
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
     mean, _ = task.generator_loss(other, batch, jax.random.key(1), True, other=own)
-    z = np.asarray(task._noise(jax.random.split(jax.random.fold_in(jax.random.key(1), 1), 3)[0], batch["inputs"]))
+    z = np.asarray(task._noise(jax.random.split(jax.random.fold_in(jax.random.key(1), 1), 3)[0], batch, "generator"))
     made = (z @ g["kernel"] + g["bias"]) @ c["kernel"][:, 0] + c["bias"][0]
     wanted = (np.log1p(np.exp(-made)) if objective == "logistic" else -made).mean()
     assert float(mean.value) == pytest.approx(wanted, rel=1e-5)

@@ -1,21 +1,41 @@
-"""Normalisation layers whose variance is that of the features' distances from their mean.
+"""Normalisation layers that are exact for features far from 0.
 
-Linen's own take it as a difference of two moments by default, which is faster and loses all digits where features lie far
-from 0: of values around 2000 with deviation 1, nothing is left in float32. These take the mean first. What remains is the
-rounding of the mean itself, `2^-24` of its size: with values of 1e6 ± 1 the result is off by up to a tenth of a deviation, so
-such features should be centred before they are narrowed to float32 (the data of this library are, by default).
+Linen's own take the variance as a difference of two moments by default, which is faster and loses all digits where the mean is
+large: of values around 2000 with deviation 1, nothing is left in float32. These sum squared distances from the mean, and first
+subtract one of the values: that changes nothing in exact arithmetic (the gradient included), and keeps the digits of the mean,
+which for values around 1e6 would be off by a tenth of their deviation.
 
-Parameters, statistics and their names are Linen's.
+Parameters, statistics and their names are Linen's. Numbers of 16 bits are taken as they are: they hold no such digits.
 """
 
+from typing import Any
+
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
 
 
 class BatchNorm(nn.BatchNorm):
-    """Batch normalisation (Ioffe and Szegedy 2015)."""
+    """Batch normalisation (Ioffe and Szegedy 2015) over the last dim's features."""
 
     use_fast_variance: bool = False
     """Whether the variance is the mean square minus the squared mean."""
+
+    def __call__(self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None) -> Array:
+        """`[B, ..., C]` to the same; `mask`, which has the shape of `x` up to 1s, says what the statistics are of."""
+        running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        if running or self.axis != -1 or not _exact(x):
+            return super().__call__(x, use_running_average, mask=mask)
+        rows = x.reshape(-1, x.shape[-1])
+        # A masked row may hold anything, so with a mask it is the mean of the others.
+        level = rows[0] if mask is None else jnp.mean(x, axis=range(x.ndim - 1), where=mask.astype(bool))
+        level = jax.lax.stop_gradient(level)
+        y = super().__call__(x - level.reshape(*(1,) * (x.ndim - 1), -1), use_running_average, mask=mask)
+        if not self.is_initializing():
+            mean: Any = self.get_variable("batch_stats", "mean")
+            self.put_variable("batch_stats", "mean", mean + (1 - self.momentum) * level)
+        return y
 
 
 class LayerNorm(nn.LayerNorm):
@@ -24,9 +44,28 @@ class LayerNorm(nn.LayerNorm):
     use_fast_variance: bool = False
     """Whether the variance is the mean square minus the squared mean."""
 
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        """`[..., C]` to the same."""
+        if _exact(x) and self.reduction_axes == -1 and mask is None:
+            x = x - jax.lax.stop_gradient(x[..., :1])
+        return super().__call__(x, mask=mask)
+
 
 class GroupNorm(nn.GroupNorm):
     """Group normalisation (Wu and He 2018)."""
 
     use_fast_variance: bool = False
     """Whether the variance is the mean square minus the squared mean."""
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        """`[B, ..., C]` to the same."""
+        groups, features = self.num_groups, x.shape[-1]
+        if _exact(x) and mask is None and groups and self.reduction_axes is None and features % groups == 0:
+            first = x.reshape(x.shape[0], -1, groups, features // groups)[:, :1, :, :1]
+            level = jnp.broadcast_to(first, (x.shape[0], 1, groups, features // groups))
+            x = x - jax.lax.stop_gradient(level.reshape(x.shape[0], *(1,) * (x.ndim - 2), features))
+        return super().__call__(x, mask=mask)
+
+
+def _exact(x: Any) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32)

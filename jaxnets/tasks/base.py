@@ -9,7 +9,7 @@ to look at afterwards (`exhibits`). Two more have defaults: `bind`, which fills 
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import flax.linen as nn
 import jax
@@ -47,6 +47,16 @@ class Task:
     """The one metric to name a run by."""
     higher_is_better = False
     """Which way the headline improves."""
+    more_is_better: ClassVar[tuple[str, ...]] = ()
+    """Further metrics of which more is better, where their names do not say so (or say the opposite)."""
+    less_is_better: ClassVar[tuple[str, ...]] = ()
+    """And those of which less is better."""
+
+    @property
+    def directions(self) -> dict[str, Literal["max", "min"]]:
+        """Which way metrics improve, by name, as far as the task itself says it."""
+        own: dict[str, Literal["max", "min"]] = {self.headline: "max" if self.higher_is_better else "min"}
+        return own | dict.fromkeys(self.more_is_better, "max") | dict.fromkeys(self.less_is_better, "min")
 
     @property
     def reads(self) -> tuple[str, ...]:

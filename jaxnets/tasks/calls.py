@@ -108,13 +108,13 @@ def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:
         return call()
     except flax.errors.InvalidRngError as error:
         raise UsageError(
-            f"{kind} draws random numbers in evaluation ({_reason(error)}); there it must give the same answer in any batch, so draw "
-            f"only where `train` is true"
+            f"{kind} draws random numbers in evaluation ({_reason(error)}); there it must give the same answer in any batch, "
+            f"so draw only where `train` is true"
         ) from error
     except (flax.errors.ModifyScopeVariableError, flax.errors.ScopeCollectionNotFound) as error:
         raise UsageError(
-            f"{kind} makes or changes a variable where it cannot ({_reason(error)}); make it in every call, whatever `train` is, and "
-            f"change it only where `train` is true"
+            f"{kind} makes or changes a variable where it cannot ({_reason(error)}); make it in every call, whatever `train` "
+            f"is, and change it only where `train` is true"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """Inputs that are their own targets: autoencoders, and denoising ones."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -32,6 +33,8 @@ class Reconstruction(Task):
     """Standard deviation of Gaussian noise on what the model sees."""
     masked: float = 0.0
     """Probability that a number of what the model sees is replaced by 0, in [0, 1)."""
+    centre: float = 0.0
+    """Taken from the inputs before their variance is measured, which would lose its digits far from 0; the data decide."""
 
     headline = "explained"
     higher_is_better = True
@@ -43,8 +46,10 @@ class Reconstruction(Task):
             raise ValueError(f"masked is a probability in [0, 1), got {self.masked}")
 
     def bind(self, card: Card) -> Self:
-        """Give the model the shape of an example."""
-        return dataclasses.replace(self, model=with_shape(self.model, card))
+        """Give the model the shape of an example, and take the middle of the inputs' range."""
+        low, high = card.input_range
+        centre = (low + high) / 2 if math.isfinite(low + high) else self.centre
+        return dataclasses.replace(self, model=with_shape(self.model, card), centre=centre)
 
     def spoil(self, inputs: Array, keys: Array) -> Array:
         """Inputs `[B, ...]` as the model sees them, with a key `[B]` for each."""
@@ -70,7 +75,12 @@ class Reconstruction(Task):
         """The loss, with noise that depends on the example's row alone, and two moments of the inputs for `derive`."""
         inputs, mask = batch["inputs"].astype(jnp.float32), batch["mask"]
         loss, _ = self.loss(variables, batch, jax.random.key(0), False)
-        return {"loss": loss, "first": Mean.of(inputs, mask), "second": Mean.of(jnp.square(inputs), mask)}
+        return {"loss": loss, **self.moments(inputs, mask)}
+
+    def moments(self, inputs: Array, mask: Array) -> dict[str, Mean]:
+        """Mean and mean square of the inputs, from the centre on."""
+        away = inputs - self.centre
+        return {"first": Mean.of(away, mask), "second": Mean.of(jnp.square(away), mask)}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """`explained`: the share of the inputs' variance (about the mean of all their numbers) that is said again."""

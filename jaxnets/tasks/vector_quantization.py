@@ -25,6 +25,8 @@ class VectorQuantization(Reconstruction):
     commitment: float = 0.25
     """Weight of the term that keeps the encoder near the codes it chose."""
 
+    more_is_better = ("perplexity",)  # of the codes in use, not of a prediction
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.commitment < 0:
@@ -59,8 +61,7 @@ class VectorQuantization(Reconstruction):
             f"code_{index}": Mean.of((said.indices == index).astype(jnp.float32), mask)
             for index in range(self.model.codes)
         }
-        moments = {"first": Mean.of(inputs, mask), "second": Mean.of(jnp.square(inputs), mask)}
-        return {"loss": self._missed(said, batch), **moments, **shares}
+        return {"loss": self._missed(said, batch), **self.moments(inputs, mask), **shares}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """`explained`, and `perplexity`: how many codes would be in use if they were used alike."""

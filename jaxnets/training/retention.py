@@ -57,7 +57,7 @@ class Keep:
         return kept | ({best} if best is not None else set())
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["max", "min"]:
         """The mode, "max" or "min"; raises `UsageError` where it is auto and the metric is not known by its name."""
         found = direction(self.best) if self.mode == "auto" else self.mode
         if found is None:
@@ -67,13 +67,11 @@ class Keep:
             )
         return found
 
-    def resolved(self, headline: str, higher_is_better: bool) -> "Keep":
-        """The same with its mode decided, for a task whose headline metric this is; raises as `direction` does."""
-        if not self.best:
+    def resolved(self, known: Mapping[str, Literal["max", "min"]]) -> "Keep":
+        """The same with its mode decided, by what a task knows of its metrics or by name; raises as `direction` does."""
+        if not self.best or self.mode != "auto":
             return self
-        if self.mode == "auto" and self.best == headline:
-            return dataclasses.replace(self, mode="max" if higher_is_better else "min")
-        return dataclasses.replace(self, mode="max" if self.direction == "max" else "min")
+        return dataclasses.replace(self, mode=known.get(self.best) or self.direction)
 
 
 # Words of a metric's name. The last one that is known decides: `top5_error` is an error, `loss_gain` a gain.
