@@ -18,29 +18,20 @@ from jaxnets.data.given import check_given
 from jaxnets.data.memory import InMemory
 from jaxnets.environment import check_data
 from jaxnets.errors import RunDirectoryError, UsageError
+from jaxnets.finish import Words, finish
 from jaxnets.installed import versions
+from jaxnets.models.layers import most_positions
 from jaxnets.parallel.determinism import require_determinism
-from jaxnets.parallel.hosts import from_first, is_first, meet
+from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
 from jaxnets.report.log import read_records
-from jaxnets.report.page import PAGE, ReportData, write_report
 from jaxnets.run_directory import RunDirectory
 from jaxnets.session import Session, train_in, train_without_directory
 from jaxnets.training.checkpoint import Checkpoints, abstract
-from jaxnets.training.loop import Timing
 from jaxnets.training.state import TrainState
 from jaxnets.training.stopping import Stopping
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """What a report says of a run that the run itself does not know."""
-
-    title: str
-    subtitle: str
-    expected: Expected | None
 
 
 @dataclasses.dataclass
@@ -68,7 +59,7 @@ class Run:
 
         Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`.
         """
-        arrays = check_given(inputs, self.parts.dataset.preparation, getattr(self.parts.task.model, "length", None))
+        arrays = check_given(inputs, self.parts.dataset.preparation, most_positions(self.parts.task.model))
         with jax.set_mesh(self.parts.mesh):
             return self.parts.predictor(self.variables, arrays)
 
@@ -155,9 +146,7 @@ def train(
         run = Run(parts, state, History(tuple(log.records)), directory.path if directory else None)
         if int(state.step) >= experiment.steps:
             words = Words(title, subtitle, expected)
-            _finish(
-                run, directory, console, words, time.perf_counter() - began, int(state.step) - start, session.timing
-            )
+            finish(run, directory, console, words, time.perf_counter() - began, int(state.step) - start, session.timing)
         elif directory is not None:
             console.say(
                 f"stopped at step {int(state.step)} of {experiment.steps}; run the same command again to continue"
@@ -242,86 +231,3 @@ def open_run(
             step = found.step
         state, _ = checkpoints.restore(step, abstract(parts.abstract, parts.shardings))
     return Run(parts, state, History(tuple(read_records(directory.metrics))), directory.path)
-
-
-def _finish(
-    run: Run,
-    directory: RunDirectory | None,
-    console: Console,
-    words: "Words",
-    seconds: float,
-    trained: int,
-    timing: Timing,
-) -> None:
-    """The summary on the console and, in a run directory, the report."""
-    parts, task = run.parts, run.parts.task
-    outputs, drawn, seen, shown = np.zeros(0), tuple[Any, ...](), np.zeros(0, int), dict[str, Any]()
-    # A run that was complete already has a report that knows more: how long training took, say.
-    reporting = directory is not None and bool(from_first(trained or not (directory.path / PAGE).exists()))
-    if reporting:
-        with jax.set_mesh(parts.mesh):  # on every process, though one writes
-            seen = task.exhibit_rows(parts.dataset.card.examples["test"])
-            whole = len(seen) == parts.dataset.card.examples["test"]
-            shown = {name: a if whole else a[seen] for name, a in parts.dataset.test.items()} | {"index": seen}
-            if len(seen):
-                outputs = parts.predictor(
-                    run.variables, {k: a for k, a in shown.items() if k not in ("targets", "index")}
-                )
-            drawn = tuple(task.drawn(run.variables))
-    if not is_first():
-        return
-    final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split")}
-    speeds = run.history.series("examples_per_second")[1]
-    facts = {"parameters": f"{parts.parameters:,}", "steps": f"{parts.experiment.steps:,}"}
-    if trained:
-        facts["seconds to train"] = f"{seconds:.1f}"
-        facts["waiting for data (s)"] = f"{timing.waiting_for_data:.1f}"
-        facts["evaluating (s)"] = f"{timing.in_hooks:.1f}"
-        facts["saving (s)"] = f"{timing.saving:.1f}"
-    if speeds:
-        facts["examples/s"] = f"{max(speeds):,.0f}"
-    if directory is not None and directory.quarantine:
-        left = [str(batch) for entry in directory.quarantine for batch in entry["batches"]]
-        facts["batches left out"] = f"{', '.join(left)} (see quarantine.json)"
-    if trained and timing.waiting_for_data > 0.1 * seconds:
-        facts["note"] = "more than a tenth of the time went into waiting for data; see --placement"
-    verdict = _verdict(final, words.expected)
-    if directory is not None and reporting:
-        report = ReportData(
-            title=words.title,
-            subtitle=f"{words.subtitle} ".lstrip()
-            + f"{parts.dataset.name}: {parts.dataset.card.examples['train']:,} training and "
-            f"{parts.dataset.card.examples['test']:,} test examples. Source: {parts.dataset.source}",
-            headline=task.headline,
-            history=run.history,
-            final=final,
-            facts=facts,
-            exhibits=[*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn],
-            config=directory.read_json("config.json"),
-            environment=directory.read_json("environment.json"),
-            expectation=verdict,
-        )
-        write_report(directory.path, report)
-    scores = sorted(((k, v) for k, v in final.items() if k != "examples"), key=lambda kv: kv[0] != task.headline)
-    rows = [(f"test {name}", f"{value:.4g}") for name, value in scores]
-    rows.append(("test examples", f"{final.get('examples', 0):,.0f}"))
-    rows += list(facts.items())
-    if verdict:
-        rows.append(("expected", verdict))
-    if directory is not None:
-        rows.append(("run directory", _short(directory.path)))
-    if not trained:
-        rows.append(("note", "this run was complete already; --overwrite trains it anew"))
-    closing = f"report: {_short(directory.path / PAGE)}" if directory is not None else ""
-    console.summary(words.title, rows, closing)
-
-
-def _verdict(final: dict[str, float], expected: Expected | None) -> str:
-    if expected is None or expected.metric not in final:
-        return ""
-    reached = "reached" if expected.reached(final[expected.metric]) else "not reached"
-    return f"{expected} with the configuration as shipped: {reached}"
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
