@@ -7,7 +7,6 @@ import dataclasses
 import gzip
 import io
 import zipfile
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxnets.data.dataset import Arrays, Dataset, Source, TokenIds
 from jaxnets.data.download import Remote, obtain_file
 from jaxnets.data.vocabulary import build_vocabulary, encode_lines, read_lines, split_words
 from jaxnets.errors import DataError
+from jaxnets.files import user_path
 from jaxnets.ops.tokens import SPECIAL
 
 WORDS = Remote(
@@ -90,7 +90,7 @@ class ReversedWords(Source):
 
     def _read(self) -> tuple[list[str], str]:
         if self.path != "words":
-            return read_lines(Path(self.path)), self.path
+            return read_lines(user_path(self.path)), self.path
         return read_lines(obtain_file("text/words_en.txt.gz", WORDS, unpack_words)), WORDS.url
 
 

@@ -10,6 +10,7 @@ from jaxnets.data.dataset import Dataset, Source, TokenIds
 from jaxnets.data.download import Remote, locate, obtain_file, read_arrays
 from jaxnets.data.tokenizers import Characters, Tokenizer, narrowest, open_tokenizer
 from jaxnets.errors import DataError
+from jaxnets.files import user_path
 
 SHAKESPEARE = Remote(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -56,7 +57,7 @@ class Text(Source):
         if self.path == "shakespeare":
             path, source = obtain_file("text/tinyshakespeare.txt", SHAKESPEARE), SHAKESPEARE.url
         else:
-            path, source = Path(self.path), self.path
+            path, source = user_path(self.path), self.path
         try:
             text = path.read_bytes().decode("utf-8")
         except FileNotFoundError:

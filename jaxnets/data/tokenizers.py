@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxnets.data.download import Remote, obtain_file
 from jaxnets.errors import DataError, first_line
+from jaxnets.files import user_path
 
 _GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_FILES = {
@@ -238,7 +239,7 @@ def open_tokenizer(name: str) -> Tokenizer:
     if name == "gpt2":
         pieces, merges = (obtain_file(path, remote) for path, remote in GPT2_FILES.items())
         return LibraryFile(pieces, merges)
-    path = Path(name)
+    path = user_path(name)
     if path.is_dir():
         held = ("tokenizer.json", *PAIRS, "tokenizer.model")
         path = next((path / file for file in held if (path / file).is_file()), path)

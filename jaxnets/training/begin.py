@@ -2,13 +2,13 @@
 
 import dataclasses
 import fnmatch
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets.errors import CheckpointError, UsageError
+from jaxnets.files import user_path
 from jaxnets.training.checkpoint import Checkpoints
 from jaxnets.training.compare import mismatches, table
 from jaxnets.training.digest import leaf_paths, read_digests, start_digests
@@ -25,7 +25,7 @@ def begin_from(warm: WarmStart, state: Any, shardings: Any) -> tuple[Any, int, s
     Raises:
         CheckpointError: there is no good checkpoint, or leaves differ that `warm` does not allow to.
     """
-    checkpoints = Checkpoints(Path(warm.run) / "checkpoints")
+    checkpoints = Checkpoints(user_path(warm.run) / "checkpoints")
     step = warm.step or checkpoints.newest_verified().step
     if step is None:
         raise CheckpointError(f"{warm.run} has no checkpoint that verifies; see `jaxnets ckpt verify {warm.run}`")
