@@ -1,29 +1,36 @@
 """`python -m jaxnets`, and the `jaxnets` command."""
 
-import contextlib
 import os
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from jaxnets.cli import HUNG, PREEMPTED, run
+    from jaxnets import streams
 
     try:
+        from jaxnets import machine
+
+        machine.prepare()
+        from jaxnets.cli import HUNG, PREEMPTED, run
+
         code = run(sys.argv[1:])
         if code == 0:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has left, as `| head` does. That is no fault of ours to print a traceback for; what is
-        # still to be flushed at the exit goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Whoever read the output has left, as `| head` does. That is no fault of ours to print a traceback for.
         code = 1  # rich's too, which prints the tables
+    except OSError as error:
+        streams.say(f"jaxnets: the output cannot be written ({error})")
+        code = 1
+    except KeyboardInterrupt:  # before the command had begun to listen, or while it cleaned up
+        streams.say("jaxnets: interrupted")
+        sys.exit(130)
+    finally:
+        streams.finish()
     if code in (HUNG, PREEMPTED) or (code and _among_several()):
         # A load or a save may hang in a thread, and other processes may wait for this one; an orderly exit would wait for
         # them. All that counts is on the disk.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
         os._exit(1 if code == HUNG else code)
     sys.exit(code)
 
@@ -35,4 +42,8 @@ def _among_several() -> bool:
 
 
 if __name__ == "__main__":
+    # `python -m` looks into the working directory first, where a file called random.py or jax.py would stand in for the
+    # library of that name. Looked into last, it still serves a configuration that imports its neighbours.
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))
     main()

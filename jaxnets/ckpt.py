@@ -3,11 +3,10 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import CheckpointError, UsageError, did_you_mean
-from jaxnets.files import replacing
+from jaxnets.files import replacing, user_path
 from jaxnets.training.manifest import Manifest
 from jaxnets.training.step_folders import StepFolders
 
@@ -128,9 +127,11 @@ def _export(place: str, target: str) -> int:
     import numpy as np
 
     folders, manifest = _choose(place)
-    path = Path(target)
+    path = user_path(target)
     if path.suffix != ".npz":
         raise UsageError(f"`jaxnets ckpt export` writes .npz files, got {target!r}")
+    if not os.path.isdir(path.absolute().parent):
+        raise CheckpointError(f"cannot write {path}: its folder is not there; make it first, or choose another place")
     arrays = _arrays(folders, manifest, set(manifest.leaves))
     # npz knows numpy's own formats; bfloat16 and its like fit into float32 without loss.
     plain = {p: a if a.dtype.kind in "biufc" else a.astype(np.float32) for p, a in arrays.items()}
@@ -145,9 +146,11 @@ def _export(place: str, target: str) -> int:
 
 def _open(place: str) -> tuple[StepFolders, int | None]:
     """The checkpoints of `RUN` or `RUN:STEP`."""
-    path, _, step = place.rpartition(":") if place.rpartition(":")[2].isdecimal() and ":" in place else (place, "", "")
-    folder = Path(path)
-    if not (folder / "checkpoints").is_dir():
+    path, _, step = place.rpartition(":")
+    if not path or not step.isdecimal() or os.path.isdir(user_path(place) / "checkpoints"):  # a name may have a colon
+        path, step = place, ""
+    folder = user_path(path)
+    if not os.path.isdir(folder / "checkpoints"):
         raise CheckpointError(f"{path!r} has no checkpoints; give the directory of a run")
     return StepFolders((folder / "checkpoints").absolute()), int(step) if step else None
 

@@ -7,12 +7,11 @@ Exit codes are an interface: 0 done, 1 error, 2 usage, 75 stopped by a signal af
 import contextlib
 import dataclasses
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from jaxnets import declare
+from jaxnets import declare, machine, streams
 from jaxnets.errors import (
     ConfigFileError,
     DataWarning,
@@ -24,52 +23,8 @@ from jaxnets.errors import (
     UsageError,
     did_you_mean,
 )
-
-HELP = """jaxnets: train neural networks in JAX
-
-  jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
-  jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
-  jaxnets predict RUN_DIRECTORY FILE         what a trained run says of new examples (.npz, .npy, .csv, .txt)
-  jaxnets generate RUN_DIRECTORY             text, images or frames, by a run that makes them (`... generate RUN --help`)
-  jaxnets export RUN_DIRECTORY FOLDER        a trained language model for the Hugging Face library: config, safetensors
-  jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
-  jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
-  jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
-  jaxnets list                               the configurations at hand
-  jaxnets --version
-
-CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to a Python file that defines
-`def config() -> Experiment`. `jaxnets train CONFIG --help` shows every field with its type and value.
-
-  jaxnets train digits_cnn
-  jaxnets train mnist_mlp --optimizer.learning-rate 3e-3 --task.model.widths 256 256
-  jaxnets train tabular --data.path my.csv --data.target price
-"""
-DETAILS = {
-    "evaluate": """jaxnets evaluate RUN_DIRECTORY
-
-Measures the newest checkpoint that verifies on the run's test split: a line for each metric. It has no flags.""",
-    "predict": """jaxnets predict RUN_DIRECTORY FILE [--output FILE.npz] [--raw]
-
-What a trained run says of new examples, a line for each. FILE is one of
-  .npz   arrays by the names they had in training: inputs, and for graphs edges, node_mask, edge_mask
-  .npy   the inputs
-  .csv   rows of a table, under the header of the one it was trained on
-  .txt   a text to a line, for a run on sentences or pairs of sequences
---output writes the predictions as an array instead; --raw gives the model's own outputs (logits, say).""",
-    "generate": """jaxnets generate RUN_DIRECTORY [FLAGS]
-
-What a run makes. `jaxnets generate RUN_DIRECTORY --help` shows the flags of that run, which are
-  text          --prompt --tokens --samples --temperature --top-k --top-p --seed
-  translations  --prompt --beam
-  images        --samples --seed --label --guidance --output
-  films         --samples --frames --output""",
-    "export": """jaxnets export RUN_DIRECTORY FOLDER
-
-Leaves a trained language model as the Hugging Face library reads it: config.json, safetensors, its tokenizer. The model must
-be one that the library has: GPT-2, Llama, Qwen2 or Qwen3 in its choices; what is not so is named. It has no flags.""",
-}
-VERBS = ("train", "evaluate", "summary", "list", "predict", "generate", "export", "ckpt", "doctor")
+from jaxnets.files import user_path
+from jaxnets.help import DETAILS, HELP, VERBS
 
 PREEMPTED = 75
 # As any error for those who look from outside, but an orderly end would wait for a thread or a process that is no more.
@@ -108,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors go to stderr as one message each."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            warnings.showwarning = _Notes()
             return _dispatch(list(arguments))
     except UsageError as error:
         _complain(str(error))
@@ -122,30 +77,52 @@ def run(arguments: Sequence[str]) -> int:
     except JaxnetsError as error:
         _complain(str(error))
         return 1
-    except RuntimeError as error:
-        if "nable to initialize backend" not in str(error):
+    except (RuntimeError, ValueError) as error:
+        said = str(error)
+        if "nable to initialize backend" not in said and "for JAX flag" not in said:
             raise
-        _complain(f"{error}; check JAX_PLATFORMS, and see `jaxnets doctor`")
+        _complain(
+            f"{said}; check the environment variable JAX_PLATFORMS, or that of the flag, and see `jaxnets doctor`"
+        )
+        return 1
+    except BrokenPipeError:
+        raise  # whoever read the output has left; see `jaxnets.__main__`
+    except OSError as error:
+        _complain(f"the operating system refuses: {error}")
         return 1
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from the last checkpoint")
         return 130
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
-    """A note of ours as one line; the warnings of other libraries as Python shows them."""
-    if issubclass(category, DataWarning):
-        _complain(f"note: {message}")
-    else:
-        sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
+class _Notes:
+    """Warnings as lines: ours one each, another library's of a cache one in all, the rest as Python shows them."""
+
+    def __init__(self) -> None:
+        self._cache = False
+
+    def __call__(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+    ) -> None:
+        """See `warnings.showwarning`."""
+        if issubclass(category, DataWarning):
+            _complain(f"note: {message}")
+        elif machine.is_about_the_cache(message):
+            if not self._cache:
+                _complain(
+                    f"note: {str(message).splitlines()[0][:300]}. Programs that are not found there are compiled anew"
+                )
+            self._cache = True
+        else:
+            streams.say(warnings.formatwarning(message, category, filename, lineno).rstrip())
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # the exit code counts, whether or not anyone reads this
-        print(f"jaxnets: {text}", file=sys.stderr, flush=True)
+    streams.say(f"jaxnets: {text}")  # the exit code counts, whether or not anyone reads this
 
 
 def _dispatch(arguments: list[str]) -> int:
+    machine.check_here()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -293,7 +270,7 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _check_run(directory: str) -> None:
-    if not os.path.isfile(os.path.join(directory, "config.json")):
+    if not os.path.isfile(user_path(directory) / "config.json"):
         raise RunDirectoryError(f"{directory!r} holds no run (no config.json); give the directory of a run")
 
 
@@ -306,15 +283,5 @@ def _summary(loaded: Any, experiment: Any, options: SummaryOptions) -> int:
 
 
 def _prepare_jax() -> None:
-    """Settings that must stand before JAX starts: a compilation cache that outlives the process, and quiet logs."""
-    from jaxnets.data.download import cache_directory
-
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    # The configuration has imported jax already, too early for it to have read the environment.
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update(
-        "jax_persistent_cache_min_compile_time_secs", float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
-    )
+    if why := machine.prepare_jax():
+        _complain(f"note: {why}")

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import json
 import numbers
+import os
 import runpy
 import sys
 import traceback
@@ -23,6 +24,7 @@ from jaxnets.code_digest import described, without_code
 from jaxnets.data.dataset import Source
 from jaxnets.data.preparation import CLASSES
 from jaxnets.errors import ConfigFileError, JaxnetsError, UsageError, did_you_mean
+from jaxnets.files import user_path
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.parallel.mesh import MeshShape
@@ -150,7 +152,7 @@ class Loaded:
 def config_directories() -> list[Path]:
     """Where bare names are looked up: here, beside the package (a checkout), inside it (an installation)."""
     package = Path(__file__).resolve().parent
-    places = [Path.cwd() / "configs", package.parent / "configs", package / "configs"]
+    places = [Path("configs").absolute(), package.parent / "configs", package / "configs"]
     return [place for index, place in enumerate(places) if place.is_dir() and place not in places[:index]]
 
 
@@ -166,9 +168,9 @@ def available() -> dict[str, Path]:
 
 def find(name: str) -> Path:
     """The file of a configuration, from its bare name or a path to a `.py` file."""
-    if name.endswith(".py"):
-        path = Path(name)
-        if path.is_file():
+    if name.lower().endswith(".py"):
+        path = user_path(name)
+        if os.path.isfile(path):
             return path
         raise UsageError(f"there is no configuration file {name!r}; check the path, or see `jaxnets list`")
     known = available()
@@ -201,8 +203,9 @@ def _guarded(path: Path, act: Callable[[], Any]) -> Any:
     except JaxnetsError as error:
         raise ConfigFileError(f"{path}: {error}") from error
     except SyntaxError as error:
-        raise ConfigFileError(f"{path}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
+        place = f", line {error.lineno}" if error.lineno else ""
+        raise ConfigFileError(f"{path}{place}: {error.msg}; a configuration is Python, saved as UTF-8") from error
+    except (Exception, SystemExit) as error:  # a file that ends the program has not said what to train
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ConfigFileError(f"{place}: {type(error).__name__}: {error}") from error

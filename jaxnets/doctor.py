@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxnets.errors import UsageError, first_line
+from jaxnets.errors import DataError, UsageError, first_line
 from jaxnets.files import physical_memory
 from jaxnets.installed import versions
 
@@ -43,7 +43,7 @@ def _machine() -> list[tuple[str, str]]:
     ]
     if physical_memory():
         rows.append(("memory", f"{physical_memory() / 1e9:.1f} GB"))
-    rows.append(("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB"))
+    rows.append(("free disk here", f"{shutil.disk_usage('.').free / 1e9:.1f} GB"))
     return rows
 
 
@@ -73,21 +73,26 @@ def _devices(problems: list[str]) -> list[tuple[str, str]]:
 
 
 def _settings(problems: list[str]) -> list[tuple[str, str]]:
-    from jaxnets.data.download import cache_directory
+    from jaxnets.data.download import cache_directory, data_directory
 
-    cache = cache_directory()
-    compiled = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", cache / "xla"))
+    cache: Path | None = None
+    try:
+        folder = cache = cache_directory()
+        near = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+        if not near.is_dir() or not os.access(near, os.W_OK):
+            problems.append(f"the cache {cache} cannot be written: set JAXNETS_CACHE to a folder that can")
+    except (DataError, OSError) as error:
+        problems.append(f"there is no cache: {error}")
+    where = os.environ.get("JAX_COMPILATION_CACHE_DIR") or (str(cache / "xla") if cache else "")
+    compiled = Path(where or os.devnull)
     entries = list(compiled.glob("*")) if compiled.is_dir() else []
     size = sum(entry.stat().st_size for entry in entries if entry.is_file())
-    near = next((place for place in (cache, *cache.parents) if place.exists()), cache)
-    if not os.access(near, os.W_OK):
-        problems.append(f"the cache {cache} cannot be written: set JAXNETS_CACHE to a place that can")
-    data = os.environ.get("JAXNETS_DATA", "")
-    if data and not Path(data).is_dir():
+    data = data_directory()
+    if data is not None and not data.is_dir():
         problems.append(f"JAXNETS_DATA is {data}, which is not a directory: correct or unset it")
     rows = [
-        ("compilation cache", f"{compiled}: {len(entries)} entries, {size / 1e6:.0f} MB"),
-        ("JAXNETS_DATA", data or "not set"),
+        ("compilation cache", f"{where}: {len(entries)} entries, {size / 1e6:.0f} MB" if where else "none"),
+        ("JAXNETS_DATA", str(data or "not set")),
     ]
     return rows + [
         (name, os.environ[name])

@@ -72,7 +72,11 @@ def _git() -> str:
     """Commit of the working directory, with "+" if files differ from it; empty outside a repository."""
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=5
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=5,
         )
         return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):

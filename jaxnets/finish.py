@@ -1,5 +1,6 @@
 """What is shown at the end of a run: the summary on the console and, in a run directory, the report."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -119,4 +120,6 @@ def _verdict(final: dict[str, float], expected: Expected | None) -> str:
 
 
 def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    with contextlib.suppress(OSError, ValueError):  # the working directory may be gone, or elsewhere
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

@@ -1,12 +1,13 @@
 """`jaxnets predict`, `generate` and `export`: what a trained run says of new inputs, and how it leaves."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import DataError, UsageError, note
+from jaxnets.files import replacing, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,19 +203,22 @@ def predict(arguments: Sequence[str]) -> int:
     options = parse(PredictOptions, flags, "jaxnets predict RUN FILE")
     if options.output and not options.output.endswith(".npz"):
         raise UsageError(f"--output is an .npz file, got {options.output!r}")
+    if options.output and not os.path.isdir(user_path(options.output).absolute().parent):
+        raise UsageError(f"--output is in a folder that is not there, {options.output!r}; make it first")
     import numpy as np
 
     from jaxnets.data.given import read_given
     from jaxnets.run import open_run
 
     run = open_run(run_dir)
-    outputs = run.outputs(read_given(Path(source), run.parts.dataset.preparation))
+    outputs = run.outputs(read_given(user_path(source), run.parts.dataset.preparation))
     said = outputs if options.raw else run.parts.task.decide(outputs)
     card = run.parts.dataset.card
     names = card.class_names
     if options.output:
         try:
-            np.savez(options.output, predictions=said)
+            with replacing(user_path(options.output)) as file:
+                np.savez(file, predictions=said)
         except OSError as error:
             raise DataError(f"cannot write {options.output} ({error}); choose another place") from error
         print(f"{len(said)} predictions in {options.output}", file=sys.stderr)

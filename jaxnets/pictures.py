@@ -2,15 +2,19 @@
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxnets.contracts import Gallery
-from jaxnets.errors import DataError, UsageError, did_you_mean
-from jaxnets.files import replacing
+from jaxnets.errors import DataError, UsageError, did_you_mean, note
+from jaxnets.files import replacing, user_path
 from jaxnets.run import Run
+
+# Images in one picture; more would be more pixels than a picture may have.
+MOST_SHOWN = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +61,8 @@ def _check(output: str, **counts: int) -> None:
             raise ValueError(f"{name} is at least 1, got {count}")
     if output and not output.endswith(".png"):
         raise ValueError(f"--output is a .png file, got {output!r}")
-    if output and not Path(output).absolute().parent.is_dir():
-        raise ValueError(f"--output is in a folder that is not there, {str(Path(output).parent)!r}; make it first")
+    if output and not os.path.isdir(user_path(output).absolute().parent):
+        raise ValueError(f"--output is in a folder that is not there, {str(user_path(output).parent)!r}; make it first")
 
 
 def options_for(task: Any) -> type[ImageOptions | FilmOptions]:
@@ -87,14 +91,17 @@ def draw(run: Run, options: ImageOptions | FilmOptions) -> Path:
             f"what this run makes has shape {list(made.shape[1:])}, which is no image; use `run.parts.task.sample` in Python"
         )
     assert run.directory is not None  # it was opened from there
-    picture = Path(options.output) if options.output else run.directory / "samples.png"
+    picture = user_path(options.output) if options.output else run.directory / "samples.png"
     images = made.reshape(-1, *made.shape[-3:])
-    from jaxnets.report.plots import gallery
+    from jaxnets.report.plots import gallery, to_png
 
-    figure = gallery(Gallery("Samples", images, ("",) * len(images)), columns=columns)
+    if len(images) > MOST_SHOWN:
+        note(f"the picture shows the first {MOST_SHOWN} of {len(images)} images; the arrays beside it hold them all")
+    shown = images[:MOST_SHOWN]
+    figure = gallery(Gallery("Samples", shown, ("",) * len(shown)), columns=columns)
     try:
         with replacing(picture) as file:
-            figure.savefig(file, format="png", dpi=110)
+            file.write(to_png(figure, dpi=110))
         with replacing(picture.with_suffix(".npz")) as file:
             np.savez(file, inputs=made)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jaxnets.data.given import check_given
 from jaxnets.data.memory import InMemory
 from jaxnets.environment import check_data
 from jaxnets.errors import RunDirectoryError, UsageError
+from jaxnets.files import user_path
 from jaxnets.finish import Words, finish
 from jaxnets.installed import versions
 from jaxnets.models.layers import most_positions
@@ -119,6 +121,7 @@ def train(
     if experiment.deterministic:
         require_determinism()  # before anything starts the devices
     console = make_console(progress if is_first() else "none")
+    run_dir = None if run_dir is None else user_path(run_dir)
     _check_can_go_back(experiment, run_dir)
     _check_warm_start(experiment, run_dir)
     stopping = Stopping()
@@ -175,8 +178,8 @@ def _check_can_go_back(experiment: Experiment, run_dir: Any) -> None:
 
 def _check_warm_start(experiment: Experiment, run_dir: Any) -> None:
     """The run to begin from is there; one that has begun needs it no more."""
-    begun = run_dir is not None and (Path(run_dir) / "checkpoints").is_dir()
-    if experiment.warm_start.active and not begun and not Path(experiment.warm_start.run).is_dir():
+    begun = run_dir is not None and os.path.isdir(Path(run_dir) / "checkpoints")
+    if experiment.warm_start.active and not begun and not os.path.isdir(user_path(experiment.warm_start.run)):
         raise UsageError(
             f"warm_start.run is {experiment.warm_start.run!r}, and there is no such folder; check the path"
         )

@@ -20,7 +20,7 @@ from jaxnets.code_digest import edited, without_code
 from jaxnets.config import LINEN_FIELDS, Experiment, built_ins, differences, digest, essential, from_data, to_data
 from jaxnets.data.preparation import Preparation
 from jaxnets.errors import RunDirectoryError, note
-from jaxnets.files import is_partial, replacing
+from jaxnets.files import is_partial, replacing, user_path
 from jaxnets.training.step_folders import StepFolders
 
 
@@ -43,7 +43,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it holds another run or other files, or cannot be written.
         """
-        directory = cls(Path(path).absolute())
+        directory = cls(user_path(path).absolute())
         config = directory.path / "config.json"
         try:
             replaced = overwrite and config.exists()
@@ -65,7 +65,7 @@ class RunDirectory:
     @classmethod
     def check_free(cls, path: Path) -> None:
         """Raise unless a path is new, empty or holds a run; writes nothing."""
-        directory = cls(Path(path).absolute())
+        directory = cls(user_path(path).absolute())
         if not (directory.path / "config.json").exists() and directory._has_files():
             raise RunDirectoryError(
                 f"{directory.path} has files in it but no run (no config.json); choose an empty or new --run-dir"
@@ -74,7 +74,7 @@ class RunDirectory:
     @classmethod
     def existing(cls, path: Path | str) -> tuple["RunDirectory", Experiment]:
         """A directory that holds a run, and that run's experiment."""
-        directory = cls(Path(path).absolute())
+        directory = cls(user_path(path).absolute())
         if not (directory.path / "config.json").is_file():
             raise RunDirectoryError(f"{path} holds no run (no config.json); give the directory a run was trained in")
         experiment = from_data(directory.read_json("config.json"))

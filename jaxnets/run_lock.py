@@ -10,22 +10,24 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
+from jaxnets import streams
 from jaxnets.errors import LockedError, RunDirectoryError
+from jaxnets.files import check_name, fcntl_module
 
 NAME = ".lock"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 # Every text has this length, so that a reader never sees the rest of an older one.
 LENGTH = 512
+# Follow no link, and (on Windows) write bytes as they are.
+EXTRA_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 Answer = Literal["ours", "taken", "unknown"]
 
@@ -36,8 +38,9 @@ def hold(directory: Path, *, say: Callable[[str], None] = lambda text: None) -> 
 
     Raises:
         LockedError: another process holds it; the message says which.
-        RunDirectoryError: the lock cannot be written.
+        RunDirectoryError: the lock cannot be written, or the directory has a name that checkpoints cannot be under.
     """
+    check_name(directory)
     path = directory / NAME
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -81,13 +84,16 @@ def _held(handle: int, path: Path, token: str) -> Iterator[None]:
         beat.join()
         with contextlib.suppress(OSError):
             if _read(handle).get("token") == token:
+                os.ftruncate(
+                    handle, 0
+                )  # where an open file cannot be removed, it is left and says that nobody holds it
                 path.unlink()
 
 
 def _open(path: Path) -> tuple[int, Answer]:
     """The lock file, open, and what the operating system says of it."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | EXTRA_FLAGS, 0o644)
         answer = _lock(handle)
         if answer != "ours":
             return handle, answer
@@ -98,7 +104,7 @@ def _open(path: Path) -> tuple[int, Answer]:
 
 
 def _lock(handle: int) -> Answer:
-    fcntl = _fcntl()
+    fcntl = fcntl_module()
     if fcntl is None:
         return "unknown"
     try:
@@ -108,14 +114,6 @@ def _lock(handle: int) -> Answer:
     except OSError:  # a file system without locks
         return "unknown"
     return "ours"
-
-
-def _fcntl() -> ModuleType | None:
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    return fcntl
 
 
 def _still_beats(handle: int, before: dict[str, Any]) -> bool:
@@ -135,9 +133,7 @@ def _beat(handle: int, token: str, done: threading.Event) -> None:
             if now and now["token"] != token:
                 # This process stood still for so long that another took it for dead. Whatever it wrote now would destroy
                 # that one's work.
-                print(
-                    f"jaxnets: {_holder(now)} took over this run directory; ending at once", file=sys.stderr, flush=True
-                )
+                streams.say(f"jaxnets: {_holder(now)} took over this run directory; ending at once")
                 os._exit(1)
             _write(handle, token)
 

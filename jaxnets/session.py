@@ -9,6 +9,7 @@ from jaxnets.assemble import Parts
 from jaxnets.config import to_data
 from jaxnets.environment import check_data, write_environment
 from jaxnets.errors import CheckpointError, NonFiniteError, note
+from jaxnets.files import user_path
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.report.console import Console
 from jaxnets.report.log import MetricsLog
@@ -81,7 +82,7 @@ def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
     if warm.active:
         if directory is not None and directory.warm_started is not None:
             warm = dataclasses.replace(warm, step=directory.warm_started)
-        parts, theirs = session.parts, RunDirectory.preparation_in(Path(warm.run))
+        parts, theirs = session.parts, RunDirectory.preparation_in(user_path(warm.run))
 
         def compare(fresh: Collection[str]) -> Any:
             return compare_names(

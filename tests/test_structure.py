@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "interop": {"models"},
     "report": set(),
 }
-COMMON = {"contracts", "errors", "files", "lazy", "typecheck"}
+COMMON = {"contracts", "errors", "files", "lazy", "streams", "typecheck"}
 
 
 def imports(path):

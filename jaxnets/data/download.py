@@ -3,6 +3,7 @@
 Nothing downloaded is used before its digest is checked, and nothing is written under its final name before it is whole.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -10,11 +11,12 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxnets.errors import DataError
-from jaxnets.files import physical_memory, replacing
+from jaxnets.files import one_at_a_time, physical_memory, replacing, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +30,34 @@ class Remote:
 
 def data_directory() -> Path | None:
     """The folder `JAXNETS_DATA` names, if it is set."""
-    value = os.environ.get("JAXNETS_DATA")
-    return Path(value) if value else None
+    value = os.environ.get("JAXNETS_DATA", "").strip()
+    return user_path(value).absolute() if value else None
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept: `JAXNETS_CACHE`, else `~/.cache/jaxnets`."""
-    return Path(os.environ.get("JAXNETS_CACHE") or Path.home() / ".cache" / "jaxnets")
+    """Where downloads are kept: `JAXNETS_CACHE`, else `~/.cache/jaxnets`.
+
+    Raises:
+        DataError: neither is there. (No folder that others can write to will do: compiled programs are read from here.)
+    """
+    value = os.environ.get("JAXNETS_CACHE", "").strip()
+    if value:
+        return user_path(value).absolute()
+    try:
+        return Path.home().absolute() / ".cache" / "jaxnets"
+    except RuntimeError as error:
+        raise DataError(
+            "this user has no home directory for a cache; set JAXNETS_CACHE to a folder of yours"
+        ) from error
 
 
 def locate(relative: str) -> Path | None:
     """The file of this relative path under `JAXNETS_DATA` or in the cache, or None."""
-    for folder in (data_directory(), cache_directory() / "data"):
-        if folder is not None and (folder / relative).is_file():
+    folders = [data_directory()]
+    with contextlib.suppress(DataError):  # no cache: then nothing is in it
+        folders.append(cache_directory() / "data")
+    for folder in folders:
+        if folder is not None and os.path.isfile(folder / relative):
             return folder / relative
     return None
 
@@ -51,6 +68,7 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
     Raises:
         DataError: the file is missing, damaged, holds Python objects or lacks a key.
     """
+    path = user_path(path)
     try:
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as archive:
@@ -71,6 +89,7 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
 
 def read_array(path: Path) -> np.ndarray:
     """The array of an `.npy` file; never unpickles, and raises `DataError` for what is none."""
+    path = user_path(path)
     try:
         with open(path, "rb") as file:
             if file.read(6) != b"\x93NUMPY":
@@ -113,18 +132,9 @@ def _check_sizes(path: Path) -> None:
 
 def obtain_file(relative: str, remote: Remote, unpack: Callable[[bytes], bytes] = bytes) -> Path:
     """The file of this relative path: at hand, else downloaded, checked, unpacked and cached; raises `DataError`."""
-    path = locate(relative)
-    if path is not None:
-        return path
-    content = unpack(download(remote, wanted_for=relative))
-    target = cache_directory() / "data" / relative
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as file:
-            file.write(content)
-    except OSError as error:
-        raise DataError(f"cannot keep {target} ({error}); set JAXNETS_CACHE to a place that can be written") from error
-    return target
+    return _keep(
+        relative, lambda: unpack(download(remote, wanted_for=relative)), lambda file, content: file.write(content)
+    )
 
 
 def obtain(
@@ -137,21 +147,33 @@ def obtain(
         remotes: the canonical files.
         decode: turns their bytes into arrays, and raises `DataError` where those are not the published ones.
     """
+    path = _keep(
+        relative,
+        lambda: decode([download(remote, wanted_for=relative) for remote in remotes]),
+        lambda file, arrays: np.savez_compressed(file, **arrays),
+    )
+    return read_arrays(path)
+
+
+def _keep(relative: str, fetch: Callable[[], Any], write: Callable[[BinaryIO, Any], Any]) -> Path:
+    """The file at hand, else fetched and written into the cache; by one process of several that want it at once."""
     path = locate(relative)
     if path is not None:
-        return read_arrays(path)
+        return path
     target = cache_directory() / "data" / relative
-    arrays = decode([download(remote, wanted_for=relative) for remote in remotes])
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        with one_at_a_time(target):
+            if not target.is_file():  # another process may have had it written while this one waited
+                content = fetch()
+                with replacing(target) as file:
+                    write(file, content)
     except OSError as error:
         raise DataError(
             f"cannot keep {relative} in the cache {target.parent} ({error}); free some space there, or set JAXNETS_CACHE "
             f"to a folder that can be written"
         ) from error
-    return arrays
+    return target
 
 
 def download(remote: Remote, *, wanted_for: str) -> bytes:
@@ -173,8 +195,10 @@ def download(remote: Remote, *, wanted_for: str) -> bytes:
                     progress.advance(bar, len(chunk))
     except OSError as error:  # urllib's own errors are OSErrors
         folder = data_directory()
+        looked = f"JAXNETS_DATA={folder or 'unset'}"
+        looked += "" if folder is None or os.path.isdir(folder) else ", which is not a folder,"
         raise DataError(
-            f"{wanted_for} is not on this machine (looked in JAXNETS_DATA={folder or 'unset'} and {cache_directory()}) "
+            f"{wanted_for} is not on this machine (looked in {looked} and {cache_directory()}) "
             f"and {remote.url} cannot be read ({error}). Connect to the network, or set JAXNETS_DATA to a folder that "
             f"holds {wanted_for}"
         ) from error

@@ -17,6 +17,7 @@ from jaxnets.data.download import Remote, obtain_file
 from jaxnets.data.vocabulary import WORDS as WORD_RULE
 from jaxnets.data.vocabulary import build_vocabulary, encode_lines, read_lines, split_text, split_words
 from jaxnets.errors import DataError
+from jaxnets.files import user_path
 from jaxnets.ops.tokens import SPECIAL
 
 WORDS = Remote(
@@ -91,7 +92,7 @@ class ReversedWords(Source):
 
     def _read(self) -> tuple[list[str], str]:
         if self.path != "words":
-            return read_lines(self.path), self.path
+            return read_lines(user_path(self.path)), self.path
         return read_lines(obtain_file("text/words_en.txt.gz", WORDS, unpack_words)), WORDS.url
 
 

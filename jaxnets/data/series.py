@@ -125,7 +125,7 @@ class Series(Source, Reading):
             path = _etth1() if self.path == "etth1" else ASSETS / f"{self.path}.csv"
             name, columns = self.path, self.columns or known
         else:
-            path, columns, source = Path(self.path).expanduser(), self.columns, self.path
+            path, columns, source = user_path(self.path), self.columns, self.path
             name = path.name.split(".")[0]
             if not path.is_file():
                 near = did_you_mean(path.name, [*NAMED, *(p.name for p in path.parent.glob("*.csv*"))])

@@ -61,7 +61,7 @@ class Tabular(Source, Reading):
         """Inputs `[N, features]` float32; labels or real targets."""
         if self.path in BUNDLED:
             return self._from_npz(ASSETS / f"{self.path}.npz", self.path)
-        path = Path(self.path).expanduser()
+        path = user_path(self.path)
         if not path.is_file():
             near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
             raise DataError(f"there is no file {self.path!r}. {near} The bundled tables are {' and '.join(BUNDLED)}")

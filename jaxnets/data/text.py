@@ -13,6 +13,7 @@ from jaxnets.data.token_files import read_parts
 from jaxnets.data.tokenizers import Characters, Tokenizer, open_tokenizer
 from jaxnets.data.vocabulary import narrowest
 from jaxnets.errors import DataError, note
+from jaxnets.files import user_path
 
 SHAKESPEARE = Remote(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -61,7 +62,7 @@ class Text(Source):
         if self.path == "shakespeare":
             path, source = obtain_file("text/tinyshakespeare.txt", SHAKESPEARE), SHAKESPEARE.url
         else:
-            path, source = Path(self.path), self.path
+            path, source = user_path(self.path), self.path
         text = read_text(path)
         if not text:
             raise DataError(f"{self.path!r} is empty; give a text")

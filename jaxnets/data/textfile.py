@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 from jaxnets.errors import DataError
+from jaxnets.files import user_path
 
 # UTF-32 before UTF-16, whose mark it begins with.
 _MARKS = (
@@ -30,7 +31,7 @@ def read_text(path: Path | str) -> str:
     Raises:
         DataError: no such file, bytes that are none of these encodings, or NUL characters.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content

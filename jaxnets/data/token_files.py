@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxnets.data.download import read_arrays
 from jaxnets.errors import DataError
+from jaxnets.files import user_path
 
 # The first number of an llm.c file and its version, and the integers that follow its header of 256 int32.
 _LLM_C = {(20240520, 1): "<u2", (20240801, 7): "<u4"}
@@ -51,7 +52,7 @@ def read_parts(path: Path, train: str, test: str, dtype: str) -> tuple[np.ndarra
 def _beside(path: Path, test: str) -> Path:
     """The file for the test that goes with one for training."""
     if test.endswith((".bin", ".npy")):
-        given = Path(test).expanduser()
+        given = user_path(test)
         candidates = [given if given.is_absolute() else path.parent / given]
     else:
         names = dict.fromkeys((test, *_TEST_NAMES))

@@ -13,6 +13,7 @@ from jaxnets.data.download import Remote, obtain_file
 from jaxnets.data.token_names import Numbered
 from jaxnets.data.tokenizer_files import KINDS, PAIRS, LibraryFile, SentencePiece
 from jaxnets.errors import DataError
+from jaxnets.files import user_path
 
 _GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_FILES = {
@@ -121,7 +122,7 @@ def open_tokenizer(name: str) -> Tokenizer:
     if name == "gpt2":
         pieces, merges = (obtain_file(path, remote) for path, remote in GPT2_FILES.items())
         return LibraryFile(pieces, merges)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         held = ("tokenizer.json", *PAIRS, "vocab.txt", "tokenizer.model", "spiece.model")
         path = next((path / file for file in held if (path / file).is_file()), path)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.errors import DataError, first_line, note
-from jaxnets.files import replacing
+from jaxnets.files import replacing, user_path
 from jaxnets.interop.families import CONFIG, FAMILIES, STRETCHED, Family, our_model, read_object
 from jaxnets.interop.safetensors import read_safetensors, write_safetensors
 from jaxnets.interop.weight_rules import bare_names, is_buffer, load_weights, same_numbers, save_weights
@@ -41,7 +41,7 @@ def export_language_model(
     kind, family = _family_of(model)
     weights = save_weights(_split_blocks(variables, model), family.table(model.embedding == "tied"))
     named = {name if name.startswith("lm_head.") else family.prefix + name: a for name, a in weights.items()}
-    folder = Path(directory)
+    folder = user_path(directory)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -78,7 +78,7 @@ def language_model_from(directory: Path | str) -> tuple[LanguageModel, Any]:
         DataError: another architecture, something that our model does not compute, or weights that are not as the
             configuration says; each is named. Nothing of the folder is ever run.
     """
-    folder = Path(directory)
+    folder = user_path(directory)
     config = read_object(folder / CONFIG)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:

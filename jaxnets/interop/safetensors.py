@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxnets.errors import DataError
-from jaxnets.files import replacing
+from jaxnets.files import replacing, user_path
 
 DTYPES: dict[str, Any] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -29,7 +29,7 @@ def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
     Raises:
         DataError: the file is missing or is not as its header says.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -56,7 +56,7 @@ def write_safetensors(
     path: Path | str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write arrays under their names, whole or not at all."""
-    path, names = Path(path), {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+    path, names = user_path(path), {np.dtype(dtype): name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at, plain = 0, {}
     for name in sorted(arrays):

@@ -1,12 +1,16 @@
 """What a run says on the console: a progress bar on a terminal, plain lines elsewhere, nothing when asked."""
 
-import contextlib
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from jaxnets import streams
 from jaxnets.errors import UsageError
+
+# Columns of a terminal below which a box would cut names and numbers.
+LEAST_FOR_A_BOX = 60
 
 ProgressKind = Literal["auto", "bar", "lines", "none"]
 
@@ -36,9 +40,16 @@ def make_console(kind: ProgressKind) -> Console:
         raise UsageError(f"progress is auto, bar, lines or none, got {kind!r}")
     if kind == "none":
         return Silent()
-    if kind == "lines" or (kind == "auto" and not (sys.stderr.isatty() or "ipykernel" in sys.modules)):
+    if kind == "lines" or (kind == "auto" and not _can_draw()):
         return Lines()
     return Bar()
+
+
+def _can_draw() -> bool:
+    """Whether a bar that moves can be shown: in a notebook, or on a terminal that can go back in a line."""
+    if "ipykernel" in sys.modules:
+        return True
+    return streams.is_terminal(sys.stderr) and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 def format_numbers(shown: Mapping[str, float]) -> str:
@@ -122,7 +133,7 @@ class Bar:
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.description}"),
         )
-        self._progress = Progress(*columns, console=RichConsole(stderr=True))
+        self._progress = Progress(*columns, console=RichConsole(file=streams.tolerant(sys.stderr)))
         self._progress.start()
         self._task = self._progress.add_task("compiling", total=total, completed=start)
 
@@ -148,24 +159,37 @@ class Bar:
 
 
 def _say(text: str) -> None:
-    """A line on stderr. A run does not end because nobody listens any more (a pipe that was closed, say)."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+    """A line on stderr."""
+    streams.say(text)
 
 
 def _print_summary(title: str, rows: Sequence[tuple[str, str]], closing: str) -> None:
     from rich import box
     from rich.console import Console as RichConsole
+    from rich.measure import Measurement
     from rich.panel import Panel
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     for name, value in rows:
-        grid.add_row(name, value)
-    console = RichConsole(highlight=False)
-    with contextlib.suppress(SystemExit):  # rich's answer to a closed pipe; but the run has done its work, heard or not
-        console.print(Panel(grid, title=title, title_align="left", box=box.ROUNDED, expand=False))
+        grid.add_row(Text(name), Text(value))  # a name of the user's is no markup
+    panel = Panel(grid, title=Text(title), title_align="left", box=box.ROUNDED, expand=False)
+    console = RichConsole(highlight=False, file=streams.tolerant(sys.stdout))
+    needed = Measurement.get(console, console.options.update(max_width=10_000), panel).maximum
+    if not console.is_terminal:  # a file or a pipe has any room
+        console.width = max(console.width, needed)
+    try:
+        if console.width < min(needed, LEAST_FOR_A_BOX):
+            for line in (title, *(f"{name}: {value}" for name, value in rows)):
+                console.print(Text(line), soft_wrap=True)
+        else:
+            console.print(panel)
         if closing:
-            console.print(closing, soft_wrap=True)
+            console.print(Text(closing), soft_wrap=True)
+    except (OSError, ValueError, SystemExit) as error:  # SystemExit is rich's answer to a closed pipe
+        # The run has done its work, heard or not.
+        if not isinstance(error, SystemExit):
+            streams.say(f"the summary cannot be written ({error})")

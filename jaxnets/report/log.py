@@ -52,7 +52,7 @@ class MetricsLog:
         if self.path is None:
             return
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(_valid(record), allow_nan=False) + "\n")
         except OSError as error:
             raise self._refused(error) from error

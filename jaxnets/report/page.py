@@ -6,10 +6,9 @@ The plots are also left in `plots/` as PNG files.
 import base64
 import dataclasses
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxnets.contracts import ConfusionMatrix, Exhibit, Gallery, Lines, Scatter, Table
 from jaxnets.errors import RunDirectoryError
@@ -17,11 +16,10 @@ from jaxnets.files import replacing
 from jaxnets.report import plots
 from jaxnets.report.history import History
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 # The page's name in a run directory.
 PAGE = "report.html"
+# Names that are devices on Windows, with any ending.
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 STYLE = """
 :root { color-scheme: light; --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --accent: #c2410c; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1000px; margin: 2.5rem auto; padding: 0 1.2rem; }
@@ -76,14 +74,14 @@ def write_report(directory: Path, data: ReportData) -> Path:
     try:
         folder = directory / "plots"
         folder.mkdir(exist_ok=True)
-        images = []
+        images, taken = [], set[str]()
         for title, figure in drawn:
-            png = _png(figure)
-            (folder / f"{_slug(title)}.png").write_bytes(png)
+            png = plots.to_png(figure)
+            (folder / f"{_slug(title, taken)}.png").write_bytes(png)
             images.append((title, png))
         page = directory / PAGE
         with replacing(page) as file:
-            file.write(_page(data, images).encode())
+            file.write(_page(data, images).encode(errors="backslashreplace"))
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write the report in {directory} ({error}); the trained weights are saved. Free some space and run the "
@@ -146,12 +144,15 @@ def _flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix, str(data))]
 
 
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def _slug(title: str) -> str:
+def _slug(title: str, taken: set[str]) -> str:
+    """A file's name for a plot: words of its title, unlike the names that are taken, on any system."""
     words = title.split(":")[0].split("(")[0].lower().split()
-    return "_".join("".join(c for c in word if c.isalnum()) for word in words)
+    name = "_".join(filter(None, ("".join(c for c in word if c.isalnum()) for word in words)))[:80] or "plot"
+    if name in RESERVED:
+        name += "_plot"
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free

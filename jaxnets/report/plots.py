@@ -1,11 +1,19 @@
 """Plots, with matplotlib. Each function takes plain data and returns a `Figure` that no global state holds on to."""
 
+import contextlib
+import functools
+import io
 import math
-from typing import TYPE_CHECKING
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxnets.contracts import ConfusionMatrix, Gallery, Lines, Scatter
+from jaxnets.errors import note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +23,58 @@ if TYPE_CHECKING:
 TRAIN, TEST, INK = "#7a8ba3", "#c2410c", "#1f2937"
 
 
+def _matplotlib() -> Any:
+    """The library, whatever back end this machine's environment asks for: none is used here."""
+    if "matplotlib" in sys.modules:
+        return sys.modules["matplotlib"]
+    wanted = os.environ.pop("MPLBACKEND", None)  # one that is not there would end the import
+    try:
+        import matplotlib
+    finally:
+        if wanted is not None:
+            os.environ["MPLBACKEND"] = wanted
+    if wanted:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = wanted
+    return matplotlib
+
+
+@contextlib.contextmanager
+def _plain_style() -> Iterator[None]:
+    """Inside, plots look the same on every machine, and a `$` in a user's names begins no formula."""
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False
+        yield
+
+
+def _plainly(draw: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
+    """The function, drawing in the plain style."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Any, **options: Any) -> "Figure":
+        with _plain_style():
+            return draw(*arguments, **options)
+
+    return drawn
+
+
+def to_png(figure: "Figure", *, dpi: int = 130) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True) as heard, _plain_style():
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format="png", dpi=dpi)
+    glyphs = [one for one in heard if "missing from" in str(one.message)]
+    if glyphs:
+        note(f"the fonts for plots lack {len(glyphs)} characters of your names, which are empty boxes in the pictures")
+    for one in heard:
+        if one not in glyphs:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return buffer.getvalue()
+
+
 def _figure(width: float, height: float) -> "Figure":
     # Not pyplot: it keeps every figure open and wants a display.
     from matplotlib.figure import Figure
@@ -22,6 +82,7 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@_plainly
 def curves(history: "History") -> "Figure":
     """One panel for each metric: training in grey, test in orange; where the test ends is written beside it."""
     names = history.metrics() or ["loss"]
@@ -62,6 +123,7 @@ def curves(history: "History") -> "Figure":
     return figure
 
 
+@_plainly
 def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
     """Counts in a grid, coloured by the share of the true class; the diagonal is what is right."""
     counts = exhibit.counts
@@ -94,6 +156,7 @@ def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
     return figure
 
 
+@_plainly
 def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
     """Images in a grid, a caption under each; grey where there is one channel."""
     images = exhibit.images.astype(np.float32)
@@ -114,6 +177,7 @@ def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
     return figure
 
 
+@_plainly
 def lines(exhibit: Lines) -> "Figure":
     """Curves in panels, two in a row; the last curve in orange."""
     count = len(exhibit.curves)
@@ -138,6 +202,7 @@ def lines(exhibit: Lines) -> "Figure":
     return figure
 
 
+@_plainly
 def scatter(exhibit: Scatter) -> "Figure":
     """Points around the diagonal."""
     figure = _figure(5, 5)

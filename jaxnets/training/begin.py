@@ -3,13 +3,13 @@
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets.errors import CheckpointError, UsageError
+from jaxnets.files import user_path
 from jaxnets.training.checkpoint import Checkpoints
 from jaxnets.training.compare import mismatches, table
 from jaxnets.training.digest import leaf_paths, read_digests, start_digests
@@ -38,7 +38,7 @@ def begin_from(
     Raises:
         CheckpointError: there is no good checkpoint, leaves differ that `warm` does not allow to, or names do.
     """
-    checkpoints = Checkpoints(Path(warm.run) / "checkpoints")
+    checkpoints = Checkpoints(user_path(warm.run) / "checkpoints")
     step = warm.step or checkpoints.newest_verified().step
     if step is None:
         raise CheckpointError(f"{warm.run} has no checkpoint that verifies; see `jaxnets ckpt verify {warm.run}`")

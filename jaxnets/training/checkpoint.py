@@ -31,6 +31,7 @@ from jaxnets.training import manifest as manifests
 from jaxnets.training.compare import check_same
 from jaxnets.training.digest import leaf_paths, read_digests, start_digests
 from jaxnets.training.manifest import Leaf, Manifest
+from jaxnets.training.plain_name import PlainName
 from jaxnets.training.retention import Keep, best_step
 from jaxnets.training.step_folders import Found, StepFolders
 
@@ -71,6 +72,7 @@ class Checkpoints:
         """
         self.directory = Path(directory).absolute()
         self.folders = StepFolders(self.directory)
+        self._for_orbax = PlainName(self.directory)
         self.keep, self._about, self._limit = keep or Keep(), about or {}, save_seconds
         self._orbax: Any = None
         self._writer: threading.Thread | None = None
@@ -119,7 +121,7 @@ class Checkpoints:
             folder = self.folders.make_way(step) if is_first() else self.folders.path(step)
             digests = start_digests(state)
             leaves = {path: (tuple(a.shape), str(a.dtype)) for path, a in leaf_paths(state).items()}
-            self._async().save(folder / "state", args=_orbax().args.StandardSave(state))
+            self._async().save(self._for_orbax.path / folder.name / "state", args=_orbax().args.StandardSave(state))
         fields = (step, leaves, digests, host or {}, metrics or {})
         self._writer = threading.Thread(target=self._finish, args=fields, name="jaxnets-save", daemon=True)
         self._writer.start()
@@ -136,7 +138,8 @@ class Checkpoints:
         manifest = self.folders.verify(step) if is_first() else self.folders.manifest(step)
         check_same(manifest.leaves, like, self.folders.path(step))
         with self._explained(f"restore step {step}"), _explicit_transfers():
-            state = self._async().restore(self.folders.path(step) / "state", args=_orbax().args.StandardRestore(like))
+            place = self._for_orbax.path / str(step) / "state"
+            state = self._async().restore(place, args=_orbax().args.StandardRestore(like))
             digests = read_digests(start_digests(state))
         for path, digest in digests.items():
             if digest != manifest.leaves[path].digest:

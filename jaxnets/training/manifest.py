@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import CheckpointError, first_line
-from jaxnets.files import is_partial, replacing
+from jaxnets.files import is_partial, replacing, sync
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -113,8 +113,7 @@ def list_files(directory: Path) -> dict[str, FileEntry]:
     """Size and SHA-256 of every file under a directory but the manifest; each is on the disk when this returns."""
     found = {}
     for name, path in _walk(directory).items():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
         found[name] = FileEntry(path.stat().st_size, _sha256(path))
     for folder in {path.parent for path in _walk(directory).values()} | {directory, directory.parent}:
         _sync_directory(folder)

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnets.errors import CheckpointError, first_line
+from jaxnets.errors import CheckpointError, RunDirectoryError, first_line
 from jaxnets.files import physical_memory
 from jaxnets.parallel.partition import path_name
 from jaxnets.training.manifest import Leaf
+from jaxnets.training.plain_name import PlainName
 
 
 def read_leaves(
@@ -35,14 +36,15 @@ def read_leaves(
         )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            metadata = reader.metadata(folder / "state")
+            plain = PlainName(folder.absolute())
+            metadata = reader.metadata(plain.path / "state")
             tree = getattr(metadata, "item_metadata", metadata)
             tree = getattr(tree, "tree", tree)
             found = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
             _check(folder, leaves, found)
-            plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            restored = reader.restore(folder / "state", args=ocp.args.PyTreeRestore(restore_args=plain))
-    except CheckpointError:
+            on_the_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            restored = reader.restore(plain.path / "state", args=ocp.args.PyTreeRestore(restore_args=on_the_host))
+    except (CheckpointError, RunDirectoryError):
         raise
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}: {first_line(error)})") from error
