@@ -18,6 +18,7 @@ from jaxnets.data.download import Remote, obtain_file
 from jaxnets.data.prepare import fit_standardize
 from jaxnets.data.tables import ASSETS
 from jaxnets.errors import DataError, did_you_mean, note
+from jaxnets.files import user_path
 
 ETTH1 = "series/ETTh1.csv.gz"
 ETTH1_REMOTE = Remote(

@@ -20,6 +20,7 @@ from jaxnets.data.dataset import Dataset, Source, Standardize
 from jaxnets.data.download import Remote, cache_directory, download, locate, read_arrays
 from jaxnets.data.table_targets import Kind, class_names, read_target
 from jaxnets.errors import DataError, did_you_mean, note
+from jaxnets.files import user_path
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("iris", "wine")
