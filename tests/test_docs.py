@@ -56,6 +56,8 @@ def test_the_readmes_table_names_every_shipped_configuration():
         "docs/results.md",
         "docs/adding-a-model.md",
         "docs/your-data.md",
+        "docs/your-text.md",
+        "docs/training-rules.md",
         "SECURITY.md",
         "benchmarks/README.md",
     ],
