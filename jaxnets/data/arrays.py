@@ -92,10 +92,31 @@ def feature_names(inputs: Any) -> tuple[str, ...]:
 
 
 def check_prepared(what: str, prepare: Standardize, inputs: np.ndarray) -> None:
-    """Raise `DataError` where a finite number is none any more in the 32 bits of the device."""
+    """Raise `DataError` where a finite number is none any more in the 32 bits of the device; note lost differences."""
     sent = prepare.on_host(inputs)
     if sent is not inputs:
         check_finite(what, sent)
+        note_coarse(what, inputs, sent)
+
+
+def note_coarse(what: str, numbers: np.ndarray, narrowed: np.ndarray) -> None:
+    """Say where 32 bits make equal what was not: numbers that are large, and taken as they are instead of centred.
+
+    Args:
+        what: what they are, for the message.
+        numbers: `[N, ..., F]`, of which some rows are looked at.
+        narrowed: the same in float32.
+    """
+    rows = slice(None, None, max(1, len(numbers) // 1000))
+    given, kept = (a[rows].reshape(-1, a.shape[-1]) for a in (numbers, narrowed))
+    for feature in range(min(given.shape[1], 1000)):
+        before, after = len(np.unique(given[:, feature])), len(np.unique(kept[:, feature]))
+        if after < 0.9 * before:
+            note(
+                f"{what} lose digits: of {before} different values of feature {feature} (from {given[:, feature].min():g} to "
+                f"{given[:, feature].max():g}) 32 bits tell {after} apart; subtract their mean first"
+            )
+            return
 
 
 def check_inputs(name: str, what: str, inputs: Any) -> np.ndarray:

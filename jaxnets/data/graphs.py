@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.data.arrays import from_arrays
+from jaxnets.data.arrays import from_arrays, note_coarse
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import is_missing, plain_array, plain_numbers
 from jaxnets.data.targets import check_finite, encode_targets
@@ -42,6 +42,8 @@ def pad_graphs(graphs: Sequence[tuple[Any, Any]], *, name: str = "graphs", undir
     for i, (nodes, _) in enumerate(checked):
         if nodes.shape[1] != width:
             raise DataError(f"{name}: graph {i} has {nodes.shape[1]} features for each node, graph 0 has {width}")
+    features = np.concatenate([plain_numbers(f"{name}: features", nodes) for nodes, _ in graphs])
+    note_coarse(f"{name}: features, taken as they are,", features, features.astype(np.float32))
     N = max(len(nodes) for nodes, _ in checked)
     E = max(1, max(len(edges) for _, edges in checked))
     arrays = {

@@ -251,3 +251,11 @@ def test_text_of_any_make_is_text():
         plain_array("x", np.array(["a", b"b"], object))
     with pytest.raises(DataError, match="not text in UTF-8"):
         plain_array("x", [b"\xff"])
+
+
+def test_large_numbers_that_are_taken_as_they_are_are_noted_where_32_bits_lose_them():
+    seconds = 1_760_000_000.0 + np.arange(60)[:, None]
+    with pytest.warns(DataWarning, match="lose digits: of 4. different values .*subtract their mean"):
+        from_arrays(seconds, Y, standardize=False)
+    with pytest.warns(DataWarning, match="features, taken as they are, lose digits"):
+        pad_graphs([(seconds, [[0, 1]])])
