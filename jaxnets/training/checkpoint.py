@@ -32,7 +32,7 @@ from jaxnets.training.compare import check_same
 from jaxnets.training.digest import leaf_paths, read_digests, start_digests
 from jaxnets.training.manifest import Leaf, Manifest
 from jaxnets.training.plain_name import PlainName
-from jaxnets.training.retention import Keep, best_step
+from jaxnets.training.retention import Keep
 from jaxnets.training.step_folders import Found, StepFolders
 
 # A save that takes longer than this hangs. Orbax's own limit is twice as long.
@@ -86,7 +86,7 @@ class Checkpoints:
     def best_so_far(self, *, at_most: int) -> float | None:
         """The best value of `keep.best` measured at a checkpoint up to a step; None where there is none."""
         measured = {step: metrics for step, metrics in self.folders.measured().items() if step <= at_most}
-        step = best_step(measured, self.keep.best, self.keep.direction) if self.keep.best else None
+        step = self.keep.best_of(measured)
         return None if step is None else measured[step][self.keep.best]
 
     @property

@@ -53,8 +53,14 @@ class Keep:
         kept = set(sorted(steps)[-self.last :])
         if self.every:
             kept |= {step for step in steps if step % self.every == 0}
-        best = best_step(steps, self.best, self.direction) if self.best else None
+        best = self.best_of(steps)
         return kept | ({best} if best is not None else set())
+
+    def best_of(self, steps: Mapping[int, Mapping[str, float]]) -> int | None:
+        """The step with the best value of the metric; None where none was measured, or nothing is kept by one."""
+        if not any(self.best in metrics for metrics in steps.values()):
+            return None
+        return best_step(steps, self.best, self.direction)
 
     @property
     def direction(self) -> Literal["max", "min"]:
