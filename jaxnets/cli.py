@@ -79,11 +79,12 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except (RuntimeError, ValueError) as error:
         said = str(error)
-        if "nable to initialize backend" not in said and "for JAX flag" not in said:
+        if "nable to initialize backend" in said:
+            _complain(f"{said}; check JAX_PLATFORMS, and see `jaxnets doctor`")
+        elif "for JAX flag" in said:
+            _complain(f"{said}; correct or unset the environment variable of that name")
+        else:
             raise
-        _complain(
-            f"{said}; check the environment variable JAX_PLATFORMS, or that of the flag, and see `jaxnets doctor`"
-        )
         return 1
     except BrokenPipeError:
         raise  # whoever read the output has left; see `jaxnets.__main__`

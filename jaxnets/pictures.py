@@ -14,7 +14,7 @@ from jaxnets.files import replacing, user_path
 from jaxnets.run import Run
 
 # Images in one picture; more would be more pixels than a picture may have.
-MOST_SHOWN = 1000
+MOST_SHOWN = 400
 
 
 @dataclasses.dataclass(frozen=True)

@@ -358,7 +358,7 @@ def test_many_at_once_and_one_gets_it(tmp_path):
 
 
 def test_without_locks_of_the_system_the_heartbeat_decides_on_one_machine_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "_fcntl", lambda: None)
+    monkeypatch.setattr(run_lock, "fcntl_module", lambda: None)
     monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.05)
     with run_lock.hold(tmp_path), pytest.raises(LockedError, match=f"process {os.getpid()}"), run_lock.hold(tmp_path):
         pass
