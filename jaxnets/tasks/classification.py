@@ -11,8 +11,13 @@ from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
 from jaxnets.errors import DataError
-from jaxnets.tasks.base import Task, check_kind, with_outputs, with_padding, with_vocabulary
+from jaxnets.tasks.base import Task, check_kind, evenly, with_outputs, with_padding, with_vocabulary
 from jaxnets.tasks.losses import cross_entropy
+
+# With more classes a matrix of all pairs is too large to look at, and its square too large for memory.
+MATRIX_CLASSES = 100
+# Outputs, in all, that a report is made from: 100 MB.
+MOST_OUTPUTS = 25_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,17 +78,24 @@ class Classification(Task):
         """The class with the largest logit, `[B]` int32."""
         return outputs.argmax(axis=-1).astype(np.int32)
 
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """All, or as many as have outputs that fit into a fraction of a host's memory."""
+        outputs = getattr(self.model, "outputs", None) or 1
+        return evenly(examples, min(examples, max(1, MOST_OUTPUTS // outputs)))
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """The confusion matrix, the classes one by one, and the images that are most wrong."""
         labels, guesses = np.asarray(arrays["targets"]).astype(int), self.decide(outputs)
         count = max(len(card.class_names), outputs.shape[-1])
         names = (*card.class_names, *(str(i) for i in range(len(card.class_names), count)))
-        counts = np.zeros((count, count), int)
-        np.add.at(counts, (labels, guesses), 1)
-        shown: list[Exhibit] = [
-            ConfusionMatrix("Confusion matrix (test)", counts, names),
-            _class_table(counts, names),
-        ]
+        asked = card.examples["test"] if "index" in arrays else len(labels)
+        of = "test" if len(labels) >= asked else f"{len(labels):,} of {asked:,} test examples"
+        shown: list[Exhibit] = []
+        if count <= MATRIX_CLASSES:
+            counts = np.zeros((count, count), int)
+            np.add.at(counts, (labels, guesses), 1)
+            shown.append(ConfusionMatrix(f"Confusion matrix ({of})", counts, names))
+        shown.append(_class_table(labels, guesses, names, of))
         if len(card.input_shape) == 3 and card.input_shape[-1] in (1, 3):
             shown.append(_most_wrong(outputs, labels, guesses, arrays["inputs"], names))
         return shown
@@ -94,13 +106,23 @@ def accuracy(logits: Array, batch: Batch) -> Mean:
     return Mean.of((jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32), batch["mask"])
 
 
-def _class_table(counts: np.ndarray, names: Sequence[str]) -> Table:
-    hits, true, said = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    rows = tuple(
-        (name, f"{n}", f"{h / max(s, 1):.3f}", f"{h / max(n, 1):.3f}")
-        for name, n, s, h in zip(names, true, said, hits, strict=True)
+def _class_table(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], of: str) -> Table:
+    """Examples, precision and recall of each class, the most frequent ones where there are many; – where undefined."""
+    hits, true, said = (
+        np.bincount(classes, minlength=len(names)) for classes in (labels[labels == guesses], labels, guesses)
     )
-    return Table("Class by class (test)", ("class", "examples", "precision", "recall"), rows)
+    chosen = np.arange(len(names))
+    title = f"Class by class ({of})"
+    if len(names) > MATRIX_CLASSES:
+        chosen = np.argsort(-true, kind="stable")[:MATRIX_CLASSES]
+        title = f"Class by class, the {MATRIX_CLASSES} most frequent of {len(names):,} ({of})"
+    rows = tuple((names[c], f"{true[c]}", share(hits[c], said[c]), share(hits[c], true[c])) for c in chosen.tolist())
+    return Table(title, ("class", "examples", "precision", "recall"), rows)
+
+
+def share(part: int, whole: int) -> str:
+    """A share for a table; – of nothing."""
+    return f"{part / whole:.3f}" if whole else "–"
 
 
 def _most_wrong(

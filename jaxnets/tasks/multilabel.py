@@ -16,6 +16,7 @@ from jax import Array
 from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Table, Variables
 from jaxnets.errors import DataError
 from jaxnets.tasks.base import Task, check_kind, with_outputs
+from jaxnets.tasks.classification import share
 from jaxnets.tasks.losses import binary_cross_entropy
 
 # What is counted for each label: said and true, said and false, not said and true.
@@ -108,7 +109,7 @@ class MultiLabel(Task):
         true, said = np.asarray(arrays["targets"]) > 0, (self.decide(outputs) > 0) & known
         hits, alarms, misses = ((a & b).sum(axis=0) for a, b in ((said, true), (said, ~true), (~said, true)))
         rows = tuple(
-            (name, f"{h + m}", f"{h / max(h + a, 1):.3f}", f"{h / max(h + m, 1):.3f}", f"{f1(h, a, m):.3f}")
+            (name, f"{h + m}", share(h, h + a), share(h, h + m), share(2 * h, 2 * h + a + m))
             for name, h, a, m in zip(card.class_names, hits, alarms, misses, strict=True)
         )
         shown: list[Exhibit] = [Table("Label by label (test)", ("label", "true", "precision", "recall", "F1"), rows)]
