@@ -59,20 +59,22 @@ def mean_and_deviation(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     lead = tuple(range(numbers.ndim - 1))
     count = float(np.prod(numbers.shape[:-1], dtype=np.float64))
+    least, most = numbers.min(axis=lead), numbers.max(axis=lead)
+    largest = np.maximum(np.abs(least.astype(np.float64)), np.abs(most.astype(np.float64)))
+    # Differences are squared as shares of the largest number, whose own square may be beyond float64.
+    unit = np.where(largest > 0, largest, 1.0)
     # Sums of differences from the first row: of numbers that are large and near each other no digit is lost.
     start = numbers[(0,) * len(lead)].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = start + sum(centred(block, start).sum(axis=lead) for block in blocks(numbers)) / count
-        residual = sum(centred(block, mean).sum(axis=lead) for block in blocks(numbers)) / count
-        spread = sum(np.square(centred(block, mean)).sum(axis=lead) for block in blocks(numbers)) / count
+        mean = start + sum((centred(block, start) / unit).sum(axis=lead) for block in blocks(numbers)) / count * unit
+        residual = sum((centred(block, mean) / unit).sum(axis=lead) for block in blocks(numbers)) / count
+        spread = sum(np.square(centred(block, mean) / unit).sum(axis=lead) for block in blocks(numbers)) / count
         # The mean is rounded to float64; by so much the differences from it are off.
-        spread = np.maximum(spread - np.square(residual), 0.0)
-    least, most = numbers.min(axis=lead), numbers.max(axis=lead)
-    deviation = np.sqrt(spread)
+        deviation = np.sqrt(np.maximum(spread - np.square(residual), 0.0)) * unit
     if numbers.dtype.kind != "f":  # whole numbers have no rounding errors
         return mean, np.where(least == most, 0.0, deviation)
-    largest = np.maximum(np.abs(least), np.abs(most)).astype(np.float64)
     constant = deviation <= ROUNDING * np.finfo(np.float64).eps * largest
     # In fewer digits too, a few units in the last place are no variation.
-    constant |= (most - least).astype(np.float64) <= LAST_PLACES * float(np.finfo(numbers.dtype).eps) * largest
+    reach = most.astype(np.float64) - least.astype(np.float64)
+    constant |= reach <= LAST_PLACES * float(np.finfo(numbers.dtype).eps) * largest
     return mean, np.where(constant, 0.0, deviation)

@@ -190,7 +190,11 @@ def _class_numbers(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Se
             place = int(np.flatnonzero(outside)[0])
             raise DataError(
                 f"{name}: {split} label {labels[place]} at index {place} is out of range; classes are numbered from 0"
-                + (f" to {len(names) - 1}, the {len(names)} of class_names" if class_names is not None else "")
+                + (
+                    f" to {len(names) - 1}, the {len(names)} of class_names"
+                    if class_names is not None
+                    else "; other numbers are names, y.astype(str)"
+                )
             )
     empty = np.setdiff1d(np.arange(len(names)), y)
     if empty.size and class_names is None:

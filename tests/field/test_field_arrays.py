@@ -154,6 +154,13 @@ def test_means_and_deviations_are_numpys_at_any_level(offset):
     np.testing.assert_allclose(deviation, exact.std(0).astype(float), rtol=1e-9)
 
 
+@pytest.mark.parametrize("size", [1e200, 1e-200, 1e307])
+def test_numbers_whose_squares_float64_does_not_hold_are_scaled_all_the_same(size):
+    x = np.clip(RNG.normal(size=(300, 2)), -1.5, 1.5)
+    data = from_arrays(x * size, np.arange(300) % 2, test=(x[:5] * size, Y[:5] % 2))
+    np.testing.assert_allclose(prepared(data), (x - x.mean(0)) / x.std(0), rtol=1e-5, atol=1e-6)
+
+
 def test_images_with_their_channels_first_are_pointed_out():
     pixels = RNG.integers(0, 256, (40, 3, 16, 16)).astype(np.uint8)
     with pytest.warns(DataWarning, match=r"channels first.*np.moveaxis\(x, 1, -1\)"):
