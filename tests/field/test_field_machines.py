@@ -226,7 +226,7 @@ def test_a_user_without_a_home_trains_and_is_told(tiny):
         tiny,
     )
     if "setpriv" in done.stderr or "Permission denied" in done.stderr:
-        pytest.skip("cannot become another user here")
+        pytest.skip(f"cannot become another user here: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stderr
     assert "no home directory for a cache; set JAXNETS_CACHE" in done.stderr
 
