@@ -53,6 +53,10 @@ class Inert:
     def __set_name__(self, owner: type, name: str) -> None:
         pass
 
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        # A class derived from one of theirs is most likely a layer.
+        return (Module,)
+
 
 @dataclass_transform()
 class Module:
