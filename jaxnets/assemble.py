@@ -105,6 +105,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         _check_arrays(task, dataset)
         _check_best(experiment, task, abstract, batch)
         _check_decay(experiment.optimizer, abstract)
+        _check_batch_statistics(experiment, abstract, dataset)
         step = with_average(task.make_step(recipe), recipe.average)
         placed = shardings(abstract, mesh)
         feed = road(dataset.train, order, transform, place)
@@ -156,6 +157,16 @@ def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
                 f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
                 f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
             )
+
+
+def _check_batch_statistics(experiment: Experiment, abstract: TrainState, dataset: Dataset) -> None:
+    """Raise `UsageError` where batch norm would see one example at a time: it makes every feature its bias."""
+    alone = experiment.batch_size // experiment.micro_batches == 1
+    if alone and "batch_stats" in abstract.model_state and len(dataset.card.input_shape) == 1:
+        raise UsageError(
+            f"batch_size={experiment.batch_size} with micro_batches={experiment.micro_batches} gives the model's batch norm "
+            f"one example at a time, whose variance is 0; take more, or another norm (norm='layer')"
+        )
 
 
 def _check_arrays(task: Task, dataset: Dataset) -> None:

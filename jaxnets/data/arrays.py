@@ -8,8 +8,8 @@ import numpy as np
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import plain_numbers
-from jaxnets.data.preparation import counted_rows
 from jaxnets.data.prepare import Standardize, fit_standardize
+from jaxnets.data.split import check_weights, counted
 from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
 from jaxnets.errors import DataError, note
 
@@ -67,7 +67,7 @@ def from_arrays(
         _check_names(name, feature_names(inputs), feature_names(test[0]))
     found = encode_targets(name, train["targets"], held["targets"], class_names, kind)
     train["targets"], held["targets"] = found.train, found.test
-    prepare = fit_standardize(train["inputs"][counted_rows(train)]) if standardize else Standardize()
+    prepare = fit_standardize(train["inputs"]) if standardize else Standardize()
     for split, arrays in (("training", train), ("test", held)):
         check_prepared(f"{name}: {split} inputs, in 32 bits,", prepare, arrays["inputs"])
     return Dataset(
@@ -145,8 +145,10 @@ def _read(name: str, what: str, inputs: Any, targets: Any, weights: Any = None) 
         raise DataError(f"{name}: targets have shape {y.shape} for {len(x)} inputs; give one target for each input")
     arrays = {"inputs": x, "targets": y}
     if weights is not None:
-        arrays["weights"] = plain_numbers(f"{name}: the {what} weights", weights)
-    return arrays
+        arrays["weights"] = check_weights(
+            f"{name}: the {what} weights", plain_numbers(f"{name}: weights", weights), len(x)
+        )
+    return counted(arrays)
 
 
 def _check_names(name: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:

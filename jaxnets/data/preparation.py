@@ -194,17 +194,9 @@ def _target_scales(dataset: Any, kind: str) -> tuple[tuple[float, ...], tuple[fl
         return (dataset.prepare.mean, dataset.prepare.std) if isinstance(dataset.prepare, Standardize) else ((), ())
     if kind != "number":
         return (), ()
-    targets = dataset.train["targets"][counted_rows(dataset.train)]
+    targets = dataset.train["targets"]
     mean, deviation = mean_and_deviation(targets.reshape(len(targets), -1))
     return tuple(mean.tolist()), tuple(deviation.tolist())
-
-
-def counted_rows(arrays: Arrays) -> Any:
-    """The rows that have a weight: what the others hold teaches nothing, their scale included."""
-    for name in ("weights", "mask"):
-        if name in arrays and not arrays[name].all():
-            return np.flatnonzero(arrays[name])
-    return slice(None)
 
 
 def _bounds(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

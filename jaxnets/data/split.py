@@ -39,10 +39,19 @@ def plain_split(what: str, arrays: Mapping[str, Any], kind: str) -> dict[str, np
     made["targets"] = _targets(f"{what} targets", made["targets"], kind)
     for name in WEIGHTS:
         if name in made:
-            _check_weights(f"{what} {name}", made[name])
+            check_weights(f"{what} {name}", made[name], count)
     if "lengths" in made:
         _check_lengths(f"{what} lengths", made["lengths"], made["inputs"])
-    return made
+    return counted(made)
+
+
+def counted(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The examples that have a weight. What others hold counts nowhere: in no scale, no batch statistics, no measure."""
+    for name in WEIGHTS:
+        if name in arrays and not arrays[name].all():
+            kept = np.flatnonzero(arrays[name])
+            arrays = {key: array[kept] for key, array in arrays.items()}
+    return arrays
 
 
 def _targets(what: str, targets: np.ndarray, kind: str) -> np.ndarray:
@@ -60,14 +69,18 @@ def _targets(what: str, targets: np.ndarray, kind: str) -> np.ndarray:
     return targets.astype(np.int32)
 
 
-def _check_weights(what: str, weights: np.ndarray) -> None:
-    if weights.ndim != 1 or (weights < 0).any():
+def check_weights(what: str, weights: np.ndarray, count: int) -> np.ndarray:
+    """Weights `[N]`, or `DataError` where they are not one number for each example, at least 0, some above it."""
+    check_finite(what, weights)
+    if weights.shape != (count,) or (weights < 0).any():
         low = float(weights.min(initial=0))
         raise DataError(
-            f"{what} have shape {weights.shape} and go down to {low:g}; give one number for each example, at least 0"
+            f"{what} have shape {weights.shape} and go down to {low:g}; give one number for each of {count} examples, none "
+            f"below 0"
         )
-    if not (weights > 0).any():
+    if not weights.any():
         raise DataError(f"{what} are all 0, so no example counts; give at least one a weight above 0")
+    return weights
 
 
 def _check_lengths(what: str, lengths: np.ndarray, inputs: np.ndarray) -> None:

@@ -10,7 +10,6 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels, `T` positions of an imag
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -18,6 +17,7 @@ from jax import Array
 from jaxnets.models.layers import check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
 from jaxnets.ops import average_pool, conv_general_dilated, dot_general
+from jaxnets.ops.attention import dot_product_attention
 
 
 class CoAtNet(nn.Module):
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         )
         table = self.param("relative", nn.initializers.normal(0.02), (self.heads, (2 * H - 1) * (2 * W - 1)))
         bias = jnp.take(table, offsets(H, W), axis=1)[None].astype(q.dtype)
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias).reshape(B, H, W, self.width)
+        y = dot_product_attention(q, k, v, bias=bias).reshape(B, H, W, self.width)
         x = shortcut(x, self.width, self.stride) + drop(self.dense(self.width, "merge")(y))
         y = self.dense(self.expansion * self.width, "up")(LayerNorm(name="mlp_norm")(x))
         return x + drop(self.dense(self.width, "down")(nn.gelu(y)))

@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers
 from jaxnets.ops import dot_general, name_axes
+from jaxnets.ops.attention import dot_product_attention
 from jaxnets.ops.positions import rotate
 from jaxnets.ops.scan import linear_recurrence
 
@@ -231,7 +232,7 @@ class Block(nn.Module):
         distance = here[:, None] - there[None, :]
         # What lies before the text's beginning is an empty place in the cache.
         seen = (distance >= 0) & (distance < W) & (there >= 0)[None]
-        y = jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), mask=seen[None, None])
+        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), mask=seen[None, None])
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
 

@@ -20,6 +20,7 @@ from jaxnets.models.layers import check_layers, most_positions
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_general, name_axes
+from jaxnets.ops.attention import dot_product_attention
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 
 # {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}
@@ -244,7 +245,7 @@ class Block(nn.Module):
             distance = (here[:, None] - there[None, :]).astype(jnp.float32)
             bias = (-alibi_slopes(H)[:, None, None] * distance[None])[None]
         seen = there[None, :] <= here[:, None]
-        y = jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=seen[None, None])
+        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=seen[None, None])
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
     def transform(self, x: Array) -> Array:

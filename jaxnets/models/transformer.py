@@ -18,6 +18,7 @@ from jax import Array
 from jaxnets.models.layers import check_layers, most_positions
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_general, name_axes
+from jaxnets.ops.attention import dot_product_attention
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.ops.tokens import PAD
 
@@ -311,7 +312,7 @@ class Attention(nn.Module):
         if self.positions == "alibi":
             distance = jnp.abs(here[:, None] - jnp.arange(k.shape[1])[None, :]).astype(jnp.float32)
             bias = -alibi_slopes(self.heads)[None, :, None, None] * distance[None, None]
-        y = jax.nn.dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask)
+        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask)
         return self.merge(y.reshape(x.shape))
 
 

@@ -6,13 +6,13 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels, `P` patch, `T` patches a
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_general, name_axes
+from jaxnets.ops.attention import dot_product_attention
 from jaxnets.ops.patches import to_patches
 
 
@@ -83,7 +83,7 @@ class Block(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = LayerNorm(epsilon=1e-6, name="attention_norm")(x)
         q, k, v = (self.dense(D, name)(y).reshape(B, T, self.heads, -1) for name in ("query", "key", "value"))
-        y = jax.nn.dot_product_attention(q, k, v).reshape(B, T, D)
+        y = dot_product_attention(q, k, v).reshape(B, T, D)
         x = x + drop(self.dense(D, "merge")(y))
         y = self.dense(self.hidden, "up")(LayerNorm(epsilon=1e-6, name="mlp_norm")(x))
         return x + drop(self.dense(D, "down")(nn.gelu(y, approximate=False)))

@@ -10,9 +10,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnets.ops.norm import global_norm
 from jaxnets.ops.roles import weights
 from jaxnets.optim.schedules import Constant, Schedule, WarmupCosine, rates
 
@@ -48,9 +51,21 @@ def _check(learning_rate: float, clip_norm: float | None, weight_decay: float, *
         raise ValueError(f"weight_decay is at least 0, got {weight_decay}")
 
 
+def clip_by_norm(most: float) -> optax.GradientTransformation:
+    """As `optax.clip_by_global_norm`, for gradients of any size: those whose squares overflow are not made 0."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        norm, _ = global_norm(updates)
+        clipped = jax.tree.map(lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most), updates)
+        return clipped, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def _chain(clip_norm: float | None, *parts: optax.GradientTransformation) -> optax.GradientTransformation:
     """Clipping comes first, and acts on the gradient of the whole batch, after accumulation."""
-    clip = () if clip_norm is None else (optax.clip_by_global_norm(clip_norm),)
+    clip = () if clip_norm is None else (clip_by_norm(clip_norm),)
     return optax.chain(*clip, *parts)
 
 

@@ -41,6 +41,11 @@ class Classification(Task):
         """Give the model as many outputs as there are classes, and the vocabulary of a text."""
         check_kind(card, "class", "classification needs one integer label for each example")
         count = len(card.class_names)
+        if count < 2:
+            raise DataError(
+                f"{card.name!r} has one class only ({', '.join(card.class_names)}), so there is nothing to tell apart; give "
+                f"examples of another, or name the classes in class_names"
+            )
         reason = f"the labels of {card.name!r} run from 0 to {count - 1} (out of range for the model)"
         model = with_outputs(self.model, count, exact=False, reason=reason)
         if card.tokens:

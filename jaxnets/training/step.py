@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from jaxnets.contracts import Aux, Batch, Mean, Variables
+from jaxnets.ops.norm import global_norm
 from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.schedules import on_schedule
@@ -89,9 +90,8 @@ def _counted(value: Array, counts: Array) -> Mean:
 
 def _norm(gradients: Any) -> tuple[Array, Array]:
     """The norm of all gradients together, and 1 + the number of the first leaf that is not finite (0: none), float32."""
-    squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(gradients)])
-    bad = ~jnp.isfinite(squares)
-    return jnp.sqrt(squares.sum()), jnp.where(bad.any(), jnp.argmax(bad) + 1.0, 0.0)
+    norm, finite = global_norm(gradients)
+    return norm, jnp.where(finite.all(), 0.0, jnp.argmin(finite) + 1.0)
 
 
 def _update(optimizer: optax.GradientTransformation, gradients: Any, state: Any, taken: Array) -> Any:

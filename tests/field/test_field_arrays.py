@@ -175,9 +175,9 @@ def test_a_data_set_made_by_hand_is_held_to_the_same_rules():
         ({"targets": Y[:9]}, "one for each example"),
         ({"targets": Y + 0.5}, "no whole number"),
         ({"inputs": np.where(X > 260, np.nan, X)}, "NaN"),
-        ({"weights": np.full(60, -1.0)}, "at least 0"),
+        ({"weights": np.full(60, -1.0)}, "none below 0"),
         ({"weights": np.zeros(60)}, "no example counts"),
-        ({"mask": np.ones((60, 3))}, "one number for each example"),
+        ({"mask": np.ones((60, 3))}, "one number for each of 60 examples"),
         ({"lengths": np.full(60, 4)}, "from 1 to 3"),
         ({"lengths": np.ones(60)}, "whole number"),
     ):
@@ -198,13 +198,17 @@ def test_an_array_that_nothing_reads_is_refused_by_name():
 def test_weights_of_examples_count_as_so_many_examples_do():
     x, y = X[:24].astype(np.float32), X[:24, 0]
     weights = np.arange(24) % 3
-    options = {"steps": 30, "batch_size": 24, "progress": "none", "optimizer": jaxnets.optim.SGD(learning_rate=0.05)}
+    options = {"steps": 30, "progress": "none", "optimizer": jaxnets.optim.SGD(learning_rate=0.05)}
     task = jaxnets.tasks.Regression(model=jaxnets.models.MLP(widths=()), target_mean=12.0, target_std=1.0)
     plain = {"standardize": False, "kind": "number"}
     scaled = (x - x.mean(0)) / x.std(0)
-    weighed = jaxnets.fit(task, from_arrays(scaled, y, weights=weights, test=(scaled, y, weights), **plain), **options)
-    rows = np.repeat(np.arange(24), weights)  # each as often as its weight says: 24 again
-    again = jaxnets.fit(task, from_arrays(scaled[rows], y[rows], test=(scaled[rows], y[rows]), **plain), **options)
+    weighed = jaxnets.fit(
+        task, from_arrays(scaled, y, weights=weights, test=(scaled, y, weights), **plain), batch_size=16, **options
+    )
+    rows = np.repeat(np.arange(24), weights)  # each as often as its weight says: 24 again; 16 have a weight
+    again = jaxnets.fit(
+        task, from_arrays(scaled[rows], y[rows], test=(scaled[rows], y[rows]), **plain), batch_size=24, **options
+    )
     for name, value in again.evaluate().items():
         assert weighed.evaluate()[name] == pytest.approx(value, rel=2e-4), name
 

@@ -1,0 +1,18 @@
+"""Attention, in number formats that the back end has."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def dot_product_attention(query: Array, key: Array, value: Array, **options: Any) -> Array:
+    """`jax.nn.dot_product_attention`: `[B, T, H, K]`, `[B, S, H, K]`, `[B, S, H, K]` to `[B, T, H, K]`, with its options.
+
+    The CPU has no product of float16 numbers that adds up in float32; there it is computed in float32 and given in float16.
+    """
+    if query.dtype == jnp.float16 and jax.default_backend() == "cpu":
+        wide = (array.astype(jnp.float32) for array in (query, key, value))
+        return jax.nn.dot_product_attention(*wide, **options).astype(jnp.float16)
+    return jax.nn.dot_product_attention(query, key, value, **options)
