@@ -11,7 +11,7 @@ LEAST = 1e-15
 
 
 def global_norm(tree: Any) -> tuple[Array, Array]:
-    """The norm of all numbers of a tree together, float32, and whether the numbers of each leaf are finite, `[leaves]` bool."""
+    """The norm of all numbers of a tree together, float32, and whether those of each leaf are finite, `[leaves]` bool."""
     leaves = jax.tree.leaves(tree)
     norm = jnp.sqrt(jnp.stack([jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in leaves]).sum())
     usable = jnp.isfinite(norm) & (norm > LEAST)
