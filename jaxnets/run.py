@@ -29,6 +29,7 @@ from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
 from jaxnets.report.log import read_records
+from jaxnets.report.tables import as_text
 from jaxnets.run_directory import RunDirectory
 from jaxnets.session import Session, train_in, train_without_directory
 from jaxnets.training.checkpoint import Checkpoints, abstract
@@ -133,6 +134,9 @@ def train(
         if learned is not None and learned.name == dataset.name:
             dataset = with_learned(dataset, learned)  # that these are the data it was learned from is checked below
         parts = assemble(experiment, dataset, mesh=mesh)
+        if (columns := parts.dataset.preparation.columns) is not None:
+            table = columns.table()
+            console.say(as_text(table.title, table.header, table.rows))
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
         session = Session(
             parts, console, stopping, experiment.steps if stop_at is None else min(stop_at, experiment.steps)

@@ -15,3 +15,12 @@ def fitting(console: Console, tables: Sequence[Table]) -> Table:
         console.width = max(console.width, widths[0])
     room = console.width
     return next((table for table, width in zip(tables, widths, strict=True) if width <= room), tables[-1])
+
+
+def as_text(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, most: int = 40) -> str:
+    """A table as aligned lines of plain text, of which at most so many rows are shown."""
+    shown = [tuple(header), *(tuple(row) for row in rows[:most])]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+    left = [f"... and {len(rows) - most} more, in the report"] if len(rows) > most else []
+    return "\n".join([title, *(f"  {line}" for line in [*lines, *left])])
