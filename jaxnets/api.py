@@ -91,7 +91,8 @@ def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset
             raise UsageError("test goes with arrays; a Dataset has its own test split")
         dataset = data
     elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        dataset = from_arrays(data[0], data[1], weights=data[2] if len(data) == 3 else None, test=test)
+        kind: Any = model.given_targets if isinstance(model, Task) else "auto"
+        dataset = from_arrays(data[0], data[1], weights=data[2] if len(data) == 3 else None, test=test, kind=kind)
     else:
         raise UsageError(
             f"data is a Dataset or arrays, (inputs, targets) or (inputs, targets, weights), got {type(data).__name__}"

@@ -93,15 +93,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name, least in (
-            ("steps", 1),
-            ("batch_size", 1),
-            ("micro_batches", 1),
-            ("eval_batch_size", 1),
-            ("log_every", 1),
-        ):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is at least {least}, got {getattr(self, name)}")
+        for name in ("steps", "batch_size", "micro_batches", "eval_batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is at least 1, got {getattr(self, name)}")
         seconds_between_saves(self.save_every)
         for name in ("eval_every", "steps_per_call", "seed"):
             if getattr(self, name) < 0:

@@ -131,6 +131,16 @@ class Card:
     target_deviations: tuple[float, ...] = ()
     """Standard deviation of each, 0 where they are all equal; () for classes."""
 
+    @property
+    def target_mean(self) -> float:
+        """Mean of the first target; 0 for classes."""
+        return self.target_means[0] if self.target_means else 0.0
+
+    @property
+    def target_std(self) -> float:
+        """Standard deviation of the first target; 1 for classes."""
+        return self.target_deviations[0] if self.target_deviations else 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class ConfusionMatrix:

@@ -128,7 +128,7 @@ def test_a_run_leaves_everything_behind(tmp_path, pictures, experiment):
     )
     directory = tmp_path / "run"
     assert {p.name for p in directory.iterdir()} == {
-        "config.json", "environment.json", "metrics.jsonl", "checkpoints", "plots", "report.html",
+        "config.json", "environment.json", "preparation.json", "metrics.jsonl", "checkpoints", "plots", "report.html",
     }  # fmt: skip
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["platform"] == "cpu"

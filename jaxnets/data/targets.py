@@ -150,14 +150,14 @@ def _words(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[s
             f"{name}: {len(words)} different labels for {len(y) + len(y_test)} examples make no classes, e.g. {words[0]!r}; "
             f"if they are numbers written as text, give y.astype(float)"
         )
-    _note_doubtful(name, found, tested.keys() - seen.keys())
+    _note_doubtful(name, found if class_names is None else (), tested.keys() - seen.keys())
     code = {word: index for index, word in enumerate(words)}
     y, y_test = (np.array([code[v] for v in part.tolist()], np.int32) for part in (y, y_test))
     return Targets("class", y, y_test, tuple(words))
 
 
 def _note_doubtful(name: str, found: Any, only_tested: Any) -> None:
-    """Say which classes may not be meant as such."""
+    """Say which classes may not be meant as such; those that the caller named are."""
     missing = sorted(word for word in found if word.strip().lower() in LOOKS_MISSING)
     if missing:
         note(

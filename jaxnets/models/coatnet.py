@@ -16,8 +16,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
-from jaxnets.ops import average_pool, conv_general_dilated, dot_general
-from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops import average_pool, conv_general_dilated, dot_general, dot_product_attention
 
 
 class CoAtNet(nn.Module):

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import check_layers
-from jaxnets.ops import dot_general, name_axes
-from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops import dot_general, dot_product_attention, name_axes
 from jaxnets.ops.positions import rotate
 from jaxnets.ops.scan import linear_recurrence
 

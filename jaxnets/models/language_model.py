@@ -19,8 +19,7 @@ from jax import Array
 from jaxnets.models.layers import check_layers, most_positions
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import dot_general, name_axes
-from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops import dot_general, dot_product_attention, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 
 # {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}

@@ -17,8 +17,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers, most_positions
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import dot_general, name_axes
-from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops import dot_general, dot_product_attention, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.ops.tokens import PAD
 

@@ -11,8 +11,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import dot_general, name_axes
-from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops import dot_general, dot_product_attention, name_axes
 from jaxnets.ops.patches import to_patches
 
 

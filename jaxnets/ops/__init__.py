@@ -1,5 +1,6 @@
 """The few operations whose speed decides, each with its plain reference beside it."""
 
+from jaxnets.ops.attention import dot_product_attention as dot_product_attention
 from jaxnets.ops.axes import name_axes as name_axes
 from jaxnets.ops.convolution import conv_general_dilated as conv_general_dilated
 from jaxnets.ops.dense import dot_general as dot_general

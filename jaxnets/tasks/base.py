@@ -47,6 +47,8 @@ class Task:
     """The one metric to name a run by."""
     higher_is_better = False
     """Which way the headline improves."""
+    given_targets = "auto"
+    """What targets are that come as bare arrays, where the task leaves no doubt: `kind` of `data.from_arrays`."""
     more_is_better: ClassVar[tuple[str, ...]] = ()
     """Further metrics of which more is better, where their names do not say so (or say the opposite)."""
     less_is_better: ClassVar[tuple[str, ...]] = ()

@@ -42,6 +42,7 @@ class MultiLabel(Task):
 
     headline = "micro_f1"
     higher_is_better = True
+    given_targets = "labels"
 
     def __post_init__(self) -> None:
         if not 0 < self.positive_weight < math.inf:

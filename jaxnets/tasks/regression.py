@@ -36,6 +36,7 @@ class Regression(Task):
 
     headline = "r2"
     higher_is_better = True
+    given_targets = "number"
 
     def bind(self, card: Card) -> Self:
         """Take the targets' means and standard deviations from the data, and give the model an output for each."""

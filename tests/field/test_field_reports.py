@@ -28,8 +28,8 @@ from jaxnets.training.step_folders import StepFolders
 
 def fit(model, data, *, test=None, run_dir=None, **options):
     """As `jaxnets.fit`, on one device."""
-    data = data if isinstance(data, Dataset) else from_arrays(*data, test=test)
     task = model if isinstance(model, tasks.Task) else tasks.Classification(model=model)
+    data = data if isinstance(data, Dataset) else from_arrays(*data, test=test, kind=task.given_targets)
     options.setdefault("batch_size", min(32, data.card.examples["train"]))
     experiment = Experiment(task=task, data=InMemory(data.name), **options)
     mesh = make_mesh(MeshShape(), devices=jax.devices()[:1])

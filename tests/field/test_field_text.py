@@ -43,7 +43,7 @@ def test_a_file_and_texts_from_python_are_read_as_the_data_set_was(reviews, tmp_
     texts = [line.split("\t")[2] for line in REVIEWS.splitlines() if line.startswith("test")]
     (tmp_path / "new.txt").write_text("\n".join(texts))
     with pytest.warns(DataWarning, match="2 of 4 texts have more than 5 words and were cut after them, as in training"):
-        given = read_given(tmp_path / "new.txt", reviews)["inputs"]
+        given = read_given(tmp_path / "new.txt", reviews.preparation)["inputs"]
     np.testing.assert_array_equal(given, reviews.test["inputs"])
     with pytest.warns(DataWarning, match="were cut"):
         np.testing.assert_array_equal(encode_texts(texts, reviews.tokens, 5), reviews.test["inputs"])

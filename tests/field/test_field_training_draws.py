@@ -98,7 +98,7 @@ def test_every_batch_says_which_rows_it_holds_and_augments_by_them(road, one_dev
     images = np.random.default_rng(0).normal(size=(20, 4, 4, 1)).astype(np.float32)
     data = from_arrays(images, np.arange(20.0), standardize=False)
     augment = Augment(shift=1, noise=0.1)
-    order, transform = Shuffled(20, 5, 0), Transform(data.prepare, augment, 0)
+    order, transform = Shuffled(20, 5, 0), Transform(data.preparation, augment=augment, seed=0)
     feed = road({"inputs": images, "targets": np.arange(20)}, order, transform, placement(one_device))
     batch = feed.batch(feed.load(6, 1, 1), 0, jnp.asarray(6))
     assert batch["index"].dtype == jnp.int32

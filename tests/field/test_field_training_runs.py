@@ -29,7 +29,7 @@ from jaxnets.training.step_folders import StepFolders
 @pytest.fixture
 def no_report(monkeypatch):
     """Drawing costs more than these runs."""
-    monkeypatch.setattr("jaxnets.run.write_report", lambda *_: None)
+    monkeypatch.setattr("jaxnets.finish.write_report", lambda *_: None)
 
 
 def arrays(count=40):
