@@ -1,11 +1,11 @@
 """The text of a table's file: what it is packed in and how its letters are encoded."""
 
-import codecs
 import gzip
 import re
 import zlib
 from pathlib import Path
 
+from jaxnets.data.textfile import MARKS
 from jaxnets.errors import DataError, did_you_mean, note
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".data")
@@ -19,14 +19,6 @@ OTHERS = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it, or use gzip",
     b"\x93NUMPY": "a NumPy array; name it .npy",
 }
-# A byte order mark says the encoding; the longer ones come first, for one begins like a shorter one.
-MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 def is_table(path: Path) -> bool:

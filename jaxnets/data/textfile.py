@@ -12,8 +12,8 @@ from pathlib import Path
 from jaxnets.errors import DataError
 from jaxnets.files import user_path
 
-# UTF-32 before UTF-16, whose mark it begins with.
-_MARKS = (
+# A byte order mark says the encoding; UTF-32 before UTF-16, whose mark it begins with.
+MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -60,7 +60,7 @@ def plain_ends(text: str) -> str:
 
 
 def _decode(path: Path, content: bytes) -> str:
-    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
