@@ -211,8 +211,8 @@ def predict(arguments: Sequence[str]) -> int:
     from jaxnets.run import open_run
 
     run = open_run(run_dir)
-    outputs = run.outputs(read_given(user_path(source), run.parts.dataset.preparation))
-    said = outputs if options.raw else run.parts.task.decide(outputs)
+    given = read_given(user_path(source), run.parts.dataset.preparation)
+    said = run.outputs(given) if options.raw else run.predict(given)
     card = run.parts.dataset.card
     names = card.class_names
     if options.output:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,16 @@ class Run:
 
         Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`.
         """
-        arrays = check_given(inputs, self.parts.dataset.preparation, most_positions(self.parts.task.model))
-        with jax.set_mesh(self.parts.mesh):
-            return self.parts.predictor(self.variables, arrays)
+        return self._asked(inputs, np.asarray)
 
     def predict(self, inputs: Any) -> np.ndarray:
         """Predictions for raw inputs (as for `outputs`) in the targets' own terms: class numbers, or values in their unit."""
-        return self.parts.task.decide(self.outputs(inputs))
+        return self._asked(inputs, self.parts.task.decide)
+
+    def _asked(self, inputs: Any, decide: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        arrays = check_given(inputs, self.parts.dataset.preparation, most_positions(self.parts.task.model))
+        with jax.set_mesh(self.parts.mesh):
+            return self.parts.predictor(self.variables, arrays, decide=decide)
 
     def evaluate(self) -> dict[str, float]:
         """The task's metrics over the whole test split.

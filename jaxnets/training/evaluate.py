@@ -95,14 +95,19 @@ class Predictor:
 
         self._outputs = jax.jit(outputs, out_shardings=placement.whole)
 
-    def __call__(self, variables: Variables, arrays: Arrays) -> np.ndarray:
-        """Outputs `[N, ...]` float32 for raw `inputs` `[N, ...]` and whatever else the task's model takes, in order."""
+    def __call__(
+        self, variables: Variables, arrays: Arrays, *, decide: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> np.ndarray:
+        """Outputs `[N, ...]` float32 for raw `inputs` `[N, ...]` and whatever else the task's model takes, in order.
+
+        `decide` is applied to the outputs of each batch, so that those of all examples are never in memory at once.
+        """
         size, count = self._batch_size, len(arrays["inputs"])
         said, waiting = np.zeros(0, np.float32), deque[Any]()
 
         def read(start: int, rows: Any) -> np.ndarray:
             # Straight into one array, a few batches behind the device: what is asked for is in memory once.
-            rows = jax.device_get(rows)[: count - start]
+            rows = decide(jax.device_get(rows)[: count - start])
             whole = said if start else np.zeros((count, *rows.shape[1:]), rows.dtype)
             whole[start : start + len(rows)] = rows
             return whole
