@@ -102,6 +102,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     batch = batch_spec(dataset, experiment.batch_size, transform)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
+        _check_parameters(task, abstract)
         _check_arrays(task, dataset)
         _check_best(experiment, task, abstract, batch)
         _check_decay(experiment.optimizer, abstract)
@@ -167,6 +168,17 @@ def _check_batch_statistics(experiment: Experiment, abstract: TrainState, datase
             f"batch_size={experiment.batch_size} with micro_batches={experiment.micro_batches} gives the model's batch norm "
             f"one example at a time, whose variance is 0; take more, or another norm (norm='layer')"
         )
+
+
+def _check_parameters(task: Task, abstract: TrainState) -> None:
+    """Raise `UsageError` for a parameter that has no gradient, as whole numbers have none."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.params):
+        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(
+                f"{type(task.model).__name__}'s parameter {name} is {leaf.dtype}, which has no gradient; keep it in a "
+                f"collection of its own, self.variable('constants', ...)"
+            )
 
 
 def _check_arrays(task: Task, dataset: Dataset) -> None:

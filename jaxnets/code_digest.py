@@ -148,6 +148,8 @@ class _Walk:
 
     def add_new(self, item: Any) -> None:
         """An object that was not met before."""
+        # Flax puts a wrapper of its own around the properties of a module.
+        item = getattr(item, "wrapped", item) if type(item).__name__ == "_DescriptorWrapper" else item
         if isinstance(item, types.CodeType):
             self.add_code(item)
         elif isinstance(item, set | frozenset):
@@ -162,6 +164,9 @@ class _Walk:
             self.add_all(getattr(item, name, None) for name in ("fget", "fset", "func"))
         elif isinstance(item, types.ModuleType):
             self.say("module", item.__name__)
+            if is_own(item.__name__):
+                self.add({name: value for name, value in vars(item).items() if isinstance(value, bool | int | float | str)
+                          and not name.startswith("__")})  # fmt: skip
         else:
             self.add_named(item)
 

@@ -9,6 +9,7 @@ from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import plain_numbers
 from jaxnets.data.prepare import Standardize, fit_standardize
+from jaxnets.data.scaling import LARGEST_EXACT
 from jaxnets.data.split import check_weights, counted
 from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
 from jaxnets.errors import DataError, note
@@ -65,6 +66,9 @@ def from_arrays(
                 f"{name}: test inputs have shape {held['inputs'].shape[1:]} each, training inputs {train['inputs'].shape[1:]}"
             )
         _check_names(name, feature_names(inputs), feature_names(test[0]))
+    if class_names is None and train["targets"].ndim == 2 and kind != "number":
+        binary = bool(np.isin(train["targets"], (0, 1)).all())
+        class_names = (feature_names(targets) or None) if binary else None  # a frame of labels names them
     found = encode_targets(name, train["targets"], held["targets"], class_names, kind)
     train["targets"], held["targets"] = found.train, found.test
     prepare = fit_standardize(train["inputs"]) if standardize else Standardize()
@@ -122,6 +126,7 @@ def note_coarse(what: str, numbers: np.ndarray, narrowed: np.ndarray) -> None:
 def check_inputs(name: str, what: str, inputs: Any) -> np.ndarray:
     """Inputs `[N, ...]` as plain finite numbers; raises `DataError` for what is none, and notes what looks turned around."""
     x = plain_numbers(f"{name}: {what} inputs", inputs)
+    _note_whole_numbers(f"{name}: {what} inputs", inputs, x)
     if x.ndim < 2:
         raise DataError(f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C])")
     if not len(x):
@@ -135,6 +140,18 @@ def check_inputs(name: str, what: str, inputs: Any) -> np.ndarray:
             f"[N, height, width, channels]: np.moveaxis(x, 1, -1)"
         )
     return x
+
+
+def _note_whole_numbers(what: str, frame: Any, made: np.ndarray) -> None:
+    """Say where the columns of a frame became one array of floats that does not hold a column's whole numbers."""
+    if made.dtype.kind == "f" and feature_names(frame) and hasattr(frame, "dtypes"):
+        whole = [i for i, dtype in enumerate(frame.dtypes) if str(dtype).lower() in ("int64", "uint64")]
+        coarse = [i for i in whole if np.abs(made[:, i]).max(initial=0) >= LARGEST_EXACT]
+        if coarse:
+            note(
+                f"{what}: column {feature_names(frame)[coarse[0]]!r} has whole numbers that floats do not hold, and lost "
+                f"digits beside columns of floats; subtract its first value, or give it in larger units"
+            )
 
 
 def _read(name: str, what: str, inputs: Any, targets: Any, weights: Any = None) -> Arrays:

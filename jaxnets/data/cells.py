@@ -113,7 +113,12 @@ class CellFormat:
                 if value is None:
                     return None
                 values[i] = value
-        return values
+        return self.without_missing(values)
+
+    def without_missing(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers with NaN where they are one that stands for missing (-999), however it was written."""
+        stand_ins = [value for word in self.missing if (value := self.number(word)) is not None]
+        return np.where(np.isin(numbers, stand_ins), np.nan, numbers) if stand_ins else numbers
 
     def odd(self, cells: Sequence[str]) -> list[int]:
         """The rows whose cells are neither numbers nor missing."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnets.data.cells import BOOLEANS, DATE_LIKE, LEADING_ZERO, WITH_SIGN, CellFormat, candidates, to_days
-from jaxnets.data.columns import Column, check_infinite, place
+from jaxnets.data.columns import Column, check_infinite, note_large, place
 from jaxnets.data.csv_files import Sheet
 from jaxnets.data.scaling import usable_deviation
 from jaxnets.errors import DataError, did_you_mean, note
@@ -100,6 +100,7 @@ def from_numbers(
 ) -> Column:
     """A column of numbers `[N]` float64, NaN for missing; raises `DataError` for an infinite one."""
     check_infinite(table, name, numbers, lines)
+    note_large(table, name, numbers)
     values = numbers[train]
     known = values[~np.isnan(values)]
     median = float(np.median(known))

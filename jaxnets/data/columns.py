@@ -14,6 +14,7 @@ from jaxnets.contracts import Table
 from jaxnets.data.cells import CellFormat
 from jaxnets.data.csv_files import Reading, read_table
 from jaxnets.data.given_cells import as_days, as_numbers, as_words, by_name
+from jaxnets.data.scaling import LARGEST_EXACT
 from jaxnets.errors import DataError, did_you_mean, note
 
 
@@ -257,6 +258,15 @@ class Columns:
 def place(row: int, lines: Sequence[int] | None) -> str:
     """A row as people count them, with its line in the file."""
     return f"row {row + 1}" + (f" (line {lines[row]})" if lines is not None else "")
+
+
+def note_large(table: str, name: str, numbers: np.ndarray) -> None:
+    """Say where a column's numbers are beyond those that float64, in which cells are read, tells apart (nanoseconds, say)."""
+    if np.abs(numbers[np.isfinite(numbers)]).max(initial=0) >= LARGEST_EXACT:
+        note(
+            f"{table}: column {name!r} has numbers beyond 2^53, which lose their last digits; subtract their first value in "
+            f"the file, or write them in larger units"
+        )
 
 
 def check_infinite(table: str, name: str, numbers: np.ndarray, lines: Sequence[int] | None) -> None:

@@ -45,12 +45,12 @@ def plain_array(what: str, values: Any) -> np.ndarray:
                 f"(x.filled(value)) or leave those rows out: what lies under a mask is no data"
             )
         array = array.data
+    if array.dtype.kind == "T":  # NumPy's strings of variable length
+        array = array.astype(object)
     if array.dtype.kind == "O":
         array = _from_objects(what, array)
     if array.dtype.kind == "S":
         array = _from_bytes(what, array)
-    if array.dtype.kind == "T":  # NumPy's strings of variable length
-        array = array.astype(str)
     if array.dtype.kind in "Mm":
         raise DataError(
             f"{what} are dates or times (dtype {array.dtype}); give numbers, seconds say: x.astype('datetime64[s]')"
@@ -84,8 +84,11 @@ def _as_array(what: str, values: Any) -> np.ndarray:
         if isinstance(values, list | tuple) and any(isinstance(v, np.ma.MaskedArray) for v in values):
             return np.ma.stack(values)
         array = np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{what} make no array ({error}); give rows of one length") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        remedy = "give rows of one length"
+        if not isinstance(values, list | tuple):
+            remedy = "convert them first, a torch tensor by x.detach().float().numpy() say"
+        raise DataError(f"{what} make no array ({error}); {remedy}") from error
     if isinstance(values, list | tuple) and array.dtype.kind in "US":
         return _unmixed(values, array)
     return array
@@ -135,7 +138,7 @@ def _from_objects(what: str, array: np.ndarray) -> np.ndarray:
         kinds = ", ".join(sorted({type(v).__name__ for v in known})[:4])
         raise DataError(
             f"{what} are an array of Python objects ({kinds}) that are neither all numbers nor all text ({error}); convert "
-            f"them first: x.astype(float), or x.astype(str) for labels"
+            f"them first: x.astype(str) for labels, x.astype(float) for numbers"
         ) from error
     return numbers.reshape(array.shape)
 

@@ -110,6 +110,9 @@ def _named(given: Any, preparation: Preparation) -> Mapping[str, Any]:
     if preparation.columns is not None and (names or (isinstance(given, Mapping) and "inputs" not in given)):
         table = {str(name): given[name] for name in (given.columns if names else given)}
         return {"inputs": preparation.columns.encode("the given table", table)}
+    rows = isinstance(given, list) and bool(given) and all(isinstance(row, Mapping) for row in given)
+    if preparation.columns is not None and (rows or getattr(getattr(given, "dtype", None), "names", None)):
+        return {"inputs": preparation.columns.encode("the given table", given)}
     if isinstance(given, Mapping):
         return given
     if names and preparation.feature_names and names != preparation.feature_names:

@@ -60,13 +60,16 @@ def as_numbers(values: Any, format: CellFormat) -> tuple[np.ndarray, list[int]]:
     """Numbers `[N]` float64, NaN for missing, and the rows that hold none."""
     array = _array(values)
     if array is not None and array.dtype.kind in "biuf":
-        return np.ma.filled(array.astype(np.float64), np.nan), []
+        return format.without_missing(np.ma.filled(array.astype(np.float64), np.nan)), []
     if set(map(type, values)) <= {str}:
         cells = list(map(str.strip, values))
         found = format.numbers(cells)
         return (found, []) if found is not None else (np.empty(0), format.odd(cells))
     cells = [_text(cell) for cell in values]
-    return _one_by_one(cells, lambda cell: format.number(cell) if isinstance(cell, str) else _number(cell), format)
+    found, odd = _one_by_one(
+        cells, lambda cell: format.number(cell) if isinstance(cell, str) else _number(cell), format
+    )
+    return format.without_missing(found), odd
 
 
 def as_days(values: Any, format: CellFormat) -> tuple[np.ndarray, list[int]]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from jaxnets.data.cells import CellFormat, to_days
-from jaxnets.data.columns import place
+from jaxnets.data.columns import note_large, place
 from jaxnets.data.csv_files import Reading, Sheet, read_table
 from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.download import Remote, obtain_file
@@ -155,6 +155,7 @@ def _numbers(name: str, column: str, sheet: Sheet, format: CellFormat) -> np.nda
             f"{name}: column {column!r} is empty or infinite in {gaps.size} rows, the first is "
             f"{place(int(gaps[0]), sheet.lines)}; fill them (from their neighbours, say): a window needs every step"
         )
+    note_large(name, column, numbers)
     return numbers
 
 

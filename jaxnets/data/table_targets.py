@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnets.data.cells import LEADING_ZERO, CellFormat
 from jaxnets.data.column_kinds import doubt_about_words
-from jaxnets.data.columns import place
+from jaxnets.data.columns import note_large, place
 from jaxnets.data.csv_files import Sheet
 from jaxnets.errors import DataError, note
 
@@ -40,6 +40,7 @@ def read_target(table: str, name: str, sheet: Sheet, format: CellFormat, kind: K
     zeros = any(map(LEADING_ZERO.fullmatch, cells))
     few = numbers is not None and bool((numbers == numbers.round()).all()) and len(np.unique(numbers)) <= FEW
     if numbers is not None and (kind == "number" or (kind == "auto" and not few and not zeros)):
+        note_large(table, name, numbers)
         return numbers
     if kind == "auto" and (numbers is None or zeros):
         remedy = "choose kind='class' if they are names of classes"

@@ -13,7 +13,7 @@ from jaxnets.errors import DataError, note
 
 TargetKind = Literal["auto", "class", "labels", "number"]
 # Text that NumPy or a spreadsheet makes of a missing value. It may be a class all the same ("nan" is a bread).
-LOOKS_MISSING = ("", "nan", "none", "null", "na", "n/a", "nat", "<na>")
+LOOKS_MISSING = ("", "?", "nan", "none", "null", "na", "n/a", "nat", "<na>")
 # What `labels` hold where nothing is known of a label.
 UNKNOWN_LABEL = -1
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")

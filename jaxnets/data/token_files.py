@@ -89,6 +89,11 @@ def _read(path: Path, dtype: str) -> np.ndarray:
         raise DataError(
             f"{path} cannot be read as token ids ({type(error).__name__}: {error}); make it anew"
         ) from error
+    if len(ids) > 3 and ids[0::2].any() and not ids[1::2].any() and (dtype == "uint32" or not ids[2::4].any()):
+        raise DataError(
+            f"{path}: as {dtype}, tokens are followed by zeros, so it holds numbers of 64 bits it seems; write it by "
+            f"`ids.astype('uint16').tofile(...)`, or uint32 for a vocabulary beyond 65,536"
+        )
     if dtype == "uint16" and len(ids) > 1 and ids[0::2].any() and not ids[1::2].any():
         raise DataError(
             f"{path}: as uint16, every second token is 0, so it holds uint32 it seems; set data.dtype to uint32, or write it "

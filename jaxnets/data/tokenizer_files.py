@@ -101,6 +101,9 @@ class LibraryFile(Numbered):
             elif self._path.suffix == ".txt":
                 data = json.loads(self._word_piece(tokenizers).to_str())
             data = with_added(data, added) if added or data.get("added_tokens") else data
+            if data["model"].get("dropout"):
+                note(f"{self._path} drops merges at random (dropout); a text is read without, the same way each time")
+                data = {**data, "model": {**data["model"], "dropout": None}}
             made = tokenizers.Tokenizer.from_str(json.dumps(data))
         except DataError:
             raise

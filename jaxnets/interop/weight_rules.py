@@ -91,7 +91,7 @@ def load_weights(arrays: Arrays, table: Table, like: Any, *, prefixes: Sequence[
     sources: dict[str, str] = {}
     again: list[tuple[str, str, np.ndarray]] = []
     left, twice = [], []
-    for name, array in arrays.items():
+    for name, array in ((name, np.asarray(array)) for name, array in arrays.items()):
         if is_buffer(name, array):
             continue
         bare, rule, numbers = _rule_for(name, table, prefixes)

@@ -113,7 +113,7 @@ class Forecasting(Task):
         if "season_mse" not in values:
             return dict(values)
         plain = min(values["season_mse"], values["last_mse"])
-        return {**values, "gain": plain / values["mse"] if values["mse"] > 0 else math.inf}
+        return {**values, "gain": plain / values["mse"] if values["mse"] > 0 else math.inf if plain > 0 else math.nan}
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
         """The steps foretold, standardised, `[B, K, C]`."""

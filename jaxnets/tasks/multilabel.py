@@ -75,6 +75,11 @@ class MultiLabel(Task):
                 counts[f"{name}_{label}"] = Mean.of(seen[:, label].astype(jnp.float32), batch["mask"])
         return {"loss": loss, **self._shares(logits, batch), **counts}
 
+    def about_split(self, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """For each label whether any example says if it is true: `known_0`, ..."""
+        known = np.atleast_1d((np.asarray(arrays["targets"]) >= 0).any(axis=0))
+        return {f"known_{label}": float(flag) for label, flag in enumerate(known)}
+
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """The measured means, with the counts made into `micro_f1` and `macro_f1`."""
         labels = sum(name.startswith("hits_") for name in values)
@@ -82,8 +87,9 @@ class MultiLabel(Task):
             return dict(values)
         # Shares of the examples rather than numbers; F1 is the same of both.
         counts = np.array([[values[f"{name}_{label}"] for label in range(labels)] for name in COUNTS])
-        kept = {name: value for name, value in values.items() if name.rsplit("_", 1)[0] not in COUNTS}
-        return {**kept, "micro_f1": float(f1(*counts.sum(axis=1))), "macro_f1": float(f1(*counts).mean())}
+        kept = {name: value for name, value in values.items() if name.rsplit("_", 1)[0] not in (*COUNTS, "known")}
+        known = [label for label in range(labels) if values.get(f"known_{label}", 1.0)]
+        return {**kept, "micro_f1": float(f1(*counts.sum(axis=1))), "macro_f1": float(f1(*counts)[known].mean())}
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
         """A 0 or 1 and a logit for each label of each example."""

@@ -13,7 +13,7 @@ from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Scatter, Variable
 from jaxnets.errors import DataError
 from jaxnets.tasks.base import Task, check_kind, with_outputs
 from jaxnets.tasks.losses import huber, squared_error
-from jaxnets.tasks.scales import in_units, standardized
+from jaxnets.tasks.scales import differences, in_units, standardized
 
 ERRORS = {"squared": squared_error, "huber": huber}
 
@@ -91,19 +91,24 @@ class Regression(Task):
         return found
 
     def about_split(self, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The variance of each target, in its unit, by its definition in float64; NaN where it is 0 or of one example."""
-        targets = np.asarray(arrays["targets"], np.float64).reshape(len(arrays["targets"]), -1)
+        """The standard deviation of each target, in its unit, in float64; NaN where it is 0 or of one example."""
+        targets = np.asarray(arrays["targets"]).reshape(len(arrays["targets"]), -1)
         weights = np.ones(len(targets))
         for name in ("weights", "mask"):
             weights = weights * arrays[name] if name in arrays else weights
-        kept = targets[weights > 0]
-        mean = np.average(kept - kept[0], axis=0, weights=weights[weights > 0])
-        variance = np.average(np.square(kept - kept[0] - mean), axis=0, weights=weights[weights > 0])
+        kept, weights = targets[weights > 0], weights[weights > 0]
+        near = differences(kept, kept[0].astype(np.float64))
+        unit = np.where(np.abs(near).max(axis=0) > 0, np.abs(near).max(axis=0), 1.0)  # whose square floats may not hold
+        shares = near / unit
+        spread = unit * np.sqrt(
+            np.average(np.square(shares - np.average(shares, axis=0, weights=weights)), axis=0, weights=weights)
+        )
         # R2 of equal targets, or of a single one, divides by nothing; by rounding errors it would be any number.
-        defined = (len(kept) > 1) & (np.sqrt(variance) > 1e-14 * np.abs(kept).max(axis=0))
+        rounding = 1e-14 * np.abs(kept.astype(np.float64)).max(axis=0) if kept.dtype.kind == "f" else 0.0
+        defined = (len(kept) > 1) & (spread > rounding)
         return {
-            f"variance_{k}": float(v) if ok else float("nan")
-            for k, (v, ok) in enumerate(zip(variance, defined, strict=True))
+            f"deviation_{k}": float(v) if ok else float("nan")
+            for k, (v, ok) in enumerate(zip(spread, defined, strict=True))
         }
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -115,16 +120,16 @@ class Regression(Task):
         if not count:
             return dict(values)
         std = np.broadcast_to(self._std, count)
-        squared, absolute, variance = (
+        squared, absolute, deviation = (
             np.array([values.get(f"{name}_{k}", np.nan) for k in range(count)])
-            for name in ("squared", "absolute", "variance")
+            for name in ("squared", "absolute", "deviation")
         )
         mse = squared * std**2
         return {
             "loss": values["loss"],
-            "r2": float(np.mean(1 - mse / variance)),
+            "r2": float(np.mean(1 - squared * (std / deviation) ** 2)),
             "mse": float(np.mean(mse)),
-            "rmse": float(np.mean(np.sqrt(mse))),
+            "rmse": float(np.mean(np.sqrt(squared) * std)),
             "mae": float(np.mean(absolute * std)),
         }
 
