@@ -116,7 +116,6 @@ def test_from_arrays_leaves_the_callers_arrays_alone():
         (np.ones((12, 2)), np.r_[np.zeros(11), np.inf], "targets hold 1 NaN or infinite"),
         (np.ones((12, 2)), np.r_[np.zeros(11, int), -1], "label -1 at index .* out of range"),
         (np.ones((12, 2)), np.zeros(11, int), r"targets have shape \(11,\) for 12 inputs"),
-        (np.geomspace(1, 1e300, 12)[:, None], np.arange(12) % 2, "too large to standardise"),
         (np.ones((12, 2), complex), np.arange(12) % 2, "dtype complex128; give real numbers"),
         (
             np.ones((12, 2)),

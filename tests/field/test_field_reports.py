@@ -227,6 +227,7 @@ def test_nodes_without_edges_have_finite_outputs(kind):
         from_graph(np.ones((6, 3), np.float32), np.array([[0, 1], [2, 2]]), np.zeros(6, int), train=[0], test=[1])
 
 
+@pytest.mark.slow
 def test_there_are_as_many_answers_as_graphs_and_each_is_its_own():
     rng = np.random.default_rng(0)
 
@@ -259,6 +260,7 @@ class Masks(nn.Module):
         return nn.Dense(self.outputs)(x)
 
 
+@pytest.mark.slow
 def test_draws_differ_from_step_to_step_layer_to_layer_and_seed_to_seed(rows):
     x, y, _ = rows
 

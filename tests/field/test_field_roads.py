@@ -147,6 +147,7 @@ def test_arrays_by_the_command_line():
         try_arrays(dtype, kind, 1.76e9, True, "device", 1, command_line=True)
 
 
+@pytest.mark.slow
 def test_images_by_every_road(tmp_path):
     rng = np.random.default_rng(0)
     for x in (rng.integers(0, 256, (N, 6, 6, 3)).astype(np.uint8), rng.random((N, 6, 6, 1))):

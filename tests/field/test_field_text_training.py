@@ -200,6 +200,7 @@ def test_a_table_of_positions_ends_the_text_and_says_so():
         jax.eval_shape(encoder.clone(positions="learned").init, jax.random.key(0), long)
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_past_the_window_and_says_it(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"the quick brown fox.\r\n" * 30)
     (tmp_path / "small.py").write_text(

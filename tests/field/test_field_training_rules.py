@@ -98,6 +98,7 @@ def test_which_parameters_decay(model, given, left):
 
 
 @pytest.mark.parametrize("kind", [optim.AdamW, optim.SGD])
+@pytest.mark.slow
 def test_scanned_and_unrolled_layers_train_alike_with_decay(kind):
     tokens = jax.random.randint(jax.random.key(1), (2, 6), 0, 9)
     unrolled, scanned = (models.LanguageModel(**SMALL, biases="all", blocks=b) for b in ("unrolled", "scanned"))
