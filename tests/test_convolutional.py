@@ -178,7 +178,7 @@ CASES = {
 }  # fmt: skip
 
 
-SLOW = ("coatnet stride 1", "lenet relu")  # variants of what the others show
+SLOW = ("coatnet stride 1", "lenet relu", "convnext")  # variants of what the others show, and the longest
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])

@@ -66,7 +66,7 @@ def test_a_batch_that_is_left_out_changes_nothing(experiment, blobs, one_device,
 SPIKING = {"steps": 40, "log_every": 4, "eval_every": 20, "guard": Guard(spike=20.0, window=16)}
 
 
-@pytest.mark.parametrize("save_every", [3, 10, 0])
+@pytest.mark.parametrize("save_every", [pytest.param(3, marks=pytest.mark.slow), 10, 0])
 @pytest.mark.parametrize("steps_per_call", [1, 6])
 def test_a_spike_goes_back_and_ends_as_if_the_batch_had_never_been(
     tmp_path, experiment, blobs, one_device, poison, monkeypatch, save_every, steps_per_call

@@ -43,6 +43,7 @@ def numbers(folder, run):
     return [{k: v for k, v in r.items() if k not in ("step", "split")} for r in log_of(folder / run)]
 
 
+@pytest.mark.slow
 def test_one_two_and_four_processes_take_the_same_batches_and_the_same_state(tmp_path):
     write_config(tmp_path, 60)
     assert run_cli("train", "tiny.py", "--run-dir", "one", cwd=tmp_path).returncode == 0

@@ -159,7 +159,7 @@ def test_logits_and_gradients_equal_those_of_a_plain_implementation(kind):
     assert len(silent) == wanted, silent
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k in SLOW else ()) for k in KINDS])
 def test_the_cache_gives_the_logits_of_the_whole_text_and_does_not_grow(kind):
     model, variables, tokens = make(kind)
     whole = jax.jit(model.apply)(variables, tokens)

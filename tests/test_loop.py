@@ -67,7 +67,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "resnet" else ()) for n in MODELS])
 def test_steps_per_call_gives_the_same_bits(name, request, experiment, one_device):
     model, data, many, changes = MODELS[name]
     dataset = request.getfixturevalue(data)

@@ -181,7 +181,7 @@ MODEL = {"vocabulary": 29, "layers": 2, "width": 12, "heads": 3, "hidden": 10, "
 @pytest.mark.parametrize(
     ("kind", "blocks"),
     [
-        ("mixtral", "unrolled"),
+        pytest.param("mixtral", "unrolled", marks=pytest.mark.slow),
         ("grouped", "scanned"),
         ("switch", "scanned"),
         pytest.param("mixtral", "scanned", marks=pytest.mark.slow),

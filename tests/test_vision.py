@@ -115,7 +115,7 @@ CASES = {
 
 
 # The deepest takes as long as the others together; squeeze-and-excitation is in CoAtNet's blocks as well.
-SLOW = ("resnet50", "squeeze")
+SLOW = ("resnet50", "squeeze", "blur", "resnet18")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
