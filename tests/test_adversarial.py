@@ -87,6 +87,7 @@ def dcgan(**options):
 
 
 @pytest.mark.smoke
+@pytest.mark.slow
 def test_dcgan_shapes_counts_precision_and_gradients():
     task, batch = images(dcgan())
     variables = jax.jit(task.init)(jax.random.key(0), batch)

@@ -74,6 +74,7 @@ def angle(a, b):
     return float(np.sqrt(max(0.0, 1 - np.linalg.svd(a.T @ b, compute_uv=False).min() ** 2)))
 
 
+@pytest.mark.slow
 def test_a_linear_autoencoder_spans_the_principal_components(one_device):
     data = Digits().open()
     run = train(

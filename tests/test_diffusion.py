@@ -246,6 +246,7 @@ def test_sampling_with_the_best_model_gives_the_data_back(steps, eta):
     np.testing.assert_array_equal(x, again)
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_best_model_is_what_theory_says():
     task = oracle()
     x = 0.3 * jax.random.normal(jax.random.key(1), (20_000, 2))
@@ -268,6 +269,7 @@ def signed(pictures):
     return dataclasses.replace(pictures, prepare=dataclasses.replace(pictures.prepare, mean=(127.5,), std=(127.5,)))
 
 
+@pytest.mark.slow
 def test_diffusion_trains_and_the_report_shows_samples(experiment, pictures, one_device, tmp_path):
     task = Diffusion(model=UNet(features=(8,), groups=4, patch=2), sample_steps=4, conditional=True, guidance=1.5)
     run = replace(experiment, task=task, steps=80, batch_size=16, eval_every=0, optimizer=Adam(learning_rate=3e-3))

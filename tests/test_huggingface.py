@@ -209,6 +209,7 @@ def test_folders_that_are_none_are_named(tmp_path):
             language_model_from(tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_with_its_tokenizer(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     tok = tokenizers.Tokenizer(tokenizers.models.BPE())

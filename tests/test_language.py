@@ -410,6 +410,7 @@ def rhyme_run(path, **changes):
     return replace(run, **changes)
 
 
+@pytest.mark.slow
 def test_it_learns_a_rhyme_and_says_it(rhyme, one_device):
     run = train(rhyme_run(rhyme), mesh=one_device, progress="none")
     last = run.history.last("test")

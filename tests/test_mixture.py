@@ -268,6 +268,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_experts_come_to_be_used_alike(tmp_path, one_device):
     (tmp_path / "rhyme.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
     model = LanguageModel(layers=1, heads=2, width=16, hidden=16, length=16, experts=Experts(4))

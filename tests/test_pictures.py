@@ -81,6 +81,7 @@ def told_labels(tmp_path_factory):
     return directory, train(experiment, run_dir=directory, progress="none")
 
 
+@pytest.mark.slow
 def test_a_class_can_be_asked_for_and_gone_beyond(told_labels, tmp_path):
     directory, run = told_labels
     for flags, labels, guidance in (

@@ -241,6 +241,7 @@ def test_large_vocabularies_take_more_bits(tmp_path):
 # --- a run
 
 
+@pytest.mark.slow
 def test_a_run_with_a_tokenizer_file_writes_text_and_notices_when_the_file_changes(tmp_path, saved_by_the_library):
     shutil.copy(saved_by_the_library[0], tmp_path / "own.json")
     (tmp_path / "rhyme.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)

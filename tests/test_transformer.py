@@ -618,6 +618,7 @@ def trained(word_list, one_device, tmp_path_factory):
     return train(run_of(word_list), mesh=one_device, progress="none", run_dir=folder), folder
 
 
+@pytest.mark.slow
 def test_it_learns_to_reverse_and_says_how(trained, tmp_path, capsys):
     run, folder = trained
     last = run.history.last("test")

@@ -116,9 +116,9 @@ def try_arrays(dtype, kind, level, standardize, placement, seed, command_line=Fa
     ("dtype", "kind", "placement"),
     [
         ("float64", "class", "device"),
-        ("uint8", "words", "host"),
-        ("int64", "number", "device"),
-        (">f4", "numbers", "host"),
+        pytest.param("uint8", "words", "host", marks=pytest.mark.slow),
+        pytest.param("int64", "number", "device", marks=pytest.mark.slow),
+        pytest.param(">f4", "numbers", "host", marks=pytest.mark.slow),
         ("object", "labels", "device"),
     ],
 )

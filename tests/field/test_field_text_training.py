@@ -57,6 +57,7 @@ def test_loss_and_gradient_of_ignored_targets_are_torchs():
     np.testing.assert_allclose(gradient, there.grad.numpy(), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_means_are_over_what_counts_across_micro_batches_and_evaluation_batches():
     torch = pytest.importorskip("torch")
     split = answers(rows=40)

@@ -82,6 +82,7 @@ def test_noise_goes_by_row_and_step(task):
     np.testing.assert_allclose(whole.value, parts.value, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_draw_what_the_whole_batch_draws():
     task = generative()[1]
     batch, moved = batch_of(np.arange(8)), []
