@@ -25,12 +25,12 @@ sys.path.insert(0, str(HERE.parent))
 
 CONFIG = '''
 """A short run that saves, prunes and evaluates all the time."""
-from jaxnets.config import Experiment
+from jaxnets.config.experiment import Experiment
 from jaxnets.data import Digits
 from jaxnets.models import MLP
 from jaxnets.optim import EMA
 from jaxnets.tasks import Classification
-from jaxnets.training.retention import Keep
+from jaxnets.checkpoints.retention import Keep
 
 def config():
     return Experiment(
@@ -51,7 +51,7 @@ def start(folder, *arguments):
 
 def outcome(run):
     """What a finished run left: its log without times, and the digest of its last state."""
-    from jaxnets.training.step_folders import StepFolders
+    from jaxnets.checkpoints.step_folders import StepFolders
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     log = [{k: v for k, v in record.items() if k != "examples_per_second"} for record in lines]
@@ -77,7 +77,7 @@ def phase(run, before):
 
 def kills(count, seed):
     """SIGKILL at random instants, start again, and compare the end with that of a run nothing happened to."""
-    from jaxnets.training.step_folders import StepFolders
+    from jaxnets.checkpoints.step_folders import StepFolders
 
     rng, seen, ends = random.Random(seed), collections.Counter(), []
     bad, done, completed, began = [], 0, 0, time.perf_counter()
@@ -137,7 +137,7 @@ def kills(count, seed):
 
 def damage():
     """Flip, cut and delete every file of a checkpoint, one at a time."""
-    from jaxnets.training.step_folders import StepFolders
+    from jaxnets.checkpoints.step_folders import StepFolders
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -175,9 +175,9 @@ def costs(rounds):
     import jax
 
     from jaxnets import config
-    from jaxnets.assemble import assemble
-    from jaxnets.training.checkpoint import Checkpoints, abstract
-    from jaxnets.training.digest import read_digests, start_digests
+    from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
+    from jaxnets.checkpoints.digest import read_digests, start_digests
+    from jaxnets.runs.build import assemble
 
     result = {}
     with tempfile.TemporaryDirectory() as name:
@@ -224,7 +224,7 @@ def _on_against_off(parts, folder, rounds, steps=60):
 
     import jax
 
-    from jaxnets.training.checkpoint import Checkpoints
+    from jaxnets.checkpoints.checkpoint import Checkpoints
     from jaxnets.training.guards import Guard, SpikeWatch
     from jaxnets.training.hooks import SaveHook
     from jaxnets.training.loop import Every, Watch, fit

@@ -9,7 +9,7 @@ The data are drawn. The score is the number of modes made, at least 7, in about 
 
 from jaxnets.config import Expected, Experiment
 from jaxnets.data import Ring
-from jaxnets.data.ring import ring_centres
+from jaxnets.data.sources.ring import ring_centres
 from jaxnets.models import MLP
 from jaxnets.optim import EMA, Adam, WarmupCosine
 from jaxnets.tasks import Adversarial

@@ -10,7 +10,7 @@ run.predict(data.test["inputs"][:5])
 
 from typing import TYPE_CHECKING
 
-from jaxnets.lazy import lazy
+from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets import data as data
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from jaxnets import tasks as tasks
     from jaxnets import training as training
     from jaxnets.api import fit as fit
-    from jaxnets.config import Experiment as Experiment
+    from jaxnets.config.experiment import Experiment as Experiment
     from jaxnets.data import from_arrays as from_arrays
     from jaxnets.data import load as load
-    from jaxnets.run import Run as Run
-    from jaxnets.run import open_run as open_run
-    from jaxnets.run import train as train
+    from jaxnets.runs.train import Run as Run
+    from jaxnets.runs.train import open_run as open_run
+    from jaxnets.runs.train import train as train
 
 __version__ = "0.1.0"
 
 # The module of each name, and the rooms; they load on first use: `import jaxnets` itself costs nothing.
 FILES = {
-    "Experiment": "config",
-    "Run": "run",
+    "Experiment": "config.experiment",
+    "Run": "runs.train",
     "fit": "api",
     "from_arrays": "data",
     "load": "data",
-    "open_run": "run",
-    "train": "run",
+    "open_run": "runs.train",
+    "train": "runs.train",
     **dict.fromkeys(("data", "interop", "models", "ops", "optim", "parallel", "report", "tasks", "training"), ""),
 }
 __all__ = [*FILES, "__version__"]

@@ -6,13 +6,13 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from jaxnets import streams
+    from jaxnets.core import streams
 
     try:
-        from jaxnets import machine
+        from jaxnets.cli import machine
 
         machine.prepare()
-        from jaxnets.cli import HUNG, PREEMPTED, run
+        from jaxnets.cli.main import HUNG, PREEMPTED, run
 
         code = run(sys.argv[1:])
         if code == 0:

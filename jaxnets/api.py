@@ -7,14 +7,14 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxnets.config import Experiment
+from jaxnets.config.experiment import Experiment
+from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset
-from jaxnets.data.memory import InMemory
-from jaxnets.errors import UsageError, did_you_mean
+from jaxnets.data.sources.memory import InMemory
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.report.console import ProgressKind
-from jaxnets.run import Run, train
+from jaxnets.runs.train import Run, train
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.supervised import Supervised
 

@@ -31,8 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import cli
-from jaxnets.config import Experiment
+from jaxnets.cli import main as cli
+from jaxnets.config.experiment import Experiment
 from jaxnets.data import InMemory, from_arrays
 from jaxnets.models import MLP
 from jaxnets.optim import AdamW

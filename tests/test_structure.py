@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 
@@ -10,44 +11,75 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "jaxnets"
 FILES = sorted(PACKAGE.rglob("*.py"))
-# Room -> the rooms it may import. What is in COMMON is for all.
-MAY_IMPORT = {
-    "ops": set(),
-    "models": {"ops"},
-    "tasks": {"models", "ops"},
-    "data": {"ops"},
-    "optim": {"ops"},
-    "parallel": {"ops"},
-    "training": {"tasks", "data", "optim", "parallel", "ops"},
-    "interop": {"models"},
-    "report": set(),
+MODULES = {
+    "jaxnets." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
 }
-COMMON = {"contracts", "errors", "files", "lazy", "streams", "typecheck"}
+
+
+def rooms():
+    """Room -> the rooms it may import, in the order of the table in docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text().split("## Rooms")[1].split("\n## ")[0]
+    table = {}
+    for name, allowed in re.findall(r"^\| `([a-z/]+)` \|.*\| ([^|]*?) ?\|$", text, re.MULTILINE):
+        names = (
+            [*table] if allowed == "everything above" else [room.strip() for room in allowed.split(",") if room.strip()]
+        )
+        assert set(names) <= table.keys(), f"{name} names a room that is not above it"
+        table[name] = {*names, "core"}
+    return table
+
+
+def room_of(path):
+    """The folder of a file, `jaxnets` for those at the top."""
+    return path.parent.relative_to(PACKAGE).as_posix().replace(".", "jaxnets", 1)
 
 
 def imports(path):
-    """The jaxnets modules that a file imports, as (room or module, full name)."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The jaxnets modules that a file imports when it runs; what only type checkers read is left out."""
+    tree = ast.parse(path.read_text())
+    unread = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in inside]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        for name in names:
-            if name.startswith("jaxnets."):
-                yield name.split(".")[1], name
+        yield from (name for name in names if name in MODULES and id(node) not in unread)
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_follow_the_map(room):
-    allowed = MAY_IMPORT[room] | COMMON | {room}
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_table_of_rooms(path):
+    room = room_of(path)
+    allowed = rooms()[room] | {room}
     wrong = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in (PACKAGE / room).rglob("*.py")
-        for target, name in imports(path)
-        if target not in allowed
+        f"{path.relative_to(ROOT)} imports {name}" for name in imports(path) if room_of(MODULES[name]) not in allowed
     ]
-    assert not wrong
+    assert not wrong, f"{wrong}; docs/architecture.md, Rooms, has what {room} may import"
+
+
+def test_the_table_names_every_room_and_nothing_else():
+    assert set(rooms()) == {room_of(path) for path in FILES}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "api.py"}
+    used = {room: set() for room in rooms()}
+    for path in FILES:
+        used[room_of(path)] |= {room_of(MODULES[name]) for name in imports(path)}
+    for room, allowed in rooms().items():
+        if room not in ("cli", "jaxnets"):
+            assert allowed - {"core"} <= used[room], (
+                f"{room} does not import {allowed - used[room]}; take it out of its row"
+            )
+
+
+def test_tests_mirror_the_rooms():
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    assert folders <= {*rooms(), ".", "field"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 from workloads import LEARNING_RATE, WEIGHT_DECAY
 
-from jaxnets.assemble import assemble
-from jaxnets.config import Experiment
+from jaxnets.config.experiment import Experiment
 from jaxnets.data import InMemory, from_arrays
 from jaxnets.models import CNN, MLP
 from jaxnets.optim import AdamW, Constant
+from jaxnets.runs.build import assemble
 from jaxnets.tasks import Classification
 from jaxnets.training.hooks import LogHook
 from jaxnets.training.loop import Every, fit

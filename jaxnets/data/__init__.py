@@ -2,78 +2,78 @@
 
 from typing import TYPE_CHECKING
 
-from jaxnets.lazy import lazy
+from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.data.arrays import from_arrays as from_arrays
     from jaxnets.data.augment import Augment as Augment
     from jaxnets.data.dataset import Dataset as Dataset
     from jaxnets.data.dataset import Source as Source
-    from jaxnets.data.graph_sets import Cora as Cora
-    from jaxnets.data.graph_sets import KarateClub as KarateClub
-    from jaxnets.data.graph_sets import Rings as Rings
     from jaxnets.data.graphs import from_graph as from_graph
     from jaxnets.data.graphs import from_graphs as from_graphs
     from jaxnets.data.graphs import pad_graphs as pad_graphs
-    from jaxnets.data.images import CIFAR10 as CIFAR10
-    from jaxnets.data.images import MNIST as MNIST
-    from jaxnets.data.images import Digits as Digits
-    from jaxnets.data.images import FashionMNIST as FashionMNIST
-    from jaxnets.data.memory import InMemory as InMemory
-    from jaxnets.data.moving_digits import MovingDigits as MovingDigits
-    from jaxnets.data.named import load as load
-    from jaxnets.data.overlaid_digits import OverlaidDigits as OverlaidDigits
-    from jaxnets.data.pairs import Multi30k as Multi30k
-    from jaxnets.data.pairs import ReversedWords as ReversedWords
-    from jaxnets.data.ring import Ring as Ring
-    from jaxnets.data.sentences import RottenTomatoes as RottenTomatoes
-    from jaxnets.data.series import Series as Series
-    from jaxnets.data.synthetic import AddingProblem as AddingProblem
-    from jaxnets.data.synthetic import CopyProblem as CopyProblem
-    from jaxnets.data.synthetic import LogicGate as LogicGate
-    from jaxnets.data.synthetic import TwoSpirals as TwoSpirals
-    from jaxnets.data.tables import California as California
-    from jaxnets.data.tables import Tabular as Tabular
-    from jaxnets.data.text import GPT2Tokens as GPT2Tokens
-    from jaxnets.data.text import Text as Text
-    from jaxnets.data.text import TokenFile as TokenFile
-    from jaxnets.data.tokenizers import open_tokenizer as open_tokenizer
+    from jaxnets.data.sources.graph_sets import Cora as Cora
+    from jaxnets.data.sources.graph_sets import KarateClub as KarateClub
+    from jaxnets.data.sources.graph_sets import Rings as Rings
+    from jaxnets.data.sources.images import CIFAR10 as CIFAR10
+    from jaxnets.data.sources.images import MNIST as MNIST
+    from jaxnets.data.sources.images import Digits as Digits
+    from jaxnets.data.sources.images import FashionMNIST as FashionMNIST
+    from jaxnets.data.sources.memory import InMemory as InMemory
+    from jaxnets.data.sources.moving_digits import MovingDigits as MovingDigits
+    from jaxnets.data.sources.named import load as load
+    from jaxnets.data.sources.overlaid_digits import OverlaidDigits as OverlaidDigits
+    from jaxnets.data.sources.pairs import Multi30k as Multi30k
+    from jaxnets.data.sources.pairs import ReversedWords as ReversedWords
+    from jaxnets.data.sources.ring import Ring as Ring
+    from jaxnets.data.sources.sentences import RottenTomatoes as RottenTomatoes
+    from jaxnets.data.sources.series import Series as Series
+    from jaxnets.data.sources.synthetic import AddingProblem as AddingProblem
+    from jaxnets.data.sources.synthetic import CopyProblem as CopyProblem
+    from jaxnets.data.sources.synthetic import LogicGate as LogicGate
+    from jaxnets.data.sources.synthetic import TwoSpirals as TwoSpirals
+    from jaxnets.data.sources.tables import California as California
+    from jaxnets.data.sources.tables import Tabular as Tabular
+    from jaxnets.data.sources.text import GPT2Tokens as GPT2Tokens
+    from jaxnets.data.sources.text import Text as Text
+    from jaxnets.data.sources.text import TokenFile as TokenFile
+    from jaxnets.data.text.tokenizers import open_tokenizer as open_tokenizer
 
-# The file of each name; see `jaxnets.lazy`.
+# The file of each name; see `jaxnets.core.lazy`.
 FILES = {
     "Augment": "augment",
     "Dataset": "dataset",
     "Source": "dataset",
     "from_arrays": "arrays",
-    "Cora": "graph_sets",
-    "KarateClub": "graph_sets",
-    "Rings": "graph_sets",
+    "Cora": "sources.graph_sets",
+    "KarateClub": "sources.graph_sets",
+    "Rings": "sources.graph_sets",
     "from_graph": "graphs",
     "from_graphs": "graphs",
     "pad_graphs": "graphs",
-    "CIFAR10": "images",
-    "MNIST": "images",
-    "Digits": "images",
-    "FashionMNIST": "images",
-    "InMemory": "memory",
-    "MovingDigits": "moving_digits",
-    "load": "named",
-    "Multi30k": "pairs",
-    "ReversedWords": "pairs",
-    "Ring": "ring",
-    "RottenTomatoes": "sentences",
-    "OverlaidDigits": "overlaid_digits",
-    "Series": "series",
-    "AddingProblem": "synthetic",
-    "LogicGate": "synthetic",
-    "TwoSpirals": "synthetic",
-    "CopyProblem": "synthetic",
-    "California": "tables",
-    "Tabular": "tables",
-    "GPT2Tokens": "text",
-    "Text": "text",
-    "TokenFile": "text",
-    "open_tokenizer": "tokenizers",
+    "CIFAR10": "sources.images",
+    "MNIST": "sources.images",
+    "Digits": "sources.images",
+    "FashionMNIST": "sources.images",
+    "InMemory": "sources.memory",
+    "MovingDigits": "sources.moving_digits",
+    "load": "sources.named",
+    "Multi30k": "sources.pairs",
+    "ReversedWords": "sources.pairs",
+    "Ring": "sources.ring",
+    "RottenTomatoes": "sources.sentences",
+    "OverlaidDigits": "sources.overlaid_digits",
+    "Series": "sources.series",
+    "AddingProblem": "sources.synthetic",
+    "LogicGate": "sources.synthetic",
+    "TwoSpirals": "sources.synthetic",
+    "CopyProblem": "sources.synthetic",
+    "California": "sources.tables",
+    "Tabular": "sources.tables",
+    "GPT2Tokens": "sources.text",
+    "Text": "sources.text",
+    "TokenFile": "sources.text",
+    "open_tokenizer": "text.tokenizers",
 }
 
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.core.errors import DataError, note
+from jaxnets.core.scaling import LARGEST_EXACT
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import plain_numbers
 from jaxnets.data.prepare import Standardize, fit_standardize
-from jaxnets.data.scaling import LARGEST_EXACT
 from jaxnets.data.split import check_weights, counted
 from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
-from jaxnets.errors import DataError, note
 
 
 def from_arrays(

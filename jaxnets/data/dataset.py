@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.contracts import Card, Tokens
+from jaxnets.core.errors import DataError
+from jaxnets.core.scaling import blocks
+from jaxnets.core.types import Card, Tokens
 from jaxnets.data.augment import Augment
 from jaxnets.data.preparation import Preparation, describe
 from jaxnets.data.prepare import Standardize as Standardize
 from jaxnets.data.prepare import TokenIds as TokenIds
-from jaxnets.data.scaling import blocks
 from jaxnets.data.split import WEIGHTS, plain_split
-from jaxnets.errors import DataError
 
 Arrays = dict[str, np.ndarray]
 

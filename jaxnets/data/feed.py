@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Batch, Placement
+from jaxnets.core.types import Batch, Placement
 from jaxnets.data.augment import Augment
 from jaxnets.data.order import Order
 from jaxnets.data.preparation import Arrays, Preparation

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
 
 # What tables and frames write into cells where nothing is known, beside None and NaN, as their types call themselves.
 _MISSING_TYPES = ("NAType", "NaTType", "NoneType")

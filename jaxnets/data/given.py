@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.core.download import read_array, read_arrays
+from jaxnets.core.errors import DataError, note
 from jaxnets.data.arrays import feature_names
-from jaxnets.data.csv_text import is_table
-from jaxnets.data.download import read_array, read_arrays
 from jaxnets.data.flavours import plain_numbers
 from jaxnets.data.preparation import Arrays, Form, Preparation
 from jaxnets.data.prepare import Standardize, TokenIds
+from jaxnets.data.tabular.csv_text import is_table
 from jaxnets.data.targets import check_finite
-from jaxnets.data.vocabulary import encode_texts, read_lines
-from jaxnets.errors import DataError, note
+from jaxnets.data.text.vocabulary import encode_texts, read_lines
 
 
 def read_given(path: Path, preparation: Preparation) -> Arrays:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.core.errors import DataError
 from jaxnets.data.arrays import from_arrays, note_coarse
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import is_missing, plain_array, plain_numbers
 from jaxnets.data.targets import check_finite, encode_targets
-from jaxnets.errors import DataError
 
 
 def pad_graphs(graphs: Sequence[tuple[Any, Any]], *, name: str = "graphs", undirected: bool = True) -> Arrays:

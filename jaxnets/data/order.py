@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxnets.errors import UsageError
+from jaxnets.core.errors import UsageError
 
 
 class Order(Protocol):

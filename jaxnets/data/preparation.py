@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.contracts import Card, Tokens
-from jaxnets.data.cells import CellFormat
-from jaxnets.data.columns import Column, Columns, Ratio
-from jaxnets.data.csv_files import Reading
+from jaxnets.core.errors import DataError
+from jaxnets.core.scaling import mean_and_deviation
+from jaxnets.core.types import Card, Tokens
 from jaxnets.data.prepare import Standardize, TokenIds
-from jaxnets.data.scaling import mean_and_deviation
-from jaxnets.errors import DataError
+from jaxnets.data.tabular.cells import CellFormat
+from jaxnets.data.tabular.columns import Column, Columns, Ratio
+from jaxnets.data.tabular.csv_files import Reading
 from jaxnets.ops.tokens import IGNORED
 
 Arrays = dict[str, np.ndarray]

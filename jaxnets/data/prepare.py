@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.data.scaling import blocks, centred, mean_and_deviation
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.scaling import blocks, centred, mean_and_deviation
 
 
 def fits_float32(dtype: np.dtype) -> bool:

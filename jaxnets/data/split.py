@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.core.errors import DataError
 from jaxnets.data.flavours import plain_numbers
 from jaxnets.data.targets import check_finite, without_unknown
-from jaxnets.errors import DataError
 
 # How much an example counts, under either of its names.
 WEIGHTS = ("weights", "mask")

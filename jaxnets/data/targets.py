@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxnets.core.errors import DataError, note
 from jaxnets.data.flavours import plain_array
-from jaxnets.errors import DataError, note
 
 TargetKind = Literal["auto", "class", "labels", "number"]
 # Text that NumPy or a spreadsheet makes of a missing value. It may be a class all the same ("nan" is a bread).

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from jaxnets.lazy import lazy
+from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.interop.huggingface import export_language_model as export_language_model
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxnets.interop.weights import save_weights as save_weights
     from jaxnets.interop.weights import torchvision_resnet as torchvision_resnet
 
-# The file of each name; see `jaxnets.lazy`.
+# The file of each name; see `jaxnets.core.lazy`.
 FILES = {
     "cifar_resnet": "weights",
     "export_language_model": "huggingface",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.errors import DataError, first_line, note
+from jaxnets.core.errors import DataError, first_line, note
 from jaxnets.interop.weights import GPT2, Rule, Table, llama
 from jaxnets.models.language_model import LanguageModel
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.errors import DataError, first_line, note
-from jaxnets.files import replacing, user_path
+from jaxnets.core.errors import DataError, first_line, note
+from jaxnets.core.files import replacing, user_path
 from jaxnets.interop.families import CONFIG, FAMILIES, STRETCHED, Family, our_model, read_object
 from jaxnets.interop.safetensors import read_safetensors, write_safetensors
 from jaxnets.interop.weight_rules import bare_names, is_buffer, load_weights, same_numbers, save_weights

@@ -12,8 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxnets.errors import DataError
-from jaxnets.files import replacing, user_path
+from jaxnets.core.errors import DataError
+from jaxnets.core.files import replacing, user_path
 
 DTYPES: dict[str, Any] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
 
 Arrays = Mapping[str, np.ndarray]
 # What is computed anew and not learned, though files carry it: rotary tables, GPT-2's causal masks (arrays of four dims, and

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from jaxnets.lazy import lazy
+from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.models.autoencoder import Autoencoder as Autoencoder
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from jaxnets.models.vit import ViT as ViT
     from jaxnets.models.vqvae import VQVAE as VQVAE
 
-# The file of each name; see `jaxnets.lazy`.
+# The file of each name; see `jaxnets.core.lazy`.
 FILES = {
     "Autoencoder": "autoencoder",
     "ConvAutoencoder": "autoencoder",

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxnets.typecheck import check_choices
+from jaxnets.core.typecheck import check_choices
 
 SIZES = (
     "widths", "features", "dense", "convolutions", "inputs", "outputs", "width", "hidden", "code", "latent", "codes", "layers",

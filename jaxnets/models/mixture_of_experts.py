@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.typecheck import check_choices
+from jaxnets.core.typecheck import check_choices
 
 COLLECTION = "routing"
 

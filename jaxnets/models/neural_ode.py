@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.errors import UsageError
+from jaxnets.core.errors import UsageError
 from jaxnets.models.layers import check_layers
 from jaxnets.ops import dot_general
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from jaxnets.errors import UsageError
+from jaxnets.core.errors import UsageError
 
 # Words of a name (`up_kernel`, `w_hh`, `wq`), each without the digits at its end.
 # fmt: off

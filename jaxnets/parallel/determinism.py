@@ -4,7 +4,7 @@ import os
 
 import jax
 
-from jaxnets.errors import UsageError
+from jaxnets.core.errors import UsageError
 
 FLAG = "--xla_gpu_deterministic_ops=true"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxnets.errors import LostProcessError, UsageError, first_line
+from jaxnets.core.errors import LostProcessError, UsageError, first_line
 
 
 def start(coordinator: str, processes: int, index: int, *, heartbeat_seconds: int = 30) -> None:

@@ -12,8 +12,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.contracts import Placement
-from jaxnets.errors import UsageError
+from jaxnets.core.errors import UsageError
+from jaxnets.core.types import Placement
 from jaxnets.ops.axes import AXES
 
 

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.errors import UsageError
+from jaxnets.core.errors import UsageError
 
 # Below this a leaf stays whole: cutting a bias saves nothing and costs a collective.
 SMALLEST_CUT = 1024

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from jaxnets import streams
-from jaxnets.errors import UsageError
+from jaxnets.core import streams
+from jaxnets.core.errors import UsageError
 
 # Columns of a terminal below which a box would cut names and numbers.
 LEAST_FOR_A_BOX = 60

@@ -17,8 +17,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from jaxnets.errors import RunDirectoryError
-from jaxnets.files import replacing
+from jaxnets.core.errors import RunDirectoryError
+from jaxnets.core.files import replacing
 
 Record = dict[str, Any]
 INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnets.contracts import ConfusionMatrix, Exhibit, Gallery, Lines, Scatter, Table
-from jaxnets.errors import RunDirectoryError
-from jaxnets.files import replacing
+from jaxnets.core.errors import RunDirectoryError
+from jaxnets.core.files import replacing
+from jaxnets.core.types import ConfusionMatrix, Exhibit, Gallery, Lines, Scatter, Table
 from jaxnets.report import plots
 from jaxnets.report.history import History
 

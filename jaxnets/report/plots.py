@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnets.contracts import ConfusionMatrix, Gallery, Lines, Scatter
-from jaxnets.errors import note
+from jaxnets.core.errors import note
+from jaxnets.core.types import ConfusionMatrix, Gallery, Lines, Scatter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

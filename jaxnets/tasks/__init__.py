@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from jaxnets.lazy import lazy
+from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.tasks.adaline import Adaline as Adaline
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jaxnets.tasks.variational import Variational as Variational
     from jaxnets.tasks.vector_quantization import VectorQuantization as VectorQuantization
 
-# The file of each name; see `jaxnets.lazy`.
+# The file of each name; see `jaxnets.core.lazy`.
 FILES = {
     "Adaline": "adaline",
     "Adversarial": "adversarial",

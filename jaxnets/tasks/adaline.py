@@ -6,8 +6,8 @@ from typing import Self
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Mean, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
 from jaxnets.tasks.base import with_outputs
 from jaxnets.tasks.classification import Classification, accuracy
 

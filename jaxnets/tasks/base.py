@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.ops.tokens import PAD
 from jaxnets.tasks.calls import call_model, init_model
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.contracts import Mean
+from jaxnets.core.types import Mean
 from jaxnets.ops.tokens import END, PAD, UNKNOWN
 
 ORDERS = (1, 2, 3, 4)

@@ -16,8 +16,8 @@ import flax.linen as nn
 import jax
 from jax import Array
 
-from jaxnets.contracts import Variables
-from jaxnets.errors import UsageError
+from jaxnets.core.errors import UsageError
+from jaxnets.core.types import Variables
 from jaxnets.ops.random import named_keys
 
 # Streams that `self.has_rng` finds while training, beside "dropout"; `self.make_rng` draws from any.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
 from jaxnets.tasks.base import Task, check_kind, evenly, with_outputs, with_padding, with_vocabulary
 from jaxnets.tasks.losses import cross_entropy
 

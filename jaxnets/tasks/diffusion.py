@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.ops.random import batch_keys
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.calls import call_model, init_model

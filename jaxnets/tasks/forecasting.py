@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Lines, Mean, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Lines, Mean, Variables
 from jaxnets.tasks.base import Task, check_kind, evenly, with_outputs
 from jaxnets.tasks.losses import huber, squared_error
 from jaxnets.tasks.scales import in_units, standardized

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.models.graph import Graph
 from jaxnets.ops.roles import weights
 from jaxnets.tasks.classification import Classification, accuracy

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Table, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Table, Variables
 from jaxnets.models.mixture_of_experts import COLLECTION
 from jaxnets.models.transformer import TransformerEncoder
 from jaxnets.ops.tokens import IGNORED

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Mean, Variables
+from jaxnets.core.types import Aux, Batch, Mean, Variables
 from jaxnets.tasks.classification import Classification, accuracy
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Table, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Table, Variables
 from jaxnets.tasks.base import Task, check_kind, with_outputs
 from jaxnets.tasks.classification import share
 from jaxnets.tasks.losses import binary_cross_entropy

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.tasks.base import Task
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnets.contracts import Batch, Mean, Variables
+from jaxnets.core.types import Batch, Mean, Variables
 from jaxnets.tasks.base import Recipe
 
 

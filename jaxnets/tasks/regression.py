@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Scatter, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Scatter, Variables
 from jaxnets.tasks.base import Task, check_kind, with_outputs
 from jaxnets.tasks.losses import huber, squared_error
 from jaxnets.tasks.scales import differences, in_units, standardized

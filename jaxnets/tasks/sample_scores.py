@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.contracts import Variables
+from jaxnets.core.types import Variables
 
 
 def features_and_labels(

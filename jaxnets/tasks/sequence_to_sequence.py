@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Exhibit, Mean, Table, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Table, Variables
 from jaxnets.models.beam import beam_search, greedy
 from jaxnets.models.transformer import Pair, Seq2SeqTransformer
 from jaxnets.ops.tokens import BEGIN, IGNORED, PAD, spell

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from jaxnets.contracts import Card
+from jaxnets.core.types import Card
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.classification import Classification
 from jaxnets.tasks.forecasting import Forecasting

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Card, Mean, Variables
-from jaxnets.errors import DataError
+from jaxnets.core.errors import DataError
+from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
 from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.reconstruction import Reconstruction
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.contracts import Batch, Placement, Variables
+from jaxnets.core.types import Batch, Placement, Variables
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import InOrder
 from jaxnets.data.preparation import Arrays, Preparation

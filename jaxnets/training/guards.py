@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxnets.errors import JaxnetsError, NonFiniteError, UsageError
+from jaxnets.core.errors import JaxnetsError, NonFiniteError, UsageError
 
 # name -> (sums, weights), one entry of each for every step: the metrics of a call, on the host.
 StepMetrics = Mapping[str, tuple[np.ndarray, np.ndarray]]

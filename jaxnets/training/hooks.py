@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnets.checkpoints.checkpoint import Checkpoints
+from jaxnets.checkpoints.retention import better
 from jaxnets.tasks.base import Task
-from jaxnets.training.checkpoint import Checkpoints
 from jaxnets.training.evaluate import Evaluator
 from jaxnets.training.guards import StepMetrics, describe
 from jaxnets.training.loop import Every, Moment
-from jaxnets.training.retention import better
 from jaxnets.training.stopping import Stopping
 
 Record = dict[str, Any]

@@ -15,8 +15,8 @@ from typing import Any, Literal, NoReturn, Protocol
 import jax
 import numpy as np
 
+from jaxnets.core.errors import PreemptedError, UsageError
 from jaxnets.data.feed import prefetch
-from jaxnets.errors import PreemptedError, UsageError
 from jaxnets.parallel.hosts import any_process
 from jaxnets.training.guards import SpikeWatch, StepMetrics, describe, fault, first_bad
 from jaxnets.training.program import Program

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxnets.contracts import Batch
+from jaxnets.core.types import Batch
 
 # These stay as they are: a regression target or a weight rounded to bfloat16 would be another problem.
 _KEPT = ("targets", "mask")

@@ -15,12 +15,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxnets.contracts import Batch
+from jaxnets.checkpoints.digest import leaf_paths
+from jaxnets.core.errors import RecompileError
+from jaxnets.core.types import Batch
 from jaxnets.data.feed import Feed, Payload
-from jaxnets.errors import RecompileError
 from jaxnets.ops import to_devices
 from jaxnets.ops.bilinear import PLAIN
-from jaxnets.training.digest import leaf_paths
 from jaxnets.training.step import Metrics, Step
 
 # A dispatch costs about 0.1 ms; this much arithmetic in a call makes that small on any machine (some 50 ms of a CPU).

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.contracts import Batch, Variables
+from jaxnets.core.types import Batch, Variables
 from jaxnets.ops.random import stream_key
 from jaxnets.tasks.base import Task
 from jaxnets.training.step import Recipe

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnets.contracts import Aux, Batch, Mean, Variables
+from jaxnets.core.types import Aux, Batch, Mean, Variables
 from jaxnets.ops.norm import global_norm
 from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim.averaging import EMA

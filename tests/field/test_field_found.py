@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import jaxnets
-from jaxnets.code_digest import described
+from jaxnets.config.code_digest import described
+from jaxnets.core.errors import DataError, DataWarning, UsageError
 from jaxnets.data import Series, Tabular, TokenFile, from_arrays, from_graph
-from jaxnets.errors import DataError, DataWarning, UsageError
 from jaxnets.models import MLP
 from jaxnets.tasks import Forecasting, MultiLabel, Regression
 from jaxnets.tasks.scales import in_units, standardized

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import jaxnets
-from jaxnets.assemble import assemble
-from jaxnets.config import Experiment
+from jaxnets.config.experiment import Experiment
+from jaxnets.core.errors import DataError, UsageError
 from jaxnets.data import InMemory, from_arrays
-from jaxnets.errors import DataError, UsageError
 from jaxnets.ops.attention import dot_product_attention
 from jaxnets.ops.norm import global_norm
 from jaxnets.parallel import MeshShape, make_mesh
+from jaxnets.runs.build import assemble
 from jaxnets.tasks import Supervised
 
 X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)

@@ -10,20 +10,20 @@ import pytest
 from conftest import assert_close, assert_same_bits
 
 from jaxnets import models, optim, tasks
-from jaxnets.config import Experiment
-from jaxnets.contracts import Tokens
+from jaxnets.checkpoints.read_leaves import read_leaves
+from jaxnets.checkpoints.retention import Keep, best_step
+from jaxnets.checkpoints.step_folders import StepFolders
+from jaxnets.config.experiment import Experiment
+from jaxnets.core.errors import JaxnetsError
+from jaxnets.core.types import Tokens
 from jaxnets.data import Dataset, InMemory, Tabular, from_arrays, from_graph, from_graphs
 from jaxnets.data.dataset import TokenIds
-from jaxnets.errors import JaxnetsError
 from jaxnets.models.graph import Graph
 from jaxnets.ops.tokens import SPECIAL
 from jaxnets.parallel import MeshShape, make_mesh
-from jaxnets.run import train
+from jaxnets.runs.train import train
 from jaxnets.tasks.sequence_to_sequence import _measure
 from jaxnets.training.precision import Precision
-from jaxnets.training.read_leaves import read_leaves
-from jaxnets.training.retention import Keep, best_step
-from jaxnets.training.step_folders import StepFolders
 
 
 def fit(model, data, *, test=None, run_dir=None, **options):

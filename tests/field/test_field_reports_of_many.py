@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnets.contracts import Card, ConfusionMatrix
+from jaxnets.core.types import Card, ConfusionMatrix
 from jaxnets.models import MLP
 from jaxnets.tasks import Classification, MultiLabel
 

@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jaxnets
-from jaxnets.contracts import Tokens
+from jaxnets.core.errors import DataWarning
+from jaxnets.core.types import Tokens
 from jaxnets.data import Dataset, Series, Tabular, from_arrays, from_graphs
 from jaxnets.data.dataset import TokenIds
-from jaxnets.data.vocabulary import encode_texts
-from jaxnets.errors import DataWarning
+from jaxnets.data.text.vocabulary import encode_texts
 from jaxnets.ops.tokens import SPECIAL
-from jaxnets.run import open_run
+from jaxnets.runs.train import open_run
 
-pytestmark = pytest.mark.filterwarnings("ignore::jaxnets.errors.DataWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::jaxnets.core.errors.DataWarning")
 FORMATS = [
     "float64", "float32", "float16", "longdouble", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
     ">f8", ">f4", ">i4", "object",
@@ -227,7 +227,7 @@ def test_a_run_on_arrays_predicts_without_them_and_says_that_it_cannot_evaluate(
     again = open_run(tmp_path / "run")
     assert again.parts.dataset.class_names == ("a", "b")
     np.testing.assert_array_equal(again.predict(x), run.predict(x))
-    with pytest.raises(jaxnets.errors.UsageError, match="arrays that only its program held.*open_run"):
+    with pytest.raises(jaxnets.core.errors.UsageError, match="arrays that only its program held.*open_run"):
         again.evaluate()
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again.state.params, run.state.params))
 
@@ -241,7 +241,7 @@ def test_examples_far_from_training_and_columns_in_another_order_are_noted(tmp_p
         turned = run.outputs(frame[["large", "small"]])
     np.testing.assert_array_equal(turned, run.outputs(frame))
     with pytest.raises(
-        jaxnets.errors.DataError, match="trained with the columns small, large, and the frame given has other"
+        jaxnets.core.errors.DataError, match="trained with the columns small, large, and the frame given has other"
     ):
         run.outputs(frame.rename(columns={"large": "other"})[["other", "small"]])
     far = frame.to_numpy().copy()

@@ -1,0 +1,1 @@
+"""States on the disk: written by Orbax, described and checked by our manifest, kept or removed by a rule, begun from."""

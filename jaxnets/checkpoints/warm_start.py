@@ -1,0 +1,32 @@
+"""Weights of another run to begin with, as a configuration says it; `begin.py` does it."""
+
+import dataclasses
+
+from jaxnets.core.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Weights to begin with. Everything must fit, save for what is named here; the optimizer and the step begin anew."""
+
+    run: str = ""
+    """The directory of the run to take them from; empty: begin from scratch."""
+    step: int = 0
+    """Its checkpoint; 0 takes the newest that verifies."""
+    fresh: tuple[str, ...] = ()
+    """Leaves that keep their new random values, as patterns: `params/output/*`, say."""
+    ignore: tuple[str, ...] = ()
+    """Leaves of the other run that are not wanted, as patterns."""
+    cast: bool = False
+    """Accept leaves in another number format and convert them."""
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a run to begin from."""
+        return bool(self.run)
+
+    def __post_init__(self) -> None:
+        if self.step < 0:
+            raise UsageError(f"warm_start.step is a step, or 0 for the newest; got {self.step}")
+        if not self.run and (self.fresh or self.ignore or self.cast or self.step):
+            raise UsageError("warm_start.run is empty, so warm_start's other fields say nothing; name a run directory")

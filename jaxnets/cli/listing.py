@@ -1,0 +1,68 @@
+"""`jaxnets list`: the configurations at hand, each with what it trains, on what, and what it reaches. Starts no JAX."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jaxnets.cli import fast_parse
+from jaxnets.core.errors import UsageError
+from jaxnets.report.tables import fitting
+
+COLUMNS = ("configuration", "task", "model", "data", "parameters", "reaches", "takes")
+# On a narrow terminal the model, which task and name hint at, and the time are left out.
+NARROW = ("configuration", "task", "data", "parameters", "reaches")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the table; configurations that cannot be read are named below it."""
+    if arguments:
+        raise UsageError(f"`jaxnets list` takes no arguments, got {' '.join(arguments)}")
+    console = Console()
+    rows, broken = _configurations()
+    console.print(fitting(console, [_table(rows, columns) for columns in (COLUMNS, NARROW)]))
+    for line in broken:
+        console.print(line, highlight=False, markup=False)
+    return 0
+
+
+def _table(rows: list[dict[str, str]], columns: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column == "parameters" else "left",
+            no_wrap=True,
+            overflow="ellipsis" if column in ("task", "model", "data") else "fold",
+        )
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
+    return table
+
+
+def _configurations() -> tuple[list[dict[str, str]], list[str]]:
+    """Cells by column, and a line for each configuration that cannot be read."""
+    rows, broken = [], []
+    with fast_parse.stand_ins():
+        from jaxnets import config
+
+        for name in config.available():
+            try:
+                loaded = config.load(name)
+            except UsageError as error:
+                broken.append(f"{name} cannot be read: {error}")
+                continue
+            task, expected = loaded.experiment.task, loaded.expected
+            rows.append(
+                {
+                    "configuration": name,
+                    "task": type(task).__name__,
+                    "model": type(task.model).__name__,
+                    "data": type(loaded.experiment.data).__name__,
+                    "parameters": f"{loaded.parameters:,}" if loaded.parameters else "",
+                    "reaches": str(expected) if expected else "not run",
+                    "takes": f"{expected.minutes:g} min, {expected.hardware}" if expected else "",
+                }
+            )
+    return rows, broken

@@ -1,0 +1,107 @@
+"""The experiment: one frozen dataclass that says everything about a run.
+
+It is written as a Python file with a function `config()` (`jaxnets.config.find` reads it) and saved as data
+(`jaxnets.config.serialize`).
+"""
+
+import dataclasses
+from typing import Literal
+
+from jaxnets.checkpoints.retention import Keep, seconds_between_saves
+from jaxnets.checkpoints.warm_start import WarmStart
+from jaxnets.config.check import check_types
+from jaxnets.core.errors import UsageError
+from jaxnets.data.dataset import Source
+from jaxnets.optim.averaging import EMA
+from jaxnets.optim.optimizers import AdamW, Optimizer
+from jaxnets.parallel.mesh import MeshShape
+from jaxnets.tasks.base import Task
+from jaxnets.training.guards import Guard
+from jaxnets.training.precision import Precision
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training run."""
+
+    task: Task
+    """What is learned: a task, holding its model."""
+    data: Source
+    """What it is learned from."""
+    optimizer: Optimizer = AdamW()
+    """How the weights move."""
+    steps: int = 1000
+    """Optimizer steps; also the length of the learning-rate schedule."""
+    batch_size: int = 128
+    """Examples in each step, over all devices."""
+    micro_batches: int = 1
+    """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics."""
+    seed: int = 0
+    """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
+    average: EMA = EMA()
+    """Averaging of the weights for evaluation."""
+    precision: Precision = Precision()
+    """Number formats."""
+    mesh: MeshShape = MeshShape()
+    """How the devices are arranged."""
+    log_every: int = 50
+    """Steps between lines of the training log."""
+    eval_every: int = 0
+    """Steps between evaluations on the test split; 0 evaluates at the end only."""
+    eval_batch_size: int = 512
+    """Examples in each evaluation batch; has no influence on the result."""
+    save_every: int | str = "5min"
+    """Between checkpoints: a number of steps, or a time such as "10min", "90s" or "2h"; 0 saves at the end only."""
+    keep: Keep = Keep()
+    """Which checkpoints stay."""
+    warm_start: WarmStart = WarmStart()
+    """Weights of another run to begin with."""
+    steps_per_call: int = 0
+    """Steps in one dispatch to the device; 0 chooses by their size. Has no influence on the result."""
+    placement: Literal["auto", "device", "host"] = "auto"
+    """Where the data live: on the device, or streamed from the host; auto takes the device if they are under 1 GiB."""
+    on_nonfinite: Literal["halt", "skip", "rollback"] = "halt"
+    """What a step with a NaN or infinite loss does: stop the run, leave that step out, or go back to a checkpoint and leave
+    out the batches before it as well (guard.leave_out)."""
+    guard: Guard = Guard()
+    """Watch for spikes of the loss."""
+    deterministic: bool = False
+    """On a GPU, use only operations that give the same bits each time, at some cost; CPU and TPU always do."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("steps", "batch_size", "micro_batches", "eval_batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is at least 1, got {getattr(self, name)}")
+        seconds_between_saves(self.save_every)
+        for name in ("eval_every", "steps_per_call", "seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise UsageError(f"seed is below 2^32, got {self.seed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """The score a shipped configuration reaches, and what that takes."""
+
+    metric: str
+    at_least: float | None
+    """The score itself where more is better."""
+    minutes: float
+    """Wall time on two CPU cores unless `hardware` says otherwise."""
+    hardware: str = "2 CPU cores"
+    at_most: float | None = None
+    """The score where less is better."""
+
+    @property
+    def score(self) -> str:
+        """The number, as one writes it."""
+        return f"{self.at_least if self.at_least is not None else self.at_most:g}"
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'≥' if self.at_least is not None else '≤'} {self.score}"
+
+    def reached(self, score: float) -> bool:
+        """Whether a score is as good as expected."""
+        return score >= self.at_least if self.at_least is not None else score <= (self.at_most or 0.0)

@@ -1,0 +1,118 @@
+"""An experiment as data, and back.
+
+It is saved as `config.json`, in which every object carries the name of its class. Reading that file looks names up in a
+table of built-in classes and nowhere else, so it never runs code.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import numbers
+from typing import Any
+
+from jaxnets.checkpoints.retention import Keep
+from jaxnets.checkpoints.warm_start import WarmStart
+from jaxnets.config.check import check_values, is_linens_own
+from jaxnets.config.code_digest import described, without_code
+from jaxnets.config.experiment import Experiment
+from jaxnets.core.errors import UsageError, did_you_mean
+from jaxnets.data.preparation import CLASSES
+from jaxnets.optim.averaging import EMA
+from jaxnets.parallel.mesh import MeshShape
+from jaxnets.training.guards import Guard
+from jaxnets.training.precision import Precision
+
+# Where the classes that a saved configuration may name are found.
+BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
+
+
+def to_data(value: Any) -> Any:
+    """A configuration object as JSON data; "type" says the class: its bare name, or `module:name` and a digest of its code."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field for field in dataclasses.fields(value) if field.init and not is_linens_own(value, field.name)]
+        own = {} if built_ins().get(type(value).__name__) is type(value) else described(type(value))
+        name = {"type": type(value).__name__, **own}
+        return name | {field.name: to_data(getattr(value, field.name)) for field in fields}
+    if isinstance(value, tuple | list):
+        return [to_data(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, numbers.Real):  # numpy's
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if callable(value):
+        return described(value)
+    raise UsageError(
+        f"a configuration holds dataclasses, numbers, text, functions and tuples, not {type(value).__name__}"
+    )
+
+
+def from_data(data: Any) -> Any:
+    """The inverse of `to_data`; raises `UsageError` for an unknown class or field, or a wrong type. Never runs code."""
+    if isinstance(data, list):
+        return tuple(from_data(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    known = built_ins()
+    name = data.get("type")
+    if isinstance(name, str) and ":" in name:
+        raise UsageError(
+            f"{name!r} is a class of your own, which the saved configuration only names, never runs. Give the file that "
+            f"defines it instead: `jaxnets train FILE.py --run-dir ...` goes on with the run, or shows it if it is complete"
+        )
+    if not isinstance(name, str) or name not in known:
+        raise UsageError(f"the configuration names {name!r}, which is not built in. {did_you_mean(str(name), known)}")
+    cls = known[name]
+    fields = {field.name for field in dataclasses.fields(cls) if field.init and not is_linens_own(cls, field.name)}
+    given = {key: value for key, value in data.items() if key != "type"}
+    for key in given:
+        if key not in fields:
+            raise UsageError(f"{name} has no field {key!r}. {did_you_mean(key, fields)}")
+    values = {key: from_data(value) for key, value in given.items()}
+    check_values(cls, values)
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+@functools.cache
+def built_ins() -> dict[str, type]:
+    """The classes a saved configuration may name."""
+    found: dict[str, type] = {
+        cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, *CLASSES)
+    }
+    for module_name in BUILT_IN:
+        module = importlib.import_module(module_name)
+        for name in module.__all__:
+            item = getattr(module, name)
+            if isinstance(item, type) and dataclasses.is_dataclass(item):
+                found[name] = item
+    return found
+
+
+# What decides where and how a run is executed and shown, not what it computes: a run may go on with other values.
+INCIDENTAL = ("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement")
+
+
+def essential(data: dict[str, Any]) -> dict[str, Any]:
+    """An experiment's data without the fields that do not decide what it computes."""
+    return {key: value for key, value in data.items() if key not in INCIDENTAL}
+
+
+def digest(experiment: Experiment) -> str:
+    """Eight hex digits that differ between experiments that compute different things."""
+    return hashlib.sha256(
+        json.dumps(without_code(essential(to_data(experiment))), sort_keys=True).encode()
+    ).hexdigest()[:8]
+
+
+def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:
+    """What differs between two configurations as data, one line for each field."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted(saved.keys() | wanted.keys()):
+            lines += differences(saved.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
+        return lines
+    return [] if saved == wanted else [f"{prefix}: {saved!r} there, {wanted!r} here"]

@@ -1,0 +1,246 @@
+"""Text as tokens, cut into windows: a text file, or a file of tokens made before."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxnets.core.download import Remote, locate, obtain_file
+from jaxnets.core.errors import DataError, note
+from jaxnets.core.files import user_path
+from jaxnets.data.dataset import Dataset, Source, TokenIds
+from jaxnets.data.text.textfile import read_text
+from jaxnets.data.text.token_files import read_parts
+from jaxnets.data.text.tokenizers import Characters, Tokenizer, open_tokenizer
+from jaxnets.data.text.vocabulary import narrowest
+
+SHAKESPEARE = Remote(
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
+GPT2_SIZE = 50257
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(Source):
+    """A text, its first part for training and its end for the test, as characters, bytes or a tokenizer's pieces."""
+
+    path: str = "shakespeare"
+    """A text file (see `data.textfile.read_text`), or "shakespeare" (1.1 MB of his plays; found through JAXNETS_DATA, else
+    downloaded)."""
+    length: int = 64
+    """Tokens of a training window."""
+    tokens: str = "characters"
+    """characters: each that occurs gets a number, in their order; bytes: 256 of them; gpt2; or the path of a tokenizer
+    file: tokenizer.json, vocab.json beside merges.txt, vocab.txt, or a SentencePiece .model."""
+    holdout: float = 0.1
+    """Share of the text's characters, at its end, that is kept for the test, in (0, 1)."""
+    stride: int = 0
+    """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
+
+    def open(self) -> Dataset:
+        """Windows `[length]` of uint16 (uint32 for large vocabularies) and, as targets, the same shifted by one token."""
+        if not 0 < self.holdout < 1:
+            raise DataError(f"holdout is a share in (0, 1), got {self.holdout}")
+        text, source = self._read()
+        tokenizer = Characters.of(text) if self.tokens == "characters" else open_tokenizer(self.tokens)
+        cut = int(len(text) * (1 - self.holdout))
+        parts = {"training": tokenizer.encode(text[:cut]), "test": tokenizer.encode(text[cut:])}
+        _tell_unseen(self.path, parts, tokenizer)
+        return from_tokens(
+            parts["training"],
+            parts["test"],
+            tokenizer,
+            name=Path(self.path).stem,
+            source=source,
+            length=self.length,
+            stride=self.stride,
+        )
+
+    def _read(self) -> tuple[str, str]:
+        if self.path == "shakespeare":
+            path, source = obtain_file("text/tinyshakespeare.txt", SHAKESPEARE), SHAKESPEARE.url
+        else:
+            path, source = user_path(self.path), self.path
+        text = read_text(path)
+        if not text:
+            raise DataError(f"{self.path!r} is empty; give a text")
+        return text, source
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenFile(Source):
+    """Tokens made before: an `.npz` with an array of ids for each split, or a file for each, `.bin` (nanoGPT, llm.c) or
+    `.npy`."""
+
+    path: str
+    """The `.npz`; the `.bin` or `.npy` for training, "train" in its name, with one for the test beside it (val.bin, say); or
+    the folder that holds such a pair."""
+    train: str = "train"
+    """Name of the array for training in an `.npz`, whole numbers `[tokens]`."""
+    test: str = "test"
+    """Name of the array for the test; with `.bin` or `.npy` the name of the file for the test, where it is not found by
+    itself."""
+    tokens: str = "gpt2"
+    """The tokenizer they were made with, as in `Text`: what the numbers mean, and how many there are."""
+    length: int = 1024
+    """Tokens of a window."""
+    stride: int = 0
+    """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
+    dtype: Literal["uint16", "uint32"] = "uint16"
+    """Integers of a `.bin` without a header, as nanoGPT writes it."""
+
+    def open(self) -> Dataset:
+        """Windows as in `Text`."""
+        if self.tokens == "characters":
+            raise DataError(
+                "characters are those of a text, which a file of numbers does not hold; name the tokenizer that made the "
+                "tokens in data.tokens, or train on the text itself: Text(path=...), which numbers characters in their "
+                "order, as nanoGPT does"
+            )
+        train, test = read_parts(Path(self.path), self.train, self.test, self.dtype)
+        return from_tokens(
+            train,
+            test,
+            open_tokenizer(self.tokens),
+            name=Path(self.path).stem,
+            source=self.path,
+            length=self.length,
+            stride=self.stride,
+        )
+
+
+# Array names in text/gpt2_tokens.npz, and how many tokens they have.
+PREPARED = {
+    "shakespeare": ("tinyshakespeare", 301_966, 36_059),
+    "books": ("books", 3_677_884, 273_110),
+    "c4": ("c4", 443_918, 81_276),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Tokens(Source):
+    """Shakespeare, 31 whole books or 1,200 web pages as tokens of GPT-2, from `text/gpt2_tokens.npz` in JAXNETS_DATA."""
+
+    text: Literal["shakespeare", "books", "c4"] = "shakespeare"
+    """shakespeare: 0.3 million tokens for training; books: 3.7 million; c4: 0.4 million."""
+    length: int = 1024
+    """Tokens of a window."""
+    stride: int = 0
+    """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
+
+    def open(self) -> Dataset:
+        """Windows as in `Text`; Shakespeare is tokenised here where the file is not at hand."""
+        path, name = locate("text/gpt2_tokens.npz"), PREPARED[self.text][0]
+        if path is None and self.text == "shakespeare":
+            return Text(length=self.length, tokens="gpt2", stride=self.stride).open()
+        if path is None:
+            raise DataError(
+                f"text/gpt2_tokens.npz, which holds {self.text!r}, is not on this machine; set JAXNETS_DATA to a folder that "
+                f"has it, or take a text file of yours: Text(path=..., tokens='gpt2')"
+            )
+        made = TokenFile(str(path), f"{name}_train", f"{name}_val", "gpt2", self.length, self.stride).open()
+        return dataclasses.replace(made, name=f"{self.text} in GPT-2 tokens")
+
+    def outline(self) -> Dataset:
+        """The shapes of `open`, without the tokens."""
+        _, train, test = PREPARED[self.text]
+        splits: dict[str, Any] = {}
+        for split, count, stride in (("train", train, _stride(self)), ("test", test, self.length)):
+            _check_windows(self.text, split, count, self.length, self.stride)
+            shape = (len(_starts(count, self.length, stride)), self.length)
+            zeros = np.broadcast_to(np.uint16(0), shape)
+            splits[split] = {"inputs": zeros, "targets": zeros}
+        names = tuple(map(str, range(GPT2_SIZE)))
+        return Dataset(
+            f"{self.text} in GPT-2 tokens", **splits, class_names=names, target_kind="token", prepare=TokenIds()
+        )
+
+
+def from_tokens(
+    train: np.ndarray, test: np.ndarray, tokenizer: Tokenizer, *, name: str, source: str, length: int, stride: int = 0
+) -> Dataset:
+    """Windows of token ids `[T]`; raises `DataError` for ids that are none, or too few of them."""
+    size, parts = len(tokenizer.symbols), {}
+    for split, ids in (("training", train), ("test", test)):
+        _check_ids(f"{name}: its {split} part", ids, size)
+        _check_windows(name, split, len(ids), length, stride)
+        parts[split] = ids.astype(narrowest(size), copy=False)
+    return Dataset(
+        name=name,
+        train=windows(parts["training"], length, stride or max(1, length // 2)),
+        test=windows(parts["test"], length, length),
+        class_names=tokenizer.symbols,
+        target_kind="token",
+        target_name="next token",
+        prepare=TokenIds(),
+        source=source + _left_out(len(parts["test"]), length),
+        tokenizer=tokenizer,
+    )
+
+
+def _tell_unseen(path: str, parts: dict[str, np.ndarray], tokenizer: Tokenizer) -> None:
+    """Note what a model can not learn of a text: tokens that the tokenizer does not know, characters of the test alone."""
+    # GPT-2's files name the end of a text as the unknown token too, which nothing is read as.
+    unknown = tokenizer.special.get("unknown")
+    unknown = None if unknown == tokenizer.special.get("end") else unknown
+    count = sum(int((ids == unknown).sum()) for ids in parts.values()) if unknown is not None else 0
+    if count:
+        note(f"{path}: {count:,} of {sum(map(len, parts.values())):,} tokens are unknown to the tokenizer")
+    if isinstance(tokenizer, Characters):
+        unseen = np.setdiff1d(parts["test"], parts["training"])
+        if len(unseen):
+            shown = ", ".join(repr(tokenizer.symbols[i]) for i in unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+            places = int(np.isin(parts["test"], unseen).sum())
+            note(
+                f"{path}: {len(unseen)} characters of the test part ({shown}; {places:,} places) do not occur in the training "
+                f"part, so no model can have learned them"
+            )
+
+
+def _left_out(count: int, length: int) -> str:
+    """What the whole test windows leave of the text's end, in words."""
+    rest = (count - 1) % length
+    return f"; the last {rest} of {count:,} test tokens fill no window and are left out" if rest else ""
+
+
+def _check_windows(name: str, split: str, count: int, length: int, stride: int) -> None:
+    if length < 1 or stride < 0:
+        raise DataError(f"a window has at least 1 token and a stride at least 0, got {length} and {stride}")
+    if count <= length:
+        raise DataError(
+            f"{name!r} is too short: its {split} part has {count} tokens, and a window needs {length} and the one after; use "
+            f"a longer text or a smaller length"
+        )
+
+
+def windows(ids: np.ndarray, length: int, stride: int) -> dict[str, np.ndarray]:
+    """Inputs and targets `[windows, length]`: every `stride` tokens one.
+
+    Where windows overlap, one more ends with the text; where they do not, the last `(len - 1) % length` tokens are left out.
+    """
+    index = _starts(len(ids), length, stride)[:, None] + np.arange(length)
+    return {"inputs": ids[index], "targets": ids[index + 1]}
+
+
+def _starts(count: int, length: int, stride: int) -> np.ndarray:
+    starts = np.arange(0, count - length, stride)
+    if starts[-1] != count - length - 1 and stride < length:
+        starts = np.append(starts, count - length - 1)
+    return starts
+
+
+def _stride(source: GPT2Tokens) -> int:
+    return source.stride or max(1, source.length // 2)
+
+
+def _check_ids(what: str, ids: np.ndarray, size: int) -> None:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise DataError(f"{what} is {ids.dtype}{list(ids.shape)}; token ids are whole numbers in one row")
+    if len(ids) and not 0 <= ids.min() <= ids.max() < size:
+        place = int(((ids < 0) | (ids >= size)).argmax())
+        raise DataError(
+            f"{what} has token {ids[place]} at {place}, outside of a vocabulary of {size} (0 to {size - 1}); name the "
+            f"tokenizer that made the tokens in data.tokens"
+        )

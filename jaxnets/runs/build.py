@@ -1,0 +1,214 @@
+"""From an experiment to the parts that run it: data, mesh, bound task, compiled program, evaluator."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxnets.config.experiment import Experiment
+from jaxnets.core.types import Batch
+from jaxnets.data.augment import Augment
+from jaxnets.data.dataset import Dataset
+from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
+from jaxnets.data.order import Shuffled
+from jaxnets.data.split import WEIGHTS
+from jaxnets.core.errors import DataError, JaxnetsError, UsageError, did_you_mean, note
+from jaxnets.ops.roles import without_role
+from jaxnets.optim.optimizers import Optimizer
+from jaxnets.parallel.host_memory import keep_freed_memory
+from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
+from jaxnets.parallel.partition import shardings
+from jaxnets.tasks.base import Task
+from jaxnets.training.evaluate import Evaluator, Predictor
+from jaxnets.training.program import Program, choose_steps_per_call
+from jaxnets.training.state import TrainState, abstract_state, create_state
+from jaxnets.training.step import Recipe, with_average
+
+# Up to this size a data set is kept on the device.
+RESIDENT_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything a run is made of; built once, before the first step."""
+
+    experiment: Experiment
+    dataset: Dataset
+    mesh: Mesh
+    task: Task
+    recipe: Recipe
+    feed: Feed
+    program: Program
+    evaluator: Evaluator
+    predictor: Predictor
+    abstract: TrainState
+    """Shapes and dtypes of the state."""
+    shardings: Any
+    """Where each leaf of the state goes."""
+    resident: bool
+    """Whether the data live on the device."""
+    batch_spec: Batch
+    """Shapes and dtypes of a prepared batch."""
+
+    def fresh_state(self) -> TrainState:
+        """The state at step 0, born in its place: no device ever holds more than its share."""
+        batch = self.batch_spec
+        create = jax.jit(
+            lambda: create_state(self.task, self.recipe, batch),
+            out_shardings=self.shardings,
+            # It runs once: on the CPU optimising it takes four times as long as it could ever save.
+            compiler_options={"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None,
+        )
+        return create()
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the model's parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
+
+
+def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Mesh | None = None) -> Parts:
+    """Build the parts. What a user can get wrong is checked here, before any work is done.
+
+    Args:
+        experiment: what to run.
+        dataset: the data, where they are not to be opened from `experiment.data`.
+        mesh: the devices, where they are not to be arranged by `experiment.mesh`.
+    """
+    dataset = dataset if dataset is not None else experiment.data.open()
+    task = experiment.task.bind(dataset.card)
+    mesh = make_mesh(experiment.mesh) if mesh is None else mesh
+    if mesh.devices.flat[0].platform == "cpu":
+        keep_freed_memory()
+    check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+    recipe = Recipe(
+        optimizer=experiment.optimizer.build(experiment.steps),
+        seed=experiment.seed,
+        micro_batches=experiment.micro_batches,
+        precision=experiment.precision,
+        average=experiment.average,
+    )
+    place = placement(mesh)
+    resident = experiment.placement == "device" or (experiment.placement == "auto" and dataset.nbytes <= RESIDENT_BYTES)
+    road = ResidentFeed if resident else StreamFeed
+    if experiment.mesh.tensor != 1:
+        raise UsageError(
+            f"mesh.tensor is {experiment.mesh.tensor}, but no partition rule cuts a layer yet; set it to 1 and use mesh.fsdp"
+        )
+    order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
+    preparation = dataset.preparation
+    transform = Transform(preparation, task.encode_targets, dataset.augment, experiment.seed)
+    batch = batch_spec(dataset, experiment.batch_size, transform)
+    with jax.set_mesh(mesh):
+        abstract = _abstract(task, recipe, batch, dataset)
+        _check_parameters(task, abstract)
+        _check_arrays(task, dataset)
+        _check_best(experiment, task, abstract, batch)
+        _check_decay(experiment.optimizer, abstract)
+        _check_batch_statistics(experiment, abstract, dataset)
+        step = with_average(task.make_step(recipe), recipe.average)
+        placed = shardings(abstract, mesh)
+        feed = road(dataset.train, order, transform, place)
+        # No call is longer than the way from one log record to the next.
+        many = min(experiment.steps_per_call or choose_steps_per_call(step, abstract, batch), experiment.log_every)
+        program = Program(step, feed, steps_per_call=many, state_shardings=placed)
+    # Evaluation batches need no size of their own: any multiple of the devices gives the same result.
+    shares = batch_devices(mesh)
+    wanted = min(experiment.eval_batch_size, dataset.card.examples["test"])
+    eval_size = -(-wanted // shares) * shares
+    common: dict[str, Any] = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
+    evaluator = Evaluator(task, dataset.test, preparation, resident=resident, **common)
+    predictor = Predictor(task, preparation, **common)
+    return Parts(
+        experiment, dataset, mesh, task, recipe, feed, program, evaluator, predictor, abstract, placed, resident, batch
+    )
+
+
+def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = None) -> Batch:
+    """Shapes and dtypes of a prepared batch; `transform` is that of the task, where it encodes targets."""
+    plain = dataclasses.replace(transform or Transform(dataset.preparation), augment=Augment())
+    first = plain.on_host({name: array[:1] for name, array in dataset.train.items()})
+    sent: Batch = {name: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype) for name, a in first.items()}
+    sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
+    sent["index"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.int32)
+    return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
+
+
+def _check_best(experiment: Experiment, task: Task, abstract: TrainState, batch: Batch) -> None:
+    """Raise `UsageError` where the best is to be kept by a metric that is not measured, or of which nobody knows the best."""
+    name = experiment.keep.best
+    if name:
+        measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
+        if name not in measured:
+            raise UsageError(f"keep.best is {name!r}, which is not measured. {did_you_mean(name, measured)}")
+        experiment.keep.resolved(task.directions)
+        if not 0 < experiment.eval_every < experiment.steps:
+            note(
+                f"keep.best is {name!r}, which is measured at the end alone; set eval_every to have more to choose from"
+            )
+
+
+def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
+    """Tell of parameters that do not decay because their names do not say what they are."""
+    if getattr(optimizer, "weight_decay", 0.0) and not getattr(optimizer, "weight_decay_on", ()):
+        unknown = without_role(abstract.params)
+        if unknown:
+            note(
+                f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
+                f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
+            )
+
+
+def _check_batch_statistics(experiment: Experiment, abstract: TrainState, dataset: Dataset) -> None:
+    """Raise `UsageError` where batch norm would see one example at a time: it makes every feature its bias."""
+    alone = experiment.batch_size // experiment.micro_batches == 1
+    if alone and "batch_stats" in abstract.model_state and len(dataset.card.input_shape) == 1:
+        raise UsageError(
+            f"batch_size={experiment.batch_size} with micro_batches={experiment.micro_batches} gives the model's batch norm "
+            f"one example at a time, whose variance is 0; take more, or another norm (norm='layer')"
+        )
+
+
+def _check_parameters(task: Task, abstract: TrainState) -> None:
+    """Raise `UsageError` for a parameter that has no gradient, as whole numbers have none."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.params):
+        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(
+                f"{type(task.model).__name__}'s parameter {name} is {leaf.dtype}, which has no gradient; keep it in a "
+                f"collection of its own, self.variable('constants', ...)"
+            )
+
+
+def _check_arrays(task: Task, dataset: Dataset) -> None:
+    """Raise `DataError` for an array that the user put beside the inputs and that nothing would read."""
+    known = ("inputs", "targets", *WEIGHTS, *task.reads)
+    for split, arrays in (("training", dataset.train), ("test", dataset.test)):
+        for name in arrays:
+            if name not in known:
+                raise DataError(
+                    f"{dataset.name}: the {split} split holds an array {name!r}, which neither {type(task).__name__} nor "
+                    f"{type(task.model).__name__} reads; leave it out, or use one of {', '.join(known[2:])}"
+                )
+    for name in set(dataset.train) - set(dataset.test) - {*WEIGHTS}:
+        raise DataError(
+            f"{dataset.name}: the training split has an array {name!r}, the test split has none; give it there too"
+        )
+
+
+def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:
+    """The state's shapes; a model that cannot take the data says so here, before anything is compiled."""
+    try:
+        state = abstract_state(task, recipe, batch)
+        task.check_outputs(state.variables, batch, dataset.card)
+        return state
+    except JaxnetsError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError) as error:
+        # Whatever a model does with inputs that are not for it; what it says itself of them is a ValueError.
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{type(task.model).__name__} cannot take the inputs of {dataset.name!r}, each of shape "
+            f"{dataset.card.input_shape}: {said}"
+        ) from error

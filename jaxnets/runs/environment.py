@@ -1,0 +1,83 @@
+"""What a run was made with: machine, versions, mesh, data. Written beside the run, and checked when it goes on."""
+
+import datetime
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+from jaxnets.runs.build import Parts
+from jaxnets.core.errors import RunDirectoryError
+from jaxnets.core.versions import versions
+from jaxnets.runs.directory import RunDirectory
+
+
+def check_data(directory: RunDirectory, parts: Parts) -> None:
+    """Raise unless the data are those that the run began with."""
+    data = directory.read_object("environment.json").get("data")
+    data = data if isinstance(data, dict) else {}
+    began, tokenizer = data.get("fingerprint"), _tokenizer(parts)
+    if tokenizer and data.get("tokenizer") != tokenizer:
+        raise RunDirectoryError(
+            f"{directory.path} was trained with another tokenizer than the one now in {', '.join(tokenizer['files'])}: its "
+            f"sha256 is {tokenizer['sha256'][:16]}..., and the run began with {str(data.get('tokenizer'))[:300]}. Bring the "
+            f"old files back, or train anew in another --run-dir"
+        )
+    if began != parts.dataset.fingerprint:
+        raise RunDirectoryError(
+            f"{directory.path} was trained on other data: the fingerprint of {parts.dataset.name!r} was {began} and is "
+            f"{parts.dataset.fingerprint} now. Bring the old data back, or train anew in another --run-dir"
+        )
+
+
+def write_environment(directory: RunDirectory, parts: Parts) -> None:
+    """What a reader needs to repeat the run: machine, versions, mesh, data."""
+    device = jax.devices()[0]
+    data = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "mesh": dict(parts.mesh.shape),
+        "steps_per_call": parts.program.capacity,
+        "data": {
+            "name": parts.dataset.name,
+            "fingerprint": parts.dataset.fingerprint,
+            "source": parts.dataset.source,
+            "resident": parts.resident,
+            **({"tokenizer": tokenizer} if (tokenizer := _tokenizer(parts)) else {}),
+        },
+        "parameters": parts.parameters,
+        "python": platform.python_version(),
+        "versions": versions(),
+        "git": _git(),
+    }
+    try:
+        directory.write_json("environment.json", data)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {directory.path / 'environment.json'} ({error})") from error
+
+
+def _tokenizer(parts: Parts) -> dict[str, Any]:
+    """Which files text was cut into tokens with; {} for characters, bytes and what is no text."""
+    tokenizer = parts.dataset.tokenizer
+    if tokenizer is None or not tokenizer.digest:
+        return {}
+    return {"files": [path.name for path in tokenizer.files.values()], "sha256": tokenizer.digest}
+
+
+def _git() -> str:
+    """Commit of the working directory, with "+" if files differ from it; empty outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=5,
+        )
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

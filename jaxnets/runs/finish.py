@@ -1,0 +1,125 @@
+"""What is shown at the end of a run: the summary on the console and, in a run directory, the report."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnets.config.experiment import Expected
+from jaxnets.core.types import Exhibit
+from jaxnets.parallel.hosts import from_first, is_first
+from jaxnets.report.console import Console
+from jaxnets.report.page import PAGE, ReportData, write_report
+from jaxnets.runs.directory import RunDirectory
+from jaxnets.training.loop import Timing
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What a report says of a run that the run itself does not know."""
+
+    title: str
+    subtitle: str
+    expected: Expected | None
+
+
+def finish(
+    run: Any,
+    directory: RunDirectory | None,
+    console: Console,
+    words: Words,
+    seconds: float,
+    trained: int,
+    timing: Timing,
+) -> None:
+    """Show and write what there is to see of a run that is complete.
+
+    Args:
+        run: the `Run`.
+        directory: where its report goes, if anywhere.
+        console: what shows the summary.
+        words: what the run does not know of itself.
+        seconds: that this call took.
+        trained: steps that this call did.
+        timing: where its time went.
+    """
+    parts, task = run.parts, run.parts.task
+    # A run that was complete already has a report that knows more: how long training took, say.
+    reporting = directory is not None and bool(from_first(trained or not (directory.path / PAGE).exists()))
+    exhibits = _exhibits(run) if reporting else []
+    if not is_first():
+        return
+    final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split")}
+    speeds = run.history.series("examples_per_second")[1]
+    facts = {"parameters": f"{parts.parameters:,}", "steps": f"{parts.experiment.steps:,}"}
+    if trained:
+        facts["seconds to train"] = f"{seconds:.1f}"
+        facts["waiting for data (s)"] = f"{timing.waiting_for_data:.1f}"
+        facts["evaluating (s)"] = f"{timing.in_hooks:.1f}"
+        facts["saving (s)"] = f"{timing.saving:.1f}"
+    if speeds:
+        facts["examples/s"] = f"{max(speeds):,.0f}"
+    if directory is not None and directory.quarantine:
+        left = [str(batch) for entry in directory.quarantine for batch in entry["batches"]]
+        facts["batches left out"] = f"{', '.join(left)} (see quarantine.json)"
+    if trained and timing.waiting_for_data > 0.1 * seconds:
+        facts["note"] = "more than a tenth of the time went into waiting for data; see --placement"
+    verdict = _verdict(final, words.expected)
+    if directory is not None and reporting:
+        report = ReportData(
+            title=words.title,
+            subtitle=f"{words.subtitle} ".lstrip()
+            + f"{parts.dataset.name}: {parts.dataset.card.examples['train']:,} training and "
+            f"{parts.dataset.card.examples['test']:,} test examples. Source: {parts.dataset.source}",
+            headline=task.headline,
+            history=run.history,
+            final=final,
+            facts=facts,
+            exhibits=exhibits,
+            config=directory.read_json("config.json"),
+            environment=directory.read_json("environment.json"),
+            expectation=verdict,
+        )
+        write_report(directory.path, report)
+    scores = sorted(((k, v) for k, v in final.items() if k != "examples"), key=lambda kv: kv[0] != task.headline)
+    rows = [(f"test {name}", f"{value:.4g}") for name, value in scores]
+    rows.append(("test examples", f"{final.get('examples', 0):,.0f}"))
+    rows += list(facts.items())
+    if verdict:
+        rows.append(("expected", verdict))
+    if directory is not None:
+        rows.append(("run directory", _short(directory.path)))
+    if not trained:
+        rows.append(("note", "this run was complete already; --overwrite trains it anew"))
+    closing = f"report: {_short(directory.path / PAGE)}" if directory is not None else ""
+    console.summary(words.title, rows, closing)
+
+
+def _exhibits(run: Any) -> list[Exhibit]:
+    """What the task has to show; on every process, though one writes."""
+    parts, task, preparation = run.parts, run.parts.task, run.parts.dataset.preparation
+    with jax.set_mesh(parts.mesh):
+        seen = task.exhibit_rows(parts.dataset.card.examples["test"])
+        whole = len(seen) == parts.dataset.card.examples["test"]
+        shown = {name: a if whole else a[seen] for name, a in parts.dataset.test.items()} | {"index": seen}
+        asked = {name: array for name, array in shown.items() if name in preparation.names}
+        outputs = parts.predictor(run.variables, asked) if len(seen) else np.zeros(0)
+        drawn = task.drawn(run.variables)
+    columns = [preparation.columns.table()] if preparation.columns is not None else []
+    return [*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn, *columns]
+
+
+def _verdict(final: dict[str, float], expected: Expected | None) -> str:
+    if expected is None or expected.metric not in final:
+        return ""
+    reached = "reached" if expected.reached(final[expected.metric]) else "not reached"
+    return f"{expected} with the configuration as shipped: {reached}"
+
+
+def _short(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):  # the working directory may be gone, or elsewhere
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

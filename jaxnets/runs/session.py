@@ -1,0 +1,226 @@
+"""Training in a run directory: from its newest good checkpoint, or from other weights, or from scratch; and back again."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from jaxnets.runs.build import Parts
+from jaxnets.config.serialize import to_data
+from jaxnets.runs.environment import check_data, write_environment
+from jaxnets.core.errors import CheckpointError, NonFiniteError, note
+from jaxnets.core.files import user_path
+from jaxnets.parallel.hosts import is_first, meet
+from jaxnets.report.console import Console
+from jaxnets.report.log import MetricsLog
+from jaxnets.runs.directory import RunDirectory
+from jaxnets.checkpoints.begin import begin_from
+from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
+from jaxnets.training.guards import RollBackError, SpikeWatch
+from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
+from jaxnets.training.loop import Every, Timing, Watch, fit
+from jaxnets.checkpoints.names import compare_names
+from jaxnets.checkpoints.retention import seconds_between_saves
+from jaxnets.training.state import TrainState
+from jaxnets.training.stopping import Stopping
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a stretch of training works with."""
+
+    parts: Parts
+    console: Console
+    stopping: Stopping
+    stop: int
+    """Updates done when it ends."""
+    timing: Timing = dataclasses.field(default_factory=Timing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """Where a stretch of training begins."""
+
+    state: TrainState
+    start: int = 0
+    host: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the checkpoint remembered beside the state."""
+    taken_back: tuple[str, ...] = ()
+    """Splits whose records at this very step were written because a shorter run ended here."""
+
+
+def train_without_directory(session: Session) -> tuple[TrainState, MetricsLog]:
+    """Train, keeping nothing on the disk."""
+    log, keep = MetricsLog(None), session.parts.experiment.keep
+    if keep.best:
+        note(f"keep.best is {keep.best!r}, but without a run_dir no checkpoint is kept; give one to have the best")
+    return _stretch(session, _fresh(session, None), log, None, ()), log
+
+
+def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, MetricsLog, int]:
+    """Train in a run directory; returns the state, the log and the step it began at."""
+    checkpoints.keep = checkpoints.keep.resolved(session.parts.task.directions)
+    begun = _resume(session, directory, checkpoints)
+    first = begun.start
+    if is_first():
+        write_environment(directory, session.parts)
+        directory.write_json("preparation.json", to_data(session.parts.dataset.preparation))
+    while True:
+        owed = ("test",) if "evaluate" in begun.host.get("owed", ()) else ()
+        again = (*owed, *begun.taken_back)
+        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, owed=again)
+        left_out = [batch for entry in directory.quarantine for batch in entry["batches"]]
+        try:
+            return _stretch(session, begun, log, checkpoints, left_out), log, first
+        except RollBackError as back:
+            begun = _go_back(session, directory, checkpoints, back)
+
+
+def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
+    """From scratch, or with another run's weights; the same ones each time, though that run may have gone on."""
+    warm, state = session.parts.experiment.warm_start, session.parts.fresh_state()
+    if warm.active:
+        if directory is not None and directory.warm_started is not None:
+            warm = dataclasses.replace(warm, step=directory.warm_started)
+        parts, theirs = session.parts, RunDirectory.preparation_in(user_path(warm.run))
+
+        def compare(fresh: Collection[str]) -> Any:
+            return compare_names(
+                parts.dataset.preparation, theirs, task=parts.task, batch=parts.batch_spec, fresh=fresh
+            )
+
+        state, step, said = begin_from(warm, state, parts.shardings, compare)
+        if directory is not None and is_first():
+            directory.write_json("warm_start.json", {"run": warm.run, "step": step})
+        session.console.say(f"warm start: {said}")
+    return Begun(state)
+
+
+def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints, at_most: int | None = None) -> Begun:
+    """From the newest checkpoint that verifies; where there is none, from the beginning."""
+    like = abstract(session.parts.abstract, session.parts.shardings)
+    if checkpoints.steps:
+        check_data(directory, session.parts)
+    found = checkpoints.restore_newest(like, at_most=at_most, set_aside=True)
+    for why in found.rejected:
+        session.console.say(f"passed over a checkpoint: {why}")
+    if found.step is None:
+        return _fresh(session, directory)
+    if found.step or at_most is None:
+        what = "resuming" if at_most is None else "went back in"
+        session.console.say(f"{what} {directory.path.name} at step {found.step} of {session.parts.experiment.steps}")
+    host = _believable(found.host, checkpoints.folders.path(found.step))
+    return Begun(found.state, found.step, host, _taken_back(session, checkpoints, found.step))
+
+
+def _taken_back(session: Session, checkpoints: Checkpoints, step: int) -> tuple[str, ...]:
+    """The splits whose records at a step a longer run would not have: where a shorter one ended, and is now trained on."""
+    experiment = session.parts.experiment
+    before = checkpoints.folders.manifest(step).about.get("experiment", {})
+    if before.get("steps") != step or step >= experiment.steps:
+        return ()
+    log_every, eval_every = before.get("log_every"), before.get("eval_every")
+    if not isinstance(log_every, int) or not isinstance(eval_every, int):
+        return ()
+    ended = {
+        "train": not Every(log_every).is_multiple(step),
+        "test": not any(Every(every).is_multiple(step) for every in (eval_every, experiment.eval_every)),
+    }
+    return tuple(split for split, alone in ended.items() if alone)
+
+
+def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
+    """What the host remembered, in the types it was written with; a file may say anything."""
+    try:
+        return {
+            "owed": tuple(str(name) for name in host.get("owed", ())),
+            "spikes": [float(loss) for loss in host.get("spikes", ())],
+            "log": {str(k): [float(total), float(weight)] for k, (total, weight) in host.get("log", {}).items()},
+        }
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{place}: what the host remembered is not as jaxnets writes it ({error})") from error
+
+
+def _go_back(session: Session, directory: RunDirectory, checkpoints: Checkpoints, back: RollBackError) -> Begun:
+    """To a checkpoint before the fault, with the batches at fault left out from now on."""
+    guard, entries = session.parts.experiment.guard, directory.quarantine
+    if len(entries) >= guard.rollbacks:
+        raise NonFiniteError(
+            f"{back.reason}; the run went back {len(entries)} times already (guard.rollbacks). Lower the learning rate or "
+            f"clip the gradient (optimizer.clip_norm); {directory.path / 'quarantine.json'} lists what was left out"
+        ) from back
+    batches = list(range(max(0, back.step - guard.leave_out), back.step))
+    session.console.say(f"{back.reason}; going back, and leaving out batch{'es'[: 2 * (len(batches) > 1)]} "
+                        f"{', '.join(map(str, batches))}")  # fmt: skip
+    # First the states that saw these batches, then the note: a crash in between finds the same fault again.
+    found = checkpoints.newest_verified(at_most=batches[0])
+    checkpoints.discard_after(-1 if found.step is None else found.step)
+    if is_first():
+        directory.write_json(
+            "quarantine.json", [*entries, {"step": back.step, "reason": back.reason, "batches": batches}]
+        )
+    meet("quarantine")
+    return _resume(session, directory, checkpoints, at_most=batches[0])
+
+
+def _stretch(
+    session: Session, begun: Begun, log: MetricsLog, checkpoints: Checkpoints | None, left_out: Any
+) -> TrainState:
+    """Run the loop with its hooks to the session's end; nothing where that is behind already and nothing is owed."""
+    parts, experiment, last = session.parts, session.parts.experiment, session.parts.experiment.steps
+    owed = tuple(begun.host.get("owed", ()))
+    if begun.start >= session.stop and not owed:
+        return begun.state
+    spikes = SpikeWatch(experiment.guard, begun.host.get("spikes", ()))
+    log_hook = LogHook(
+        Every(experiment.log_every, (last,)),
+        parts.task,
+        batch_size=experiment.batch_size,
+        record=log.append,
+        show=session.console.advance,
+        event=lambda step, what: _event(session, log, step, what),
+        leaves=lambda: parts.program.leaves,
+        elsewhere=lambda: session.timing.beside_steps,
+    )
+    log_hook.partial = begun.host.get("log", {})
+    due = Every(experiment.eval_every, (last,))
+    evaluate = EvaluateHook(due, parts.evaluator, record=log.append, stopping=session.stopping)
+    saver = None
+    if checkpoints is not None:
+        every = experiment.save_every if isinstance(experiment.save_every, int) else 0
+        saver = SaveHook(
+            Every(every, (session.stop, last)),
+            checkpoints,
+            host=lambda: {"log": log_hook.partial, "spikes": spikes.recent},
+            metrics=lambda: evaluate.newest,
+            sync=log.sync,
+            seconds=seconds_between_saves(experiment.save_every) if is_first() else 0.0,
+            best=_best(checkpoints, begun.start),
+        )
+    session.console.start(begun.start, last)
+    try:
+        return fit(
+            parts.program,
+            begun.state,
+            start=begun.start,
+            stop=max(session.stop, begun.start),
+            hooks=[log_hook, evaluate],
+            saver=saver,
+            owed=owed,
+            left_out=left_out,
+            watch=Watch(experiment.on_nonfinite, spikes, session.stopping, session.timing),
+            prefetch_depth=0 if parts.resident else 2,
+        )
+    finally:
+        session.console.stop()
+
+
+def _best(checkpoints: Checkpoints, start: int) -> tuple[str, str, float | None] | None:
+    """What the checkpoints up to a step say of the metric that the best is kept by."""
+    keep = checkpoints.keep
+    return (keep.best, keep.direction, checkpoints.best_so_far(at_most=start)) if keep.best else None
+
+
+def _event(session: Session, log: MetricsLog, step: int, what: str) -> None:
+    log.append({"step": step, "split": "event", "what": f"update left out: {what}"})
+    session.console.say(f"step {step} is not finite ({what}); its update was left out")

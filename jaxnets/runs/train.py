@@ -1,0 +1,245 @@
+"""One experiment from its configuration to its report."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxnets.runs import lock as run_lock
+from jaxnets.runs.build import Parts, assemble
+from jaxnets.config.experiment import Expected, Experiment
+from jaxnets.config.serialize import to_data
+from jaxnets.data.dataset import Dataset, hollow, with_learned
+from jaxnets.data.given import check_given
+from jaxnets.data.sources.memory import InMemory
+from jaxnets.runs.environment import check_data
+from jaxnets.core.errors import RunDirectoryError, UsageError
+from jaxnets.core.files import user_path
+from jaxnets.runs.finish import Words, finish
+from jaxnets.core.versions import versions
+from jaxnets.models.layers import most_positions
+from jaxnets.parallel.determinism import require_determinism
+from jaxnets.parallel.hosts import is_first, meet
+from jaxnets.parallel.mesh import MeshShape
+from jaxnets.report.console import Console, ProgressKind, make_console
+from jaxnets.report.history import History
+from jaxnets.report.log import read_records
+from jaxnets.report.tables import as_text
+from jaxnets.runs.directory import RunDirectory
+from jaxnets.runs.session import Session, train_in, train_without_directory
+from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
+from jaxnets.training.state import TrainState
+from jaxnets.training.stopping import Stopping
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained experiment: its weights, its history, and what can be asked of it."""
+
+    parts: Parts
+    state: TrainState
+    history: History
+    directory: Path | None
+    """The run directory, where it was given one."""
+
+    @property
+    def experiment(self) -> Experiment:
+        """What was run."""
+        return self.parts.experiment
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """`{"params": ..., ...}` for the model's `apply`; averaged where the run averages."""
+        return self.state.best_variables
+
+    def outputs(self, inputs: Any) -> np.ndarray:
+        """The model's raw outputs (logits, say) for raw inputs `[N, ...]`, float32.
+
+        Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`.
+        """
+        return self._asked(inputs, np.asarray)
+
+    def predict(self, inputs: Any) -> np.ndarray:
+        """Predictions for raw inputs (as for `outputs`) in the targets' own terms: class numbers, or values in their unit."""
+        return self._asked(inputs, self.parts.task.decide)
+
+    def _asked(self, inputs: Any, decide: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        arrays = check_given(inputs, self.parts.dataset.preparation, most_positions(self.parts.task.model))
+        with jax.set_mesh(self.parts.mesh):
+            return self.parts.predictor(self.variables, arrays, decide=decide)
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's metrics over the whole test split.
+
+        Raises:
+            UsageError: the run was opened without its data.
+        """
+        if self.parts.dataset.hollow:
+            raise UsageError(
+                f"{self.directory} was trained on arrays that only its program held, so there is no test split here; "
+                f"give them again, open_run(directory, dataset=from_arrays(...)), or predict"
+            )
+        with jax.set_mesh(self.parts.mesh):
+            return self.parts.evaluator.metrics(self.variables)
+
+    def __repr__(self) -> str:
+        name = type(self.parts.task.model).__name__
+        return f"Run({name} on {self.parts.dataset.name}, {int(self.state.step)} steps, {self.history!r})"
+
+
+def train(
+    experiment: Experiment,
+    *,
+    dataset: Dataset | None = None,
+    mesh: Mesh | None = None,
+    run_dir: str | Path | None = None,
+    overwrite: bool = False,
+    stop_at: int | None = None,
+    progress: ProgressKind = "auto",
+    title: str = "",
+    subtitle: str = "",
+    expected: Expected | None = None,
+) -> Run:
+    """Train an experiment, or continue it where its run directory left off.
+
+    Args:
+        experiment: what to run.
+        dataset: the data, where they are not to be opened from `experiment.data`.
+        mesh: the devices to use, where they are not to be arranged by `experiment.mesh`.
+        run_dir: where to keep checkpoints, log and report; None keeps nothing on disk.
+        overwrite: replace a run that is there already.
+        stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
+        progress: what to show on the console.
+        title: name for the report; by default the model and the data.
+        subtitle: a sentence under it.
+        expected: the score to compare with in the summary.
+
+    Raises:
+        JaxnetsError: bad configuration, data or directory (before any work), a non-finite loss, a full disk.
+    """
+    if experiment.deterministic:
+        require_determinism()  # before anything starts the devices
+    console = make_console(progress if is_first() else "none")
+    run_dir = None if run_dir is None else user_path(run_dir)
+    _check_can_go_back(experiment, run_dir)
+    _check_warm_start(experiment, run_dir)
+    stopping = Stopping()
+    with contextlib.ExitStack() as stack:
+        if run_dir is not None:
+            stack.enter_context(stopping.on_signals())
+        dataset = dataset if dataset is not None else experiment.data.open()
+        learned = None if run_dir is None or overwrite else RunDirectory.preparation_in(Path(run_dir))
+        if learned is not None and learned.name == dataset.name:
+            dataset = with_learned(dataset, learned)  # that these are the data it was learned from is checked below
+        parts = assemble(experiment, dataset, mesh=mesh)
+        if (columns := parts.dataset.preparation.columns) is not None:
+            table = columns.table()
+            console.say(as_text(table.title, table.header, table.rows))
+        title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
+        session = Session(
+            parts, console, stopping, experiment.steps if stop_at is None else min(stop_at, experiment.steps)
+        )
+        began, start, directory = time.perf_counter(), 0, None
+        stack.enter_context(jax.set_mesh(parts.mesh))
+        if run_dir is None:
+            state, log = train_without_directory(session)
+        else:
+            directory = _claim(Path(run_dir), experiment, overwrite, console, stack)
+            checkpoints = Checkpoints(directory.checkpoints, keep=experiment.keep, about=_about(parts))
+            with checkpoints:
+                state, log, start = train_in(session, directory, checkpoints)
+        run = Run(parts, state, History(tuple(log.records)), directory.path if directory else None)
+        if int(state.step) >= experiment.steps:
+            words = Words(title, subtitle, expected)
+            finish(run, directory, console, words, time.perf_counter() - began, int(state.step) - start, session.timing)
+        elif directory is not None:
+            console.say(
+                f"stopped at step {int(state.step)} of {experiment.steps}; run the same command again to continue"
+            )
+    return run
+
+
+def _claim(
+    path: Path, experiment: Experiment, overwrite: bool, console: Console, stack: contextlib.ExitStack
+) -> RunDirectory:
+    """The run directory, locked for as long as `stack` is open; with several processes the first one claims it for all."""
+    if is_first():
+        RunDirectory.check_free(path)
+        stack.enter_context(run_lock.hold(path.absolute(), say=console.say))
+        directory = RunDirectory.claim(path, experiment, overwrite=overwrite)
+    meet("run directory claimed")
+    return directory if is_first() else RunDirectory(path.absolute())
+
+
+def _check_can_go_back(experiment: Experiment, run_dir: Any) -> None:
+    if run_dir is None and (experiment.guard.spike or experiment.on_nonfinite == "rollback"):
+        raise UsageError(
+            "going back needs checkpoints: give a run_dir, or set guard.spike=0 and on_nonfinite='halt' or 'skip'"
+        )
+
+
+def _check_warm_start(experiment: Experiment, run_dir: Any) -> None:
+    """The run to begin from is there; one that has begun needs it no more."""
+    begun = run_dir is not None and os.path.isdir(Path(run_dir) / "checkpoints")
+    if experiment.warm_start.active and not begun and not os.path.isdir(user_path(experiment.warm_start.run)):
+        raise UsageError(
+            f"warm_start.run is {experiment.warm_start.run!r}, and there is no such folder; check the path"
+        )
+
+
+def _about(parts: Parts) -> dict[str, Any]:
+    """What a checkpoint says of where it belongs."""
+    return {
+        "experiment": to_data(parts.experiment),
+        "versions": versions(),
+        "data": {"name": parts.dataset.name, "fingerprint": parts.dataset.fingerprint},
+        "preparation": to_data(parts.dataset.preparation),
+    }
+
+
+def open_run(
+    run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh | None = None, step: int | None = None
+) -> Run:
+    """A run from its directory, with the weights of a checkpoint (the newest that verifies).
+
+    Args:
+        run_dir: the directory.
+        dataset: the data, where they are not to be opened from the experiment's own. A run on arrays that only its program
+            held needs none to predict: what the arrays taught is kept with the run; to evaluate it does.
+        mesh: the devices to use.
+        step: of the checkpoint; None takes the newest.
+
+    Raises:
+        JaxnetsError: no run, no good checkpoint, or other data than it was trained on.
+    """
+    directory, experiment = RunDirectory.existing(run_dir)
+    learned = directory.preparation
+    if mesh is None and experiment.mesh != MeshShape():
+        # The mesh it was trained on need not be here; any will do to look at it.
+        experiment = dataclasses.replace(
+            experiment, mesh=MeshShape(), batch_size=max(1, jax.device_count()), micro_batches=1
+        )
+    if dataset is None:
+        held = isinstance(experiment.data, InMemory) and learned is not None
+        dataset = hollow(learned) if held and learned is not None else experiment.data.open()
+    parts = assemble(experiment, with_learned(dataset, learned) if learned else dataset, mesh=mesh)
+    if not dataset.hollow:
+        check_data(directory, parts)
+    with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints) as checkpoints:
+        if step is None:
+            found = checkpoints.newest_verified()
+            if found.step is None:
+                why = f" ({'; '.join(found.rejected)})" if found.rejected else ""
+                raise RunDirectoryError(
+                    f"{run_dir} has no good checkpoint yet{why}; train it first, with the same command"
+                )
+            step = found.step
+        state, _ = checkpoints.restore(step, abstract(parts.abstract, parts.shardings))
+    return Run(parts, state, History(tuple(read_records(directory.metrics))), directory.path)
