@@ -20,8 +20,8 @@ import numpy as np
 
 from jaxnets import config
 from jaxnets.data import Cora
-from jaxnets.training.state import create_state
-from jaxnets.training.step import Recipe
+from jaxnets.steps.step import Recipe
+from jaxnets.training.initial import create_state
 
 
 def build(name):

@@ -227,7 +227,8 @@ def _on_against_off(parts, folder, rounds, steps=60):
     from jaxnets.checkpoints.checkpoint import Checkpoints
     from jaxnets.training.guards import Guard, SpikeWatch
     from jaxnets.training.hooks import SaveHook
-    from jaxnets.training.loop import Every, Watch, fit
+    from jaxnets.training.loop import Watch, fit
+    from jaxnets.training.plan import Every
     from jaxnets.training.program import Program
 
     bare = parts.task.make_step(dataclasses.replace(parts.recipe, guard="off"))

@@ -11,8 +11,8 @@ from jaxnets.config import Expected, Experiment
 from jaxnets.data import CIFAR10, Augment
 from jaxnets.models import ResNet9
 from jaxnets.optim import EMA, SGD, WarmupLinear
+from jaxnets.steps.precision import Precision
 from jaxnets.tasks import Classification
-from jaxnets.training.precision import Precision
 
 EXPECTED = Expected(metric="accuracy", at_least=0.94, minutes=2, hardware="one GPU")
 PARAMETERS = 6_573_120

@@ -12,8 +12,8 @@ from jaxnets.config import Experiment
 from jaxnets.data import GPT2Tokens
 from jaxnets.models import LanguageModel
 from jaxnets.optim import AdamW, WarmupCosine
+from jaxnets.steps.precision import Precision
 from jaxnets.tasks import NextToken
-from jaxnets.training.precision import Precision
 
 PARAMETERS = 124_439_808
 

@@ -12,8 +12,8 @@ from jaxnets.config import Expected, Experiment
 from jaxnets.data import Text
 from jaxnets.models import LanguageModel
 from jaxnets.optim import AdamW, WarmupCosine
+from jaxnets.steps.precision import Precision
 from jaxnets.tasks import NextToken
-from jaxnets.training.precision import Precision
 
 EXPECTED = Expected(metric="loss", at_least=None, at_most=1.47, minutes=5, hardware="one GPU")
 PARAMETERS = 10_750_080

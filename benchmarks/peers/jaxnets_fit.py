@@ -12,7 +12,8 @@ from jaxnets.optim import AdamW, Constant
 from jaxnets.runs.build import assemble
 from jaxnets.tasks import Classification
 from jaxnets.training.hooks import LogHook
-from jaxnets.training.loop import Every, fit
+from jaxnets.training.loop import fit
+from jaxnets.training.plan import Every
 from jaxnets.training.program import Program
 
 

@@ -176,13 +176,13 @@ class Checkpoints:
                 self.folders.set_aside(found.step)
             at_most = found.step - 1
 
-    def settle(self, step: int, metrics: dict[str, float]) -> None:
-        """Write down that nothing is owed at a step any more, and what was measured there."""
+    def clear_pending(self, step: int, metrics: dict[str, float]) -> None:
+        """Rewrite the manifest of a step: no hook is pending any more, and these metrics were measured."""
         self.wait()
         if is_first() and step in self.steps:
             with self._explained(f"settle step {step}"):
                 manifest = self.folders.manifest(step)
-                host = {**manifest.host, "owed": []}
+                host = {**manifest.host, "pending": []}
                 settled = dataclasses.replace(manifest, host=host, metrics={**manifest.metrics, **metrics})
                 settled.write(self.folders.path(step))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from jaxnets.core.errors import CheckpointError, first_line
 from jaxnets.core.files import is_partial, replacing, sync
+from jaxnets.core.renames import HOST, renamed
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -58,7 +59,7 @@ class Manifest:
     files: dict[str, FileEntry]
     """By path inside the checkpoint's directory, with forward slashes."""
     host: dict[str, Any]
-    """What the host remembers beside the state: sums of the log, hooks still owed."""
+    """What the host remembers beside the state: sums of the log, hooks still pending."""
     metrics: dict[str, float]
     """Test metrics measured at this very step; {} where none were."""
     about: dict[str, Any]
@@ -172,7 +173,7 @@ def _parse(data: dict[str, Any], path: Path) -> Manifest:
             raise CheckpointError(f"{path} names the file {name!r}, which is not inside the checkpoint")
         files[str(name)] = FileEntry(_count(entry["size"]), str(entry["sha256"]))
     metrics = {str(k): float(v) for k, v in data["metrics"].items()}
-    return Manifest(_count(data["step"]), leaves, files, dict(data["host"]), metrics, dict(data["about"]))
+    return Manifest(_count(data["step"]), leaves, files, renamed(data["host"], HOST), metrics, dict(data["about"]))
 
 
 def _count(value: Any) -> int:

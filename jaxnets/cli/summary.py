@@ -14,9 +14,9 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.types import Batch
 from jaxnets.report.tables import fitting
 from jaxnets.runs.build import Parts, assemble, batch_spec
+from jaxnets.steps.step import with_average
 from jaxnets.tasks.base import Task
 from jaxnets.training.program import count_flops, flops_of, inner_jaxprs
-from jaxnets.training.step import with_average
 
 # Columns that the whole table needs.
 NUMBER_COLUMNS = ("parameters", "FLOPs", "bytes", "output bytes")

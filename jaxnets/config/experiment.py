@@ -15,9 +15,9 @@ from jaxnets.data.dataset import Source
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.parallel.mesh import MeshShape
+from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
 from jaxnets.training.guards import Guard
-from jaxnets.training.precision import Precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,12 @@ from jaxnets.config.check import check_values, is_linens_own
 from jaxnets.config.code_digest import described, without_code
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean
+from jaxnets.core.renames import FIELDS, renamed
 from jaxnets.data.preparation import CLASSES
 from jaxnets.optim.averaging import EMA
 from jaxnets.parallel.mesh import MeshShape
+from jaxnets.steps.precision import Precision
 from jaxnets.training.guards import Guard
-from jaxnets.training.precision import Precision
 
 # Where the classes that a saved configuration may name are found.
 BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
@@ -65,7 +66,7 @@ def from_data(data: Any) -> Any:
         raise UsageError(f"the configuration names {name!r}, which is not built in. {did_you_mean(str(name), known)}")
     cls = known[name]
     fields = {field.name for field in dataclasses.fields(cls) if field.init and not is_linens_own(cls, field.name)}
-    given = {key: value for key, value in data.items() if key != "type"}
+    given = renamed({key: value for key, value in data.items() if key != "type"}, FIELDS.get(name, {}))
     for key in given:
         if key not in fields:
             raise UsageError(f"{name} has no field {key!r}. {did_you_mean(key, fields)}")

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -129,30 +129,45 @@ def _rows(
     return index, mask
 
 
+class Call(Protocol):
+    """One dispatch of a plan: the steps `first, ..., first + count - 1`."""
+
+    @property
+    def first(self) -> int:
+        """Updates done before it."""
+
+    @property
+    def count(self) -> int:
+        """How many steps it runs."""
+
+
+C = TypeVar("C", bound=Call)
+
+
 def prefetch(
     feed: Feed,
-    plan: Iterable[tuple[int, int]],
+    plan: Iterable[C],
     *,
     capacity: int,
     depth: int,
     left_out: frozenset[int] = frozenset(),
     poll: Callable[[], None] = lambda: None,
-) -> Generator[tuple[int, int, Payload]]:
-    """`(step, count, payload)` for each `(step, count)` of a plan, `depth` payloads ahead of the consumer.
+) -> Generator[tuple[C, Payload]]:
+    """`(call, payload)` for each call of a plan, `depth` payloads ahead of the consumer.
 
     One worker thread loads in plan order, so the batches do not depend on timing. `depth=0` loads in the caller. `poll` is
     called before each payload and while one is waited for; what it raises ends the wait.
     """
     if depth == 0:
-        for step, count in plan:
+        for call in plan:
             poll()
-            yield step, count, feed.load(step, count, capacity, left_out)
+            yield call, feed.load(call.first, call.count, capacity, left_out)
         return
-    waiting: deque[tuple[int, int, concurrent.futures.Future[Payload]]] = deque()
+    waiting: deque[tuple[C, concurrent.futures.Future[Payload]]] = deque()
     pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="jaxnets-data")
     try:
-        for step, count in plan:
-            waiting.append((step, count, pool.submit(feed.load, step, count, capacity, left_out)))
+        for call in plan:
+            waiting.append((call, pool.submit(feed.load, call.first, call.count, capacity, left_out)))
             if len(waiting) > depth:
                 yield _next(waiting, poll)
         while waiting:
@@ -162,11 +177,11 @@ def prefetch(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _next(waiting: deque[Any], poll: Callable[[], None]) -> tuple[int, int, Payload]:
-    step, count, payload = waiting.popleft()
+def _next(waiting: deque[Any], poll: Callable[[], None]) -> tuple[Any, Payload]:
+    call, payload = waiting.popleft()
     while True:
         poll()
         with contextlib.suppress(concurrent.futures.TimeoutError):
-            return step, count, payload.result(timeout=POLL_SECONDS)
+            return call, payload.result(timeout=POLL_SECONDS)
         if payload.done():  # a TimeoutError of the load's own
-            return step, count, payload.result()
+            return call, payload.result()

@@ -29,10 +29,10 @@ WORDS = ("step", "split", "what")
 class MetricsLog:
     """Appends records to a file (if it has one) and keeps them."""
 
-    def __init__(self, path: Path | None, *, resume_at: int = 0, owed: Collection[str] = ()) -> None:
+    def __init__(self, path: Path | None, *, resume_at: int = 0, rewrite: Collection[str] = ()) -> None:
         """Open the log; records past step `resume_at` belong to work that was lost and is about to be done again.
 
-        So do the records at that very step of the splits that are `owed`.
+        So do the records at that very step of the splits that are `rewrite`.
         """
         self.path = path
         self.records: list[Record] = []
@@ -42,7 +42,7 @@ class MetricsLog:
             self.records = [
                 record
                 for record in read_records(path)
-                if record["step"] < resume_at or (record["step"] == resume_at and record["split"] not in owed)
+                if record["step"] < resume_at or (record["step"] == resume_at and record["split"] not in rewrite)
             ]
         self._rewrite()
 

@@ -22,8 +22,9 @@ from jaxnets.parallel.partition import shardings
 from jaxnets.tasks.base import Task
 from jaxnets.training.evaluate import Evaluator, Predictor
 from jaxnets.training.program import Program, choose_steps_per_call
-from jaxnets.training.state import TrainState, abstract_state, create_state
-from jaxnets.training.step import Recipe, with_average
+from jaxnets.steps.state import TrainState
+from jaxnets.training.initial import abstract_state, create_state
+from jaxnets.steps.step import Recipe, with_average
 
 # Up to this size a data set is kept on the device.
 RESIDENT_BYTES = 1 << 30

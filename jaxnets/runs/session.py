@@ -18,10 +18,11 @@ from jaxnets.checkpoints.begin import begin_from
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.training.guards import RollBackError, SpikeWatch
 from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
-from jaxnets.training.loop import Every, Timing, Watch, fit
+from jaxnets.training.loop import Timing, Watch, fit
+from jaxnets.training.plan import Every
 from jaxnets.checkpoints.names import compare_names
 from jaxnets.checkpoints.retention import seconds_between_saves
-from jaxnets.training.state import TrainState
+from jaxnets.steps.state import TrainState
 from jaxnets.training.stopping import Stopping
 
 
@@ -66,9 +67,9 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
         write_environment(directory, session.parts)
         directory.write_json("preparation.json", to_data(session.parts.dataset.preparation))
     while True:
-        owed = ("test",) if "evaluate" in begun.host.get("owed", ()) else ()
-        again = (*owed, *begun.taken_back)
-        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, owed=again)
+        pending = ("test",) if "evaluate" in begun.host.get("pending", ()) else ()
+        again = (*pending, *begun.taken_back)
+        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, rewrite=again)
         left_out = [batch for entry in directory.quarantine for batch in entry["batches"]]
         try:
             return _stretch(session, begun, log, checkpoints, left_out), log, first
@@ -133,7 +134,7 @@ def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
     """What the host remembered, in the types it was written with; a file may say anything."""
     try:
         return {
-            "owed": tuple(str(name) for name in host.get("owed", ())),
+            "pending": tuple(str(name) for name in host.get("pending", ())),
             "spikes": [float(loss) for loss in host.get("spikes", ())],
             "log": {str(k): [float(total), float(weight)] for k, (total, weight) in host.get("log", {}).items()},
         }
@@ -166,10 +167,10 @@ def _go_back(session: Session, directory: RunDirectory, checkpoints: Checkpoints
 def _stretch(
     session: Session, begun: Begun, log: MetricsLog, checkpoints: Checkpoints | None, left_out: Any
 ) -> TrainState:
-    """Run the loop with its hooks to the session's end; nothing where that is behind already and nothing is owed."""
+    """Run the loop with its hooks to the session's end; nothing where that is behind already and nothing is pending."""
     parts, experiment, last = session.parts, session.parts.experiment, session.parts.experiment.steps
-    owed = tuple(begun.host.get("owed", ()))
-    if begun.start >= session.stop and not owed:
+    pending = tuple(begun.host.get("pending", ()))
+    if begun.start >= session.stop and not pending:
         return begun.state
     spikes = SpikeWatch(experiment.guard, begun.host.get("spikes", ()))
     log_hook = LogHook(
@@ -206,7 +207,7 @@ def _stretch(
             stop=max(session.stop, begun.start),
             hooks=[log_hook, evaluate],
             saver=saver,
-            owed=owed,
+            pending=pending,
             left_out=left_out,
             watch=Watch(experiment.on_nonfinite, spikes, session.stopping, session.timing),
             prefetch_depth=0 if parts.resident else 2,

@@ -35,7 +35,7 @@ from jaxnets.report.tables import as_text
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.runs.session import Session, train_in, train_without_directory
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
-from jaxnets.training.state import TrainState
+from jaxnets.steps.state import TrainState
 from jaxnets.training.stopping import Stopping
 
 

@@ -7,7 +7,7 @@ on that player's share of the state, so guards, precision and micro-batches work
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import flax.linen as nn
@@ -19,9 +19,11 @@ from jax import Array
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.ops.random import batch_keys
-from jaxnets.tasks.base import Recipe, Task, with_outputs
+from jaxnets.steps.state import TrainState
+from jaxnets.steps.step import TAKEN, Metrics, Recipe, Step
+from jaxnets.tasks.base import Task, with_outputs
 from jaxnets.tasks.calls import call_model, init_model
-from jaxnets.tasks.players import play, settle, share_of
+from jaxnets.tasks.players import all_or_none, play, share_of
 from jaxnets.tasks.reconstruction import with_shape
 from jaxnets.tasks.variational import samples_gallery
 
@@ -183,11 +185,11 @@ class Adversarial(Task):
         losses = jax.nn.softplus(-score) if self.objective == "logistic" else -score
         return Mean.of(losses, batch["mask"]), Aux({}, kept)
 
-    def make_step(self, recipe: Recipe) -> Callable[..., Any]:
+    def make_step(self, recipe: Recipe) -> Step:
         """The critic's turns, then the generator's. If one of them is refused (a number not finite), all are."""
 
-        def step(state: Any, batch: Batch) -> tuple[Any, dict[str, Mean]]:
-            def critic_turn(now: Any, part: tuple[Batch, Array]) -> tuple[Any, dict[str, Mean]]:
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            def critic_turn(now: TrainState, part: tuple[Batch, Array]) -> tuple[TrainState, Metrics]:
                 loss = functools.partial(self.critic_loss, other=share_of(now.variables, "generator"), turn=part[1])
                 return play(recipe, "critic", loss, now, part[0])
 
@@ -201,7 +203,8 @@ class Adversarial(Task):
             worst = said["bad_leaf"].sum.max() if "bad_leaf" in said else None
             loss = functools.partial(self.generator_loss, other=share_of(after.variables, "critic"))
             after, generator = play(recipe, "generator", loss, after, batch)
-            new, metrics = settle(state, after), {**critic, "generator_loss": generator["loss"]}
+            new, taken = all_or_none(state, after, (said, generator))
+            metrics = {**critic, "generator_loss": generator["loss"], TAKEN: taken}
             if worst is not None:
                 one = jnp.ones(())
                 # Leaves are numbered over both players, the critic's first.

@@ -8,8 +8,8 @@ to look at afterwards (`exhibits`). Two more have defaults: `bind`, which fills 
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
@@ -19,21 +19,8 @@ from jax import Array
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Variables
 from jaxnets.ops.tokens import PAD
+from jaxnets.steps.step import Recipe, Step, make_train_step
 from jaxnets.tasks.calls import call_model, init_model
-
-
-class Recipe(Protocol):
-    """How training wants steps built; `jaxnets.training.Recipe` is the real one."""
-
-    @property
-    def optimizer(self) -> Any:
-        """An `optax.GradientTransformation`."""
-
-    def key(self, stream: str, step: Array) -> Array:
-        """The random key of a named stream at a step: a pure function of the run's seed and both arguments."""
-
-    def train_step(self, loss: Callable[..., tuple[Mean, Aux]]) -> Callable[..., Any]:
-        """The default step for a loss: gradient, accumulation, guard, optimizer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,9 +125,9 @@ class Task:
         del variables
         return ()
 
-    def make_step(self, recipe: Recipe) -> Callable[..., Any]:
+    def make_step(self, recipe: Recipe) -> Step:
         """The training step `(state, batch) -> (state, metrics)`; the default minimises `loss`."""
-        return recipe.train_step(self.loss)
+        return make_train_step(self.loss, recipe)
 
     def apply(
         self, variables: Variables, batch: Batch, key: Array | None, *, told: Sequence[str] = ()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -12,7 +12,9 @@ from jax import Array
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
 from jaxnets.models import Perceptron
-from jaxnets.tasks.base import Recipe, with_outputs
+from jaxnets.steps.state import TrainState
+from jaxnets.steps.step import Metrics, Recipe, Step
+from jaxnets.tasks.base import with_outputs
 from jaxnets.tasks.classification import Classification
 
 
@@ -101,11 +103,11 @@ class PerceptronRule(Classification):
             kept["bound"] = (values["radius"] / values["margin"]) ** 2
         return kept
 
-    def make_step(self, recipe: Recipe) -> Callable[..., Any]:
+    def make_step(self, recipe: Recipe) -> Step:
         """One pass of the rule over the batch; metrics are of the weights before it."""
         del recipe
 
-        def step(state: Any, batch: Batch) -> tuple[Any, dict[str, Mean]]:
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             _, aux = self.loss({"params": state.params}, batch, jax.random.key(0), True)
 
             def correct(carry: tuple[Any, Any], example: tuple[Array, Array, Array, Array]) -> tuple[Any, Array]:

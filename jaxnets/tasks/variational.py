@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import jax
@@ -14,7 +14,9 @@ from jax import Array
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.ops.random import batch_keys
-from jaxnets.tasks.base import Recipe, Task
+from jaxnets.steps.state import TrainState
+from jaxnets.steps.step import Metrics, Recipe, Step, make_train_step
+from jaxnets.tasks.base import Task
 from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.reconstruction import SHOWN, check_same_shape, reconstructions, with_shape
 
@@ -62,12 +64,12 @@ class Variational(Task):
             return jnp.asarray(self.beta, jnp.float32)
         return self.beta * jnp.minimum(1.0, step / self.warmup)
 
-    def make_step(self, recipe: Recipe) -> Callable[..., Any]:
+    def make_step(self, recipe: Recipe) -> Step:
         """The default step, for the loss with the weight of its step."""
 
-        def step(state: Any, batch: Batch) -> tuple[Any, dict[str, Mean]]:
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             loss = functools.partial(self.loss, weight=self.weight(state.step))
-            return recipe.train_step(loss)(state, batch)
+            return make_train_step(loss, recipe)(state, batch)
 
         return step
 

@@ -17,8 +17,8 @@ from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import InOrder
 from jaxnets.data.preparation import Arrays, Preparation
 from jaxnets.ops import to_devices
+from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
-from jaxnets.training.precision import Precision
 
 # Batches on their way at any time.
 AHEAD = 8
@@ -49,8 +49,8 @@ class Evaluator:
         self._metrics = jax.jit(self._measure, out_shardings=placement.whole)
 
     def _measure(self, variables: Variables, payload: Any) -> Any:
-        batch = self._precision.batch(self._feed.batch(payload, 0, jnp.zeros((), jnp.int32)))
-        return self._task.metrics({**variables, "params": self._precision.params(variables["params"])}, batch)
+        batch = self._feed.batch(payload, 0, jnp.zeros((), jnp.int32))
+        return self._task.metrics(*self._precision.cast(variables, batch))
 
     def metrics(self, variables: Variables, *, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
         """The task's final numbers over the whole split, and `examples`: how many (tokens, nodes) the headline is a mean of.
@@ -90,8 +90,8 @@ class Predictor:
         self._transform = Transform(preparation)
 
         def outputs(variables: Variables, rows: Batch) -> Any:
-            batch = precision.batch(self._transform.on_device(rows, jnp.zeros((), jnp.int32)))
-            return task.outputs({**variables, "params": precision.params(variables["params"])}, batch)
+            batch = self._transform.on_device(rows, jnp.zeros((), jnp.int32))
+            return task.outputs(*precision.cast(variables, batch))
 
         self._outputs = jax.jit(outputs, out_shardings=placement.whole)
 

@@ -13,7 +13,7 @@ from jaxnets.checkpoints.retention import better
 from jaxnets.tasks.base import Task
 from jaxnets.training.evaluate import Evaluator
 from jaxnets.training.guards import StepMetrics, describe
-from jaxnets.training.loop import Every, Moment
+from jaxnets.training.plan import Every, Moment
 from jaxnets.training.stopping import Stopping
 
 Record = dict[str, Any]
@@ -193,7 +193,7 @@ class SaveHook:
     def run(self, moment: Moment) -> None:
         """Copy the state off the device; the writing goes on behind the next steps."""
         self._sync()
-        host = {**self._host(), "owed": list(moment.owed)}
+        host = {**self._host(), "pending": list(moment.pending)}
         state = jax.block_until_ready(moment.state)
         self._checkpoints.save(moment.step, state, host, metrics=self._measured(moment.step))
         self._last = time.monotonic()
@@ -202,11 +202,11 @@ class SaveHook:
         """See `Saver`."""
         self._checkpoints.wait()
 
-    def settle(self, moment: Moment) -> None:
-        """See `Saver`: write down that nothing is owed any more, and what was measured."""
+    def clear_pending(self, moment: Moment) -> None:
+        """See `Saver`: the checkpoint lists no pending hook any more, and has what was measured."""
         self._sync()
         self.improved(moment.step)
-        self._checkpoints.settle(moment.step, self._measured(moment.step))
+        self._checkpoints.clear_pending(moment.step, self._measured(moment.step))
 
     def _measured(self, step: int) -> dict[str, float]:
         at, values = self._metrics()

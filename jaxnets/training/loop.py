@@ -3,14 +3,14 @@
 It dispatches the next call before it reads the metrics of the previous one, so the device never waits for the host, and
 it reads nothing from the device in between. Whatever else must happen (logging, evaluation) is a hook, and hooks run in the
 order they are given, at the steps they ask for. Saving comes last, so a checkpoint of step k implies all that was due at k,
-or says what of it is still owed.
+or lists the hooks that are still pending.
 """
 
 import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -18,79 +18,10 @@ import numpy as np
 from jaxnets.core.errors import PreemptedError, UsageError
 from jaxnets.data.feed import prefetch
 from jaxnets.parallel.hosts import any_process
-from jaxnets.training.guards import SpikeWatch, StepMetrics, describe, fault, first_bad
+from jaxnets.training.guards import SpikeWatch, describe, fault, first_bad
+from jaxnets.training.plan import Call, Hook, Moment, Saver, plan
 from jaxnets.training.program import Program
 from jaxnets.training.stopping import Stopping, StopRequestedError
-
-
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """What a hook is told."""
-
-    step: int
-    """Updates done."""
-    state: Any
-    """The state after them; read it, do not keep it (the next call donates it)."""
-    owed: tuple[str, ...] = ()
-    """Names of the hooks that were due here and were left for later, because the run is to stop."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Every:
-    """The steps that are multiples of a number (0: none are), and some more."""
-
-    steps: int
-    also: tuple[int, ...] = ()
-    """Further due steps: the last one of the run, usually."""
-
-    def is_multiple(self, step: int) -> bool:
-        """Whether a step is due by its number, and not for another reason."""
-        return self.steps > 0 and step % self.steps == 0
-
-    def next_after(self, step: int) -> int | None:
-        """The first due step after `step`, or None."""
-        due = [at for at in self.also if at > step]
-        if self.steps > 0:
-            due.append((step // self.steps + 1) * self.steps)
-        return min(due, default=None)
-
-
-class Hook(Protocol):
-    """Something that happens at certain steps."""
-
-    name: str
-    """By which a checkpoint says that it is still owed."""
-
-    def next_after(self, step: int) -> int | None:
-        """The first step after `step` at which `run` is due, or None. Must not depend on anything but `step`."""
-
-    def observe(self, first_step: int, metrics: StepMetrics) -> None:
-        """The metrics of steps `first_step + 1, ...`, in order; every step is observed before `run` at or after it."""
-
-    def run(self, moment: Moment) -> None:
-        """Act on the state at a due step. May raise `StopRequestedError`: it then runs when the run goes on."""
-
-
-class Saver(Protocol):
-    """What keeps the state: at certain steps, by the clock, and when the run is to stop."""
-
-    def next_after(self, step: int) -> int | None:
-        """The first step after `step` at which to save, or None."""
-
-    def wants_now(self) -> bool:
-        """Whether the clock says that it is time."""
-
-    def improved(self, step: int) -> bool:
-        """Whether what the hooks measured at a step is a reason to save there; the same on every process."""
-
-    def run(self, moment: Moment) -> None:
-        """Save."""
-
-    def finish(self) -> None:
-        """Return when all is on the disk; raise if it is not."""
-
-    def settle(self, moment: Moment) -> None:
-        """What was owed at this step is done now."""
 
 
 @dataclasses.dataclass
@@ -135,7 +66,7 @@ def fit(
     stop: int,
     hooks: Sequence[Hook] = (),
     saver: Saver | None = None,
-    owed: Collection[str] = (),
+    pending: Collection[str] = (),
     left_out: Collection[int] = (),
     watch: Watch | None = None,
     prefetch_depth: int = 0,
@@ -149,7 +80,7 @@ def fit(
         stop: updates done when it returns.
         hooks: run in this order at the steps they ask for.
         saver: runs after them.
-        owed: names of hooks that still have to run at `start`.
+        pending: names of hooks that still have to run at `start`.
         left_out: numbers of batches that change nothing.
         watch: policies and signals; without it, a step that is not finite stops the run.
         prefetch_depth: payloads loaded ahead by a thread; 0 loads them in between (right for resident data).
@@ -160,12 +91,12 @@ def fit(
         RollBackError: a guard wants the run to go back.
         PreemptedError: it was asked to stop, and has saved what it has.
     """
-    if stop < start or (stop == start and not owed):
+    if stop < start or (stop == start and not pending):
         raise UsageError(f"there are no steps to train: the run is at step {start} and is to stop at {stop}")
     work = _Work(program, hooks, saver, watch or Watch())
-    work.pay(owed, Moment(start, state))
-    plan = _plan(start, stop, program.capacity, [*hooks, *([saver] if saver else [])])
-    payloads = work.payloads(plan, frozenset(left_out), prefetch_depth)
+    work.run_pending(pending, Moment(start, state))
+    calls = plan(start, stop, program.capacity, hooks, saver)
+    payloads = work.payloads(calls, frozenset(left_out), prefetch_depth)
     # Every transfer is asked for by name; one that slipped in unseen would stall each step.
     with jax.transfer_guard("disallow"), contextlib.closing(payloads):
         return _loop(work, program.adopt(state), payloads, start, stop)
@@ -177,35 +108,37 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
     step = saved = start
     while step < stop:
         try:
-            position, count, payload = next(payloads)
+            call, payload = next(payloads)
         except StopRequestedError:
             work.deliver(unread)
             if saver is not None and step != saved:
                 work.timed("saving", saver.run, Moment(step, state))
             work.leave(step)
-        state, metrics = work.call(state, payload, count)
+        state, metrics = work.call(state, payload, call.count)
         # Only now, with the next work on its way, read what the previous call measured.
         work.deliver(unread)
-        unread, step = (position, count, metrics), position + count
-        due = [hook for hook in work.hooks if hook.next_after(position) == step]
+        unread, step = Unread(call, metrics), call.last
         stopped = any_process(watch.stopping.requested)
-        save = saver is not None and (saver.next_after(position) == step or stopped or any_process(saver.wants_now()))
-        if due or save or stopped:
+        save = saver is not None and (call.save or stopped or any_process(saver.wants_now()))
+        if call.due or save or stopped:
             work.deliver(unread)
             unread = None
-            owed = work.run(due, Moment(step, state))
+            pending = work.run(call.due, Moment(step, state))
             better = saver is not None and saver.improved(step)
-            if saver is not None and (save or owed or better):
-                work.timed("saving", saver.run, Moment(step, state, owed))
+            if saver is not None and (save or pending or better):
+                work.timed("saving", saver.run, Moment(step, state, pending))
                 saved = step
-            if stopped or owed:
+            if stopped or pending:
                 work.leave(step)
     work.deliver(unread)
     return state
 
 
-# The first step of a call, how many it ran, and what they measured, still on the device.
-Unread = tuple[int, int, Any]
+class Unread(NamedTuple):
+    """What the steps of a call measured, still on the device."""
+
+    call: Call
+    metrics: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +150,11 @@ class _Work:
     saver: Saver | None
     watch: Watch
 
-    def payloads(self, plan: Any, left_out: frozenset[int], depth: int) -> Generator[Any]:
+    def payloads(self, calls: Iterator[Call], left_out: frozenset[int], depth: int) -> Generator[Any]:
         """The payloads of a plan; the time until each is there is counted."""
         poll, timing = self.watch.stopping.leave_if_requested, self.watch.timing
         capacity = self.program.capacity
-        loaded = prefetch(self.program.feed, plan, capacity=capacity, depth=depth, left_out=left_out, poll=poll)
+        loaded = prefetch(self.program.feed, calls, capacity=capacity, depth=depth, left_out=left_out, poll=poll)
         with contextlib.closing(loaded):
             while True:
                 began = time.perf_counter()
@@ -243,10 +176,10 @@ class _Work:
         """Read what a call measured; look whether it is well, then show it to the hooks."""
         if unread is None:
             return
-        first, count, metrics = unread
+        first, count = unread.call.first, unread.call.count
         read = {
             name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count])
-            for name, mean in jax.device_get(metrics).items()
+            for name, mean in jax.device_get(unread.metrics).items()
         }
         policy, spikes = self.watch.on_nonfinite, self.watch.spikes
         # Step by step, whichever comes first: what is at fault must not depend on how many steps came at once.
@@ -260,19 +193,19 @@ class _Work:
 
     def run(self, due: Sequence[Hook], moment: Moment) -> tuple[str, ...]:
         """Run the hooks that are due; the names of those that were left for later."""
-        owed = []
+        pending = []
         for hook in due:
             try:
                 self.timed("in_hooks", hook.run, moment)
             except StopRequestedError:
-                owed.append(hook.name)
-        return tuple(owed)
+                pending.append(hook.name)
+        return tuple(pending)
 
-    def pay(self, owed: Collection[str], moment: Moment) -> None:
-        """Run what the last run left owing at this step."""
-        left = self.run([hook for hook in self.hooks if hook.name in owed], moment)
-        if owed and not left and self.saver is not None:
-            self.saver.settle(moment)
+    def run_pending(self, pending: Collection[str], moment: Moment) -> None:
+        """Run the hooks that were due at this step when the last run was stopped."""
+        left = self.run([hook for hook in self.hooks if hook.name in pending], moment)
+        if pending and not left and self.saver is not None:
+            self.saver.clear_pending(moment)
         if any_process(bool(left) or self.watch.stopping.requested):
             raise PreemptedError(f"{self.reason}: stopped at step {moment.step} before any new work was done")
 
@@ -287,7 +220,7 @@ class _Work:
     @property
     def reason(self) -> str:
         """Why the run is to stop."""
-        return self.watch.stopping.reason or "another process was told to stop"
+        return self.watch.stopping.reason or "another process received a signal to stop"
 
     def timed(self, name: str, act: Callable[[Moment], None], moment: Moment) -> None:
         """Act, and add the time it took to `Timing`."""
@@ -296,13 +229,3 @@ class _Work:
             act(moment)
         finally:
             setattr(timing, name, getattr(timing, name) + time.perf_counter() - began)
-
-
-def _plan(start: int, stop: int, capacity: int, hooks: Sequence[Hook | Saver]) -> Iterator[tuple[int, int]]:
-    """(first step, number of steps) of each call: as many as fit, cut where a hook is due."""
-    step = start
-    while step < stop:
-        due = [at for at in (hook.next_after(step) for hook in hooks) if at is not None]
-        count = min(capacity, stop - step, *(at - step for at in due))
-        yield step, count
-        step += count

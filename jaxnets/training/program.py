@@ -21,7 +21,7 @@ from jaxnets.core.types import Batch
 from jaxnets.data.feed import Feed, Payload
 from jaxnets.ops import to_devices
 from jaxnets.ops.bilinear import PLAIN
-from jaxnets.training.step import Metrics, Step
+from jaxnets.steps.step import Metrics, Step
 
 # A dispatch costs about 0.1 ms; this much arithmetic in a call makes that small on any machine (some 50 ms of a CPU).
 WORK_PER_CALL = 1e10

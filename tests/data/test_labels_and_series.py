@@ -13,10 +13,10 @@ from jaxnets.data import Dataset, OverlaidDigits, Series, from_arrays
 from jaxnets.models import CNN, MLP, RNN
 from jaxnets.report import plots
 from jaxnets.runs.build import assemble
+from jaxnets.steps.precision import Precision
 from jaxnets.tasks import Classification, Forecasting, MultiLabel, Regression, Supervised
 from jaxnets.tasks.losses import binary_cross_entropy
 from jaxnets.training.loop import fit
-from jaxnets.training.precision import Precision
 
 
 def labelled(rows=90, labels=5, seed=0):

@@ -22,8 +22,8 @@ from jaxnets.models.graph import Graph
 from jaxnets.ops.tokens import SPECIAL
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.runs.train import train
+from jaxnets.steps.precision import Precision
 from jaxnets.tasks.sequence_to_sequence import _measure
-from jaxnets.training.precision import Precision
 
 
 def fit(model, data, *, test=None, run_dir=None, **options):

@@ -17,8 +17,8 @@ from jaxnets.models import Experts, LanguageModel, Sampling, generate
 from jaxnets.models.mixture_of_experts import COLLECTION, MixtureOfExperts
 from jaxnets.optim import AdamW
 from jaxnets.runs.train import train
+from jaxnets.steps.step import Recipe
 from jaxnets.tasks import NextToken
-from jaxnets.training.step import Recipe
 
 DENSE, GROUPED = Experts(5, products="dense"), Experts(5, products="grouped")
 LAYERS = {
@@ -255,7 +255,7 @@ def test_the_loss_adds_the_routers_losses_and_masked_rows_count_for_nothing():
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
-    from jaxnets.training.state import create_state
+    from jaxnets.training.initial import create_state
 
     task = NextToken(model=LanguageModel(**MODEL, experts=Experts(4, 2, "capacity", 0.8)))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (4, 9)), jnp.int32)

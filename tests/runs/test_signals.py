@@ -157,7 +157,7 @@ def check_goes_on(experiment, options, folder):
 
 
 @pytest.mark.parametrize("at", [10, 20], ids=["in the middle", "at the end"])
-def test_a_signal_in_an_evaluation_leaves_it_owed_and_it_is_paid(tmp_path, experiment, blobs, one_device, tell, at):
+def test_a_signal_in_an_evaluation_leaves_it_pending_and_it_is_run(tmp_path, experiment, blobs, one_device, tell, at):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     short = replace(experiment, eval_batch_size=8)
     original = Evaluator.metrics
@@ -177,12 +177,12 @@ def test_a_signal_in_an_evaluation_leaves_it_owed_and_it_is_paid(tmp_path, exper
         with pytest.raises(PreemptedError, match=f"SIGTERM: stopped at step {at}, saved"):
             train(short, run_dir=tmp_path / "cut", **options)
     manifest = Checkpoints(tmp_path / "cut" / "checkpoints").folders.manifest(at)
-    assert manifest.host["owed"] == ["evaluate"]
+    assert manifest.host["pending"] == ["evaluate"]
     assert not any(r["step"] == at and r["split"] == "test" for r in log_of(tmp_path / "cut"))
     check_goes_on(short, options, tmp_path)
 
 
-def test_what_is_owed_is_paid_once_and_counts_for_the_best(tmp_path, experiment, blobs, one_device, tell):
+def test_what_is_pending_is_run_once_and_counts_for_the_best(tmp_path, experiment, blobs, one_device, tell):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none", "run_dir": tmp_path / "run"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "metrics", lambda self, variables, *, poll: (tell(), poll(), poll()))
@@ -192,7 +192,7 @@ def test_what_is_owed_is_paid_once_and_counts_for_the_best(tmp_path, experiment,
     train(experiment, stop_at=10, **options)
     assert [r["step"] for r in log_of(tmp_path / "run") if r["split"] == "test"] == [10]
     manifest = Checkpoints(tmp_path / "run" / "checkpoints").folders.verify(10)
-    assert manifest.host["owed"] == []
+    assert manifest.host["pending"] == []
     assert manifest.metrics["accuracy"] > 0
     check_goes_on(experiment, {k: v for k, v in options.items() if k != "run_dir"}, tmp_path)
 

@@ -397,7 +397,7 @@ def test_a_schedule_that_would_have_been_another_is_refused_with_its_numbers(no_
 
 def test_speeds_are_of_steps_alone():
     from jaxnets.training.hooks import LogHook
-    from jaxnets.training.loop import Every, Moment
+    from jaxnets.training.plan import Every, Moment
 
     lost, records = [0.0], []
     task = tasks.Regression(model=models.MLP())

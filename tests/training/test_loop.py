@@ -13,7 +13,8 @@ from jaxnets.optim import EMA, SGD
 from jaxnets.runs.build import assemble
 from jaxnets.tasks import Classification
 from jaxnets.training.hooks import LogHook
-from jaxnets.training.loop import Every, Watch, fit
+from jaxnets.training.loop import Watch, fit
+from jaxnets.training.plan import Every
 
 
 class Recorder:

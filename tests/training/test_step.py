@@ -12,10 +12,10 @@ from conftest import assert_close, assert_same_bits
 from jaxnets.core.types import Card
 from jaxnets.models import CNN, MLP
 from jaxnets.optim import EMA, SGD, AdamW, Constant
+from jaxnets.steps.precision import Precision
+from jaxnets.steps.step import Recipe, with_average
 from jaxnets.tasks import Classification
-from jaxnets.training.precision import Precision
-from jaxnets.training.state import create_state
-from jaxnets.training.step import Recipe, with_average
+from jaxnets.training.initial import create_state
 
 CARD = Card(
     name="c", input_shape=(6,), target_kind="class", examples={"train": 24, "test": 4}, class_names=("0", "1", "2")

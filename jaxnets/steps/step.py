@@ -14,11 +14,14 @@ from jaxnets.ops.norm import global_norm
 from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.schedules import on_schedule
-from jaxnets.training.precision import Precision
+from jaxnets.steps.precision import Precision
+from jaxnets.steps.state import TrainState
 
 Metrics = dict[str, Mean]
 Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
-Step = Callable[[Any, Batch], tuple[Any, Metrics]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+# The metric by which a step says whether it changed the weights: 1 or 0. `with_average` reads it and takes it out.
+TAKEN = "taken"
 
 # float16's loss scale doubles after this many finite steps and halves at a non-finite one (Micikevicius et al. 2018).
 GROWTH_INTERVAL = 2000
@@ -45,10 +48,6 @@ class Recipe:
         """The random key of a named stream at a step."""
         return stream_key(self.seed, stream, step)
 
-    def train_step(self, loss: Loss) -> Step:
-        """The default training step `(state, batch) -> (state, metrics)` for a loss."""
-        return make_train_step(loss, self)
-
 
 def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     """A pure step that minimises `loss` by `recipe.optimizer`.
@@ -56,31 +55,36 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     The metrics are undivided means over the batch: the loss's own, and `gradient_norm` (before clipping) and, with a
     guard, `skipped` (1 where the step changed nothing because a number was not finite) and `bad_leaf` (1 + the number of
     the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
+    `taken` is 1 where the weights were updated.
     """
 
-    def step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = with_keys(batch, recipe.key("examples", state.step))
         scale = state.guard["loss_scale"] if recipe.precision.scales_loss else None
         gradients, mean, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
         norm, bad_leaf = _norm(gradients)
         empty = mean.weight == 0
         finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
-        # What a batch that is left out holds is nobody's business: its gradient is 0 times whatever it is.
+        # A batch that is masked whole may hold anything: a number in it that is not finite is no fault.
         finite, taken = finite | empty, finite & ~empty
         params, opt_state = _update(recipe.optimizer, gradients, state, taken)
         kept = _keep_if(taken, model_state, state.model_state)
         counters = _count(state.guard, finite, empty)
         new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
-        metrics = {**metrics, "loss": mean, "gradient_norm": _counted(norm, ~empty)}
+        metrics = {**metrics, "loss": mean, "gradient_norm": _counted(norm, ~empty), TAKEN: _flag(taken)}
         if recipe.guard == "skip":
-            # float16 finds its loss scale by overflowing now and then: that is no fault of the run.
+            # float16 finds its loss scale by overflowing now and then, which is no fault of the run.
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
-            skipped = 1.0 - (finite | excused)
-            metrics |= {"skipped": Mean(skipped, jnp.ones(())), "bad_leaf": _counted(bad_leaf, ~empty)}
+            metrics |= {"skipped": _flag(~(finite | excused)), "bad_leaf": _counted(bad_leaf, ~empty)}
             metrics["gradient_norm"] = _counted(norm, ~empty & ~(excused & ~finite))
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
+
+
+def _flag(flag: Array) -> Mean:
+    """1 where a step did something, else 0, as a mean over steps."""
+    return Mean(flag.astype(jnp.float32), jnp.ones(()))
 
 
 def _counted(value: Array, counts: Array) -> Mean:
@@ -94,7 +98,7 @@ def _norm(gradients: Any) -> tuple[Array, Array]:
     return norm, jnp.where(finite.all(), 0.0, jnp.argmin(finite) + 1.0)
 
 
-def _update(optimizer: optax.GradientTransformation, gradients: Any, state: Any, taken: Array) -> Any:
+def _update(optimizer: optax.GradientTransformation, gradients: Any, state: TrainState, taken: Array) -> Any:
     """The parameters and optimizer state after a step; those before it unless `taken`."""
 
     def moved(gradients: Any, opt_state: Any, params: Any) -> Any:
@@ -111,23 +115,27 @@ def _update(optimizer: optax.GradientTransformation, gradients: Any, state: Any,
 
 
 def with_average(step: Step, average: EMA) -> Step:
-    """A step that also updates the average of the weights; steps that changed nothing leave it as it is."""
-    if not average.active:
-        return step
+    """A task's step that also updates the average of the weights, where there is one.
 
-    def averaged(state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    A step that was not taken leaves the average as it is. A step that says nothing of it (no `taken` among its metrics) is
+    always taken. `taken` itself is not handed on.
+    """
+
+    def averaged(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         new, metrics = step(state, batch)
-        counters = ("skipped", "left_out")
-        updates = state.step - sum(state.guard[name] for name in counters)
+        taken = metrics[TAKEN].sum > 0 if TAKEN in metrics else jnp.ones((), bool)
+        metrics = {name: mean for name, mean in metrics.items() if name != TAKEN}
+        if not average.active:
+            return new, metrics
+        updates = state.step - state.guard["skipped"] - state.guard["left_out"]
         moved = average.update(state.average, new.variables, updates)
-        taken = jnp.stack([new.guard[name] == state.guard[name] for name in counters]).all()
         return dataclasses.replace(new, average=_keep_if(taken, moved, state.average)), metrics
 
     return averaged
 
 
 def _gradients(
-    loss: Loss, recipe: Recipe, state: Any, batch: Batch, scale: Array | None
+    loss: Loss, recipe: Recipe, state: TrainState, batch: Batch, scale: Array | None
 ) -> tuple[Any, Mean, Metrics, Variables]:
     """The gradient of the batch's mean loss, that mean, the metrics, and the model state after the last micro-batch."""
     rows = jax.tree.leaves(batch)[0].shape[0]
@@ -136,8 +144,8 @@ def _gradients(
     factor = 1.0 / rows if scale is None else scale / rows
 
     def total(params: Any, model_state: Variables, part: Batch, key: Array) -> tuple[Array, tuple[Mean, Aux]]:
-        variables = {"params": recipe.precision.params(params), **model_state}
-        mean, aux = loss(variables, recipe.precision.batch(part), key, True)
+        variables, part = recipe.precision.cast({"params": params, **model_state}, part)
+        mean, aux = loss(variables, part, key, True)
         return mean.sum * factor, (mean, aux)
 
     differentiate = jax.grad(total, has_aux=True)

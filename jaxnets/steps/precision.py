@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxnets.core.types import Batch
+from jaxnets.core.types import Batch, Variables
 
 # These stay as they are: a regression target or a weight rounded to bfloat16 would be another problem.
 _KEPT = ("targets", "mask")
@@ -30,6 +30,10 @@ class Precision:
     def scales_loss(self) -> bool:
         """Whether gradients would underflow without a loss scale."""
         return self.compute == "float16"
+
+    def cast(self, variables: Variables, batch: Batch) -> tuple[Variables, Batch]:
+        """What a task's loss, metrics or outputs are called with: see `params` and `batch`; other collections are kept."""
+        return {**variables, "params": self.params(variables["params"])}, self.batch(batch)
 
     def params(self, params: Any) -> Any:
         """Parameters in the compute dtype, but for a few that are computed with in float32 (`decay`, `router/kernel`)."""
