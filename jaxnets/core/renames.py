@@ -10,5 +10,16 @@ FIELDS: dict[str, dict[str, str]] = {}
 
 
 def renamed(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """`data` with old keys replaced by new ones; a key that has its new name already is kept."""
+    """`data` with old keys replaced by new ones."""
     return {names.get(key, key): value for key, value in data.items()}
+
+
+def with_new_fields(data: Any) -> Any:
+    """A saved configuration (nested dicts, each with the name of its class under "type") with today's field names."""
+    if isinstance(data, list):
+        return [with_new_fields(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    kind = data.get("type")
+    names = FIELDS.get(kind, {}) if isinstance(kind, str) else {}
+    return {key: with_new_fields(value) for key, value in renamed(data, names).items()}

@@ -7,24 +7,24 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
+from jaxnets.core.errors import DataError, JaxnetsError, UsageError, did_you_mean, note
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
 from jaxnets.data.split import WEIGHTS
-from jaxnets.core.errors import DataError, JaxnetsError, UsageError, did_you_mean, note
 from jaxnets.ops.roles import without_role
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
 from jaxnets.parallel.partition import shardings
+from jaxnets.steps.state import TrainState
+from jaxnets.steps.step import Recipe, with_average
 from jaxnets.tasks.base import Task
 from jaxnets.training.evaluate import Evaluator, Predictor
-from jaxnets.training.program import Program, choose_steps_per_call
-from jaxnets.steps.state import TrainState
 from jaxnets.training.initial import abstract_state, create_state
-from jaxnets.steps.step import Recipe, with_average
+from jaxnets.training.program import Program, choose_steps_per_call
 
 # Up to this size a data set is kept on the device.
 RESIDENT_BYTES = 1 << 30

@@ -15,15 +15,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxnets.runs import lock as run_lock
-from jaxnets.config.code_digest import edited, without_code
+from jaxnets.checkpoints.step_folders import StepFolders
 from jaxnets.config.check import LINEN_FIELDS
+from jaxnets.config.code_digest import edited, without_code
 from jaxnets.config.experiment import Experiment
 from jaxnets.config.serialize import built_ins, differences, digest, essential, from_data, to_data
-from jaxnets.data.preparation import Preparation
 from jaxnets.core.errors import RunDirectoryError, note
 from jaxnets.core.files import is_partial, replacing, user_path
-from jaxnets.checkpoints.step_folders import StepFolders
+from jaxnets.core.renames import with_new_fields
+from jaxnets.data.preparation import Preparation
+from jaxnets.runs import lock as run_lock
 
 
 def default_directory(name: str, experiment: Experiment, shipped: Experiment) -> Path:
@@ -182,7 +183,7 @@ class RunDirectory:
 
     def _check_same(self, experiment: Experiment) -> None:
         """Raise `RunDirectoryError` unless the run that is here can go on as this experiment."""
-        saved, wanted = with_defaults(self.read_json("config.json")), to_data(experiment)
+        saved, wanted = with_defaults(with_new_fields(self.read_json("config.json"))), to_data(experiment)
         changed = differences(without_code(essential(saved)), without_code(essential(wanted)))
         if len(changed) == 1 and changed[0].startswith("steps: ") and isinstance(saved.get("steps"), int):
             self._check_other_length(saved["steps"], experiment)

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from jaxnets.runs.build import Parts
 from jaxnets.core.errors import RunDirectoryError
 from jaxnets.core.versions import versions
+from jaxnets.runs.build import Parts
 from jaxnets.runs.directory import RunDirectory
 
 

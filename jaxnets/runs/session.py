@@ -5,24 +5,25 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from jaxnets.runs.build import Parts
+from jaxnets.checkpoints.begin import begin_from
+from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
+from jaxnets.checkpoints.names import compare_names
+from jaxnets.checkpoints.retention import seconds_between_saves
 from jaxnets.config.serialize import to_data
-from jaxnets.runs.environment import check_data, write_environment
 from jaxnets.core.errors import CheckpointError, NonFiniteError, note
 from jaxnets.core.files import user_path
+from jaxnets.core.renames import with_new_fields
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.report.console import Console
 from jaxnets.report.log import MetricsLog
+from jaxnets.runs.build import Parts
 from jaxnets.runs.directory import RunDirectory
-from jaxnets.checkpoints.begin import begin_from
-from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
+from jaxnets.runs.environment import check_data, write_environment
+from jaxnets.steps.state import TrainState
 from jaxnets.training.guards import RollBackError, SpikeWatch
 from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
 from jaxnets.training.loop import Timing, Watch, fit
 from jaxnets.training.plan import Every
-from jaxnets.checkpoints.names import compare_names
-from jaxnets.checkpoints.retention import seconds_between_saves
-from jaxnets.steps.state import TrainState
 from jaxnets.training.stopping import Stopping
 
 
@@ -117,7 +118,7 @@ def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints,
 def _taken_back(session: Session, checkpoints: Checkpoints, step: int) -> tuple[str, ...]:
     """The splits whose records at a step a longer run would not have: where a shorter one ended, and is now trained on."""
     experiment = session.parts.experiment
-    before = checkpoints.folders.manifest(step).about.get("experiment", {})
+    before = with_new_fields(checkpoints.folders.manifest(step).about.get("experiment", {}))
     if before.get("steps") != step or step >= experiment.steps:
         return ()
     log_every, eval_every = before.get("log_every"), before.get("eval_every")

@@ -12,18 +12,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets.runs import lock as run_lock
-from jaxnets.runs.build import Parts, assemble
+from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.config.experiment import Expected, Experiment
 from jaxnets.config.serialize import to_data
+from jaxnets.core.errors import RunDirectoryError, UsageError
+from jaxnets.core.files import user_path
+from jaxnets.core.versions import versions
 from jaxnets.data.dataset import Dataset, hollow, with_learned
 from jaxnets.data.given import check_given
 from jaxnets.data.sources.memory import InMemory
-from jaxnets.runs.environment import check_data
-from jaxnets.core.errors import RunDirectoryError, UsageError
-from jaxnets.core.files import user_path
-from jaxnets.runs.finish import Words, finish
-from jaxnets.core.versions import versions
 from jaxnets.models.layers import most_positions
 from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.hosts import is_first, meet
@@ -32,9 +29,12 @@ from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
 from jaxnets.report.log import read_records
 from jaxnets.report.tables import as_text
+from jaxnets.runs import lock as run_lock
+from jaxnets.runs.build import Parts, assemble
 from jaxnets.runs.directory import RunDirectory
+from jaxnets.runs.environment import check_data
+from jaxnets.runs.finish import Words, finish
 from jaxnets.runs.session import Session, train_in, train_without_directory
-from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.steps.state import TrainState
 from jaxnets.training.stopping import Stopping
 

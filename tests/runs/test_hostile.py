@@ -21,8 +21,8 @@ from jaxnets import config
 from jaxnets.checkpoints.manifest import FileEntry, Leaf, Manifest, verify_files
 from jaxnets.checkpoints.read_leaves import read_leaves
 from jaxnets.checkpoints.step_folders import StepFolders
-from jaxnets.core.errors import CheckpointError, DataError, JaxnetsError
 from jaxnets.core.download import read_arrays
+from jaxnets.core.errors import CheckpointError, DataError, JaxnetsError
 from jaxnets.data.sources.images import read_idx
 from jaxnets.report.log import read_records
 from jaxnets.runs.directory import RunDirectory

@@ -1,0 +1,1 @@
+"""A run from its experiment to its report: the parts built, trained in a run directory, opened again."""
