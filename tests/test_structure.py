@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -75,6 +76,17 @@ def test_the_table_names_every_room_and_nothing_else():
             assert allowed - {"core"} <= used[room], (
                 f"{room} does not import {allowed - used[room]}; take it out of its row"
             )
+
+
+def test_the_way_from_the_command_to_the_loss_is_short():
+    command = [sys.executable, str(ROOT / "tests" / "way_to_the_loss.py"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    way = json.loads(done.stdout.splitlines()[-1])["stack"]
+    assert way[0] == "__main__.py"
+    assert way[-2:] == ["steps/step.py", "tasks/classification.py"]
+    assert len(way) <= 10
+    assert sum(len((PACKAGE / name).read_text().splitlines()) for name in way) < 3_800
 
 
 def test_tests_mirror_the_rooms():

@@ -1,7 +1,7 @@
 """Seeded runs give the weights they gave when their digests were recorded.
 
 A change of layout or names must not change a result; one that means to (another form of a gradient, say) records them anew and
-says so in CHANGELOG.md: `python tests/runs/test_seeded_digests.py --record`.
+says so in CHANGELOG.md: `PYTHONPATH=tests python tests/runs/test_seeded_digests.py`.
 
 A digest is of bits, which depend on the processor and on the compiler. Where those are not the recorded ones, the norms of the
 weights are compared instead: after these few steps they agree to 1e-3 on processors with other vector units and in newer
