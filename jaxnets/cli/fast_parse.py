@@ -14,8 +14,9 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
-from typing import Any, cast, dataclass_transform
+from typing import Annotated, Any, cast, dataclass_transform
 
+from jaxnets.core.errors import ConfigFileError, JaxnetsError, UsageError
 from jaxnets.core.typecheck import fits
 
 # typeguard is tyro's helper for a handful of annotations and takes longer to import than to do without.
@@ -124,3 +125,65 @@ def stand_ins() -> Iterator[None]:
         for module, attributes in ours.items():
             for name in set(vars(module)) - attributes:
                 delattr(module, name)
+
+
+def read_experiment(verb: str, arguments: Sequence[str], options: type) -> tuple[Any, Any, Any]:
+    """The configuration file of a command line, the experiment with its flags applied, and the command's own options.
+
+    Args:
+        verb: of the command, for its help.
+        arguments: the name of a configuration, then flags.
+        options: a dataclass of the flags that are not the experiment's.
+
+    Raises:
+        UsageError: a name, a flag or a value is wrong; raised before jax is imported wherever that can be known.
+    """
+    name, *flags = arguments
+    if name.startswith("-"):
+        raise UsageError(f"`jaxnets {verb}` takes the configuration first, then flags; got {name!r}")
+    import tyro  # noqa: F401 (before the stand-ins, which take away whatever is first imported among them)
+
+    complaint: str | None = None
+    with stand_ins():
+        # An error of the parser or of a check of ours is final here; one of the file itself may be the stand-ins' doing.
+        try:
+            _read(verb, name, flags, options)
+        except ConfigFileError:
+            pass
+        except JaxnetsError as error:
+            complaint = str(error)
+        except Exception as error:
+            del error  # judged again below, with the real packages
+    if complaint is not None:
+        raise UsageError(complaint)
+    return _read(verb, name, flags, options)
+
+
+def _read(verb: str, name: str, flags: list[str], options: type) -> tuple[Any, Any, Any]:
+    """The configuration of a name, the experiment with flags applied, and the options of the command."""
+    import tyro
+
+    from jaxnets import config
+
+    loaded = config.load(name)
+    # An empty name takes "experiment." off the flags; AvoidSubcommands lets a field keep the class that the
+    # configuration chose, so that its fields become plain flags.
+    unnamed = tyro.conf.arg(name="")
+    spec = dataclasses.make_dataclass(
+        "Command",
+        [
+            ("experiment", Annotated[type(loaded.experiment), unnamed], loaded.experiment),
+            ("options", Annotated[options, unnamed], options()),
+        ],
+        frozen=True,
+    )
+    try:
+        parsed = tyro.cli(
+            tyro.conf.AvoidSubcommands[spec],  # type: ignore[valid-type, misc]
+            args=flags,
+            prog=f"jaxnets {verb} {name}",
+            description=loaded.summary,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    return loaded, parsed.experiment, parsed.options

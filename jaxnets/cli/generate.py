@@ -1,152 +1,150 @@
-"""`jaxnets generate` for runs that make images or frames: a picture to look at, and the arrays beside it."""
+"""`jaxnets generate`: text, images or frames from a trained run."""
 
 import dataclasses
-import math
-import os
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from jaxnets.core.errors import DataError, UsageError, did_you_mean, note
-from jaxnets.core.files import replacing, user_path
-from jaxnets.core.types import Gallery
-from jaxnets.runs.train import Run
-
-# Images in one picture; more would be more pixels than a picture may have.
-MOST_SHOWN = 400
+from jaxnets.cli.flags import parse
+from jaxnets.core.errors import DataError, UsageError, note
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageOptions:
-    """Options of `jaxnets generate` for a run that makes images."""
+class TextOptions:
+    """Options of `jaxnets generate` for a language model."""
 
-    samples: int = 32
-    """How many."""
+    prompt: str = ""
+    """Text to go on from; empty: the token that begins texts where there is one, else a new line."""
+    tokens: int = 200
+    """New tokens in each sample."""
+    samples: int = 1
+    """Samples, drawn in one batch."""
+    temperature: float = 0.8
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_k: int = 0
+    """Choose among this many of the likeliest; 0: among all."""
+    top_p: float = 1.0
+    """Choose among the likeliest that together have this probability."""
     seed: int = 0
-    """Of all draws: the same seed gives the same images."""
-    label: str = ""
-    """Of which class, by its name, where the model is told labels. Empty: of each in turn."""
-    guidance: float = 0.0
-    """Of a diffusion that is told labels: how far beyond the label's own effect to go. 0: as in the run."""
-    output: str = ""
-    """A .png file; the arrays go beside it as .npz. Empty: samples.png in the run directory."""
+    """Of all draws: the same seed gives the same text."""
 
     def __post_init__(self) -> None:
-        _check(self.output, samples=self.samples)
+        if self.tokens < 1 or self.samples < 1:
+            raise ValueError(f"tokens and samples are at least 1, got {self.tokens} and {self.samples}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is at least 0 and below 2^32, got {self.seed}")
-        if not 0 <= self.guidance < math.inf:
-            raise ValueError(f"guidance is at least 0, got {self.guidance}")
 
 
 @dataclasses.dataclass(frozen=True)
-class FilmOptions:
-    """Options of `jaxnets generate` for a run that foretells frames."""
+class AnswerOptions:
+    """Options of `jaxnets generate` for a model of sequence to sequence, which takes the likeliest and draws nothing."""
 
-    samples: int = 8
-    """Films, from the start of the test split, that are continued."""
-    frames: int = 10
-    """Frames foretold for each film; each is foretold from those before it."""
-    output: str = ""
-    """A .png file; the arrays go beside it as .npz. Empty: samples.png in the run directory."""
-
-    def __post_init__(self) -> None:
-        _check(self.output, samples=self.samples, frames=self.frames)
+    prompt: str
+    """The source."""
+    beam: int = 0
+    """Beginnings that are kept while writing; 1: the likeliest token each time; 0: as in the run."""
 
 
-def _check(output: str, **counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is at least 1, got {count}")
-    if output and not output.endswith(".png"):
-        raise ValueError(f"--output is a .png file, got {output!r}")
-    if output and not os.path.isdir(user_path(output).absolute().parent):
-        raise ValueError(f"--output is in a folder that is not there, {str(user_path(output).parent)!r}; make it first")
+def run(arguments: Sequence[str]) -> int:
+    """`jaxnets generate RUN [flags]`; the flags depend on what the run makes."""
+    run_dir, *flags = arguments
+    from jaxnets import models
+    from jaxnets.cli import generate_pictures as pictures
+    from jaxnets.runs.directory import RunDirectory
+    from jaxnets.runs.train import open_run
+    from jaxnets.tasks import NextToken
 
-
-def options_for(task: Any) -> type[ImageOptions | FilmOptions]:
-    """The options of what a task makes."""
-    return FilmOptions if hasattr(task, "roll_out") else ImageOptions
-
-
-def makes_pictures(task: Any) -> bool:
-    """Whether a task can be asked for samples or for the frames that follow."""
-    return hasattr(task, "sample") or hasattr(task, "roll_out")
-
-
-def draw(run: Run, options: ImageOptions | FilmOptions) -> Path:
-    """Write what the run draws: the picture `.png`, and `.npz` with the raw `inputs` it could have been trained on.
-
-    Returns:
-        The picture's path.
-
-    Raises:
-        UsageError: what the run makes are no images.
-        DataError: the files cannot be written.
-    """
-    made, columns = _films(run, options) if isinstance(options, FilmOptions) else _samples(run, options)
-    if made.ndim < 4 or made.shape[-1] not in (1, 3):
+    task = RunDirectory.existing(run_dir)[1].task
+    kind: Any
+    make: Callable[[Any, Any], int]
+    if pictures.makes_pictures(task):
+        kind, make = pictures.options_for(task), _draw
+    elif isinstance(task.model, models.Seq2SeqTransformer):
+        kind, make = AnswerOptions, _answer
+    elif isinstance(task, NextToken) and isinstance(task.model, models.Decoder):
+        kind, make = TextOptions, _go_on
+    else:
         raise UsageError(
-            f"what this run makes has shape {list(made.shape[1:])}, which is no image; use `run.parts.task.sample` in Python"
+            f"{run_dir} holds a {type(task.model).__name__}, which makes neither text nor images; `jaxnets predict` asks it "
+            f"for predictions"
         )
-    assert run.directory is not None  # it was opened from there
-    picture = user_path(options.output) if options.output else run.directory / "samples.png"
-    images = made.reshape(-1, *made.shape[-3:])
-    from jaxnets.report.plots import gallery, to_png
+    options = parse(kind, flags, "jaxnets generate RUN")
+    return make(open_run(run_dir), options)
 
-    if len(images) > MOST_SHOWN:
-        note(f"the picture shows the first {MOST_SHOWN} of {len(images)} images; the arrays beside it hold them all")
-    shown = images[:MOST_SHOWN]
-    figure = gallery(Gallery("Samples", shown, ("",) * len(shown)), columns=columns)
+
+def _draw(run: Any, options: Any) -> int:
+    from jaxnets.cli import generate_pictures as pictures
+
+    picture = pictures.draw(run, options)
+    print(f"{picture} (arrays: {picture.with_suffix('.npz').name})")
+    return 0
+
+
+def _answer(run: Any, options: AnswerOptions) -> int:
+    """Print what a model of sequence to sequence writes for the prompt."""
+    from jaxnets.data.text.vocabulary import encode_text
+    from jaxnets.ops.tokens import spell
+
+    card = run.parts.dataset.card
+    source = encode_text(options.prompt, card.tokens, card.input_shape[0])
     try:
-        with replacing(picture) as file:
-            file.write(to_png(figure, dpi=110))
-        with replacing(picture.with_suffix(".npz")) as file:
-            np.savez(file, inputs=made)
-    except OSError as error:
-        raise DataError(f"cannot write {picture} ({error}); choose another --output") from error
-    return picture
+        task = dataclasses.replace(run.parts.task, beam=options.beam or run.parts.task.beam)
+        written = task.write(run.variables, source)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(spell(written[0].tolist(), card.class_names, card.tokens.unit))
+    return 0
 
 
-def _samples(run: Run, options: ImageOptions) -> tuple[np.ndarray, int]:
+def _go_on(run: Any, options: TextOptions) -> int:
+    """Print samples of the text that follows the prompt."""
     import jax
+    import jax.numpy as jnp
+    import numpy as np
 
-    task: Any = run.parts.task
-    labels = _labels(run, options.label, options.samples)
-    if options.guidance:
-        if not getattr(task, "conditional", False) or not hasattr(task, "guidance"):
-            raise UsageError("--guidance is for a diffusion that is told labels, which this run is not; leave it out")
-        task = dataclasses.replace(task, guidance=options.guidance)
-    given = (run.variables, jax.random.key(options.seed), options.samples, *labels)
-    with jax.set_mesh(run.parts.mesh):
-        drawn = jax.jit(task.sample, static_argnums=2)(*given)
-    return run.parts.dataset.as_raw(np.asarray(drawn)), 8
+    from jaxnets import models
+    from jaxnets.data.text.textfile import plain_ends
+
+    tokenizer, text = run.parts.dataset.tokenizer, options.prompt
+    if tokenizer is None:
+        raise UsageError(
+            f"the data of {run.directory} are tokens without a tokenizer, so no text can be read or written"
+        )
+    text = plain_ends(text)
+    prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
+    text = text or tokenizer.decode(prompt)
+    window, asked = run.parts.dataset.card.input_shape[0], len(prompt) + options.tokens
+    batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
+    try:
+        sampling = models.Sampling(options.temperature, options.top_k, options.top_p)
+        key = jax.random.key(options.seed)
+        written = models.generate(
+            run.parts.task.model, run.variables, batch, options.tokens, key=key, sampling=sampling
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if asked > window and isinstance(run.parts.task.model, models.LanguageModel):
+        note(
+            f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse"
+        )
+    for index, ids in enumerate(np.asarray(written)):
+        print(("" if index == 0 else "\n---\n") + _joined(tokenizer, prompt, ids, text))
+    return 0
 
 
-def _labels(run: Run, name: str, count: int) -> tuple[np.ndarray, ...]:
-    """The argument that asks `sample` for one class; () where no class was named."""
-    if not name:
-        return ()
-    names = run.parts.dataset.card.class_names
-    if not getattr(run.parts.task, "conditional", False):
-        raise UsageError("--label is for a model that is told labels, which this run's is not; leave it out")
-    if name not in names:
-        raise UsageError(f"there is no class {name!r}. {did_you_mean(name, names)}")
-    return (np.full(count, names.index(name), np.int32),)
+def _first_token(tokenizer: Any) -> Any:
+    """What an empty prompt stands for: the token that begins or ends texts, else a new line, else the first there is."""
+    import numpy as np
+
+    for role in ("begin", "end"):
+        if role in tokenizer.special:
+            return np.array([tokenizer.special[role]], np.int32)
+    try:
+        return tokenizer.encode("\n")
+    except DataError:
+        return np.zeros(1, np.int32)
 
 
-def _films(run: Run, options: FilmOptions) -> tuple[np.ndarray, int]:
-    import jax
-
-    task: Any = run.parts.task
-    dataset = run.parts.dataset
-    films: Any = dataset.test["inputs"][: options.samples]
-    if len(films) < options.samples:
-        raise UsageError(f"there are {len(films)} test films, fewer than --samples {options.samples}; ask for fewer")
-    seen = dataset.prepare(films)
-    with jax.set_mesh(run.parts.mesh):
-        made = jax.jit(task.roll_out, static_argnums=2)(run.variables, seen, options.frames)
-    # The last frame that was seen, then those foretold: one row a film.
-    shown = np.concatenate([np.asarray(seen[:, -1:]), np.asarray(made)], axis=1)
-    return dataset.as_raw(shown), shown.shape[1]
+def _joined(tokenizer: Any, prompt: Any, ids: Any, text: str) -> str:
+    """The prompt as it was typed, and what follows it; a piece may read otherwise at the beginning of a text."""
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
+    return text + (whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids))

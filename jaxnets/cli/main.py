@@ -4,18 +4,16 @@ What can be answered without JAX (help, lists, mistakes) is answered before it i
 Exit codes are an interface: 0 done, 1 error, 2 usage, 75 stopped by a signal after saving (run the command again).
 """
 
-import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-from jaxnets.cli import fast_parse, machine
+from jaxnets.cli import fast_parse, machine, train
 from jaxnets.cli.help import DETAILS, HELP, VERBS
 from jaxnets.core import streams
 from jaxnets.core.errors import (
-    ConfigFileError,
     DataWarning,
     HungError,
     JaxnetsError,
@@ -33,31 +31,15 @@ HUNG = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """Options of the command, beside the experiment's own fields."""
-
-    run_dir: str = ""
-    """Where the run is kept; by default runs/CONFIG, or runs/CONFIG-DIGEST if a field is overridden."""
-    overwrite: bool = False
-    """Replace a run that is there already, instead of continuing it."""
-    stop_at: int = 0
-    """Stop after this many steps, as if interrupted; the same command without it goes on. 0 trains to the end."""
-    progress: Literal["auto", "bar", "lines", "none"] = "auto"
-    """What to show while training."""
-    coordinator: str = ""
-    """host:port of the first process, where several processes train one run together; the same command on each."""
-    processes: int = 1
-    """How many there are."""
-    process_id: int = 0
-    """Which one this is, from 0."""
-
-
-@dataclasses.dataclass(frozen=True)
 class SummaryOptions:
     """Options of `jaxnets summary`."""
 
     compile: bool = False
     """Compile the training step as well, and show what the compiler says of its memory."""
+
+
+# The options of each command that takes a configuration, beside the experiment's own fields.
+OPTIONS: dict[str, type] = {"train": train.RunOptions, "summary": SummaryOptions}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -147,137 +129,38 @@ def _dispatch(arguments: list[str]) -> int:
 
         return listing.run(rest)
     if verb == "doctor":
-        from jaxnets.cli.doctor import run as doctor
+        from jaxnets.cli import doctor
 
-        return doctor(rest)
+        return doctor.run(rest)
     if verb == "ckpt":
-        from jaxnets.cli.checkpoints import run as ckpt
+        from jaxnets.cli import checkpoints
 
-        return ckpt(rest)
+        return checkpoints.run(rest)
+    of_run = verb in ("evaluate", "predict", "generate", "export")
     if not rest:
-        what = (
-            "the directory of a run"
-            if verb in ("evaluate", "predict", "generate", "export")
-            else "the name of a configuration"
-        )
+        what = "the directory of a run" if of_run else "the name of a configuration"
         raise UsageError(f"`jaxnets {verb}` needs {what}; see `jaxnets --help`")
-    if verb == "evaluate":
-        return _evaluate(rest)
-    if verb in ("predict", "generate", "export"):
-        from jaxnets.cli import predict as inference
-
-        _check_run(rest[0])
-        _prepare_jax()
-        return getattr(inference, verb)(rest)
-    act, kind = (_train, RunOptions) if verb == "train" else (_summary, SummaryOptions)
-    return _with_experiment(verb, rest, act, kind)
+    return _on_run(verb, rest) if of_run else _on_experiment(verb, rest)
 
 
-def _with_experiment(verb: str, arguments: list[str], act: Callable[[Any, Any, Any], int], kind: type) -> int:
-    """Read configuration and flags, first without JAX and then in earnest, and act on them."""
-    name, *flags = arguments
-    if name.startswith("-"):
-        raise UsageError(f"`jaxnets {verb}` takes the configuration first, then flags; got {name!r}")
-    import tyro  # noqa: F401 (before the stand-ins, which take away whatever is first imported among them)
-
-    complaint: str | None = None
-    with fast_parse.stand_ins():
-        # Final here is what the parser or a check of ours says; what the file itself raises may be the stand-ins' doing.
-        try:
-            _read(verb, name, flags, kind)
-        except ConfigFileError:
-            pass
-        except JaxnetsError as error:
-            complaint = str(error)
-        except Exception as error:
-            del error  # judged again below, by the real packages
-    if complaint is not None:
-        raise UsageError(complaint)
-    loaded, experiment, options = _read(verb, name, flags, kind)
-    return act(loaded, experiment, options)
-
-
-def _read(verb: str, name: str, flags: list[str], kind: type) -> tuple[Any, Any, Any]:
-    """The configuration of a name, the experiment with flags applied, and the options of the command."""
-    import tyro
-
-    from jaxnets import config
-
-    loaded = config.load(name)
-    # An empty name takes "experiment." off the flags; AvoidSubcommands lets a field keep the class that the
-    # configuration chose, so that its fields become plain flags.
-    unnamed = tyro.conf.arg(name="")
-    spec = dataclasses.make_dataclass(
-        "Command",
-        [
-            ("experiment", Annotated[type(loaded.experiment), unnamed], loaded.experiment),
-            ("options", Annotated[kind, unnamed], kind()),
-        ],
-        frozen=True,
-    )
-    try:
-        parsed = tyro.cli(
-            tyro.conf.AvoidSubcommands[spec],  # type: ignore[valid-type, misc]
-            args=flags,
-            prog=f"jaxnets {verb} {name}",
-            description=loaded.summary,
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    return loaded, parsed.experiment, parsed.options
-
-
-def _train(loaded: Any, experiment: Any, options: RunOptions) -> int:
-    if options.stop_at < 0:
-        raise UsageError(f"stop_at is a step, or 0 for the end; got {options.stop_at}")
-    _prepare_jax()
-    from jaxnets.parallel import hosts
-
-    if options.coordinator:
-        hosts.start(options.coordinator, options.processes, options.process_id)
-    elif (options.processes, options.process_id) != (1, 0):
-        raise UsageError("processes and process_id go with coordinator, host:port of the first process")
-    with hosts.together() if options.coordinator else contextlib.nullcontext():
-        _train_here(loaded, experiment, options)
-    return 0
-
-
-def _train_here(loaded: Any, experiment: Any, options: RunOptions) -> None:
-    from jaxnets.runs.directory import default_directory
-    from jaxnets.runs.train import train
-
-    train(
-        experiment,
-        run_dir=options.run_dir or default_directory(loaded.name, experiment, loaded.experiment),
-        overwrite=options.overwrite,
-        stop_at=options.stop_at or None,
-        progress=options.progress,
-        title=loaded.name,
-        subtitle=loaded.summary,
-        expected=loaded.expected if experiment == loaded.experiment else None,
-    )
-
-
-def _evaluate(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        raise UsageError(f"`jaxnets evaluate` takes one run directory, got {' '.join(arguments)}")
-    _check_run(arguments[0])
-    _prepare_jax()
-    from jaxnets.runs.train import open_run
-
-    run = open_run(arguments[0])
-    for name, value in {"step": int(run.state.step), **run.evaluate()}.items():
-        print(f"{name} {value:.6g}")
-    return 0
-
-
-def _check_run(directory: str) -> None:
+def _on_run(verb: str, arguments: list[str]) -> int:
+    """A command whose first argument is a run directory."""
+    directory = arguments[0]
     if not os.path.isfile(user_path(directory) / "config.json"):
         raise RunDirectoryError(f"{directory!r} holds no run (no config.json); give the directory of a run")
-
-
-def _summary(loaded: Any, experiment: Any, options: SummaryOptions) -> int:
     _prepare_jax()
+    from jaxnets.cli import evaluate, export, generate, predict
+
+    commands = {"evaluate": evaluate.run, "export": export.run, "generate": generate.run, "predict": predict.run}
+    return commands[verb](arguments)
+
+
+def _on_experiment(verb: str, arguments: list[str]) -> int:
+    """A command whose first argument is a configuration, followed by flags."""
+    loaded, experiment, options = fast_parse.read_experiment(verb, arguments, OPTIONS[verb])
+    _prepare_jax()
+    if verb == "train":
+        return train.run(loaded, experiment, options)
     from jaxnets.cli.summary import summarize
 
     summarize(loaded.name, experiment, compiled=options.compile)

@@ -1,49 +1,13 @@
-"""`jaxnets predict`, `generate` and `export`: what a trained run says of new inputs, and how it leaves."""
+"""`jaxnets predict`: a trained run's predictions for the examples in a file."""
 
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from jaxnets.core.errors import DataError, UsageError, note
+from jaxnets.cli.flags import parse
+from jaxnets.core.errors import DataError, UsageError
 from jaxnets.core.files import replacing, user_path
-
-
-@dataclasses.dataclass(frozen=True)
-class TextOptions:
-    """Options of `jaxnets generate` for a language model."""
-
-    prompt: str = ""
-    """Text to go on from; empty: the token that begins texts where there is one, else a new line."""
-    tokens: int = 200
-    """New tokens in each sample."""
-    samples: int = 1
-    """Samples, drawn in one batch."""
-    temperature: float = 0.8
-    """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int = 0
-    """Choose among this many of the likeliest; 0: among all."""
-    top_p: float = 1.0
-    """Choose among the likeliest that together have this probability."""
-    seed: int = 0
-    """Of all draws: the same seed gives the same text."""
-
-    def __post_init__(self) -> None:
-        if self.tokens < 1 or self.samples < 1:
-            raise ValueError(f"tokens and samples are at least 1, got {self.tokens} and {self.samples}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is at least 0 and below 2^32, got {self.seed}")
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerOptions:
-    """Options of `jaxnets generate` for a model of sequence to sequence, which takes the likeliest and draws nothing."""
-
-    prompt: str
-    """The source."""
-    beam: int = 0
-    """Beginnings that are kept while writing; 1: the likeliest token each time; 0: as in the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,144 +20,7 @@ class PredictOptions:
     """Give the model's own outputs (logits, say) instead of classes or values."""
 
 
-def parse(kind: Any, arguments: Sequence[str], prog: str) -> Any:
-    """Flags as a dataclass, with tyro's help and messages."""
-    import tyro
-
-    try:
-        return tyro.cli(kind, args=list(arguments), prog=prog)
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
-
-
-def generate(arguments: Sequence[str]) -> int:
-    """`jaxnets generate RUN [flags]`: what a run makes, and flags that are of use for that: text, images or frames."""
-    run_dir, *flags = arguments
-    from jaxnets import models
-    from jaxnets.cli import generate as pictures
-    from jaxnets.runs.directory import RunDirectory
-    from jaxnets.runs.train import open_run
-    from jaxnets.tasks import NextToken
-
-    task = RunDirectory.existing(run_dir)[1].task
-    kind: Any
-    make: Callable[[Any, Any], int]
-    if pictures.makes_pictures(task):
-        kind, make = pictures.options_for(task), _draw
-    elif isinstance(task.model, models.Seq2SeqTransformer):
-        kind, make = AnswerOptions, _answer
-    elif isinstance(task, NextToken) and isinstance(task.model, models.Decoder):
-        kind, make = TextOptions, _go_on
-    else:
-        raise UsageError(
-            f"{run_dir} holds a {type(task.model).__name__}, which makes neither text nor images; `jaxnets predict` asks it "
-            f"for predictions"
-        )
-    options = parse(kind, flags, "jaxnets generate RUN")
-    return make(open_run(run_dir), options)
-
-
-def _draw(run: Any, options: Any) -> int:
-    from jaxnets.cli import generate as pictures
-
-    picture = pictures.draw(run, options)
-    print(f"{picture} (arrays: {picture.with_suffix('.npz').name})")
-    return 0
-
-
-def _answer(run: Any, options: AnswerOptions) -> int:
-    """Print what a model of sequence to sequence writes for the prompt."""
-    from jaxnets.data.text.vocabulary import encode_text
-    from jaxnets.ops.tokens import spell
-
-    card = run.parts.dataset.card
-    source = encode_text(options.prompt, card.tokens, card.input_shape[0])
-    try:
-        task = dataclasses.replace(run.parts.task, beam=options.beam or run.parts.task.beam)
-        written = task.write(run.variables, source)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    print(spell(written[0].tolist(), card.class_names, card.tokens.unit))
-    return 0
-
-
-def _go_on(run: Any, options: TextOptions) -> int:
-    """Print samples of the text that follows the prompt."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from jaxnets import models
-    from jaxnets.data.text.textfile import plain_ends
-
-    tokenizer, text = run.parts.dataset.tokenizer, options.prompt
-    if tokenizer is None:
-        raise UsageError(
-            f"the data of {run.directory} are tokens without a tokenizer, so no text can be read or written"
-        )
-    text = plain_ends(text)
-    prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
-    text = text or tokenizer.decode(prompt)
-    window, asked = run.parts.dataset.card.input_shape[0], len(prompt) + options.tokens
-    batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
-    try:
-        sampling = models.Sampling(options.temperature, options.top_k, options.top_p)
-        key = jax.random.key(options.seed)
-        written = models.generate(
-            run.parts.task.model, run.variables, batch, options.tokens, key=key, sampling=sampling
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if asked > window and isinstance(run.parts.task.model, models.LanguageModel):
-        note(
-            f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse"
-        )
-    for index, ids in enumerate(np.asarray(written)):
-        print(("" if index == 0 else "\n---\n") + _joined(tokenizer, prompt, ids, text))
-    return 0
-
-
-def _first_token(tokenizer: Any) -> Any:
-    """What an empty prompt stands for: the token that begins or ends texts, else a new line, else the first there is."""
-    import numpy as np
-
-    for role in ("begin", "end"):
-        if role in tokenizer.special:
-            return np.array([tokenizer.special[role]], np.int32)
-    try:
-        return tokenizer.encode("\n")
-    except DataError:
-        return np.zeros(1, np.int32)
-
-
-def _joined(tokenizer: Any, prompt: Any, ids: Any, text: str) -> str:
-    """The prompt as it was typed, and what follows it; a piece may read otherwise at the beginning of a text."""
-    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
-    return text + (whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids))
-
-
-def export(arguments: Sequence[str]) -> int:
-    """`jaxnets export RUN FOLDER`: the weights of a language model as the Hugging Face library reads them."""
-    if len(arguments) != 2 or arguments[1].startswith("-"):
-        raise UsageError("`jaxnets export` takes a run directory and a folder that is not there yet")
-    from jaxnets import models
-    from jaxnets.interop import export_language_model
-    from jaxnets.runs.train import open_run
-
-    run_dir, folder = arguments
-    run = open_run(run_dir)
-    model = run.parts.task.model
-    if not isinstance(model, models.LanguageModel):
-        raise UsageError(
-            f"{run_dir} holds a {type(model).__name__}, which their library does not have; `jaxnets ckpt export` writes its "
-            f"arrays"
-        )
-    names = export_language_model(model, run.variables, folder, tokenizer=run.parts.dataset.tokenizer)
-    print(f"{folder}: {', '.join(names)}")
-    return 0
-
-
-def predict(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """`jaxnets predict RUN FILE [flags]`: predictions for the examples in a file (see `data.given.read_given`)."""
     if len(arguments) < 2 or arguments[1].startswith("-"):
         raise UsageError(
@@ -211,25 +38,25 @@ def predict(arguments: Sequence[str]) -> int:
     from jaxnets.data.given import read_given
     from jaxnets.runs.train import open_run
 
-    run = open_run(run_dir)
-    given = read_given(user_path(source), run.parts.dataset.preparation)
-    said = run.outputs(given) if options.raw else run.predict(given)
-    card = run.parts.dataset.card
+    trained = open_run(run_dir)
+    given = read_given(user_path(source), trained.parts.dataset.preparation)
+    found = trained.outputs(given) if options.raw else trained.predict(given)
+    card = trained.parts.dataset.card
     names = card.class_names
     if options.output:
         try:
             with replacing(user_path(options.output)) as file:
-                np.savez(file, predictions=said)
+                np.savez(file, predictions=found)
         except OSError as error:
             raise DataError(f"cannot write {options.output} ({error}); choose another place") from error
-        print(f"{len(said)} predictions in {options.output}", file=sys.stderr)
+        print(f"{len(found)} predictions in {options.output}", file=sys.stderr)
         return 0
     if card.target_kind == "sequence" and card.tokens and not options.raw:
         from jaxnets.ops.tokens import spell
 
-        print("\n".join(spell(row, names, card.tokens.unit) for row in said))
+        print("\n".join(spell(row, names, card.tokens.unit) for row in found))
         return 0
-    for row in said:
+    for row in found:
         named = (
             names[int(row)]
             if names and not options.raw and np.ndim(row) == 0

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.cli.predict import generate
+from jaxnets.cli.generate import run as generate
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import JaxnetsError
 from jaxnets.data import Digits, MovingDigits, Ring

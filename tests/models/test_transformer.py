@@ -16,7 +16,7 @@ from conftest import assert_close, replace, run_cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnets.cli import predict as inference
+from jaxnets.cli import generate
 from jaxnets.config.experiment import Experiment
 from jaxnets.config.serialize import from_data, to_data
 from jaxnets.core.errors import DataError, UsageError
@@ -639,14 +639,14 @@ def test_it_learns_to_reverse_and_says_how(trained, tmp_path, capsys):
 
     here = str(folder)
     for flags in ((), ("--beam", "3")):
-        assert inference.generate([here, "--prompt", "dog", *flags]) == 0
+        assert generate.run([here, "--prompt", "dog", *flags]) == 0
         assert capsys.readouterr().out == "god\n"
     for flags, kind, message in (
         (("--beam", "-1"), UsageError, "beam is at least 1"),
         (("--prompt", "abcdefghi"), UsageError, "9 tokens do not fit"),
     ):
         with pytest.raises(kind, match=message):
-            inference.generate([here, "--prompt", "dog", *flags])
+            generate.run([here, "--prompt", "dog", *flags])
     np.save(tmp_path / "x.npy", test["inputs"][:3])
     told = run_cli("predict", here, "x.npy", cwd=tmp_path)
     names = run.parts.dataset.class_names
