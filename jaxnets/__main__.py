@@ -18,8 +18,8 @@ def main() -> None:
         if code == 0:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has left, as `| head` does. That is no fault of ours to print a traceback for.
-        code = 1  # rich's too, which prints the tables
+        # The reader closed the output, as `| head` does: no traceback. Rich exits with 1 here as well.
+        code = 1
     except OSError as error:
         streams.say(f"jaxnets: the output cannot be written ({error})")
         code = 1

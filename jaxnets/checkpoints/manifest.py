@@ -52,7 +52,7 @@ class FileEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a complete checkpoint says of itself."""
+    """What a complete checkpoint holds."""
 
     step: int
     leaves: dict[str, Leaf]

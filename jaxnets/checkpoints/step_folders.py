@@ -91,7 +91,7 @@ class StepFolders:
         return Found(None, tuple(rejected))
 
     def make_way(self, step: int) -> Path:
-        """A new, empty folder for a step; what is there and does not verify is moved aside, what does is an error."""
+        """A new, empty folder for a step; an old one that does not verify is moved aside, one that verifies is an error."""
         folder = self.path(step)
         if folder.exists() or folder.is_symlink():
             try:

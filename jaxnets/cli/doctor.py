@@ -120,4 +120,4 @@ def _holders() -> list[tuple[str, str]]:
                 )
         except OSError:  # gone meanwhile, or another user's
             continue
-    return rows or [("", "nobody that this user can see")]
+    return rows or [("", "none that this user can see")]

@@ -3,9 +3,9 @@
 Importing jax, flax and optax takes a second; a typing error should be answered at once. A configuration is made of
 dataclasses whose fields say all that is needed to parse and check flags. So the command line is read twice: first inside
 `stand_ins()`, where the heavy packages are replaced by inert modules and only the dataclasses are real, then, if that
-found nothing to complain about, in earnest.
+found no error, with the real packages.
 
-The first reading only ever answers what it can be sure of. Anything unexpected in it is left for the second to judge.
+The first reading only reports errors of flags, names and values. Any other failure in it is left to the second reading.
 """
 
 import contextlib

@@ -26,9 +26,9 @@ class ImageOptions:
     seed: int = 0
     """Of all draws: the same seed gives the same images."""
     label: str = ""
-    """Of which class, by its name, where the model is told labels. Empty: of each in turn."""
+    """Name of the class to draw, for a conditional model. Empty: each in turn."""
     guidance: float = 0.0
-    """Of a diffusion that is told labels: how far beyond the label's own effect to go. 0: as in the run."""
+    """Classifier-free guidance scale of a conditional diffusion. 0: as in the run."""
     output: str = ""
     """A .png file; the arrays go beside it as .npz. Empty: samples.png in the run directory."""
 
@@ -42,12 +42,12 @@ class ImageOptions:
 
 @dataclasses.dataclass(frozen=True)
 class FilmOptions:
-    """Options of `jaxnets generate` for a run that foretells frames."""
+    """Options of `jaxnets generate` for a run that predicts frames."""
 
     samples: int = 8
     """Films, from the start of the test split, that are continued."""
     frames: int = 10
-    """Frames foretold for each film; each is foretold from those before it."""
+    """Frames predicted for each film; each is predicted from those before it."""
     output: str = ""
     """A .png file; the arrays go beside it as .npz. Empty: samples.png in the run directory."""
 
@@ -71,7 +71,7 @@ def options_for(task: Any) -> type[ImageOptions | FilmOptions]:
 
 
 def makes_pictures(task: Any) -> bool:
-    """Whether a task can be asked for samples or for the frames that follow."""
+    """Whether a task makes samples or predicts frames."""
     return hasattr(task, "sample") or hasattr(task, "roll_out")
 
 
@@ -116,7 +116,7 @@ def _samples(run: Run, options: ImageOptions) -> tuple[np.ndarray, int]:
     labels = _labels(run, options.label, options.samples)
     if options.guidance:
         if not getattr(task, "conditional", False) or not hasattr(task, "guidance"):
-            raise UsageError("--guidance is for a diffusion that is told labels, which this run is not; leave it out")
+            raise UsageError("--guidance is for a conditional diffusion, which this run is not; leave it out")
         task = dataclasses.replace(task, guidance=options.guidance)
     given = (run.variables, jax.random.key(options.seed), options.samples, *labels)
     with jax.set_mesh(run.parts.mesh):
@@ -130,7 +130,7 @@ def _labels(run: Run, name: str, count: int) -> tuple[np.ndarray, ...]:
         return ()
     names = run.parts.dataset.card.class_names
     if not getattr(run.parts.task, "conditional", False):
-        raise UsageError("--label is for a model that is told labels, which this run's is not; leave it out")
+        raise UsageError("--label is for a conditional model, which this run's is not; leave it out")
     if name not in names:
         raise UsageError(f"there is no class {name!r}. {did_you_mean(name, names)}")
     return (np.full(count, names.index(name), np.int32),)
@@ -147,6 +147,6 @@ def _films(run: Run, options: FilmOptions) -> tuple[np.ndarray, int]:
     seen = dataset.prepare(films)
     with jax.set_mesh(run.parts.mesh):
         made = jax.jit(task.roll_out, static_argnums=2)(run.variables, seen, options.frames)
-    # The last frame that was seen, then those foretold: one row a film.
+    # The last frame given, then the predicted ones: one row a film.
     shown = np.concatenate([np.asarray(seen[:, -1:]), np.asarray(made)], axis=1)
     return dataset.as_raw(shown), shown.shape[1]

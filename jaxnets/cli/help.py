@@ -1,16 +1,16 @@
-"""What the command line says of itself: the commands there are, and each in detail."""
+"""Help texts: the list of commands, and each in detail."""
 
 HELP = """jaxnets: train neural networks in JAX
 
   jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
-  jaxnets predict RUN_DIRECTORY FILE         what a trained run says of new examples (.npz, .npy, .csv, .txt)
+  jaxnets predict RUN_DIRECTORY FILE         predictions of a trained run for new examples (.npz, .npy, .csv, .txt)
   jaxnets generate RUN_DIRECTORY             text, images or frames, by a run that makes them (`... generate RUN --help`)
   jaxnets export RUN_DIRECTORY FOLDER        a trained language model for the Hugging Face library: config, safetensors
   jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
   jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
-  jaxnets list                               the configurations at hand
+  jaxnets list                               the configurations by name
   jaxnets --version
 
 CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to a Python file that defines
@@ -26,7 +26,7 @@ DETAILS = {
 Measures the newest checkpoint that verifies on the run's test split: a line for each metric. It has no flags.""",
     "predict": """jaxnets predict RUN_DIRECTORY FILE [--output FILE.npz] [--raw]
 
-What a trained run says of new examples, a line for each. FILE is one of
+Predictions of a trained run for new examples, one a line. FILE is one of
   .npz   arrays by the names they had in training: inputs, and for graphs edges, node_mask, edge_mask
   .npy   the inputs
   .csv   rows of a table, under the header of the one it was trained on

@@ -33,7 +33,7 @@ def _end_on_interrupt() -> None:
     """From here on Ctrl-C ends this process at once; training puts its own way of stopping in the place of that.
 
     As the exception that Python makes of it, it may break off the import of a library in C++, which then crashes, or come up
-    in a callback of JAX, which drops it: the command would go on as if nobody had asked. Nothing is lost by the end: files
+    in a callback of JAX, which drops it: the command would go on as if no signal had come. Ending loses nothing: files
     are written whole or not at all.
     """
 

@@ -26,7 +26,7 @@ from jaxnets.core.errors import (
 from jaxnets.core.files import user_path
 
 PREEMPTED = 75
-# As any error for those who look from outside, but an orderly end would wait for a thread or a process that is no more.
+# Exit code 1 for the caller, but at once: an orderly end would wait for a thread or a process that has ended.
 HUNG = -1
 
 
@@ -35,7 +35,7 @@ class SummaryOptions:
     """Options of `jaxnets summary`."""
 
     compile: bool = False
-    """Compile the training step as well, and show what the compiler says of its memory."""
+    """Compile the training step as well, and show its memory by the compiler's own analysis."""
 
 
 # The options of each command that takes a configuration, beside the experiment's own fields.
@@ -61,16 +61,16 @@ def run(arguments: Sequence[str]) -> int:
         _complain(str(error))
         return 1
     except (RuntimeError, ValueError) as error:
-        said = str(error)
-        if "nable to initialize backend" in said:
-            _complain(f"{said}; check JAX_PLATFORMS, and see `jaxnets doctor`")
-        elif "for JAX flag" in said:
-            _complain(f"{said}; correct or unset the environment variable of that name")
+        text = str(error)
+        if "nable to initialize backend" in text:
+            _complain(f"{text}; check JAX_PLATFORMS, and see `jaxnets doctor`")
+        elif "for JAX flag" in text:
+            _complain(f"{text}; correct or unset the environment variable of that name")
         else:
             raise
         return 1
     except BrokenPipeError:
-        raise  # whoever read the output has left; see `jaxnets.__main__`
+        raise  # the reader of the output closed it; see `jaxnets.__main__`
     except OSError as error:
         _complain(f"the operating system refuses: {error}")
         return 1

@@ -28,7 +28,7 @@ GENERATED = frozenset((
     "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl", "__setattr__", "__delattr__",
     "__getstate__", "__setstate__", "__replace__", "__annotate__", "__annotate_func__", "__annotations_cache__",
 ))  # fmt: skip
-# An array larger than this is told by its shape and dtype alone.
+# Of an array larger than this only the shape and dtype count.
 LARGEST_ARRAY = 1 << 20
 
 
@@ -184,7 +184,7 @@ class _Walk:
             self.add_instance(plain)
 
     def add_instance(self, item: Any) -> None:
-        """An object by its class and what it holds, as far as that can be told."""
+        """An object by its class and its attributes, as far as they can be read."""
         self.add(type(item))
         if dataclasses.is_dataclass(item):
             fields = [field.name for field in dataclasses.fields(item) if field.name not in ("parent", "name")]

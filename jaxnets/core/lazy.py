@@ -1,6 +1,6 @@
-"""Rooms whose families load when they are asked for.
+"""Rooms whose modules load at the first use of a name.
 
-One configuration needs few of them, and a command line that is only to be checked should not wait for all.
+One configuration needs few of them, and checking a command line should not load all.
 """
 
 import importlib

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 # Adding up n equal numbers leaves a deviation of about their rounding error, eps times their size, times a small factor
-# that grows slowly with n. Real variation this small cannot be told from it.
+# that grows slowly with n. Real variation this small cannot be distinguished from it.
 ROUNDING = 64
 # A feature whose values all lie within so many units in the last place of their own format is constant.
 LAST_PLACES = 4

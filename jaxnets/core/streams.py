@@ -91,7 +91,7 @@ def tolerant(stream: TextIO | None) -> Any:
 
 
 def say(text: str) -> None:
-    """A line on stderr, if anyone listens there: a run does not end because nobody does any more."""
+    """Print a line on stderr. A closed stderr is no error: a run goes on without it."""
     stream = tolerant(sys.stderr)
     if stream is None:
         return

@@ -121,7 +121,7 @@ class Card:
     target_name: str = "target"
     """What is predicted, for axis labels."""
     input_range: tuple[float, float] = (-math.inf, math.inf)
-    """No prepared input, in training or test, lies outside; infinite where nobody looked."""
+    """No prepared input, in training or test, lies outside; infinite where it was not measured."""
     target_shape: tuple[int, ...] = ()
     """Shape of one example's target."""
     tokens: Tokens | None = None

@@ -137,7 +137,7 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
 
 
 def _check_best(experiment: Experiment, task: Task, abstract: TrainState, batch: Batch) -> None:
-    """Raise `UsageError` where the best is to be kept by a metric that is not measured, or of which nobody knows the best."""
+    """Raise `UsageError` where `keep.best` names a metric that is not measured, or one whose direction is unknown."""
     name = experiment.keep.best
     if name:
         measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
@@ -151,7 +151,7 @@ def _check_best(experiment: Experiment, task: Task, abstract: TrainState, batch:
 
 
 def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
-    """Tell of parameters that do not decay because their names do not say what they are."""
+    """Note the parameters that do not decay because their names give no role."""
     if getattr(optimizer, "weight_decay", 0.0) and not getattr(optimizer, "weight_decay_on", ()):
         unknown = without_role(abstract.params)
         if unknown:

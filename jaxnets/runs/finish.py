@@ -19,7 +19,7 @@ from jaxnets.training.loop import Timing
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """What a report says of a run that the run itself does not know."""
+    """Text of a report that is not part of the run: its title, subtitle and expected score."""
 
     title: str
     subtitle: str
@@ -41,13 +41,13 @@ def finish(
         run: the `Run`.
         directory: where its report goes, if anywhere.
         console: what shows the summary.
-        words: what the run does not know of itself.
+        words: title, subtitle and expected score.
         seconds: that this call took.
         trained: steps that this call did.
         timing: where its time went.
     """
     parts, task = run.parts, run.parts.task
-    # A run that was complete already has a report that knows more: how long training took, say.
+    # A run that was complete already has a report, which also has the training time: keep it.
     reporting = directory is not None and bool(from_first(trained or not (directory.path / PAGE).exists()))
     exhibits = _exhibits(run) if reporting else []
     if not is_first():

@@ -86,7 +86,7 @@ def _held(handle: int, path: Path, token: str) -> Iterator[None]:
             if _read(handle).get("token") == token:
                 os.ftruncate(
                     handle, 0
-                )  # where an open file cannot be removed, it is left and says that nobody holds it
+                )  # where an open file cannot be removed, it is left and says that no process holds it
                 path.unlink()
 
 

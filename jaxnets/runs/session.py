@@ -91,10 +91,10 @@ def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
                 parts.dataset.preparation, theirs, task=parts.task, batch=parts.batch_spec, fresh=fresh
             )
 
-        state, step, said = begin_from(warm, state, parts.shardings, compare)
+        state, step, summary = begin_from(warm, state, parts.shardings, compare)
         if directory is not None and is_first():
             directory.write_json("warm_start.json", {"run": warm.run, "step": step})
-        session.console.say(f"warm start: {said}")
+        session.console.say(f"warm start: {summary}")
     return Begun(state)
 
 
@@ -218,7 +218,7 @@ def _stretch(
 
 
 def _best(checkpoints: Checkpoints, start: int) -> tuple[str, str, float | None] | None:
-    """What the checkpoints up to a step say of the metric that the best is kept by."""
+    """Name, direction and best value so far of `keep.best`, from the checkpoints up to a step."""
     keep = checkpoints.keep
     return (keep.best, keep.direction, checkpoints.best_so_far(at_most=start)) if keep.best else None
 

@@ -186,7 +186,7 @@ def _check_can_go_back(experiment: Experiment, run_dir: Any) -> None:
 
 
 def _check_warm_start(experiment: Experiment, run_dir: Any) -> None:
-    """The run to begin from is there; one that has begun needs it no more."""
+    """Raise `UsageError` where the run to begin from is missing; a run that has checkpoints of its own does not need it."""
     begun = run_dir is not None and os.path.isdir(Path(run_dir) / "checkpoints")
     if experiment.warm_start.active and not begun and not os.path.isdir(user_path(experiment.warm_start.run)):
         raise UsageError(
@@ -195,7 +195,7 @@ def _check_warm_start(experiment: Experiment, run_dir: Any) -> None:
 
 
 def _about(parts: Parts) -> dict[str, Any]:
-    """What a checkpoint says of where it belongs."""
+    """What a manifest records beside the state: experiment, versions, data, preparation."""
     return {
         "experiment": to_data(parts.experiment),
         "versions": versions(),

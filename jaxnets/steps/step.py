@@ -65,7 +65,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         norm, bad_leaf = _norm(gradients)
         empty = mean.weight == 0
         finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
-        # A batch that is masked whole may hold anything: a number in it that is not finite is no fault.
+        # A batch that is masked whole may hold anything, also numbers that are not finite.
         finite, taken = finite | empty, finite & ~empty
         params, opt_state = _update(recipe.optimizer, gradients, state, taken)
         kept = _keep_if(taken, model_state, state.model_state)
@@ -73,7 +73,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
         metrics = {**metrics, "loss": mean, "gradient_norm": _counted(norm, ~empty), TAKEN: _flag(taken)}
         if recipe.guard == "skip":
-            # float16 finds its loss scale by overflowing now and then, which is no fault of the run.
+            # float16 finds its loss scale by overflowing now and then: such a step is not counted as skipped.
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
             metrics |= {"skipped": _flag(~(finite | excused)), "bad_leaf": _counted(bad_leaf, ~empty)}
             metrics["gradient_norm"] = _counted(norm, ~empty & ~(excused & ~finite))
@@ -88,7 +88,7 @@ def _flag(flag: Array) -> Mean:
 
 
 def _counted(value: Array, counts: Array) -> Mean:
-    """A number of this step that counts or does not; one that does not may be anything."""
+    """A number of this step as a mean over steps; where `counts` is false it has no weight, and its value is ignored."""
     return Mean(jnp.where(counts, value, 0.0), counts.astype(jnp.float32))
 
 

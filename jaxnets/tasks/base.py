@@ -37,7 +37,7 @@ class Task:
     given_targets = "auto"
     """What targets are that come as bare arrays, where the task leaves no doubt: `kind` of `data.from_arrays`."""
     more_is_better: ClassVar[tuple[str, ...]] = ()
-    """Further metrics of which more is better, where their names do not say so (or say the opposite)."""
+    """Further metrics of which more is better, where it does not follow from their names."""
     less_is_better: ClassVar[tuple[str, ...]] = ()
     """And those of which less is better."""
 
@@ -94,7 +94,7 @@ class Task:
         return dict(values)
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """What the model says of each example, `[B, ...]` float32."""
+        """The model's output for each example, `[B, ...]` float32."""
         return self.apply(variables, batch, None)[0]
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
@@ -215,6 +215,6 @@ def with_vocabulary(model: nn.Module, data: str, **needed: int) -> nn.Module:
 
 
 def with_padding(model: nn.Module) -> nn.Module:
-    """The model told which token fills up texts, where it has a field for it."""
+    """The model with its `padding` token set, where it has a field for it."""
     fields: Any = {field.name for field in dataclasses.fields(model)}
     return model.clone(padding=PAD) if "padding" in fields and model.padding is None else model

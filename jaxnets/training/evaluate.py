@@ -106,7 +106,7 @@ class Predictor:
         said, waiting = np.zeros(0, np.float32), deque[Any]()
 
         def read(start: int, rows: Any) -> np.ndarray:
-            # Straight into one array, a few batches behind the device: what is asked for is in memory once.
+            # Straight into one array, a few batches behind the device: the outputs are in memory once.
             rows = decide(jax.device_get(rows)[: count - start])
             whole = said if start else np.zeros((count, *rows.shape[1:]), rows.dtype)
             whole[start : start + len(rows)] = rows

@@ -2,7 +2,7 @@
 
 A step whose loss or gradient is not finite never changes the weights (see `step.py`). What happens next is a policy. A spike
 of the loss is finite, so the update was made: the run goes back to a checkpoint before it and leaves out the batch. Since
-batches are a pure function of the step, the way back is the way it came, and the result is that of a run which had left the
+batches are a pure function of the step, going back repeats the same steps, and the result is that of a run which left the
 batch out from the start; it does not depend on when checkpoints were saved.
 """
 

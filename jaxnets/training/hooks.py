@@ -39,7 +39,7 @@ class LogHook:
         leaves: Callable[[], Sequence[str]] = tuple,
         elsewhere: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Say what is due.
+        """Set what is logged, and when.
 
         Args:
             due: steps at which to write.
@@ -79,7 +79,7 @@ class LogHook:
     def observe(self, first_step: int, metrics: StepMetrics) -> None:
         """Add the steps to the sums, and tell the console."""
         count = len(next(iter(metrics.values()))[0])
-        # A step that was left out has no loss to speak of; it counts in "skipped" alone.
+        # A step that was left out has no valid loss; it counts in "skipped" only.
         skipped = metrics["skipped"][0] > 0 if "skipped" in metrics else np.zeros(count, bool)
         for offset in np.flatnonzero(skipped).tolist():
             self._event(first_step + offset + 1, describe(offset, metrics, self._leaves()))
@@ -155,7 +155,7 @@ class SaveHook:
         seconds: float = 0.0,
         best: tuple[str, str, float | None] | None = None,
     ) -> None:
-        """Say what is saved.
+        """Set what is saved, and when.
 
         Args:
             due: steps at which to save.

@@ -24,7 +24,7 @@ def create_state(task: Task, recipe: Recipe, batch: Batch) -> TrainState:
     guard = {"skipped": jnp.zeros((), jnp.int32), "left_out": jnp.zeros((), jnp.int32)}
     if recipe.precision.scales_loss:
         guard |= {"loss_scale": jnp.asarray(2.0**15, jnp.float32), "finite_streak": jnp.zeros((), jnp.int32)}
-    # A copy, or the first donated step would be asked to give the same buffer away twice.
+    # A copy: the first step could not donate the same buffer twice.
     average = jax.tree.map(jnp.copy, {"params": params, **variables}) if recipe.average.active else ()
     return TrainState(
         step=jnp.zeros((), jnp.int32),

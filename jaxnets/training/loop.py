@@ -53,7 +53,7 @@ class Watch:
     spikes: SpikeWatch | None = None
     """Looks for spikes of the loss; raises `RollBackError`."""
     stopping: Stopping = dataclasses.field(default_factory=Stopping)
-    """Says whether the run was asked to stop."""
+    """Whether a signal or the clock wants the run to stop."""
     timing: Timing = dataclasses.field(default_factory=Timing)
     """Where the time went, filled in by the loop."""
 
@@ -89,7 +89,7 @@ def fit(
         UsageError: nothing to do.
         NonFiniteError: see `Watch.on_nonfinite`.
         RollBackError: a guard wants the run to go back.
-        PreemptedError: it was asked to stop, and has saved what it has.
+        PreemptedError: a signal came; the state is saved.
     """
     if stop < start or (stop == start and not pending):
         raise UsageError(f"there are no steps to train: the run is at step {start} and is to stop at {stop}")
@@ -97,7 +97,7 @@ def fit(
     work.run_pending(pending, Moment(start, state))
     calls = plan(start, stop, program.capacity, hooks, saver)
     payloads = work.payloads(calls, frozenset(left_out), prefetch_depth)
-    # Every transfer is asked for by name; one that slipped in unseen would stall each step.
+    # Every transfer is explicit; an implicit one would stall each step.
     with jax.transfer_guard("disallow"), contextlib.closing(payloads):
         return _loop(work, program.adopt(state), payloads, start, stop)
 
@@ -143,7 +143,7 @@ class Unread(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What the loop has at hand, and what it does with it between two calls."""
+    """The parts of the loop, and what it does between two calls."""
 
     program: Program
     hooks: Sequence[Hook]
@@ -210,7 +210,7 @@ class _Work:
             raise PreemptedError(f"{self.reason}: stopped at step {moment.step} before any new work was done")
 
     def leave(self, step: int) -> NoReturn:
-        """End a run that was asked to stop, once what it saved is on the disk."""
+        """End a run that received a signal, once its save is on the disk."""
         saved = "not saved (there is no run directory)"
         if self.saver is not None:
             self.saver.finish()

@@ -26,7 +26,7 @@ class StopRequestedError(Exception):
 
 
 class Stopping:
-    """Whether the run was asked to stop."""
+    """Whether a signal came."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -103,8 +103,8 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_written(
     train(Experiment(task=task, data=Ring(), **QUICK), run_dir=tmp_path / "ring", progress="none")
     for arguments, message in (
         ([str(tmp_path / "ring")], "has shape [2], which is no image"),
-        ([str(makes_digits), "--label", "3"], "for a model that is told labels"),
-        ([str(makes_digits), "--guidance", "3"], "for a diffusion that is told labels"),
+        ([str(makes_digits), "--label", "3"], "for a conditional model"),
+        ([str(makes_digits), "--guidance", "3"], "for a conditional diffusion"),
         ([str(told_labels[0]), "--label", "ten"], "there is no class 'ten'. Choose from: 0, 1"),
         ([str(makes_films[0]), "--samples", "9"], "there are 8 test films, fewer than --samples 9"),
     ):
