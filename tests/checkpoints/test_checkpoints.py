@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxnets.checkpoints import checkpoint as checkpoint_module
+from jaxnets.checkpoints import manifest as manifests
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.checkpoints.digest import read_digests, start_digests
 from jaxnets.checkpoints.retention import Keep
@@ -29,8 +31,6 @@ from jaxnets.optim import EMA, SGD
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.runs.train import open_run, train
 from jaxnets.tasks import Classification
-from jaxnets.training import checkpoint as checkpoint_module
-from jaxnets.training import manifest as manifests
 
 
 def state_of(seed=0):
@@ -319,7 +319,7 @@ def test_a_save_that_hangs_ends_with_all_stacks_and_the_checkpoint_before(saved,
 
 HANG = """
 import time, jax.numpy as jnp
-from jaxnets.training import checkpoint
+from jaxnets.checkpoints import checkpoint
 checkpoint.start_digests = lambda tree: time.sleep(60)
 checkpoint.Checkpoints("there", save_seconds=0.5).save(1, {"x": jnp.ones(3)})
 """

@@ -20,11 +20,10 @@ from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.checkpoints.read_leaves import read_leaves
 from jaxnets.cli import checkpoints as ckpt
 from jaxnets.cli import machine
-from jaxnets.core import streams
+from jaxnets.core import download, streams
 from jaxnets.core.errors import DataError, RunDirectoryError, UsageError
 from jaxnets.core.files import partial_name, replacing, sync, user_path
 from jaxnets.core.types import ConfusionMatrix
-from jaxnets.data import download
 from jaxnets.report import page, plots
 from jaxnets.report.console import Lines, make_console
 from jaxnets.runs import lock as run_lock

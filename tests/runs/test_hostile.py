@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxnets import config
+from jaxnets.checkpoints import manifest as manifests
 from jaxnets.checkpoints.manifest import FileEntry, Leaf, Manifest, verify_files
 from jaxnets.checkpoints.read_leaves import read_leaves
 from jaxnets.checkpoints.step_folders import StepFolders
@@ -26,7 +27,6 @@ from jaxnets.core.errors import CheckpointError, DataError, JaxnetsError
 from jaxnets.data.sources.images import read_idx
 from jaxnets.report.log import read_records
 from jaxnets.runs.directory import RunDirectory
-from jaxnets.training import manifest as manifests
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
