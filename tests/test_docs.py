@@ -67,12 +67,3 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
-
-
-def test_the_map_names_every_room():
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    for path in (ROOT / "jaxnets").iterdir():
-        if path.is_dir() and (path / "__init__.py").exists():
-            assert f"`{path.name}/`" in text
-        elif path.suffix == ".py" and not path.name.startswith("__"):
-            assert f"`{path.name}`" in text, path.name

@@ -266,7 +266,7 @@ def test_a_configuration_that_ends_the_program_has_not_said_what_to_train(tmp_pa
     with pytest.raises(UsageError, match="returned NoneType"):
         config.load("BIG.PY")
     with pytest.raises(UsageError, match="no configuration file"):
-        config.find("x" * 5000 + ".py")
+        config.find.find("x" * 5000 + ".py")
 
 
 def test_errors_of_the_system_are_one_line(tmp_path):
