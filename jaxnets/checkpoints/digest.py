@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnets.parallel.collectives import one_at_a_time
 from jaxnets.parallel.partition import path_name
 
 # Odd multipliers of two mixing functions (Murmur3's finaliser and a relative, from Wellons' search).
@@ -25,8 +26,11 @@ def leaf_paths(tree: Any) -> dict[str, Any]:
 
 
 def start_digests(tree: Any) -> dict[str, Array]:
-    """Begin to digest every leaf; returns at once, and the tree may be donated afterwards. See `read_digests`."""
-    return {path: _digest(leaf) for path, leaf in leaf_paths(tree).items()}
+    """Begin to digest every leaf; the tree may be donated afterwards. See `read_digests`.
+
+    It is one program for the whole tree: programs of one leaf each would run their collectives at the same time.
+    """
+    return one_at_a_time(_digests(leaf_paths(tree)))
 
 
 def read_digests(digests: Mapping[str, Array]) -> dict[str, str]:
@@ -35,6 +39,10 @@ def read_digests(digests: Mapping[str, Array]) -> dict[str, str]:
 
 
 @jax.jit
+def _digests(leaves: dict[str, Array]) -> dict[str, Array]:
+    return {path: _digest(leaf) for path, leaf in leaves.items()}
+
+
 def _digest(array: Array) -> Array:
     """`[2]` uint32."""
     words = _words(array)

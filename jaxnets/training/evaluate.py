@@ -17,6 +17,7 @@ from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import InOrder
 from jaxnets.data.preparation import Arrays, Preparation
 from jaxnets.ops import to_devices
+from jaxnets.parallel.collectives import one_at_a_time
 from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
 
@@ -60,7 +61,7 @@ class Evaluator:
         read, running = [], deque[Any]()
         for step in range(self._order.steps):
             poll()
-            running.append(self._metrics(variables, self._feed.load(step, 1, 1)))
+            running.append(one_at_a_time(self._metrics(variables, self._feed.load(step, 1, 1))))
             # Some batches ahead of what is read, so the device does not wait; not all, so the host can still turn back.
             if len(running) > AHEAD:
                 read.append(jax.device_get(running.popleft()))
@@ -115,7 +116,7 @@ class Predictor:
         for start in range(0, count, size):
             parts = self._transform.on_host({name: array[start : start + size] for name, array in arrays.items()})
             rows = {name: np.pad(a, [(0, size - len(a))] + [(0, 0)] * (a.ndim - 1)) for name, a in parts.items()}
-            waiting.append((start, self._outputs(variables, to_devices(rows, self._placement.rows))))
+            waiting.append((start, one_at_a_time(self._outputs(variables, to_devices(rows, self._placement.rows)))))
             if len(waiting) > AHEAD:
                 said = read(*waiting.popleft())
         while waiting:
