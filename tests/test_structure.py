@@ -78,6 +78,7 @@ def test_the_table_names_every_room_and_nothing_else():
             )
 
 
+@pytest.mark.slow
 def test_the_way_from_the_command_to_the_loss_is_short():
     command = [sys.executable, str(ROOT / "tests" / "way_to_the_loss.py"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
