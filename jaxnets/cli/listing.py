@@ -1,4 +1,7 @@
-"""`jaxnets list`: the configurations at hand, each with what it trains, on what, and what it reaches. Starts no JAX."""
+"""`jaxnets list`: the shipped configurations, each with its task, model, data and score. Starts no JAX.
+
+Files in `./configs` are named but not run: listing a folder must not run its code.
+"""
 
 from collections.abc import Sequence
 
@@ -16,7 +19,7 @@ NARROW = ("configuration", "task", "data", "parameters", "reaches")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the table; configurations that cannot be read are named below it."""
+    """Print the table; configurations that were not read are named below it."""
     if arguments:
         raise UsageError(f"`jaxnets list` takes no arguments, got {' '.join(arguments)}")
     console = Console()
@@ -42,12 +45,13 @@ def _table(rows: list[dict[str, str]], columns: Sequence[str]) -> Table:
 
 
 def _configurations() -> tuple[list[dict[str, str]], list[str]]:
-    """Cells by column, and a line for each configuration that cannot be read."""
+    """Cells by column, and lines about configurations that are not in the table."""
     rows, broken = [], []
     with fast_parse.stand_ins():
         from jaxnets import config
+        from jaxnets.config.find import nearby, shipped
 
-        for name in config.available():
+        for name in shipped():
             try:
                 loaded = config.load(name)
             except UsageError as error:
@@ -65,4 +69,7 @@ def _configurations() -> tuple[list[dict[str, str]], list[str]]:
                     "takes": f"{expected.minutes:g} min, {expected.hardware}" if expected else "",
                 }
             )
+        others = list(nearby())
+    if others:
+        broken.append(f"in ./configs, not read: {', '.join(others[:20])}{', ...' if len(others) > 20 else ''}")
     return rows, broken

@@ -31,21 +31,26 @@ class Loaded:
     """Numbers in the model as shipped, where the file says PARAMETERS; counting them takes the data and JAX."""
 
 
-def config_directories() -> list[Path]:
-    """Where bare names are looked up: here, beside the package (a checkout), inside it (an installation)."""
+def shipped() -> dict[str, Path]:
+    """The configurations that come with jaxnets, by bare name: inside the package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
-    places = [Path("configs").absolute(), package.parent / "configs", package / "configs"]
-    return [place for index, place in enumerate(places) if place.is_dir() and place not in places[:index]]
+    inside = package / "configs"
+    return _in_folder(inside if inside.is_dir() else package.parent / "configs")
+
+
+def nearby() -> dict[str, Path]:
+    """The configurations in `./configs`, by bare name, without the shipped ones. They are run only by name."""
+    ours = set(shipped().values())
+    return {name: path for name, path in _in_folder(Path("configs").absolute()).items() if path.resolve() not in ours}
 
 
 def available() -> dict[str, Path]:
-    """Configurations by bare name."""
-    found: dict[str, Path] = {}
-    for directory in config_directories():
-        for path in sorted(directory.glob("*.py")):
-            if not path.name.startswith("_"):
-                found.setdefault(path.stem, path)
-    return found
+    """All configurations that have a bare name."""
+    return {**nearby(), **shipped()}
+
+
+def _in_folder(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")}
 
 
 def find(name: str) -> Path:
@@ -55,7 +60,13 @@ def find(name: str) -> Path:
         if os.path.isfile(path):
             return path
         raise UsageError(f"there is no configuration file {name!r}; check the path, or see `jaxnets list`")
-    known = available()
+    ours, theirs = shipped(), nearby()
+    if name in ours and name in theirs:
+        raise UsageError(
+            f"{name!r} is a configuration of jaxnets and the file {theirs[name]}; give that file by its path "
+            f"(configs/{name}.py), or rename it or work in another folder to use the one of jaxnets"
+        )
+    known = {**theirs, **ours}
     if name not in known:
         raise UsageError(f"there is no configuration called {name!r}. {did_you_mean(name, known)}")
     return known[name]

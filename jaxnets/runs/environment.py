@@ -68,16 +68,31 @@ def _tokenizer(parts: Parts) -> dict[str, Any]:
     return {"files": [path.name for path in tokenizer.files.values()], "sha256": tokenizer.digest}
 
 
+# Settings by which a repository makes git run a program when it looks for changes.
+PROGRAMS = (
+    r"^(core\.(fsmonitor|hookspath|sshcommand|pager|worktree)|filter\.|diff\.|include|extensions\.worktreeconfig)"
+)
+
+
 def _git() -> str:
-    """Commit of the working directory, with "+" if files differ from it; empty outside a repository."""
+    """Commit of the working directory, with "+" if files differ from it; empty outside a repository.
+
+    The repository may be a stranger's. Where its own settings name programs, only its commit is read, and "?" stands in the
+    place of "+".
+    """
+    own = _run_git("config", "--local", "--get-regexp", PROGRAMS)
+    if own is None:
+        return ""
+    if own:
+        commit = _run_git("rev-parse", "--short=12", "HEAD")
+        return f"{commit}?" if commit else ""
+    return _run_git("describe", "--always", "--dirty=+", "--abbrev=12") or ""
+
+
+def _run_git(*arguments: str) -> str | None:
+    """What git prints; None where there is no git or it takes too long."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=5,
-        )
+        done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=5)
         return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None

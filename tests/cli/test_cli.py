@@ -146,7 +146,7 @@ def test_a_configuration_may_compute_and_import_what_it_likes(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "broken.py").write_text("from jaxnets.optim import Adamw\n")
     listed = run_cli("list", cwd=tmp_path)
-    assert "cannot be read" in listed.stdout
+    assert "not read: broken" in listed.stdout
     broken = run_cli("train", "broken", cwd=tmp_path)
     assert broken.returncode == 2
     assert "line 1: ImportError: cannot import name 'Adamw'" in broken.stderr
