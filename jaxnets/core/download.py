@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxnets.core.errors import DataError
-from jaxnets.core.files import one_at_a_time, physical_memory, replacing, user_path
+from jaxnets.core.files import check_plain, one_at_a_time, physical_memory, replacing, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
     """
     path = user_path(path)
     try:
+        check_plain(path)
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in keys if key not in archive.files]
@@ -91,9 +92,11 @@ def read_array(path: Path) -> np.ndarray:
     """The array of an `.npy` file; never unpickles, and raises `DataError` for what is none."""
     path = user_path(path)
     try:
+        check_plain(path)
         with open(path, "rb") as file:
             if file.read(6) != b"\x93NUMPY":
                 raise DataError(f"{path} is no .npy file, whatever its name says; write one with numpy.save")
+        _check_item(str(path), np.load(path, mmap_mode="r", allow_pickle=False).dtype)
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; check the path") from None
@@ -103,6 +106,12 @@ def read_array(path: Path) -> np.ndarray:
         raise DataError(
             f"{path} cannot be read as .npy ({type(error).__name__}: {error}); give .npy or .npz"
         ) from error
+
+
+def _check_item(what: str, dtype: np.dtype) -> None:
+    """Raise unless the elements are numbers or text with a size; a small file can declare any number of empty ones."""
+    if dtype.itemsize < 1 or dtype.kind not in "biufcSUmM":
+        raise DataError(f"{what} holds elements of dtype {dtype!r}; save numbers, booleans or text")
 
 
 def _check_sizes(path: Path) -> None:
@@ -120,6 +129,7 @@ def _check_sizes(path: Path) -> None:
                 declared = file.tell() + math.prod(shape) * dtype.itemsize
             if dtype.hasobject:
                 raise DataError(f"{path}: {member.filename} holds Python objects, which are code; it is not read")
+            _check_item(f"{path}: {member.filename}", dtype)
             if declared != member.file_size:
                 raise DataError(
                     f"{path}: {member.filename} declares shape {shape} of {dtype}, which does not fit its "

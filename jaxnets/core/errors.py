@@ -8,9 +8,23 @@ import difflib
 import warnings
 from collections.abc import Iterable
 
+# Characters of a message that are shown; a message may quote a file, and a file may hold anything.
+LONGEST_MESSAGE = 4000
+
 
 class JaxnetsError(Exception):
-    """Something jaxnets checked and refused; the message is written for the user."""
+    """Something jaxnets checked and refused. The message is for the user; a long one is shortened in its middle."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message, LONGEST_MESSAGE))
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of at most about `longest` characters: what is more is left out of its middle, with a note of how much."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
 
 
 class UsageError(JaxnetsError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
-from jaxnets.core.errors import RunDirectoryError, UsageError
+from jaxnets.core.errors import DataError, RunDirectoryError, UsageError
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
@@ -24,6 +24,12 @@ def user_path(text: str | os.PathLike[str]) -> Path:
             f"{os.fspath(text)!r} is in the home of this user, who has none; set HOME, or write the path in full"
         )
     return path
+
+
+def check_plain(path: Path) -> None:
+    """Raise `DataError` for a device, a pipe or a socket, which may have no end; what is not there is left to the reader."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is a device, a pipe or a socket, not a plain file; save what it gives in a file first")
 
 
 def check_name(directory: Path) -> None:

@@ -205,7 +205,7 @@ def read_idx(content: bytes) -> np.ndarray:
     shape = tuple(int(n) for n in np.frombuffer(header[: len(header) // 4 * 4], ">u4"))
     if not 1 <= dims <= 4:
         raise DataError(f"an IDX file of images or labels has 1 to 4 dims, this one declares {dims}; it is damaged")
-    if len(shape) != dims or len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=object)):
+    if len(shape) != dims or 0 in shape or len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=object)):
         raise DataError(f"an IDX file declares shape {shape} but has {len(content)} bytes; it is damaged")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
 

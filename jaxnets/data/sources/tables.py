@@ -90,13 +90,17 @@ class Tabular(Source, Reading):
                 f"{name}: ignore, numbers, words and dates name columns of a .csv file; an .npz file has none"
             )
         y = y[:, 0] if y.shape[1:] == (1,) else y
-        if y.ndim != 1 or len(y) != len(inputs):
-            raise DataError(f"{path}: {targets[0]} has shape {y.shape} for {len(inputs)} inputs; give one for each")
+        if y.ndim != 1 or inputs.ndim < 1 or len(y) != len(inputs):
+            raise DataError(
+                f"{path}: {targets[0]} has shape {y.shape} for inputs of shape {inputs.shape}; give one for each"
+            )
         if self.kind == "number":
             if y.dtype.kind not in "iuf":
                 raise DataError(f"{name}: kind='number', but the targets have dtype {y.dtype}")
             y = y.astype(np.float64)
         elif "target_names" in arrays and y.dtype.kind in "iu":
+            if arrays["target_names"].ndim != 1:
+                raise DataError(f"{path}: target_names has shape {arrays['target_names'].shape}; give a list of names")
             named = class_names(arrays["target_names"])
             if y.min(initial=0) < 0 or y.max(initial=0) >= len(named):
                 raise DataError(

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 from jaxnets.core.errors import DataError
-from jaxnets.core.files import user_path
+from jaxnets.core.files import check_plain, user_path
 
 # A byte order mark says the encoding; UTF-32 before UTF-16, whose mark it begins with.
 MARKS = (
@@ -32,6 +32,7 @@ def read_text(path: Path | str) -> str:
         DataError: no such file, bytes that are none of these encodings, or NUL characters.
     """
     path = user_path(path)
+    check_plain(path)
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content

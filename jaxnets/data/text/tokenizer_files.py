@@ -107,7 +107,11 @@ class LibraryFile(Numbered):
             made = tokenizers.Tokenizer.from_str(json.dumps(data))
         except DataError:
             raise
-        except Exception as error:  # the library raises bare Exception
+        except (
+            BaseException
+        ) as error:  # the library raises bare Exception, and a panic of its Rust code is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+                raise
             raise DataError(
                 f"{' and '.join(map(str, self.files.values()))} cannot be read by the tokenizers library ("
                 f"{first_line(error)}); take files that it wrote, or GPT-2's"
