@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxnets.core.errors import DataError
-from jaxnets.core.files import check_plain, one_at_a_time, physical_memory, replacing, user_path
+from jaxnets.core.files import check_plain, only_process, physical_memory, replacing, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _keep(relative: str, fetch: Callable[[], Any], write: Callable[[BinaryIO, An
     target = cache_directory() / "data" / relative
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(target):
+        with only_process(target):
             if not target.is_file():  # another process may have had it written while this one waited
                 content = fetch()
                 with replacing(target) as file:

@@ -93,7 +93,7 @@ def fcntl_module() -> ModuleType | None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
+def only_process(path: Path) -> Iterator[None]:
     """Wait until no other process is at work on a file (made beside it: `.NAME.lock`); where nothing locks, do not wait."""
     fcntl, handle = fcntl_module(), None
     if fcntl is not None:

@@ -105,6 +105,21 @@ def _numbers(record: Record) -> Record:
     }
 
 
+def _is_record(record: Record) -> bool:
+    """Whether the values have the types that `MetricsLog` writes: a step, words, and numbers for everything else."""
+    step = record.get("step")
+    return (
+        isinstance(step, int)
+        and not isinstance(step, bool)
+        and step >= 0
+        and isinstance(record.get("split"), str)
+        and all(
+            isinstance(value, str) if name in ("split", "what") else type(value) in (int, float)
+            for name, value in record.items()
+        )
+    )
+
+
 def read_records(path: Path) -> list[Record]:
     """The records of a log; a last line that a crash cut short is left out."""
     records = []
@@ -121,7 +136,8 @@ def read_records(path: Path) -> list[Record]:
             raise RunDirectoryError(
                 f"{path}, line {number} is damaged ({error}); remove the line or the run"
             ) from error
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "split" not in record:
+        record = _numbers(record) if isinstance(record, dict) else {}
+        if not _is_record(record):
             raise RunDirectoryError(f"{path}, line {number} is no record of a run; remove the line or the run")
-        records.append(_numbers(record))
+        records.append(record)
     return records

@@ -11,6 +11,7 @@ report.html       one page that needs nothing else; its pictures also in plots/
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,9 @@ class RunDirectory:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raise unless a path is new, empty or holds a run; writes nothing."""
+        """Raise unless a path is new, empty or holds a run, without symbolic links in it; writes nothing."""
         directory = cls(user_path(path).absolute())
+        directory._check_links()
         if not (directory.path / "config.json").exists() and directory._has_files():
             raise RunDirectoryError(
                 f"{directory.path} has files in it but no run (no config.json); choose an empty or new --run-dir"
@@ -158,6 +160,17 @@ class RunDirectory:
         """Write a JSON file whole or not at all."""
         with replacing(self.path / name, durable=True) as file:
             file.write((json.dumps(data, indent=2) + "\n").encode())
+
+    def _check_links(self) -> None:
+        """Raise `RunDirectoryError` for a symbolic link inside: writing and pruning there would reach files elsewhere."""
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                inside = Path(folder) / name
+                if inside.is_symlink():
+                    raise RunDirectoryError(
+                        f"{inside} is a symbolic link to {os.readlink(inside)}; a run writes and removes files only in its "
+                        f"own directory. Remove the link, or make the run directory itself a link"
+                    )
 
     def _has_files(self) -> bool:
         """Whether anything but our own unfinished files is in the directory."""

@@ -539,3 +539,14 @@ def test_doctor_says_what_is_here_and_what_is_wrong(tmp_path):
     assert wrong.returncode == 1
     assert "JAX cannot start its devices" in wrong.stdout
     assert "not a directory: correct or unset it" in wrong.stdout
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_of_equal_bests_the_first_is_kept(tmp_path, mode):
+    """An evaluation has to be better to take the place of the best: one that is equal is not saved for it."""
+    with Checkpoints(tmp_path, keep=Keep(last=1, best="score", mode=mode)) as checkpoints:
+        for step in (1, 2, 3, 4):
+            score = 0.5 if step < 4 else {"max": 0.4, "min": 0.6}[mode]
+            checkpoints.save(step, {"x": jnp.full(3, step)}, {}, metrics={"score": score})
+            checkpoints.wait()
+        assert list(checkpoints.steps) == [1, 4]
