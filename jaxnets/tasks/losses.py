@@ -1,6 +1,10 @@
 """Losses as pure functions: one number for each example, no mean taken. Shapes: `B` batch, `C` classes,
-`T` positions, `V` tokens of a vocabulary."""
+`T` positions, `V` tokens of a vocabulary.
 
+Shapes are asserted while tracing: predictions `[B, 1]` beside targets `[B]` would broadcast to `[B, B]` without a word.
+"""
+
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -17,6 +21,8 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     Returns:
         `[B]` float32.
     """
+    chex.assert_rank((logits, labels), (2, 1))
+    chex.assert_equal_shape_prefix((logits, labels), 1)
     logits = logits.astype(jnp.float32)
     log_total = jax.nn.logsumexp(logits, axis=-1)
     # A one-hot product instead of a gather: its gradient needs no scatter, and both shard over the batch.
@@ -39,6 +45,7 @@ def token_cross_entropy(logits: Array, tokens: Array, *, label_smoothing: float 
     Returns:
         `[B, T]` float32.
     """
+    chex.assert_shape(tokens, logits.shape[:-1])
     logits = logits.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, jnp.maximum(tokens, 0)[..., None].astype(jnp.int32), axis=-1)[..., 0]
     if label_smoothing:
@@ -54,16 +61,19 @@ def binary_cross_entropy(logits: Array, labels: Array, *, positive_weight: float
         labels: 0 or 1, of the same shape.
         positive_weight: `w`, how much a label that is 1 counts.
     """
+    chex.assert_equal_shape((logits, labels))
     logits, labels = logits.astype(jnp.float32), labels.astype(jnp.float32)
     return positive_weight * labels * jax.nn.softplus(-logits) + (1 - labels) * jax.nn.softplus(logits)
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:
     """`(prediction - target)^2`, `[B]` each, float32; in the square of the targets' unit."""
+    chex.assert_equal_shape((predictions, targets))
     return jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
 
 
 def huber(predictions: Array, targets: Array, *, delta: float = 1.0) -> Array:
     """Huber's loss (1964): quadratic up to an error of `delta`, linear beyond; `[B]` float32."""
+    chex.assert_equal_shape((predictions, targets))
     error = jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
     return jnp.where(error <= delta, 0.5 * error**2, delta * (error - 0.5 * delta))

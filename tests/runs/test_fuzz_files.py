@@ -193,7 +193,10 @@ def samples(tmp_path_factory):
         "x.idx": (gzip.compress(idx), lambda p: read_idx(p.read_bytes())),
         "x.safetensors": ((here / "a.safetensors").read_bytes(), read_safetensors),
         "x.txt": ((here / "a.txt").read_bytes(), lambda p: Text(str(p), length=8).open()),
-        "train.bin": ((here / "a.bin").read_bytes(), lambda p: TokenFile(str(p.parent), length=8, tokens="bytes").open()),
+        "train.bin": (
+            (here / "a.bin").read_bytes(),
+            lambda p: TokenFile(str(p.parent), length=8, tokens="bytes").open(),
+        ),
         "tokenizer.json": (json.dumps(tokenizer).encode(), lambda p: open_tokenizer(str(p)).encode("the cat")),
         "metrics.jsonl": (log.read_bytes(), history),
         "manifest.json": ((run / "checkpoints" / "8" / "manifest.json").read_bytes(), manifest),
