@@ -9,8 +9,7 @@ from typing import Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers, check_shape
-from jaxnets.ops import conv_general_dilated, dot_general
+from jaxnets.models.layers import Conv, Dense, check_layers, check_shape
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
 
@@ -38,10 +37,10 @@ class Autoencoder(nn.Module):
     def setup(self) -> None:
         """The layers, encoder first."""
         check_shape(self)
-        self.encoder = [nn.Dense(width, dot_general=dot_general) for width in self.widths]
-        self.code_layer = nn.Dense(self.code, dot_general=dot_general)
-        self.decoder = [nn.Dense(width, dot_general=dot_general) for width in reversed(self.widths)]
-        self.output = nn.Dense(math.prod(self.shape), dot_general=dot_general)
+        self.encoder = [Dense(width) for width in self.widths]
+        self.code_layer = Dense(self.code)
+        self.decoder = [Dense(width) for width in reversed(self.widths)]
+        self.output = Dense(math.prod(self.shape))
 
     def encode(self, x: Array, *, train: bool = False) -> Array:
         """Codes `[B, Z]` of inputs `[B, *shape]`."""
@@ -85,13 +84,13 @@ class ConvAutoencoder(nn.Module):
                 f"ConvAutoencoder needs images (height, width, channels), got {self.shape}; use Autoencoder"
             )
         self.down = [self._convolution(width, 2) for width in self.features]
-        self.code_layer = nn.Dense(self.code, dot_general=dot_general)
-        self.seed = nn.Dense(math.prod(self._smallest), dot_general=dot_general)
+        self.code_layer = Dense(self.code)
+        self.seed = Dense(math.prod(self._smallest))
         # The last stage up paints the channels of the image.
         self.up = [self._convolution(width, 1) for width in (*reversed(self.features[:-1]), self.shape[-1])]
 
     def _convolution(self, width: int, stride: int) -> nn.Conv:
-        return nn.Conv(width, (3, 3), strides=(stride, stride), conv_general_dilated=conv_general_dilated)
+        return Conv(width, (3, 3), strides=(stride, stride))
 
     @property
     def _smallest(self) -> tuple[int, int, int]:

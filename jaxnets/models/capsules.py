@@ -11,8 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
-from jaxnets.ops import conv_general_dilated
+from jaxnets.models.layers import Conv, check_layers
 
 # Keeps the gradient of a square root finite at 0, and is not seen elsewhere.
 LEAST = 1e-12
@@ -62,9 +61,9 @@ class CapsNet(nn.Module):
 
     def convolution(self, features: int, stride: int, name: str) -> nn.Conv:
         """A convolution that sees whole windows only."""
-        return nn.Conv(
+        return Conv(
             features, (self.window, self.window), strides=stride, padding="VALID",
-            conv_general_dilated=conv_general_dilated, name=name,
+            name=name,
         )  # fmt: skip
 
 

@@ -9,9 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import conv_general_dilated, dot_general
 
 
 class Block(nn.Module):
@@ -26,12 +25,11 @@ class Block(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
         conv = functools.partial(
-            nn.Conv,
+            Conv,
             kernel_size=(3, 3),
             padding=((1, 1), (1, 1)),
             use_bias=False,
             kernel_init=nn.initializers.he_normal(),
-            conv_general_dilated=conv_general_dilated,
         )
         norm = functools.partial(BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
         y = conv(self.width, strides=(self.stride, self.stride), name="conv_0")(x)
@@ -66,13 +64,12 @@ class CifarResNet(nn.Module):
             raise ValueError(f"CifarResNet depth is 6n + 2 (8, 14, 20, 32, 44, 56, 110, ...), got {self.depth}")
         if x.ndim != 4:
             raise ValueError(f"CifarResNet needs images [batch, height, width, channels], got {tuple(x.shape)}")
-        x = nn.Conv(
+        x = Conv(
             self.width,
             (3, 3),
             padding=((1, 1), (1, 1)),
             use_bias=False,
             kernel_init=nn.initializers.he_normal(),
-            conv_general_dilated=conv_general_dilated,
             name="stem",
         )(x)
         x = nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="stem_norm")(x))
@@ -80,4 +77,4 @@ class CifarResNet(nn.Module):
             for index in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and index == 0 else 1
                 x = Block(self.width * 2**stage, stride, name=f"stage_{stage}_block_{index}")(x, train=train)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x.mean(axis=(1, 2)))
+        return Dense(self.outputs or 1, name="output")(x.mean(axis=(1, 2)))

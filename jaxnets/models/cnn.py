@@ -6,9 +6,9 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels, `F` units.
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import conv_general_dilated, dot_general, max_pool
+from jaxnets.ops import max_pool
 
 
 class CNN(nn.Module):
@@ -48,11 +48,10 @@ class CNN(nn.Module):
         for stage, width in enumerate(self.features):
             for index in range(self.convolutions):
                 name = f"{stage}_{index}"
-                x = nn.Conv(
+                x = Conv(
                     width,
                     (3, 3),
                     use_bias=not self.batch_norm,
-                    conv_general_dilated=conv_general_dilated,
                     name=f"conv_{name}",
                 )(x)
                 if self.batch_norm:
@@ -62,6 +61,6 @@ class CNN(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate(self.dense):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = nn.relu(nn.Dense(width, dot_general=dot_general, name=f"dense_{index}")(x))
+            x = nn.relu(Dense(width, name=f"dense_{index}")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+        return Dense(self.outputs or 1, name="output")(x)

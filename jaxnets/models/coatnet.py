@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
-from jaxnets.ops import average_pool, conv_general_dilated, dot_general, dot_product_attention
+from jaxnets.ops import average_pool, dot_product_attention
 
 
 class CoAtNet(nn.Module):
@@ -86,7 +86,7 @@ class CoAtNet(nn.Module):
                 else:
                     x = Attention(heads=self.heads, dropout=self.dropout, **shared)(x, train=train)
         x = LayerNorm(name="final_norm")(x.mean(axis=(1, 2)))
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+        return Dense(self.outputs or 1, name="output")(x)
 
 
 class Bottleneck(nn.Module):
@@ -106,12 +106,10 @@ class Bottleneck(nn.Module):
         y = conv(inner, 3, self.stride, "depthwise", groups=inner)(y)
         y = nn.gelu(batch_norm(train, "depthwise_norm")(y))
         if self.squeeze:
-            z = nn.Dense(max(1, self.width // self.squeeze), dot_general=dot_general, name="squeeze")(
-                y.mean(axis=(1, 2))
-            )
-            z = nn.Dense(inner, dot_general=dot_general, name="excite")(nn.gelu(z))
+            z = Dense(max(1, self.width // self.squeeze), name="squeeze")(y.mean(axis=(1, 2)))
+            z = Dense(inner, name="excite")(nn.gelu(z))
             y = y * nn.sigmoid(z)[:, None, None, :]
-        y = nn.Conv(self.width, (1, 1), conv_general_dilated=conv_general_dilated, name="down")(y)
+        y = Conv(self.width, (1, 1), name="down")(y)
         return shortcut(x, self.width, self.stride) + y
 
 
@@ -143,7 +141,7 @@ class Attention(nn.Module):
 
     def dense(self, width: int, name: str) -> nn.Dense:
         """A linear map."""
-        return nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), dot_general=dot_general, name=name)
+        return Dense(width, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
 def offsets(height: int, width: int) -> np.ndarray:
@@ -156,15 +154,15 @@ def offsets(height: int, width: int) -> np.ndarray:
 def shortcut(x: Array, width: int, stride: int) -> Array:
     """What a block's output is added to: the input, averaged and mapped where size or width change."""
     x = average_pool(x, stride)
-    return x if x.shape[-1] == width else nn.Dense(width, dot_general=dot_general, name="shortcut")(x)
+    return x if x.shape[-1] == width else Dense(width, name="shortcut")(x)
 
 
 def conv(features: int, window: int, stride: int, name: str, *, groups: int = 1) -> nn.Conv:
     """A centred convolution without a bias, for a norm to follow."""
     pad = window // 2
-    return nn.Conv(
+    return Conv(
         features, (window, window), strides=stride, padding=((pad, pad), (pad, pad)), use_bias=False,
-        feature_group_count=groups, kernel_init=nn.initializers.he_normal(), conv_general_dilated=conv_general_dilated,
+        feature_group_count=groups, kernel_init=nn.initializers.he_normal(),
         name=name,
     )  # fmt: skip
 

@@ -8,9 +8,8 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels.
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import conv_general_dilated, dot_general
 
 START = nn.initializers.truncated_normal(0.02)
 
@@ -64,7 +63,7 @@ class ConvNeXt(nn.Module):
                 drop = self.stochastic_depth * done / max(1, sum(self.depths) - 1)
                 x, done = Block(self.layer_scale, drop, name=f"stage_{stage}_block_{index}")(x, train=train), done + 1
         x = norm("final_norm")(x.mean(axis=(1, 2)))
-        return nn.Dense(self.outputs or 1, kernel_init=START, dot_general=dot_general, name="output")(x)
+        return Dense(self.outputs or 1, kernel_init=START, name="output")(x)
 
 
 class Block(nn.Module):
@@ -77,13 +76,13 @@ class Block(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """`[B, H, W, C]` to the same."""
         C = x.shape[-1]
-        y = nn.Conv(
+        y = Conv(
             C, (7, 7), padding=((3, 3), (3, 3)), feature_group_count=C, kernel_init=START,
-            conv_general_dilated=conv_general_dilated, name="depthwise",
+            name="depthwise",
         )(x)  # fmt: skip
-        y = nn.Dense(4 * C, kernel_init=START, dot_general=dot_general, name="up")(norm("norm")(y))
+        y = Dense(4 * C, kernel_init=START, name="up")(norm("norm")(y))
         y = nn.gelu(y, approximate=False)
-        y = nn.Dense(C, kernel_init=START, dot_general=dot_general, name="down")(y)
+        y = Dense(C, kernel_init=START, name="down")(y)
         if self.layer_scale:
             scale = self.param("layer_scale", nn.initializers.constant(self.layer_scale), (C,))
             y = y * scale.reshape(1, 1, 1, C)
@@ -93,8 +92,8 @@ class Block(nn.Module):
 
 def patches(width: int, side: int, name: str) -> nn.Conv:
     """Patches that do not overlap, each turned into `width` numbers by one linear map."""
-    return nn.Conv(
-        width, (side, side), strides=side, padding="VALID", kernel_init=START, conv_general_dilated=conv_general_dilated,
+    return Conv(
+        width, (side, side), strides=side, padding="VALID", kernel_init=START,
         name=name,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, check_layers
 from jaxnets.ops import conv_general_dilated
 from jaxnets.ops.patches import from_patches, to_patches
 
@@ -46,9 +46,7 @@ class ConvLSTM(nn.Module):
         else:
             # The inputs' share of the gates needs no state: one convolution over all frames, before the scan.
             frames = x.reshape(B * steps, H, W, -1)
-            conv = nn.Conv(
-                4 * F, window, bias_init=_open_forget_gate, conv_general_dilated=conv_general_dilated, name="input"
-            )
+            conv = Conv(4 * F, window, bias_init=_open_forget_gate, name="input")
             fed = conv(frames).reshape(B, steps, H, W, 4 * F).swapaxes(0, 1)
         names = ("peephole_input", "peephole_forget", "peephole_output") if self.peephole else ()
         peepholes = [self.param(name, nn.initializers.zeros, (H, W, F)).astype(c.dtype)[None] for name in names]
@@ -120,7 +118,7 @@ class ConvLSTMForecaster(nn.Module):
             below, _ = writer(below, memory, steps=self.ahead)
             states.append(below)
         y = jnp.concatenate(states, axis=-1).reshape(B * self.ahead, H // P, W // P, -1)
-        y = nn.Conv(P * P * C, (1, 1), conv_general_dilated=conv_general_dilated, name="output")(y)
+        y = Conv(P * P * C, (1, 1), name="output")(y)
         return from_patches(y, P).reshape(B, self.ahead, H, W, C)
 
 

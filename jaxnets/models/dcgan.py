@@ -8,9 +8,8 @@ from typing import Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
-from jaxnets.ops import conv_general_dilated, dot_general
 
 # The paper's start: all weights from a narrow normal distribution.
 NARROW = nn.initializers.normal(0.02)
@@ -40,22 +39,19 @@ class DCGANGenerator(nn.Module):
         shrink = 2 ** len(self.features)
         small = (-(-height // shrink), -(-width // shrink), self.features[0])
         x = z.reshape(z.shape[0], -1)
-        x = nn.Dense(
-            small[0] * small[1] * small[2], use_bias=False, kernel_init=NARROW, dot_general=dot_general, name="seed"
-        )(x)
+        x = Dense(small[0] * small[1] * small[2], use_bias=False, kernel_init=NARROW, name="seed")(x)
         x = x.reshape(-1, *small)
         x = nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, name="norm_seed")(x))
         for index, wide in enumerate((*self.features[1:], channels)):
             last = index + 1 == len(self.features)
             # A transposed convolution: zeros between the pixels, then a window over them.
-            x = nn.Conv(
+            x = Conv(
                 wide,
                 (4, 4),
                 input_dilation=(2, 2),
                 padding=((2, 2), (2, 2)),
                 use_bias=last,
                 kernel_init=NARROW,
-                conv_general_dilated=conv_general_dilated,
                 name=f"up_{index}",
             )(x)
             if not last:
@@ -86,13 +82,12 @@ class DCGANCritic(nn.Module):
                 f"DCGANCritic needs images [batch, height, width, channels], got {tuple(x.shape)}; use MLP"
             )
         for index, wide in enumerate(self.features):
-            x = nn.Conv(
+            x = Conv(
                 wide,
                 (4, 4),
                 strides=(2, 2),
                 use_bias=index == 0 or self.norm == "none",
                 kernel_init=NARROW,
-                conv_general_dilated=conv_general_dilated,
                 name=f"down_{index}",
             )(x)
             if index and self.norm == "batch":
@@ -101,4 +96,4 @@ class DCGANCritic(nn.Module):
                 x = LayerNorm(name=f"norm_{index}")(x)
             x = nn.leaky_relu(x, 0.2)
         x = x.reshape(x.shape[0], -1)
-        return nn.Dense(self.outputs or 1, kernel_init=NARROW, dot_general=dot_general, name="output")(x)
+        return Dense(self.outputs or 1, kernel_init=NARROW, name="output")(x)

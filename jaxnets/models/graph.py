@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import dot_general
 
 GLOROT = nn.initializers.glorot_uniform()
 
@@ -87,7 +86,7 @@ class GCNLayer(nn.Module):
         """`[B, N, F]` to `[B, N, width]`."""
         # Scaling the nodes before and after the sum is the same as scaling each edge, and cheaper.
         scale = jax.lax.rsqrt(1 + degrees(graph)).astype(x.dtype)
-        x = scale * nn.Dense(self.width, use_bias=False, kernel_init=GLOROT, dot_general=dot_general, name="dense")(x)
+        x = scale * Dense(self.width, use_bias=False, kernel_init=GLOROT, name="dense")(x)
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
         return scale * (neighbours(graph, x) + x) + bias.reshape(1, 1, -1).astype(x.dtype)
 
@@ -100,9 +99,9 @@ class SAGELayer(nn.Module):
     @nn.compact
     def __call__(self, graph: Graph, x: Array, *, train: bool = False) -> Array:
         """`[B, N, F]` to `[B, N, width]`."""
-        own = nn.Dense(self.width, kernel_init=GLOROT, dot_general=dot_general, name="own")(x)
+        own = Dense(self.width, kernel_init=GLOROT, name="own")(x)
         # The mean of products is the product of the mean: multiply first, where the result is narrower.
-        others = nn.Dense(self.width, use_bias=False, kernel_init=GLOROT, dot_general=dot_general, name="others")(x)
+        others = Dense(self.width, use_bias=False, kernel_init=GLOROT, name="others")(x)
         return own + neighbours(graph, others) / jnp.maximum(degrees(graph), 1).astype(x.dtype)
 
 
@@ -123,7 +122,7 @@ class GATLayer(nn.Module):
         edges = jnp.concatenate([graph.edges, itself], axis=1)
         mask = jnp.concatenate([graph.edge_mask, graph.node_mask], axis=1)
         source, target = edges[..., 0], edges[..., 1]
-        x = nn.Dense(H * K, use_bias=False, kernel_init=GLOROT, dot_general=dot_general, name="dense")(x)
+        x = Dense(H * K, use_bias=False, kernel_init=GLOROT, name="dense")(x)
         x = x.reshape(B, N, H, K)
         # The paper's a^T [Wx_i, Wx_j] is a sum of two terms, one for each end of an edge.
         sent = jnp.einsum("bnhk,hk->bnh", x, self.param("attention_source", GLOROT, (H, K)).astype(x.dtype))
@@ -148,12 +147,12 @@ class GINLayer(nn.Module):
         """`[B, N, F]` to `[B, N, width]`."""
         epsilon = self.param("epsilon", nn.initializers.zeros, ())
         x = (1 + epsilon).astype(x.dtype) * x + neighbours(graph, x)
-        x = nn.Dense(self.width, use_bias=self.norm == "none", dot_general=dot_general, name="dense_0")(x)
+        x = Dense(self.width, use_bias=self.norm == "none", name="dense_0")(x)
         if self.norm == "batch":
             norm = BatchNorm(use_running_average=not train, momentum=0.9, name="norm")
             # Padding has no part in the statistics.
             x = norm(x, mask=graph.node_mask[..., None])
-        return nn.Dense(self.width, dot_general=dot_general, name="dense_1")(nn.relu(x))
+        return Dense(self.width, name="dense_1")(nn.relu(x))
 
 
 class GraphNetwork(nn.Module):
@@ -197,9 +196,7 @@ class GraphNetwork(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.pool == "none":
             return self.layer(self.outputs or 1, "output")(graph, x, train=train)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(
-            read_out(x, graph.node_mask, self.pool)
-        )
+        return Dense(self.outputs or 1, name="output")(read_out(x, graph.node_mask, self.pool))
 
 
 class GCN(GraphNetwork):

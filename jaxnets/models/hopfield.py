@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
-from jaxnets.ops import dot_general
+from jaxnets.models.layers import Dense, check_layers
 
 
 def retrieve(query: Array, patterns: Array, *, beta: float = 1.0, steps: int = 1) -> Array:
@@ -82,7 +81,7 @@ class Hopfield(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Outputs `[B, C]` of inputs `[B, ...]`; the trailing dims are flattened."""
-        query = nn.Dense(self.width, dot_general=dot_general, name="query")(x.reshape(x.shape[0], -1))
+        query = Dense(self.width, name="query")(x.reshape(x.shape[0], -1))
         patterns = self.param("patterns", nn.initializers.normal(1.0), (self.patterns, self.width)).astype(query.dtype)
         found = retrieve(query, patterns, beta=self.beta or self.width**-0.5, steps=self.steps)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(found)
+        return Dense(self.outputs or 1, name="output")(found)

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
-from jaxnets.ops import dot_general, dot_product_attention, name_axes
+from jaxnets.models.layers import Dense, check_layers
+from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.positions import rotate
 from jaxnets.ops.scan import linear_recurrence
 
@@ -123,11 +123,9 @@ class HybridLanguageModel(nn.Module):
             x, stored = block(x, stored, start, train)
             left[mixes].append(stored)
         x = nn.RMSNorm(epsilon=self.norm_epsilon, name="final_norm")(x)
-        if self.embedding == "tied":
-            logits = embed.attend(x)
-        else:
-            logits = nn.Dense(self.vocabulary or 1, use_bias=False, dot_general=dot_general, name="output")(x)
-        logits = logits.astype(jnp.float32)
+        tied = self.embedding == "tied"
+        head = embed.attend if tied else Dense(self.vocabulary or 1, use_bias=False, name="output")
+        logits = head(x).astype(jnp.float32)
         if cache is None:
             return logits
         after = {"length": cache["length"] + tokens.shape[1]}
@@ -194,13 +192,13 @@ class Block(nn.Module):
         """A linear map; those that end a branch start smaller, so that the sum over layers keeps its size (GPT-2)."""
         init = nn.initializers.normal(0.02 / (2 * self.layers) ** 0.5 if ends_branch else 0.02)
         bias = self.biased and name not in ("query", "key", "value")
-        return nn.Dense(width, use_bias=bias, kernel_init=init, dot_general=dot_general, name=name)
+        return Dense(width, use_bias=bias, kernel_init=init, name=name)
 
     def recur(self, x: Array, stored: Any) -> tuple[Array, Any]:
         """The paper's recurrent block: convolution and recurrence on one branch, a GELU gate on the other."""
         R, N, C, decays = self.sizes
         lecun = nn.initializers.lecun_normal()
-        side, y = (nn.Dense(R, use_bias=self.biased, kernel_init=lecun, dot_general=dot_general, name=name)(x)
+        side, y = (Dense(R, use_bias=self.biased, kernel_init=lecun, name=name)(x)
                    for name in ("side", "into"))  # fmt: skip
         state, tail = (None, jnp.zeros((x.shape[0], C - 1, R), y.dtype)) if stored is None else stored
         taps = self.param("taps", nn.initializers.normal(C**-0.5), (C, R)).astype(y.dtype)

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers, most_positions
+from jaxnets.models.layers import Dense, check_layers, most_positions
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import dot_general, dot_product_attention, name_axes
+from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 
 # {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}
@@ -130,11 +130,9 @@ class LanguageModel(nn.Module):
         x, cache = _stack(self, x, cache, start, train)
         if self.norm_place == "pre":
             x = make_norm(self.norm, self.norm_epsilon, "final_norm")(x)
-        if self.embedding == "tied":
-            logits = embed.attend(x)
-        else:
-            logits = nn.Dense(self.vocabulary or 1, use_bias=False, dot_general=dot_general, name="output")(x)
-        logits = logits.astype(jnp.float32)
+        tied = self.embedding == "tied"
+        head = embed.attend if tied else Dense(self.vocabulary or 1, use_bias=False, name="output")
+        logits = head(x).astype(jnp.float32)
         return logits if cache is None else (logits, cache)
 
     @property
@@ -220,7 +218,7 @@ class Block(nn.Module):
         bias = self.biases == "all" or (self.biases == "queries" and name in ("query", "key", "value"))
         scale = 0.02 / (2 * self.layers) ** 0.5 if ends_branch else 0.02
         start = nn.initializers.normal(scale)
-        return nn.Dense(width, use_bias=bias, kernel_init=start, dot_general=dot_general, name=name)
+        return Dense(width, use_bias=bias, kernel_init=start, name=name)
 
     def attend(self, x: Array, stored: Any, start: Array | int) -> tuple[Array, Any]:
         """Each position looks at itself and those before it."""

@@ -5,6 +5,20 @@ from typing import Any
 import flax.linen as nn
 
 from jaxnets.core.typecheck import check_choices
+from jaxnets.ops import conv_general_dilated, dot_general
+
+
+class Dense(nn.Dense):
+    """Flax's dense layer; its product and the gradients of it are those of `jaxnets.ops.dense`."""
+
+    dot_general: Any = dot_general
+
+
+class Conv(nn.Conv):
+    """Flax's convolution; its product and the gradients of it are those of `jaxnets.ops.convolution`."""
+
+    conv_general_dilated: Any = conv_general_dilated
+
 
 SIZES = (
     "widths", "features", "dense", "convolutions", "inputs", "outputs", "width", "hidden", "code", "latent", "codes", "layers",

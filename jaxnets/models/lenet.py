@@ -13,8 +13,8 @@ from typing import Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers
-from jaxnets.ops import average_pool, conv_general_dilated, dot_general, max_pool
+from jaxnets.models.layers import Conv, Dense, check_layers
+from jaxnets.ops import average_pool, max_pool
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
@@ -44,13 +44,13 @@ class LeNet5(nn.Module):
             )
         act, border = ACTIVATIONS[self.activation], (32 - x.shape[1]) // 2
         for index, (features, pad) in enumerate(((6, border), (16, 0))):
-            x = nn.Conv(
-                features, (5, 5), padding=((pad, pad), (pad, pad)), conv_general_dilated=conv_general_dilated,
+            x = Conv(
+                features, (5, 5), padding=((pad, pad), (pad, pad)),
                 name=f"conv_{index}",
             )(x)  # fmt: skip
             x = act(x)
             x = max_pool(x) if self.pool == "max" else average_pool(x)
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate((120, 84)):
-            x = act(nn.Dense(width, dot_general=dot_general, name=f"dense_{index}")(x))
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+            x = act(Dense(width, name=f"dense_{index}")(x))
+        return Dense(self.outputs or 1, name="output")(x)

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Dense, check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
-from jaxnets.ops import dot_general
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
 
@@ -64,11 +63,11 @@ class MLP(nn.Module):
         x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
         for index, width in enumerate(self.widths):
             # A bias before a normalisation has no effect but noise in its gradient, so there is none.
-            x = nn.Dense(width, use_bias=self.norm == "none", dot_general=dot_general, name=f"hidden_{index}")(x)
+            x = Dense(width, use_bias=self.norm == "none", name=f"hidden_{index}")(x)
             if self.norm == "layer":
                 x = LayerNorm(name=f"norm_{index}")(x)
             elif self.norm == "batch":
                 x = BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
             x = ACTIVATIONS[self.activation](x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+        return Dense(self.outputs or 1, name="output")(x)

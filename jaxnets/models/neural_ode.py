@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.errors import UsageError
-from jaxnets.models.layers import check_layers
-from jaxnets.ops import dot_general
+from jaxnets.models.layers import Dense, check_layers
 
 Solver = Literal["euler", "heun", "tsit5", "dopri5"]
 Adjoint = Literal["checkpoint", "backsolve"]
@@ -146,7 +145,7 @@ class NeuralODE(nn.Module):
         field: Any = Field(self.width, parent=None)
         weights = self.param("field", lambda key: field.init(key, 0.0, start)["params"])
         end = integrate(_velocity(field), start, weights, steps=self.steps, solver=self.solver, adjoint=self.adjoint)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(end.astype(x.dtype))
+        return Dense(self.outputs or 1, name="output")(end.astype(x.dtype))
 
 
 def _velocity(field: Any) -> Callable[[Array, Array, Any], Array]:

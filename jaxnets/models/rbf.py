@@ -9,8 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
-from jaxnets.ops import dot_general
+from jaxnets.models.layers import Dense, check_layers
 
 
 class RBF(nn.Module):
@@ -49,4 +48,4 @@ class RBF(nn.Module):
         squares = jnp.square(x[:, None, :] - centres[None].astype(x.dtype)).sum(axis=-1)
         squares = squares * jnp.exp(-2 * log_widths)[None].astype(x.dtype)
         hidden = jnp.exp(-squares) if self.basis == "gaussian" else 1 / (1 + squares)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(hidden)
+        return Dense(self.outputs or 1, name="output")(hidden)

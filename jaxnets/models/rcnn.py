@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import conv_general_dilated, dot_general, max_pool
+from jaxnets.ops import max_pool
 
 
 class RecurrentConvolution(nn.Module):
@@ -79,16 +79,15 @@ class RCNN(nn.Module):
             if layer:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
             x = RecurrentConvolution(self.features, self.steps, self.norm, name=f"layer_{layer}")(x, train=train)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x.max(axis=(1, 2)))
+        return Dense(self.outputs or 1, name="output")(x.max(axis=(1, 2)))
 
 
 def _convolution(features: int, window: int, *, name: str, use_bias: bool = True) -> nn.Conv:
-    return nn.Conv(
+    return Conv(
         features,
         (window, window),
         use_bias=use_bias,
         kernel_init=nn.initializers.he_normal(),
-        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 

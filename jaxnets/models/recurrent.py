@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
-from jaxnets.ops import dot_general
+from jaxnets.models.layers import Dense, check_layers
 
 State = tuple[Array, ...]
 # How many blocks of F columns each cell's kernels have.
@@ -77,7 +76,7 @@ class Recurrent(nn.Module):
         B, T, _ = x.shape
         gates = GATES[self.cell]
         bias_init = _open_forget_gate if self.cell == "lstm" else nn.initializers.zeros
-        x = nn.Dense(gates * self.width, bias_init=bias_init, dot_general=dot_general, name="input")(x)
+        x = Dense(gates * self.width, bias_init=bias_init, name="input")(x)
         kernel = self.param("recurrent", _orthogonal_blocks, (self.width, gates * self.width)).astype(x.dtype)
         step: Callable[[Array, State, Array], State] = simple_cell if self.cell == "simple" else lstm_cell
         if self.cell == "gru":
@@ -181,7 +180,7 @@ class RNN(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.answer == "last":
             x = nn.Dropout(self.dropout, deterministic=not train)(last.astype(x.dtype))
-        y = nn.Dense(self.outputs or self.vocabulary or 1, dot_general=dot_general, name="output")(x)
+        y = Dense(self.outputs or self.vocabulary or 1, name="output")(x)
         return y if cache is None else (y, tuple(states))
 
 

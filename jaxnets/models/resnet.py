@@ -11,9 +11,9 @@ from typing import Any, Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import blur_pool, conv_general_dilated, dot_general
+from jaxnets.ops import blur_pool
 
 # Blocks in each of the four stages.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -73,7 +73,7 @@ class ResNet(nn.Module):
                     name=f"stage_{stage}_block_{index}",
                 )
                 x, done = block(x, train=train), done + 1
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x.mean(axis=(1, 2)))
+        return Dense(self.outputs or 1, name="output")(x.mean(axis=(1, 2)))
 
 
 class Block(nn.Module):
@@ -110,17 +110,17 @@ class Block(nn.Module):
     def excite(self, y: Array) -> Array:
         """A weight in (0, 1) for each channel, from the means of all of them: `[B, 1, 1, C]`."""
         middle = max(1, y.shape[-1] // self.squeeze)
-        z = nn.relu(nn.Dense(middle, dot_general=dot_general, name="squeeze")(y.mean(axis=(1, 2))))
-        return nn.sigmoid(nn.Dense(y.shape[-1], dot_general=dot_general, name="excite")(z))[:, None, None, :]
+        z = nn.relu(Dense(middle, name="squeeze")(y.mean(axis=(1, 2))))
+        return nn.sigmoid(Dense(y.shape[-1], name="excite")(z))[:, None, None, :]
 
 
 def convolution(features: int, window: int, stride: int, name: str) -> nn.Conv:
     """A convolution without a bias, padded so that an odd window is centred."""
     pad = (window - 1) // 2
-    return nn.Conv(
+    return Conv(
         features, (window, window), strides=stride, padding=((pad, pad), (pad, pad)), use_bias=False,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        conv_general_dilated=conv_general_dilated, name=name,
+        name=name,
     )  # fmt: skip
 
 

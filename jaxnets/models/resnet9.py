@@ -8,9 +8,9 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels.
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import conv_general_dilated, dot_general, max_pool
+from jaxnets.ops import max_pool
 
 
 class ResNet9(nn.Module):
@@ -46,7 +46,7 @@ class ResNet9(nn.Module):
                 x = x + ConvNorm(x.shape[-1], name=f"layer_{layer}_residual_1")(y, train=train)
         # Over all positions: on 32x32 images the 4x4 max pool of the original, on others still one number a channel.
         x = max_pool(x, (x.shape[1], x.shape[2])).reshape(x.shape[0], -1)
-        return self.logit_scale * nn.Dense(self.outputs or 1, use_bias=False, dot_general=dot_general, name="output")(x)
+        return self.logit_scale * Dense(self.outputs or 1, use_bias=False, name="output")(x)
 
 
 class ConvNorm(nn.Module):
@@ -57,8 +57,8 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H, W, width]`."""
-        x = nn.Conv(
+        x = Conv(
             self.width, (3, 3), padding=((1, 1), (1, 1)), use_bias=False,
-            kernel_init=nn.initializers.he_normal(), conv_general_dilated=conv_general_dilated, name="conv",
+            kernel_init=nn.initializers.he_normal(), name="conv",
         )(x)  # fmt: skip
         return nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm")(x))

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers, most_positions
+from jaxnets.models.layers import Dense, check_layers, most_positions
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import dot_general, dot_product_attention, name_axes
+from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.ops.tokens import PAD
 
@@ -125,7 +125,7 @@ class TransformerEncoder(Transformer):
         real = seen[..., None].astype(jnp.float32)
         mean = ((x * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(x.dtype)
         pooled = x[:, 0] if self.pool == "token" else mean
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(pooled)
+        return Dense(self.outputs or 1, name="output")(pooled)
 
 
 class Seq2SeqTransformer(Transformer):
@@ -157,7 +157,7 @@ class Seq2SeqTransformer(Transformer):
         if self.norm_place == "pre":
             self.encoder_norm, self.decoder_norm = LayerNorm(EPSILON), LayerNorm(EPSILON)
         if self.embedding == "untied":
-            self.output = nn.Dense(self.vocabulary or 1, use_bias=False, dot_general=dot_general)
+            self.output = Dense(self.vocabulary or 1, use_bias=False)
 
     def __call__(self, pair: Pair, *, train: bool = False) -> Array:
         """Logits `[B, T, V]` float32 of the token that follows each of `pair.previous`."""
@@ -317,4 +317,4 @@ class Attention(nn.Module):
 
 def dense(width: int) -> nn.Dense:
     """A linear map, its start as in the paper's own code."""
-    return nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), dot_general=dot_general)
+    return Dense(width, kernel_init=nn.initializers.xavier_uniform())

@@ -9,9 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import GroupNorm
-from jaxnets.ops import conv_general_dilated, dot_general
 from jaxnets.ops.patches import from_patches, to_patches
 
 
@@ -27,20 +26,19 @@ class TimedBlock(nn.Module):
     def __call__(self, x: Array, time: Array) -> Array:
         """`[B, H, W, C]` and the time's embedding `[B, E]` to `[B, H, W, width]`."""
         h = nn.silu(GroupNorm(math.gcd(self.groups, x.shape[-1]), name="norm_0")(x))
-        h = nn.Conv(self.width, (3, 3), conv_general_dilated=conv_general_dilated, name="conv_0")(h)
-        shift = nn.Dense(self.width, dot_general=dot_general, name="time")(nn.silu(time))
+        h = Conv(self.width, (3, 3), name="conv_0")(h)
+        shift = Dense(self.width, name="time")(nn.silu(time))
         h = h + shift[:, None, None, :]
         h = nn.silu(GroupNorm(math.gcd(self.groups, self.width), name="norm_1")(h))
         # Starts at 0, so that a fresh block passes its input on.
-        h = nn.Conv(
+        h = Conv(
             self.width,
             (3, 3),
             kernel_init=nn.initializers.zeros,
-            conv_general_dilated=conv_general_dilated,
             name="conv_1",
         )(h)
         if x.shape[-1] != self.width:
-            x = nn.Conv(self.width, (1, 1), conv_general_dilated=conv_general_dilated, name="shortcut")(x)
+            x = Conv(self.width, (1, 1), name="shortcut")(x)
         return x + h
 
 
@@ -78,18 +76,16 @@ class UNet(nn.Module):
             )
         time = jnp.zeros(len(x), x.dtype) if time is None else time
         wide = 4 * self.features[0]
-        emb = nn.Dense(wide, dot_general=dot_general, name="time_0")(waves(time, self.features[0]).astype(x.dtype))
-        emb = nn.Dense(wide, dot_general=dot_general, name="time_1")(nn.silu(emb))
+        emb = Dense(wide, name="time_0")(waves(time, self.features[0]).astype(x.dtype))
+        emb = Dense(wide, name="time_1")(nn.silu(emb))
         if label is not None:
-            emb = emb + nn.Dense(wide, use_bias=False, dot_general=dot_general, name="label")(label.astype(x.dtype))
+            emb = emb + Dense(wide, use_bias=False, name="label")(label.astype(x.dtype))
         x = to_patches(x, self.patch)
-        h = nn.Conv(self.features[0], (3, 3), conv_general_dilated=conv_general_dilated, name="stem")(x)
+        h = Conv(self.features[0], (3, 3), name="stem")(x)
         passed = []
         for level, width in enumerate(self.features):
             if level:
-                h = nn.Conv(
-                    width, (3, 3), strides=(2, 2), conv_general_dilated=conv_general_dilated, name=f"shrink_{level}"
-                )(h)
+                h = Conv(width, (3, 3), strides=(2, 2), name=f"shrink_{level}")(h)
             for index in range(self.blocks):
                 h = TimedBlock(width, self.groups, name=f"down_{level}_{index}")(h, emb)
                 passed.append(h)
@@ -103,7 +99,7 @@ class UNet(nn.Module):
             if level:
                 h = h.repeat(2, axis=1).repeat(2, axis=2)
         h = nn.silu(GroupNorm(math.gcd(self.groups, h.shape[-1]), name="norm")(h))
-        h = nn.Conv(x.shape[-1], (3, 3), conv_general_dilated=conv_general_dilated, name="output")(h)
+        h = Conv(x.shape[-1], (3, 3), name="output")(h)
         return from_patches(h, self.patch)
 
 

@@ -10,8 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers, check_shape
-from jaxnets.ops import dot_general
+from jaxnets.models.layers import Dense, check_layers, check_shape
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "silu": nn.silu}
 
@@ -38,10 +37,10 @@ class VAE(nn.Module):
     def setup(self) -> None:
         """The layers, encoder first."""
         check_shape(self)
-        self.encoder = [nn.Dense(width, dot_general=dot_general) for width in self.widths]
-        self.posterior = nn.Dense(2 * self.latent, dot_general=dot_general)
-        self.decoder = [nn.Dense(width, dot_general=dot_general) for width in reversed(self.widths)]
-        self.output = nn.Dense(math.prod(self.shape), dot_general=dot_general)
+        self.encoder = [Dense(width) for width in self.widths]
+        self.posterior = Dense(2 * self.latent)
+        self.decoder = [Dense(width) for width in reversed(self.widths)]
+        self.output = Dense(math.prod(self.shape))
 
     def encode(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
         """Mean and log variance of `q(z | x)`, `[B, Z]` each, for inputs `[B, *shape]`."""

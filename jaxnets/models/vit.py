@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
+from jaxnets.models.layers import Dense, check_layers
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import dot_general, dot_product_attention, name_axes
+from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.patches import to_patches
 
 
@@ -54,7 +54,7 @@ class ViT(nn.Module):
         # Cutting and one linear map is the convolution of the paper, with stride and window of a patch.
         x = to_patches(x, p)
         x = x.reshape(B, -1, x.shape[-1])
-        x = nn.Dense(self.width, dot_general=dot_general, name="embedding")(x)
+        x = Dense(self.width, name="embedding")(x)
         if self.pool == "token":
             token = self.param("token", nn.initializers.zeros, (1, 1, self.width))
             x = jnp.concatenate([jnp.broadcast_to(token, (B, 1, self.width)).astype(x.dtype), x], axis=1)
@@ -65,7 +65,7 @@ class ViT(nn.Module):
             x = Block(self.heads, self.hidden or 4 * self.width, self.dropout, name=f"block_{index}")(x, train=train)
         x = LayerNorm(epsilon=1e-6, name="final_norm")(x)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
-        return nn.Dense(self.outputs or 1, dot_general=dot_general, name="output")(x)
+        return Dense(self.outputs or 1, name="output")(x)
 
 
 class Block(nn.Module):
@@ -89,4 +89,4 @@ class Block(nn.Module):
 
     def dense(self, width: int, name: str) -> nn.Dense:
         """A linear map with the paper's start."""
-        return nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), dot_general=dot_general, name=name)
+        return Dense(width, kernel_init=nn.initializers.xavier_uniform(), name=name)

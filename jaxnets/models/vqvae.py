@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import check_layers
-from jaxnets.ops import conv_general_dilated
+from jaxnets.models.layers import Conv, check_layers
 
 
 class Quantised(NamedTuple):
@@ -60,7 +59,7 @@ class VQVAE(nn.Module):
         self.up = [self._convolution(width, 3, 1) for width in (*reversed(self.features[:-1]), self.shape[-1])]
 
     def _convolution(self, width: int, window: int, stride: int) -> nn.Conv:
-        return nn.Conv(width, (window, window), strides=(stride, stride), conv_general_dilated=conv_general_dilated)
+        return Conv(width, (window, window), strides=(stride, stride))
 
     def encode(self, x: Array, *, train: bool = False) -> Array:
         """What the encoder says of images `[B, H, W, C]`, not quantised yet: `[B, h, w, D]`."""
