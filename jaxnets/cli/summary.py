@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.types import Batch
+from jaxnets.ops.beyond_promise import compiled_for, equations
 from jaxnets.report.tables import fitting
 from jaxnets.runs.build import Parts, assemble, batch_spec
 from jaxnets.steps.step import with_average
@@ -130,7 +131,7 @@ def _facts(name: str, parts: Parts, flops: float) -> Iterable[str]:
 def _compiled(compiled: Any) -> Iterable[str]:
     """What the compiler says, on this platform."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    yield f"compiled for {jax.default_backend()}"
+    yield f"compiled for {compiled_for()}"
     if memory is not None:
         yield f"  {'arguments':<22}{show_bytes(memory.argument_size_in_bytes):>12}  (state and batch)"
         yield f"  {'temporary':<22}{show_bytes(memory.temp_size_in_bytes):>12}"
@@ -263,7 +264,7 @@ def _count_work(
     FLOPs are the innermost module's. A module turns as often as the loops around it, not as those within it: what stands in a
     loop of its own says nothing. `around` are the modules that the loops around these operations stand in.
     """
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         own = tuple(int(mark) for mark in re.findall(r"layer@([0-9]+)", str(equation.source_info.name_stack)))
         flops[(*around, *own)[-1]] += repeats * flops_of(equation)
         for number in own:

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from jaxnets.models.layers import most_positions
+from jaxnets.ops.beyond_promise import is_traced
 
 # Below this the logits over it may be beyond float32.
 LEAST_TEMPERATURE = 1e-6
@@ -118,7 +119,7 @@ def check_tokens(what: str, tokens: Any, model: Any, vocabulary: str) -> Array:
 
     What is being traced has no values to look at: there only its shape and dtype are checked.
     """
-    if not isinstance(tokens, jax.core.Tracer):
+    if not is_traced(tokens):
         tokens = np.asarray(tokens)
     if tokens.ndim != 2 or tokens.shape[1] < 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(

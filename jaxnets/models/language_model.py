@@ -20,6 +20,7 @@ from jaxnets.models.layers import Dense, check_layers, most_positions
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
+from jaxnets.ops.beyond_promise import is_traced
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 
 # {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}
@@ -113,7 +114,7 @@ class LanguageModel(nn.Module):
         count, limit = tokens.shape[1], most_positions(self) if cache is None else cache["keys"].shape[2]
         start = 0 if cache is None else cache["length"]
         # While the call is traced the cache's length has no value yet; `generate` has counted before.
-        held = 0 if isinstance(start, jax.core.Tracer) else int(start)
+        held = 0 if is_traced(start) else int(start)
         if limit is not None and held + count > limit:
             what = "LanguageModel.length" if cache is None else f"a cache that holds {held} of"
             raise ValueError(f"{count} tokens do not fit {what} {limit}; cut them, or make the length larger")

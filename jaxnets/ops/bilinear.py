@@ -3,6 +3,9 @@
 `jax.custom_vjp` would do for training, but it forbids forward mode, and gradients of gradients fall back to what automatic
 differentiation writes. A primitive that knows it is linear in each factor has neither limit: its derivative is itself with
 a tangent in the place of a factor, and the two transposes are the hand-written ones, at every order.
+
+Primitives are defined with parts of JAX that may move. Where they have moved, `bilinear` returns the plain product, which
+JAX differentiates: the same values, at the speed of JAX's own gradients.
 """
 
 import functools
@@ -11,10 +14,10 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-# name of a primitive -> the function it computes, for whoever reads a trace (counting operations, say).
+from jaxnets.ops.beyond_promise import primitive_tools
+
+# Name of a primitive -> the function it computes. Code that reads a trace (to count operations, say) needs it.
 PLAIN: dict[str, Callable[..., Array]] = {}
 
 
@@ -24,15 +27,19 @@ def bilinear(
     """`plain(a, b, **how)`, linear in `a` and in `b`, with these gradients.
 
     Args:
-        name: of the primitive, as a trace shows it.
-        plain: the product. Row i of the result, for i in the first dim, is made of row i of `a` and all of `b`.
-        left: `left(g, a, b, **how)`, the gradient for `a` from that of the product; of `a` it gets shape and dtype.
-        right: `right(g, a, b, **how)`, the gradient for `b`; of `b` it gets shape and dtype.
+        name: the name of the primitive, as a trace shows it.
+        plain: the product. Row i of the result (first dim) depends on row i of `a` and on all of `b`.
+        left: `left(g, a, b, **how)` is the gradient for `a`, given that of the product; `a` has a shape and dtype only.
+        right: `right(g, a, b, **how)` is the gradient for `b`; `b` has a shape and dtype only.
 
     Returns:
         A function with the values of `plain`, called alike, with hashable keywords; it can be differentiated in both
         modes and any number of times, mapped (`jax.vmap`) and compiled.
     """
+    tools = primitive_tools()
+    if tools is None:
+        return plain
+    Primitive, ad, batching, mlir = tools
     primitive = Primitive(f"jaxnets_{name}")
     PLAIN[primitive.name] = plain
 
@@ -60,4 +67,5 @@ def bilinear(
     )
     batching.primitive_batchers[primitive] = mapped
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
-    return primitive.bind
+    bind: Callable[..., Array] = primitive.bind
+    return bind

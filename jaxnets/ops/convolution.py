@@ -19,10 +19,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnets.ops.beyond_promise import compiled_for
 from jaxnets.ops.bilinear import bilinear
 
 Dims = tuple[int, ...]
@@ -60,7 +60,7 @@ def conv_general_dilated(
     holes = any(d != 1 for d in lhs_dilation or ())
     depthwise = feature_group_count > 1 and lhs.shape[-1] == rhs.shape[-1] == feature_group_count
     plain = (
-        jax.default_backend() != "cpu"
+        compiled_for() != "cpu"
         or not (feature_group_count == 1 or (depthwise and not holes))
         or any(d != 1 for d in rhs_dilation or ())
         or (holes and (isinstance(padding, str) or any(s != 1 for s in window_strides)))

@@ -10,9 +10,9 @@ unchanged. Pass it to any Linen layer: `nn.Dense(32, dot_general=dot_general)`.
 
 from typing import Any
 
-import jax
 from jax import Array, lax
 
+from jaxnets.ops.beyond_promise import compiled_for
 from jaxnets.ops.bilinear import bilinear
 
 # Elements of x between which the copy was measured to pay: below, it costs more than the product; above, more than it saves.
@@ -35,7 +35,7 @@ def dot_general(lhs: Array, rhs: Array, dimension_numbers: Any, precision: Any =
     (contracted, other), batched = dimension_numbers
     of_a_dense_layer = (tuple(contracted), tuple(other)) == ((lhs.ndim - 1,), (0,)) and rhs.ndim == 2
     if (
-        jax.default_backend() != "cpu"
+        compiled_for() != "cpu"
         or precision is not None
         or any(value is not None for value in options.values())
         or any(batched)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.ops.beyond_promise import compiled_for
+
 # Squares of numbers above 1.8e19 overflow float32, those of numbers below 1e-19 lose digits or vanish.
 LEAST = 1e-15
 
@@ -20,7 +22,7 @@ def global_norm(tree: Any) -> tuple[Array, Array]:
         return norm, jnp.ones(len(leaves), bool)
 
     # A branch costs the CPU nothing; an accelerator would wait for the host to learn which branch to take.
-    if jax.default_backend() == "cpu":
+    if compiled_for() == "cpu":
         return jax.lax.cond(usable, plain, _extreme, leaves)
     (simple, all_finite), (careful, finite) = plain(leaves), _extreme(leaves)
     return jnp.where(usable, simple, careful), jnp.where(usable, all_finite, finite)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.ops.beyond_promise import compiled_for
+
 
 def linear_recurrence(
     a: Array, b: Array, start: Array | None = None, *, method: Literal["auto", "associative", "sequential"] = "auto"
@@ -34,7 +36,7 @@ def linear_recurrence(
         )
     if start is not None:
         b = b.at[:, 0].add((a[:, 0] * start).astype(b.dtype))
-    walk = method == "sequential" or (method == "auto" and jax.default_backend() == "cpu")
+    walk = method == "sequential" or (method == "auto" and compiled_for() == "cpu")
     return (_walked if walk else _joined)(a.astype(b.dtype), b)
 
 

@@ -5,6 +5,7 @@ import os
 import jax
 
 from jaxnets.core.errors import UsageError
+from jaxnets.ops.beyond_promise import devices_started
 
 FLAG = "--xla_gpu_deterministic_ops=true"
 
@@ -21,15 +22,9 @@ def require_determinism() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if FLAG in flags:
         return
-    if _started() and jax.default_backend() == "gpu":
+    if devices_started() and jax.default_backend() == "gpu":
         raise UsageError(
             f"deterministic=True comes too late: JAX has started the GPU already. Set XLA_FLAGS={FLAG} in the environment, or "
             f"ask before the first array is made"
         )
     os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
-
-
-def _started() -> bool:
-    from jax._src import xla_bridge  # there is no public way to ask
-
-    return bool(getattr(xla_bridge, "backends_are_initialized", lambda: True)())

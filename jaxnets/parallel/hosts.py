@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxnets.core.errors import LostProcessError, UsageError, first_line
+from jaxnets.ops.beyond_promise import multihost
 
 
 def start(coordinator: str, processes: int, index: int, *, heartbeat_seconds: int = 30) -> None:
@@ -57,24 +58,18 @@ def from_first(value: int) -> int:
     """The first process's value, on every process."""
     if jax.process_count() == 1:
         return value
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.int64(value).astype(np.int32)))
+    return int(multihost().broadcast_one_to_all(np.int64(value).astype(np.int32)))
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set on any process; all must ask at the same point."""
     if jax.process_count() == 1:
         return flag
-    from jax.experimental import multihost_utils
-
     with jax.transfer_guard("allow"):
-        return bool(np.asarray(multihost_utils.process_allgather(np.int32(flag))).any())
+        return bool(np.asarray(multihost().process_allgather(np.int32(flag))).any())
 
 
 def meet(name: str) -> None:
     """Wait until every process has come here."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
+        multihost().sync_global_devices(name)

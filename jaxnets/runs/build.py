@@ -14,6 +14,7 @@ from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
 from jaxnets.data.split import WEIGHTS
+from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.ops.roles import without_role
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
@@ -59,7 +60,7 @@ class Parts:
             lambda: create_state(self.task, self.recipe, batch),
             out_shardings=self.shardings,
             # It runs once: on the CPU optimising it takes four times as long as it could ever save.
-            compiler_options={"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None,
+            compiler_options=quick_compilation(self.mesh.devices.flat[0].platform),
         )
         return create()
 

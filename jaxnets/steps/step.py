@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from jaxnets.core.types import Aux, Batch, Mean, Variables
+from jaxnets.ops.beyond_promise import compiled_for
 from jaxnets.ops.norm import global_norm
 from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim.averaging import EMA
@@ -109,7 +110,7 @@ def _update(optimizer: optax.GradientTransformation, gradients: Any, state: Trai
     arguments = (gradients, state.opt_state, state.params)
     # A branch costs the CPU nothing, where selecting reads every array once more. An accelerator would wait for the
     # host to learn which branch to take.
-    if jax.default_backend() == "cpu":
+    if compiled_for() == "cpu":
         return jax.lax.cond(taken, moved, lambda _, opt_state, params: (params, opt_state), *arguments)
     return _keep_if(taken, moved(*arguments), (state.params, state.opt_state))
 

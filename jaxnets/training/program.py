@@ -20,6 +20,7 @@ from jaxnets.core.errors import RecompileError
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import Feed, Payload
 from jaxnets.ops import to_devices
+from jaxnets.ops.beyond_promise import equations
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.steps.step import Metrics, Step
 
@@ -117,8 +118,10 @@ def choose_steps_per_call(step: Step, state: Any, batch: Batch) -> int:
 
 def count_flops(jaxpr: Any) -> float:
     """Floating-point operations of the matrix products and convolutions in a jaxpr, loops of known length unrolled."""
-    inside = (repeats * count_flops(inner) for equation in jaxpr.eqns for repeats, inner in inner_jaxprs(equation))
-    return sum(map(flops_of, jaxpr.eqns)) + sum(inside)
+    inside = (
+        repeats * count_flops(inner) for equation in equations(jaxpr) for repeats, inner in inner_jaxprs(equation)
+    )
+    return sum(map(flops_of, equations(jaxpr))) + sum(inside)
 
 
 def flops_of(equation: Any) -> float:

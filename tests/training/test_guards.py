@@ -218,7 +218,7 @@ def test_a_second_trace_names_the_leaf_that_changed(experiment, blobs, one_devic
 
 def test_determinism_sets_the_flag_before_the_devices_start(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_foo=1")
-    monkeypatch.setattr(determinism, "_started", lambda: False)
+    monkeypatch.setattr(determinism, "devices_started", lambda: False)
     determinism.require_determinism()
     import os
 
@@ -226,7 +226,7 @@ def test_determinism_sets_the_flag_before_the_devices_start(monkeypatch):
     determinism.require_determinism()
     assert os.environ["XLA_FLAGS"].count(determinism.FLAG) == 1
     monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setattr(determinism, "_started", lambda: True)
+    monkeypatch.setattr(determinism, "devices_started", lambda: True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for _ in range(2):  # asking again does not make it so
         with pytest.raises(UsageError, match="comes too late"):

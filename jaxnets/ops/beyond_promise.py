@@ -1,0 +1,75 @@
+"""Every use of JAX beyond its promise of stable APIs, in one file.
+
+JAX promises to keep what its reference documents for three months after a change is announced (docs.jax.dev,
+"API compatibility"). The promise leaves out `jax.extend`, `jax.interpreters`, `jax.core`, `jax.experimental`, the form of
+jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them through a function of this file, and
+`tests/ops/test_beyond_promise.py` has one test for each row:
+
+| what | used for | when it moves |
+| --- | --- | --- |
+| `jax.extend.core.Primitive`, parts of `jax.interpreters` | `ops/bilinear.py` | products are plain, differentiated by JAX |
+| `jax.core.Tracer` | `is_traced` | mend `is_traced` |
+| `AbstractMesh.abstract_device` | `compiled_for` | the default device decides |
+| `backends_are_initialized` of `jax._src.xla_bridge` | `devices_started` | devices count as started |
+| `jax.experimental.multihost_utils` | `parallel/hosts.py` | mend `multihost` |
+| `eqns`, `params`, `source_info` of jaxprs | `training/program.py`, `cli/summary.py` | mend `equations` and both readers |
+| option `xla_backend_optimization_level` | `quick_compilation` | return None there |
+"""
+
+from typing import Any
+
+import jax
+
+
+def primitive_tools() -> tuple[Any, Any, Any, Any] | None:
+    """`Primitive, ad, batching, mlir`, which define a primitive; None where this JAX has moved one of them."""
+    try:
+        from jax.extend.core import Primitive
+        from jax.interpreters import ad, batching, mlir
+    except ImportError:
+        return None
+    needed = ((ad, "defbilinear"), (batching, "primitive_batchers"), (mlir, "register_lowering"), (mlir, "lower_fun"))
+    return (Primitive, ad, batching, mlir) if all(hasattr(module, name) for module, name in needed) else None
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is known only by its shape and dtype, because a transformation is tracing the function."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def compiled_for() -> str:
+    """The platform ("cpu", "gpu", "tpu") that the program being traced is compiled for.
+
+    It is the platform of the devices of the mesh in use (`jax.set_mesh`), which need not be those of this machine. Without
+    a mesh it is that of the default device. Call it while tracing to choose between two forms of one operation: both have
+    the same values, so a wrong answer costs time only.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    if device is not None:
+        return str(device.platform)
+    default = getattr(jax.config, "jax_default_device", None)
+    return str(getattr(default, "platform", default) or jax.default_backend())
+
+
+def devices_started() -> bool:
+    """Whether JAX has started its devices; asking any public function starts them."""
+    from jax._src import xla_bridge
+
+    return bool(getattr(xla_bridge, "backends_are_initialized", lambda: True)())
+
+
+def multihost() -> Any:
+    """The module `multihost_utils`: values and barriers between the processes of one run."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils
+
+
+def equations(jaxpr: Any) -> list[Any]:
+    """The equations of a jaxpr; each has a `primitive`, `params`, `invars` and `outvars`."""
+    return list(jaxpr.eqns)
+
+
+def quick_compilation(platform: str) -> dict[str, Any] | None:
+    """Compiler options for a program that runs once. On the CPU optimising it takes longer than it saves."""
+    return {"xla_backend_optimization_level": 0} if platform == "cpu" else None
