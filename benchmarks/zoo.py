@@ -56,9 +56,26 @@ def runner(experiment: Experiment) -> tuple[Callable[[int], None], int]:
     return run, parts.program.capacity
 
 
+def experiment_of(name: str) -> Experiment:
+    """A shipped configuration, or one of two sizes at which peers were measured too."""
+    if name == "resnet20_f32":
+        shipped_one = load("cifar10_resnet").experiment
+        model = dataclasses.replace(shipped_one.task.model, width=16)
+        task = dataclasses.replace(shipped_one.task, model=model)
+        return dataclasses.replace(shipped_one, task=task, batch_size=128)
+    if name == "lstm_f32":
+        shipped_one = load("shakespeare_lstm").experiment
+        model = dataclasses.replace(shipped_one.task.model, embedding=256)
+        task, data = (
+            dataclasses.replace(shipped_one.task, model=model),
+            dataclasses.replace(shipped_one.data, length=128),
+        )
+        return dataclasses.replace(shipped_one, task=task, data=data, batch_size=64)
+    return load(name).experiment
+
+
 def compare(name: str, *, turns: int, seconds: float) -> dict[str, object]:
-    experiment = load(name).experiment
-    experiment = dataclasses.replace(experiment, steps=10**6)
+    experiment = dataclasses.replace(experiment_of(name), steps=10**6)
     ours, capacity = runner(experiment)
     ours(capacity)
     with plain_forms():
@@ -82,7 +99,9 @@ def compare(name: str, *, turns: int, seconds: float) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("configurations", nargs="*", default=sorted(set(shipped()) - LEFT_OUT))
+    parser.add_argument(
+        "configurations", nargs="*", default=[*sorted(set(shipped()) - LEFT_OUT), "resnet20_f32", "lstm_f32"]
+    )
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
