@@ -19,7 +19,7 @@ PARAMETERS = 174_922
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
     return Experiment(
-        task=Classification(model=ViT(patch=4, layers=4, width=64, heads=4, hidden=192, pool="mean")),
+        task=Classification(model=ViT(patch=4, layers=4, width=64, heads=4, mlp_dim=192, pool="mean")),
         data=CIFAR10(augment=Augment(shift=4, flip=True)),
         optimizer=AdamW(learning_rate=2e-3, weight_decay=5e-2, clip_norm=1.0, schedule=WarmupCosine(warmup=0.1)),
         steps=781,  # 1 epoch

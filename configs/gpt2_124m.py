@@ -21,7 +21,7 @@ PARAMETERS = 124_439_808
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
     return Experiment(
-        task=NextToken(model=LanguageModel(vocabulary=50_257, layers=12, width=768, heads=12, length=1024)),
+        task=NextToken(model=LanguageModel(vocab_size=50_257, layers=12, width=768, heads=12, length=1024)),
         data=GPT2Tokens("books", length=1024),
         optimizer=AdamW(
             learning_rate=6e-4, weight_decay=0.1, b2=0.95, clip_norm=1.0, schedule=WarmupCosine(warmup=0.05)

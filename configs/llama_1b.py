@@ -21,8 +21,8 @@ PARAMETERS = 1_235_814_400
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
     model = LanguageModel(
-        vocabulary=128_256, layers=16, width=2048, heads=32, key_heads=8, hidden=8192, length=2048, positions="rotary",
-        rotary_base=500_000.0, rotary_scaling=(32.0, 1.0, 4.0, 8192.0), norm="rms", mlp="swiglu", biases="none",
+        vocab_size=128_256, layers=16, width=2048, heads=32, kv_heads=8, mlp_dim=8192, length=2048, positions="rotary",
+        rope_theta=500_000.0, rope_scaling=(32.0, 1.0, 4.0, 8192.0), norm="rms", mlp="swiglu", biases="none",
         blocks="scanned", remat="blocks",
     )  # fmt: skip
     return Experiment(

@@ -21,7 +21,7 @@ def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
     return Experiment(
         task=Classification(
-            model=TransformerEncoder(layers=1, width=64, heads=4, hidden=128, length=64, dropout=0.5),
+            model=TransformerEncoder(layers=1, width=64, heads=4, mlp_dim=128, length=64, dropout=0.5),
             label_smoothing=0.1,
         ),
         data=RottenTomatoes(length=40),

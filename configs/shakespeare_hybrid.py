@@ -22,7 +22,7 @@ def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
     return Experiment(
         task=NextToken(
-            model=HybridLanguageModel(layers=4, width=128, heads=4, key_heads=None, window=32, hidden=358, mlp="swiglu")
+            model=HybridLanguageModel(layers=4, width=128, heads=4, kv_heads=None, window=32, mlp_dim=358, mlp="swiglu")
         ),
         data=Text(length=64),
         optimizer=AdamW(

@@ -22,7 +22,7 @@ def config() -> Experiment:
     return Experiment(
         task=NextToken(
             model=LanguageModel(
-                layers=4, width=128, heads=4, hidden=344, length=256,
+                layers=4, width=128, heads=4, mlp_dim=344, length=256,
                 positions="rotary", norm="rms", mlp="swiglu", biases="none",
             )
         ),

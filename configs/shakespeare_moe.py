@@ -23,7 +23,7 @@ def config() -> Experiment:
     return Experiment(
         task=NextToken(
             model=LanguageModel(
-                layers=4, heads=4, width=128, length=256, hidden=256, positions="rotary", biases="none",
+                layers=4, heads=4, width=128, length=256, mlp_dim=256, positions="rotary", biases="none",
                 experts=Experts(count=4, per_token=2),
             )
         ),

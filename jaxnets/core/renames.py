@@ -6,7 +6,24 @@ from typing import Any
 # Keys of what a checkpoint's manifest keeps for the host.
 HOST = {"owed": "pending"}
 # Fields of the classes in a saved configuration: class -> old name -> new name.
-FIELDS: dict[str, dict[str, str]] = {}
+TOKENS = {"vocabulary": "vocab_size", "source_vocabulary": "source_vocab_size"}
+ATTENTION = {
+    "key_heads": "kv_heads",
+    "head_width": "head_dim",
+    "hidden": "mlp_dim",
+    "rotary_base": "rope_theta",
+    "rotary_pairs": "rope_pairs",
+    "rotary_scaling": "rope_scaling",
+    "normalise_queries": "qk_norm",
+}
+FIELDS: dict[str, dict[str, str]] = {
+    "LanguageModel": TOKENS | ATTENTION,
+    "HybridLanguageModel": TOKENS | ATTENTION,
+    "TransformerEncoder": TOKENS | ATTENTION,
+    "Seq2SeqTransformer": TOKENS | ATTENTION,
+    "ViT": ATTENTION,
+    "RNN": TOKENS,
+}
 
 
 def renamed(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Family:
         if self.prefix == "transformer.":
             head = Rule("lm_head.weight", "params/output/kernel", np.transpose, np.transpose)
             return GPT2 if tied else [*(rule for rule in GPT2 if rule.name != "lm_head.weight"), head]
-        biased, normed = self.fixed["biases"] == "queries", self.fixed["normalise_queries"] == "rms"
+        biased, normed = self.fixed["biases"] == "queries", self.fixed["qk_norm"] == "rms"
         return llama(tied=tied, query_biases=biased, query_norms=normed)
 
 
@@ -52,13 +52,13 @@ def _llama_like(architecture: str, absent: Mapping[str, Any], **changes: Any) ->
         architecture=architecture,
         prefix="model.",
         sizes={
-            "vocabulary": "vocab_size", "layers": "num_hidden_layers", "width": "hidden_size",
-            "heads": "num_attention_heads", "key_heads": "num_key_value_heads", "head_width": "head_dim",
-            "hidden": "intermediate_size", "length": "max_position_embeddings", "norm_epsilon": "rms_norm_eps",
+            "vocab_size": "vocab_size", "layers": "num_hidden_layers", "width": "hidden_size",
+            "heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "head_dim": "head_dim",
+            "mlp_dim": "intermediate_size", "length": "max_position_embeddings", "norm_epsilon": "rms_norm_eps",
         },
         fixed={
-            "positions": "rotary", "rotary_pairs": "halves", "norm": "rms", "mlp": "swiglu", "biases": "none",
-            "normalise_queries": "no", **changes,
+            "positions": "rotary", "rope_pairs": "halves", "norm": "rms", "mlp": "swiglu", "biases": "none",
+            "qk_norm": "no", **changes,
         },
         only={
             "hidden_act": ("silu",), "mlp_bias": (False,), "use_sliding_window": (False,),
@@ -74,10 +74,10 @@ FAMILIES = {
         architecture="GPT2LMHeadModel",
         prefix="transformer.",
         sizes={
-            "vocabulary": "vocab_size", "layers": "n_layer", "width": "n_embd", "heads": "n_head", "hidden": "n_inner",
+            "vocab_size": "vocab_size", "layers": "n_layer", "width": "n_embd", "heads": "n_head", "mlp_dim": "n_inner",
             "length": "n_positions", "norm_epsilon": "layer_norm_epsilon",
         },
-        fixed={"positions": "learned", "norm": "layer", "mlp": "gelu", "biases": "all", "normalise_queries": "no"},
+        fixed={"positions": "learned", "norm": "layer", "mlp": "gelu", "biases": "all", "qk_norm": "no"},
         only={
             "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "scale_attn_weights": (True,),
             "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,),
@@ -86,13 +86,13 @@ FAMILIES = {
         tied=True,
     ),
     "llama": _llama_like("LlamaForCausalLM", {}),
-    "qwen2": _llama_like("Qwen2ForCausalLM", {"key_heads": 32}, biases="queries"),
-    "qwen3": _llama_like("Qwen3ForCausalLM", {"key_heads": 32, "head_width": 128}, normalise_queries="rms"),
+    "qwen2": _llama_like("Qwen2ForCausalLM", {"kv_heads": 32}, biases="queries"),
+    "qwen3": _llama_like("Qwen3ForCausalLM", {"kv_heads": 32, "head_dim": 128}, qk_norm="rms"),
 }  # fmt: skip
 # The numbers of the one stretching of rotary positions that ours has too, in our order.
 STRETCHED = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 # Sizes that follow from others where a configuration says null, or nothing at all.
-OPTIONAL = ("key_heads", "head_width", "hidden")
+OPTIONAL = ("kv_heads", "head_dim", "mlp_dim")
 # What other models of theirs compute with, and the values that change nothing; any other is refused.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
@@ -162,7 +162,7 @@ def our_model(folder: Path, kind: str, family: Family, config: Mapping[str, Any]
             raise DataError(f"{path}: {key} is {value!r}, expected a positive number")
         sizes[field] = value
     if kind != "gpt2":
-        sizes["rotary_base"], sizes["rotary_scaling"] = _rotary(path, config)
+        sizes["rope_theta"], sizes["rope_scaling"] = _rotary(path, config)
     tied = config.get("tie_word_embeddings", family.tied)
     if not isinstance(tied, bool):
         raise DataError(f"{path}: tie_word_embeddings is {str(tied)[:50]!r}, expected true or false")

@@ -121,11 +121,11 @@ def _family_of(model: LanguageModel) -> tuple[str, Family]:
         wrong[kind] = [
             f"{f}={v!r} (not {getattr(model, f)!r})" for f, v in family.fixed.items() if getattr(model, f) != v
         ]
-        heads, key_heads, head_width = model.attention_shape
-        if "key_heads" not in family.sizes and key_heads != heads:
-            wrong[kind].append(f"key_heads={heads} (not {key_heads})")
-        if "head_width" not in family.sizes and head_width * heads != model.width:
-            wrong[kind].append(f"head_width={model.width // heads} (not {head_width})")
+        heads, kv_heads, head_dim = model.attention_shape
+        if "kv_heads" not in family.sizes and kv_heads != heads:
+            wrong[kind].append(f"kv_heads={heads} (not {kv_heads})")
+        if "head_dim" not in family.sizes and head_dim * heads != model.width:
+            wrong[kind].append(f"head_dim={model.width // heads} (not {head_dim})")
     nearest = min(wrong, key=lambda kind: len(wrong[kind]))
     if wrong[nearest]:
         raise DataError(
@@ -133,27 +133,27 @@ def _family_of(model: LanguageModel) -> tuple[str, Family]:
             f"has {', '.join(wrong[nearest])}. Train one with these fields set so (`--task.model.FIELD VALUE`), or take the "
             f"arrays as they are by `jaxnets ckpt export`"
         )
-    if model.vocabulary is None:
+    if model.vocab_size is None:
         raise DataError(
-            "the model's vocabulary is not set; take the model of a run, or say LanguageModel(vocabulary=...)"
+            "the model's vocabulary is not set; take the model of a run, or say LanguageModel(vocab_size=...)"
         )
     return nearest, FAMILIES[nearest]
 
 
 def _their_config(kind: str, family: Family, model: LanguageModel) -> dict[str, Any]:
-    _, key_heads, head_width = model.attention_shape
+    _, kv_heads, head_dim = model.attention_shape
     ours = {
-        "key_heads": key_heads, "head_width": head_width, "hidden": model.hidden or 4 * model.width,
+        "kv_heads": kv_heads, "head_dim": head_dim, "mlp_dim": model.mlp_dim or 4 * model.width,
     }  # fmt: skip
     config: dict[str, Any] = {"architectures": [family.architecture], "model_type": kind, "dtype": "float32"}
     config |= {theirs: ours.get(field, getattr(model, field)) for field, theirs in family.sizes.items()}
     config |= {key: values[0] for key, values in family.only.items()}
     config["tie_word_embeddings"] = model.embedding == "tied"
     if model.positions == "rotary":  # the second for the library's fifth version, the first for those before
-        config["rope_theta"] = model.rotary_base
-        config["rope_parameters"] = {"rope_theta": model.rotary_base, "rope_type": "default"}
-        if model.rotary_scaling is not None:
-            scaling = dict(zip(STRETCHED, model.rotary_scaling, strict=True)) | {"rope_type": "llama3"}
+        config["rope_theta"] = model.rope_theta
+        config["rope_parameters"] = {"rope_theta": model.rope_theta, "rope_type": "default"}
+        if model.rope_scaling is not None:
+            scaling = dict(zip(STRETCHED, model.rope_scaling, strict=True)) | {"rope_type": "llama3"}
             config["rope_parameters"] |= scaling
             config["rope_scaling"] = scaling
         config["attention_dropout"] = 0.0

@@ -40,7 +40,7 @@ def greedy(model: Seq2SeqTransformer, variables: Any, source: Array, length: int
     Returns:
         `[B, length]` int32.
     """
-    source = check_tokens("a source", source, model, "source_vocabulary")
+    source = check_tokens("a source", source, model, "source_vocab_size")
     return _greedy(model, variables, source, _checked(model, length))
 
 
@@ -65,7 +65,7 @@ def beam_search(
         raise ValueError(f"a beam is at least 1 wide, got {width}")
     if not 0 <= penalty < float("inf"):
         raise ValueError(f"the length penalty is at least 0, got {penalty}")
-    source = check_tokens("a source", source, model, "source_vocabulary")
+    source = check_tokens("a source", source, model, "source_vocab_size")
     return _beam_search(model, variables, source, _checked(model, length), width, penalty)
 
 

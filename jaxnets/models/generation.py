@@ -102,7 +102,7 @@ def generate(
     Raises:
         ValueError: an empty prompt, one with tokens outside the vocabulary, or more tokens than the model takes.
     """
-    prompt = check_tokens("a prompt", prompt, model, "vocabulary")
+    prompt = check_tokens("a prompt", prompt, model, "vocab_size")
     limit = most_positions(model)
     if limit is not None and prompt.shape[1] + count > limit:
         raise ValueError(
@@ -114,8 +114,8 @@ def generate(
     return _generate(model, variables, prompt, count, key, sampling or Sampling())
 
 
-def check_tokens(what: str, tokens: Any, model: Any, vocabulary: str) -> Array:
-    """Tokens `[B, S]` as int32; raises `ValueError` unless they are whole numbers below the model's field `vocabulary`.
+def check_tokens(what: str, tokens: Any, model: Any, field: str) -> Array:
+    """Tokens `[B, S]` as int32; raises `ValueError` unless they are whole numbers below the model's field `field`.
 
     What is being traced has no values to look at: there only its shape and dtype are checked.
     """
@@ -125,12 +125,12 @@ def check_tokens(what: str, tokens: Any, model: Any, vocabulary: str) -> Array:
         raise ValueError(
             f"{what} is whole numbers [batch, positions] with at least one position, got {tokens.dtype}{list(tokens.shape)}"
         )
-    kind, size = type(model).__name__, getattr(model, vocabulary, None)
+    kind, size = type(model).__name__, getattr(model, field, None)
     if size is None:
-        raise ValueError(f"{kind}.{vocabulary} is not set; a model of a run has it (`run.parts.task.model`)")
+        raise ValueError(f"{kind}.{field} is not set; a model of a run has it (`run.parts.task.model`)")
     if isinstance(tokens, np.ndarray) and tokens.size and not 0 <= tokens.min() <= tokens.max() < size:
         raise ValueError(
-            f"{what} has tokens from {tokens.min()} to {tokens.max()}, but {kind}.{vocabulary} is {size}, numbered from 0; "
+            f"{what} has tokens from {tokens.min()} to {tokens.max()}, but {kind}.{field} is {size}, numbered from 0; "
             f"encode the text with the tokenizer of the training"
         )
     return jnp.asarray(tokens, jnp.int32)

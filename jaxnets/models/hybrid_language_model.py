@@ -29,7 +29,7 @@ SHARPNESS = 8.0
 class HybridLanguageModel(nn.Module):
     """Logits of the next token at every position, from the tokens up to it; called as `LanguageModel` is."""
 
-    vocabulary: int | None = None
+    vocab_size: int | None = None
     """Tokens there are; None takes as many as the data have."""
     layers: int = 6
     """Blocks."""
@@ -50,11 +50,11 @@ class HybridLanguageModel(nn.Module):
     """Positions that attention sees: itself and those before it."""
     heads: int = 4
     """Heads of attention; they share the width."""
-    key_heads: int | None = 1
+    kv_heads: int | None = 1
     """Heads of keys and values, a divisor of `heads`; None: as many as `heads`."""
-    rotary_base: float = 10_000.0
+    rope_theta: float = 10_000.0
     """Longest wavelength of the rotary positions of attention, in units of 2 pi tokens."""
-    hidden: int | None = None
+    mlp_dim: int | None = None
     """Hidden units of the MLP; None: three times the width."""
     mlp: Literal["geglu", "swiglu"] = "geglu"
     """What the gate of the MLP goes through: GELU (tanh form), or silu."""
@@ -83,8 +83,8 @@ class HybridLanguageModel(nn.Module):
                 f"HybridLanguageModel.width {self.width} over heads {self.heads} is no even number, which "
                 f"rotary positions need; change one"
             )
-        if self.key_heads is not None and (self.key_heads < 1 or self.heads % self.key_heads):
-            raise ValueError(f"HybridLanguageModel.key_heads {self.key_heads} does not divide heads {self.heads}")
+        if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
+            raise ValueError(f"HybridLanguageModel.kv_heads {self.kv_heads} does not divide heads {self.heads}")
         if (self.recurrent_width or self.width) % self.gate_blocks:
             raise ValueError(
                 f"HybridLanguageModel.gate_blocks {self.gate_blocks} does not divide the recurrent width "
@@ -109,7 +109,7 @@ class HybridLanguageModel(nn.Module):
                 f"HybridLanguageModel takes tokens [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
             )
         init = nn.initializers.normal(0.02)
-        embed = nn.Embed(self.vocabulary or 1, self.width, embedding_init=init, name="embedding")
+        embed = nn.Embed(self.vocab_size or 1, self.width, embedding_init=init, name="embedding")
         x = name_axes(embed(tokens), "batch", "length", "embed")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         start: Array | int = 0 if cache is None else cache["length"]
@@ -118,13 +118,13 @@ class HybridLanguageModel(nn.Module):
         for index, mixes in enumerate(self.kinds):
             names = ("states", "tails") if mixes == "recurrent" else ("keys", "values")
             stored = None if cache is None else tuple(cache[name][len(left[mixes])] for name in names)
-            block = kind(mixes, self.layers, self._mixer(mixes), self.hidden or 3 * self.width, self.mlp,
+            block = kind(mixes, self.layers, self._mixer(mixes), self.mlp_dim or 3 * self.width, self.mlp,
                          self.biases == "most", self.norm_epsilon, self.dropout, name=f"block_{index}")  # fmt: skip
             x, stored = block(x, stored, start, train)
             left[mixes].append(stored)
         x = nn.RMSNorm(epsilon=self.norm_epsilon, name="final_norm")(x)
         tied = self.embedding == "tied"
-        head = embed.attend if tied else Dense(self.vocabulary or 1, use_bias=False, name="output")
+        head = embed.attend if tied else Dense(self.vocab_size or 1, use_bias=False, name="output")
         logits = head(x).astype(jnp.float32)
         if cache is None:
             return logits
@@ -144,7 +144,7 @@ class HybridLanguageModel(nn.Module):
         """The sizes of a block's recurrence or attention."""
         if mixes == "recurrent":
             return self.recurrent_width or self.width, self.gate_blocks, self.convolution, self.fresh_decays
-        return self.heads, self.key_heads or self.heads, self.width // self.heads, self.window, self.rotary_base
+        return self.heads, self.kv_heads or self.heads, self.width // self.heads, self.window, self.rope_theta
 
     def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
         """A cache for texts of up to `length` positions; its size does not depend on it from the window on.
@@ -153,7 +153,7 @@ class HybridLanguageModel(nn.Module):
         """
         R, S = self.recurrent_width or self.width, min(self.window - 1, length)
         recurrent, attention = (self.kinds.count(name) for name in ("recurrent", "attention"))
-        shape = (attention, batch, S, self.key_heads or self.heads, self.width // self.heads)
+        shape = (attention, batch, S, self.kv_heads or self.heads, self.width // self.heads)
         return {
             "states": jnp.zeros((recurrent, batch, R), jnp.float32),
             "tails": jnp.zeros((recurrent, batch, self.convolution - 1, R), dtype),
@@ -169,7 +169,7 @@ class Block(nn.Module):
     mixes: str
     layers: int
     sizes: tuple[Any, ...]
-    hidden: int
+    mlp_dim: int
     mlp: str
     biased: bool
     norm_epsilon: float
@@ -183,9 +183,9 @@ class Block(nn.Module):
         y, stored = self.recur(y, stored) if self.mixes == "recurrent" else self.attend(y, stored, start)
         x = x + drop(y)
         y = nn.RMSNorm(epsilon=self.norm_epsilon, name="mlp_norm")(x)
-        gate = self.dense(self.hidden, "gate")(y)
+        gate = self.dense(self.mlp_dim, "gate")(y)
         gate = nn.silu(gate) if self.mlp == "swiglu" else nn.gelu(gate, approximate=True)
-        y = self.dense(x.shape[-1], "down", ends_branch=True)(gate * self.dense(self.hidden, "up")(y))
+        y = self.dense(x.shape[-1], "down", ends_branch=True)(gate * self.dense(self.mlp_dim, "up")(y))
         return x + drop(y), stored
 
     def dense(self, width: int, name: str, *, ends_branch: bool = False) -> nn.Dense:

@@ -27,35 +27,30 @@ from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 Cache = dict[str, Array]
 
 
-class LanguageModel(nn.Module):
-    """Logits of the next token at every position, from the tokens up to it."""
+class Sizes(nn.Module):
+    """The fields that a language model and each of its blocks have in common."""
 
-    vocabulary: int | None = None
-    """Tokens there are; None takes as many as the data have."""
     layers: int = 4
     """Blocks of attention and MLP."""
     width: int = 128
     """Numbers that stand for a token inside the model."""
     heads: int = 4
     """Heads of attention; they share the width."""
-    key_heads: int | None = None
+    kv_heads: int | None = None
     """Heads of keys and values, a divisor of `heads`; None: as many as `heads`."""
-    head_width: int | None = None
+    head_dim: int | None = None
     """Numbers a head; None: width / heads."""
-    hidden: int | None = None
+    mlp_dim: int | None = None
     """Hidden units of the MLP, or of each expert; None: four times the width."""
     experts: Experts = Experts()
     """Experts in the place of each block's MLP."""
-    length: int = 1024
-    """Tokens of the longest training window, and most positions of any call where they are a learned table. Computed positions
-    (rotary, sinusoidal, alibi) and none go on past it."""
     positions: Literal["learned", "rotary", "sinusoidal", "alibi", "none"] = "learned"
     """How the model knows the order of tokens."""
-    rotary_base: float = 10_000.0
+    rope_theta: float = 10_000.0
     """Longest wavelength of the rotary positions, in units of 2 pi tokens."""
-    rotary_pairs: Literal["halves", "neighbours"] = "halves"
+    rope_pairs: Literal["halves", "neighbours"] = "halves"
     """Which numbers of a head turn together: its two halves (as Hugging Face has it), or neighbours (as the paper does)."""
-    rotary_scaling: tuple[float, float, float, float] | None = None
+    rope_scaling: tuple[float, float, float, float] | None = None
     """Llama 3.1's stretching of long wavelengths: factor, low, high, length of the first training (8, 1, 4, 8192)."""
     norm: Literal["layer", "rms"] = "layer"
     """Kind of normalisation."""
@@ -67,12 +62,32 @@ class LanguageModel(nn.Module):
     """One hidden layer with GELU (tanh form), or with a gate: silu(gate(x)) * up(x)."""
     biases: Literal["all", "queries", "none"] = "all"
     """Which linear maps have a bias; queries: those of query, key and value only."""
-    normalise_queries: Literal["no", "rms"] = "no"
+    qk_norm: Literal["no", "rms"] = "no"
     """RMSNorm of each head's queries and keys before they meet."""
-    embedding: Literal["tied", "untied"] = "tied"
-    """Whether the output layer is the embedding's transpose."""
     dropout: float = 0.0
     """Probability of dropping an embedding or the result of a block while training, in [0, 1)."""
+
+    @property
+    def attention_shape(self) -> tuple[int, int, int]:
+        """Query heads, key and value heads, numbers a head: `(H, G, K)`."""
+        return self.heads, self.kv_heads or self.heads, self.head_dim or self.width // self.heads
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """These fields by name."""
+        return {name: getattr(self, name) for name in Sizes.__annotations__ if name not in ("name", "parent")}
+
+
+class LanguageModel(Sizes):
+    """Logits of the next token at every position, from the tokens up to it."""
+
+    vocab_size: int | None = None
+    """Tokens there are; None takes as many as the data have."""
+    length: int = 1024
+    """Tokens of the longest training window, and most positions of any call where they are a learned table. Computed positions
+    (rotary, sinusoidal, alibi) and none go on past it."""
+    embedding: Literal["tied", "untied"] = "tied"
+    """Whether the output layer is the embedding's transpose."""
     blocks: Literal["unrolled", "scanned"] = "unrolled"
     """scanned: one compiled block in a loop over stacked parameters; compiles in the time of one, for deep models."""
     remat: Literal["none", "blocks"] = "none"
@@ -82,22 +97,20 @@ class LanguageModel(nn.Module):
         check_layers(self)
         if not 0 < self.norm_epsilon < 1:
             raise ValueError(f"LanguageModel.norm_epsilon is a small positive number, got {self.norm_epsilon}")
-        if self.head_width is None and self.width % self.heads:
+        if self.head_dim is None and self.width % self.heads:
             raise ValueError(
-                f"LanguageModel.width {self.width} is not divisible by heads {self.heads}; change one, or set head_width"
+                f"LanguageModel.width {self.width} is not divisible by heads {self.heads}; change one, or set head_dim"
             )
-        if self.key_heads is not None and (self.key_heads < 1 or self.heads % self.key_heads):
-            raise ValueError(f"LanguageModel.key_heads {self.key_heads} does not divide heads {self.heads}")
-        if self.positions == "rotary" and (self.head_width or self.width // self.heads) % 2:
+        if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
+            raise ValueError(f"LanguageModel.kv_heads {self.kv_heads} does not divide heads {self.heads}")
+        if self.positions == "rotary" and (self.head_dim or self.width // self.heads) % 2:
             raise ValueError("LanguageModel with rotary positions turns pairs of numbers: the head width is even")
-        if self.rotary_scaling is not None and not (
-            self.rotary_scaling[0] > 0
-            and 0 < self.rotary_scaling[1] < self.rotary_scaling[2]
-            and self.rotary_scaling[3] > 0
+        if self.rope_scaling is not None and not (
+            self.rope_scaling[0] > 0 and 0 < self.rope_scaling[1] < self.rope_scaling[2] and self.rope_scaling[3] > 0
         ):
             raise ValueError(
-                f"LanguageModel.rotary_scaling is (factor, low, high, length), positive and low < high; got "
-                f"{self.rotary_scaling}"
+                f"LanguageModel.rope_scaling is (factor, low, high, length), positive and low < high; got "
+                f"{self.rope_scaling}"
             )
         super().__post_init__()
 
@@ -119,7 +132,7 @@ class LanguageModel(nn.Module):
             what = "LanguageModel.length" if cache is None else f"a cache that holds {held} of"
             raise ValueError(f"{count} tokens do not fit {what} {limit}; cut them, or make the length larger")
         embed = nn.Embed(
-            self.vocabulary or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding"
+            self.vocab_size or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding"
         )
         x = name_axes(embed(tokens), "batch", "length", "embed")
         if self.positions == "learned":
@@ -132,21 +145,16 @@ class LanguageModel(nn.Module):
         if self.norm_place == "pre":
             x = make_norm(self.norm, self.norm_epsilon, "final_norm")(x)
         tied = self.embedding == "tied"
-        head = embed.attend if tied else Dense(self.vocabulary or 1, use_bias=False, name="output")
+        head = embed.attend if tied else Dense(self.vocab_size or 1, use_bias=False, name="output")
         logits = head(x).astype(jnp.float32)
         return logits if cache is None else (logits, cache)
-
-    @property
-    def attention_shape(self) -> tuple[int, int, int]:
-        """Query heads, key heads and numbers a head: `(H, G, K)`."""
-        return self.heads, self.key_heads or self.heads, self.head_width or self.width // self.heads
 
     def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
         """A cache for `length` positions in all; at most the model's own length where that is a table's."""
         if self.positions == "learned" and length > self.length:
             raise ValueError(f"a cache of {length} positions is longer than LanguageModel.length {self.length}")
-        _, key_heads, head_width = self.attention_shape
-        shape = (self.layers, batch, length, key_heads, head_width)
+        _, kv_heads, head_dim = self.attention_shape
+        shape = (self.layers, batch, length, kv_heads, head_dim)
         return {"keys": jnp.zeros(shape, dtype), "values": jnp.zeros(shape, dtype), "length": jnp.zeros((), jnp.int32)}
 
 
@@ -156,7 +164,6 @@ def _stack(
     """Run the blocks; each sees its own layer of the cache."""
     kind: Any = nn.remat(Block, static_argnums=(4,)) if model.remat == "blocks" else Block
     stored = None if cache is None else (cache["keys"], cache["values"])
-    fields: Any = {field: getattr(model, field) for field in SHARED} | {"shape": model.attention_shape}
     if model.blocks == "scanned":
         stack = nn.scan(
             kind,
@@ -165,12 +172,12 @@ def _stack(
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=model.layers,
         )
-        x, stored = stack(**fields, name="blocks")(x, stored, start, train)
+        x, stored = stack(**model.sizes, name="blocks")(x, stored, start, train)
     else:
         layers = []
         for index in range(model.layers):
             layer = None if stored is None else jax.tree.map(lambda a, i=index: a[i], stored)
-            x, layer = kind(**fields, name=f"block_{index}")(x, layer, start, train)
+            x, layer = kind(**model.sizes, name=f"block_{index}")(x, layer, start, train)
             layers.append(layer)
         stored = None if stored is None else jax.tree.map(lambda *a: jnp.stack(a), *layers)
     if cache is None or stored is None:
@@ -178,30 +185,8 @@ def _stack(
     return x, {"keys": stored[0], "values": stored[1], "length": cache["length"] + x.shape[1]}
 
 
-SHARED = (
-    "layers", "hidden", "experts", "positions", "rotary_base", "rotary_pairs", "rotary_scaling", "norm", "norm_place",
-    "norm_epsilon", "mlp", "biases", "normalise_queries", "dropout",
-)  # fmt: skip
-
-
-class Block(nn.Module):
-    """Attention, then the MLP, each added to what came in, with a norm before or after. Fields as in `LanguageModel`."""
-
-    shape: tuple[int, int, int]
-    layers: int
-    hidden: int | None
-    experts: Experts
-    positions: str
-    rotary_base: float
-    rotary_pairs: str
-    rotary_scaling: tuple[float, float, float, float] | None
-    norm: str
-    norm_place: str
-    norm_epsilon: float
-    mlp: str
-    biases: str
-    normalise_queries: str
-    dropout: float
+class Block(Sizes):
+    """Attention, then the MLP, each added to what came in, with a norm before or after."""
 
     @nn.compact
     def __call__(self, x: Array, stored: Any, start: Array | int, train: bool) -> tuple[Array, Any]:
@@ -223,15 +208,15 @@ class Block(nn.Module):
 
     def attend(self, x: Array, stored: Any, start: Array | int) -> tuple[Array, Any]:
         """Each position looks at itself and those before it."""
-        (B, T, D), (H, G, K) = x.shape, self.shape
+        (B, T, D), (H, G, K) = x.shape, self.attention_shape
         q = self.dense(H * K, "query")(x).reshape(B, T, H, K)
         k = self.dense(G * K, "key")(x).reshape(B, T, G, K)
         v = self.dense(G * K, "value")(x).reshape(B, T, G, K)
-        if self.normalise_queries == "rms":
+        if self.qk_norm == "rms":
             q, k = (make_norm("rms", self.norm_epsilon, f"{n}_norm")(a) for n, a in (("query", q), ("key", k)))
         here = start + jnp.arange(T)
         if self.positions == "rotary":
-            turn: Any = {"base": self.rotary_base, "pairs": self.rotary_pairs, "scaling": self.rotary_scaling}
+            turn: Any = {"base": self.rope_theta, "pairs": self.rope_pairs, "scaling": self.rope_scaling}
             q, k = (rotate(a, here, **turn) for a in (q, k))
         if stored is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1)
@@ -248,7 +233,7 @@ class Block(nn.Module):
 
     def transform(self, x: Array) -> Array:
         """The MLP, position by position, or the experts that stand for it."""
-        hidden = self.hidden or 4 * x.shape[-1]
+        hidden = self.mlp_dim or 4 * self.width
         if self.experts.count:
             starts, biased = (0.02, 0.02 / (2 * self.layers) ** 0.5), self.biases == "all"
             mlp: Any = self.mlp

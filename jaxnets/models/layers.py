@@ -21,8 +21,9 @@ class Conv(nn.Conv):
 
 
 SIZES = (
-    "widths", "features", "dense", "convolutions", "inputs", "outputs", "width", "hidden", "code", "latent", "codes", "layers",
-    "decoder_layers", "heads", "head_width", "patch", "length", "vocabulary", "source_vocabulary", "embedding",
+    "widths", "features", "dense", "convolutions", "inputs", "outputs", "width", "hidden", "mlp_dim", "code", "latent",
+    "codes", "layers", "decoder_layers", "heads", "head_dim", "patch", "length", "vocab_size", "source_vocab_size",
+    "embedding",
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ class Experts:
     """How many experts there are in the place of each MLP, and how tokens find them."""
 
     count: int = 0
-    """Experts, each an MLP of `hidden` units; 0: the plain MLP."""
+    """Experts, each an MLP of `mlp_dim` units; 0: the plain MLP."""
     per_token: int = 2
     """Experts that each token is sent to."""
     routing: Literal["dropless", "capacity"] = "dropless"
@@ -68,7 +68,7 @@ class MixtureOfExperts(nn.Module):
 
     experts: Experts
     """Their number and routing."""
-    hidden: int
+    mlp_dim: int
     """Hidden units of each."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     """One hidden layer with GELU (tanh form), or with a gate: silu(gate(x)) * up(x)."""
@@ -147,7 +147,7 @@ class MixtureOfExperts(nn.Module):
 
     def serve(self, x: Array, multiply: Any) -> Array:
         """The experts' MLPs; `multiply(x, kernels, biases)` knows which rows are whose."""
-        D, F = x.shape[-1], self.hidden
+        D, F = x.shape[-1], self.mlp_dim
         h = multiply(x, *self.maps("up", D, F, x.dtype))
         gate = multiply(x, *self.maps("gate", D, F, x.dtype)) if self.mlp == "swiglu" else None
         h = nn.gelu(h, approximate=True) if gate is None else nn.silu(gate) * h

@@ -156,7 +156,7 @@ class RNN(nn.Module):
     """Probability of dropping a state on its way up, never along time (Zaremba et al. 2014), in [0, 1)."""
     outputs: int | None = None
     """Output units; None takes as many as the task needs (classes, tokens, or 1 for regression)."""
-    vocabulary: int | None = None
+    vocab_size: int | None = None
     """Tokens there are, where the inputs are tokens `[B, T]`; None takes as many as the data have."""
     embedding: int = 32
     """Numbers that stand for a token, learned; nothing where the inputs are numbers already."""
@@ -192,16 +192,16 @@ class RNN(nn.Module):
         """Outputs `[B, C]` or `[B, T, C]` (see `answer`) of sequences `[B, T, N]`, or of tokens `[B, T]`.
 
         Args:
-            x: sequences of numbers, or integers below `vocabulary`, padded at the end to a common length where they differ.
+            x: sequences of numbers, or integers below `vocab_size`, padded at the end to a common length where they differ.
             train: switches dropout on.
             lengths: `[B]` integers, the true lengths; what lies behind changes no state. None takes all as whole.
             cache: the states that what came before left (see `empty_cache`); if given, the new ones are returned as well.
         """
-        if x.ndim == 2 and self.vocabulary is not None and jnp.issubdtype(x.dtype, jnp.integer):
+        if x.ndim == 2 and self.vocab_size is not None and jnp.issubdtype(x.dtype, jnp.integer):
             if lengths is None and self.padding is not None:
                 # Up to the last token that is none.
                 lengths = ((x != self.padding) * (1 + jnp.arange(x.shape[1]))[None, :]).max(axis=1)
-            x = nn.Embed(self.vocabulary, self.embedding, name="embedding")(x)
+            x = nn.Embed(self.vocab_size, self.embedding, name="embedding")(x)
         if x.ndim != 3:
             raise ValueError(f"RNN needs sequences [batch, time, features], got {tuple(x.shape)}; add the missing dim")
         last, states = x, []
@@ -217,7 +217,7 @@ class RNN(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.answer == "last":
             x = nn.Dropout(self.dropout, deterministic=not train)(last.astype(x.dtype))
-        y = Dense(self.outputs or self.vocabulary or 1, name="output")(x)
+        y = Dense(self.outputs or self.vocab_size or 1, name="output")(x)
         return y if cache is None else (y, tuple(states))
 
 

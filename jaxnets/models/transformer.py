@@ -41,7 +41,7 @@ class Pair(NamedTuple):
 class Transformer(nn.Module):
     """What the two models below have in common."""
 
-    vocabulary: int | None = None
+    vocab_size: int | None = None
     """Tokens there are (of the target, where there is one); None takes as many as the data have."""
     layers: int = 4
     """Blocks of attention and MLP (of the encoder)."""
@@ -49,7 +49,7 @@ class Transformer(nn.Module):
     """Numbers that stand for a token inside the model."""
     heads: int = 4
     """Heads of attention; they share the width."""
-    hidden: int | None = None
+    mlp_dim: int | None = None
     """Hidden units of the MLP; None: four times the width."""
     length: int = 512
     """Tokens of the longest training sequence, begin and end included, and most of any call where positions are a learned
@@ -79,7 +79,7 @@ class Transformer(nn.Module):
     def block(self, *, crossing: bool, name: str | None = None) -> "Block":
         """A block of this model's sizes; `crossing`: with attention to a source."""
         shared = (self.positions, self.norm_place, self.activation, self.dropout)
-        return Block(self.width, self.heads, self.hidden or 4 * self.width, *shared, crossing, name=name)
+        return Block(self.width, self.heads, self.mlp_dim or 4 * self.width, *shared, crossing, name=name)
 
     def check(self, what: str, tokens: Array) -> None:
         """Raise `ValueError` unless tokens are integers `[B, T]` that the model has positions for."""
@@ -111,7 +111,7 @@ class TransformerEncoder(Transformer):
         """
         self.check("tokens", tokens)
         seen = tokens != PAD if mask is None else mask
-        x = self.embed(self.vocabulary, "embedding")(tokens, train=train)
+        x = self.embed(self.vocab_size, "embedding")(tokens, train=train)
         if self.pool == "token":
             token = self.param("token", nn.initializers.normal(1.0), (1, 1, self.width)).astype(x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
@@ -131,7 +131,7 @@ class TransformerEncoder(Transformer):
 class Seq2SeqTransformer(Transformer):
     """One sequence in, another out: the decoder looks at what it has written and at all that the encoder has read."""
 
-    source_vocabulary: int | None = None
+    source_vocab_size: int | None = None
     """Tokens of the source; None takes as many as the data have."""
     decoder_layers: int | None = None
     """Blocks of the decoder; None: as many as the encoder has."""
@@ -140,24 +140,24 @@ class Seq2SeqTransformer(Transformer):
     one vocabulary for both (Press and Wolf 2017)."""
 
     def __post_init__(self) -> None:
-        if self.embedding == "shared" and self.vocabulary != self.source_vocabulary:
+        if self.embedding == "shared" and self.vocab_size != self.source_vocab_size:
             raise ValueError(
-                f"Seq2SeqTransformer.embedding is shared, but the source has {self.source_vocabulary} tokens and the target "
-                f"{self.vocabulary}; give both one vocabulary, or choose tied"
+                f"Seq2SeqTransformer.embedding is shared, but the source has {self.source_vocab_size} tokens and the target "
+                f"{self.vocab_size}; give both one vocabulary, or choose tied"
             )
         super().__post_init__()
 
     def setup(self) -> None:
         """Make the layers; their names are those of the attributes."""
-        self.target_embedding = self.embed(self.vocabulary)
+        self.target_embedding = self.embed(self.vocab_size)
         if self.embedding != "shared":
-            self.source_embedding = self.embed(self.source_vocabulary)
+            self.source_embedding = self.embed(self.source_vocab_size)
         self.encoder = [self.block(crossing=False) for _ in range(self.layers)]
         self.decoder = [self.block(crossing=True) for _ in range(self.decoder_layers or self.layers)]
         if self.norm_place == "pre":
             self.encoder_norm, self.decoder_norm = LayerNorm(EPSILON), LayerNorm(EPSILON)
         if self.embedding == "untied":
-            self.output = Dense(self.vocabulary or 1, use_bias=False)
+            self.output = Dense(self.vocab_size or 1, use_bias=False)
 
     def __call__(self, pair: Pair, *, train: bool = False) -> Array:
         """Logits `[B, T, V]` float32 of the token that follows each of `pair.previous`."""
@@ -211,7 +211,7 @@ class Seq2SeqTransformer(Transformer):
 class Embedding(nn.Module):
     """A vector for each token, with its position added where positions are numbers to add. Fields as in the models."""
 
-    vocabulary: int
+    vocab_size: int
     width: int
     length: int
     positions: str
@@ -219,7 +219,7 @@ class Embedding(nn.Module):
 
     def setup(self) -> None:
         """Vectors of length about sqrt(D) once multiplied, so that sinusoids, which have half of that, are heard."""
-        self.tokens = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(self.width**-0.5))
+        self.tokens = nn.Embed(self.vocab_size, self.width, embedding_init=nn.initializers.normal(self.width**-0.5))
         if self.positions == "learned":
             self.places = self.param("places", nn.initializers.normal(0.02), (self.length, self.width))
         self.drop = nn.Dropout(self.dropout)
@@ -240,7 +240,7 @@ class Block(nn.Module):
 
     width: int
     heads: int
-    hidden: int
+    mlp_dim: int
     positions: str
     norm_place: str
     activation: str
@@ -252,7 +252,7 @@ class Block(nn.Module):
         self.attention, self.attention_norm = Attention(self.width, self.heads, self.positions), LayerNorm(EPSILON)
         if self.crossing:
             self.cross, self.cross_norm = Attention(self.width, self.heads, "elsewhere"), LayerNorm(EPSILON)
-        self.up, self.down, self.mlp_norm = dense(self.hidden), dense(self.width), LayerNorm(EPSILON)
+        self.up, self.down, self.mlp_norm = dense(self.mlp_dim), dense(self.width), LayerNorm(EPSILON)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(

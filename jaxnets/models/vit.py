@@ -26,7 +26,7 @@ class ViT(nn.Module):
     """Numbers that stand for a patch."""
     heads: int = 3
     """Heads of attention; they share the width."""
-    hidden: int | None = None
+    mlp_dim: int | None = None
     """Hidden units of the MLP; None: four times the width."""
     pool: Literal["token", "mean"] = "token"
     """What the last layer sees: a class token of its own, or the mean of all patches."""
@@ -62,7 +62,7 @@ class ViT(nn.Module):
         x = name_axes(x + positions.astype(x.dtype), "batch", "length", "embed")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         for index in range(self.layers):
-            x = Block(self.heads, self.hidden or 4 * self.width, self.dropout, name=f"block_{index}")(x, train=train)
+            x = Block(self.heads, self.mlp_dim or 4 * self.width, self.dropout, name=f"block_{index}")(x, train=train)
         x = LayerNorm(epsilon=1e-6, name="final_norm")(x)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
         return Dense(self.outputs or 1, name="output")(x)
@@ -72,7 +72,7 @@ class Block(nn.Module):
     """Attention of every patch to every patch, then the MLP, each on a normalised copy and added to what came in."""
 
     heads: int
-    hidden: int
+    mlp_dim: int
     dropout: float
 
     @nn.compact
@@ -84,7 +84,7 @@ class Block(nn.Module):
         q, k, v = (self.dense(D, name)(y).reshape(B, T, self.heads, -1) for name in ("query", "key", "value"))
         y = dot_product_attention(q, k, v).reshape(B, T, D)
         x = x + drop(self.dense(D, "merge")(y))
-        y = self.dense(self.hidden, "up")(LayerNorm(epsilon=1e-6, name="mlp_norm")(x))
+        y = self.dense(self.mlp_dim, "up")(LayerNorm(epsilon=1e-6, name="mlp_norm")(x))
         return x + drop(self.dense(D, "down")(nn.gelu(y, approximate=False)))
 
     def dense(self, width: int, name: str) -> nn.Dense:

@@ -130,7 +130,7 @@ class Task:
         return make_train_step(self.loss, recipe)
 
     def apply(
-        self, variables: Variables, batch: Batch, key: Array | None, *, told: Sequence[str] = ()
+        self, variables: Variables, batch: Batch, key: Array | None, *, sown: Sequence[str] = ()
     ) -> tuple[Array, Variables]:
         """Call the model: in training where there is a key (for dropout), else in evaluation.
 
@@ -138,13 +138,13 @@ class Task:
             variables: the model's.
             batch: what `inputs_of` reads.
             key: of this call's draws.
-            told: collections that the model fills anew at each call, to be handed on as well.
+            sown: collections that the model sows into at each call; they are returned as well.
 
         Returns:
             The outputs in float32, and the module's other collections after the call.
         """
         given = {name: batch[name] for name in options_of(self.model) if name in batch}
-        outputs, new = call_model(self.model, variables, self.inputs_of(batch), key=key, told=told, **given)
+        outputs, new = call_model(self.model, variables, self.inputs_of(batch), key=key, sown=sown, **given)
         return jax.numpy.asarray(outputs, jax.numpy.float32), new
 
 
@@ -202,7 +202,7 @@ def with_vocabulary(model: nn.Module, data: str, **needed: int) -> nn.Module:
     if not own:
         raise DataError(
             f"the inputs of {data!r} are tokens, which {type(model).__name__} would take for quantities; use a model that "
-            f"embeds them (TransformerEncoder, RNN, or one of yours with a field `vocabulary`)"
+            f"embeds them (TransformerEncoder, RNN, or one of yours with a field `vocab_size`)"
         )
     for field, given in own.items():
         if given is not None and given < needed[field]:

@@ -60,7 +60,7 @@ def call_model(
     variables: Variables,
     *inputs: Any,
     key: Array | None,
-    told: Sequence[str] = (),
+    sown: Sequence[str] = (),
     **options: Any,
 ) -> tuple[Any, Variables]:
     """Call a module as `model(*inputs, train=...)`: in training where there is a key, else in evaluation.
@@ -70,7 +70,7 @@ def call_model(
         variables: its own.
         inputs: what it is called with.
         key: of this call's draws.
-        told: collections that it fills anew at each call, to be handed on as well.
+        sown: collections that it sows into at each call; they are returned as well.
         options: of `model.apply`: `method`, say.
 
     Returns:
@@ -81,7 +81,7 @@ def call_model(
     call: Any = model.apply  # what it returns depends on `mutable`
     outputs, new = _explained(
         model,
-        lambda: call(variables, *inputs, train=key is not None, rngs=rngs, mutable=[*kept, *told], **options),
+        lambda: call(variables, *inputs, train=key is not None, rngs=rngs, mutable=[*kept, *sown], **options),
     )
     return outputs, {**others, **_typed(new)}
 

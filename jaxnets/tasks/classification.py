@@ -49,7 +49,7 @@ class Classification(Task):
         reason = f"the labels of {card.name!r} run from 0 to {count - 1} (out of range for the model)"
         model = with_outputs(self.model, count, exact=False, reason=reason)
         if card.tokens:
-            model = with_padding(with_vocabulary(model, card.name, vocabulary=len(card.tokens.names)))
+            model = with_padding(with_vocabulary(model, card.name, vocab_size=len(card.tokens.names)))
         return dataclasses.replace(self, model=model)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:

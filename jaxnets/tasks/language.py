@@ -57,7 +57,7 @@ class NextToken(Task):
                 f"the windows of {card.name!r} have {length} tokens, more than {type(model).__name__}.length {model.length}; "
                 f"set task.model.length to {length}, or data.length lower"
             )
-        return dataclasses.replace(self, model=with_vocabulary(model, card.name, vocabulary=count))
+        return dataclasses.replace(self, model=with_vocabulary(model, card.name, vocab_size=count))
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean cross entropy in nats a token; with experts, and their two losses."""
@@ -80,11 +80,11 @@ class NextToken(Task):
         self, variables: Variables, batch: Batch, key: Array | None
     ) -> tuple[Array, Variables, dict[str, Array]]:
         """What `apply` gives, and what each layer's router tells, `[layers, B]` by name; {} where there are none."""
-        logits, model_state = self.apply(variables, batch, key, told=[COLLECTION])
-        state, told = dict(model_state), dict[str, list[Array]]()
+        logits, model_state = self.apply(variables, batch, key, sown=[COLLECTION])
+        state, routing = dict(model_state), dict[str, list[Array]]()
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.pop(COLLECTION, {})):
-            told.setdefault(path[-1].key, []).append(leaf.reshape(-1, leaf.shape[-1]))
-        return logits, state, {name: jnp.concatenate(layers).astype(jnp.float32) for name, layers in told.items()}
+            routing.setdefault(path[-1].key, []).append(leaf.reshape(-1, leaf.shape[-1]))
+        return logits, state, {name: jnp.concatenate(layers).astype(jnp.float32) for name, layers in routing.items()}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """With the perplexity, `exp` of the cross entropy alone."""

@@ -161,7 +161,7 @@ def _with_vocabularies(model: Any, card: Card) -> Any:
             f"Seq2SeqTransformer.embedding is shared, but {card.name!r} has {len(read)} tokens to read and other "
             f"{len(written)} to write; set task.model.embedding to tied"
         )
-    return with_vocabulary(model, card.name, vocabulary=len(written), source_vocabulary=len(read))
+    return with_vocabulary(model, card.name, vocab_size=len(written), source_vocab_size=len(read))
 
 
 def _targets(batch: Batch) -> Array:

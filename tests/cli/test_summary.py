@@ -73,7 +73,7 @@ KINDS = {"unrolled": {}, "scanned": {"blocks": "scanned"}, "remat": {"blocks": "
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_language_model_adds_up_however_its_blocks_run(kind):
     L, D, F, V, T, B, H, G = 3, 32, 128, 50257, 10, 4, 4, 2
-    model = LanguageModel(layers=L, width=D, heads=H, key_heads=G, biases="none", positions="rotary", **KINDS[kind])
+    model = LanguageModel(layers=L, width=D, heads=H, kv_heads=G, biases="none", positions="rotary", **KINDS[kind])
     task = NextToken(model=model).bind(GPT2Tokens(length=T).outline().card)
     found = layers_of(task, batch_spec(GPT2Tokens(length=T).outline(), B))
     assert (

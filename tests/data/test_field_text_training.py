@@ -163,7 +163,7 @@ def ends_alike(model, variables, tokens):
     [("rotary", "scanned"), ("alibi", "unrolled"), ("sinusoidal", "scanned"), ("none", "scanned")],
 )
 def test_models_without_a_table_of_positions_go_on_past_the_window(positions, blocks):
-    model = LanguageModel(vocabulary=7, layers=2, width=8, heads=2, length=5, positions=positions, blocks=blocks)
+    model = LanguageModel(vocab_size=7, layers=2, width=8, heads=2, length=5, positions=positions, blocks=blocks)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 14)), jnp.int32)
     variables = drawn(model, tokens[:, :4])
     whole = ends_alike(model, variables, tokens)
@@ -179,8 +179,8 @@ def test_models_without_a_table_of_positions_go_on_past_the_window(positions, bl
 
 
 @pytest.mark.parametrize("model", [
-    HybridLanguageModel(vocabulary=7, layers=3, width=8, heads=2, window=4),
-    RNN(vocabulary=7, outputs=7, widths=(8,), answer="every"),
+    HybridLanguageModel(vocab_size=7, layers=3, width=8, heads=2, window=4),
+    RNN(vocab_size=7, outputs=7, widths=(8,), answer="every"),
 ], ids=["hybrid", "rnn"])  # fmt: skip
 def test_recurrent_models_have_no_window_to_pass(model):
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 14)), jnp.int32)
@@ -189,11 +189,11 @@ def test_recurrent_models_have_no_window_to_pass(model):
 
 
 def test_a_table_of_positions_ends_the_text_and_says_so():
-    model = LanguageModel(vocabulary=7, layers=1, width=8, heads=2, length=8)
+    model = LanguageModel(vocab_size=7, layers=1, width=8, heads=2, length=8)
     variables = drawn(model, jnp.zeros((1, 4), jnp.int32))
     with pytest.raises(ValueError, match="the size of its table of positions; ask for fewer, or train with positions"):
         generate(model, variables, np.ones((1, 4), np.int32), 5, key=jax.random.key(0))
-    encoder = TransformerEncoder(vocabulary=9, layers=1, width=8, heads=2, length=4, outputs=2)
+    encoder = TransformerEncoder(vocab_size=9, layers=1, width=8, heads=2, length=4, outputs=2)
     long = jnp.ones((1, 9), jnp.int32)
     weights, wide = drawn(encoder, long[:, :4]), encoder.clone(length=32)
     np.testing.assert_array_equal(jax.jit(encoder.apply)(weights, long), jax.jit(wide.apply)(weights, long))

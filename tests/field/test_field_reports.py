@@ -195,7 +195,7 @@ def test_tokens_that_no_embedding_has_are_refused():
         with pytest.raises(JaxnetsError):
             data({**split, "inputs": wrong, "targets": wrong})
     with pytest.raises(JaxnetsError):
-        fit(tasks.NextToken(model=model.clone(vocabulary=5)), data(split), steps=1)
+        fit(tasks.NextToken(model=model.clone(vocab_size=5)), data(split), steps=1)
 
 
 @pytest.mark.parametrize("schedule", [optim.WarmupCosine, optim.WarmupLinear])

@@ -13,13 +13,13 @@ from jaxnets.interop import GPT2, export_language_model, language_model_from, ll
 from jaxnets.interop.safetensors import read_safetensors, write_safetensors
 from jaxnets.models import LanguageModel
 
-LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "biases": "none", "hidden": 20, "key_heads": 1}
-BASE = {"vocabulary": 19, "layers": 1, "width": 12, "heads": 2, "length": 16}
+LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "biases": "none", "mlp_dim": 20, "kv_heads": 1}
+BASE = {"vocab_size": 19, "layers": 1, "width": 12, "heads": 2, "length": 16}
 KINDS = {
     "gpt2": BASE,
     "llama": {**BASE, **LLAMA},
     "qwen2": {**BASE, **LLAMA, "biases": "queries"},
-    "qwen3": {**BASE, **LLAMA, "normalise_queries": "rms"},
+    "qwen3": {**BASE, **LLAMA, "qk_norm": "rms"},
 }
 TOKENS = np.random.default_rng(0).integers(0, 19, (2, 9)).astype(np.int32)
 

@@ -15,16 +15,16 @@ from jaxnets.interop import export_language_model, language_model_from
 from jaxnets.interop.safetensors import read_safetensors, write_safetensors
 from jaxnets.models import LanguageModel
 
-LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "biases": "none", "hidden": 40, "key_heads": 2}
-BASE = {"vocabulary": 29, "layers": 2, "width": 24, "heads": 4, "length": 32}
+LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "biases": "none", "mlp_dim": 40, "kv_heads": 2}
+BASE = {"vocab_size": 29, "layers": 2, "width": 24, "heads": 4, "length": 32}
 KINDS = {
     "gpt2": BASE,
-    "gpt2-untied": {**BASE, "embedding": "untied", "hidden": 50},
-    "llama": {**BASE, **LLAMA, "embedding": "untied", "rotary_base": 500.0, "norm_epsilon": 1e-4},
-    "llama-wide-heads": {**BASE, **LLAMA, "head_width": 10},
-    "llama3": {**BASE, **LLAMA, "heads": 2, "rotary_base": 50.0, "rotary_scaling": (8.0, 1.0, 4.0, 16.0)},
-    "qwen2": {**BASE, **LLAMA, "biases": "queries", "rotary_base": 1e6},
-    "qwen3": {**BASE, **LLAMA, "normalise_queries": "rms", "head_width": 10, "embedding": "untied"},
+    "gpt2-untied": {**BASE, "embedding": "untied", "mlp_dim": 50},
+    "llama": {**BASE, **LLAMA, "embedding": "untied", "rope_theta": 500.0, "norm_epsilon": 1e-4},
+    "llama-wide-heads": {**BASE, **LLAMA, "head_dim": 10},
+    "llama3": {**BASE, **LLAMA, "heads": 2, "rope_theta": 50.0, "rope_scaling": (8.0, 1.0, 4.0, 16.0)},
+    "qwen2": {**BASE, **LLAMA, "biases": "queries", "rope_theta": 1e6},
+    "qwen3": {**BASE, **LLAMA, "qk_norm": "rms", "head_dim": 10, "embedding": "untied"},
     "scanned": {**BASE, **LLAMA, "blocks": "scanned"},
 }
 TOKENS = np.random.default_rng(0).integers(0, 29, (2, 13)).astype(np.int32)
@@ -46,12 +46,12 @@ def test_out_and_in_again_gives_the_same_logits(kind, tmp_path):
     np.testing.assert_allclose(back.apply(weights, TOKENS), model.apply(variables, TOKENS), atol=2e-5)
     assert back.blocks == "unrolled"
     for field in (
-        "vocabulary",
+        "vocab_size",
         "layers",
         "width",
         "length",
-        "rotary_base",
-        "rotary_scaling",
+        "rope_theta",
+        "rope_scaling",
         "norm_epsilon",
         "embedding",
     ):
@@ -133,10 +133,10 @@ def test_shards_are_read_by_their_index(tmp_path):
     [
         ({"positions": "rotary"}, "nearest, gpt2, has positions='learned'"),
         ({**LLAMA, "biases": "all"}, r"has biases='\w+' \(not 'all'\)"),
-        ({**LLAMA, "rotary_pairs": "neighbours"}, r"nearest, llama, has rotary_pairs='halves' \(not 'neighbours'\)"),
-        ({"key_heads": 2}, r"key_heads=4 \(not 2\)"),
-        ({"head_width": 10}, r"head_width=6 \(not 10\)"),
-        ({"vocabulary": None}, "vocabulary is not set"),
+        ({**LLAMA, "rope_pairs": "neighbours"}, r"nearest, llama, has rope_pairs='halves' \(not 'neighbours'\)"),
+        ({"kv_heads": 2}, r"kv_heads=4 \(not 2\)"),
+        ({"head_dim": 10}, r"head_dim=6 \(not 10\)"),
+        ({"vocab_size": None}, "vocabulary is not set"),
     ],
 )
 def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
@@ -167,7 +167,7 @@ def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
         ("llama", {"num_hidden_layers": 1}, "no place for: params/block_1"),
         ("llama", {"hidden_size": "24"}, "hidden_size is '24', expected a positive number"),
         ("llama", {"hidden_size": True}, "expected a positive number"),
-        ("llama", {"num_key_value_heads": 3}, "key_heads 3 does not divide heads 4"),
+        ("llama", {"num_key_value_heads": 3}, "kv_heads 3 does not divide heads 4"),
         ("llama", {"intermediate_size": 41}, r"shapes that differ: params/block_0/down/kernel: \(40, 24\) there, \(41, 24\)"),
         ("llama", {"hidden_size": 2**30, "intermediate_size": 2**30, "vocab_size": 2**30}, "shapes that differ|no model has"),
         ("llama", dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"), 2**30), "differ|no model"),
@@ -237,7 +237,7 @@ def test_a_run_leaves_with_its_tokenizer(tmp_path):
     assert (again.returncode, again.stderr.count("holds files already")) == (1, 1)
     assert run_here("export", "run", cwd=tmp_path).returncode == 2
     model, _ = language_model_from(tmp_path / "out")
-    assert model.vocabulary == tok.get_vocab_size()
+    assert model.vocab_size == tok.get_vocab_size()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == 0
     assert open_tokenizer(str(tmp_path / "out")).encode("the lazy fox").tolist() == tok.encode("the lazy fox").ids
     transformers = pytest.importorskip("transformers")
@@ -252,7 +252,7 @@ def test_gpt2s_pair_of_files_is_theirs_by_name(tmp_path):
         tokenizer = open_tokenizer("gpt2")
     except DataError:
         pytest.skip("JAXNETS_DATA is not set")
-    model, variables = made("gpt2", vocabulary=50257)
+    model, variables = made("gpt2", vocab_size=50257)
     names = export_language_model(model, variables, tmp_path / "out", tokenizer=tokenizer)
     assert names == ["config.json", "merges.txt", "model.safetensors", "tokenizer_config.json", "vocab.json"]
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)

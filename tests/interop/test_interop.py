@@ -28,8 +28,8 @@ from jaxnets.models import CifarResNet, Experts, LanguageModel, ResNet, Sampling
 WEIGHTS = Path(os.environ.get("JAXNETS_DATA", "")) / "weights"
 needs_weights = pytest.mark.skipif(not (WEIGHTS / "stories260K.npz").is_file(), reason="JAXNETS_DATA is not set")
 STORIES = LanguageModel(
-    vocabulary=512, layers=5, width=64, heads=8, key_heads=4, hidden=172, length=512, positions="rotary",
-    rotary_pairs="neighbours", norm="rms", mlp="swiglu", biases="none",
+    vocab_size=512, layers=5, width=64, heads=8, kv_heads=4, mlp_dim=172, length=512, positions="rotary",
+    rope_pairs="neighbours", norm="rms", mlp="swiglu", biases="none",
 )  # fmt: skip
 
 
@@ -79,24 +79,24 @@ def test_a_trained_resnet_has_its_published_accuracy_on_the_whole_test_set():
 
 
 FAMILIES = {
-    "gpt2": (LanguageModel(vocabulary=17, layers=2, width=12, heads=3, length=8), GPT2, "transformer.h.1.mlp.c_proj.weight"),
+    "gpt2": (LanguageModel(vocab_size=17, layers=2, width=12, heads=3, length=8), GPT2, "transformer.h.1.mlp.c_proj.weight"),
     "llama": (
-        LanguageModel(vocabulary=17, layers=2, width=12, heads=2, key_heads=1, hidden=20, positions="rotary", norm="rms",
+        LanguageModel(vocab_size=17, layers=2, width=12, heads=2, kv_heads=1, mlp_dim=20, positions="rotary", norm="rms",
                       mlp="swiglu", biases="none", embedding="untied"),
         llama(tied=False), "model.layers.1.self_attn.o_proj.weight",
     ),
     "qwen2": (
-        LanguageModel(vocabulary=17, layers=2, width=12, heads=2, hidden=20, positions="rotary", norm="rms", mlp="swiglu",
+        LanguageModel(vocab_size=17, layers=2, width=12, heads=2, mlp_dim=20, positions="rotary", norm="rms", mlp="swiglu",
                       biases="queries"),
         llama(tied=True, query_biases=True), "model.layers.0.self_attn.q_proj.bias",
     ),
     "qwen3": (
-        LanguageModel(vocabulary=17, layers=2, width=12, heads=2, hidden=20, positions="rotary", norm="rms", mlp="swiglu",
-                      biases="none", normalise_queries="rms"),
+        LanguageModel(vocab_size=17, layers=2, width=12, heads=2, mlp_dim=20, positions="rotary", norm="rms", mlp="swiglu",
+                      biases="none", qk_norm="rms"),
         llama(tied=True, query_norms=True), "model.layers.0.self_attn.q_norm.weight",
     ),
     "mixtral": (
-        LanguageModel(vocabulary=17, layers=2, width=12, heads=2, hidden=20, positions="rotary", norm="rms", mlp="swiglu",
+        LanguageModel(vocab_size=17, layers=2, width=12, heads=2, mlp_dim=20, positions="rotary", norm="rms", mlp="swiglu",
                       biases="none", embedding="untied", experts=Experts(count=11)),
         llama(tied=False, experts=True), "model.layers.1.block_sparse_moe.experts.10.w2.weight",
     ),

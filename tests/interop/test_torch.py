@@ -360,14 +360,14 @@ CASES = {
     "simple": (RNN(cell="simple", widths=(5, 5), bidirectional=True, answer="every", outputs=2), rnn, (3, 6, 4)),
     "lstm": (RNN(cell="lstm", widths=(5, 5), bidirectional=True, answer="every", outputs=2), rnn, (3, 6, 4)),
     "gru": (RNN(cell="gru", widths=(5, 5), bidirectional=True, answer="every", outputs=2), rnn, (3, 6, 4)),
-    "experts": (MixtureOfExperts(Experts(4, products="dense"), hidden=6, mlp="swiglu"), mixture, (2, 5, 7)),
+    "experts": (MixtureOfExperts(Experts(4, products="dense"), mlp_dim=6, mlp="swiglu"), mixture, (2, 5, 7)),
     "experts sorted": (
-        MixtureOfExperts(Experts(4, products="grouped", weights="all"), hidden=6, biased=True),
+        MixtureOfExperts(Experts(4, products="grouped", weights="all"), mlp_dim=6, biased=True),
         mixture,
         (2, 5, 7),
     ),
     "experts in places": (
-        MixtureOfExperts(Experts(4, routing="capacity", capacity=0.7), hidden=6, biased=True),
+        MixtureOfExperts(Experts(4, routing="capacity", capacity=0.7), mlp_dim=6, biased=True),
         mixture,
         (2, 9, 7),
     ),

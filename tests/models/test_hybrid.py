@@ -15,11 +15,11 @@ from jaxnets.models.hybrid_language_model import GatedRecurrence
 from jaxnets.ops.scan import linear_recurrence, plain_linear_recurrence
 from jaxnets.tasks import NextToken
 
-SMALL = {"vocabulary": 29, "layers": 3, "width": 24, "heads": 3, "gate_blocks": 2, "window": 5}
+SMALL = {"vocab_size": 29, "layers": 3, "width": 24, "heads": 3, "gate_blocks": 2, "window": 5}
 KINDS = {
     "griffin": SMALL,
-    "most_biases": {**SMALL, "biases": "most", "key_heads": 3, "recurrent_width": 30, "hidden": 31, "embedding": "untied"},
-    "swiglu": {**SMALL, "mlp": "swiglu", "convolution": 2, "rotary_base": 300.0, "gate_blocks": 1},
+    "most_biases": {**SMALL, "biases": "most", "kv_heads": 3, "recurrent_width": 30, "mlp_dim": 31, "embedding": "untied"},
+    "swiglu": {**SMALL, "mlp": "swiglu", "convolution": 2, "rope_theta": 300.0, "gate_blocks": 1},
     "recurrent": {**SMALL, "pattern": ("recurrent",)},
     "attention": {**SMALL, "pattern": ("attention",), "layers": 2},
     "narrow": {**SMALL, "mlp": "swiglu", "window": 1, "convolution": 1, "pattern": ("attention", "recurrent")},
@@ -82,7 +82,7 @@ def test_gates_and_inputs_of_other_shapes_are_refused():
 def plain(model, variables, tokens):
     """The same network by loops over time, heads and layers."""
     p, K, W = variables["params"], model.width // model.heads, model.window
-    G, R = model.key_heads or model.heads, model.recurrent_width or model.width
+    G, R = model.kv_heads or model.heads, model.recurrent_width or model.width
 
     def norm(x, w):
         return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + model.norm_epsilon) * w["scale"]
@@ -92,7 +92,7 @@ def plain(model, variables, tokens):
 
     def turn(x):
         z = x[:, : K // 2] + 1j * x[:, K // 2 :]
-        z = z * jnp.exp(1j * jnp.arange(len(x))[:, None] / model.rotary_base ** (jnp.arange(0, K, 2) / K)[None])
+        z = z * jnp.exp(1j * jnp.arange(len(x))[:, None] / model.rope_theta ** (jnp.arange(0, K, 2) / K)[None])
         return jnp.concatenate([z.real, z.imag], -1)
 
     def gate(x, w, name):
@@ -204,12 +204,12 @@ def test_attention_sees_its_window_and_the_recurrence_everything():
     ("model", "count"),
     [
         (  # RecurrentGemma 2B, as released
-            HybridLanguageModel(vocabulary=256_000, layers=26, width=2560, heads=10, key_heads=1, gate_blocks=10,
-                                hidden=7680, window=2048, biases="most"),
+            HybridLanguageModel(vocab_size=256_000, layers=26, width=2560, heads=10, kv_heads=1, gate_blocks=10,
+                                mlp_dim=7680, window=2048, biases="most"),
             2_682_862_080,
         ),
-        (HybridLanguageModel(vocabulary=65, layers=4, heads=4, key_heads=None, window=32, hidden=358, mlp="swiglu"), 800_000),
-        (LanguageModel(vocabulary=65, hidden=344, positions="rotary", norm="rms", mlp="swiglu", biases="none"), 800_000),
+        (HybridLanguageModel(vocab_size=65, layers=4, heads=4, kv_heads=None, window=32, mlp_dim=358, mlp="swiglu"), 800_000),
+        (LanguageModel(vocab_size=65, mlp_dim=344, positions="rotary", norm="rms", mlp="swiglu", biases="none"), 800_000),
     ],
     ids=["recurrentgemma-2b", "shakespeare_hybrid", "its twin"],
 )  # fmt: skip
@@ -247,7 +247,7 @@ def test_fresh_states_remember_ten_to_a_thousand_steps():
     [
         ({"heads": 5}, "width 24 over heads 5 is no even number"),
         ({"heads": 8}, "width 24 over heads 8 is no even number"),
-        ({"key_heads": 2}, "key_heads 2 does not divide heads 3"),
+        ({"kv_heads": 2}, "kv_heads 2 does not divide heads 3"),
         ({"gate_blocks": 5}, "gate_blocks 5 does not divide the recurrent width 24"),
         ({"pattern": ()}, "pattern names at least one block"),
         ({"window": 0}, "window is at least 1"),
@@ -294,4 +294,4 @@ def test_the_task_fills_in_the_vocabulary_and_asks_for_no_length(tmp_path):
 
     (tmp_path / "a.txt").write_text("abcde" * 4000)
     card = Text(str(tmp_path / "a.txt"), length=900).open().card
-    assert NextToken(model=HybridLanguageModel(width=8, heads=2)).bind(card).model.vocabulary == 5
+    assert NextToken(model=HybridLanguageModel(width=8, heads=2)).bind(card).model.vocab_size == 5

@@ -22,12 +22,12 @@ from jaxnets.optim import AdamW
 from jaxnets.runs.train import train
 from jaxnets.tasks import Classification, NextToken
 
-GPT = {"vocabulary": 29, "layers": 2, "width": 24, "heads": 3, "length": 16}
+GPT = {"vocab_size": 29, "layers": 2, "width": 24, "heads": 3, "length": 16}
 LLAMA = {
     **GPT,
     "heads": 4,
-    "key_heads": 2,
-    "hidden": 40,
+    "kv_heads": 2,
+    "mlp_dim": 40,
     "positions": "rotary",
     "norm": "rms",
     "mlp": "swiglu",
@@ -36,9 +36,9 @@ LLAMA = {
 KINDS = {
     "gpt2": GPT,
     "llama": LLAMA,
-    "neighbours": {**LLAMA, "rotary_pairs": "neighbours", "rotary_base": 500.0},
+    "neighbours": {**LLAMA, "rope_pairs": "neighbours", "rope_theta": 500.0},
     "qwen2": {**LLAMA, "biases": "queries", "embedding": "untied"},
-    "qwen3": {**LLAMA, "normalise_queries": "rms", "head_width": 10},
+    "qwen3": {**LLAMA, "qk_norm": "rms", "head_dim": 10},
     "alibi": {**GPT, "positions": "alibi"},
     "sinusoidal": {**GPT, "positions": "sinusoidal"},
     "nowhere": {**GPT, "positions": "none"},
@@ -78,10 +78,10 @@ def plain(model, variables, tokens):
         return x @ w["kernel"] + w.get("bias", 0.0)
 
     def turn(x):  # [T, K] as complex numbers
-        angle = jnp.arange(x.shape[0])[:, None] / model.rotary_base ** (jnp.arange(0, K, 2) / K)[None]
-        a, b = (x[:, : K // 2], x[:, K // 2 :]) if model.rotary_pairs == "halves" else (x[:, ::2], x[:, 1::2])
+        angle = jnp.arange(x.shape[0])[:, None] / model.rope_theta ** (jnp.arange(0, K, 2) / K)[None]
+        a, b = (x[:, : K // 2], x[:, K // 2 :]) if model.rope_pairs == "halves" else (x[:, ::2], x[:, 1::2])
         z = (a + 1j * b) * jnp.exp(1j * angle)
-        if model.rotary_pairs == "halves":
+        if model.rope_pairs == "halves":
             return jnp.concatenate([z.real, z.imag], -1)
         return jnp.stack([z.real, z.imag], -1).reshape(x.shape)
 
@@ -101,7 +101,7 @@ def plain(model, variables, tokens):
             for h in range(H):
                 g = h // (H // G)
                 qh, kh, vh = q[:, h * K : h * K + K], k[:, g * K : g * K + K], v[:, g * K : g * K + K]
-                if model.normalise_queries == "rms":
+                if model.qk_norm == "rms":
                     qh, kh = norm(qh, w["query_norm"]), norm(kh, w["key_norm"])
                 if model.positions == "rotary":
                     qh, kh = turn(qh), turn(kh)
@@ -179,15 +179,15 @@ def test_no_position_sees_what_comes_after_it():
 @pytest.mark.parametrize(
     ("fields", "count"),
     [
-        ({"vocabulary": 50257, "layers": 12, "width": 768, "heads": 12}, 124_439_808),
-        ({"vocabulary": 50257, "layers": 24, "width": 1024, "heads": 16}, 354_823_168),
+        ({"vocab_size": 50257, "layers": 12, "width": 768, "heads": 12}, 124_439_808),
+        ({"vocab_size": 50257, "layers": 24, "width": 1024, "heads": 16}, 354_823_168),
         (  # Llama 3.2 1B
-            {"vocabulary": 128256, "layers": 16, "width": 2048, "heads": 32, "key_heads": 8, "hidden": 8192, "length": 2048,
+            {"vocab_size": 128256, "layers": 16, "width": 2048, "heads": 32, "kv_heads": 8, "mlp_dim": 8192, "length": 2048,
              "positions": "rotary", "norm": "rms", "mlp": "swiglu", "biases": "none"},
             1_235_814_400,
         ),
         (  # Qwen2.5 0.5B
-            {"vocabulary": 151936, "layers": 24, "width": 896, "heads": 14, "key_heads": 2, "hidden": 4864, "length": 2048,
+            {"vocab_size": 151936, "layers": 24, "width": 896, "heads": 14, "kv_heads": 2, "mlp_dim": 4864, "length": 2048,
              "positions": "rotary", "norm": "rms", "mlp": "swiglu", "biases": "queries"},
             494_032_768,
         ),
@@ -212,11 +212,11 @@ def test_bfloat16_and_shapes():
     ("fields", "message"),
     [
         ({"heads": 5}, "width 24 is not divisible by heads 5"),
-        ({"key_heads": 2}, "key_heads 2 does not divide heads 3"),
-        ({"positions": "rotary", "head_width": 7}, "the head width is even"),
+        ({"kv_heads": 2}, "kv_heads 2 does not divide heads 3"),
+        ({"positions": "rotary", "head_dim": 7}, "the head width is even"),
         ({"dropout": 1.0}, "dropout is a probability"),
         ({"layers": 0}, "layers is at least 1"),
-        ({"rotary_scaling": (8.0, 4.0, 1.0, 64.0)}, "low < high"),
+        ({"rope_scaling": (8.0, 4.0, 1.0, 64.0)}, "low < high"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(fields, message):
@@ -237,16 +237,16 @@ def test_too_many_tokens_or_none_are_refused():
         generate(model, variables, tokens, 6, key=key)
     with pytest.raises(ValueError, match="at least one position"):
         generate(model, variables, tokens[:, :0], 3, key=key)
-    size = model.vocabulary
+    size = model.vocab_size
     for wrong in (size, -1):
         with pytest.raises(
-            ValueError, match=rf"a prompt has tokens from .*{wrong}.*LanguageModel.vocabulary is {size}"
+            ValueError, match=rf"a prompt has tokens from .*{wrong}.*LanguageModel.vocab_size is {size}"
         ):
             generate(model, variables, [[1, wrong]], 3, key=key)
     with pytest.raises(ValueError, match=r"whole numbers \[batch, positions\].*got float64\[1, 2\]"):
         generate(model, variables, [[1.0, 2.5]], 3, key=key)
-    with pytest.raises(ValueError, match="LanguageModel.vocabulary is not set"):
-        generate(model.clone(vocabulary=None), variables, [[1]], 3, key=key)
+    with pytest.raises(ValueError, match="LanguageModel.vocab_size is not set"):
+        generate(model.clone(vocab_size=None), variables, [[1]], 3, key=key)
     cache = model.apply(variables, tokens[:, :3], cache=model.empty_cache(2, 4))[1]
     with pytest.raises(ValueError, match="2 tokens do not fit a cache that holds 3 of 4"):
         model.apply(variables, tokens[:, 3:5], cache=cache)
@@ -433,8 +433,8 @@ def test_a_task_and_data_that_do_not_belong_together(rhyme, blobs, one_device):
     options = {"mesh": one_device, "progress": "none"}
     with pytest.raises(DataError, match=r"windows of 'rhyme' have 16 tokens, more than LanguageModel.length 8"):
         train(rhyme_run(rhyme, task=NextToken(model=model)), **options)
-    with pytest.raises(DataError, match=r"vocabulary=5, but 'rhyme' has 28 tokens"):
-        train(rhyme_run(rhyme, task=NextToken(model=model.clone(length=16, vocabulary=5))), **options)
+    with pytest.raises(DataError, match=r"vocab_size=5, but 'rhyme' has 28 tokens"):
+        train(rhyme_run(rhyme, task=NextToken(model=model.clone(length=16, vocab_size=5))), **options)
     with pytest.raises(DataError, match="NextToken needs text"):
         train(rhyme_run(rhyme), dataset=blobs, **options)
     for seer in (

@@ -138,7 +138,7 @@ def test_all_roads_give_the_same_where_nothing_is_dropped(count, per_token, leng
 
 def test_one_expert_is_the_plain_mlp():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 7)), jnp.int32)
-    model = LanguageModel(vocabulary=29, layers=2, width=12, heads=3, hidden=10, length=8)
+    model = LanguageModel(vocab_size=29, layers=2, width=12, heads=3, mlp_dim=10, length=8)
     variables = jax.jit(model.init)(jax.random.key(0), tokens)
     params = dict(variables["params"])
     for index in range(2):
@@ -175,7 +175,7 @@ KINDS = {
     "grouped": Experts(4, products="grouped"),
     "switch": Experts(3, 1, "capacity", weights="all"),
 }
-MODEL = {"vocabulary": 29, "layers": 2, "width": 12, "heads": 3, "hidden": 10, "length": 16, "mlp": "swiglu",
+MODEL = {"vocab_size": 29, "layers": 2, "width": 12, "heads": 3, "mlp_dim": 10, "length": 16, "mlp": "swiglu",
          "biases": "none", "norm": "rms", "positions": "rotary"}  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
 @pytest.mark.slow
 def test_experts_come_to_be_used_alike(tmp_path, one_device):
     (tmp_path / "rhyme.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
-    model = LanguageModel(layers=1, heads=2, width=16, hidden=16, length=16, experts=Experts(4))
+    model = LanguageModel(layers=1, heads=2, width=16, mlp_dim=16, length=16, experts=Experts(4))
     ends = {}
     for balance in (0.0, 0.1):
         run = Experiment(
@@ -288,7 +288,7 @@ def test_experts_come_to_be_used_alike(tmp_path, one_device):
 
 def test_parameter_counts():
     mixtral = LanguageModel(
-        vocabulary=32_000, layers=32, width=4096, heads=32, key_heads=8, hidden=14_336, positions="rotary", norm="rms",
+        vocab_size=32_000, layers=32, width=4096, heads=32, kv_heads=8, mlp_dim=14_336, positions="rotary", norm="rms",
         mlp="swiglu", biases="none", embedding="untied", experts=Experts(8), blocks="scanned",
     )  # fmt: skip
     shapes = jax.eval_shape(lambda: mixtral.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))

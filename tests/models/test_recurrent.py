@@ -512,7 +512,7 @@ def test_a_logic_gate_is_its_truth_table():
 
 @pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
 def test_a_text_in_pieces_gives_the_outputs_of_the_whole(cell):
-    model = RNN(cell=cell, widths=(5, 4), answer="every", vocabulary=9, embedding=3)
+    model = RNN(cell=cell, widths=(5, 4), answer="every", vocab_size=9, embedding=3)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 11)), jnp.int32)
     variables = jax.jit(model.init)(jax.random.key(0), tokens)
     variables = jax.tree.map(lambda a: a * 3, variables)

@@ -85,7 +85,7 @@ def test_parameter_counts(model, inputs, parameters):
         (lambda: NeuralODE(steps=0), "NeuralODE.steps is at least 1, got 0"),
         (lambda: Perceptron(degree=0), "Perceptron.degree is at least 1, got 0"),
         (lambda: Perceptron(width=0.0), "Perceptron.width is at least"),
-        (lambda: RNN(vocabulary=0), "RNN.vocabulary is at least 1, got 0"),
+        (lambda: RNN(vocab_size=0), "RNN.vocab_size is at least 1, got 0"),
         (lambda: Perceptron(basis="polynomial", degree=4).expand(jnp.zeros((1, 64))), "choose a lower degree"),
     ],
 )
@@ -315,7 +315,7 @@ def test_a_recurrent_network_reads_tokens_and_copies_them(experiment, one_device
 
 
 def test_tokens_are_rows_of_the_embedding():
-    model = RNN(cell="simple", widths=(4,), answer="every", vocabulary=6, embedding=3)
+    model = RNN(cell="simple", widths=(4,), answer="every", vocab_size=6, embedding=3)
     tokens = np.random.default_rng(0).integers(0, 6, (2, 5))
     params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
     numbers = np.asarray(params["embedding"]["embedding"])[tokens]

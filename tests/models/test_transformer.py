@@ -36,12 +36,12 @@ from jaxnets.runs.train import train
 from jaxnets.tasks import Classification, SequenceToSequence
 from jaxnets.tasks.bleu import bleu, bleu_counts
 
-SMALL = {"layers": 1, "width": 12, "heads": 2, "hidden": 10, "length": 16}
-BOTH = {**SMALL, "vocabulary": 13, "source_vocabulary": 11}
+SMALL = {"layers": 1, "width": 12, "heads": 2, "mlp_dim": 10, "length": 16}
+BOTH = {**SMALL, "vocab_size": 13, "source_vocab_size": 11}
 KINDS = {
     "pre": {},
     "post": {"norm_place": "post", "embedding": "untied", "positions": "alibi", "activation": "gelu"},
-    "rotary": {"positions": "rotary", "embedding": "shared", "source_vocabulary": 13, "decoder_layers": 2},
+    "rotary": {"positions": "rotary", "embedding": "shared", "source_vocab_size": 13, "decoder_layers": 2},
     "learned": {"positions": "learned"},
 }
 # Learned positions differ from sinusoids in a table alone; training tests them.
@@ -55,10 +55,10 @@ def _plain_broadcasting(request):
         yield
 
 
-def tokens(seed, *lengths, width, vocabulary=11):
+def tokens(seed, *lengths, width, vocab_size=11):
     """Rows of random tokens of these lengths, filled up with 0."""
     rng = np.random.default_rng(seed)
-    rows = [np.pad(rng.integers(4, vocabulary, n), (0, width - n)) for n in lengths]
+    rows = [np.pad(rng.integers(4, vocab_size, n), (0, width - n)) for n in lengths]
     return jnp.asarray(np.stack(rows), jnp.int32)
 
 
@@ -223,7 +223,7 @@ def count(tree):
 
 def test_parameters_of_the_papers_base_model():
     model = Seq2SeqTransformer(
-        vocabulary=37_000, source_vocabulary=37_000, layers=6, width=512, heads=8, embedding="shared", norm_place="post"
+        vocab_size=37_000, source_vocab_size=37_000, layers=6, width=512, heads=8, embedding="shared", norm_place="post"
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), pair())
     attention, mlp, norm = 4 * (512 * 512 + 512), 2 * 512 * 2048 + 2048 + 512, 2 * 512
@@ -249,7 +249,7 @@ def test_padding_changes_nothing(kind):
 
 @pytest.mark.parametrize(("pool", "place"), [("mean", "pre"), ("token", "post"), ("none", "pre")])
 def test_an_encoder_pools_what_is_real(pool, place):
-    model = TransformerEncoder(**SMALL, vocabulary=11, pool=pool, norm_place=place, outputs=3)
+    model = TransformerEncoder(**SMALL, vocab_size=11, pool=pool, norm_place=place, outputs=3)
     x, apply = tokens(0, 7, 4, width=7), jax.jit(model.apply)
     variables = jax.jit(model.init)(jax.random.key(0), x)
     said, wide = apply(variables, x), apply(variables, jnp.pad(x, ((0, 0), (0, 6))))
@@ -329,7 +329,7 @@ def test_sequences_that_do_not_fit_are_refused():
         greedy(model, variables, given.source, 17)
     for write in (greedy, beam_search):
         with pytest.raises(
-            ValueError, match=r"a source has tokens from .* to 77, but Seq2SeqTransformer.source_vocabulary is"
+            ValueError, match=r"a source has tokens from .* to 77, but Seq2SeqTransformer.source_vocab_size is"
         ):
             write(model, variables, [[4, 77]], 5)
     with pytest.raises(ValueError, match="a beam is at least 1 wide, got 0"):
@@ -357,7 +357,7 @@ def whole(model, variables, source, written):
 @pytest.fixture(scope="module")
 def writer():
     """A model with three tokens to write (end, unknown, one letter), sharp enough to have opinions."""
-    model = Seq2SeqTransformer(vocabulary=5, source_vocabulary=11, layers=1, width=8, heads=2, length=9)
+    model = Seq2SeqTransformer(vocab_size=5, source_vocab_size=11, layers=1, width=8, heads=2, length=9)
     source = tokens(4, 5, 3, 1, width=5)
     variables = jax.jit(model.init)(jax.random.key(7), Pair(source, source[:, :2]))
     return model, jax.tree.map(lambda a: a * 1.8, variables), source
@@ -675,7 +675,7 @@ def test_a_task_and_data_that_do_not_belong_together(word_list, blobs, one_devic
     for changes, message in (
         ({"model": MLP()}, "SequenceToSequence needs a model that writes, and MLP does not"),
         ({"model": model.clone(length=3)}, "sequences of 4 tokens, more than Seq2SeqTransformer.length 3"),
-        ({"model": model.clone(source_vocabulary=9)}, "source_vocabulary=9, but 'reversed words' has 30 tokens"),
+        ({"model": model.clone(source_vocab_size=9)}, "source_vocab_size=9, but 'reversed words' has 30 tokens"),
         ({"model": model, "length": 20}, "sequences of 20 tokens, more than Seq2SeqTransformer.length 8"),
     ):
         with pytest.raises(DataError, match=message):
@@ -708,7 +708,7 @@ def test_an_encoder_learns_a_word_that_decides(one_device):
     experiment = Experiment(task=task, data=ReversedWords(), optimizer=AdamW(1e-2), steps=60, batch_size=50)
     run = train(experiment, dataset=data, mesh=one_device, progress="none")
     assert run.history.last("test")["accuracy"] == 1.0
-    assert run.parts.task.model.vocabulary == 24
+    assert run.parts.task.model.vocab_size == 24
 
 
 def test_test_sources_longer_than_those_of_the_training_are_seen_before_the_run():

@@ -107,7 +107,7 @@ CASES = {
     "blur": (ResNet(depth=18, width=3, downsample="blur", outputs=4), plain_resnet, IMAGES[:2]),
     "vit": (ViT(patch=2, layers=2, width=12, heads=3, outputs=4), plain_vit, IMAGES),
     "vit mean": (
-        ViT(patch=2, layers=1, width=12, heads=2, hidden=20, pool="mean", outputs=4),
+        ViT(patch=2, layers=1, width=12, heads=2, mlp_dim=20, pool="mean", outputs=4),
         plain_vit,
         IMAGES[:, :8, :6],
     ),

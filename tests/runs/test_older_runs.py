@@ -50,12 +50,12 @@ def experiment():
         layers=1,
         width=16,
         heads=2,
-        key_heads=1,
-        head_width=8,
+        kv_heads=1,
+        head_dim=8,
         positions="rotary",
-        rotary_base=5000.0,
-        rotary_scaling=(8.0, 1.0, 4.0, 8192.0),
-        normalise_queries="rms",
+        rope_theta=5000.0,
+        rope_scaling=(8.0, 1.0, 4.0, 8192.0),
+        qk_norm="rms",
         length=16,
     )
     data = Text(path="words.txt", length=16)

@@ -22,7 +22,7 @@ IMAGE, ROW, TOKENS = jnp.zeros((2, 32, 32, 3)), jnp.zeros((2, 3)), jnp.zeros((2,
 GRAPH = models.Graph(
     jnp.zeros((1, 5, 3)), jnp.zeros((1, 4, 2), jnp.int32), jnp.ones((1, 5), bool), jnp.ones((1, 4), bool)
 )
-SMALL = {"vocabulary": 9, "layers": 2, "width": 8, "heads": 2, "length": 8}
+SMALL = {"vocab_size": 9, "layers": 2, "width": 8, "heads": 2, "length": 8}
 EXPERTS = models.Experts(2)
 NORM, BIAS = ("bias", "scale"), ("bias",)
 # Every model, an input, and the names of the parameters that do not decay.
@@ -54,7 +54,7 @@ MODELS = [
     (models.DCGANGenerator(shape=(32, 32, 3)), jnp.zeros((2, 8)), NORM),
     (models.Hopfield(), ROW, BIAS),
     (
-        models.HybridLanguageModel(vocabulary=9),
+        models.HybridLanguageModel(vocab_size=9),
         TOKENS,
         ("bias", "scale", "decay", "keep_bias", "take_bias", "taps_bias"),
     ),
@@ -69,8 +69,8 @@ MODELS = [
     (models.Perceptron(), ROW, BIAS),
     (models.ResNet(), jnp.zeros((2, 64, 64, 3)), NORM),
     (models.ResNet9(), IMAGE, NORM),
-    (models.TransformerEncoder(vocabulary=9, pool="token", positions="learned"), TOKENS, (*NORM, "places", "token")),
-    (models.Seq2SeqTransformer(vocabulary=9, source_vocabulary=9), models.Pair(TOKENS, TOKENS), NORM),
+    (models.TransformerEncoder(vocab_size=9, pool="token", positions="learned"), TOKENS, (*NORM, "places", "token")),
+    (models.Seq2SeqTransformer(vocab_size=9, source_vocab_size=9), models.Pair(TOKENS, TOKENS), NORM),
     (models.UNet(), IMAGE, NORM),
     (models.ViT(pool="token"), IMAGE, (*NORM, "token", "positions")),
 ]
