@@ -41,29 +41,36 @@ def test_a_model_added_as_the_page_says_trains_and_passes_its_test(tmp_path):
     assert tested.returncode == 0, tested.stdout
 
 
-def test_the_readmes_table_names_every_shipped_configuration():
-    named = set(re.findall(r"^\| `(\w+)` \|", README, flags=re.M))
-    assert named == {path.stem for path in (ROOT / "configs").glob("*.py")}
+def test_the_table_of_configurations_names_every_shipped_one():
+    page = (ROOT / "docs" / "configurations.md").read_text()
+    named = re.findall(r"^\| `(\w+)` \|", page, flags=re.M)
+    assert sorted(named) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/architecture.md",
-        "docs/performance.md",
-        "docs/reliability.md",
-        "docs/results.md",
-        "docs/adding-a-model.md",
-        "docs/your-data.md",
-        "docs/your-text.md",
-        "docs/training-rules.md",
-        "SECURITY.md",
-        "benchmarks/README.md",
-    ],
-)
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    path = ROOT / page
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text()):
         if not target.startswith("http"):
-            assert (path.parent / target).exists(), target
+            found = page.parent / target if target else page
+            assert found.exists(), target
+            assert not anchor or anchor in anchors(found), f"{target}#{anchor}"
+
+
+def test_the_index_names_every_page():
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+\.md)\)", index.read_text())}
+    assert {page for page in PAGES if page != index and page.parent.name != "benchmarks"} - {
+        ROOT / "README.md"
+    } <= linked
