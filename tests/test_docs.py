@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -39,6 +40,54 @@ def test_a_model_added_as_the_page_says_trains_and_passes_its_test(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     tested = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert tested.returncode == 0, tested.stdout
+
+
+def follow(page, root):
+    """Do what the recipes of a page say in `root`: write or extend the files named before a block, apply the changes."""
+    for said, kind, block in re.findall(r"([^\n]*)\n\n```(python|diff)\n(.*?)```", page, flags=re.S):
+        if kind == "diff":
+            for path, changes in re.findall(r"^--- (\S+)\n(.*?)(?=^--- \S|\Z)", block, flags=re.S | re.M):
+                text = (root / path).read_text()
+                for change in re.split(r"^---\n", changes, flags=re.M):
+                    lines = [(line[:1] or " ", line[1:] + "\n") for line in change.splitlines()]
+                    old, new = ("".join(line for sign, line in lines if sign in side) for side in (" -", " +"))
+                    assert text.count(old) == 1, f"{path} does not have exactly once\n{old}"
+                    text = text.replace(old, new)
+                (root / path).write_text(text)
+        else:
+            (path,) = re.findall(r"`(\S+\.py)`:$", said)
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            before = (root / path).read_text() + "\n\n" if said.startswith("At the end of") else ""
+            (root / path).write_text(before + block)
+
+
+def test_the_recipes_for_contributors_work_as_written(tmp_path):
+    shutil.copytree(ROOT / "jaxnets", tmp_path / "jaxnets", ignore=shutil.ignore_patterns("__pycache__"))
+    follow((ROOT / "CONTRIBUTING.md").read_text(), tmp_path)
+    (tmp_path / "tests" / "test_linear.py").write_text(LINEAR)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    tested = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert tested.returncode == 0, tested.stdout
+    assert "3 passed" in tested.stdout
+    run = ROOT / "tests" / "fixtures" / "before_rooms" / "images"
+    shown = run_cli("history", run, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert shown.returncode == 0, shown.stderr
+    assert re.match(r"step \d+, .*accuracy 0\.\d+", shown.stdout)
+    assert run_cli("history", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}).returncode == 2
+
+
+# What the page on models shows at length, for its short example.
+LINEAR = """
+import jax, numpy as np
+from jaxnets.models import Linear
+
+def test_linear():
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    variables = Linear(outputs=2).init(jax.random.key(0), x)
+    want = x.reshape(1, 6) @ np.asarray(variables["params"]["output"]["kernel"])
+    np.testing.assert_allclose(Linear(outputs=2).apply(variables, x), want, rtol=1e-5)
+"""
 
 
 def test_the_table_of_configurations_names_every_shipped_one():
