@@ -41,7 +41,7 @@ class Experiment:
     average: EMA = EMA()
     """Averaging of the weights for evaluation."""
     precision: Precision = Precision()
-    """Number formats."""
+    """Number formats in which the layers compute."""
     mesh: MeshShape = MeshShape()
     """How the devices are arranged."""
     log_every: int = 50
@@ -86,11 +86,13 @@ class Expected:
     """The score a shipped configuration reaches, and what that takes."""
 
     metric: str
+    """Name of the metric, as an evaluation reports it."""
     at_least: float | None
     """The score itself where more is better."""
     minutes: float
     """Wall time on two CPU cores unless `hardware` says otherwise."""
     hardware: str = "2 CPU cores"
+    """The machine that `minutes` is about."""
     at_most: float | None = None
     """The score where less is better."""
 

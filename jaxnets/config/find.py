@@ -23,8 +23,11 @@ class Loaded:
     """A configuration file, read."""
 
     name: str
+    """The file's name without its ending; the run directory is called after it."""
     experiment: Experiment
+    """What the file's `config()` returned."""
     expected: Expected | None
+    """The score that the file promises, if it promises one."""
     summary: str
     """First line of the file's docstring."""
     parameters: int | None = None

@@ -30,11 +30,15 @@ class Dataset:
     """
 
     name: str
+    """What messages and reports call the data."""
     train: Arrays
+    """The training split: arrays by name."""
     test: Arrays
+    """The test split, with the same names."""
     class_names: tuple[str, ...] = ()
     """Names of the classes; empty where the targets are real numbers."""
     target_name: str = "target"
+    """What reports call the target."""
     target_kind: str = ""
     """"labels", "series", "token" or "sequence" (see `Card`); "" to tell classes and numbers by `class_names`."""
     prepare: Standardize | TokenIds = Standardize()

@@ -31,7 +31,7 @@ class CapsNet(nn.Module):
     above: int = 16
     """Numbers in the capsule of a class."""
     rounds: int = 3
-    """Rounds of routing."""
+    """Rounds of routing by agreement."""
     outputs: int | None = None
     """Capsules above; None takes as many as the data have classes."""
 

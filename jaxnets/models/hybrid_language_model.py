@@ -32,7 +32,7 @@ class HybridLanguageModel(nn.Module):
     vocab_size: int | None = None
     """Tokens there are; None takes as many as the data have."""
     layers: int = 6
-    """Blocks."""
+    """Number of blocks, one after the other."""
     width: int = 128
     """Numbers that stand for a token inside the model."""
     pattern: tuple[Literal["recurrent", "attention"], ...] = ("recurrent", "recurrent", "attention")

@@ -122,9 +122,9 @@ class NeuralODE(nn.Module):
     steps: int = 8
     """Equal steps of the solver."""
     solver: Solver = "tsit5"
-    """See `integrate`."""
+    """The method: euler (order 1), heun (2), tsit5 or dopri5 (both 5)."""
     adjoint: Adjoint = "checkpoint"
-    """See `integrate`."""
+    """How gradients are computed: checkpoint is exact, backsolve needs less memory; see `integrate`."""
     outputs: int | None = None
     """Output units; None takes as many as the task needs (classes, or 1 for regression)."""
 

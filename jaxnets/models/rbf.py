@@ -20,7 +20,7 @@ class RBF(nn.Module):
     """
 
     centres: int = 64
-    """Hidden units."""
+    """Hidden units, each with a centre of its own."""
     basis: Literal["gaussian", "inverse_quadratic"] = "gaussian"
     """The answer to a potential: `exp(-xi^2)` or `1 / (1 + xi^2)`, whose far tails keep a gradient."""
     width: float = 1.0

@@ -24,7 +24,7 @@ class VAE(nn.Module):
     widths: tuple[int, ...] = (512, 256)
     """Units of the encoder's hidden layers; the decoder has them in reverse."""
     latent: int = 20
-    """Latent numbers, `Z`."""
+    """Numbers in the latent code, `Z`."""
     activation: Literal["relu", "gelu", "tanh", "silu"] = "relu"
     """The non-linearity after every hidden layer."""
     shape: tuple[int, ...] = ()

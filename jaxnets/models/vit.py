@@ -21,7 +21,7 @@ class ViT(nn.Module):
     patch: int = 4
     """Pixels along a side of a patch; divides height and width."""
     layers: int = 6
-    """Blocks."""
+    """Number of transformer blocks."""
     width: int = 192
     """Numbers that stand for a patch."""
     heads: int = 3

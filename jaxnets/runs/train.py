@@ -44,8 +44,11 @@ class Run:
     """A trained experiment: its weights, its history, and what can be asked of it."""
 
     parts: Parts
+    """What the experiment was built into: data, task, step, mesh."""
     state: TrainState
+    """The training state after the last step."""
     history: History
+    """The logged numbers of training and of evaluations."""
     directory: Path | None
     """The run directory, where it was given one."""
 

@@ -31,9 +31,9 @@ class MovingDigits(Source):
     speed: float = 3.0
     """Pixels that a digit moves in each step (the original: 3.6); places are then rounded to whole pixels."""
     train: int = 2000
-    """Training films."""
+    """Number of training films."""
     test: int = 400
-    """Test films."""
+    """Number of test films."""
     seed: int = 0
     """Seed of which digits, whence and where to."""
 

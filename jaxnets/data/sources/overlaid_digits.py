@@ -25,9 +25,9 @@ class OverlaidDigits(Source):
     size: int = 14
     """Height and width of an image, at least 8; the smaller, the more the digits overlap."""
     train: int = 10000
-    """Training images."""
+    """Number of training images."""
     test: int = 2000
-    """Test images."""
+    """Number of test images."""
     seed: int = 0
     """Seed of which digits and where."""
 

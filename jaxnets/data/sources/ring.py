@@ -14,7 +14,7 @@ class Ring(Source):
     """Gaussians evenly around a circle in the plane, the label being the Gaussian (as in Metz et al. 2017, section 3.1)."""
 
     modes: int = 8
-    """Gaussians."""
+    """Number of Gaussians on the circle."""
     radius: float = 2.0
     """Of the circle on which their centres lie."""
     deviation: float = 0.02

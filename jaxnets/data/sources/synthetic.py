@@ -23,9 +23,9 @@ class AddingProblem(Source):
     length: int = 50
     """Steps of each sequence, at least 2; the longer, the harder."""
     train: int = 20000
-    """Training sequences."""
+    """Number of training sequences."""
     test: int = 2000
-    """Test sequences."""
+    """Number of test sequences."""
     seed: int = 0
     """Seed of all of them."""
 
@@ -61,15 +61,15 @@ class CopyProblem(Source):
     """
 
     remember: int = 10
-    """Symbols to remember."""
+    """Number of symbols to remember."""
     gap: int = 50
     """Steps from the last symbol to the sign."""
     symbols: int = 8
     """Different symbols, 2 to 24."""
     train: int = 20000
-    """Training sequences."""
+    """Number of training sequences."""
     test: int = 1000
-    """Test sequences."""
+    """Number of test sequences."""
     seed: int = 0
     """Seed of all of them."""
 

@@ -1,0 +1,40 @@
+"""Names that nothing in jaxnets, configs or benchmarks uses, and that stay. Each group says who uses them."""
+
+# Read from a configuration file by name (jaxnets/config/find.py).
+EXPECTED
+PARAMETERS
+
+# Called by Linen: `setup` of a module; a field of Linen's norms that ours give another default.
+_.setup
+_.use_fast_variance
+
+# Called by a task through `method="infer"` (jaxnets/tasks/variational.py).
+_.infer
+
+# Called by Python or a library: the import system's protocol, hooks of a class, the warnings module, JAX's decorators, and an
+# attribute of another library's tokenizer.
+_.find_spec
+_.create_module
+_.exec_module
+_.showwarning
+_.pre_tokenizer
+owner
+bases
+eager
+
+# Read by name, in a loop over the flags of an added token (jaxnets/data/text/added_tokens.py).
+_.single_word
+_.normalized
+
+# For users and tests: constructions of the course, the plain reference of a fast operation, a checkpoint's newest step.
+_.latest
+_.baseline
+_.fire
+energy
+hebbian
+recall
+plain_linear_recurrence
+
+# Called by Lightning (benchmarks/peers/lightning_trainer.py).
+_.training_step
+_.configure_optimizers
