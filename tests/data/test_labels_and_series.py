@@ -223,9 +223,9 @@ def test_no_window_of_the_test_is_foretold_from_what_was_trained_on(counting, pa
 def test_a_series_says_what_is_wrong_with_it(counting, tmp_path):
     (tmp_path / "gaps.csv").write_text("t,a,b\nx,1,2\ny,,3\nz,4,u\n")
     for source, message in (
-        (Series(counting), "say which columns to foretell with columns; there are time, up, down"),
+        (Series(counting), "name the columns to predict in columns; there are time, up, down"),
         (Series(counting, columns=("upp",)), "no column 'upp'. Did you mean 'up'"),
-        (Series(counting, columns=("time",)), "has words, e.g. '2020-0'"),
+        (Series(counting, columns=("time",)), "has text, e.g. '2020-0'"),
         (Series(str(tmp_path / "gaps.csv"), columns=("a",)), "empty or infinite in 1 rows, the first is row 2"),
         (Series("sunspot"), "no file 'sunspot'. Did you mean 'sunspots'"),
         (Series(counting, columns=("up",), horizon=0), "horizon is at least 1, got 0"),

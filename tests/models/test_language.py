@@ -466,7 +466,7 @@ def test_generate_and_predict_from_a_run_directory(rhyme, tmp_path):
     again = run_here("generate", "run", "--prompt", "the qu", "--tokens", 9, "--samples", 2, "--seed", 3, cwd=tmp_path)
     assert again.stdout == told.stdout
     for arguments, code, message in (
-        (("--prompt", "€"), 1, "none of them"),
+        (("--prompt", "€"), 1, "not one of them"),
         (("--tokens", 64), 2, "ask for fewer"),
         (("--tokens", 0), 2, "at least 1"),
         (("--seed", 2**32), 2, "seed is at least 0 and below 2^32, got 4294967296"),

@@ -484,7 +484,7 @@ def test_lines_become_tokens_and_lines_again():
     np.testing.assert_array_equal(encode_text(" A B ", Tokens(names, "words")), [[5, 4]])
     with pytest.raises(DataError, match="the text is empty"):
         encode_text("  ", Tokens(names, "words"))
-    with pytest.raises(DataError, match="the model knows 2 characters, and 'x' is none of them"):
+    with pytest.raises(DataError, match="the model knows 2 characters, and 'x' is not one of them"):
         encode_text("abx", Tokens(names, "characters"))
 
 
