@@ -442,7 +442,7 @@ def test_a_task_and_data_that_do_not_belong_together(rhyme, blobs, one_device):
         TransformerEncoder(pool="none", heads=2, width=32),
     ):
         with pytest.raises(
-            DataError, match=f"{type(seer).__name__} as it is set reads the tokens that it should foretell"
+            DataError, match=f"{type(seer).__name__} as configured reads the tokens that it should predict"
         ):
             train(rhyme_run(rhyme, task=NextToken(model=seer)), **options)
     with pytest.raises(DataError, match="NextToken|Classification|classification"):

@@ -673,7 +673,7 @@ def test_bleu_is_measured_over_the_whole_split(word_list, trained, one_device):
 def test_a_task_and_data_that_do_not_belong_together(word_list, blobs, one_device):
     options, model = {"mesh": one_device, "progress": "none"}, run_of(word_list).task.model
     for changes, message in (
-        ({"model": MLP()}, "SequenceToSequence needs a model that writes, and MLP does not"),
+        ({"model": MLP()}, "SequenceToSequence needs a model that generates sequences, and MLP does not"),
         ({"model": model.clone(length=3)}, "sequences of 4 tokens, more than Seq2SeqTransformer.length 3"),
         ({"model": model.clone(source_vocabulary=9)}, "source_vocabulary=9, but 'reversed words' has 30 tokens"),
         ({"model": model, "length": 20}, "sequences of 20 tokens, more than Seq2SeqTransformer.length 8"),
