@@ -40,7 +40,7 @@ class Dataset:
     prepare: Standardize | TokenIds = Standardize()
     """Prepares raw inputs for a model; applied to every batch, in training, evaluation and prediction."""
     augment: Augment = Augment()
-    """Random changes to training inputs, drawn anew at every step."""
+    """Random changes to training inputs, drawn again at every step."""
     source: str = "given by the caller"
     """Where the bytes came from."""
     tokenizer: Any = None

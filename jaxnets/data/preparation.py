@@ -60,7 +60,7 @@ class Preparation:
     feature_names: tuple[str, ...] = ()
     """Names along the last dim of the inputs, if any."""
     lowest: tuple[float, ...] = ()
-    """Smallest raw training input, for each feature (a single number if the inputs are no table)."""
+    """Smallest raw training input, for each feature (a single number if the inputs are not a table)."""
     highest: tuple[float, ...] = ()
     """Largest raw training input, likewise."""
     input_range: tuple[float, float] = (-math.inf, math.inf)
