@@ -161,7 +161,7 @@ def _node_labels(
         given = given[:, 0]
     if given.shape != (count,):
         raise DataError(
-            f"{name}: labels have shape {given.shape} for {count} nodes; give one for each, -1 where there is none"
+            f"{name}: labels have shape {given.shape} for {count} nodes; give one for each node, -1 for none"
         )
     # The labels of other nodes are not read: they may be any marker of a missing label.
     used = np.concatenate([train, test])

@@ -122,7 +122,7 @@ class NextToken(Task):
             likely = ", ".join(f"{symbols[i]!r} {math.exp(outputs[index][i]):.0%}" for i in best)
             target = int(arrays["targets"][index][-1])
             rows.append((repr(text), likely, "(does not count)" if target == IGNORED else repr(symbols[target])))
-        return [Table("What comes next (test)", ("after", "the model says", "it was"), tuple(rows))]
+        return [Table("What comes next (test)", ("text", "predicted", "true"), tuple(rows))]
 
 
 def _routing_metrics(routing: Mapping[str, Array], batch: Batch) -> dict[str, Mean]:

@@ -148,8 +148,8 @@ class SequenceToSequence(Task):
             written, right = (spell(ids[i], card.class_names, card.tokens.unit) for ids in (outputs, arrays["targets"]))
             rows.append((source, written, right, "yes" if written == right else ""))
         how = "greedy" if self.beam == 1 else f"a beam of {self.beam}"
-        header = ("source", f"the model writes ({how})", "reference", "equal")
-        return [Table("What the model writes (test)", header, tuple(rows))]
+        header = ("source", f"generated ({how})", "reference", "equal")
+        return [Table("Generated sequences (test)", header, tuple(rows))]
 
 
 def _with_vocabularies(model: Any, card: Card) -> Any:

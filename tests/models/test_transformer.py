@@ -626,7 +626,7 @@ def test_it_learns_to_reverse_and_says_how(trained, tmp_path, capsys):
     assert last["exact"] > 0.9
     assert last["examples"] == 90
     assert last["sequence_accuracy"] >= last["exact"]
-    assert "What the model writes (test)" in (folder / "report.html").read_text()
+    assert "Generated sequences (test)" in (folder / "report.html").read_text()
     test = run.parts.dataset.test
     said = run.predict(test["inputs"])
     assert (said == test["targets"]).all(axis=1).mean() == pytest.approx(last["exact"])

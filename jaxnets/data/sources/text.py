@@ -209,7 +209,7 @@ def _check_windows(name: str, split: str, count: int, length: int, stride: int) 
         raise DataError(f"a window has at least 1 token and a stride at least 0, got {length} and {stride}")
     if count <= length:
         raise DataError(
-            f"{name!r} is too short: its {split} part has {count} tokens, and a window needs {length} and the one after; use "
+            f"{name!r} is too short: its {split} part has {count} tokens, and a window needs {length} and the next one; use "
             f"a longer text or a smaller length"
         )
 
