@@ -1,9 +1,9 @@
-"""CIFAR-10 with a small hybrid of convolution and attention; parameters, steps, data and recipe as in `cifar10_vit`.
+"""CIFAR-10 with a small hybrid of convolution and attention; steps, data and recipe are those of `cifar10_vit`.
 
     jaxnets train cifar10_coatnet
 
-Data through JAXNETS_DATA, else downloaded once (170 MB). One epoch, to compare two families: 174,838 parameters here, 174,922
-in cifar10_vit. Test accuracy at least 0.50, in about six minutes on two CPU cores.
+Data through JAXNETS_DATA, else downloaded once (170 MB). One epoch, for a comparison with cifar10_vit: 174,838 parameters
+here, 174,922 there. Test accuracy at least 0.50, in about six minutes on two CPU cores.
 """
 
 from jaxnets.config import Expected, Experiment

@@ -1,4 +1,4 @@
-"""CIFAR-10 with the wide form of the 20-layer residual network; meant for a GPU or TPU.
+"""CIFAR-10 with a wide 20-layer residual network; meant for a GPU or TPU.
 
     jaxnets train cifar10_resnet --precision.compute bfloat16
 

@@ -1,10 +1,10 @@
-"""CIFAR-10 with ResNet-9 and the recipe it was made with (Page 2018), in 24 epochs; meant for a GPU.
+"""CIFAR-10 with ResNet-9 and its original recipe (Page 2018), 24 epochs; meant for a GPU.
 
     jaxnets train cifar10_resnet9
 
-Data through JAXNETS_DATA, else downloaded once (170 MB). Test accuracy at least 0.94 is wanted; not run here yet.
-Beside Page's recipe (steps, batch, rates, decay, crop, flip, cutout) there are label smoothing and averaged weights, as in his
-later versions; images are padded with zeros where his are mirrored at the edge.
+Data through JAXNETS_DATA, else downloaded once (170 MB). The goal is a test accuracy of at least 0.94; not run
+here yet. Page's recipe (steps, batch, rates, decay, crop, flip, cutout) plus label smoothing and averaged weights, as in his
+later versions. Images are padded with zeros; Page mirrors them at the edge.
 """
 
 from jaxnets.config import Expected, Experiment
@@ -23,7 +23,7 @@ def config() -> Experiment:
     return Experiment(
         task=Classification(model=ResNet9(), label_smoothing=0.1),
         data=CIFAR10(augment=Augment(shift=4, flip=True, cutout=8)),
-        # Up for 5 epochs of 24, then down to nothing.
+        # Warm up for 5 of 24 epochs, then decay to 0.
         optimizer=SGD(learning_rate=0.4, nesterov=True, weight_decay=5e-4, schedule=WarmupLinear(warmup=5 / 24)),
         steps=2328,
         batch_size=512,

@@ -1,9 +1,9 @@
-"""CIFAR-10 with a small vision transformer; parameters, steps, data and recipe as in `cifar10_coatnet`.
+"""CIFAR-10 with a small vision transformer; steps, data and recipe are those of `cifar10_coatnet`.
 
     jaxnets train cifar10_vit
 
-Data through JAXNETS_DATA, else downloaded once (170 MB). One epoch, to compare two families: 174,922 parameters here, 174,838
-in cifar10_coatnet. Test accuracy at least 0.42, in about three minutes on two CPU cores.
+Data through JAXNETS_DATA, else downloaded once (170 MB). One epoch, for a comparison with cifar10_coatnet: 174,922 parameters
+here, 174,838 there. Test accuracy at least 0.42, in about three minutes on two CPU cores.
 """
 
 from jaxnets.config import Expected, Experiment

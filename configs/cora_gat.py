@@ -1,9 +1,9 @@
-"""Cora, the citation graph, with a graph attention network: classes of papers from 140 labels.
+"""Cora with a graph attention network: classify the papers of a citation graph from 140 labels.
 
     jaxnets train cora_gat
 
 Test accuracy at least 0.815, in two minutes. Data through JAXNETS_DATA, else downloaded once (0.6
-MB). The whole graph is one example, so it trains on one device; on D of them add `--data.copies D --batch-size D`.
+MB). The whole graph is one example, so it trains on one device; on D devices add `--data.copies D --batch-size D`.
 """
 
 from jaxnets.config import Expected, Experiment

@@ -1,9 +1,9 @@
-"""Cora, the citation graph, with GraphSAGE: classes of papers from 140 labels.
+"""Cora with GraphSAGE: classify the papers of a citation graph from 140 labels.
 
     jaxnets train cora_sage
 
-Test accuracy at least 0.79, in a minute. Data through JAXNETS_DATA, else downloaded once (0.6 MB). Whole neighbourhoods, none
-is sampled. The whole graph is one example, so it trains on one device; on D of them add `--data.copies D --batch-size D`.
+Test accuracy at least 0.79, in a minute. Data through JAXNETS_DATA, else downloaded once (0.6 MB). Neighbours are not
+sampled. The whole graph is one example, so it trains on one device; on D devices add `--data.copies D --batch-size D`.
 """
 
 from jaxnets.config import Expected, Experiment

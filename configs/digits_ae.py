@@ -1,10 +1,10 @@
-"""Digits with a denoising autoencoder: 64 pixels through 8 numbers and back, from an image that is partly blotted out.
+"""Digits with a denoising autoencoder: 64 pixels to 8 numbers and back, with some input pixels set to 0.
 
     jaxnets train digits_ae
 
-Bundled data. The score is the share of the clean pixels' variance that is said again: at least 0.8, in half a minute on two
-CPU cores. Without the blots: --task.masked 0; the linear autoencoder, which finds the principal components:
---task.model.widths (and no number).
+Bundled data. The score is the explained share of the clean pixels' variance: at least 0.8, in half a minute on two CPU
+cores. Without masking: --task.masked 0. A linear autoencoder, which finds the principal components: --task.model.widths
+(without numbers).
 """
 
 from jaxnets.config import Expected, Experiment

@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8, with a small recurrent convolutional network: layers that hear themselves three times.
+"""Handwritten digits, 8x8, with a small recurrent convolutional network: each layer feeds back into itself three times.
 
     jaxnets train digits_rcnn
 

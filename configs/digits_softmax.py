@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8, with softmax regression: ten linear units and no hidden layer.
+"""Handwritten digits, 8x8, with softmax regression: ten linear units, no hidden layer.
 
     jaxnets train digits_softmax
 
@@ -18,7 +18,7 @@ PARAMETERS = 650
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
     return Experiment(
-        task=Classification(model=MLP(widths=())),  # the logits are the units' potentials
+        task=Classification(model=MLP(widths=())),  # without hidden layers the model is linear
         data=Digits(),
         optimizer=AdamW(learning_rate=1e-2, weight_decay=1e-2, schedule=WarmupCosine(warmup=0.05)),
         steps=1100,

@@ -1,9 +1,9 @@
-"""The oil temperature of a transformer, the next 24 hours from the last 96 (ETTh1), with a gated recurrent unit.
+"""Forecast the oil temperature of a transformer for 24 hours from the last 96 (ETTh1), with a gated recurrent unit.
 
     jaxnets train etth1_forecast
 
 Data through JAXNETS_DATA, else downloaded once. The split of Informer: 12, 4 and 4 months. The squared error of the
-better plain forecast (the last value, or the last day again) is at least 1.1 times ours; a minute on two CPU cores.
+better naive forecast (repeat the last value or the last day) is at least 1.1 times ours; a minute on two CPU cores.
 """
 
 from jaxnets.config import Expected, Experiment

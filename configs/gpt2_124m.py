@@ -1,11 +1,11 @@
-"""GPT-2, the small one: 124 million parameters, on whole books in its own tokens.
+"""The smallest GPT-2: 124 million parameters, on whole books as GPT-2 tokens.
 
     jaxnets summary gpt2_124m
     jaxnets train gpt2_124m
 
 Shape and optimizer as in nanoGPT (vocabulary 50,257, 12 layers, width 768, 1,024 tokens; bfloat16, no dropout). Not run yet:
 it is meant for a GPU or a TPU. The 27 books (3.7 million tokens, through JAXNETS_DATA) are far too few for a model of this
-size: bring a text of yours with `data=Text(path=..., tokens="gpt2", length=1024)` in a copy of this file.
+size: use your own text with `data=Text(path=..., tokens="gpt2", length=1024)` in a copy of this file.
 """
 
 from jaxnets.config import Experiment

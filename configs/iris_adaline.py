@@ -1,4 +1,4 @@
-"""The adaptive linear neuron on two kinds of iris that no line separates: versicolor or virginica.
+"""The adaptive linear neuron on two kinds of iris that are not linearly separable: versicolor and virginica.
 
     jaxnets train iris_adaline
 

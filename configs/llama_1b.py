@@ -1,11 +1,11 @@
-"""The shape of Llama 3.2 1B: 1.24 billion parameters, its blocks in one compiled loop, computed again in the backward pass.
+"""The architecture of Llama 3.2 1B: 1.24 billion parameters, blocks in one scan, with rematerialisation.
 
     jaxnets summary llama_1b
     jaxnets train llama_1b --mesh.fsdp 8
 
 Sizes of the published model (16 layers, width 2,048, 32 heads, 8 key heads, vocabulary 128,256, tied), at 2,048 tokens.
-Not run yet: it is meant for several GPUs or TPUs. Its tokenizer is not free to ship, so the data are the books in
-GPT-2's tokens, which use 50,257 of the numbers.
+Not run yet: it is meant for several GPUs or TPUs. Its tokenizer may not be redistributed, so the data are the
+books as GPT-2 tokens, which use 50,257 of the ids.
 """
 
 from jaxnets.config import Experiment

@@ -1,10 +1,10 @@
-"""MNIST with a convolutional generative adversarial network that is told the digit: five epochs of a small one, for a CPU.
+"""MNIST with a small conditional DCGAN, which gets the digit as label: five epochs, for a CPU.
 
     jaxnets train mnist_dcgan
     jaxnets generate runs/mnist_dcgan
 
-Data through JAXNETS_DATA, else downloaded once (11 MB). By a classifier of ours, 2,000 samples have a Frechet distance
-of at most 9: `python -m benchmarks.samples runs/mnist_lenet runs/mnist_dcgan --layer dense_1 --count 2000`.
+Data through JAXNETS_DATA, else downloaded once (11 MB). With our classifier's features, 2,000 samples have a Frechet
+distance of at most 9: `python -m benchmarks.samples runs/mnist_lenet runs/mnist_dcgan --layer dense_1 --count 2000`.
 For a GPU, not run yet: `--steps 18720 --task.model.features 128 64 --task.critic.features 64 128
 --optimizer.learning-rate 2e-4 --average.decay 0.999`.
 """

@@ -1,12 +1,12 @@
-"""MNIST with denoising diffusion: a small U-Net that is told the digit, the cosine schedule, 50 guided steps; for a CPU.
+"""MNIST with denoising diffusion: a small U-Net with the digit as label, cosine schedule, 50 guided steps; for a CPU.
 
     jaxnets train mnist_ddpm
     jaxnets generate runs/mnist_ddpm
     jaxnets generate runs/mnist_ddpm --label 7 --guidance 4
 
-Data through JAXNETS_DATA, else downloaded once (11 MB). Half an hour on two CPU cores. By a classifier of ours, 2,000 samples
-have a Frechet distance of at most 7: `python -m benchmarks.samples runs/mnist_lenet runs/mnist_ddpm --layer dense_1 --count
-2000`. For a GPU, not run yet: `--steps 23440
+Data through JAXNETS_DATA, else downloaded once (11 MB). Half an hour on two CPU cores. With our classifier's features, 2,000
+samples have a Frechet distance of at most 7: `python -m benchmarks.samples runs/mnist_lenet runs/mnist_ddpm --layer dense_1
+--count 2000`. For a GPU, not run yet: `--steps 23440
 --batch-size 128 --task.model.patch 1 --task.model.features 64 128 128 --task.model.blocks 2 --optimizer.learning-rate 1e-3
 --average.decay 0.9995 --precision.compute bfloat16`.
 """

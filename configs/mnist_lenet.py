@@ -1,9 +1,9 @@
-"""MNIST with LeNet-5 as it was, tanh and averages.
+"""MNIST with the original LeNet-5: tanh and average pooling.
 
     jaxnets train mnist_lenet
 
 Data through JAXNETS_DATA, else downloaded once (11 MB). Test accuracy at least 0.99; .9931 with seed 0, in six
-minutes on two CPU cores that had other work beside.
+minutes on two CPU cores that also had other work.
 """
 
 from jaxnets.config import Expected, Experiment

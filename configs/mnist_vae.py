@@ -1,4 +1,4 @@
-"""MNIST with a variational autoencoder of 20 latent numbers; the score is the evidence lower bound in nats for an image.
+"""MNIST with a variational autoencoder with 20 latent dims; the score is the evidence lower bound in nats per image.
 
     jaxnets train mnist_vae
 

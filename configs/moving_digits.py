@@ -1,9 +1,9 @@
-"""The next frame of a film of two moving digits, with a convolutional LSTM.
+"""Predict the next frame of a film of two moving digits, with a convolutional LSTM.
 
     jaxnets train moving_digits
 
 Films made from the bundled digits, no download. `gain` is the mean squared error of repeating the last frame, divided by
-the model's: at least 2. Eight minutes on two CPU cores that had seven times as much other work to do.
+the model's: at least 2. Eight minutes on two CPU cores under heavy load (seven times as much other work).
 """
 
 from jaxnets.config import Expected, Experiment

@@ -1,11 +1,11 @@
-"""German captions of photographs into English, by a small transformer: an encoder with a decoder.
+"""Translate German photo captions into English with a small encoder-decoder transformer.
 
     jaxnets train multi30k_translation
     jaxnets generate runs/multi30k_translation --prompt "Ein Hund läuft über das Feld." --beam 4
 
-Words in lower case are tokens. The score is BLEU of the whole test of 2016, of those tokens, written greedily; a word that
-the model does not know counts as wrong. Expected: bleu ≥ 28 (30.4 was reached, 30.9 with a beam of 4) in nine minutes on two
-CPU cores with other work beside, after two passes over the training pairs. Data through JAXNETS_DATA, else downloaded (1 MB).
+Tokens are lower-case words. The score is corpus BLEU of these tokens on the 2016 test set, with greedy decoding; an unknown
+word counts as wrong. Expected: bleu ≥ 28 (30.4 was reached, 30.9 with a beam of 4) in nine minutes on two CPU cores that also
+had other work, after two passes over the training pairs. Data through JAXNETS_DATA, else downloaded (1 MB).
 """
 
 from jaxnets.config import Expected, Experiment

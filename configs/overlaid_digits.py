@@ -1,4 +1,4 @@
-"""Which digits are in the picture? One or two at once, overlapping: several labels for each image.
+"""Multi-label classification: which one or two overlapping digits are in the image?
 
     jaxnets train overlaid_digits
 

@@ -1,4 +1,4 @@
-"""The perceptron with its own learning rule, on two classes it can separate: setosa or not, from iris.
+"""The perceptron learning rule on two separable classes of iris: setosa or not.
 
     jaxnets train perceptron
 

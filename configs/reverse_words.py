@@ -1,10 +1,10 @@
-"""Words spelt backwards by a small transformer, an encoder with a decoder.
+"""Reverse words letter by letter with a small encoder-decoder transformer.
 
     jaxnets train reverse_words
     jaxnets generate runs/reverse_words --prompt "backwards"
 
-Letters are tokens; no word of the test is in training. The score is the share of test words that greedy writing reverses
-without a mistake. Expected: exact ≥ 0.95 (1.0 was reached) in two minutes on two CPU cores. Data through JAXNETS_DATA, else
+Tokens are letters; no test word is in training. The score is the share of test words that greedy decoding reverses without a
+mistake. Expected: exact ≥ 0.95 (1.0 was reached) in two minutes on two CPU cores. Data through JAXNETS_DATA, else
 downloaded (1 MB).
 """
 

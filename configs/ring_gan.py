@@ -1,9 +1,9 @@
-"""Eight Gaussians on a circle with a generative adversarial network: does the generator make all of them?
+"""Eight Gaussians on a circle with a generative adversarial network: does the generator cover all modes?
 
     jaxnets train ring_gan
 
-The data are drawn. The score is the number of modes made, at least 7, in about a minute on two CPU cores: those that at least
-1/32 of the samples fall within three standard deviations of. The logistic form with R1; for the Wasserstein form:
+Synthetic data. The score is the number of modes with at least 1/32 of the samples within three standard deviations: at least
+7, in about a minute on two CPU cores. The loss is logistic with an R1 penalty; for the Wasserstein loss:
 --task.objective wasserstein --task.critic-steps 5 --batch-size 640 --steps 3000.
 """
 

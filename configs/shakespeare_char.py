@@ -3,7 +3,7 @@
     jaxnets train shakespeare_char
     jaxnets generate runs/shakespeare_char --prompt "ROMEO:"
 
-The setting nanoGPT gives for a CPU, which reaches 1.88 nats a character there. Data through JAXNETS_DATA, else downloaded
+nanoGPT's setting for a CPU, which reaches 1.88 nats per character there. Data through JAXNETS_DATA, else downloaded
 (1 MB).
 """
 

@@ -3,9 +3,9 @@
     jaxnets train shakespeare_char_gpu
     jaxnets generate runs/shakespeare_char_gpu --prompt "ROMEO:"
 
-nanoGPT reports a validation loss of 1.4697, the best of its evaluations on the way; this one is judged by the last.
-Positions are learned and nothing has a bias, as there; dropout leaves attention weights alone, which there it does
-not. Meant for a GPU, not run yet: 1.47 is the aim. Data through JAXNETS_DATA, else downloaded (1 MB).
+nanoGPT reports a validation loss of 1.4697, the best of all its evaluations; here the last evaluation counts. As in
+nanoGPT, positions are learned and there are no biases; unlike there, dropout does not act on attention weights. Meant for
+a GPU, not run yet: the goal is 1.47. Data through JAXNETS_DATA, else downloaded (1 MB).
 """
 
 from jaxnets.config import Expected, Experiment

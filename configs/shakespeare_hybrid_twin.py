@@ -1,9 +1,9 @@
-"""The twin of shakespeare_hybrid: attention in every block, and as many parameters.
+"""The twin of shakespeare_hybrid: attention in every block, with the same number of parameters.
 
     jaxnets train shakespeare_hybrid_twin
 
-It is there to be compared with: width, layers, data, steps and optimizer are those of shakespeare_hybrid, and the MLP
-is so wide that the parameters are equal in number. Test loss at most 1.72 nats. Data through JAXNETS_DATA, else
+For comparison: width, layers, data, steps and optimizer are those of shakespeare_hybrid, and the MLP width is chosen to
+match its number of parameters. Test loss at most 1.72 nats. Data through JAXNETS_DATA, else
 downloaded (1 MB).
 """
 

@@ -1,4 +1,4 @@
-"""Shakespeare, one character at a time, by two layers of long short-term memory.
+"""Two LSTM layers on Shakespeare, one character at a time.
 
     jaxnets train shakespeare_lstm
     jaxnets generate runs/shakespeare_lstm --prompt "ROMEO:"

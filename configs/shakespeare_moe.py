@@ -1,10 +1,10 @@
-"""A small GPT with four experts in the place of each MLP, on Shakespeare, one character at a time.
+"""A small GPT with four experts in place of each MLP, on Shakespeare, one character at a time.
 
     jaxnets train shakespeare_moe
     jaxnets generate runs/shakespeare_moe --prompt "ROMEO:"
 
-shakespeare_char with half the hidden units in each expert and two experts a token: as many parameters at work on
-each, and twice as many in the MLPs altogether. Test loss at most 1.88 nats. Data through JAXNETS_DATA, else
+shakespeare_char with half the hidden units in each expert and two experts per token: the same number of active
+parameters per token, and twice as many MLP parameters in total. Test loss at most 1.88 nats. Data through JAXNETS_DATA, else
 downloaded (1 MB).
 """
 

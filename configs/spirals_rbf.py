@@ -1,4 +1,4 @@
-"""Two interlocking spirals with radial basis functions: units that answer to a neighbourhood.
+"""Two interlocking spirals with radial basis functions: units that respond to a local region.
 
     jaxnets train spirals_rbf
 

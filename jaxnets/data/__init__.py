@@ -1,4 +1,4 @@
-"""What is read: named data sets, files and arrays of your own; the order they come in; how they reach the device."""
+"""Input data: named data sets, your own files and arrays, the order of examples, and the feeds to the device."""
 
 from typing import TYPE_CHECKING
 

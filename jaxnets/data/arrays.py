@@ -1,4 +1,4 @@
-"""A data set from arrays of the user's own."""
+"""A data set from the user's own arrays."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,27 +30,28 @@ def from_arrays(
     target_name: str = "target",
     augment: Augment | None = None,
 ) -> Dataset:
-    """A data set from arrays of your own; they are never written to, and kept as they are: `predict` takes the like.
+    """A data set from your own arrays. They are kept unscaled and never written to; `predict` takes arrays of the same form.
 
     Args:
-        inputs: `[N, ...]` real numbers; images are `[N, height, width, channels]`. The names of a frame's columns are kept.
-        targets: `[N]`: integers, booleans or strings make classes, floats make a regression. `[N, K]`: all 0 or 1 make several
-            labels an example (NaN: unknown), or classes where each row has a single 1; other floats make several numbers.
-        weights: `[N]`, how much each training example counts, at least 0; all alike by default.
-        test: held-out (inputs, targets) or (inputs, targets, weights); without it a share of the examples is set aside.
+        inputs: `[N, ...]` real numbers; images are `[N, height, width, channels]`. The column names of a DataFrame are kept.
+        targets: `[N]`: integers, booleans or strings are classes, floats are a regression target. `[N, K]`: values that are
+            all 0 or 1 are several labels per example (NaN: unknown), or one-hot classes if each row has a single 1; other
+            floats are several regression targets.
+        weights: `[N]`, the weight of each training example, at least 0; equal by default.
+        test: test split as (inputs, targets) or (inputs, targets, weights); None holds out a share of the examples.
         holdout: that share, in (0, 1).
-        seed: of the shuffle before the share is set aside.
-        name: for messages and the report.
+        seed: seed of the shuffle before the holdout split.
+        name: name for messages and the report.
         standardize: scale inputs by the training examples' mean and standard deviation (images: one for each channel,
             otherwise one for each feature).
-        kind: what the targets are ("class", "labels" or "number"), where the rule above is not what is meant.
+        kind: what the targets are ("class", "labels" or "number"); overrides the rule above.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
-        target_name: what is predicted, for axis labels.
+        target_name: name of the predicted quantity, for axis labels.
         augment: random changes to training inputs.
 
     Raises:
-        DataError: lengths differ, a value is missing or infinite, labels are negative or outside `class_names`, an array is of
-            a make that would have to be guessed at (masked, dates, Python objects that are neither numbers nor text).
+        DataError: lengths differ, a value is missing or infinite, labels are negative or outside `class_names`, or an array
+            has no unambiguous numeric form (masked values, dates, Python objects that are neither numbers nor text).
     """
     train = _read(name, "training", inputs, targets, weights)
     if test is None:
@@ -88,7 +89,7 @@ def from_arrays(
 
 
 def feature_names(inputs: Any) -> tuple[str, ...]:
-    """The names of a frame's columns; () for what is no frame."""
+    """The column names of a DataFrame; () for anything else."""
     columns = getattr(inputs, "columns", None)
     if columns is None or not hasattr(inputs, "shape") or len(inputs.shape) != 2:
         return ()
@@ -96,7 +97,7 @@ def feature_names(inputs: Any) -> tuple[str, ...]:
 
 
 def check_prepared(what: str, prepare: Standardize, inputs: np.ndarray) -> None:
-    """Raise `DataError` where a finite number is none any more in the 32 bits of the device; note lost differences."""
+    """Raise `DataError` if a finite number overflows in float32; write a note if float32 loses differences."""
     sent = prepare.on_host(inputs)
     if sent is not inputs:
         check_finite(what, sent)
@@ -104,12 +105,12 @@ def check_prepared(what: str, prepare: Standardize, inputs: np.ndarray) -> None:
 
 
 def note_coarse(what: str, numbers: np.ndarray, narrowed: np.ndarray) -> None:
-    """Say where 32 bits make equal what was not: numbers that are large, and taken as they are instead of centred.
+    """Write a note if distinct numbers become equal in float32. This happens to large numbers that are not centred.
 
     Args:
-        what: what they are, for the message.
-        numbers: `[N, ..., F]`, of which some rows are looked at.
-        narrowed: the same in float32.
+        what: what the numbers are, for the message.
+        numbers: `[N, ..., F]`; about 1,000 rows are checked.
+        narrowed: the same numbers in float32.
     """
     rows = slice(None, None, max(1, len(numbers) // 1000))
     given, kept = (a[rows].reshape(-1, a.shape[-1]) for a in (numbers, narrowed))
@@ -117,14 +118,14 @@ def note_coarse(what: str, numbers: np.ndarray, narrowed: np.ndarray) -> None:
         before, after = len(np.unique(given[:, feature])), len(np.unique(kept[:, feature]))
         if after < 0.9 * before:
             note(
-                f"{what} lose digits: of {before} different values of feature {feature} (from {given[:, feature].min():g} to "
-                f"{given[:, feature].max():g}) 32 bits tell {after} apart; subtract their mean first"
+                f"{what} lose digits: feature {feature} has {before} different values (from {given[:, feature].min():g} to "
+                f"{given[:, feature].max():g}), and 32 bits keep {after} of them; subtract their mean first"
             )
             return
 
 
 def check_inputs(name: str, what: str, inputs: Any) -> np.ndarray:
-    """Inputs `[N, ...]` as plain finite numbers; raises `DataError` for what is none, and notes what looks turned around."""
+    """Inputs `[N, ...]` as plain finite numbers. Raises `DataError` for other values; notes images with channels first."""
     x = plain_numbers(f"{name}: {what} inputs", inputs)
     _note_whole_numbers(f"{name}: {what} inputs", inputs, x)
     if x.ndim < 2:
@@ -143,19 +144,19 @@ def check_inputs(name: str, what: str, inputs: Any) -> np.ndarray:
 
 
 def _note_whole_numbers(what: str, frame: Any, made: np.ndarray) -> None:
-    """Say where the columns of a frame became one array of floats that does not hold a column's whole numbers."""
+    """Write a note if a DataFrame became one float array that cannot represent the integers of one of its columns."""
     if made.dtype.kind == "f" and feature_names(frame) and hasattr(frame, "dtypes"):
         whole = [i for i, dtype in enumerate(frame.dtypes) if str(dtype).lower() in ("int64", "uint64")]
         coarse = [i for i in whole if np.abs(made[:, i]).max(initial=0) >= LARGEST_EXACT]
         if coarse:
             note(
-                f"{what}: column {feature_names(frame)[coarse[0]]!r} has whole numbers that floats do not hold, and lost "
-                f"digits beside columns of floats; subtract its first value, or give it in larger units"
+                f"{what}: column {feature_names(frame)[coarse[0]]!r} has integers too large for floats, and lost digits "
+                f"because other columns are floats; subtract its first value, or give it in larger units"
             )
 
 
 def _read(name: str, what: str, inputs: Any, targets: Any, weights: Any = None) -> Arrays:
-    """One split as plain arrays of one length."""
+    """One split as plain arrays of equal length."""
     x = check_inputs(name, what, inputs)
     y = read_targets(f"{name}: the {what} targets", targets)
     if len(x) != len(y):
@@ -171,8 +172,8 @@ def _read(name: str, what: str, inputs: Any, targets: Any, weights: Any = None) 
 def _check_names(name: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:
     if train and test and train != test:
         raise DataError(
-            f"{name}: the columns of the test inputs are {', '.join(test[:8])}, those of the training {', '.join(train[:8])}; "
-            f"bring them into one order: test[list(train.columns)]"
+            f"{name}: the test inputs have the columns {', '.join(test[:8])}, the training inputs "
+            f"{', '.join(train[:8])}; put them in the same order: test[list(train.columns)]"
         )
 
 
@@ -182,7 +183,7 @@ def _hold_out(name: str, arrays: Arrays, share: float, seed: int) -> tuple[Array
     if not 0 < count < rows:
         raise DataError(
             f"{name}: holdout={share} of {rows} examples leaves an empty split; give more "
-            f"examples, another share in (0, 1), or a test split of your own"
+            f"examples, another share in (0, 1), or your own test split"
         )
     order = np.random.default_rng(seed).permutation(rows)
     return tuple({key: array[part] for key, array in arrays.items()} for part in (order[count:], order[:count]))  # type: ignore[return-value]

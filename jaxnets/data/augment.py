@@ -11,15 +11,15 @@ from jaxnets.ops.random import example_keys
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Which changes, and how strong; the defaults change nothing. Each image draws from a key of its own: that of the
-    step and of its row in the data."""
+    """Which changes, and how strong; the defaults change nothing. Each image has its own key, derived from the step and the
+    row number in the data."""
 
     shift: int = 0
-    """Shift by up to this many pixels each way, zeros coming in at the edge (a random crop after padding)."""
+    """Shift by up to this many pixels in each direction, with zero padding (a random crop after padding)."""
     flip: bool = False
-    """Mirror left and right with probability 1/2."""
+    """Flip left to right with probability 1/2."""
     cutout: int = 0
-    """Blank a square of this many pixels a side at a random place (DeVries and Taylor, 2017)."""
+    """Zero out a square with sides of this many pixels at a random place (DeVries and Taylor, 2017)."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise added to prepared inputs."""
 
@@ -33,9 +33,9 @@ class Augment:
         return self != Augment()
 
     def __call__(self, images: Array, key: Array, index: Array | None = None) -> Array:
-        """Images `[B, H, W, C]` (any inputs `[B, ...]` for noise alone), float32, to the same shape.
+        """Augment images `[B, H, W, C]` float32 (noise alone: any inputs `[B, ...]`); the shape stays the same.
 
-        `index` `[B]` are their row numbers in the data; without it, their positions in the batch.
+        `index` `[B]` holds their row numbers in the data; None uses their positions in the batch.
         """
         if not self.active:
             return images

@@ -1,4 +1,4 @@
-"""A data set in memory: named arrays in two splits, and how an example is made ready for a model."""
+"""A data set in memory: named arrays in two splits, and how examples are prepared for a model."""
 
 import dataclasses
 import functools
@@ -23,10 +23,10 @@ Arrays = dict[str, np.ndarray]
 class Dataset:
     """Training and test examples. Each split is a dict of arrays with a leading example dim: `inputs`, `targets`.
 
-    The arrays are raw, as `predict` takes them: `prepare` scales inputs on their way to the model. Further arrays go beside
-    them: `weights` `[N]` (or `mask`, 0 or 1) says how much each example counts, `lengths` `[N]` how much of a sequence is
-    real, and what a task needs (a graph's edges, say) reaches the batch under its own name. A name that nothing reads is an
-    error.
+    The arrays are raw, as `predict` takes them; `prepare` scales inputs before they reach the model. A split may hold more
+    arrays: `weights` `[N]` (or `mask`, 0 or 1) is the weight of each example, `lengths` `[N]` is the number of real steps of
+    each sequence. Arrays that a task needs (the edges of a graph, for example) reach the batch under their own names. An
+    array name that nothing reads is an error.
     """
 
     name: str
@@ -40,25 +40,25 @@ class Dataset:
     target_name: str = "target"
     """What reports call the target."""
     target_kind: str = ""
-    """"labels", "series", "token" or "sequence" (see `Card`); "" to tell classes and numbers by `class_names`."""
+    """"labels", "series", "token" or "sequence" (see `Card`). "": classes if there are `class_names`, else real numbers."""
     prepare: Standardize | TokenIds = Standardize()
-    """Makes raw inputs ready for a model; part of every batch, in training and after."""
+    """Prepares raw inputs for a model; applied to every batch, in training, evaluation and prediction."""
     augment: Augment = Augment()
-    """Random changes to training inputs, drawn anew at every step."""
+    """Random changes to training inputs, drawn again at every step."""
     source: str = "given by the caller"
     """Where the bytes came from."""
     tokenizer: Any = None
-    """What turned a text into these tokens, and turns tokens into text (`data.tokenizers.Tokenizer`); None without text."""
+    """Encodes text as these tokens and decodes tokens (`data.text.tokenizers.Tokenizer`); None if there is no text."""
     tokens: Tokens | None = None
-    """What the inputs are made of, where they are tokens filled up with 0 (`class_names` are of the targets)."""
+    """The vocabulary of the inputs, if they are tokens padded with 0 (`class_names` belong to the targets)."""
     columns: Any = None
-    """What makes inputs of the rows of a table (`data.columns.Columns`); None where they come from no such table."""
+    """Encodes the rows of a table as inputs (`data.tabular.columns.Columns`); None if the data are not such a table."""
     feature_names: tuple[str, ...] = ()
-    """Of the inputs' last dim, where they have names."""
+    """Names along the last dim of the inputs, if any."""
     learned: Preparation | None = None
-    """What an earlier opening of the data taught, as a run keeps it; None learns it from the training split."""
+    """The preparation that an earlier run saved; None computes it from the training split."""
     hollow: bool = False
-    """Whether the arrays stand for their shapes alone, as where a run is opened without its data."""
+    """Whether the arrays are placeholders that only have the right shapes: a run opened without its data."""
 
     def __post_init__(self) -> None:
         for split, field in (("training", "train"), ("test", "test")):
@@ -76,16 +76,16 @@ class Dataset:
 
     @functools.cached_property
     def preparation(self) -> Preparation:
-        """What the training split taught; see there."""
+        """The statistics and formats of the training split; see `Preparation`."""
         return self.learned or describe(self)
 
     @property
     def card(self) -> Card:
-        """What a task may know before it sees a batch."""
+        """What a task may know about the data before the first batch."""
         return self.preparation.card
 
     def as_raw(self, prepared: np.ndarray) -> np.ndarray:
-        """Made inputs in the form in which the data keep theirs: of that dtype, rounded and cut to its range if integers."""
+        """Prepared inputs as raw inputs: unscaled, in the dtype of the data; integers are rounded and clipped to its range."""
         if not isinstance(self.prepare, Standardize):
             raise DataError(f"the inputs of {self.name!r} are tokens, which have no inverse")
         raw, dtype = self.prepare.undo(prepared), self.train["inputs"].dtype
@@ -96,7 +96,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of every byte, shape, name and preparation: two sets with the same fingerprint train the same."""
+        """A digest of all bytes, shapes, names and the preparation: equal fingerprints give equal training."""
         tokens = (self.tokens,) if self.tokens else ()
         digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names, *tokens)).encode())
         if self.tokenizer is not None:
@@ -110,7 +110,7 @@ class Dataset:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both splits on a device, where numbers have 32 bits at most."""
+        """Bytes of both splits on a device, where numbers have at most 32 bits."""
         return sum(
             array.size * min(array.dtype.itemsize, 4) for split in (self.train, self.test) for array in split.values()
         )
@@ -121,22 +121,22 @@ class Source:
     """A data set by name and options, as a configuration holds it."""
 
     def open(self) -> Dataset:
-        """Read it (downloading and checking where need be); raises `DataError`."""
+        """Read the data set, downloading and verifying it if needed; raises `DataError`."""
         raise NotImplementedError
 
     def outline(self) -> Dataset:
-        """A data set of which the shapes, dtypes and names alone are true, for a summary; sources that know them need not
-        be opened."""
+        """A data set with the right shapes, dtypes and names, for a summary. Sources that know these override it, so that
+        nothing is read."""
         return self.open()
 
 
 def with_learned(dataset: Dataset, learned: Preparation) -> Dataset:
-    """The same examples, made ready as an earlier opening of them taught."""
+    """The same examples with the preparation that an earlier run saved."""
     return dataclasses.replace(dataset, prepare=learned.prepare, learned=learned)
 
 
 def hollow(learned: Preparation) -> Dataset:
-    """A data set of the right shapes and without examples, for a run whose arrays only its caller had."""
+    """A data set with the right shapes and zeros as data, for a run whose arrays existed only in the caller's memory."""
 
     def arrays(count: int) -> Arrays:
         zeros = {form.name: np.zeros((), form.dtype) for form in learned.forms if form.name not in WEIGHTS}

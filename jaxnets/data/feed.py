@@ -1,10 +1,10 @@
-"""How batches reach the device: two roads, one contract.
+"""How batches reach the device: two feeds with one protocol.
 
-`load(step, count)` runs on the host and returns a *payload*, a tree of device arrays that covers `count` steps;
-`batch(payload, index, step)` runs inside the compiled program and takes batch `index` out of it. A training step never
-sees the difference.
+`load(step, count)` runs on the host and returns a *payload*, a tree of device arrays for `count` steps.
+`batch(payload, index, step)` runs inside the compiled program and takes batch `index` from the payload. A training step
+works with either feed.
 
-`ResidentFeed` keeps the whole data set on the device and sends only row numbers; choosing rows, scaling and augmentation
+`ResidentFeed` keeps the whole data set on the device and sends only row numbers; gathering rows, scaling and augmentation
 run inside the program. `StreamFeed` gathers rows on the host, in a thread, ahead of the device.
 """
 
@@ -28,24 +28,24 @@ from jaxnets.ops import to_devices
 from jaxnets.ops.random import stream_key
 
 Payload = Any
-# How often a wait for data looks whether it should go on.
+# Time between two checks, while waiting for data, whether to keep waiting.
 POLL_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """What happens to raw examples before the model sees them: half on the host, half on the device."""
+    """Turns raw examples into model inputs, partly on the host and partly on the device."""
 
     preparation: Preparation
-    """What the training data taught."""
+    """The statistics and formats of the training data."""
     encode_targets: Callable[[np.ndarray], np.ndarray] = np.asarray
-    """The task's: raw targets to what its loss takes, on the host, where numbers have 64 bits."""
+    """Given by the task: turns raw targets into those of its loss. Runs on the host, where numbers have 64 bits."""
     augment: Augment = Augment()
-    """Applied at every step; none in an evaluation."""
+    """Applied at every training step; evaluation uses the default, which changes nothing."""
     seed: int = 0
 
     def on_host(self, arrays: Arrays) -> Arrays:
-        """Raw rows as they are sent to the device."""
+        """The arrays that are sent to the device for some raw rows."""
         given = {name: array for name, array in arrays.items() if name not in WEIGHTS}
         if "targets" in given:
             given["targets"] = self.encode_targets(given["targets"])
@@ -54,7 +54,7 @@ class Transform:
         return sent | ({"weights": np.prod(weights, axis=0)} if weights else {})
 
     def on_device(self, batch: Batch, step: Array) -> Batch:
-        """A batch as a model takes it, augmented with keys that depend on (seed, step, row number in the data)."""
+        """A batch as the model takes it. Augmentation keys depend on (seed, step, row number in the data)."""
         inputs = self.preparation.prepare.on_device(batch["inputs"])
         if self.augment.active:
             inputs = self.augment(inputs, stream_key(self.seed, "augment", step), batch.get("index"))
@@ -64,12 +64,12 @@ class Transform:
 
 
 class Feed(Protocol):
-    """The contract of both roads."""
+    """The protocol of both feeds."""
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
-        """Device arrays for steps `step .. step + count`; leading dims are `capacity` so that one program fits all.
+        """Device arrays for steps `step` to `step + count - 1`. The leading dim is always `capacity`, so one program fits all.
 
-        The batches whose numbers are in `left_out` are masked whole, so that their steps change nothing.
+        Batches whose numbers are in `left_out` get a mask of 0, so that their steps change nothing.
         """
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
@@ -77,28 +77,28 @@ class Feed(Protocol):
 
 
 class ResidentFeed:
-    """The data set lives on the device; a payload is row numbers."""
+    """Keeps the data set on the device; a payload holds row numbers."""
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
         self._order, self._transform, self._placement = order, transform, placement
         self._arrays = {name: to_devices(a, placement.whole) for name, a in transform.on_host(arrays).items()}
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
-        """Row numbers and masks, `[capacity, B]` each, beside the resident arrays."""
+        """The resident arrays, row numbers `[capacity, B]` and masks `[capacity, B]`."""
         index, mask = _rows(self._order, step, count, capacity, left_out)
         return self._arrays, *to_devices((index, mask), self._placement.stacked_rows)
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Gather the rows on the device."""
         arrays, rows, mask = payload
-        # Row numbers are in range by construction; saying so drops the bounds check of every gather.
+        # Row numbers are in range by construction; "promise_in_bounds" removes the bounds check of each gather.
         batch = {name: a.at[rows[index]].get(mode="promise_in_bounds") for name, a in arrays.items()}
         batch = self._transform.on_device({**batch, "mask": mask[index], "index": rows[index]}, step)
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
 
 
 class StreamFeed:
-    """The data set stays on the host; a payload is the batches themselves."""
+    """Keeps the data set on the host; a payload holds the batches themselves."""
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
         self._arrays, self._order, self._transform, self._placement = arrays, order, transform, placement
@@ -130,15 +130,15 @@ def _rows(
 
 
 class Call(Protocol):
-    """One dispatch of a plan: the steps `first, ..., first + count - 1`."""
+    """One dispatch of a plan: steps `first` to `first + count - 1`."""
 
     @property
     def first(self) -> int:
-        """Updates done before it."""
+        """The first step: the number of updates done before."""
 
     @property
     def count(self) -> int:
-        """How many steps it runs."""
+        """The number of steps."""
 
 
 C = TypeVar("C", bound=Call)
@@ -153,10 +153,10 @@ def prefetch(
     left_out: frozenset[int] = frozenset(),
     poll: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[C, Payload]]:
-    """`(call, payload)` for each call of a plan, `depth` payloads ahead of the consumer.
+    """Yield `(call, payload)` for each call of a plan, loading up to `depth` payloads ahead of the consumer.
 
-    One worker thread loads in plan order, so the batches do not depend on timing. `depth=0` loads in the caller. `poll` is
-    called before each payload and while one is waited for; what it raises ends the wait.
+    One worker thread loads in plan order, so the batches do not depend on timing. `depth=0` loads in the caller's thread.
+    `poll` is called before each payload and repeatedly while waiting for one; an exception from it ends the wait.
     """
     if depth == 0:
         for call in plan:
@@ -173,7 +173,7 @@ def prefetch(
         while waiting:
             yield _next(waiting, poll)
     finally:
-        # Not waited for: a load that hangs is what one may be leaving.
+        # Do not wait: the caller may be stopping because a load hangs.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -183,5 +183,5 @@ def _next(waiting: deque[Any], poll: Callable[[], None]) -> tuple[Any, Payload]:
         poll()
         with contextlib.suppress(concurrent.futures.TimeoutError):
             return call, payload.result(timeout=POLL_SECONDS)
-        if payload.done():  # a TimeoutError of the load's own
+        if payload.done():  # the load itself raised a TimeoutError
             return call, payload.result()

@@ -1,7 +1,7 @@
-"""Arrays of any make as plain ones: NumPy's many kinds, pandas, lists, other libraries' tensors.
+"""Converts array-likes to plain arrays: all NumPy dtypes, pandas objects, lists, tensors of other libraries.
 
-What comes out is native-endian booleans, integers or floats (for labels, text too), without a mask and without Python
-objects. What cannot be brought there without a guess is refused.
+The results are booleans, integers or floats in native byte order (text too, for labels), without masks and without Python
+objects. Values that would need a guess are refused.
 """
 
 from typing import Any
@@ -10,16 +10,16 @@ import numpy as np
 
 from jaxnets.core.errors import DataError
 
-# What tables and frames write into cells where nothing is known, beside None and NaN, as their types call themselves.
+# Type names of the missing values of pandas and Python; NaN is tested by value.
 _MISSING_TYPES = ("NAType", "NaTType", "NoneType")
 
 
 def plain_numbers(what: str, values: Any) -> np.ndarray:
-    """Real numbers as a plain array: booleans, integers or floats of NumPy's own byte order.
+    """Real numbers as a plain array: booleans, integers or floats in native byte order.
 
     Args:
         what: what the values are, for messages.
-        values: an array of any kind, a frame, a list.
+        values: an array of any kind, a DataFrame, a list.
 
     Raises:
         DataError: text, dates, complex or structured numbers, masked values, sparse matrices, rows of different lengths.
@@ -34,7 +34,7 @@ def plain_numbers(what: str, values: Any) -> np.ndarray:
 
 
 def plain_array(what: str, values: Any) -> np.ndarray:
-    """Numbers or text as a plain array; raises `DataError` for all else. Missing text is refused, missing numbers are NaN."""
+    """Numbers or text as a plain array; raises `DataError` for anything else. Missing text raises, missing numbers are NaN."""
     array = _as_array(what, values)
     if isinstance(array, np.ma.MaskedArray):
         masked = np.ma.getmaskarray(array)
@@ -42,7 +42,7 @@ def plain_array(what: str, values: Any) -> np.ndarray:
             place = tuple(int(i) for i in np.argwhere(masked)[0])
             raise DataError(
                 f"{what} are a masked array with {int(masked.sum())} masked values, the first at index {place}; fill them "
-                f"(x.filled(value)) or leave those rows out: what lies under a mask is no data"
+                f"(x.filled(value)) or leave those rows out: masked values are not data"
             )
         array = array.data
     if array.dtype.kind == "T":  # NumPy's strings of variable length
@@ -53,7 +53,7 @@ def plain_array(what: str, values: Any) -> np.ndarray:
         array = _from_bytes(what, array)
     if array.dtype.kind in "Mm":
         raise DataError(
-            f"{what} are dates or times (dtype {array.dtype}); give numbers, seconds say: x.astype('datetime64[s]')"
+            f"{what} are dates or times (dtype {array.dtype}); give numbers, e.g. seconds: x.astype('datetime64[s]')"
             f".astype(np.int64), or x / np.timedelta64(1, 's')"
         )
     if array.dtype.kind == "V" and array.dtype.names:
@@ -70,7 +70,7 @@ def plain_array(what: str, values: Any) -> np.ndarray:
         array = array.astype(np.float32)
     if array.dtype.kind not in "biufSU":
         raise DataError(f"{what} have dtype {array.dtype}; give real numbers")
-    # FITS, IDX and HDF files keep numbers in the other byte order, which no device takes.
+    # FITS, IDX and HDF files store numbers in the other byte order, which no device takes.
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -87,29 +87,29 @@ def _as_array(what: str, values: Any) -> np.ndarray:
     except (ValueError, TypeError, RuntimeError) as error:
         remedy = "give rows of one length"
         if not isinstance(values, list | tuple):
-            remedy = "convert them first, a torch tensor by x.detach().float().numpy() say"
-        raise DataError(f"{what} make no array ({error}); {remedy}") from error
+            remedy = "convert them first, e.g. a torch tensor with x.detach().float().numpy()"
+        raise DataError(f"{what} cannot become an array ({error}); {remedy}") from error
     if isinstance(values, list | tuple) and array.dtype.kind in "US":
         return _unmixed(values, array)
     return array
 
 
 def _unmixed(values: Any, array: np.ndarray) -> np.ndarray:
-    """A list as an array, unless NumPy made text of numbers or of missing values among the words."""
+    """The array of a list of strings, or an object array if NumPy turned numbers or missing values into text."""
     objects = np.array(values, dtype=object).reshape(array.shape)
     kinds = {type(v) for v in objects.ravel()}
     return array if all(issubclass(kind, str) for kind in kinds) else objects
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a Python object stands for nothing known: None, NaN, pandas' NA and NaT."""
+    """Whether a Python object is a missing value: None, NaN, pandas' NA or NaT."""
     if type(value).__name__ in _MISSING_TYPES:
         return True
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def _from_objects(what: str, array: np.ndarray) -> np.ndarray:
-    """Python objects as the numbers or the text that they all are."""
+    """An object array as numbers or as text."""
     flat = array.ravel()
     missing = np.array([is_missing(v) for v in flat], bool)
     known = [v for v, gone in zip(flat, missing, strict=True) if not gone]
@@ -118,10 +118,10 @@ def _from_objects(what: str, array: np.ndarray) -> np.ndarray:
             place = tuple(int(i) for i in np.argwhere(missing.reshape(array.shape))[0])
             raise DataError(
                 f"{what}: {int(missing.sum())} of {len(flat)} are missing (None or NaN among text), the first at index "
-                f"{place}; leave those rows out, or give them a name of their own"
+                f"{place}; leave those rows out, or name them as a class"
             )
         if len({isinstance(v, str) for v in known}) > 1:
-            raise DataError(f"{what} mix text and bytes; make them alike: [v.decode() for v in x]")
+            raise DataError(f"{what} mix text and bytes; convert the bytes to text: [v.decode() for v in x]")
         return np.array(known).reshape(array.shape)
     try:
         if not missing.any() and all(isinstance(v, bool | np.bool_) for v in known):
@@ -144,7 +144,7 @@ def _from_objects(what: str, array: np.ndarray) -> np.ndarray:
 
 
 def _from_bytes(what: str, array: np.ndarray) -> np.ndarray:
-    """Bytes, as HDF5 and ARFF files give text, as the text they are in UTF-8."""
+    """Bytes decoded as UTF-8 text; HDF5 and ARFF files store text as bytes."""
     try:
         return np.char.decode(array, "utf-8")
     except UnicodeDecodeError as error:

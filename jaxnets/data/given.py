@@ -1,4 +1,4 @@
-"""New examples for a trained model: read from a file, and held against the data that it was trained on."""
+"""New examples for a trained model: read from a file, and checked against its training data."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +20,12 @@ from jaxnets.data.text.vocabulary import encode_texts, read_lines
 def read_given(path: Path, preparation: Preparation) -> Arrays:
     """The arrays of new examples, without targets.
 
-    An `.npz` has them under the names that `Dataset.test` has (`inputs` at least); an `.npy` has the inputs alone. Where the
-    model was trained on a table, a `.csv` has the same columns under the same header, in any order; where it was trained on
-    lines of text, a `.txt` has one to a line.
+    An `.npz` holds arrays with the names of `Dataset.test` (at least `inputs`); an `.npy` holds the inputs. A model trained on
+    a table also takes a `.csv` with the same column names, in any order. A model trained on texts also takes a `.txt` with
+    one text per line.
 
     Raises:
-        DataError: a file that is missing, damaged or of another kind, or that lacks something.
+        DataError: the file is missing, damaged or of another kind, or lacks an array or column.
     """
     if path.suffix == ".npz":
         found = read_arrays(path)
@@ -41,21 +41,22 @@ def read_given(path: Path, preparation: Preparation) -> Arrays:
         return {"inputs": encode_texts(lines, preparation.tokens, width, where=f"{path}, line {{}}", first=1)}
     kinds = [".npz", ".npy"]
     kinds += [".csv"] if preparation.columns is not None else []
-    kinds += [".txt with one text to a line"] if preparation.tokens is not None else []
-    raise DataError(f"{path} is no file of new examples for {preparation.name!r}; give {' or '.join(kinds)}")
+    kinds += [".txt with one text per line"] if preparation.tokens is not None else []
+    raise DataError(f"{path} is not a file of new examples for {preparation.name!r}; give {' or '.join(kinds)}")
 
 
 def check_given(given: Any, preparation: Preparation, longest: int | None) -> Arrays:
-    """New examples as arrays that the model can be asked about, padded as in training.
+    """New examples as input arrays for the model, padded as in training.
 
     Args:
-        given: raw inputs `[N, ...]` as in training; a dict of arrays as in `Dataset.test`; the rows of a table as a frame or a
-            dict of columns, in any order; texts, for a model of texts; or the `Path` of a file of them (see `read_given`).
-        preparation: what the training data taught.
-        longest: most tokens that the model reads; None: any number.
+        given: raw inputs `[N, ...]` as in training; a dict of arrays as in `Dataset.test`; the rows of a table as a DataFrame
+            or a dict of columns, in any order; texts, if the model takes texts; or the `Path` of a file (see `read_given`).
+        preparation: the statistics and formats of the training data.
+        longest: the most tokens that the model reads; None: no limit.
 
     Raises:
-        DataError: other shapes or kinds of number than in training, NaN, tokens without a name, edges without an end.
+        DataError: shapes or dtypes do not match training, a value is NaN, a token is outside the vocabulary, or an edge ends
+            at no node.
     """
     named = _named(given, preparation)
     if "inputs" not in named:
@@ -69,7 +70,7 @@ def check_given(given: Any, preparation: Preparation, longest: int | None) -> Ar
         if preparation.tokens and name == "inputs" and array.ndim == 2 and array.shape[1]:
             if longest is not None and array.shape[1] > longest:
                 raise DataError(f"inputs of {array.shape[1]} tokens do not fit the model's length {longest}; cut them")
-            # Filled up as in training; longer where the model has room.
+            # Pad to the training length; longer inputs are fine within the model's limit.
             array = np.pad(array, ((0, 0), (0, max(0, expected[0] - array.shape[1]))))
             expected = array.shape[1:]
         if array.shape[1:] != expected or not array.ndim or len(array) != count:
@@ -90,7 +91,7 @@ def check_given(given: Any, preparation: Preparation, longest: int | None) -> Ar
 
 
 def _graph_sizes(arrays: Arrays, features: int) -> dict[str, tuple[int, ...]]:
-    """The shapes that go together where examples are graphs, which have as many nodes and edges as they have; else {}."""
+    """Expected shapes if the examples are graphs, with any number of nodes and edges; else {}."""
     if "edges" not in arrays or arrays["inputs"].ndim != 3 or arrays["edges"].ndim != 3:
         return {}
     nodes, edges = arrays["inputs"].shape[1], arrays["edges"].shape[1]
@@ -100,7 +101,7 @@ def _graph_sizes(arrays: Arrays, features: int) -> dict[str, tuple[int, ...]]:
 
 
 def _named(given: Any, preparation: Preparation) -> Mapping[str, Any]:
-    """New examples of any form as arrays by name."""
+    """New examples in any accepted form, as a dict of arrays."""
     if isinstance(given, Path):
         return read_given(given, preparation)
     if preparation.tokens is not None and _are_texts(given):
@@ -121,7 +122,7 @@ def _named(given: Any, preparation: Preparation) -> Mapping[str, Any]:
 
 
 def _are_texts(given: Any) -> bool:
-    """Whether a string or strings are given, one for each example."""
+    """Whether this is a string or a sequence of strings."""
     if isinstance(given, str):
         return True
     values = given if isinstance(given, list | tuple | np.ndarray) else ()
@@ -129,22 +130,22 @@ def _are_texts(given: Any) -> bool:
 
 
 def _in_order(frame: Any, names: tuple[str, ...], wanted: tuple[str, ...]) -> Any:
-    """A frame's columns in the order of training."""
+    """The columns of a DataFrame in the order of training."""
     missing = [name for name in wanted if name not in names]
     if missing or len(names) != len(set(names)):
         raise DataError(
-            f"the model was trained with the columns {', '.join(wanted[:8])}, and the frame given has {', '.join(names[:8])}; "
+            f"the model was trained with the columns {', '.join(wanted[:8])}, and the given frame has {', '.join(names[:8])}; "
             f"give each of them once"
         )
-    note(f"the columns of the frame given were brought into the order of training: {', '.join(wanted[:8])}")
+    note(f"the columns of the given frame were put in the order of training: {', '.join(wanted[:8])}")
     return np.asarray(frame)[:, [names.index(name) for name in wanted]]
 
 
 def _as_trained(name: str, array: np.ndarray, form: Form, preparation: Preparation) -> np.ndarray:
-    """Numbers in the format of training, where it holds them, so that equal numbers get equal answers, bit for bit.
+    """Cast to the training dtype if that is exact, so that equal numbers give bit-identical predictions.
 
     Raises:
-        DataError: fractions where training had whole numbers.
+        DataError: fractions, where training had integers.
     """
     trained = np.dtype(form.dtype)
     if array.dtype == trained:
@@ -155,18 +156,18 @@ def _as_trained(name: str, array: np.ndarray, form: Form, preparation: Preparati
         seen = f" from {low} to {high}" if name == "inputs" else ""
         raise DataError(
             f"{name} were {trained} in training, whole numbers{seen}, and are {array.dtype} here, from {array.min():g} to "
-            f"{array.max():g}; give them as they were, neither scaled nor prepared"
+            f"{array.max():g}; give the raw numbers, neither scaled nor prepared"
         )
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(trained)
     if (cast == array).all():
         return cast
-    # More digits or larger numbers than training had: they are scaled in 64 bits.
+    # The training dtype cannot hold these numbers: they are scaled in float64.
     return array if array.dtype.itemsize > 2 else array.astype(np.float32)
 
 
 def _note_outside(inputs: np.ndarray, preparation: Preparation) -> None:
-    """Say how many rows lie further from what training saw than its values lie apart."""
+    """Write a note if values lie outside the training range by more than the width of that range."""
     low, high = np.array(preparation.lowest), np.array(preparation.highest)
     if not low.size:
         return
@@ -176,16 +177,16 @@ def _note_outside(inputs: np.ndarray, preparation: Preparation) -> None:
     if outside.any():
         feature = int(outside.any(axis=0).argmax())
         name = preparation.feature_names[feature] if preparation.feature_names else f"number {feature}"
-        which = f"those of feature {name}" if low.size > 1 else "they"
+        which = f"feature {name} goes" if low.size > 1 else "they go"
         note(
-            f"{int(outside.any(axis=1).sum())} of {len(inputs)} examples hold values far outside those of training: {which} "
-            f"reach from {least[:, feature].min():g} to {most[:, feature].max():g}, in training from {low[feature]:g} to "
+            f"{int(outside.any(axis=1).sum())} of {len(inputs)} examples hold values far outside the training range: {which} "
+            f"from {least[:, feature].min():g} to {most[:, feature].max():g} here, in training from {low[feature]:g} to "
             f"{high[feature]:g}"
         )
 
 
 def check_graphs(arrays: Arrays) -> None:
-    """Raise `DataError` for an edge without an end or a graph without nodes, which `pad_graphs` never gives."""
+    """Raise `DataError` for an edge to a missing node or a graph without nodes; `pad_graphs` never makes these."""
     edges, real = arrays["edges"], arrays.get("edge_mask", np.ones(arrays["edges"].shape[:2], bool)).astype(bool)
     nodes = arrays.get("node_mask", np.ones(arrays["inputs"].shape[:2], bool)).astype(bool)
     outside = (edges < 0) | (edges >= nodes.shape[1])
@@ -194,7 +195,7 @@ def check_graphs(arrays: Arrays) -> None:
     if dangling.any():
         graph, edge = (int(i) for i in np.argwhere(dangling)[0])
         raise DataError(
-            f"{int(dangling.sum())} edges end at nodes that are not there; the first, edge {edge} of graph {graph}, "
+            f"{int(dangling.sum())} edges end at nodes that do not exist; the first, edge {edge} of graph {graph}, "
             f"joins {edges[graph, edge, 0]} and {edges[graph, edge, 1]}, and the graph has {int(nodes[graph].sum())} nodes; "
             f"make the arrays with pad_graphs"
         )

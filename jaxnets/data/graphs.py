@@ -1,8 +1,8 @@
-"""Graphs as data: many small ones to classify, or the nodes of one large one.
+"""Graph data: many small graphs to classify, or one large graph whose nodes are classified.
 
-A graph is features `[n, F]` of its nodes and edges `[e, 2]`, pairs of node numbers. In a data set every graph has the same
-sizes, those of the largest (`N` nodes, `E` edges, each direction on its own), and masks say what is real: `inputs`
-`[G, N, F]`, `edges` `[G, E, 2]`, `node_mask` `[G, N]`, `edge_mask` `[G, E]`. One large graph is a set of one example.
+A graph has node features `[n, F]` and edges `[e, 2]`, pairs of node numbers. A data set pads all graphs to the size of the
+largest, `N` nodes and `E` directed edges: `inputs` `[G, N, F]`, `edges` `[G, E, 2]`, `node_mask` `[G, N]`, `edge_mask`
+`[G, E]`. The masks mark real nodes and edges. One large graph is a data set of one example.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from jaxnets.data.targets import check_finite, encode_targets
 
 
 def pad_graphs(graphs: Sequence[tuple[Any, Any]], *, name: str = "graphs", undirected: bool = True) -> Arrays:
-    """Graphs of any sizes as arrays of one size, without targets.
+    """Pad graphs of any sizes to arrays of one size, without targets.
 
     Args:
-        graphs: (features `[n, F]`, edges `[e, 2]`) for each.
-        name: for messages.
-        undirected: each edge is given once, in either direction, and is entered in both. False takes edges as they are,
+        graphs: (features `[n, F]`, edges `[e, 2]`) for each graph.
+        name: name for messages.
+        undirected: each edge is given once, in either direction, and stored in both directions. False stores edges as given,
             (from, to).
 
     Raises:
-        DataError: an edge that ends at no node, joins a node to itself or is given twice; features that are not finite or
-            of different widths; no graph, or one without nodes.
+        DataError: an edge ends at no node, joins a node to itself or is given twice; features are not finite or differ in
+            width; there is no graph, or a graph has no nodes.
     """
     if not len(graphs):
         raise DataError(f"{name}: there are no graphs; give at least one")
@@ -43,7 +43,7 @@ def pad_graphs(graphs: Sequence[tuple[Any, Any]], *, name: str = "graphs", undir
         if nodes.shape[1] != width:
             raise DataError(f"{name}: graph {i} has {nodes.shape[1]} features for each node, graph 0 has {width}")
     features = np.concatenate([plain_numbers(f"{name}: features", nodes) for nodes, _ in graphs])
-    note_coarse(f"{name}: features, taken as they are,", features, features.astype(np.float32))
+    note_coarse(f"{name}: features, which are not scaled,", features, features.astype(np.float32))
     N = max(len(nodes) for nodes, _ in checked)
     E = max(1, max(len(edges) for _, edges in checked))
     arrays = {
@@ -70,22 +70,22 @@ def from_graphs(
     class_names: Sequence[str] | None = None,
     undirected: bool = True,
 ) -> Dataset:
-    """A data set of graphs with a target each, for `GraphClassification`.
+    """A data set of graphs with one target each, for `GraphClassification`.
 
     Args:
-        graphs: (features `[n, F]`, edges `[e, 2]`) for each; see `pad_graphs`. Features are taken as they are.
+        graphs: (features `[n, F]`, edges `[e, 2]`) for each graph; see `pad_graphs`. Features are not scaled.
         targets: one for each graph, as in `from_arrays`.
-        holdout: share of the graphs set aside for the test, in (0, 1).
-        seed: of the shuffle before that.
-        name: for messages and the report.
+        holdout: share of the graphs in the test split, in (0, 1).
+        seed: seed of the shuffle before the split.
+        name: name for messages and the report.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
-        undirected: whether edges are given once and go both ways.
+        undirected: see `pad_graphs`.
 
     Raises:
         DataError: see `pad_graphs` and `from_arrays`.
     """
     arrays = pad_graphs(graphs, name=name, undirected=undirected)
-    # A table whose only column is the number of the graph is split and labelled as any table is.
+    # `from_arrays` splits and encodes a table whose only column is the graph number.
     numbers = np.arange(len(graphs), dtype=np.int32)[:, None]
     table = from_arrays(
         numbers, targets, holdout=holdout, seed=seed, name=name, standardize=False, class_names=class_names
@@ -118,18 +118,18 @@ def from_graph(
     """One graph whose nodes have labels, for `NodeClassification`; a data set of one example, so `batch_size` is 1.
 
     Args:
-        nodes: features `[N, F]`, taken as they are.
+        nodes: features `[N, F]`, not scaled.
         edges: `[E, 2]` node numbers; see `pad_graphs`.
-        labels: `[N]` integers or text; only those of `train` and `test` are used, so those of other nodes may be anything (-1,
+        labels: `[N]` integers or text. Only the labels of `train` and `test` are read; other nodes may have any value (-1,
             "?", None, NaN).
-        train: numbers of the nodes whose labels are learned from.
-        test: numbers of the nodes whose labels are predicted in the test.
-        name: for messages and the report.
+        train: numbers of the nodes with training labels.
+        test: numbers of the nodes with test labels.
+        name: name for messages and the report.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
-        undirected: whether edges are given once and go both ways.
+        undirected: see `pad_graphs`.
 
     Raises:
-        DataError: see `pad_graphs`; a node number out of range, or one in both `train` and `test`.
+        DataError: see `pad_graphs`; a node number is out of range, or in both `train` and `test`.
     """
     arrays = pad_graphs([(nodes, edges)], name=name, undirected=undirected)
     count = arrays["inputs"].shape[1]
@@ -137,8 +137,8 @@ def from_graph(
     both = np.intersect1d(rows["train"], rows["test"])
     if both.size:
         raise DataError(
-            f"{name}: {both.size} nodes are in train and in test, the first is node {both[0]}; a test on labels that were "
-            f"learned from says nothing, so take them out of one"
+            f"{name}: {both.size} nodes are in train and in test, the first is node {both[0]}; a test on training "
+            f"labels measures nothing, so remove them from one"
         )
     targets, names = _node_labels(name, labels, count, rows["train"], rows["test"], class_names)
     counted = {split: np.isin(np.arange(count), nodes)[None] for split, nodes in rows.items()}
@@ -155,22 +155,22 @@ def from_graph(
 def _node_labels(
     name: str, labels: Any, count: int, train: np.ndarray, test: np.ndarray, class_names: Sequence[str] | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers `[N]` int32, 0 for the nodes of neither split, and the names of the classes."""
+    """Class numbers `[N]` int32 (0 for nodes in neither split) and class names."""
     given = np.asarray(labels, dtype=object if isinstance(labels, list | tuple) else None)
     if given.ndim == 2 and given.shape[1] == 1:
         given = given[:, 0]
     if given.shape != (count,):
         raise DataError(
-            f"{name}: labels have shape {given.shape} for {count} nodes; give one for each, -1 where there is none"
+            f"{name}: labels have shape {given.shape} for {count} nodes; give one for each node, -1 for none"
         )
-    # What the other nodes have for a label is not looked at: it may be a mark of its own kind.
+    # The labels of other nodes are not read: they may be any marker of a missing label.
     used = np.concatenate([train, test])
     known = plain_array(f"{name}: the labels of train and test", given[used])
     others = np.delete(given, used)
     if known.dtype.kind == "f" and any(is_missing(v) for v in others.ravel()) and (known == np.rint(known)).all():
-        known = known.astype(np.int64)  # integers, which became floats for the sake of a NaN among them
+        known = known.astype(np.int64)  # integers, which a NaN among them had turned into floats
     if known.dtype.kind == "f":
-        raise DataError(f"{name}: the labels of nodes are real numbers; give integers or text, which make classes")
+        raise DataError(f"{name}: the labels of nodes are real numbers; give class labels: integers or text")
     found = encode_targets(name, known, known, class_names, kind="class")
     targets = np.zeros(count, np.int32)
     targets[used] = found.train
@@ -198,14 +198,14 @@ def _check_graph(name: str, nodes: Any, edges: Any, *, undirected: bool) -> tupl
     if dangling.any():
         i = int(np.flatnonzero(dangling)[0])
         raise DataError(
-            f"{name}: {int(dangling.sum())} edges end at nodes that are not there; the first, edge {i}, joins "
+            f"{name}: {int(dangling.sum())} edges end at nodes that do not exist; the first, edge {i}, joins "
             f"{edges[i, 0]} and {edges[i, 1]}, but the nodes are numbered 0 to {n - 1}. Remove such edges, or add the nodes"
         )
     loops = np.flatnonzero(edges[:, 0] == edges[:, 1])
     if loops.size:
         raise DataError(
             f"{name}: {loops.size} edges join a node to itself, the first is edge {loops[0]} at node {edges[loops[0], 0]}; "
-            f"remove them: the models that use such edges add them"
+            f"remove them: models that need self-loops add them"
         )
     edges = edges.astype(np.int32)
     keys = np.sort(edges, axis=1) if undirected else edges

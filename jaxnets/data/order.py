@@ -1,7 +1,7 @@
-"""Which examples make up batch number `step`: index arithmetic, and nothing to save.
+"""Which examples form batch number `step`: index arithmetic without state.
 
-The order is fixed for the whole data set first and split over devices afterwards, so the same batches come on any number
-of them, and resuming needs one integer.
+The order is fixed for the whole data set first and split over devices afterwards. So the batches are the same on any number
+of devices, and resuming needs one integer.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from jaxnets.core.errors import UsageError
 
 
 class Order(Protocol):
-    """Rows of the data set for each step."""
+    """The rows of the data set for each step."""
 
     @property
     def batch_size(self) -> int:
-        """Rows in every batch, over all devices."""
+        """Rows in each global batch."""
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Example indices `[batch_size]` int32 and their mask `[batch_size]` float32 (0 marks padding)."""
@@ -28,7 +28,7 @@ class Order(Protocol):
 class Shuffled:
     """Training order: a fresh permutation each epoch, a pure function of (seed, epoch).
 
-    An epoch has `examples // batch_size` batches; the remainder, different in each epoch, waits for the next one.
+    An epoch has `examples // batch_size` batches. The remainder is dropped; it is a different one in each epoch.
     """
 
     examples: int
@@ -58,7 +58,7 @@ class Shuffled:
 
 @dataclasses.dataclass(frozen=True)
 class InOrder:
-    """Evaluation order: every example once, the last batch filled up with masked rows."""
+    """Evaluation order: every example once; the last batch is padded with masked rows."""
 
     examples: int
     batch_size: int
@@ -69,13 +69,13 @@ class InOrder:
         return -(-self.examples // self.batch_size)
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Batch `step` in [0, steps)."""
+        """Batch `step`, in [0, steps)."""
         index = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int32)
         mask = index < self.examples
         return np.where(mask, index, 0).astype(np.int32), mask.astype(np.float32)
 
 
-# Sorting 60,000 indices takes a millisecond or two; an epoch asks for the same permutation many times.
+# A permutation of 60,000 indices takes a millisecond or two, and an epoch uses the same one many times.
 @functools.lru_cache(maxsize=4)
 def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
     order = np.random.default_rng((seed, epoch)).permutation(examples).astype(np.int32)

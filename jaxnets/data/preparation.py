@@ -1,7 +1,7 @@
-"""What the training data taught: one object, learned once, that goes with a run and its checkpoints.
+"""The preparation: statistics and formats of the training data, computed once and saved with a run and its checkpoints.
 
-Training, evaluation and every prediction go through it, whatever road the examples come by (arrays, a file, the command
-line, a reopened run). It is plain data: no arrays of examples, nothing that runs.
+Training, evaluation and prediction all use it, for examples from arrays, a file, the command line or a reopened run. It is
+plain data, without examples and without code.
 """
 
 import dataclasses
@@ -26,57 +26,57 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """One array of an example, as it came in training."""
+    """Shape and dtype of one array of an example, as in training."""
 
     name: str
     shape: tuple[int, ...]
     """Without the example dim."""
     dtype: str
-    """NumPy's name of the number format."""
+    """NumPy's name of the dtype."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """What is known of the examples of a data set, and how they are made ready for a model."""
+    """What is known about the examples of a data set, and how they are prepared for a model."""
 
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     kind: str
-    """Of the targets; see `Card.target_kind`."""
+    """Kind of the targets; see `Card.target_kind`."""
     examples: tuple[int, int]
-    """In training and test."""
+    """Numbers of training and test examples."""
     forms: tuple[Form, ...]
     """The arrays of an example, targets included."""
     prepare: Standardize | TokenIds
-    """Raw inputs to what a model sees."""
+    """Turns raw inputs into model inputs."""
     class_names: tuple[str, ...] = ()
-    """Of the classes, labels or tokens, in the order of their numbers."""
+    """Names of the classes, labels or tokens, by number."""
     target_name: str = "target"
-    """What is predicted."""
+    """Name of the predicted quantity."""
     target_means: tuple[float, ...] = ()
-    """Mean of the training targets, for each; in their own unit."""
+    """Mean of each training target, in its own unit."""
     target_deviations: tuple[float, ...] = ()
-    """Standard deviation of the training targets, for each; in their own unit."""
+    """Standard deviation of each training target, in its own unit."""
     feature_names: tuple[str, ...] = ()
-    """Of the inputs' last dim, where they have names."""
+    """Names along the last dim of the inputs, if any."""
     lowest: tuple[float, ...] = ()
-    """The least raw input in training, for each feature (one number where inputs are no table)."""
+    """Smallest raw training input, for each feature (a single number if the inputs are not a table)."""
     highest: tuple[float, ...] = ()
-    """The largest."""
+    """Largest raw training input, likewise."""
     input_range: tuple[float, float] = (-math.inf, math.inf)
     """See `Card`."""
     target_shape: tuple[int, ...] = ()
     """See `Card`."""
     tokens: Tokens | None = None
-    """What the inputs are made of, where they are tokens filled up with 0."""
+    """The vocabulary of the inputs, if they are tokens padded with 0."""
     columns: Columns | None = None
-    """What makes inputs of the rows of a table."""
+    """Encodes the rows of a table as inputs."""
     tokenizer: str = ""
-    """Digest of the tokenizer's files; "" where there are none."""
+    """Digest of the tokenizer's files; "" if there are none."""
 
     @functools.cached_property
     def card(self) -> Card:
-        """What a task may know before it sees a batch."""
+        """What a task may know about the data before the first batch."""
         inputs = self.form("inputs")
         return Card(
             name=self.name,
@@ -98,13 +98,13 @@ class Preparation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The arrays that a model is asked with: all but what only training needs."""
+        """Names of the arrays that prediction needs: all except targets and weights."""
         return tuple(form.name for form in self.forms if form.name not in ("targets", "weights", "mask"))
 
     def check_named(self, what: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Raise `DataError` where a token or a label has no name: below 0, or past the last.
+        """Raise `DataError` for a token or label outside `[0, number of names)`.
 
-        Of targets that are tokens, those that are `IGNORED` do not count and need no name; some of a split have to count.
+        Target tokens that are `IGNORED` are skipped, but a split must have some that are not.
         """
         text = self.kind == "token" and isinstance(self.prepare, TokenIds)
         names = {"inputs": self.tokens.names if self.tokens else self.class_names if text else ()}
@@ -118,13 +118,16 @@ class Preparation:
                 counted = values[values != IGNORED]
                 if values.size and not counted.size:
                     raise DataError(
-                        f"{self.name}: every one of the {what} targets is {IGNORED}, which says that it does not count, so "
-                        f"there is nothing to learn or to measure; give the tokens that count their own numbers"
+                        f"{self.name}: every one of the {what} targets is {IGNORED}, which marks a token that does not count, "
+                        f"so there is nothing to train on or to measure; give the tokens that count their numbers"
                     )
-                values, extra = counted, f", and {IGNORED} says that a token does not count"
+                values, extra = counted, f", and {IGNORED} marks a token that does not count"
             if not values.size or 0 <= values.min() <= values.max() < len(known):
                 continue
-            kind, remedy = "tokens", "give the vocabulary that they were made with, or make them again with this one"
+            kind, remedy = (
+                "tokens",
+                "give the vocabulary that they were encoded with, or encode them again with this one",
+            )
             if key == "targets" and self.kind == "class":
                 kind, remedy = "labels", "number them from 0, or name every class in class_names"
             raise DataError(
@@ -133,25 +136,25 @@ class Preparation:
             )
 
     def on_host(self, arrays: Arrays) -> Arrays:
-        """Raw arrays as they are sent to a device: inputs half prepared, all else in 32 bits at most."""
+        """Raw arrays as they are sent to a device: inputs after `prepare.on_host`, the rest with at most 32 bits."""
         return {
             name: self.prepare.on_host(array) if name == "inputs" else narrow(array) for name, array in arrays.items()
         }
 
 
-# What a preparation is made of, for writing it down and reading it back.
+# The classes inside a preparation, for saving and loading it.
 CLASSES = (Preparation, Form, Standardize, TokenIds, Tokens, Columns, Column, Ratio, CellFormat, Reading)
 
 
 def narrow(array: np.ndarray) -> np.ndarray:
-    """Numbers of 64 bits and more in 32, which devices compute in; others as they are."""
+    """Cast numbers of 64 or more bits to 32 bits, the width on devices; other arrays are returned unchanged."""
     if array.dtype.itemsize <= 4 or array.dtype.kind not in "iuf":
         return array
     return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
 
 
 def describe(dataset: Any) -> Preparation:
-    """What the training split of a `Dataset` teaches."""
+    """The preparation computed from the training split of a `Dataset`."""
     train, test = dataset.train, dataset.test
     kind = dataset.target_kind or ("class" if dataset.class_names else "number")
     means, deviations = _target_scales(dataset, kind)
@@ -184,12 +187,12 @@ def describe(dataset: Any) -> Preparation:
 
 
 def _longest(dataset: Any, name: str) -> tuple[int, ...]:
-    """The shape of an example that holds those of both splits: sequences are filled up to the longest of their split."""
+    """The largest example shape of the two splits: each split pads sequences to its own longest."""
     return tuple(map(max, zip(dataset.train[name].shape[1:], dataset.test[name].shape[1:], strict=False)))
 
 
 def _target_scales(dataset: Any, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Means and deviations of real targets, one for each; those of a series are its channels' own."""
+    """Mean and deviation of each real target; a series has those of its channels."""
     if kind == "series":
         return (dataset.prepare.mean, dataset.prepare.std) if isinstance(dataset.prepare, Standardize) else ((), ())
     if kind != "number":
@@ -200,7 +203,7 @@ def _target_scales(dataset: Any, kind: str) -> tuple[tuple[float, ...], tuple[fl
 
 
 def _bounds(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Least and largest raw inputs, for each feature of a table, else over all."""
+    """Smallest and largest raw inputs: per feature for a table, else over all numbers."""
     if inputs.dtype.kind not in "biuf" or not inputs.size:
         return (), ()
     dims = 0 if inputs.ndim == 2 else None
@@ -209,7 +212,7 @@ def _bounds(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _input_range(dataset: Any) -> tuple[float, float]:
-    """Bounds of the prepared inputs of both splits; tight where all channels are scaled alike."""
+    """Bounds of the prepared inputs of both splits; tight if all channels have the same scale."""
     if not isinstance(dataset.prepare, Standardize):
         return 0.0, float(max(len(dataset.tokens.names if dataset.tokens else dataset.class_names) - 1, 0))
     low = min(float(split["inputs"].min()) for split in (dataset.train, dataset.test))

@@ -1,4 +1,4 @@
-"""One split of a data set: arrays of one length, each checked for what it is there for."""
+"""One split of a data set: arrays of equal length, each checked by its role."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +9,20 @@ from jaxnets.core.errors import DataError
 from jaxnets.data.flavours import plain_numbers
 from jaxnets.data.targets import check_finite, without_unknown
 
-# How much an example counts, under either of its names.
+# The two names of example weights.
 WEIGHTS = ("weights", "mask")
 
 
 def plain_split(what: str, arrays: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
-    """The arrays of a split as plain numbers; they are not copied where they are such already.
+    """The arrays of a split as plain numbers; arrays that already are plain are not copied.
 
     Args:
         what: the split, for messages.
-        arrays: by name, `inputs` and `targets` at least.
-        kind: of the targets (see `Card`); "" for real numbers.
+        arrays: arrays by name, at least `inputs` and `targets`.
+        kind: kind of the targets (see `Card`); "" for real numbers.
 
     Raises:
-        DataError: one is missing, empty, of another length, not finite, or not what its name says.
+        DataError: an array is missing, empty, of another length, not finite, or invalid for its name.
     """
     for name in ("inputs", "targets"):
         if name not in arrays:
@@ -46,7 +46,7 @@ def plain_split(what: str, arrays: Mapping[str, Any], kind: str) -> dict[str, np
 
 
 def counted(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The examples that have a weight. What others hold counts nowhere: in no scale, no batch statistics, no measure."""
+    """Drop the examples with weight 0, so that they affect no scale, no batch statistics and no metric."""
     for name in WEIGHTS:
         if name in arrays and not arrays[name].all():
             kept = np.flatnonzero(arrays[name])
@@ -55,7 +55,7 @@ def counted(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _targets(what: str, targets: np.ndarray, kind: str) -> np.ndarray:
-    """Numbers of classes and tokens as integers, labels as 0, 1 and -1; real numbers as they are."""
+    """Class numbers and tokens as integers, labels as 0, 1 and -1; real numbers unchanged."""
     if kind == "labels" and targets.dtype.kind == "f" and np.isnan(targets).any():
         return without_unknown(targets)
     if kind not in ("class", "token", "sequence") or targets.dtype.kind in "iu":
@@ -64,19 +64,19 @@ def _targets(what: str, targets: np.ndarray, kind: str) -> np.ndarray:
     if not whole.all():
         place = tuple(int(i) for i in np.argwhere(~whole)[0])
         raise DataError(
-            f"{what} are numbers of classes, but {targets[place]} at {place} is no whole number; give integers"
+            f"{what} are class numbers, but {targets[place]} at {place} is not a whole number; give integers"
         )
     return targets.astype(np.int32)
 
 
 def check_weights(what: str, weights: np.ndarray, count: int) -> np.ndarray:
-    """Weights `[N]`, or `DataError` where they are not one number for each example, at least 0, some above it."""
+    """Return the weights `[N]`; raise `DataError` unless there is one per example, all at least 0 and one above 0."""
     check_finite(what, weights)
     if weights.shape != (count,) or (weights < 0).any():
         low = float(weights.min(initial=0))
         raise DataError(
-            f"{what} have shape {weights.shape} and go down to {low:g}; give one number for each of {count} examples, none "
-            f"below 0"
+            f"{what} have shape {weights.shape} and a minimum of {low:g}; give one number for each of {count} "
+            f"examples, none below 0"
         )
     if not weights.any():
         raise DataError(f"{what} are all 0, so no example counts; give at least one a weight above 0")
@@ -88,5 +88,5 @@ def _check_lengths(what: str, lengths: np.ndarray, inputs: np.ndarray) -> None:
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 1).any() or (lengths > longest).any():
         raise DataError(
             f"{what} are {lengths.dtype}{list(lengths.shape)} from {lengths.min(initial=0)} to {lengths.max(initial=0)}; give "
-            f"one whole number for each example, from 1 to {longest}, the steps that the inputs have"
+            f"one whole number for each example, from 1 to {longest}, the number of steps in the inputs"
         )

@@ -1,4 +1,4 @@
-"""What targets mean: one of several classes, several labels at once, real numbers; and their values as the tasks take them."""
+"""The kind of targets (classes, several labels per example, or real numbers), and their encoding for the tasks."""
 
 import re
 import unicodedata
@@ -12,9 +12,9 @@ from jaxnets.core.errors import DataError, note
 from jaxnets.data.flavours import plain_array
 
 TargetKind = Literal["auto", "class", "labels", "number"]
-# Text that NumPy or a spreadsheet makes of a missing value. It may be a class all the same ("nan" is a bread).
+# How NumPy and spreadsheets write a missing value as text. It may still be a class ("nan" is a bread).
 LOOKS_MISSING = ("", "?", "nan", "none", "null", "na", "n/a", "nat", "<na>")
-# What `labels` hold where nothing is known of a label.
+# The value of an unknown label.
 UNKNOWN_LABEL = -1
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
@@ -23,16 +23,16 @@ class Targets(NamedTuple):
     """The targets of both splits, encoded."""
 
     kind: str
-    """"class": int32 `[N]`, numbers of classes; "labels": `[N, L]` of 0, 1 and -1 (unknown); "number": `[N]` or `[N, K]`
-    real numbers in their own format."""
+    """"class": class numbers `[N]` int32; "labels": `[N, L]` of 0, 1 and -1 (unknown); "number": real numbers `[N]` or
+    `[N, K]` in their own dtype."""
     train: np.ndarray
     test: np.ndarray
     names: tuple[str, ...]
-    """Of the classes or labels, in order; () for numbers."""
+    """Names of the classes or labels, in order; () for numbers."""
 
 
 def check_finite(what: str, array: np.ndarray) -> None:
-    """Raise `DataError` naming the first NaN or infinity of an array, if it has one."""
+    """Raise `DataError` if an array has a NaN or infinity; the message names the first."""
     if array.dtype.kind in "iub":
         return
     if array.dtype.kind != "f":
@@ -47,32 +47,32 @@ def check_finite(what: str, array: np.ndarray) -> None:
 
 
 def read_targets(what: str, values: Any) -> np.ndarray:
-    """Targets as a plain array of one or two dims; a column `[N, 1]` is the row `[N]`. Raises `DataError` for others."""
+    """Targets as a plain array `[N]` or `[N, K]`; a column `[N, 1]` becomes `[N]`. Raises `DataError` for other shapes."""
     array = plain_array(what, values)
     if array.ndim == 2 and array.shape[1] == 1:
         return array[:, 0]
     if array.ndim not in (1, 2) or 0 in array.shape[1:]:
-        raise DataError(f"{what} have shape {array.shape}; give [examples], or [examples, targets] for several of each")
+        raise DataError(f"{what} have shape {array.shape}; give [examples], or [examples, targets] for several targets")
     return array
 
 
 def encode_targets(
     name: str, y: Any, y_test: Any, class_names: Sequence[str] | None = None, kind: TargetKind = "auto"
 ) -> Targets:
-    """Training and test targets as the tasks take them.
+    """Encode training and test targets for the tasks.
 
-    One dim: integers, booleans and text make classes, floats make numbers. Two dims: all 0 or 1 make several labels of each
-    example, or one of several classes where each row holds a single 1 (one-hot); other floats make several numbers.
+    One dim: integers, booleans and text are classes, floats are numbers. Two dims: values that are all 0 or 1 are several
+    labels per example, or one-hot classes if each row has a single 1; other floats are several numbers.
 
     Args:
-        name: of the data, for messages.
+        name: name of the data, for messages.
         y: training targets, `[N]`, `[N, 1]` or `[N, K]`.
         y_test: test targets, of the same kind.
         class_names: names of classes 0, 1, ... or of the labels.
-        kind: what they are, where the rule above is not what is meant.
+        kind: their kind; overrides the rule above.
 
     Raises:
-        DataError: the two differ in kind, or a value is not one of a target.
+        DataError: the two splits differ in kind, or a value is not a valid target.
     """
     y, y_test = read_targets(f"{name}: the training targets", y), read_targets(f"{name}: the test targets", y_test)
     if y_test.shape[1:] != y.shape[1:]:
@@ -103,14 +103,14 @@ def _check_same_kind(name: str, y: np.ndarray, y_test: np.ndarray) -> None:
 
 
 def _whole(what: str, labels: np.ndarray) -> np.ndarray:
-    """Floats that are whole numbers as integers; raises `DataError` for others."""
+    """Cast floats with whole values to integers; raises `DataError` for other values."""
     check_finite(what, labels)
     wrong = np.flatnonzero(labels != np.rint(labels))
     if wrong.size or (np.abs(labels) >= 2**53).any():
         place = int(wrong[0]) if wrong.size else int(np.abs(labels).argmax())
         raise DataError(
-            f"{what} are floats, and {labels[place]!r} at index {place} is no whole number that floats hold exactly; give "
-            f"integers or text"
+            f"{what} are floats, and {labels[place]!r} at index {place} is not a whole number, or is too large "
+            f"for floats; give integers or text"
         )
     return labels.astype(np.int64)
 
@@ -124,7 +124,7 @@ def _numbers(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Any, kin
         )
     if kind == "auto" and y.ndim == 1 and len(y) >= 10 and (values := np.unique(y)).size <= 10 and _all_whole(values):
         note(
-            f"{name}: the targets are floats with {values.size} distinct whole values and are learned as numbers "
+            f"{name}: the targets are floats with {values.size} distinct whole values and are treated as numbers "
             f"(regression); for classes give integers, y.astype(int)"
         )
     return Targets("number", y, y_test, ())
@@ -147,8 +147,8 @@ def _words(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[s
         )
     if len(words) >= 20 and len(words) > 0.9 * (len(y) + len(y_test)):
         raise DataError(
-            f"{name}: {len(words)} different labels for {len(y) + len(y_test)} examples make no classes, e.g. {words[0]!r}; "
-            f"if they are numbers written as text, give y.astype(float)"
+            f"{name}: {len(words)} different labels for {len(y) + len(y_test)} examples are too many for classes, e.g. "
+            f"{words[0]!r}; if they are numbers written as text, give y.astype(float)"
         )
     _note_doubtful(name, found if class_names is None else (), tested.keys() - seen.keys())
     code = {word: index for index, word in enumerate(words)}
@@ -157,22 +157,23 @@ def _words(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[s
 
 
 def _note_doubtful(name: str, found: Any, only_tested: Any) -> None:
-    """Say which classes may not be meant as such; those that the caller named are."""
+    """Write notes about classes that look unintended. Classes that the caller named are not checked for spelling."""
     missing = sorted(word for word in found if word.strip().lower() in LOOKS_MISSING)
     if missing:
-        note(
-            f"{name}: {missing[0]!r} is taken for a class of its own; if it stands for a missing label, leave those rows out"
-        )
+        note(f"{name}: {missing[0]!r} is taken as a class; if it marks a missing label, leave those rows out")
     alike: dict[str, list[str]] = {}
     for word in sorted(found):
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", word).casefold().split()), []).append(word)
     twins = next((words for words in alike.values() if len(words) > 1), None)
     if twins:
-        note(f"{name}: {' and '.join(map(repr, twins))} are different classes; if they are one, write them alike")
+        note(
+            f"{name}: {' and '.join(map(repr, twins))} are different classes; if they are one, spell them the same way"
+        )
     if only_tested:
         shown = ", ".join(repr(word) for word in sorted(only_tested)[:4])
         note(
-            f"{name}: {len(only_tested)} classes are in the test and not in the training data ({shown}); none can be learned"
+            f"{name}: {len(only_tested)} classes are in the test and not in the training data ({shown}); a model cannot learn "
+            f"them"
         )
 
 
@@ -180,8 +181,8 @@ def _class_numbers(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Se
     highest = int(max(y.max(initial=0), y_test.max(initial=0)))
     if class_names is None and highest >= max(len(y), 2):
         raise DataError(
-            f"{name}: integer targets make classes, but they run up to {highest} for {len(y)} examples. For a regression "
-            f"give them as floats; for classes number them 0, 1, 2, ..., or give their names: y.astype(str)"
+            f"{name}: integer targets are classes, but they run up to {highest} for {len(y)} examples. For a regression "
+            f"give floats; for classes number them 0, 1, 2, ..., or give their names: y.astype(str)"
         )
     names = tuple(map(str, class_names)) if class_names is not None else tuple(str(i) for i in range(highest + 1))
     for split, labels in (("training", y), ("test", y_test)):
@@ -193,14 +194,14 @@ def _class_numbers(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Se
                 + (
                     f" to {len(names) - 1}, the {len(names)} of class_names"
                     if class_names is not None
-                    else "; other numbers are names, y.astype(str)"
+                    else "; to use other numbers as names, give y.astype(str)"
                 )
             )
     empty = np.setdiff1d(np.arange(len(names)), y)
     if empty.size and class_names is None:
         note(
             f"{name}: class labels run from 0 to {highest}, and {empty.size} of these classes have no training example (the "
-            f"first is {empty[0]}); number classes from 0, or give their names: y.astype(str)"
+            f"first is {empty[0]}); number the classes from 0, or give their names: y.astype(str)"
         )
     return Targets("class", y.astype(np.int32), y_test.astype(np.int32), names)
 
@@ -208,24 +209,24 @@ def _class_numbers(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Se
 def _several(
     name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None, kind: TargetKind
 ) -> Targets:
-    """Targets `[N, K]`."""
+    """Encode targets `[N, K]`."""
     if y.dtype.kind == "U" or y_test.dtype.kind == "U":
         raise DataError(
-            f"{name}: targets {y.shape} are text; give one label for each example, or 0 and 1 for each of several"
+            f"{name}: targets {y.shape} are text; give one label for each example, or a column of 0 and 1 for each label"
         )
     parts = (y, y_test)
-    binary = bool(((y == 0) | (y == 1) | _unknown(y)).all())  # what the training targets are, those of the test must be
+    binary = bool(((y == 0) | (y == 1) | _unknown(y)).all())  # the training targets decide; `_labels` checks the test
     known = not any(_unknown(part).any() for part in parts)
     one_hot = binary and known and all(((part == 1).sum(axis=1) == 1).all() and part.max() == 1 for part in parts)
     if kind == "class" and not one_hot:
         raise DataError(
-            f"{name}: kind='class' takes targets {y.shape} as one-hot, a single 1 in each row, which they are not"
+            f"{name}: kind='class' needs one-hot targets, a single 1 in each row; the targets {y.shape} are not one-hot"
         )
     if kind == "class" or (kind == "auto" and one_hot and y.shape[1] > 1):
         if kind == "auto":
             note(
-                f"{name}: each row of the targets {y.shape} holds a single 1, so they are one of {y.shape[1]} classes that "
-                f"exclude each other; for labels that do not, from_arrays(..., kind='labels')"
+                f"{name}: each row of the targets {y.shape} holds a single 1, so they are taken as one-hot: one of "
+                f"{y.shape[1]} classes that exclude each other; for labels that do not, from_arrays(..., kind='labels')"
             )
         classes = [part.argmax(axis=1).astype(np.int32) for part in parts]
         names = tuple(map(str, class_names)) if class_names is not None else tuple(str(i) for i in range(y.shape[1]))
@@ -237,8 +238,8 @@ def _several(
     if kind == "number" or (kind == "auto" and not binary and y.dtype.kind == "f" and class_names is None):
         if kind == "auto" and all(_shares(part) for part in parts):
             note(
-                f"{name}: each row of the targets {y.shape} adds up to 1; they are learned as {y.shape[1]} real numbers, not "
-                f"as probabilities of classes"
+                f"{name}: each row of the targets {y.shape} adds up to 1; they are treated as {y.shape[1]} real numbers, not "
+                f"as class probabilities"
             )
         return _numbers(name, y, y_test, class_names, kind)
     return _labels(name, y, y_test, class_names)
@@ -253,7 +254,7 @@ def _shares(part: np.ndarray) -> bool:
 
 
 def _labels(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None) -> Targets:
-    """Several labels an example, 0 or 1 each, NaN where one is unknown."""
+    """Encode several labels per example: 0, 1, or NaN for unknown."""
     names = tuple(map(str, class_names)) if class_names is not None else tuple(str(i) for i in range(y.shape[1]))
     made = []
     for split, part in (("training", y), ("test", y_test)):
@@ -276,7 +277,7 @@ def _labels(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[
 
 
 def without_unknown(labels: np.ndarray) -> np.ndarray:
-    """Labels of 0, 1 and NaN as uint8, or as int8 with -1 where one is unknown."""
+    """Labels of 0, 1 and NaN as uint8, or as int8 with -1 for unknown if there are any."""
     unknown = _unknown(labels)
     if not unknown.any():
         return labels.astype(np.uint8)
@@ -284,5 +285,5 @@ def without_unknown(labels: np.ndarray) -> np.ndarray:
 
 
 def natural_order(word: str) -> tuple[int, float, str]:
-    """A sorting key: numbers first, in their own order ("2" before "10"), then words; the same in every process."""
+    """A sorting key: numbers first, by value ("2" before "10"), then words; the same in every process."""
     return (0, float(word), word) if _NUMBER.fullmatch(word) else (1, 0.0, word)

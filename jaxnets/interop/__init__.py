@@ -1,4 +1,4 @@
-"""The way in and out: other libraries' weights and files."""
+"""Import and export of weights and files of other libraries."""
 
 from typing import TYPE_CHECKING
 

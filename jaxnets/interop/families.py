@@ -1,8 +1,8 @@
-"""Language models of the Hugging Face library by their `config.json`: which of our models is which of theirs.
+"""Maps the `config.json` of Hugging Face language models to our `LanguageModel`.
 
-One table says it: the names of the sizes, the choices that are fixed, and the keys of their configuration that may have one
-value only, because any other is something that our model does not compute. A key that is known for neither is noted, so that
-nothing of a configuration is left out in silence.
+`FAMILIES` is the table: for each architecture the names of the sizes, our fixed fields, and the keys of their configuration
+with the only values that our model supports. A note names unknown keys, so that nothing of a configuration is silently
+ignored.
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ CONFIG = "config.json"
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One architecture of theirs."""
+    """One Hugging Face architecture."""
 
     architecture: str
     prefix: str
-    """What their names begin with, save the output layer's."""
+    """Prefix of their weight names, except the output layer."""
     sizes: Mapping[str, str]
-    """Field of ours -> key of theirs."""
+    """Our field -> their key."""
     fixed: Mapping[str, Any]
-    """Fields of ours that have one value in this architecture."""
+    """Our fields with a fixed value in this architecture."""
     only: Mapping[str, tuple[Any, ...]]
-    """Keys of theirs -> the values that mean what ours computes; the first is written."""
+    """Their key -> the supported values; an export writes the first."""
     absent: Mapping[str, Any]
-    """Fields of ours -> what their library takes for a size whose key is missing."""
+    """Our field -> their default for a missing size."""
     tied: bool
-    """What a configuration means that does not say whether the output layer is the embedding's transpose."""
+    """Their default for `tie_word_embeddings`."""
 
     def table(self, tied: bool) -> Table:
-        """The names of the weights."""
+        """The table of weight names."""
         if self.prefix == "transformer.":
             head = Rule("lm_head.weight", "params/output/kernel", np.transpose, np.transpose)
             return GPT2 if tied else [*(rule for rule in GPT2 if rule.name != "lm_head.weight"), head]
@@ -89,11 +89,11 @@ FAMILIES = {
     "qwen2": _llama_like("Qwen2ForCausalLM", {"kv_heads": 32}, biases="queries"),
     "qwen3": _llama_like("Qwen3ForCausalLM", {"kv_heads": 32, "head_dim": 128}, qk_norm="rms"),
 }  # fmt: skip
-# The numbers of the one stretching of rotary positions that ours has too, in our order.
+# The parameters of Llama 3's rotary scaling, the only one that our model has, in our order.
 STRETCHED = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-# Sizes that follow from others where a configuration says null, or nothing at all.
+# Sizes that are derived from others if a configuration has null or no key.
 OPTIONAL = ("kv_heads", "head_dim", "mlp_dim")
-# What other models of theirs compute with, and the values that change nothing; any other is refused.
+# Keys of other architectures -> the values that have no effect; any other value raises.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "partial_rotary_factor": (None, 1, 1.0), "rotary_pct": (None, 1, 1.0),
@@ -107,7 +107,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "no_rope_layer_interval": (None, 0),
     "is_encoder_decoder": (None, False), "embedding_size": (None,),
 }  # fmt: skip
-# What changes no logit: names, ends of texts, dropout and other matters of training, and what other keys decide.
+# Keys that do not change the logits: names, special tokens, dropout and other training settings, and keys handled elsewhere.
 HARMLESS = frozenset((
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "name_or_path",
     "auto_map", "tokenizer_class", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
@@ -123,11 +123,11 @@ HARMLESS = frozenset((
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; raises `DataError` where there is none."""
+    """A JSON object from a file; raises `DataError` if it is missing or damaged."""
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"there is no {path}; give a folder that the Hugging Face library wrote") from None
+        raise DataError(f"there is no {path}; give a folder written by the Hugging Face library") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({first_line(error)})") from error
     if not isinstance(data, dict):
@@ -136,27 +136,27 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def our_model(folder: Path, kind: str, family: Family, config: Mapping[str, Any]) -> LanguageModel:
-    """The model that a configuration of theirs describes; raises `DataError` for what ours does not compute."""
+    """Our model for one of their configurations; raises `DataError` for features that our model does not have."""
     path = folder / CONFIG
     for key, values in {**NEUTRAL, **family.only}.items():
         if config.get(key, values[0]) not in values:
-            raise DataError(f"{path}: {key} is {repr(config[key])[:200]}, and our {kind} has {values[0]!r} only")
+            raise DataError(f"{path}: {key} is {repr(config[key])[:200]}, but our {kind} supports only {values[0]!r}")
     unknown = config.keys() - HARMLESS - NEUTRAL.keys() - family.only.keys() - set(family.sizes.values())
     unknown |= {"sliding_window"} & config.keys() if kind == "llama" else set()
-    told = sorted(key for key in unknown if config[key] not in (None, False, "", [], {}))
-    if told:
+    ignored = sorted(key for key in unknown if config[key] not in (None, False, "", [], {}))
+    if ignored:
         note(
-            f"{path} has keys that are not known here and change nothing: {', '.join(told[:8])}; if the model computes with "
-            f"them, its logits differ"
+            f"{path} has unknown keys, which are ignored: {', '.join(ignored[:8])}; if the original model uses them, its "
+            f"logits differ"
         )
     layers = config.get("layer_types") or []
     if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
-        raise DataError(f"{path}: layer_types are {str(layers)[:200]}, and ours is full_attention only")
+        raise DataError(f"{path}: layer_types are {str(layers)[:200]}, but our model supports only full_attention")
     sizes: dict[str, Any] = {}
     for field, key in family.sizes.items():
         value = config.get(key, family.absent.get(field))
         if value is None and field not in OPTIONAL:
-            raise DataError(f"{path} does not say {key}; take the configuration that goes with the weights")
+            raise DataError(f"{path} has no {key}; use the configuration that belongs to the weights")
         wanted = (int, float) if field == "norm_epsilon" else int
         if value is not None and (isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value < 2**31):
             raise DataError(f"{path}: {key} is {value!r}, expected a positive number")
@@ -173,19 +173,19 @@ def our_model(folder: Path, kind: str, family: Family, config: Mapping[str, Any]
 
 
 def _rotary(path: Path, config: Mapping[str, Any]) -> tuple[float, Any]:
-    """Base and stretching of the rotary positions, from either of the forms that the library has had."""
+    """Base and scaling of the rotary positions, from the library's new or old form."""
     new, old = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
-    said = new or old
+    rope = new or old
     kinds = [
-        form.get("rope_type", form.get("type", "default")) if isinstance(form, dict) else "?" for form in (said, old)
+        form.get("rope_type", form.get("type", "default")) if isinstance(form, dict) else "?" for form in (rope, old)
     ]
     if kinds[0] not in ("default", "llama3"):
         raise DataError(
-            f"{path}: rotary positions are rescaled ({str(said)[:200]}), which ours are not; logits would differ"
+            f"{path}: rotary positions are rescaled ({str(rope)[:200]}), which our model does not support; logits would differ"
         )
-    if said.get("partial_rotary_factor", 1) != 1:
+    if rope.get("partial_rotary_factor", 1) != 1:
         raise DataError(
-            f"{path}: partial_rotary_factor is {said['partial_rotary_factor']}, and ours turn the whole head"
+            f"{path}: partial_rotary_factor is {rope['partial_rotary_factor']}, but our model rotates the whole head"
         )
     doubled = {**config, **old} if old and kinds[0] == kinds[1] else config
     if (old and kinds[0] != kinds[1]) or any(
@@ -193,12 +193,14 @@ def _rotary(path: Path, config: Mapping[str, Any]) -> tuple[float, Any]:
     ):
         raise DataError(
             f"{path}: rope_parameters and rope_scaling or rope_theta contradict each other ({str(new)[:150]}, "
-            f"{str(old)[:150]}, {config.get('rope_theta')}); take out those that do not hold"
+            f"{str(old)[:150]}, {config.get('rope_theta')}); remove those that are wrong"
         )
     kind = kinds[0]
-    numbers = [said.get("rope_theta", config.get("rope_theta", 10_000.0))]
-    numbers += [said.get(key) for key in STRETCHED] if kind == "llama3" else []
+    numbers = [rope.get("rope_theta", config.get("rope_theta", 10_000.0))]
+    numbers += [rope.get(key) for key in STRETCHED] if kind == "llama3" else []
     if any(isinstance(n, bool) or not isinstance(n, int | float) or not 0 < n < 1e30 for n in numbers):
-        raise DataError(f"{path}: rope_theta and the numbers of llama3 are positive, got {str(numbers)[:200]}")
+        raise DataError(
+            f"{path}: rope_theta and the llama3 parameters must be positive numbers, got {str(numbers)[:200]}"
+        )
     base, *scaling = map(float, numbers)
     return base, tuple(scaling) or None

@@ -1,6 +1,6 @@
-"""Read and write safetensors: a length, a JSON header with names, dtypes, shapes and offsets, then the bytes.
+"""Reads and writes safetensors: a length, a JSON header with names, dtypes, shapes and offsets, then the bytes.
 
-The header is a stranger's: everything in it is checked against the file before a byte of an array is touched.
+The header is untrusted: everything in it is checked against the file before any array is read.
 """
 
 import json
@@ -24,10 +24,10 @@ LONGEST_HEADER = 100_000_000
 
 
 def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
-    """Arrays by name, read-only views of the mapped file: nothing is loaded before it is used.
+    """Arrays by name, as read-only views of the memory-mapped file: bytes are loaded on first use.
 
     Raises:
-        DataError: the file is missing or is not as its header says.
+        DataError: the file is missing, damaged, or does not match its header.
     """
     path = user_path(path)
     try:
@@ -55,14 +55,16 @@ def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
 def write_safetensors(
     path: Path | str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays under their names, whole or not at all."""
+    """Write arrays by name, atomically: the file is complete or absent. Raises `DataError`."""
     path, names = user_path(path), {np.dtype(dtype): name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at, plain = 0, {}
     for name in sorted(arrays):
         array = np.asarray(arrays[name], order="C")
         if array.dtype not in names:
-            raise DataError(f"{name} is {array.dtype}, which safetensors does not have; it has {', '.join(DTYPES)}")
+            raise DataError(
+                f"{name} is {array.dtype}, which safetensors does not support; cast it to one of {', '.join(DTYPES)}"
+            )
         header[name] = {
             "dtype": names[array.dtype],
             "shape": list(array.shape),
@@ -81,7 +83,7 @@ def write_safetensors(
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; one that names the same thing twice is refused, since either may be meant."""
+    """A JSON object; a duplicate key raises `ValueError`, since it is ambiguous."""
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
@@ -90,7 +92,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_whole(path: Path, entries: Mapping[str, Any], size: int) -> None:
-    """Raise `DataError` unless the arrays lie one after another and fill the file, as the format demands."""
+    """Raise `DataError` unless the arrays are contiguous and fill the file, as the format requires."""
     at = 0
     for start, end, name in sorted((*entry["data_offsets"], name) for name, entry in entries.items()):
         if start != at:
@@ -104,24 +106,22 @@ def _check_whole(path: Path, entries: Mapping[str, Any], size: int) -> None:
 
 
 def _array(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
-    said = entry.get("dtype") if isinstance(entry, dict) else None
-    if isinstance(said, str) and said not in DTYPES:
+    declared = entry.get("dtype") if isinstance(entry, dict) else None
+    if isinstance(declared, str) and declared not in DTYPES:
         raise DataError(
-            f"{path}: {name[:100]!r} is {said[:20]}, which is not read; what is, are {', '.join(DTYPES)}. Quantised weights "
-            f"are saved anew in bfloat16 by the library that made them"
+            f"{path}: {name[:100]!r} is {declared[:20]}, which is not supported; supported are {', '.join(DTYPES)}. Save "
+            f"quantised weights again in bfloat16 with the library that made them"
         )
     try:
         dtype, shape, (start, end) = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{path}: the header's entry for {name[:100]!r} is not as safetensors has it ({error})"
-        ) from error
+        raise DataError(f"{path}: the header's entry for {name[:100]!r} is not valid safetensors ({error})") from error
     numbers = (*shape, start, end)
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers) or len(shape) > 32:
-        raise DataError(f"{path}: {name[:100]!r} has shape {str(shape)[:100]} at {start} to {end}, which no array has")
+        raise DataError(f"{path}: {name[:100]!r} has shape {str(shape)[:100]} at {start} to {end}, which is not valid")
     if end > len(data) or start > end or end - start != math.prod(shape) * dtype.itemsize:
         raise DataError(
-            f"{path}: {name[:100]!r} of {dtype}{list(shape)} is said to be at bytes {start} to {end} of {len(data)}, "
+            f"{path}: {name[:100]!r} of {dtype}{list(shape)} is declared at bytes {start} to {end} of {len(data)}, "
             f"which does not fit"
         )
     return data[start:end].view(dtype).reshape(shape)

@@ -1,7 +1,7 @@
-"""Other libraries' weights, by one declarative table each: their name, our path, how the array is turned.
+"""Converts weights of other libraries by declarative tables: their name, our path, the change of layout.
 
-A table is a list of rules (`weights.py` has them). A name that no rule takes and that is no known buffer, two names for
-one leaf and a leaf that no rule gives are errors: weights that load halfway do not load.
+A table is a list of rules (see `weights.py`). It is an error if a name matches no rule and is not a known buffer, if two
+names give one leaf, or if a leaf gets no array: weights load completely or not at all.
 """
 
 import dataclasses
@@ -16,36 +16,36 @@ import numpy as np
 from jaxnets.core.errors import DataError
 
 Arrays = Mapping[str, np.ndarray]
-# What is computed anew and not learned, though files carry it: rotary tables, GPT-2's causal masks (arrays of four dims, and
-# the number that stands for minus infinity), numbers of positions, counts of batches.
+# Buffers, which files hold but models compute: rotary tables, GPT-2's causal masks (arrays of four dims, and the number that
+# stands for minus infinity), position ids, batch counts.
 BUFFERS = (
     re.compile(r"(^|.*\.)rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)"),
     re.compile(r"(^|.*\.)h\.[0-9]+\.(attn|crossattention)\.(bias|masked_bias)"),
     re.compile(r"(^|.*\.)position_ids"),
     re.compile(r"(^|.*\.)num_batches_tracked"),
 )
-# What wrappers put before or into names: torch's DataParallel, its compile, and the modules that hold the model.
+# Prefixes that wrappers add to names: torch's DataParallel, its compile, and the modules that hold the model.
 PREFIXES = ("", "module.", "model.", "transformer.", "base_model.")
 _COMPILED = "_orig_mod."
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One name, or a family of names, and where it goes."""
+    """One of their names, or a pattern of names, and our path for it."""
 
     name: str
-    """Theirs; `{i}`, `{j}` stand for numbers."""
+    """Their name; `{i}`, `{j}` stand for numbers."""
     path: str
-    """Ours, `params/block_{i}/query/kernel`."""
+    """Our path, e.g. `params/block_{i}/query/kernel`."""
     into: Callable[[np.ndarray], np.ndarray] = np.asarray
-    """Theirs to ours."""
+    """Converts their array to ours."""
     back: Callable[[np.ndarray], np.ndarray] = np.asarray
-    """Ours to theirs."""
+    """Converts our array to theirs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One of their arrays that is several of ours side by side, along their last dim."""
+    """One of their arrays that is the concatenation of several of ours along the last dim."""
 
     name: str
     paths: tuple[str, ...]
@@ -53,7 +53,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Several of their arrays, numbered by `{j}`, that are one of ours along its first dim; each turned over."""
+    """Several of their arrays, numbered by `{j}`, that are stacked, each transposed, along the first dim of one of ours."""
 
     name: str
     path: str
@@ -61,12 +61,12 @@ class Stack:
 
 @dataclasses.dataclass(frozen=True)
 class Same:
-    """One of their arrays that holds the numbers of another once more: an output layer tied to the embedding. One with
-    numbers of its own is an error; where the other is missing, this one stands for it."""
+    """One of their arrays that duplicates another: an output layer tied to the embedding. It is an error if the two differ;
+    if the other is missing, this one is used instead."""
 
     name: str
     path: str
-    """Ours, of the other."""
+    """Our path of the other array."""
 
 
 AnyRule = Rule | Split | Stack | Same
@@ -77,15 +77,15 @@ def load_weights(arrays: Arrays, table: Table, like: Any, *, prefixes: Sequence[
     """Variables from another library's arrays.
 
     Args:
-        arrays: theirs, by name.
+        arrays: their arrays, by name.
         table: how names and layouts correspond.
-        like: the variables wanted, as shapes (`jax.eval_shape` of the model's `init`).
-        prefixes: what a name may begin with, several times over, before the table applies; `_orig_mod.` of compiled modules is
-            left out wherever it stands.
+        like: the shapes of our variables (`jax.eval_shape` of the model's `init`).
+        prefixes: prefixes to remove from names, also several in a row, before the table applies; `_orig_mod.` of compiled
+            modules is removed anywhere.
 
     Raises:
-        DataError: names left over, two for one leaf, leaves left empty, shapes that differ, an output layer of its own where
-            the model's is tied, or arrays of whole numbers (quantised weights); each is named.
+        DataError: names match no rule, two names give one leaf, leaves get no array, shapes differ, an output layer differs
+            from the embedding though the model ties them, or arrays are integers (quantised weights); the message names each.
     """
     found: dict[str, np.ndarray] = {}
     sources: dict[str, str] = {}
@@ -110,13 +110,13 @@ def load_weights(arrays: Arrays, table: Table, like: Any, *, prefixes: Sequence[
     both = sorted(wanted.keys() & found.keys())
     wrong = [f"{p}: {found[p].shape} there, {wanted[p].shape} here" for p in both if found[p].shape != wanted[p].shape]
     kinds = [f"{p}: {found[p].dtype}" for p in both if _is_real(wanted[p].dtype) and not _is_real(found[p].dtype)]
-    for what, which in (("names that the table does not know", left), ("two names for one array", twice),
-                        ("leaves that nothing fills", missing), ("arrays that this model has no place for", extra),
-                        ("shapes that differ", wrong), ("weights that are no real numbers (quantised?)", kinds)):  # fmt: skip
+    for what, which in (("names that are not in the table", left), ("two names for one array", twice),
+                        ("leaves without an array", missing), ("arrays that this model does not have", extra),
+                        ("shapes that differ", wrong), ("weights that are not floats (quantised?)", kinds)):  # fmt: skip
         if which:
             shown = ", ".join(which[:6]) + (f" and {len(which) - 6} more" if len(which) > 6 else "")
             raise DataError(
-                f"the weights do not fit the model: {what}: {shown}. Use the table and the sizes they were saved with"
+                f"the weights do not fit the model: {what}: {shown}. Use the table and the sizes of the saved model"
             )
     paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
     leaves = [np.asarray(found[path]).astype(wanted[path].dtype) for path in paths]
@@ -124,7 +124,7 @@ def load_weights(arrays: Arrays, table: Table, like: Any, *, prefixes: Sequence[
 
 
 def is_buffer(name: str, array: np.ndarray) -> bool:
-    """Whether an array of a file is one of `BUFFERS`, which no model learns."""
+    """Whether an array of a file is one of `BUFFERS`, which are not parameters."""
     name = name.replace(_COMPILED, "")
     if BUFFERS[1].fullmatch(name) and array.ndim not in (0, 4):
         return False
@@ -132,16 +132,16 @@ def is_buffer(name: str, array: np.ndarray) -> bool:
 
 
 def bare_names(name: str, prefixes: Sequence[str] = PREFIXES) -> list[str]:
-    """A name without what wrappers put before it: none of the prefixes taken away, one, several."""
+    """The name with none, one or several of the prefixes removed."""
     names = [name.replace(_COMPILED, "")]
-    for said in names:
-        names += [short for prefix in prefixes if prefix and said.startswith(prefix)
-                  and (short := said.removeprefix(prefix)) not in names]  # fmt: skip
+    for longer in names:
+        names += [short for prefix in prefixes if prefix and longer.startswith(prefix)
+                  and (short := longer.removeprefix(prefix)) not in names]  # fmt: skip
     return names
 
 
 def _rule_for(name: str, table: Table, prefixes: Sequence[str]) -> tuple[str, AnyRule | None, dict[str, str]]:
-    """The name without its prefix, the rule that takes it and the numbers in it; no rule where none does."""
+    """The name without its prefix, the rule that matches it, and the numbers in it; the rule is None if none matches."""
     for bare in bare_names(name, prefixes):
         for rule in table:
             numbers = _match(rule.name, bare)
@@ -153,14 +153,14 @@ def _rule_for(name: str, table: Table, prefixes: Sequence[str]) -> tuple[str, An
 def _check_same(
     again: Sequence[tuple[str, str, np.ndarray]], found: dict[str, np.ndarray], sources: dict[str, str]
 ) -> None:
-    """Hold what should be the same numbers once more against the first; it stands for those where they are missing."""
+    """Raise `DataError` if a duplicate array differs from the original; if the original is missing, use the duplicate."""
     for name, path, array in again:
         if path not in found:
             found[path], sources[path] = array, name
         elif not same_numbers(array, found[path]):
             raise DataError(
-                f"the weights do not fit the model: {name} holds other numbers than {sources[path]}, and the model has one "
-                f"array for both (embedding='tied'). Make it with embedding='untied', and take the table for that"
+                f"the weights do not fit the model: {name} differs from {sources[path]}, but the model has one "
+                f"array for both (embedding='tied'). Set embedding='untied', and use the table for that"
             )
 
 
@@ -174,10 +174,10 @@ def _is_real(dtype: Any) -> bool:
 
 
 def save_weights(variables: Any, table: Table) -> dict[str, np.ndarray]:
-    """The inverse of `load_weights`: their names and layouts, for their loader.
+    """The inverse of `load_weights`: arrays with their names and layouts.
 
     Raises:
-        DataError: an array that the table has no name for, or one that the format needs and the model does not have.
+        DataError: the table has no name for an array, or the format needs an array that the model does not have.
     """
     ours = {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
     theirs: dict[str, np.ndarray] = {}
@@ -203,18 +203,18 @@ def save_weights(variables: Any, table: Table) -> dict[str, np.ndarray]:
             without.append(paths[0])
     if used != ours.keys():
         raise DataError(
-            f"the table has no name for {', '.join(sorted(ours.keys() - used)[:6])}; use that of the model's family"
+            f"the table has no name for {', '.join(sorted(ours.keys() - used)[:6])}; use the table of the model's family"
         )
     if without:
         raise DataError(
-            f"the table's format needs {', '.join(without[:6])}, which this model does not have: it cannot say what it "
-            f"computes (norms after the sums have no final one, say); use a table or a model that fit each other"
+            f"the table's format needs {', '.join(without[:6])}, which this model does not have, so it cannot be saved in "
+            f"it (e.g. models with norms after the sums have no final norm); use the table of the model's family"
         )
     return {name: np.ascontiguousarray(array) for name, array in theirs.items()}
 
 
 def _stack(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The numbered parts (`path#j`) of each stack, put together."""
+    """Stack the numbered parts (`path#j`) of each `Stack` rule."""
     whole = {path: array for path, array in found.items() if "#" not in path}
     for path in sorted({path.split("#")[0] for path in found.keys() - whole.keys()}):
         numbers = sorted(int(name.split("#")[1]) for name in found if name.startswith(f"{path}#"))
@@ -222,21 +222,21 @@ def _stack(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if numbers != list(range(len(numbers))) or len({part.shape for part in parts}) > 1:
             raise DataError(
                 f"the weights do not fit the model: {path} is a stack of arrays of one shape, numbered from 0, but there are "
-                f"numbers {numbers} of shapes {sorted({part.shape for part in parts})}; the file lacks some"
+                f"numbers {numbers} of shapes {sorted({part.shape for part in parts})}; the file is incomplete"
             )
         whole[path] = np.stack(parts)
     return whole
 
 
 def _place(name: str, array: np.ndarray, rule: AnyRule, numbers: dict[str, str]) -> dict[str, np.ndarray]:
-    """Our leaves from one of their arrays."""
+    """Our leaves, by path, from one of their arrays."""
     if isinstance(rule, Stack):
         return {f"{_fill(rule.path, numbers)}#{numbers['j']}": array.T}
     if isinstance(rule, Split):
         if not array.ndim or array.shape[-1] % len(rule.paths):
             raise DataError(
                 f"the weights do not fit the model: {name} of shape {array.shape} holds {len(rule.paths)} arrays side by "
-                f"side, which its last dim does not divide into"
+                f"side, but its last dim is not divisible by {len(rule.paths)}"
             )
         parts = np.split(array, len(rule.paths), axis=-1)
         return {_fill(path, numbers): part for path, part in zip(rule.paths, parts, strict=True)}

@@ -1,5 +1,5 @@
-"""Tables of other libraries' names: GPT-2 and Llama, Mixtral or Qwen as the Hugging Face library names them, Llama as llama2.c
-does, CIFAR ResNets of torch, ResNets of torchvision. What a table is, `weight_rules.py` says."""
+"""Tables of weight names: GPT-2, Llama, Mixtral and Qwen (Hugging Face), Llama (llama2.c), CIFAR ResNets (torch), ResNets
+(torchvision). See `weight_rules.py` for what a table is."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def _to_oihw(array: np.ndarray) -> np.ndarray:
 
 
 def _linear(name: str, path: str, *, bias: bool = True) -> list[Rule]:
-    """torch's Linear: weight (out, in), and ours (in, out)."""
+    """torch's Linear: its weight is (out, in), our kernel is (in, out)."""
     rules = [Rule(f"{name}.weight", f"{path}/kernel", _transpose, _transpose)]
     return rules + ([Rule(f"{name}.bias", f"{path}/bias")] if bias else [])
 
@@ -31,7 +31,7 @@ def _layer_norm(name: str, path: str) -> list[Rule]:
 
 
 def _conv1d(name: str, path: str) -> list[Rule]:
-    """GPT-2's Conv1D: weight (in, out), as ours."""
+    """GPT-2's Conv1D: its weight is (in, out), like our kernel."""
     return [Rule(f"{name}.weight", f"{path}/kernel"), Rule(f"{name}.bias", f"{path}/bias")]
 
 
@@ -52,8 +52,7 @@ GPT2: Table = [
 
 
 def llama(*, tied: bool, query_biases: bool = False, query_norms: bool = False, experts: bool = False) -> Table:
-    """Llama, Mistral, Mixtral (`experts`), Qwen2 (`query_biases`) and Qwen3 (`query_norms`) as the Hugging Face library
-    names them."""
+    """The Hugging Face names of Llama, Mistral, Mixtral (`experts`), Qwen2 (`query_biases`) and Qwen3 (`query_norms`)."""
     block, ours = "layers.{i}", "params/block_{i}"
     rules: list[AnyRule] = [
         Rule("embed_tokens.weight", "params/embedding/embedding"),
@@ -134,7 +133,7 @@ def torchvision_resnet(depth: int) -> Table:
     for stage in range(4):
         theirs, ours = f"layer{stage + 1}.{{i}}", f"stage_{stage}_block_{{i}}"
         pairs = [(f"conv{k + 1}", f"bn{k + 1}", f"conv_{k}", f"norm_{k}") for k in range(3 if depth >= 50 else 2)]
-        if stage or depth >= 50:  # in the first stage of the shallow ones nothing changes its size
+        if stage or depth >= 50:  # shallow networks have no shortcut layer in the first stage
             pairs.append(("downsample.0", "downsample.1", "shortcut", "shortcut_norm"))
         for conv, norm, our_conv, our_norm in pairs:
             rules.append(Rule(f"{theirs}.{conv}.weight", f"params/{ours}/{our_conv}/kernel", _from_oihw, _to_oihw))

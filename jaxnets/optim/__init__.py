@@ -1,4 +1,4 @@
-"""How weights move: Optax chains as small frozen dataclasses, and learning-rate schedules."""
+"""Optimizers (Optax chains as small frozen dataclasses), learning-rate schedules and weight averaging."""
 
 from jaxnets.optim.averaging import EMA as EMA
 from jaxnets.optim.optimizers import SGD as SGD

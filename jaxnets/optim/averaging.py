@@ -1,4 +1,4 @@
-"""Averages of the weights over training: often better than the last weights, at the price of one copy of them."""
+"""Averages of the weights over training: often better than the last weights, at the cost of one more copy."""
 
 import dataclasses
 from typing import Any
@@ -10,15 +10,14 @@ from jax import Array
 
 @dataclasses.dataclass(frozen=True)
 class EMA:
-    """Exponential moving average of parameters and batch statistics; evaluation uses it in their place.
+    """Exponential moving average of parameters and batch statistics; evaluation uses the average.
 
-    Real and complex numbers are averaged. Whole numbers, bools and random keys in a model's state have no average: the newest
-    is taken.
+    Real and complex numbers are averaged. For integers, bools and random keys in a model's state the newest value is taken.
     """
 
     decay: float = 0.0
-    """Share of the average kept at each step, in [0, 1); early on it is less, `(1 + n) / (10 + n)` after
-    `n` updates (steps that were left out are none). 0 is off."""
+    """Decay per update, in [0, 1), at most `(1 + n) / (10 + n)` after `n` updates; skipped steps are not updates. 0 is
+    off."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -26,23 +25,23 @@ class EMA:
 
     @property
     def active(self) -> bool:
-        """Whether there is an average at all."""
+        """Whether averaging is on."""
         return self.decay > 0
 
     def update(self, average: Any, current: Any, updates: Array) -> Any:
-        """The average after one more update, same tree; computed in the leaves' own dtype (float32).
+        """The average after one more update, same tree; computed in the dtype of the leaves (float32).
 
         Args:
-            average: that before it.
-            current: the tree after it.
-            updates: how many were averaged before.
+            average: the average before the update.
+            current: the tree after the update.
+            updates: number of updates averaged before.
         """
         decay = jnp.minimum(self.decay, (1.0 + updates) / (10.0 + updates))
 
         def moved(old: Array, new: Array) -> Array:
             if not jnp.issubdtype(old.dtype, jnp.inexact):
                 return new
-            # From infinity (a running maximum that has seen nothing) no average would ever come back.
+            # An average that starts at infinity (a running maximum without data) would stay there.
             return jnp.where(jnp.isfinite(old), old + (1 - decay).astype(old.dtype) * (new - old), new)
 
         return jax.tree.map(moved, average, current)

@@ -1,7 +1,7 @@
-"""Optimizers: what an Optax chain is built from, as data that a configuration can hold and a flag can override.
+"""Optimizers as dataclasses that build Optax chains, so that a configuration can hold them and flags can override fields.
 
-Learning rates count the batches of the run, also those whose update was left out; the corrections inside Adam count updates.
-What decays is decided by the role of a parameter (`jaxnets.ops.roles`), never by how many dims it has.
+Learning rates depend on the batch number, which also counts skipped updates; Adam's bias correction counts updates. Weight
+decay applies by the role of a parameter (`jaxnets.ops.roles`), not by its number of dims.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from jaxnets.optim.schedules import Constant, Schedule, WarmupCosine, rates
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How weights move."""
+    """Base of all optimizers."""
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """The Optax transformation for a run of `total_steps` optimizer steps.
 
-        Schedules in it (of the learning rate, of weight decay, injected ones) are read at the number of the batch.
+        Its schedules (of the learning rate, of weight decay, injected ones) are evaluated at the batch number.
         """
         raise NotImplementedError
 
     def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
-        """The learning rates of the first `steps` steps of a run of `total_steps`, float32; None where nobody can say."""
+        """The learning rates of the first `steps` steps of a run of `total_steps`, float32; None if unknown."""
         schedule, peak = getattr(self, "schedule", None), getattr(self, "learning_rate", None)
         if not isinstance(schedule, Schedule) or peak is None:
             return None
@@ -52,7 +52,7 @@ def _check(learning_rate: float, clip_norm: float | None, weight_decay: float, *
 
 
 def clip_by_norm(most: float) -> optax.GradientTransformation:
-    """As `optax.clip_by_global_norm`, for gradients of any size: those whose squares overflow are not made 0."""
+    """Like `optax.clip_by_global_norm`, but correct for gradients whose squares overflow, which Optax turns into 0."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
@@ -64,13 +64,13 @@ def clip_by_norm(most: float) -> optax.GradientTransformation:
 
 
 def _chain(clip_norm: float | None, *parts: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Clipping comes first, and acts on the gradient of the whole batch, after accumulation."""
+    """An Optax chain that clips first: it clips the gradient of the whole batch, after accumulation."""
     clip = () if clip_norm is None else (clip_by_norm(clip_norm),)
     return optax.chain(*clip, *parts)
 
 
 def _decaying(patterns: tuple[str, ...]) -> Callable[[Any], Any]:
-    """The mask of weight decay, as Optax takes it."""
+    """The weight-decay mask for Optax."""
     return functools.partial(weights, patterns=patterns)
 
 
@@ -83,13 +83,13 @@ class SGD(Optimizer):
     momentum: float = 0.9
     """Share of the last update that is kept, in [0, 1)."""
     nesterov: bool = False
-    """Look ahead along the momentum before the gradient is taken (Sutskever et al. 2013)."""
+    """Use Nesterov momentum (Sutskever et al. 2013)."""
     weight_decay: float = 0.0
-    """L2 penalty added to the gradient of weights (coupled, as is usual with SGD); see `jaxnets.ops.roles`."""
+    """L2 penalty added to the gradient of weights (coupled, as usual with SGD); see `jaxnets.ops.roles`."""
     weight_decay_on: tuple[str, ...] = ()
-    """Paths of the parameters that decay, `*` for any text; empty: those whose names say that they are weights."""
+    """Paths of the parameters that decay, `*` for any text; (): those that `jaxnets.ops.roles` classifies as weights."""
     clip_norm: float | None = None
-    """Largest norm of the whole gradient; None leaves it."""
+    """Clip the global norm of the gradient to this; None: no clipping."""
     schedule: Schedule = WarmupCosine()
     """Shape of the learning rate over the run."""
 
@@ -120,7 +120,7 @@ class Adam(Optimizer):
     eps: float = 1e-8
     """Added to the root of the mean square."""
     clip_norm: float | None = None
-    """Largest norm of the whole gradient; None leaves it."""
+    """Clip the global norm of the gradient to this; None: no clipping."""
     schedule: Schedule = Constant()
     """Shape of the learning rate over the run."""
 
@@ -140,10 +140,10 @@ class AdamW(Optimizer):
     learning_rate: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 1e-2
-    """Share of each weight removed per step, times the learning rate; biases, scales and positions are left
-    (`jaxnets.ops.roles`)."""
+    """Decay coefficient: each step subtracts this times the learning rate times the weight. Biases, scales and positions
+    do not decay (`jaxnets.ops.roles`)."""
     weight_decay_on: tuple[str, ...] = ()
-    """Paths of the parameters that decay, `*` for any text; empty: those whose names say that they are weights."""
+    """Paths of the parameters that decay, `*` for any text; (): those that `jaxnets.ops.roles` classifies as weights."""
     b1: float = 0.9
     """Decay of the mean of gradients."""
     b2: float = 0.999
@@ -151,7 +151,7 @@ class AdamW(Optimizer):
     eps: float = 1e-8
     """Added to the root of the mean square."""
     clip_norm: float | None = None
-    """Largest norm of the whole gradient; None leaves it."""
+    """Clip the global norm of the gradient to this; None: no clipping."""
     schedule: Schedule = WarmupCosine()
     """Shape of the learning rate over the run."""
 

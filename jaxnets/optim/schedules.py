@@ -1,8 +1,8 @@
-"""Learning-rate schedules. Durations are shares of the run, so they survive a change of its length.
+"""Learning-rate schedules. Durations are shares of the run, so they scale with its length.
 
-A schedule counts the batches of a run. A step that changed nothing (its batch masked, a number not finite) still is a step of
-the schedule, so the batches after it have the learning rate that they would have had. `on_schedule` sees to that for every
-schedule in an optimizer's state, whoever built it.
+A schedule counts the batches of a run. A skipped step (its batch masked, or a number not finite) counts too, so the later
+batches keep their learning rates. `on_schedule` sets this count in every schedule of an optimizer's state, also of plain
+Optax chains.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ from jax import Array
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A shape for the learning rate over a run."""
+    """The shape of the learning rate over a run."""
 
     def build(self, peak: float, total_steps: int) -> optax.Schedule:
-        """The learning rate as a function of the step, from the peak value and the length of the run."""
+        """The learning rate as a function of the step, for this peak value and length of the run."""
         raise NotImplementedError
 
 
@@ -46,7 +46,7 @@ class WarmupCosine(Schedule):
     warmup: float = 0.05
     """Share of the run spent warming up."""
     final: float = 0.0
-    """What the learning rate falls to at the end of the run, as a share of the peak."""
+    """Learning rate at the end of the run, as a share of the peak."""
 
     def __post_init__(self) -> None:
         _check_share("warmup", self.warmup)
@@ -66,7 +66,7 @@ class WarmupLinear(Schedule):
     warmup: float = 0.2
     """Share of the run spent warming up."""
     final: float = 0.0
-    """What the learning rate falls to at the end of the run, as a share of the peak."""
+    """Learning rate at the end of the run, as a share of the peak."""
 
     def __post_init__(self) -> None:
         _check_share("warmup", self.warmup)
@@ -80,22 +80,22 @@ class WarmupLinear(Schedule):
 
 
 def _ramp(peak: float, steps: int) -> optax.Schedule:
-    # Starts one notch above 0, so that the first step moves.
+    # Starts at peak / (steps + 1), so that the first step changes the weights.
     return lambda count: peak * (count + 1) / (steps + 1)
 
 
 def rates(schedule: optax.Schedule, steps: int) -> np.ndarray:
-    """What a schedule says at the steps 0, 1, ... `steps - 1`, float32 `[steps]`."""
+    """The values of a schedule at steps 0 to `steps - 1`, float32 `[steps]`."""
     if not steps:
         return np.zeros(0, np.float32)
     return np.asarray(jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(jnp.arange(steps)))
 
 
 def on_schedule(opt_state: Any, step: Array) -> Any:
-    """An optimizer's state with all its schedules at a training step; counts of updates (Adam's) stay as they are."""
+    """The optimizer's state with the count of every schedule set to `step`; counts of updates (Adam's) are unchanged."""
 
     def is_schedule(node: Any) -> bool:
-        # By what they are, not by their class: Optax has three kinds of them, and may get more.
+        # Match by fields and name, not by class: Optax has three such states and may add more.
         fields = getattr(type(node), "_fields", ())
         return "count" in fields and ("Schedule" in type(node).__name__ or "hyperparams" in fields)
 

@@ -1,4 +1,4 @@
-"""Where it runs: the mesh of devices, and how state and batches are spread over it."""
+"""The device mesh, and how state and batches are sharded over it."""
 
 from jaxnets.parallel.mesh import MeshShape as MeshShape
 from jaxnets.parallel.mesh import check_batch as check_batch

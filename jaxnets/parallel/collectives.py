@@ -1,4 +1,4 @@
-"""Programs with collectives, one after the other where the back end needs it."""
+"""Runs programs with collectives one after another if the back end needs it."""
 
 from typing import TypeVar
 
@@ -8,11 +8,11 @@ T = TypeVar("T")
 
 
 def one_at_a_time(results: T) -> T:
-    """Results of a program that was just dispatched; on a CPU that acts as several devices, wait for them.
+    """Return the results of a program just dispatched; on a CPU with several virtual devices, wait for them first.
 
-    There, programs that do not depend on each other run at the same time, and each device may begin with another one: their
-    collectives then wait for each other for ever, or XLA aborts the process. A GPU or TPU runs programs in the order in which
-    they were dispatched, so nothing is waited for.
+    On such a CPU independent programs run at the same time, and each device may start with a different one. Their
+    collectives then deadlock, or XLA aborts the process. GPUs and TPUs run programs in the order of dispatch, so there is no
+    wait.
     """
     for leaf in jax.tree.leaves(results):
         devices = leaf.sharding.device_set

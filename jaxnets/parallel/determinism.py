@@ -1,4 +1,4 @@
-"""The same bits each time, on a GPU as well."""
+"""Bit-identical results in every run, also on a GPU."""
 
 import os
 
@@ -11,20 +11,20 @@ FLAG = "--xla_gpu_deterministic_ops=true"
 
 
 def require_determinism() -> None:
-    """Set what a GPU needs to repeat its bits; has to come before JAX starts its devices.
+    """Set the XLA flag for deterministic GPU operations; call it before JAX initialises its devices.
 
-    CPUs and TPUs repeat theirs without it. On a GPU it rules out operations that add in no fixed order, and the choice of
-    algorithms by timing them.
+    CPUs and TPUs are deterministic without it. On a GPU it excludes operations that add in arbitrary order, and the choice
+    of algorithms by timing.
 
     Raises:
-        UsageError: the devices are started already, and one of them is a GPU.
+        UsageError: JAX has already initialised a GPU.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if FLAG in flags:
         return
     if devices_started() and jax.default_backend() == "gpu":
         raise UsageError(
-            f"deterministic=True comes too late: JAX has started the GPU already. Set XLA_FLAGS={FLAG} in the environment, or "
-            f"ask before the first array is made"
+            f"deterministic=True comes too late: JAX has initialised the GPU already. Set XLA_FLAGS={FLAG} in the "
+            f"environment, or request it before the first array is made"
         )
     os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()

@@ -1,8 +1,8 @@
-"""Keep the memory that the CPU back end frees.
+"""Makes glibc keep the memory that the CPU back end frees.
 
-XLA on the CPU asks the C library for every step's temporaries and gives them back at the end of it. glibc hands large blocks
-back to the system each time, which must then clear and map them again: a tenth to a third of a step's time, measured.
-Told to keep them, it reuses them; the price is that memory once used stays with the process.
+XLA on the CPU allocates the temporaries of each step and frees them at its end. By default glibc returns large blocks to the
+system, which must clear and map them again in the next step: a tenth to a third of a step's time, measured. With these
+settings glibc keeps and reuses the blocks; the price is that the process never returns memory.
 """
 
 import ctypes
@@ -17,9 +17,9 @@ NEVER = 2**31 - 1
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory, once a process; returns whether it did.
+    """Make glibc keep freed memory, once per process; returns whether that succeeded.
 
-    `JAXNETS_MALLOC=system` leaves the allocator alone. Systems without glibc are left alone as well.
+    `JAXNETS_MALLOC=system` leaves the allocator unchanged, as do systems without glibc.
     """
     if os.environ.get("JAXNETS_MALLOC", "keep") == "system" or not sys.platform.startswith("linux"):
         return False

@@ -1,7 +1,7 @@
-"""Several processes, one run: who speaks, and what all must agree on.
+"""Runs with several processes: start-up, broadcasts and barriers.
 
-Every process runs the same program; the first one writes the run directory and the console. With one process everything
-here is free.
+Every process runs the same program; only the first writes the run directory and the console. With one process they
+cost nothing.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from jaxnets.ops.beyond_promise import multihost
 
 
 def start(coordinator: str, processes: int, index: int, *, heartbeat_seconds: int = 30) -> None:
-    """Join the other processes of the run; before anything else touches a device.
+    """Join the other processes of the run; call it before anything uses a device.
 
     Args:
         coordinator: `host:port` of the first process, the same for all.
-        processes: how many there are.
-        index: which one this is, from 0.
-        heartbeat_seconds: if a process is not heard of for this long, all end.
+        processes: number of processes.
+        index: number of this process, from 0.
+        heartbeat_seconds: if a process sends no heartbeat for this long, all processes end.
     """
     if processes < 1 or not 0 <= index < processes:
         raise UsageError(f"process_id is in 0 .. processes - 1, got process_id {index} of processes {processes}")
@@ -33,10 +33,10 @@ def start(coordinator: str, processes: int, index: int, *, heartbeat_seconds: in
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Work that needs every process: what fails here fails for all, and at once.
+    """A context for work that needs every process: a failure ends all of them.
 
     Raises:
-        LostProcessError: a computation over all processes broke off.
+        LostProcessError: a computation over all processes failed.
     """
     try:
         yield
@@ -45,24 +45,24 @@ def together() -> Iterator[None]:
             raise
         raise LostProcessError(
             f"process {jax.process_index()} of {jax.process_count()}: another process of the run is gone, so this one ends as "
-            f"well ({first_line(error)}). Start the same command on all of them again; it goes on from the last checkpoint"
+            f"well ({first_line(error)}). Start the same command on all of them again to resume from the last checkpoint"
         ) from error
 
 
 def is_first() -> bool:
-    """Whether this process writes for all."""
+    """Whether this is the first process, which writes files and the console."""
     return jax.process_index() == 0
 
 
 def from_first(value: int) -> int:
-    """The first process's value, on every process."""
+    """Broadcast the value of the first process to every process."""
     if jax.process_count() == 1:
         return value
     return int(multihost().broadcast_one_to_all(np.int64(value).astype(np.int32)))
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set on any process; all must ask at the same point."""
+    """Whether the flag is set on any process; all processes must call this at the same point."""
     if jax.process_count() == 1:
         return flag
     with jax.transfer_guard("allow"):
@@ -70,6 +70,6 @@ def any_process(flag: bool) -> bool:
 
 
 def meet(name: str) -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has reached this barrier."""
     if jax.process_count() > 1:
         multihost().sync_global_devices(name)

@@ -1,7 +1,7 @@
-"""The mesh: devices in a grid with named axes.
+"""The mesh: a grid of devices with named axes.
 
-`data` copies the parameters and splits the batch; `fsdp` splits both; `tensor` splits layers. An axis of size 1 costs
-nothing, so every run has all three and the same code serves one device and many.
+`data` replicates the parameters and splits the batch; `fsdp` splits both; `tensor` splits layers. An axis of size 1 costs
+nothing, so every run has all three axes, and one device uses the same code as many.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from jaxnets.ops.axes import AXES
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Sizes of the mesh axes; -1 (at most one) takes the devices that are left."""
+    """Sizes of the mesh axes; -1 (at most once) takes the remaining devices."""
 
     data: int = -1
-    """Copies of the parameters, each with a share of the batch."""
+    """Number of copies of the parameters, each with a share of the batch."""
     fsdp: int = 1
-    """Shares the parameters and their optimizer state are cut into; each also takes a share of the batch."""
+    """Number of shards of the parameters and optimizer state; each also takes a share of the batch."""
     tensor: int = 1
-    """Shares that layers are cut into by the partition rules."""
+    """Number of shards of the layers, by the partition rules."""
 
     def sizes(self, devices: int) -> tuple[int, int, int]:
-        """The three sizes for a number of devices; raises `UsageError` unless they multiply to it."""
+        """The three sizes for a number of devices; raises `UsageError` unless their product is that number."""
         sizes = [self.data, self.fsdp, self.tensor]
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise UsageError(f"mesh sizes are at least 1, or -1 (once) for the rest of the devices; got {self}")
@@ -46,15 +46,15 @@ class MeshShape:
 
 
 def make_mesh(shape: MeshShape | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over some devices (all, unless named); enter it with `jax.set_mesh(mesh)`."""
+    """The mesh over `devices` (by default all); enter it with `jax.set_mesh(mesh)`."""
     devices = jax.devices() if devices is None else devices
     sizes = (shape or MeshShape()).sizes(len(devices))
-    # jax's own default is Explicit axes, under which Linen's layers raise.
+    # The default of JAX is Explicit axes, under which Linen layers raise.
     return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def batch_devices(mesh: Mesh) -> int:
-    """Shares a batch is cut into."""
+    """The number of shares that a batch is split into."""
     return math.prod(mesh.shape[axis] for axis in AXES["batch"] or ())
 
 
@@ -76,11 +76,11 @@ def check_batch(batch_size: int, mesh: Mesh, *, micro_batches: int = 1) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding of an array that is replicated on every device."""
     return NamedSharding(mesh, P())
 
 
 def placement(mesh: Mesh) -> Placement:
-    """Where a feed puts its arrays on this mesh."""
+    """The shardings of a feed's arrays on this mesh."""
     axes = AXES["batch"]
     return Placement(replicated(mesh), NamedSharding(mesh, P(axes)), NamedSharding(mesh, P(None, axes)))

@@ -1,8 +1,8 @@
-"""How the training state is spread over the mesh: the only file that knows.
+"""Sharding of the training state over the mesh; no other file defines it.
 
-A state is a plain tree, and every leaf has a path such as `params/hidden_0/kernel`. Rules match paths; what no rule names
-is cut along its largest divisible dim over the `fsdp` axis. The optimizer's moments have the paths of their parameters at
-the end of their own (`opt_state/0/mu/hidden_0/kernel`), so the same rule finds them and they stay beside them.
+A state is a plain tree, and every leaf has a path such as `params/hidden_0/kernel`. Rules match paths. Leaves without a rule
+are split along their largest divisible dim over the `fsdp` axis. The path of an optimizer moment ends in the path of its
+parameter (`opt_state/0/mu/hidden_0/kernel`), so the same rule matches and both get the same sharding.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnets.core.errors import UsageError
 
-# Below this a leaf stays whole: cutting a bias saves nothing and costs a collective.
+# Smaller leaves are replicated: splitting a bias saves nothing and costs a collective.
 SMALLEST_CUT = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Spread the leaves whose path ends in a match of `pattern`: one entry for each of their trailing dims."""
+    """Shard the leaves whose path ends in a match of `pattern`; one mesh axis for each of their trailing dims."""
 
     pattern: str
-    """A regular expression, searched in the path and anchored to its end."""
+    """A regular expression that matches the end of the path."""
     axes: tuple[str | None, ...]
-    """Mesh axis of each trailing dim, or None to leave the dim to automatic FSDP."""
+    """Mesh axis of each trailing dim; None leaves the dim to automatic FSDP."""
 
 
 def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
@@ -37,13 +37,13 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
     Args:
         state: a tree of arrays or `jax.ShapeDtypeStruct`.
         mesh: axes `data`, `fsdp` and `tensor`.
-        rules: the first that matches a leaf decides.
+        rules: the first rule that matches a leaf applies.
 
     Returns:
         The same tree with a `NamedSharding` at each leaf.
 
     Raises:
-        UsageError: a rule matches nothing, names an unknown or doubled axis, or does not divide a dim.
+        UsageError: a rule matches nothing, names an unknown axis or one axis twice, or its axis does not divide a dim.
     """
     used: set[int] = set()
 
@@ -87,7 +87,7 @@ def _apply(rule: Rule, name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def _automatic(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Cut the largest free divisible dim over `fsdp`, where there is one and the leaf is worth it."""
+    """Split the largest free divisible dim over `fsdp`, if there is one and the leaf is large enough."""
     cuts = mesh.shape["fsdp"]
     if cuts > 1 and "fsdp" not in spec and math.prod(shape) >= SMALLEST_CUT:
         for dim in sorted(range(len(shape)), key=lambda d: -shape[d]):
@@ -98,7 +98,7 @@ def _automatic(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def describe(state: Any, placed: Any) -> list[tuple[str, tuple[int, ...], str, str]]:
-    """One row for each leaf: path, shape, dtype and how it is spread."""
+    """One row per leaf: path, shape, dtype and partition spec."""
     rows = []
     for (path, leaf), sharding in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(placed), strict=True):
         rows.append((path_name(path), tuple(leaf.shape), str(leaf.dtype), str(sharding.spec)))

@@ -1,1 +1,1 @@
-"""What people look at: the training log, progress on the console, plots and the report page. Plain data in, pictures out."""
+"""The training log, console progress, plots and the report page; all of them take plain data."""

@@ -1,4 +1,4 @@
-"""What a run says on the console: a progress bar on a terminal, plain lines elsewhere, nothing when asked."""
+"""Console output of a run: a progress bar on a terminal, plain lines elsewhere, or nothing if requested."""
 
 import os
 import sys
@@ -9,33 +9,33 @@ from typing import Any, Literal, Protocol
 from jaxnets.core import streams
 from jaxnets.core.errors import UsageError
 
-# Columns of a terminal below which a box would cut names and numbers.
+# On terminals with fewer columns a box would cut names and numbers.
 LEAST_FOR_A_BOX = 60
 
 ProgressKind = Literal["auto", "bar", "lines", "none"]
 
 
 class Console(Protocol):
-    """Where a run reports to."""
+    """The protocol of the console output of a run."""
 
     def start(self, start: int, total: int) -> None:
-        """Training begins at step `start` of `total`."""
+        """Called when training begins, at step `start` of `total`."""
 
     def advance(self, step: int, shown: Mapping[str, float]) -> None:
-        """Step `step` is done; `shown` are the newest numbers."""
+        """Called after step `step`; `shown` holds the newest metrics."""
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line of text."""
 
     def stop(self) -> None:
-        """Training has ended, well or badly."""
+        """Called when training has ended, with success or an error."""
 
     def summary(self, title: str, rows: Sequence[tuple[str, str]], closing: str) -> None:
-        """The one-screen summary at the end."""
+        """Print the one-screen summary at the end."""
 
 
 def make_console(kind: ProgressKind) -> Console:
-    """The console of a kind; auto takes the bar on a terminal or in a notebook and lines elsewhere."""
+    """The console of this kind; auto takes the bar on a terminal or in a notebook, and lines elsewhere."""
     if kind not in ("auto", "bar", "lines", "none"):
         raise UsageError(f"progress is auto, bar, lines or none, got {kind!r}")
     if kind == "none":
@@ -46,7 +46,7 @@ def make_console(kind: ProgressKind) -> Console:
 
 
 def _can_draw() -> bool:
-    """Whether a bar that moves can be shown: in a notebook, or on a terminal that can go back in a line."""
+    """Whether a moving bar can be shown: in a notebook, or on a terminal that can overwrite a line."""
     if "ipykernel" in sys.modules:
         return True
     return streams.is_terminal(sys.stderr) and os.environ.get("TERM", "") not in ("dumb", "unknown")
@@ -64,7 +64,7 @@ def format_numbers(shown: Mapping[str, float]) -> str:
 
 
 class Silent:
-    """Says nothing."""
+    """Prints nothing."""
 
     def start(self, start: int, total: int) -> None:
         """See `Console`."""
@@ -83,23 +83,23 @@ class Silent:
 
 
 class Lines:
-    """Plain lines, at most one every two seconds: for logs and pipes."""
+    """Plain lines for logs and pipes, at most one every two seconds."""
 
     INTERVAL = 2.0
 
     def __init__(self) -> None:
-        self._total, self._first, self._began, self._spoke = 0, 0, 0.0, 0.0
+        self._total, self._first, self._began, self._printed = 0, 0, 0.0, 0.0
 
     def start(self, start: int, total: int) -> None:
         """See `Console`."""
         self._total, self._first = total, start
-        self._began = self._spoke = time.perf_counter()
+        self._began = self._printed = time.perf_counter()
 
     def advance(self, step: int, shown: Mapping[str, float]) -> None:
         """See `Console`."""
         now = time.perf_counter()
-        if now - self._spoke >= self.INTERVAL or step == self._total:
-            self._spoke = now
+        if now - self._printed >= self.INTERVAL or step == self._total:
+            self._printed = now
             left = (now - self._began) / max(step - self._first, 1) * (self._total - step)
             _say(f"step {step}/{self._total}  {format_numbers(shown)}  {left:.0f} s left")
 
@@ -116,7 +116,7 @@ class Lines:
 
 
 class Bar:
-    """A progress bar with the time left, by rich."""
+    """A rich progress bar with the remaining time."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -159,7 +159,7 @@ class Bar:
 
 
 def _say(text: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     streams.say(text)
 
 
@@ -175,11 +175,11 @@ def _print_summary(title: str, rows: Sequence[tuple[str, str]], closing: str) ->
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     for name, value in rows:
-        grid.add_row(Text(name), Text(value))  # a name of the user's is no markup
+        grid.add_row(Text(name), Text(value))  # Text: names of the user are not markup
     panel = Panel(grid, title=Text(title), title_align="left", box=box.ROUNDED, expand=False)
     console = RichConsole(highlight=False, file=streams.tolerant(sys.stdout))
     needed = Measurement.get(console, console.options.update(max_width=10_000), panel).maximum
-    if not console.is_terminal:  # a file or a pipe has any room
+    if not console.is_terminal:  # files and pipes have no width limit
         console.width = max(console.width, needed)
     try:
         if console.width < min(needed, LEAST_FOR_A_BOX):
@@ -189,7 +189,7 @@ def _print_summary(title: str, rows: Sequence[tuple[str, str]], closing: str) ->
             console.print(panel)
         if closing:
             console.print(Text(closing), soft_wrap=True)
-    except (OSError, ValueError, SystemExit) as error:  # SystemExit is rich's answer to a closed pipe
-        # The run has done its work, heard or not.
+    except (OSError, ValueError, SystemExit) as error:  # rich raises SystemExit if the pipe is closed
+        # The run itself has succeeded, so do not fail.
         if not isinstance(error, SystemExit):
             streams.say(f"the summary cannot be written ({error})")

@@ -1,4 +1,4 @@
-"""The history of a run: what was logged, ready to be plotted or put in a table."""
+"""The history of a run: the logged records, ready for plots and tables."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Records of a run, oldest first; see `jaxnets.report.log` for what is in one."""
+    """Records of a run, oldest first; see `jaxnets.report.log` for their fields."""
 
     records: Sequence[Record]
 
@@ -26,13 +26,13 @@ class History:
         return next((r for r in reversed(self.records) if r["split"] == split), {})
 
     def metrics(self) -> list[str]:
-        """Names of the metrics worth a curve, the loss first."""
+        """Names of the metrics to plot, the loss first."""
         hidden = {"step", "split", "seconds", "examples", "examples_per_second", "skipped"}
         names = [name for record in self.records for name in record if name not in hidden]
         return sorted(dict.fromkeys(names), key=lambda n: (n != "loss", n == "gradient_norm"))
 
     def plot(self) -> "Figure":
-        """Curves of every metric over the steps, training and test, as a matplotlib figure."""
+        """A matplotlib figure with the training and test curves of every metric over the steps."""
         from jaxnets.report.plots import curves
 
         return curves(self)

@@ -1,13 +1,13 @@
-"""The training log: one JSON object a line in `metrics.jsonl`, and the same records in memory.
+"""The training log: one JSON object per line in `metrics.jsonl`, and the same records in memory.
 
     {"step": 200, "split": "train", "loss": 0.31, "accuracy": 0.91, "examples_per_second": 9100}
     {"step": 200, "split": "test", "loss": 0.28, "accuracy": 0.93, "examples": 359}
 
-NaN is written as null and infinities as "Infinity" and "-Infinity", for which JSON has no numbers, and they are read back as
-what they were.
+JSON has no NaN and no infinities: NaN is written as null, infinities as "Infinity" and "-Infinity", and both are converted
+back on reading.
 
-A train record covers the steps since the record before it: sums over sums, in float64, so it does not depend on how many
-steps were dispatched at once.
+A train record covers the steps since the record before it. Its means are sums divided by summed weights, in float64, so they
+do not depend on how many steps were dispatched at once.
 """
 
 import json
@@ -22,17 +22,17 @@ from jaxnets.core.files import replacing
 
 Record = dict[str, Any]
 INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
-# Fields of a record that are no metrics.
+# Fields of a record that are not metrics.
 WORDS = ("step", "split", "what")
 
 
 class MetricsLog:
-    """Appends records to a file (if it has one) and keeps them."""
+    """Appends records to a file, if there is one, and keeps them in memory."""
 
     def __init__(self, path: Path | None, *, resume_at: int = 0, rewrite: Collection[str] = ()) -> None:
-        """Open the log; records past step `resume_at` belong to work that was lost and is about to be done again.
+        """Open the log and drop the records after step `resume_at`: those steps will run again.
 
-        So do the records at that very step of the splits that are `rewrite`.
+        Records at exactly that step are dropped too, for the splits in `rewrite`.
         """
         self.path = path
         self.records: list[Record] = []
@@ -47,7 +47,7 @@ class MetricsLog:
         self._rewrite()
 
     def append(self, record: Record) -> None:
-        """Add one record; it is on its way to the disk when this returns."""
+        """Add one record and write it to the file, without waiting for the disk (see `sync`)."""
         self.records.append(record)
         if self.path is None:
             return
@@ -58,7 +58,7 @@ class MetricsLog:
             raise self._refused(error) from error
 
     def sync(self) -> None:
-        """Return when every record is on the disk."""
+        """Wait until every record is on the disk (fsync)."""
         if self.path is None:
             return
         try:
@@ -84,7 +84,7 @@ class MetricsLog:
 
 
 def _valid(record: Record) -> Record:
-    """The record in what JSON has."""
+    """The record with values that JSON can represent."""
     return {name: _written(value) if isinstance(value, float) else value for name, value in record.items()}
 
 
@@ -95,7 +95,7 @@ def _written(value: float) -> float | str | None:
 
 
 def _numbers(record: Record) -> Record:
-    """The inverse of `_valid`; what is no metric (the words of an event) stays as it is."""
+    """The inverse of `_valid`; fields that are not metrics are unchanged."""
     read: dict[Any, float] = {None: math.nan} | {word: value for value, word in INFINITE.items()}
     return {
         name: read[value]
@@ -106,7 +106,7 @@ def _numbers(record: Record) -> Record:
 
 
 def _is_record(record: Record) -> bool:
-    """Whether the values have the types that `MetricsLog` writes: a step, words, and numbers for everything else."""
+    """Whether the values have the types that `MetricsLog` writes: an integer step, text fields, and numbers otherwise."""
     step = record.get("step")
     return (
         isinstance(step, int)
@@ -121,11 +121,11 @@ def _is_record(record: Record) -> bool:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a log; a last line that a crash cut short is left out."""
+    """The records of a log; a last line truncated by a crash is left out."""
     records = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:  # ValueError: bytes that are no text
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8
         raise RunDirectoryError(f"the training log {path} cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
         try:
@@ -138,6 +138,6 @@ def read_records(path: Path) -> list[Record]:
             ) from error
         record = _numbers(record) if isinstance(record, dict) else {}
         if not _is_record(record):
-            raise RunDirectoryError(f"{path}, line {number} is no record of a run; remove the line or the run")
+            raise RunDirectoryError(f"{path}, line {number} is not a record of a run; remove the line or the run")
         records.append(record)
     return records

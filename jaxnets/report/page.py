@@ -1,6 +1,6 @@
-"""The report: one self-contained HTML page, readable without a network, with the plots inside it.
+"""The report: one self-contained HTML page with embedded plots, readable offline.
 
-The plots are also left in `plots/` as PNG files.
+The plots are also saved in `plots/` as PNG files.
 """
 
 import base64
@@ -16,9 +16,9 @@ from jaxnets.core.types import ConfusionMatrix, Exhibit, Gallery, Lines, Scatter
 from jaxnets.report import plots
 from jaxnets.report.history import History
 
-# The page's name in a run directory.
+# File name of the page in a run directory.
 PAGE = "report.html"
-# Names that are devices on Windows, with any ending.
+# Names of devices on Windows, which are reserved with any file extension.
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 STYLE = """
 :root { color-scheme: light; --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --accent: #c2410c; }
@@ -40,7 +40,7 @@ details { margin-top: 2rem; } summary { cursor: pointer; color: var(--soft); }
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows, as plain data."""
+    """The content of a report, as plain data."""
 
     title: str
     subtitle: str
@@ -50,16 +50,16 @@ class ReportData:
     final: Mapping[str, float]
     """Final numbers on the test split."""
     facts: Mapping[str, str]
-    """Short facts for the cards: time, parameters, speed."""
+    """Short facts for the cards, e.g. time, parameters, speed."""
     exhibits: Sequence[Exhibit]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
     expectation: str = ""
-    """One sentence that compares the score with what the configuration promises."""
+    """One sentence that compares the score with the expected one of the configuration."""
 
 
 def write_report(directory: Path, data: ReportData) -> Path:
-    """Write `report.html` and `plots/*.png` into a run directory and return the page's path."""
+    """Write `report.html` and `plots/*.png` into a run directory; returns the path of the page."""
     drawn = [("Curves", plots.curves(data.history))]
     for exhibit in data.exhibits:
         match exhibit:
@@ -85,7 +85,7 @@ def write_report(directory: Path, data: ReportData) -> Path:
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write the report in {directory} ({error}); the trained weights are saved. Free some space and run the "
-            f"same command again: it only writes the report"
+            f"same command again: it will only write the report"
         ) from error
     return page
 
@@ -135,7 +135,7 @@ def _flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(data, Mapping):
         pairs = []
         for key, value in data.items():
-            # A class's name stands for the object: "task: Classification" rather than "task.type: ...".
+            # Show the class name as the value of the object: "task: Classification", not "task.type: ...".
             name = prefix if key == "type" and prefix else f"{prefix}.{key}" if prefix else str(key)
             pairs += _flat(value, name)
         return pairs
@@ -145,7 +145,7 @@ def _flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _slug(title: str, taken: set[str]) -> str:
-    """A file's name for a plot: words of its title, unlike the names that are taken, on any system."""
+    """A portable file name for a plot from the words of its title; not in `taken`, and added to it."""
     words = title.split(":")[0].split("(")[0].lower().split()
     name = "_".join(filter(None, ("".join(c for c in word if c.isalnum()) for word in words)))[:80] or "plot"
     if name in RESERVED:

@@ -1,4 +1,4 @@
-"""Plots, with matplotlib. Each function takes plain data and returns a `Figure` that no global state holds on to."""
+"""Plots with matplotlib. Each function takes plain data and returns a `Figure` without pyplot's global state."""
 
 import contextlib
 import functools
@@ -24,10 +24,10 @@ TRAIN, TEST, INK = "#7a8ba3", "#c2410c", "#1f2937"
 
 
 def _matplotlib() -> Any:
-    """The library, whatever back end this machine's environment asks for: none is used here."""
+    """Import matplotlib, even if `MPLBACKEND` names a back end that does not exist: no back end is used here."""
     if "matplotlib" in sys.modules:
         return sys.modules["matplotlib"]
-    wanted = os.environ.pop("MPLBACKEND", None)  # one that is not there would end the import
+    wanted = os.environ.pop("MPLBACKEND", None)  # an unknown back end would make the import fail
     try:
         import matplotlib
     finally:
@@ -41,7 +41,7 @@ def _matplotlib() -> Any:
 
 @contextlib.contextmanager
 def _plain_style() -> Iterator[None]:
-    """Inside, plots look the same on every machine, and a `$` in a user's names begins no formula."""
+    """A context with matplotlib's default style, the same on every machine, and without `$` formulas in names."""
     matplotlib = _matplotlib()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -50,7 +50,7 @@ def _plain_style() -> Iterator[None]:
 
 
 def _plainly(draw: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
-    """The function, drawing in the plain style."""
+    """A decorator: draw in the plain style."""
 
     @functools.wraps(draw)
     def drawn(*arguments: Any, **options: Any) -> "Figure":
@@ -68,7 +68,7 @@ def to_png(figure: "Figure", *, dpi: int = 130) -> bytes:
         figure.savefig(buffer, format="png", dpi=dpi)
     glyphs = [one for one in heard if "missing from" in str(one.message)]
     if glyphs:
-        note(f"the fonts for plots lack {len(glyphs)} characters of your names, which are empty boxes in the pictures")
+        note(f"the fonts for plots lack {len(glyphs)} characters of your names; the plots show empty boxes for them")
     for one in heard:
         if one not in glyphs:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
@@ -76,7 +76,7 @@ def to_png(figure: "Figure", *, dpi: int = 130) -> bytes:
 
 
 def _figure(width: float, height: float) -> "Figure":
-    # Not pyplot: it keeps every figure open and wants a display.
+    # Not pyplot: it keeps every figure open and needs a display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -84,7 +84,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 @_plainly
 def curves(history: "History") -> "Figure":
-    """One panel for each metric: training in grey, test in orange; where the test ends is written beside it."""
+    """One panel per metric: training in grey, test in orange, with the last test value as text."""
     names = history.metrics() or ["loss"]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -100,7 +100,7 @@ def curves(history: "History") -> "Figure":
             marker = "o" if split == "test" and len(steps) < 40 else None
             axis.plot(steps, values, color=colour, label=split, lw=1.6, marker=marker, ms=3.5)
             if split == "test" and seen:
-                # What the test ends with, beside the last point that can be drawn.
+                # Write the last test value at the last finite point.
                 axis.annotate(
                     f"{end:.4g}",
                     (steps[seen[-1]], values[seen[-1]]),
@@ -125,7 +125,7 @@ def curves(history: "History") -> "Figure":
 
 @_plainly
 def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
-    """Counts in a grid, coloured by the share of the true class; the diagonal is what is right."""
+    """A grid of counts, coloured by the share of the true class; correct predictions are on the diagonal."""
     counts = exhibit.counts
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = float(np.clip(0.42 * len(counts) + 1.2, 3.2, 9))
@@ -158,7 +158,7 @@ def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
 
 @_plainly
 def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
-    """Images in a grid, a caption under each; grey where there is one channel."""
+    """A grid of images with captions; images with one channel are grey."""
     images = exhibit.images.astype(np.float32)
     columns = min(columns, max(len(images), 1))
     rows = max(1, -(-len(images) // columns))
@@ -179,7 +179,7 @@ def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
 
 @_plainly
 def lines(exhibit: Lines) -> "Figure":
-    """Curves in panels, two in a row; the last curve in orange."""
+    """Panels of curves, two in a row; the last curve of each panel is orange."""
     count = len(exhibit.curves)
     columns = min(2, count)
     rows = -(-count // columns)
@@ -204,7 +204,7 @@ def lines(exhibit: Lines) -> "Figure":
 
 @_plainly
 def scatter(exhibit: Scatter) -> "Figure":
-    """Points around the diagonal."""
+    """A scatter plot with the diagonal."""
     figure = _figure(5, 5)
     axis = figure.subplots()
     axis.plot(exhibit.x, exhibit.y, ".", ms=3, alpha=0.35, color=TEST, rasterized=True)

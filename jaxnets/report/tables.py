@@ -1,4 +1,4 @@
-"""Tables on the console that are never cut in the middle of a number."""
+"""Console tables that fit the terminal, so that no number is cut."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def fitting(console: Console, tables: Sequence[Table]) -> Table:
-    """The first of some tables, widest first, that a terminal has room for, else the last; a file or a pipe has any room."""
+    """The first table (given widest first) that fits the terminal, else the last; files and pipes have no width limit."""
     endless = console.options.update(max_width=10_000)
     widths = [Measurement.get(console, endless, table).maximum for table in tables]
     if not console.is_terminal:
@@ -18,7 +18,7 @@ def fitting(console: Console, tables: Sequence[Table]) -> Table:
 
 
 def as_text(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, most: int = 40) -> str:
-    """A table as aligned lines of plain text, of which at most so many rows are shown."""
+    """A table as aligned lines of plain text, with at most `most` rows."""
     shown = [tuple(header), *(tuple(row) for row in rows[:most])]
     widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]

@@ -1,4 +1,4 @@
-"""What is minimised and what is measured. A new objective is a new task, never a new loop."""
+"""Tasks: the loss and the metrics of training. A new objective is a new task; the training loop stays the same."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The adaptive linear neuron (Widrow and Hoff, 1960): the error is taken before the threshold."""
+"""The adaptive linear neuron (Widrow and Hoff, 1960): the error is measured before the threshold."""
 
 import dataclasses
 from typing import Self
@@ -14,14 +14,14 @@ from jaxnets.tasks.classification import Classification, accuracy
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adaline(Classification):
-    """Two classes, one linear unit; minimise `(y - potential)^2` with `y` in {-1, +1}, answer by the potential's sign.
+    """Two classes, one linear unit; minimise `(y - potential)^2` with `y` in {-1, +1}. The potential's sign is the prediction.
 
     The gradient step `w <- w + 2 rate (y - potential) x` is the rule of Widrow and Hoff (LMS, delta rule). Unlike the
-    perceptron's it has one minimum, the least-squares solution, and goes toward it on data that no line separates.
+    perceptron rule it approaches the least-squares solution, also on data that are not linearly separable.
     """
 
     def bind(self, card: Card) -> Self:
-        """Give the model its one output; refuse data without exactly two classes."""
+        """Set the model's single output; raise `DataError` unless the data have two classes."""
         if len(card.class_names) != 2:
             raise DataError(
                 f"ADALINE separates two classes, but {card.name!r} has {len(card.class_names)}; "
@@ -32,17 +32,17 @@ class Adaline(Classification):
         return dataclasses.replace(self, model=with_outputs(self.model, 1, exact=True, reason="ADALINE is one unit"))
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """Logits of two classes `[B, 2]`: minus and plus the potential, so that its sign decides."""
+        """Logits of two classes `[B, 2]`: minus and plus the potential, so that its sign is the prediction."""
         potential = self.apply(variables, batch, None)[0][:, 0]
         return jnp.stack([-potential, potential], axis=-1)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean squared error of the potential over the unmasked examples."""
         potential, model_state = self.apply(variables, batch, key if train else None)
-        said = potential[:, 0]
+        scores = potential[:, 0]
         sign = jnp.where(batch["targets"] == 1, 1.0, -1.0)
-        loss = Mean.of(jnp.square(said - sign), batch["mask"])
-        right = accuracy(jnp.stack([-said, said], axis=-1), batch)
+        loss = Mean.of(jnp.square(scores - sign), batch["mask"])
+        right = accuracy(jnp.stack([-scores, scores], axis=-1), batch)
         return loss, Aux({"loss": loss, "accuracy": right}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:

@@ -1,7 +1,7 @@
-"""Two networks against each other: generative adversarial networks (Goodfellow et al. 2014) and their steadier kin.
+"""Generative adversarial networks (Goodfellow et al. 2014) and more stable variants.
 
-One training step is `critic_steps` turns of the critic and one of the generator. Each turn is the ordinary training step
-on that player's share of the state, so guards, precision and micro-batches work as they do anywhere.
+One training step has `critic_steps` turns of the critic and one turn of the generator. Each turn is the ordinary training
+step on that player's part of the state, so guards, precision and micro-batches work as usual.
 """
 
 import dataclasses
@@ -32,34 +32,35 @@ PLAYERS = ("critic", "generator")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adversarial(Task):
-    """Train `model`, the generator, to make examples that `critic` cannot tell from real ones.
+    """Train `model`, the generator, to make examples that `critic` cannot distinguish from real ones.
 
-    The generator is called with `[B, latent]` noise and returns examples (or as many numbers, in one dim); the critic with
-    examples, and returns `[B, 1]`. With `conditional` both are told the label, one-hot (Mirza and Osindero 2014): the
-    generator beside the noise, a critic of images as constant channels.
+    The generator takes noise `[B, latent]` and returns examples (or as many numbers, flat); the critic takes examples and
+    returns `[B, 1]`. With `conditional` both also get the one-hot label (Mirza and Osindero 2014): the generator appended
+    to the noise, the critic appended to the last dim, for images as constant channels.
     """
 
     critic: nn.Module
-    """The network that tells real from made."""
+    """The network that scores examples as real or generated."""
     latent: int = 64
-    """Numbers of noise for each example."""
+    """Size of the noise of each example."""
     objective: Literal["logistic", "wasserstein"] = "logistic"
-    """logistic: the non-saturating form of Goodfellow et al. 2014. wasserstein: a difference (Arjovsky et al. 2017)."""
+    """logistic: the non-saturating loss of Goodfellow et al. 2014. wasserstein: a difference of scores (Arjovsky et al.
+    2017)."""
     penalty: float = 0.0
-    """Weight of a penalty on the critic's gradient. wasserstein: `(norm - 1)^2` between real and made examples, usually 10
-    (Gulrajani et al. 2017). logistic: half the squared norm at real examples (R1, Mescheder et al. 2018)."""
+    """Weight of a penalty on the critic's gradient. wasserstein: `(norm - 1)^2` between real and generated examples, usually
+    10 (Gulrajani et al. 2017). logistic: half the squared norm at real examples (R1, Mescheder et al. 2018)."""
     critic_steps: int = 1
-    """Turns of the critic for one of the generator; each takes its share of the batch."""
+    """Turns of the critic per turn of the generator; each uses an equal part of the batch."""
     conditional: bool = False
-    """Tell both players the label."""
+    """Give both players the label."""
     classes: int = 0
-    """Labels; 0 takes the data's."""
+    """Number of labels; 0 takes it from the data."""
     shape: tuple[int, ...] = ()
-    """Shape of an example; empty takes the data's."""
+    """Shape of an example; () takes it from the data."""
     modes: tuple[tuple[float, ...], ...] = ()
-    """Centres of the data's modes, where they are known: evaluation then counts those that are made."""
+    """Centres of the data's modes, if they are known: evaluation then counts the modes that the generator reaches."""
     mode_radius: float = 1.0
-    """How far from a centre a made example may lie to count for it."""
+    """Largest distance between a centre and a generated example that counts for it."""
 
     headline = "loss"
 
@@ -71,12 +72,12 @@ class Adversarial(Task):
             raise ValueError(f"penalty is a number, got {self.penalty}")
         if self.penalty and getattr(self.critic, "norm", None) == "batch":
             raise ValueError(
-                f"a penalty on the critic's gradient takes each example by itself, but {type(self.critic).__name__} with norm "
-                f"'batch' judges it by the others (Gulrajani et al. 2017); set critic.norm to 'layer' or 'none'"
+                f"a penalty on the critic's gradient is defined per example, but {type(self.critic).__name__} with norm "
+                f"'batch' mixes examples (Gulrajani et al. 2017); set critic.norm to 'layer' or 'none'"
             )
 
     def bind(self, card: Card) -> Self:
-        """Give both players their sizes; refuse data that the generator cannot reach."""
+        """Set the sizes of both players; raise `DataError` for data outside the generator's output range."""
         classes = len(card.class_names) if self.conditional else 0
         if self.conditional and not classes:
             raise DataError(f"conditional needs labels, but the targets of {card.name!r} are numbers; leave it out")
@@ -97,7 +98,7 @@ class Adversarial(Task):
         )
 
     def init(self, key: Array, batch: Batch) -> Variables:
-        """Both players' variables, each collection by player: `{"params": {"critic": ..., "generator": ...}, ...}`."""
+        """Variables of both players, by collection and player: `{"params": {"critic": ..., "generator": ...}, ...}`."""
         for_critic, for_generator = jax.random.split(key)
         rows = batch["inputs"].shape[0]
         labels = jnp.zeros((rows,), jnp.int32)
@@ -111,11 +112,11 @@ class Adversarial(Task):
         return {name: {who: tree[name] for who, tree in own.items() if name in tree} for name in names}
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
-        """One state for each player."""
+        """One optimizer state per player."""
         return {who: optimizer.init(params[who]) for who in PLAYERS}
 
     def _with_label(self, x: Array, labels: Array | None) -> Array:
-        """`x` with the one-hot label appended to its last dim, where the players are told it; no label is all zeros."""
+        """With `conditional`: `x` with the one-hot label appended to its last dim; labels of None are zeros."""
         if not self.classes:
             return x
         hot = jnp.zeros((x.shape[0], self.classes), x.dtype)
@@ -125,22 +126,22 @@ class Adversarial(Task):
         return jnp.concatenate([x, jnp.broadcast_to(hot, (*x.shape[:-1], self.classes))], axis=-1)
 
     def _call(self, who: str, own: Variables, x: Array, labels: Array | None, key: Array | None) -> tuple[Array, Any]:
-        """A player's outputs in float32, and its other collections after the call; in training where there is a key."""
+        """A player's outputs in float32, and its other collections after the call; training mode if there is a key."""
         player = self.critic if who == "critic" else self.model
         x = self._with_label(x, labels)
-        said, kept = call_model(player, own, x, key=key)
-        said = said.astype(jnp.float32)
-        return said.reshape(-1, *self.shape) if who == "generator" else said[:, 0], kept
+        outputs, kept = call_model(player, own, x, key=key)
+        outputs = outputs.astype(jnp.float32)
+        return outputs.reshape(-1, *self.shape) if who == "generator" else outputs[:, 0], kept
 
     def _noise(self, key: Array, batch: Batch, purpose: str, turn: Array | int = 0) -> Array:
-        """Noise `[B, latent]` in the inputs' dtype, drawn for each example by itself."""
+        """Noise `[B, latent]` in the inputs' dtype, drawn with one key per example."""
         dtype, keys = batch["inputs"].dtype, batch_keys(key, batch, purpose, turn)
         return jax.vmap(lambda one: jax.random.normal(one, (self.latent,), dtype))(keys)
 
     def critic_loss(
         self, own: Variables, batch: Batch, key: Array, train: bool, *, other: Variables, turn: Array | int = 0
     ) -> tuple[Mean, Aux]:
-        """What the critic minimises; `other` are the generator's variables, and `turn` tells the turns of a step apart."""
+        """The critic's loss; `other` are the generator's variables, and `turn` is the number of the turn within the step."""
         real, mask, labels = batch["inputs"], batch["mask"], batch.get("targets")
         keys = jax.random.split(jax.random.fold_in(key, turn), 5)
         made, _ = self._call(
@@ -166,7 +167,7 @@ class Adversarial(Task):
 
             slope = jax.grad(total)(at).astype(jnp.float32).reshape(len(real), -1)
             square = jnp.square(slope).sum(axis=-1)
-            # The root has no gradient at 0, where dead units can put a critic.
+            # The square root has no gradient at 0, which a critic with dead units can reach.
             off = 0.5 * square if self.objective == "logistic" else jnp.square(jnp.sqrt(square + 1e-12) - 1)
             losses = losses + self.penalty * off
             metrics["penalty"] = Mean.of(off, mask)
@@ -175,7 +176,7 @@ class Adversarial(Task):
     def generator_loss(
         self, own: Variables, batch: Batch, key: Array, train: bool, *, other: Variables
     ) -> tuple[Mean, Aux]:
-        """What the generator minimises; `other` are the critic's variables."""
+        """The generator's loss; `other` are the critic's variables."""
         keys = jax.random.split(jax.random.fold_in(key, self.critic_steps), 3)
         labels, inputs = batch.get("targets"), batch["inputs"]
         made, kept = self._call(
@@ -186,7 +187,7 @@ class Adversarial(Task):
         return Mean.of(losses, batch["mask"]), Aux({}, kept)
 
     def make_step(self, recipe: Recipe) -> Step:
-        """The critic's turns, then the generator's. If one of them is refused (a number not finite), all are."""
+        """The critic's turns, then the generator's turn. If one turn is skipped (a number is not finite), all are."""
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             def critic_turn(now: TrainState, part: tuple[Batch, Array]) -> tuple[TrainState, Metrics]:
@@ -194,20 +195,20 @@ class Adversarial(Task):
                 return play(recipe, "critic", loss, now, part[0])
 
             count = self.critic_steps
-            # Turn i takes rows i, i + count, ...: every device has a share of each.
+            # Turn i takes rows i, i + count, ..., so that every device has rows of every turn.
             parts = jax.tree.map(
                 lambda a: jnp.moveaxis(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 1, 0), batch
             )
-            after, said = jax.lax.scan(critic_turn, state, (parts, jnp.arange(count)))
-            critic = jax.tree.map(lambda a: a.sum(axis=0), said)
-            worst = said["bad_leaf"].sum.max() if "bad_leaf" in said else None
+            after, critic_turns = jax.lax.scan(critic_turn, state, (parts, jnp.arange(count)))
+            critic = jax.tree.map(lambda a: a.sum(axis=0), critic_turns)
+            worst = critic_turns["bad_leaf"].sum.max() if "bad_leaf" in critic_turns else None
             loss = functools.partial(self.generator_loss, other=share_of(after.variables, "critic"))
             after, generator = play(recipe, "generator", loss, after, batch)
-            new, taken = all_or_none(state, after, (said, generator))
+            new, taken = all_or_none(state, after, (critic_turns, generator))
             metrics = {**critic, "generator_loss": generator["loss"], TAKEN: taken}
             if worst is not None:
                 one = jnp.ones(())
-                # Leaves are numbered over both players, the critic's first.
+                # Leaves are numbered over both players, the critic first.
                 first = len(jax.tree.leaves(state.params["critic"]))
                 theirs = generator["bad_leaf"].sum
                 bad = jnp.where(worst > 0, worst, jnp.where(theirs > 0, theirs + first, 0.0))
@@ -218,7 +219,7 @@ class Adversarial(Task):
         return step
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """The critic's loss without penalty, its margin, and where made examples fall, one for each real example."""
+        """The critic's loss without penalty, its margin and, with `modes`, the shares of generated examples near each mode."""
         key, mask = jax.random.key(0), batch["mask"]
         own, other = share_of(variables, "critic"), share_of(variables, "generator")
         loss, aux = self.critic_loss(own, batch, key, False, other=other)
@@ -234,7 +235,7 @@ class Adversarial(Task):
         return found
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """`modes`: how many have at least a quarter of the examples that would be theirs if all were made alike."""
+        """`modes`: the number of modes that get at least a quarter of their share under a uniform distribution."""
         if "near" not in values:
             return dict(values)
         shares = [share for name, share in values.items() if name.startswith("mode_")]
@@ -242,25 +243,25 @@ class Adversarial(Task):
         return {**rest, "modes": float(sum(share >= 0.25 / len(shares) for share in shares))}
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """The critic's scores of the inputs, `[B, 1]`; with `conditional` and no targets it is told no label."""
+        """The critic's scores of the inputs, `[B, 1]`; with `conditional` but no targets, the label is all zeros."""
         return self._call("critic", share_of(variables, "critic"), batch["inputs"], batch.get("targets"), None)[0][
             :, None
         ]
 
     def sample(self, variables: Variables, key: Array, count: int, labels: Array | None = None) -> Array:
-        """`count` made examples `[count, *shape]` float32; pure. With `conditional`, of `labels`, else of each in turn."""
+        """`count` generated examples `[count, *shape]` float32; pure. With `conditional` and no `labels`, the labels cycle."""
         z = jax.random.normal(key, (count, self.latent))
         if labels is None and self.classes:
             labels = jnp.arange(count) % self.classes
         return self._call("generator", share_of(variables, "generator"), z, labels, None)[0]
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """Examples of the data's shape, one score for each, and a batch that the critic's turns divide."""
+        """Check the shapes of generated examples and scores, and that `critic_steps` divides the batch."""
         rows = batch["inputs"].shape[0]
         if rows % self.critic_steps:
             raise DataError(
-                f"a batch of {rows} examples cannot be shared by {self.critic_steps} turns of the critic; set batch_size to a "
-                f"multiple of task.critic_steps"
+                f"a batch of {rows} examples cannot be divided among {self.critic_steps} turns of the critic; set batch_size "
+                f"to a multiple of task.critic_steps"
             )
         made = jax.eval_shape(lambda v: self.sample(v, jax.random.key(0), rows), variables)
         scores = jax.eval_shape(self.outputs, variables, batch)
@@ -271,11 +272,11 @@ class Adversarial(Task):
             )
 
     def exhibit_rows(self, examples: int) -> np.ndarray:
-        """None: the report shows samples."""
+        """No rows: the report shows samples."""
         return np.arange(0)
 
     def drawn(self, variables: Variables) -> Sequence[Exhibit]:
-        """Samples; of points in the plane, a picture of where they fall."""
+        """Samples of images; for points in the plane, a density plot."""
         if len(self.shape) == 3:
             return samples_gallery(self, variables)
         if self.shape != (2,):

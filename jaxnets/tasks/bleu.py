@@ -1,6 +1,6 @@
-"""BLEU (Papineni et al. 2002) of a whole corpus, as sums that batches add up.
+"""Corpus BLEU (Papineni et al. 2002), from sums that are added over batches.
 
-Shapes: `B` batch, `N` tokens written, `T` tokens of the reference; token numbers, filled up with 0 after the end token.
+Shapes: `B` batch, `N` generated tokens, `T` reference tokens; token ids, padded with 0 after the end token.
 """
 
 import math
@@ -16,16 +16,16 @@ ORDERS = (1, 2, 3, 4)
 
 
 def bleu_counts(written: Array, reference: Array, mask: Array) -> dict[str, Mean]:
-    """What BLEU is made of, for one reference each: `precision_n` for runs of n tokens, and `length_ratio`.
+    """The components of BLEU with one reference each: `precision_n` of n-grams, and `length_ratio`.
 
     Args:
-        written: `[B, N]` integers.
-        reference: `[B, T]` integers.
+        written: generated tokens `[B, N]`, integers.
+        reference: reference tokens `[B, T]`, integers.
         mask: `[B]`, 0 for examples that do not count.
 
     Returns:
-        Sums over the examples: runs found in the reference over runs written, and tokens written over the reference's. A run
-        counts as often as the reference has it, at most. An unknown token is never the word that was wanted.
+        (sum, weight) pairs over the examples: matched n-grams over generated n-grams (an n-gram matches at most as often as
+        the reference has it), and generated tokens over reference tokens. An unknown token in the reference never matches.
     """
     reference = jnp.where(reference == UNKNOWN, -1, reference)
     (mine, own), (theirs, real) = _runs(written), _runs(reference)
@@ -33,7 +33,7 @@ def bleu_counts(written: Array, reference: Array, mask: Array) -> dict[str, Mean
     for n in ORDERS:
         here = _same(written, written, n) & own[n][:, :, None] & own[n][:, None, :]
         there = _same(written, reference, n) & own[n][:, :, None] & real[n][:, None, :]
-        # The first of a run's copies is found if the reference has one, the second if it has two, and so on.
+        # The k-th copy of an n-gram matches if the reference has at least k copies.
         copy = (here & jnp.tri(written.shape[1], dtype=bool)[None]).sum(axis=2)
         found = own[n] & (copy <= there.sum(axis=2))
         counts[f"precision_{n}"] = _ratio(found.sum(axis=1), own[n].sum(axis=1), mask)
@@ -41,7 +41,7 @@ def bleu_counts(written: Array, reference: Array, mask: Array) -> dict[str, Mean
 
 
 def bleu(values: Mapping[str, float]) -> float:
-    """BLEU in percent from the divided sums of `bleu_counts`; 0 where a precision is 0 (nothing is smoothed)."""
+    """BLEU in percent from the divided sums of `bleu_counts`; 0 if a precision is 0 (no smoothing)."""
     precisions, ratio = [values[f"precision_{n}"] for n in ORDERS], values["length_ratio"]
     if not all(p > 0 for p in precisions) or not ratio > 0:
         return 0.0
@@ -50,7 +50,7 @@ def bleu(values: Mapping[str, float]) -> float:
 
 
 def _runs(tokens: Array) -> tuple[Array, dict[int, Array]]:
-    """Tokens before the end, `[B]`, and at which positions a run of n of them begins, `[B, N]` bool for each n."""
+    """Number of tokens before the end `[B]`, and for each n the positions where an n-gram starts, `[B, N]` bool."""
     ended = jnp.cumsum((tokens == END) | (tokens == PAD), axis=1) > 0
     count = (~ended).sum(axis=1)
     place = jnp.arange(tokens.shape[1])
@@ -58,7 +58,7 @@ def _runs(tokens: Array) -> tuple[Array, dict[int, Array]]:
 
 
 def _same(a: Array, b: Array, n: int) -> Array:
-    """Whether the run of n tokens at each place of `a` is that at each place of `b`, `[B, N, T]` bool (padded at the ends)."""
+    """Whether the n-grams at each position of `a` and of `b` are equal, `[B, N, T]` bool (padded at the ends)."""
     a, b = (jnp.pad(x, ((0, 0), (0, n - 1))) for x in (a, b))
     N, T = a.shape[1] - n + 1, b.shape[1] - n + 1
     same = jnp.ones((len(a), N, T), bool)

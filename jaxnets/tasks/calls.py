@@ -1,11 +1,11 @@
-"""How every task calls its modules: their random streams and the collections that they keep.
+"""How tasks call their modules: random streams and variable collections.
 
-A module may draw from streams of any name (`self.make_rng("noise")`). While training, the common names have keys of their own,
-derived from the step's key by name, and any other name draws from the stream "params". In evaluation there are no streams: a
-module that draws there would answer differently for another batch size, and is refused.
+A module may draw from streams of any name (`self.make_rng("noise")`). In training the common names have their own keys,
+derived from the step's key by name; other names draw from the stream "params". In evaluation there are no streams, and a
+module that draws there raises `UsageError`, since its outputs would depend on the batch size.
 
-A collection that `init` makes is state: it goes from step to step. What a module sows (`self.sow`) is no state, since it grows
-at every call; such a collection is left out.
+A collection that `init` makes is state and is carried from step to step. A collection that a module sows (`self.sow`) grows
+at every call, so it is not state and is left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Variables
 from jaxnets.ops.random import named_keys
 
-# Streams that `self.has_rng` finds while training, beside "dropout"; `self.make_rng` draws from any.
+# Streams that `self.has_rng` finds in training, besides "dropout"; `self.make_rng` draws from any.
 STREAMS = (
     "params", "noise", "sample", "sampling", "latent", "gumbel", "drop_path", "droppath", "stochastic_depth", "mask",
     "masking", "augment", "random", "default",
@@ -28,10 +28,10 @@ STREAMS = (
 
 
 def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
-    """Fresh variables of a module called as `model(*inputs, train=...)`: `{"params": ..., ...}`.
+    """Initial variables of a module called as `model(*inputs, train=...)`: `{"params": ..., ...}`.
 
     Raises:
-        UsageError: a collection that it makes has other shapes after a call.
+        UsageError: the shapes or dtypes of a collection change in a call.
     """
     variables = dict(_typed(model.init({"params": key, "dropout": key}, *inputs, train=False)))
     kept = [name for name in variables if name != "params"]
@@ -46,11 +46,11 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
     for name in kept:
         before = variables[name]
         if _paths(after.get(name, {})) != _paths(before):
-            del variables[name]  # it was sown
+            del variables[name]  # a sown collection
         elif (now := _signature(after[name])) != _signature(before):
             raise UsageError(
-                f"{type(model).__name__} makes the collection {name!r} with {_signature(before)}, and leaves {now} after a "
-                f"call; what a module keeps has the same shapes and dtypes at every step"
+                f"{type(model).__name__} makes the collection {name!r} with {_signature(before)}, and has {now} after a "
+                f"call; a collection must keep its shapes and dtypes"
             )
     return variables
 
@@ -63,22 +63,22 @@ def call_model(
     sown: Sequence[str] = (),
     **options: Any,
 ) -> tuple[Any, Variables]:
-    """Call a module as `model(*inputs, train=...)`: in training where there is a key, else in evaluation.
+    """Call a module as `model(*inputs, train=...)`, with `train=True` if there is a key.
 
     Args:
         model: the module.
-        variables: its own.
-        inputs: what it is called with.
-        key: of this call's draws.
-        sown: collections that it sows into at each call; they are returned as well.
-        options: of `model.apply`: `method`, say.
+        variables: its variables.
+        inputs: its arguments.
+        key: random key of this call; None in evaluation.
+        sown: collections that the module fills at each call; they are returned too.
+        options: further arguments of `model.apply`, e.g. `method`.
 
     Returns:
-        What it returns, and its other collections after the call.
+        The module's result, and its collections other than params after the call.
     """
     others = {name: value for name, value in variables.items() if name != "params"}
     rngs, kept = ({}, []) if key is None else (_streams(key), list(others))
-    call: Any = model.apply  # what it returns depends on `mutable`
+    call: Any = model.apply  # its return type depends on `mutable`
     outputs, new = _explained(
         model,
         lambda: call(variables, *inputs, train=key is not None, rngs=rngs, mutable=[*kept, *sown], **options),
@@ -87,12 +87,12 @@ def call_model(
 
 
 def _streams(key: Array) -> dict[str, Array]:
-    """The streams of a call in training."""
+    """The random streams of a training call."""
     return {**named_keys(key, STREAMS), "dropout": key}
 
 
 def _typed(tree: Any) -> Any:
-    """Python numbers, and arrays made from them, with a dtype of their own: one that no sum with another array changes."""
+    """The tree with strong dtypes: Python numbers and weakly typed arrays would change dtype in a sum with another array."""
 
     def typed(leaf: Any) -> Any:
         leaf = jax.numpy.asarray(leaf)
@@ -102,19 +102,19 @@ def _typed(tree: Any) -> Any:
 
 
 def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:
-    """Call a module; what Flax refuses because of how modules are called here becomes one message that says it."""
+    """Run a call of a module; Flax's errors about streams and collections become `UsageError` with the remedy."""
     kind = type(model).__name__
     try:
         return call()
     except flax.errors.InvalidRngError as error:
         raise UsageError(
-            f"{kind} draws random numbers in evaluation ({_reason(error)}); there it must give the same answer in any batch, "
-            f"so draw only where `train` is true"
+            f"{kind} draws random numbers in evaluation ({_reason(error)}); its outputs there must not depend on the batch, "
+            f"so draw only if `train` is true"
         ) from error
     except (flax.errors.ModifyScopeVariableError, flax.errors.ScopeCollectionNotFound) as error:
         raise UsageError(
-            f"{kind} makes or changes a variable where it cannot ({_reason(error)}); make it in every call, whatever `train` "
-            f"is, and change it only where `train` is true"
+            f"{kind} creates or changes a variable where it may not ({_reason(error)}); create it in every call, whatever "
+            f"`train` is, and change it only if `train` is true"
         ) from error
 
 

@@ -14,9 +14,9 @@ from jaxnets.core.types import Aux, Batch, Card, ConfusionMatrix, Exhibit, Galle
 from jaxnets.tasks.base import Task, check_kind, evenly, with_outputs, with_padding, with_vocabulary
 from jaxnets.tasks.losses import cross_entropy
 
-# With more classes a matrix of all pairs is too large to look at, and its square too large for memory.
+# With more classes a confusion matrix is too large to read, and may not fit in memory.
 MATRIX_CLASSES = 100
-# Outputs, in all, that a report is made from: 100 MB.
+# Most numbers of outputs that a report uses: 100 MB.
 MOST_OUTPUTS = 25_000_000
 
 
@@ -28,7 +28,7 @@ class Classification(Task):
     """
 
     label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes while training, in [0, 1)."""
+    """Share of the target spread evenly over all classes in training, in [0, 1)."""
 
     headline = "accuracy"
     higher_is_better = True
@@ -38,12 +38,12 @@ class Classification(Task):
             raise ValueError(f"label_smoothing is a share in [0, 1), got {self.label_smoothing}")
 
     def bind(self, card: Card) -> Self:
-        """Give the model as many outputs as there are classes, and the vocabulary of a text."""
+        """Set the model's outputs to the number of classes and, for text, its vocabulary."""
         check_kind(card, "class", "classification needs one integer label for each example")
         count = len(card.class_names)
         if count < 2:
             raise DataError(
-                f"{card.name!r} has one class only ({', '.join(card.class_names)}), so there is nothing to tell apart; give "
+                f"{card.name!r} has one class only ({', '.join(card.class_names)}), so there is nothing to classify; give "
                 f"examples of another, or name the classes in class_names"
             )
         reason = f"the labels of {card.name!r} run from 0 to {count - 1} (out of range for the model)"
@@ -66,12 +66,12 @@ class Classification(Task):
         return {"loss": loss, "accuracy": accuracy(logits, batch)}
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """One label for each example, and one logit for each class at least."""
+        """Check for one label per example and at least one logit per class."""
         shape, count = jax.eval_shape(self.outputs, variables, batch).shape, len(card.class_names)
         if len(batch["targets"].shape) != 1:
             raise DataError(
                 f"the targets of {card.name!r} have shape {batch['targets'].shape}, but {type(self).__name__} needs one label "
-                f"for each example, [batch]; use a task for labels of this kind"
+                f"for each example, [batch]; use a task for targets of this shape"
             )
         if len(shape) != 2 or shape[1] < count:
             raise DataError(
@@ -84,12 +84,12 @@ class Classification(Task):
         return outputs.argmax(axis=-1).astype(np.int32)
 
     def exhibit_rows(self, examples: int) -> np.ndarray:
-        """All, or as many as have outputs that fit into a fraction of a host's memory."""
+        """All rows, or as many as keep the outputs within `MOST_OUTPUTS`."""
         outputs = getattr(self.model, "outputs", None) or 1
         return evenly(examples, min(examples, max(1, MOST_OUTPUTS // outputs)))
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """The confusion matrix, the classes one by one, and the images that are most wrong."""
+        """The confusion matrix, a table of classes, and the worst misclassified images."""
         labels, guesses = np.asarray(arrays["targets"]).astype(int), self.decide(outputs)
         count = max(len(card.class_names), outputs.shape[-1])
         names = (*card.class_names, *(str(i) for i in range(len(card.class_names), count)))
@@ -107,13 +107,13 @@ class Classification(Task):
 
 
 def accuracy(logits: Array, batch: Batch) -> Mean:
-    """The share of unmasked examples whose largest logit is the label's."""
+    """The share of unmasked examples whose largest logit is that of the label."""
     return Mean.of((jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32), batch["mask"])
 
 
 def _class_table(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], of: str) -> Table:
-    """Examples, precision and recall of each class, the most frequent ones where there are many; – where undefined."""
-    hits, true, said = (
+    """Examples, precision and recall per class (of many classes the most frequent); a dash if undefined."""
+    hits, true, predicted = (
         np.bincount(classes, minlength=len(names)) for classes in (labels[labels == guesses], labels, guesses)
     )
     chosen = np.arange(len(names))
@@ -121,19 +121,21 @@ def _class_table(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], 
     if len(names) > MATRIX_CLASSES:
         chosen = np.argsort(-true, kind="stable")[:MATRIX_CLASSES]
         title = f"Class by class, the {MATRIX_CLASSES} most frequent of {len(names):,} ({of})"
-    rows = tuple((names[c], f"{true[c]}", share(hits[c], said[c]), share(hits[c], true[c])) for c in chosen.tolist())
+    rows = tuple(
+        (names[c], f"{true[c]}", share(hits[c], predicted[c]), share(hits[c], true[c])) for c in chosen.tolist()
+    )
     return Table(title, ("class", "examples", "precision", "recall"), rows)
 
 
 def share(part: int, whole: int) -> str:
-    """A share for a table; – of nothing."""
+    """A share as text for a table; a dash if `whole` is 0."""
     return f"{part / whole:.3f}" if whole else "–"
 
 
 def _most_wrong(
     outputs: np.ndarray, labels: np.ndarray, guesses: np.ndarray, images: np.ndarray, names: Sequence[str]
 ) -> Gallery:
-    """The wrong examples in which the model was surest, worst first, at most 24."""
+    """The misclassified images with the highest predicted probability, at most 24, highest first."""
     shifted = outputs - outputs.max(axis=-1, keepdims=True)
     probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
     wrong = np.flatnonzero(guesses != labels)

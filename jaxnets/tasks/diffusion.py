@@ -1,7 +1,7 @@
 """Denoising diffusion (Ho et al. 2020) with the cosine schedule (Nichol and Dhariwal 2021), and DDIM (Song et al. 2021).
 
-Shapes: `B` batch, `T` steps of the diffusion. An example at time t is `sqrt(a_t) x + sqrt(1 - a_t) noise`; `a_0` is nearly
-1, `a_(T-1)` nearly 0.
+Shapes: `B` batch, `T` diffusion steps. An example at time t is `sqrt(a_t) x + sqrt(1 - a_t) noise`, with `a_0` near 1 and
+`a_(T-1)` near 0.
 """
 
 import dataclasses
@@ -25,34 +25,35 @@ from jaxnets.tasks.variational import samples_gallery
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diffusion(Task):
-    """Minimise the squared error of the noise in examples that were noised to a random time.
+    """Minimise the squared error of the predicted noise, for examples noised to a random time.
 
-    The model is called as `model(noised, times, train=...)` with times in [0, 1], as `models.UNet` is, and returns the
-    inputs' shape. Inputs should lie in [-1, 1].
+    The model is called as `model(noised, times, train=...)` with times in [0, 1], like `models.UNet`, and returns the shape
+    of the inputs. Inputs should lie in [-1, 1].
 
-    With `conditional` it is called as `model(noised, times, labels)`, labels one-hot, and in some examples it is told none
-    (zeros), so that it knows the noise both ways and samples can be guided (Ho and Salimans 2022).
+    With `conditional` the model is called as `model(noised, times, labels)` with one-hot labels. In some training examples
+    the label is replaced by zeros, so that the model also predicts without labels and samples can be guided (classifier-free
+    guidance, Ho and Salimans 2022).
     """
 
     times: int = 1000
-    """Steps of the diffusion, `T`."""
+    """Number of diffusion steps, `T`."""
     schedule: Literal["cosine", "linear"] = "cosine"
-    """How the share of the example falls: cosine (Nichol and Dhariwal 2021) or with linear betas (Ho et al. 2020)."""
+    """Noise schedule: cosine (Nichol and Dhariwal 2021) or linear betas (Ho et al. 2020)."""
     sample_steps: int = 50
     """Steps of the sampler, at most `times`."""
     eta: float = 0.0
-    """Noise that the sampler adds: 0 is DDIM, 1 with `sample_steps = times` is DDPM."""
+    """Noise that the sampler adds: 0 is DDIM; 1 with `sample_steps = times` is DDPM."""
     conditional: bool = False
-    """Tell the model the label."""
+    """Give the model the label."""
     drop_label: float = 0.1
-    """Share of the training examples whose label is withheld, in [0, 1]; without `conditional` it does nothing."""
+    """Share of the training examples whose label is dropped, in [0, 1]; unused without `conditional`."""
     guidance: float = 1.0
-    """How much further than the label changes the noise the sampler goes: `without + guidance (with - without)`; 1 is the
-    label's alone. More than 1 gives samples that are more like their class and less like each other, at twice the cost."""
+    """Guidance scale of the sampler: `unconditional + guidance (conditional - unconditional)`; 1 uses the conditional noise
+    alone. Above 1, samples fit their class better and vary less, at twice the cost."""
     shape: tuple[int, ...] = ()
-    """Shape of an example; empty takes the data's."""
+    """Shape of an example; () takes it from the data."""
     classes: int = 0
-    """Labels there are; the data decide."""
+    """Number of labels, taken from the data."""
 
     def __post_init__(self) -> None:
         if self.times < 2 or not 1 <= self.sample_steps <= self.times:
@@ -66,10 +67,10 @@ class Diffusion(Task):
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is at least 0, got {self.guidance}")
         if self.guidance != 1 and not self.conditional:
-            raise ValueError(f"guidance {self.guidance} needs a model that is told labels; set conditional=True")
+            raise ValueError(f"guidance {self.guidance} needs a model with labels as input; set conditional=True")
 
     def bind(self, card: Card) -> Self:
-        """Take the shape of an example; refuse inputs far from [-1, 1]."""
+        """Take the shape of an example; raise `DataError` for inputs outside [-1, 1]."""
         low, high = card.input_range
         if math.isfinite(low) and not -1 <= low <= high <= 1:
             raise DataError(
@@ -82,15 +83,15 @@ class Diffusion(Task):
         return dataclasses.replace(self, shape=card.input_shape, classes=classes)
 
     def init(self, key: Array, batch: Batch) -> Variables:
-        """Fresh variables; the labels have weights of their own."""
+        """Initial variables; with labels, the model is initialised with them."""
         given = (batch["inputs"], jnp.zeros(len(batch["inputs"])), self._hot(batch["targets"])) if self.classes else ()
         return init_model(self.model, key, *(given or (batch["inputs"],)))
 
     @property
     def shares(self) -> np.ndarray:
-        """`a_t`, the share of the example's variance that is left at each time, `[T]` float64, falling."""
+        """`a_t`, the share of the example's variance left at each time, `[T]` float64, decreasing."""
         if self.schedule == "linear":
-            # Ho et al.'s ends, for T = 1000, scaled to other T.
+            # The end points of Ho et al. for T = 1000, rescaled for other T.
             betas = np.linspace(1e-4, 0.02, self.times) * 1000 / self.times
         else:
             clock = (np.arange(self.times + 1) / self.times + 0.008) / 1.008
@@ -99,7 +100,7 @@ class Diffusion(Task):
         return np.cumprod(1 - np.minimum(betas, 0.999))
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        """Mean squared error of the noise, for one time and one noise an example."""
+        """Mean squared error of the predicted noise, with one time and one noise draw per example."""
         inputs, (for_noise, for_model) = batch["inputs"], jax.random.split(key)
 
         def draw(one: Array) -> tuple[Array, Array]:
@@ -113,42 +114,43 @@ class Diffusion(Task):
         if label is not None and train:
             keys = batch_keys(for_noise, batch, "label")
             label *= jax.vmap(lambda one: jax.random.bernoulli(one, 1 - self.drop_label))(keys)[:, None]
-        said, model_state = self._noise_in(
+        predicted, model_state = self._noise_in(
             variables, noised.astype(inputs.dtype), t, label, for_model if train else None
         )
-        loss = Mean.of(jnp.square(said - noise), batch["mask"])
+        loss = Mean.of(jnp.square(predicted - noise), batch["mask"])
         return loss, Aux({"loss": loss}, model_state)
 
     def _hot(self, labels: Array) -> Array:
-        """Labels `[B]` as `[B, classes]` float32, 0 but for a 1; none at all for a label of -1."""
+        """Labels `[B]` as one-hot `[B, classes]` float32; all zeros for a label of -1."""
         return (labels[:, None] == jnp.arange(self.classes)[None, :]).astype(jnp.float32)
 
     def _noise_in(
         self, variables: Variables, x: Array, t: Array, label: Array | None, key: Array | None
     ) -> tuple[Array, Variables]:
-        """The noise that the model sees in `x` at times `t` `[B]`, float32, and its other collections."""
+        """The noise that the model predicts in `x` at times `t` `[B]`, float32, and its other collections."""
         clock = t.astype(jnp.float32) / (self.times - 1)
         given = (x, clock) if label is None else (x, clock, label)
-        said, kept = call_model(self.model, variables, *given, key=key)
-        return said.astype(jnp.float32), kept
+        predicted, kept = call_model(self.model, variables, *given, key=key)
+        return predicted.astype(jnp.float32), kept
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """The loss, with times and noise that depend on the example's row alone."""
+        """The loss, with times and noise that depend only on the row number of the example."""
         return {"loss": self.loss(variables, batch, jax.random.key(0), False)[0]}
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """The noise that the model sees in the inputs as they are (time 0), told no label, `[B, *shape]`."""
+        """The noise that the model predicts in the inputs at time 0, without labels, `[B, *shape]`."""
         t = jnp.zeros(len(batch["inputs"]), jnp.int32)
         label = self._hot(t - 1) if self.classes else None
         return self._noise_in(variables, batch["inputs"], t, label, None)[0]
 
     def sample(self, variables: Variables, key: Array, count: int, labels: Array | None = None) -> Array:
-        """`count` samples `[count, *shape]` float32 by `sample_steps` steps from pure noise; pure.
+        """`count` samples `[count, *shape]` float32, from pure noise in `sample_steps` steps; pure.
 
-        With `conditional`, of `labels` `[count]` (outside the classes, -1 say: of no label), else of each in turn.
+        With `conditional` the samples have the `labels` `[count]` (a label outside the classes, e.g. -1: no label); None
+        cycles through the classes.
 
-        Equation 12 of Song et al. 2021, over times evenly spread from the last to 0. The example that is foreseen at each
-        step is cut to [-1, 1], where the data lie.
+        Equation 12 of Song et al. 2021, with times evenly spaced from the last to 0. The predicted clean example is clipped
+        to [-1, 1], the range of the data, at each step.
         """
         shares = jnp.asarray(self.shares, jnp.float32)
         t = jnp.asarray(np.linspace(self.times - 1, 0, self.sample_steps).round().astype(np.int32))
@@ -162,11 +164,11 @@ class Diffusion(Task):
             if not guided:
                 return self._noise_in(variables, x, t, label, None)[0]
             assert label is not None
-            both = jnp.concatenate([label, jnp.zeros_like(label)])  # told, and not told
-            told, untold = jnp.split(
+            both = jnp.concatenate([label, jnp.zeros_like(label)])  # with and without label
+            labelled, unlabelled = jnp.split(
                 self._noise_in(variables, jnp.tile(x, (2,) + (1,) * (x.ndim - 1)), jnp.tile(t, 2), both, None)[0], 2
             )
-            return untold + self.guidance * (told - untold)
+            return unlabelled + self.guidance * (labelled - unlabelled)
 
         def step(x: Array, at: Any) -> tuple[Array, None]:
             t, a, a_next, one = at
@@ -182,11 +184,11 @@ class Diffusion(Task):
         return jax.lax.scan(step, x, (t, now, after, keys[1:]))[0]
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """One number for each of the input's."""
+        """Check that the outputs have the shape of the inputs."""
         check_same_shape(self, jax.eval_shape(self.outputs, variables, batch).shape, batch, card)
 
     def exhibit_rows(self, examples: int) -> np.ndarray:
-        """None: the report shows samples."""
+        """No rows: the report shows samples."""
         return np.arange(0)
 
     def drawn(self, variables: Variables) -> Sequence[Exhibit]:

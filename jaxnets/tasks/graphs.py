@@ -1,4 +1,4 @@
-"""Classes for the nodes of a graph, or for whole graphs.
+"""Classification of whole graphs, or of the nodes of a graph.
 
 Shapes: `B` graphs, `N` nodes, `E` edges, `F` features, `C` classes.
 """
@@ -35,7 +35,7 @@ class GraphClassification(Classification):
         return ARRAYS
 
     def inputs_of(self, batch: Batch) -> Graph:
-        """The batch as the models of `jaxnets.models.graph` take it."""
+        """The batch as a `Graph`, the input of the models in `jaxnets.models.graph`."""
         missing = [name for name in ARRAYS if name not in batch]
         if missing:
             raise DataError(
@@ -45,7 +45,7 @@ class GraphClassification(Classification):
         return Graph(batch["inputs"], batch["edges"], batch["node_mask"], batch["edge_mask"])
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """One label and one row of logits for each graph."""
+        """Check for one label and one row of logits per graph."""
         if len(jax.eval_shape(self.outputs, variables, batch).shape) == 3:
             raise DataError(
                 f"{type(self.model).__name__} gives outputs for each node, but GraphClassification needs them for each "
@@ -58,14 +58,14 @@ class GraphClassification(Classification):
 class NodeClassification(GraphClassification):
     """One label for each node.
 
-    A batch is one of graphs, as for `GraphClassification`, but with `targets` `[B, N]` and `counted` `[B, N]` bool, which
-    says whose labels count: those of the training nodes in training, of the test nodes in the test. All nodes pass messages,
-    labelled or not. The model returns logits `[B, N, C]`.
+    A batch is as for `GraphClassification`, but with `targets` `[B, N]` and `counted` `[B, N]` bool, which marks the nodes
+    whose labels count: the training nodes in training, the test nodes in the test. All nodes pass messages, labelled or not.
+    The model returns logits `[B, N, C]`.
     """
 
     l2: float = 0.0
-    """Weight of the penalty `l2 / 2 * sum(w^2)` over all weights (`jaxnets.ops.roles`), added to the training loss (GCN's
-    paper has it on the first alone; AdamW's weight decay is another thing)."""
+    """Weight of the penalty `l2 / 2 * sum(w^2)` over all weights (`jaxnets.ops.roles`), added to the training loss. The GCN
+    paper penalises only the first layer; AdamW's decoupled weight decay is different."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class NodeClassification(GraphClassification):
                 )
                 if counts
             ]
-            # Times the weight, which the mean divides by again.
+            # Multiply by the weight, since the mean divides by it later.
             loss = Mean(loss.sum + 0.5 * self.l2 * sum(squares) * loss.weight, loss.weight)
         return loss, Aux({"loss": loss, "accuracy": accuracy(logits, nodes)}, model_state)
 
@@ -102,12 +102,12 @@ class NodeClassification(GraphClassification):
         return {"loss": loss, "accuracy": accuracy(logits, nodes)}
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """One label and one row of logits for each node."""
+        """Check for one label and one row of logits per node."""
         count = len(card.class_names)
         if "counted" not in batch or len(batch["targets"].shape) != 2:
             raise DataError(
-                f"NodeClassification needs targets [graphs, nodes] and the array 'counted', which says whose labels count; "
-                f"{card.name!r} has targets {batch['targets'].shape} and {', '.join(batch)}. Make the data with "
+                f"NodeClassification needs targets [graphs, nodes] and the array 'counted', which marks the labels that "
+                f"count; {card.name!r} has targets {batch['targets'].shape} and {', '.join(batch)}. Make the data with "
                 f"jaxnets.data.from_graph, or use GraphClassification"
             )
         shape = jax.eval_shape(self.outputs, variables, batch).shape
@@ -118,13 +118,13 @@ class NodeClassification(GraphClassification):
             )
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """The confusion matrix and the classes one by one, over the counted nodes."""
+        """The confusion matrix and the table of classes, over the counted nodes."""
         counted = arrays["counted"] & arrays["node_mask"]
         return super().exhibits(outputs[counted], {"targets": arrays["targets"][counted]}, card)
 
 
 def flatten(logits: Array, batch: Batch) -> tuple[Array, Batch]:
-    """Logits `[B * N, C]`, and the nodes as a batch of their own: `targets` and `mask`, both `[B * N]`."""
+    """Logits `[B * N, C]`, and a batch of nodes with `targets` and `mask`, both `[B * N]`."""
     counted = batch["mask"][:, None] * (batch["counted"] & batch["node_mask"])
     nodes = {"targets": batch["targets"].reshape(-1), "mask": counted.reshape(-1)}
     return logits.reshape(-1, logits.shape[-1]), nodes

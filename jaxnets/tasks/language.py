@@ -1,4 +1,4 @@
-"""The next token."""
+"""Next-token prediction. Shapes: `B` batch, `T` positions, `V` tokens of the vocabulary."""
 
 import dataclasses
 import math
@@ -21,17 +21,17 @@ from jaxnets.tasks.losses import token_cross_entropy
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NextToken(Task):
-    """Minimise the cross entropy of the token that follows, at every position.
+    """Minimise the cross entropy of the next token at every position.
 
     A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`. Targets
-    that are -100 do not count (torch's `ignore_index`): a prompt's, say. Where the model has experts, it tells of its
-    routing in the collection of that name (see `models.mixture_of_experts`).
+    that are -100 do not count (torch's `ignore_index`), for example those of a prompt. A model with experts reports its
+    routing in a collection of its own (see `models.mixture_of_experts`).
     """
 
     balance: float = 0.01
-    """Weight, for each layer of experts, of the loss that has them used alike (Fedus et al. 2022); nothing without experts."""
+    """Weight, per layer of experts, of the load-balancing loss (Fedus et al. 2022); unused without experts."""
     router_z: float = 1e-3
-    """Weight, for each layer of experts, of the loss that keeps the router's logits small (Zoph et al. 2022)."""
+    """Weight, per layer of experts, of the router z-loss, which keeps router logits small (Zoph et al. 2022)."""
 
     headline = "loss"
     higher_is_better = False
@@ -42,12 +42,12 @@ class NextToken(Task):
                 raise ValueError(f"NextToken.{name} is at least 0, got {getattr(self, name)}")
 
     def bind(self, card: Card) -> Self:
-        """Give the model the data's vocabulary."""
+        """Set the model's vocabulary from the data."""
         check_kind(card, "token", "NextToken needs text as tokens")
         model: Any = self.model
         if getattr(model, "bidirectional", False) or isinstance(model, TransformerEncoder):
             raise DataError(
-                f"{type(model).__name__} as it is set reads the tokens that it should foretell; use LanguageModel, or an RNN "
+                f"{type(model).__name__} as configured reads the tokens that it should predict; use LanguageModel, or an RNN "
                 f"with bidirectional=False"
             )
         fields = {field.name for field in dataclasses.fields(model)}
@@ -60,26 +60,26 @@ class NextToken(Task):
         return dataclasses.replace(self, model=with_vocabulary(model, card.name, vocab_size=count))
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        """Mean cross entropy in nats a token; with experts, and their two losses."""
+        """Mean cross entropy in nats per token, plus the two losses of the experts, if any."""
         logits, model_state, routing = self._routed(variables, batch, key if train else None)
         measured = _measure(logits, batch)
         loss = measured["loss"]
         if routing and train:
             extra = self.balance * routing["balance"] + self.router_z * routing["router_z"]
-            # A row weighs as much as all its tokens that count, by whose number the mean divides.
+            # A row's weight is the number of its counted tokens, since the mean divides by their total.
             more = Mean.of(extra.sum(axis=0), _weights(batch).sum(axis=1)).sum
             measured["cross_entropy"], loss = loss, Mean(loss.sum + more, loss.weight)
-        return loss, Aux({**measured, "loss": loss, **_tell(routing, batch)}, model_state)
+        return loss, Aux({**measured, "loss": loss, **_routing_metrics(routing, batch)}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """Cross entropy in nats a token, the share of tokens guessed and, with experts, what their routers tell."""
+        """Cross entropy in nats per token, token accuracy and, with experts, the routing statistics."""
         logits, _, routing = self._routed(variables, batch, None)
-        return {**_measure(logits, batch), **_tell(routing, batch)}
+        return {**_measure(logits, batch), **_routing_metrics(routing, batch)}
 
     def _routed(
         self, variables: Variables, batch: Batch, key: Array | None
     ) -> tuple[Array, Variables, dict[str, Array]]:
-        """What `apply` gives, and what each layer's router tells, `[layers, B]` by name; {} where there are none."""
+        """The results of `apply`, and the routing statistics `[layers, B]` by name; {} without experts."""
         logits, model_state = self.apply(variables, batch, key, sown=[COLLECTION])
         state, routing = dict(model_state), dict[str, list[Array]]()
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.pop(COLLECTION, {})):
@@ -87,12 +87,12 @@ class NextToken(Task):
         return logits, state, {name: jnp.concatenate(layers).astype(jnp.float32) for name, layers in routing.items()}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """With the perplexity, `exp` of the cross entropy alone."""
+        """Adds the perplexity, `exp` of the cross entropy without the experts' losses."""
         loss = values.get("cross_entropy", values.get("loss", math.nan))
         return {**values, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """A logit for each token at each position."""
+        """Check for one logit per token and position."""
         shape = jax.eval_shape(lambda v, b: self.apply(v, b, None)[0], variables, batch).shape
         if len(shape) != 3 or shape[:2] != batch["inputs"].shape or shape[2] < len(card.class_names):
             raise DataError(
@@ -101,11 +101,11 @@ class NextToken(Task):
             )
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """Log-probabilities of what follows each window, `[B, V]`; those of every position would fill the memory."""
+        """Log-probabilities of the token after each window, `[B, V]`; those of all positions would fill the memory."""
         return jax.nn.log_softmax(self.apply(variables, batch, None)[0][:, -1])
 
     def decide(self, outputs: np.ndarray) -> np.ndarray:
-        """The likeliest next token, `[B]` int32."""
+        """The most likely next token, `[B]` int32."""
         return outputs.argmax(axis=-1).astype(np.int32)
 
     def exhibit_rows(self, examples: int) -> np.ndarray:
@@ -113,25 +113,25 @@ class NextToken(Task):
         return evenly(examples, 8)
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """What the model thinks comes after some windows of the test text."""
+        """The model's most likely continuations of some test windows."""
         symbols = card.class_names
         rows = []
         for index in evenly(len(outputs), 8):
             text = "".join(symbols[i] for i in arrays["inputs"][index][-48:])
             best = outputs[index].argsort()[::-1][:3]
-            said = ", ".join(f"{symbols[i]!r} {math.exp(outputs[index][i]):.0%}" for i in best)
+            likely = ", ".join(f"{symbols[i]!r} {math.exp(outputs[index][i]):.0%}" for i in best)
             target = int(arrays["targets"][index][-1])
-            rows.append((repr(text), said, "(does not count)" if target == IGNORED else repr(symbols[target])))
-        return [Table("What comes next (test)", ("after", "the model says", "it was"), tuple(rows))]
+            rows.append((repr(text), likely, "(does not count)" if target == IGNORED else repr(symbols[target])))
+        return [Table("What comes next (test)", ("text", "predicted", "true"), tuple(rows))]
 
 
-def _tell(routing: Mapping[str, Array], batch: Batch) -> dict[str, Mean]:
-    """Means over layers and examples."""
+def _routing_metrics(routing: Mapping[str, Array], batch: Batch) -> dict[str, Mean]:
+    """The routing statistics, averaged over layers and examples."""
     return {name: Mean.of(values.mean(axis=0), batch["mask"]) for name, values in routing.items()}
 
 
 def _weights(batch: Batch) -> Array:
-    """How much each target counts, `[B, T]`: as much as its row, or nothing."""
+    """The weight of each target, `[B, T]`: that of its row, or 0 if it is ignored."""
     return jnp.where(batch["targets"] != IGNORED, batch["mask"][:, None], 0.0)
 
 

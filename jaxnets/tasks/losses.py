@@ -1,7 +1,7 @@
-"""Losses as pure functions: one number for each example, no mean taken. Shapes: `B` batch, `C` classes,
-`T` positions, `V` tokens of a vocabulary.
+"""Losses as pure functions, one number per example, not averaged. Shapes: `B` batch, `C` classes, `T` positions, `V` tokens
+of a vocabulary.
 
-Shapes are asserted while tracing: predictions `[B, 1]` beside targets `[B]` would broadcast to `[B, B]` without a word.
+Shapes are asserted while tracing: predictions `[B, 1]` and targets `[B]` would silently broadcast to `[B, B]`.
 """
 
 import chex
@@ -11,10 +11,10 @@ from jax import Array
 
 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-    """Cross entropy in nats, computed from logits so that no probability under- or overflows.
+    """Cross entropy in nats, computed from logits so that no probability underflows or overflows.
 
     Args:
-        logits: `[B, C]`; computed in float32 whatever comes in.
+        logits: `[B, C]` of any float dtype; computed in float32.
         labels: `[B]` integers in `[0, C)`.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
 
@@ -35,11 +35,11 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
 
 
 def token_cross_entropy(logits: Array, tokens: Array, *, label_smoothing: float = 0.0) -> Array:
-    """Cross entropy in nats of each token; for many classes, where the product above would take as much memory as the logits.
+    """Cross entropy in nats of each token, by a gather: the product in `cross_entropy` needs as much memory as the logits.
 
     Args:
-        logits: `[B, T, V]`; computed in float32 whatever comes in.
-        tokens: `[B, T]` integers in `[0, V)`; the loss of others means nothing, and has no gradient where it is left out.
+        logits: `[B, T, V]` of any float dtype; computed in float32.
+        tokens: `[B, T]` integers in `[0, V)`. The loss at other values is meaningless; mask it out.
         label_smoothing: share of the target spread evenly over all tokens, in [0, 1).
 
     Returns:
@@ -54,12 +54,12 @@ def token_cross_entropy(logits: Array, tokens: Array, *, label_smoothing: float 
 
 
 def binary_cross_entropy(logits: Array, labels: Array, *, positive_weight: float = 1.0) -> Array:
-    """Cross entropy in nats of yes or no, from logits: `-w y log(p) - (1 - y) log(1 - p)` with `p = sigmoid(logit)`.
+    """Binary cross entropy in nats from logits: `-w y log(p) - (1 - y) log(1 - p)` with `p = sigmoid(logit)`.
 
     Args:
-        logits: of any shape; computed in float32.
-        labels: 0 or 1, of the same shape.
-        positive_weight: `w`, how much a label that is 1 counts.
+        logits: any shape; computed in float32.
+        labels: 0 or 1, same shape.
+        positive_weight: `w`, the weight of a label that is 1.
     """
     chex.assert_equal_shape((logits, labels))
     logits, labels = logits.astype(jnp.float32), labels.astype(jnp.float32)
@@ -67,13 +67,13 @@ def binary_cross_entropy(logits: Array, labels: Array, *, positive_weight: float
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:
-    """`(prediction - target)^2`, `[B]` each, float32; in the square of the targets' unit."""
+    """`(prediction - target)^2`, elementwise, float32, in the squared unit of the targets."""
     chex.assert_equal_shape((predictions, targets))
     return jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
 
 
 def huber(predictions: Array, targets: Array, *, delta: float = 1.0) -> Array:
-    """Huber's loss (1964): quadratic up to an error of `delta`, linear beyond; `[B]` float32."""
+    """Huber's loss (1964), elementwise, float32: quadratic up to an error of `delta`, linear beyond."""
     chex.assert_equal_shape((predictions, targets))
     error = jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
     return jnp.where(error <= delta, 0.5 * error**2, delta * (error - 0.5 * delta))

@@ -1,4 +1,4 @@
-"""One class out of several, where the model says how surely each is there, one by one: capsules' lengths."""
+"""Classification by capsule lengths: one independent score in [0, 1) per class."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from jaxnets.tasks.classification import Classification, accuracy
 class MarginClassification(Classification):
     """Minimise the margin loss of Sabour et al. 2017 (equation 4); measure it and accuracy.
 
-    As `Classification`, but the model returns lengths `[B, C]` in [0, 1) in place of logits.
+    Like `Classification`, but the model returns lengths `[B, C]` in [0, 1) instead of logits.
     """
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class MarginClassification(Classification):
 
 
 def margin(lengths: Array, labels: Array) -> Array:
-    """`[B]`: the square of what the true class lacks to .9, and half the squares of what others have above .1.
+    """The margin loss `[B]`: `max(0, .9 - length)^2` for the true class plus `0.5 max(0, length - .1)^2` for the others.
 
     Args:
         lengths: `[B, C]`, computed in float32.

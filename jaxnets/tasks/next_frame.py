@@ -1,4 +1,7 @@
-"""The frames that follow those seen."""
+"""Prediction of the next frames of a film.
+
+Shapes: `B` batch, `T` past frames, `K` next frames, `H` height, `W` width, `C` channels.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,16 +20,16 @@ from jaxnets.tasks.base import Task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NextFrame(Task):
-    """Minimise the error of every pixel of the next frames; measure it beside that of repeating the last frame seen.
+    """Minimise the error of every pixel of the next frames; compare it with the error of repeating the last frame.
 
-    A batch holds `inputs` `[B, T, H, W, C]` in [0, 1], `targets` `[B, K, H, W, C]` of the same films in [0, white] and
-    `mask` `[B]`; the model returns `[B, K, H, W, C]`: logits of the pixels, or with `squared` the pixels themselves.
+    A batch holds `inputs` `[B, T, H, W, C]` in [0, 1], `targets` `[B, K, H, W, C]` in [0, white] and `mask` `[B]`; the model
+    returns `[B, K, H, W, C]`: logits of the pixels, or with `squared` the pixels themselves.
     """
 
     error: Literal["cross_entropy", "squared"] = "cross_entropy"
-    """What is minimised: cross entropy of each pixel, taken as a probability (Shi et al. 2015), or the squared error."""
+    """The loss: cross entropy with each pixel as a probability (Shi et al. 2015), or the squared error."""
     white: float = 255.0
-    """Divides the targets, which come as they are stored, so that they have the inputs' range."""
+    """Divisor of the stored targets, which brings them to the range of the inputs."""
 
     headline = "gain"
     higher_is_better = True
@@ -36,7 +39,7 @@ class NextFrame(Task):
             raise ValueError(f"white is above 0, got {self.white}")
 
     def bind(self, card: Card) -> Self:
-        """Refuse data that are not films."""
+        """Raise `DataError` for data that are not films."""
         if card.target_kind != "number" or len(card.input_shape) != 4:
             raise DataError(
                 f"the next frame needs films [time, height, width, channels] and frames as targets, but the inputs of "
@@ -46,30 +49,30 @@ class NextFrame(Task):
         return self
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        """The mean error of a pixel: in nats, or squared."""
-        said, model_state = self.apply(variables, batch, key if train else None)
+        """The mean error per pixel: in nats, or squared."""
+        outputs, model_state = self.apply(variables, batch, key if train else None)
         true = self._true(batch)
-        error = optax.sigmoid_binary_cross_entropy(said, true) if self._logits else jnp.square(said - true)
+        error = optax.sigmoid_binary_cross_entropy(outputs, true) if self._logits else jnp.square(outputs - true)
         loss = Mean.of(error, batch["mask"])
-        return loss, Aux({"loss": loss, **self._errors(self._frames(said), batch)}, model_state)
+        return loss, Aux({"loss": loss, **self._errors(self._frames(outputs), batch)}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """Loss, and the mean squared error of a pixel: the model's, and that of the last frame seen."""
+        """Loss, and two mean squared errors per pixel: the model's, and that of repeating the last frame."""
         loss, aux = self.loss(variables, batch, jax.random.key(0), False)
         return {**aux.metrics, "loss": loss}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """`mse`, `copy_mse`, and `gain`: how many times smaller the first is."""
+        """`mse`, `copy_mse`, and `gain`, which is `copy_mse / mse`."""
         if "copy_mse" not in values:
             return dict(values)
         return {**values, "gain": values["copy_mse"] / values["mse"] if values["mse"] > 0 else float("inf")}
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """The frames foretold, `[B, K, H, W, C]` in [0, 1]."""
+        """The predicted frames, `[B, K, H, W, C]` in [0, 1]."""
         return self._frames(self.apply(variables, batch, None)[0])
 
     def roll_out(self, variables: Variables, films: Array, count: int) -> Array:
-        """The `count` frames that follow films `[B, T, H, W, C]`, each foretold from those before it; pure.
+        """Predict `count` frames after films `[B, T, H, W, C]`, each from the frames before it; pure.
 
         Returns:
             `[B, count, H, W, C]` in [0, 1].
@@ -85,12 +88,12 @@ class NextFrame(Task):
         return jnp.moveaxis(new, 0, 1).reshape(len(films), -1, *films.shape[2:])[:, :count]
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """As many frames as the data have, of the same size."""
+        """Check that the predicted frames have the shape of the targets."""
         shape, wanted = jax.eval_shape(self.outputs, variables, batch).shape, batch["targets"].shape
         if shape != wanted:
             raise DataError(
                 f"{type(self.model).__name__} gives frames of shape {shape}, but {card.name!r} has {wanted}; "
-                f"make the model's `ahead` that of the data, {wanted[1]}"
+                f"set the model's `ahead` to that of the data, {wanted[1]}"
             )
 
     def exhibit_rows(self, examples: int) -> np.ndarray:
@@ -98,20 +101,20 @@ class NextFrame(Task):
         return np.arange(min(4, examples))
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """For some films: the last frame seen, the next one, and what the model says it is."""
+        """For some films: the last input frame, the next frame, and the predicted one."""
         images, captions = [], []
         for index in range(min(4, len(outputs))):
             seen, true = arrays["inputs"][index, -1] / self.white, arrays["targets"][index, 0] / self.white
             images += [seen, true, np.clip(outputs[index, 0], 0, 1)]
-            captions += [f"film {index}\nlast seen", "next", "foretold"]
+            captions += [f"film {index}\nlast input", "next", "predicted"]
         return [Gallery("The next frame (test)", np.stack(images), tuple(captions))]
 
     @property
     def _logits(self) -> bool:
         return self.error == "cross_entropy"
 
-    def _frames(self, said: Array) -> Array:
-        return jax.nn.sigmoid(said) if self._logits else said
+    def _frames(self, outputs: Array) -> Array:
+        return jax.nn.sigmoid(outputs) if self._logits else outputs
 
     def _true(self, batch: Batch) -> Array:
         return batch["targets"].astype(jnp.float32) / self.white

@@ -1,4 +1,4 @@
-"""The perceptron's own learning rule (Rosenblatt, 1958): no gradient, no optimizer, the same loop."""
+"""The perceptron learning rule (Rosenblatt, 1958): the usual training loop without gradient and optimizer."""
 
 import dataclasses
 import math
@@ -20,27 +20,28 @@ from jaxnets.tasks.classification import Classification
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerceptronRule(Classification):
-    """Two classes, one threshold unit; each example on the wrong side turns the line toward itself.
+    """Two classes, one threshold unit; each misclassified example moves the separating line towards itself.
 
-    `w <- w + rate * y * x` for a misclassified example with `y` in {-1, +1}, one example after the other in batch order.
-    On separable data with margin `g` and `|x| <= R` it errs at most `(R / g)^2` times in all (Novikoff, 1962).
+    `w <- w + rate * y * x` for a misclassified example with `y` in {-1, +1}, one example at a time in batch order. On
+    separable data with margin `g` and `|x| <= R` there are at most `(R / g)^2` mistakes in total (Novikoff, 1962).
 
-    Beside loss and accuracy an evaluation reports `updates`, the mistakes of the whole training; `converged`, 1 where every
-    training example has been right since the last of them, else 0; and then `bound`, `(R / g)^2` with the margin of the
-    separator found, which `updates` cannot exceed. On data that nothing separates, such as XOR, `converged` stays 0.
+    Besides loss and accuracy an evaluation reports `updates`, the number of mistakes so far; `converged`, 1 if every
+    training example has been classified correctly since the last mistake, else 0; and, once converged, `bound`,
+    `(R / g)^2` with the margin of the separator found, which `updates` cannot exceed. On data that are not separable, such
+    as XOR, `converged` stays 0.
     """
 
     rate: float = 1.0
-    """How far a mistake moves the weights, above 0; it scales the weights and changes nothing else."""
+    """Step size of a correction, above 0; it only scales the weights."""
     examples: int | None = None
-    """Examples that there are for training; None takes the data's."""
+    """Number of training examples; None takes it from the data."""
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < math.inf or not (self.examples is None or self.examples > 0):
             raise ValueError(f"rate is above 0 and examples at least 1, got {self.rate} and {self.examples}")
 
     def bind(self, card: Card) -> Self:
-        """Give the model its one output; refuse data without exactly two classes."""
+        """Set the model's single output; raise `DataError` unless the data have two classes."""
         if len(card.class_names) != 2:
             raise DataError(
                 f"the perceptron rule separates two classes, but {card.name!r} has {len(card.class_names)}; "
@@ -48,14 +49,14 @@ class PerceptronRule(Classification):
             )
         if not isinstance(self.model, Perceptron):
             raise DataError(
-                f"the perceptron rule trains a Perceptron, whose weights it moves by hand, not a {type(self.model).__name__}; "
-                f"use Classification for that"
+                f"the perceptron rule trains a Perceptron, whose weights it updates directly, not a "
+                f"{type(self.model).__name__}; use Classification for that"
             )
         model = with_outputs(self.model, 1, exact=True, reason="the perceptron rule trains one unit")
         return dataclasses.replace(self, model=model, examples=self.examples or card.examples["train"])
 
     def init(self, key: Array, batch: Batch) -> Variables:
-        """The module's variables, and what the rule keeps account of: its progress."""
+        """The module's variables, and the collection `progress` with the counters of the rule."""
         progress = {name: jnp.zeros((), jnp.float32) for name in ("updates", "streak", "margin", "radius", "whole")}
         return {**super().init(key, batch), "progress": progress}
 
@@ -64,15 +65,15 @@ class PerceptronRule(Classification):
         return ()
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """Logits of two classes `[B, 2]`: 0 and the inner potential, so that the larger one is the unit's answer."""
+        """Logits of two classes `[B, 2]`: 0 and the potential; the larger one is the prediction."""
         potential = self.apply(variables, batch, None)[0][:, 0]
-        # A potential of exactly 0 fires, as the unit step does; argmax would prefer class 0 on a tie.
+        # A potential of exactly 0 means class 1, as in the unit step; argmax would take class 0 on a tie.
         return jnp.stack(
             [jnp.zeros_like(potential), jnp.where(potential == 0, jnp.finfo(jnp.float32).tiny, potential)], -1
         )
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        """The perceptron criterion `max(0, -y * potential)`: what the rule descends, example by example."""
+        """The perceptron criterion `max(0, -y * potential)`, which the rule descends one example at a time."""
         logits = self.outputs(variables, batch)
         sign = jnp.where(batch["targets"] == 1, 1.0, -1.0)
         loss = Mean.of(jnp.maximum(0.0, -sign * logits[:, 1]), batch["mask"])
@@ -84,7 +85,7 @@ class PerceptronRule(Classification):
         progress = variables["progress"]
         account = {
             "updates": progress["updates"],
-            # Each epoch has every example once: so many in a row contain a whole epoch, wherever they begin.
+            # Each epoch has every example once, so 2n - 1 correct ones in a row contain a whole epoch.
             "converged": (progress["streak"] >= 2 * (self.examples or 1) - 1) * 1.0,
             "margin": progress["margin"],
             "radius": progress["radius"],
@@ -95,7 +96,7 @@ class PerceptronRule(Classification):
         return {**self.loss(variables, batch, jax.random.key(0), False)[1].metrics, **means}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The numbers measured, with Novikoff's bound where it is known."""
+        """The measured metrics, with Novikoff's bound if it is known."""
         kept = {name: value for name, value in values.items() if name not in ("margin", "radius", "whole")}
         if not values.get("whole"):
             kept.pop("converged", None)
@@ -104,7 +105,7 @@ class PerceptronRule(Classification):
         return kept
 
     def make_step(self, recipe: Recipe) -> Step:
-        """One pass of the rule over the batch; metrics are of the weights before it."""
+        """One pass of the rule over the batch; the metrics are those of the weights before it."""
         del recipe
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -126,7 +127,7 @@ class PerceptronRule(Classification):
 
             model: Any = self.model
             inputs = batch["inputs"].astype(jnp.float32)
-            # The rule moves the weights by what they weigh: the inputs, or the basis functions of them.
+            # The rule adds the features that the weights multiply: the inputs, or their basis functions.
             examples = (inputs, model.expand(inputs), batch["targets"], batch["mask"])
             start = (state.params, state.model_state["progress"])
             (params, progress), moved = jax.lax.scan(correct, start, examples)
@@ -139,10 +140,10 @@ class PerceptronRule(Classification):
 
 
 def _account(progress: Any, neuron: Any, x: Array, potential: Array, wrong: Array, mask: Array) -> Any:
-    """The progress after one example; `potential` is positive on the right side, and `x` is counted with its constant 1."""
+    """Progress after one example; `potential` is positive if it is correct. The radius includes the constant input 1."""
     norm = jnp.sqrt(jnp.square(neuron["kernel"]).sum() + jnp.square(neuron["bias"]).sum())
     distance = jnp.where(norm > 0, potential / jnp.maximum(norm, 1e-30), 0.0)
-    # The weights stand still as long as nothing goes wrong, so the distances since then are to one and the same line.
+    # Between mistakes the weights are constant, so all distances since the last one refer to the same line.
     least = jnp.where(progress["streak"] > 0, jnp.minimum(progress["margin"], distance), distance)
     real = mask > 0
     return progress | {

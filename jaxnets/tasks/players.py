@@ -1,4 +1,4 @@
-"""Several players, each with its share of the training state, taking turns with the ordinary step.
+"""Training several players in turns, each on its part of the training state.
 
 Parameters, other collections and optimizer states are dicts by player: `{"params": {"critic": ..., "generator": ...}, ...}`.
 """
@@ -15,12 +15,12 @@ from jaxnets.steps.step import TAKEN, Loss, Metrics, Recipe, make_train_step
 
 
 def share_of(variables: Variables, who: str) -> Variables:
-    """One player's variables, as its own `apply` takes them."""
+    """The variables of one player, as its module takes them."""
     return {name: tree[who] for name, tree in variables.items() if who in tree}
 
 
 def play(recipe: Recipe, who: str, loss: Loss, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """The ordinary training step for one player's share of the state; the step number stays."""
+    """Run the ordinary training step on one player's part of the state; the step number is unchanged."""
     own = dataclasses.replace(
         state,
         params=state.params[who],
@@ -42,10 +42,10 @@ def play(recipe: Recipe, who: str, loss: Loss, state: TrainState, batch: Batch) 
 
 
 def all_or_none(before: TrainState, after: TrainState, turns: Sequence[Metrics]) -> tuple[TrainState, Mean]:
-    """The state after all turns if each of them was taken, else that before them; and the mean `taken` of the whole step.
+    """The state `after` all turns if every turn was taken, else the state `before`; and the metric `taken` of the step.
 
-    `after` holds the state after the last turn, `turns` the metrics of each turn (stacked, where a scan made several). However
-    many turns were refused, the counters of the guard go up by one.
+    `after` is the state after the last turn. `turns` holds the metrics of each turn (stacked, if a scan made several). The
+    guard's counters go up by at most one, however many turns were skipped.
     """
     taken = jnp.stack([metrics[TAKEN].sum.min() > 0 for metrics in turns]).all()
     refused = {name: after.guard[name] > before.guard[name] for name in ("skipped", "left_out")}

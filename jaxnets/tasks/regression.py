@@ -1,4 +1,4 @@
-"""Real numbers, one or several for each example. Shapes: `B` batch, `K` numbers."""
+"""Regression of one or several real numbers per example. Shapes: `B` batch, `K` numbers."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,26 +20,26 @@ ERRORS = {"squared": squared_error, "huber": huber}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression(Task):
-    """Minimise the error of real targets; measure R2, MSE, RMSE and MAE (of several targets, the mean of each one's).
+    """Minimise the error of real targets; measure R2, MSE, RMSE and MAE (averaged over several targets).
 
-    The model works on standardised targets, `(target - target_mean) / target_std`, both taken from the training data by
-    `bind`; `encode_targets` makes them, `decide` undoes it. A batch holds `inputs` `[B, ...]`, `targets` `[B]` or `[B, K]` as
-    `encode_targets` gives them, and `mask` `[B]`; the model returns `[B, K]`.
+    The model predicts standardised targets, `(target - target_mean) / target_std`; `bind` takes both from the training data,
+    `encode_targets` standardises and `decide` inverts it. A batch holds `inputs` `[B, ...]`, encoded `targets` `[B]` or
+    `[B, K]`, and `mask` `[B]`; the model returns `[B, K]`.
     """
 
     error: Literal["squared", "huber"] = "squared"
-    """What is minimised; huber (delta 1, in standard deviations) is less moved by outliers."""
+    """The loss; huber (delta 1, in standard deviations) is less sensitive to outliers."""
     target_mean: float | tuple[float, ...] | None = None
-    """Subtracted from the targets, one number or one for each; None takes the training data's means."""
+    """Subtracted from the targets, one number or one for each; None takes the means of the training data."""
     target_std: float | tuple[float, ...] | None = None
-    """Divides the targets, one number or one for each; None takes the training data's standard deviations."""
+    """Divisor of the targets, one number or one for each; None takes the standard deviations of the training data."""
 
     headline = "r2"
     higher_is_better = True
     given_targets = "number"
 
     def bind(self, card: Card) -> Self:
-        """Take the targets' means and standard deviations from the data, and give the model an output for each."""
+        """Take the targets' means and standard deviations from the data, and set the number of model outputs."""
         check_kind(card, "number", "regression needs real numbers for each example")
         means = card.target_means if self.target_mean is None else self.target_mean
         deviations = card.target_deviations if self.target_std is None else self.target_std
@@ -47,7 +47,8 @@ class Regression(Task):
         for name, values in (("target_mean", means), ("target_std", deviations)):
             if np.size(values) not in (1, count):
                 raise DataError(
-                    f"Regression.{name} has {np.size(values)} numbers, and {card.name!r} has {count} targets"
+                    f"Regression.{name} has {np.size(values)} numbers, but {card.name!r} has {count} targets; give one or "
+                    f"{count}"
                 )
         if np.min(deviations) <= 0:
             which = f" number {int(np.argmin(deviations))}" if count > 1 else ""
@@ -72,7 +73,7 @@ class Regression(Task):
         return np.asarray(1.0 if self.target_std is None else self.target_std, np.float64)
 
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Targets `[N]` or `[N, K]` in their own unit, standardised: float32, of the same shape."""
+        """Standardise targets `[N]` or `[N, K]` given in their own unit: float32, same shape."""
         return standardized(targets, self._mean, self._std)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
@@ -82,7 +83,7 @@ class Regression(Task):
         return loss, Aux({"loss": loss}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """Standardised errors of each target, from which `derive` makes R2, MSE, RMSE and MAE."""
+        """Standardised errors of each target; `derive` turns them into R2, MSE, RMSE and MAE."""
         outputs, targets, mask = self.outputs(variables, batch), _columns(batch), batch["mask"]
         found = {"loss": Mean.of(ERRORS[self.error](outputs, targets), mask)}
         for k in range(targets.shape[1]):
@@ -91,19 +92,21 @@ class Regression(Task):
         return found
 
     def about_split(self, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The standard deviation of each target, in its unit, in float64; NaN where it is 0 or of one example."""
+        """The standard deviation of each target, in its unit, in float64; NaN if it is 0 or there is one example."""
         targets = np.asarray(arrays["targets"]).reshape(len(arrays["targets"]), -1)
         weights = np.ones(len(targets))
         for name in ("weights", "mask"):
             weights = weights * arrays[name] if name in arrays else weights
         kept, weights = targets[weights > 0], weights[weights > 0]
         near = differences(kept, kept[0].astype(np.float64))
-        unit = np.where(np.abs(near).max(axis=0) > 0, np.abs(near).max(axis=0), 1.0)  # whose square floats may not hold
+        unit = np.where(
+            np.abs(near).max(axis=0) > 0, np.abs(near).max(axis=0), 1.0
+        )  # scaled, so that no square overflows
         shares = near / unit
         spread = unit * np.sqrt(
             np.average(np.square(shares - np.average(shares, axis=0, weights=weights)), axis=0, weights=weights)
         )
-        # R2 of equal targets, or of a single one, divides by nothing; by rounding errors it would be any number.
+        # R2 is undefined for equal targets or a single one; rounding errors would make it an arbitrary number.
         rounding = 1e-14 * np.abs(kept.astype(np.float64)).max(axis=0) if kept.dtype.kind == "f" else 0.0
         defined = (len(kept) > 1) & (spread > rounding)
         return {
@@ -112,9 +115,9 @@ class Regression(Task):
         }
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """R2 (1 is perfect, 0 the mean), MSE in the square of the targets' unit, RMSE and MAE in it.
+        """R2 (1: perfect, 0: as good as the mean), MSE in the squared unit of the targets, RMSE and MAE in their unit.
 
-        R2 is NaN where the targets of the split do not vary. Of several targets each is the mean over them.
+        R2 is NaN if the targets of the split do not vary. Each metric is averaged over several targets.
         """
         count = sum(name.startswith("squared_") for name in values)
         if not count:
@@ -134,7 +137,7 @@ class Regression(Task):
         }
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """A number for each target."""
+        """Check for one output per target."""
         shape, count = jax.eval_shape(self.outputs, variables, batch).shape, int(np.prod(card.target_shape))
         if len(shape) != 2 or shape[1] != count:
             raise DataError(
@@ -143,22 +146,21 @@ class Regression(Task):
             )
 
     def decide(self, outputs: np.ndarray) -> np.ndarray:
-        """The predicted values in the targets' unit: `[B]`, or `[B, K]` of several; float32 (float64 where that is too
-        coarse)."""
+        """Predictions in the targets' unit: `[B]`, or `[B, K]` for several; float32 (float64 if that is too coarse)."""
         values = in_units(outputs, self._mean, self._std)
         return values[:, 0] if values.shape[1] == 1 else values
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """Predicted against true, for each of the first four targets."""
+        """Scatter plots of predicted against true values, for up to four targets."""
         true = np.asarray(arrays["targets"], np.float64).reshape(len(outputs), -1)
-        said = self.decide(outputs).reshape(len(outputs), -1)
+        predicted = self.decide(outputs).reshape(len(outputs), -1)
         shown = []
         for k in range(min(true.shape[1], 4)):
             name = card.target_name if true.shape[1] == 1 else f"{card.target_name} {k}"
             title = (
                 "Predicted against true (test)" if true.shape[1] == 1 else f"Predicted against true (test), target {k}"
             )
-            shown.append(Scatter(title, true[:, k], said[:, k], f"true {name}", f"predicted {name}"))
+            shown.append(Scatter(title, true[:, k], predicted[:, k], f"true {name}", f"predicted {name}"))
         return shown
 
 
@@ -169,5 +171,5 @@ def _columns(batch: Batch) -> Array:
 
 
 def _plain(values: float | tuple[float, ...]) -> float | tuple[float, ...]:
-    """A single number as such, so that a configuration shows it as one."""
+    """A float for a single number, else a tuple of floats, so that a configuration shows a single number as one."""
     return float(np.ravel(values)[0]) if np.size(values) == 1 else tuple(float(v) for v in np.ravel(values))

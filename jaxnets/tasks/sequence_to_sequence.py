@@ -1,6 +1,6 @@
-"""One sequence from another: translation, reversal.
+"""Sequence to sequence: translation, reversal.
 
-Shapes: `B` batch, `S` source tokens, `T` target tokens, `N` tokens written, `V` target vocabulary.
+Shapes: `B` batch, `S` source tokens, `T` target tokens, `N` generated tokens, `V` target vocabulary.
 """
 
 import dataclasses
@@ -24,24 +24,23 @@ from jaxnets.tasks.losses import token_cross_entropy
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceToSequence(Task):
-    """Minimise the cross entropy of each target token after those before it ("teacher forcing").
+    """Minimise the cross entropy of each target token given the target tokens before it ("teacher forcing").
 
-    A batch holds `inputs` `[B, S]` and `targets` `[B, T]`, integers filled up with 0, the targets with the end token, and
-    `mask` `[B]`; targets that are -100 count no more than those that are 0. The model is a `Seq2SeqTransformer`. Its outputs
-    are the sequences that it writes by itself.
+    A batch holds `inputs` `[B, S]` and `targets` `[B, T]`, integers padded with 0, the targets with an end token, and `mask`
+    `[B]`. Targets that are -100 do not count, like padding. The model is a `Seq2SeqTransformer`. The task's outputs are the
+    sequences that the model generates.
     """
 
     label_smoothing: float = 0.0
-    """Share of each target spread evenly over all tokens while training, in [0, 1)."""
+    """Share of each target spread evenly over all tokens in training, in [0, 1)."""
     written: Literal["none", "exact", "bleu"] = "exact"
-    """What an evaluation measures of the sequences that the model writes by itself: nothing, the share that equals the target,
-    or BLEU with it."""
+    """The metric of generated sequences in an evaluation: none, the share that equals the target, or BLEU."""
     beam: int = 1
-    """Beginnings that are kept while writing; 1 takes the likeliest token each time."""
+    """Beam width; 1 is greedy decoding."""
     length_penalty: float = 0.6
-    """Of beam search (see `jaxnets.models.beam_search`)."""
+    """Length penalty of beam search (see `jaxnets.models.beam_search`)."""
     length: int | None = None
-    """Most tokens written; None: as many as the longest target has."""
+    """Most tokens to generate; None: the length of the longest target."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -55,20 +54,20 @@ class SequenceToSequence(Task):
 
     @property
     def headline(self) -> str:  # type: ignore[override]
-        """The metric to name a run by: what it writes, where that is measured."""
+        """The main metric: that of the generated sequences if there is one, else the loss."""
         return "loss" if self.written == "none" else self.written
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
-        """Which way it improves."""
+        """Whether a larger headline is better."""
         return self.written != "none"
 
     def bind(self, card: Card) -> Self:
-        """Give the model both vocabularies, and the writing its limit."""
+        """Set both vocabularies of the model and the generation length."""
         check_kind(card, "sequence", "SequenceToSequence needs pairs of sequences")
         if not isinstance(self.model, Seq2SeqTransformer):
             raise DataError(
-                f"SequenceToSequence needs a model that writes, and {type(self.model).__name__} does not; use "
+                f"SequenceToSequence needs a model that generates sequences, and {type(self.model).__name__} does not; use "
                 f"Seq2SeqTransformer"
             )
         model = _with_vocabularies(self.model, card)
@@ -82,35 +81,35 @@ class SequenceToSequence(Task):
         return dataclasses.replace(self, model=model, length=length)
 
     def inputs_of(self, batch: Batch) -> Pair:
-        """The source, and the target moved by one behind the begin token."""
+        """The source, and the target shifted right by one after the begin token."""
         previous = jnp.pad(_targets(batch)[:, :-1], ((0, 0), (1, 0)), constant_values=BEGIN)
         return Pair(batch["inputs"], previous)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        """Mean cross entropy in nats a token."""
+        """Mean cross entropy in nats per token."""
         logits, model_state = self.apply(variables, batch, key if train else None)
         measured = _measure(logits, batch, self.label_smoothing if train else 0.0)
         return measured["loss"], Aux(measured, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """By teacher forcing: nats a token (never smoothed), tokens guessed, sequences guessed whole; and what is written."""
+        """With teacher forcing: nats per token (never smoothed), token and sequence accuracy. Also the `written` metric."""
         measured = _measure(self.apply(variables, batch, None)[0], batch, 0.0)
         if self.written == "none":
             return measured
-        said, targets = self.write(variables, batch["inputs"]), _targets(batch)
+        written, targets = self.write(variables, batch["inputs"]), _targets(batch)
         counted = batch["mask"] * (targets != PAD).any(axis=1)
         if self.written == "bleu":
-            return {**measured, **bleu_counts(said, targets, counted)}
-        longest = max(said.shape[1], targets.shape[1])
-        said, targets = (jnp.pad(a, ((0, 0), (0, longest - a.shape[1]))) for a in (said, targets))
-        return {**measured, "exact": Mean.of((said == targets).all(axis=1).astype(jnp.float32), counted)}
+            return {**measured, **bleu_counts(written, targets, counted)}
+        longest = max(written.shape[1], targets.shape[1])
+        written, targets = (jnp.pad(a, ((0, 0), (0, longest - a.shape[1]))) for a in (written, targets))
+        return {**measured, "exact": Mean.of((written == targets).all(axis=1).astype(jnp.float32), counted)}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """With BLEU, in percent, where its sums are."""
+        """Adds BLEU in percent, if its sums were measured."""
         return {**values, "bleu": bleu(values)} if "length_ratio" in values else dict(values)
 
     def write(self, variables: Variables, source: Array) -> Array:
-        """The sequences that the model writes by itself for sources `[B, S]`, `[B, N]` int32."""
+        """Generate sequences `[B, N]` int32 for sources `[B, S]`."""
         model: Any = self.model
         if self.beam == 1:
             return greedy(model, variables, source, self.length or model.length)
@@ -120,15 +119,15 @@ class SequenceToSequence(Task):
         return found.tokens[:, 0]
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """The sequences that the model writes by itself, token numbers `[B, N]` as float32."""
+        """The generated sequences, token ids `[B, N]` as float32."""
         return self.write(variables, batch["inputs"]).astype(jnp.float32)
 
     def decide(self, outputs: np.ndarray) -> np.ndarray:
-        """Token numbers `[B, N]` int32."""
+        """Token ids `[B, N]` int32."""
         return outputs.astype(np.int32)
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """Targets are sequences of integers, and writing works for their shapes."""
+        """Check that targets are integer sequences, and that generation works for these shapes."""
         if len(batch["targets"].shape) != 2 or not jnp.issubdtype(batch["targets"].dtype, jnp.integer):
             raise DataError(
                 f"the targets of {card.name!r} are {batch['targets'].dtype}{list(batch['targets'].shape)}, but "
@@ -141,31 +140,31 @@ class SequenceToSequence(Task):
         return evenly(examples, 16)
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """Some test sources, what the model writes and what was to be written."""
+        """Some test sources, the generated sequences and the references."""
         assert card.tokens is not None
         rows = []
         for i in evenly(len(outputs), 16):
             source = spell(arrays["inputs"][i], card.tokens.names, card.tokens.unit)
-            said, right = (spell(ids[i], card.class_names, card.tokens.unit) for ids in (outputs, arrays["targets"]))
-            rows.append((source, said, right, "yes" if said == right else ""))
-        how = "the likeliest token each time" if self.beam == 1 else f"a beam of {self.beam}"
-        header = ("source", f"the model writes ({how})", "reference", "equal")
-        return [Table("What the model writes (test)", header, tuple(rows))]
+            written, right = (spell(ids[i], card.class_names, card.tokens.unit) for ids in (outputs, arrays["targets"]))
+            rows.append((source, written, right, "yes" if written == right else ""))
+        how = "greedy" if self.beam == 1 else f"a beam of {self.beam}"
+        header = ("source", f"generated ({how})", "reference", "equal")
+        return [Table("Generated sequences (test)", header, tuple(rows))]
 
 
 def _with_vocabularies(model: Any, card: Card) -> Any:
-    """The model with as many tokens on either side as the data have; a shared embedding needs the same ones on both."""
+    """The model with the vocabulary sizes of source and target; a shared embedding needs equal vocabularies."""
     read, written = card.tokens.names if card.tokens else (), card.class_names
     if model.embedding == "shared" and read != written:
         raise DataError(
-            f"Seq2SeqTransformer.embedding is shared, but {card.name!r} has {len(read)} tokens to read and other "
-            f"{len(written)} to write; set task.model.embedding to tied"
+            f"Seq2SeqTransformer.embedding is shared, but {card.name!r} has {len(read)} source tokens and {len(written)} "
+            f"different target tokens; set task.model.embedding to tied"
         )
     return with_vocabulary(model, card.name, vocab_size=len(written), source_vocab_size=len(read))
 
 
 def _targets(batch: Batch) -> Array:
-    """The targets as int32 `[B, T]`; those that do not count are padding."""
+    """The targets as int32 `[B, T]`, with ignored targets as padding."""
     targets = batch["targets"].astype(jnp.int32)
     return jnp.where(targets == IGNORED, PAD, targets)
 

@@ -1,4 +1,4 @@
-"""The task that the targets ask for: for data whose kind is not known when the configuration is written."""
+"""A task chosen by the kind of the targets, for configurations written before the data are known."""
 
 import dataclasses
 from typing import Any
@@ -13,10 +13,10 @@ from jaxnets.tasks.regression import Regression
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Supervised(Task):
-    """Becomes `Classification` for labels, `MultiLabel` for several at once, `Forecasting` for what follows in a series and
-    `Regression` for real numbers when it meets the data."""
+    """`bind` replaces it with `Classification` for classes, `MultiLabel` for several labels, `Forecasting` for a series and
+    `Regression` for real numbers."""
 
     def bind(self, card: Card) -> Any:
-        """The task the data ask for."""
+        """The task for the targets of the data."""
         tasks: dict[str, type[Task]] = {"class": Classification, "labels": MultiLabel, "series": Forecasting}
         return tasks.get(card.target_kind, Regression)(model=self.model).bind(card)

@@ -1,4 +1,4 @@
-"""The evidence lower bound (Kingma and Welling 2014), with the weight of its second term as beta (Higgins et al. 2017)."""
+"""The evidence lower bound (Kingma and Welling 2014), with weight beta on the KL term (Higgins et al. 2017)."""
 
 import dataclasses
 import functools
@@ -23,20 +23,20 @@ from jaxnets.tasks.reconstruction import SHOWN, check_same_shape, reconstruction
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variational(Task):
-    """Minimise `-E[log p(x | z)] + beta * KL(q(z | x) || p(z))` in nats for each example, with one draw of `z`.
+    """Minimise `-E[log p(x | z)] + beta * KL(q(z | x) || p(z))` in nats per example, with one draw of `z`.
 
-    The model has `infer(inputs, noise, train=...)` and `decode(points)`, as `models.VAE` has. With the Bernoulli
-    likelihood pixels in [0, 1] are read as probabilities, which is the usual figure for MNIST that was not binarised.
+    The model has `infer(inputs, noise, train=...)` and `decode(points)`, like `models.VAE`. The Bernoulli likelihood reads
+    pixels in [0, 1] as probabilities, the usual convention for MNIST that is not binarised.
     """
 
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
-    """`p(x | z)`: bernoulli takes inputs in [0, 1] and the model's outputs as logits; gaussian, of deviation `sigma`, any."""
+    """`p(x | z)`. bernoulli: inputs in [0, 1], outputs are logits. gaussian: any inputs, with standard deviation `sigma`."""
     sigma: float = 1.0
     """Standard deviation of the Gaussian likelihood, in the unit of the prepared inputs."""
     beta: float = 1.0
-    """Weight of the divergence while training; evaluation measures the bound itself, with 1."""
+    """Weight of the KL term in training; evaluation measures the bound with weight 1."""
     warmup: int = 0
-    """Steps over which that weight grows from 0 in a straight line (Bowman et al. 2016); 0 has it whole from the start."""
+    """Steps over which that weight grows linearly from 0 (Bowman et al. 2016); 0: no warm-up."""
 
     headline = "elbo"
     higher_is_better = True
@@ -49,7 +49,7 @@ class Variational(Task):
             raise ValueError(f"sigma is a standard deviation, more than 0; got {self.sigma}")
 
     def bind(self, card: Card) -> Self:
-        """Give the model the shape of an example; refuse inputs that are no probabilities."""
+        """Set the model's example shape; with the Bernoulli likelihood raise `DataError` for inputs outside [0, 1]."""
         low, high = card.input_range
         if self.likelihood == "bernoulli" and math.isfinite(low) and not 0 <= low <= high <= 1:
             raise DataError(
@@ -59,13 +59,13 @@ class Variational(Task):
         return dataclasses.replace(self, model=with_shape(self.model, card))
 
     def weight(self, step: Array) -> Array:
-        """The weight of the divergence at a step."""
+        """The weight of the KL term at a step."""
         if not self.warmup:
             return jnp.asarray(self.beta, jnp.float32)
         return self.beta * jnp.minimum(1.0, step / self.warmup)
 
     def make_step(self, recipe: Recipe) -> Step:
-        """The default step, for the loss with the weight of its step."""
+        """The default step, with the KL weight of that step in the loss."""
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             loss = functools.partial(self.loss, weight=self.weight(state.step))
@@ -76,16 +76,16 @@ class Variational(Task):
     def loss(
         self, variables: Variables, batch: Batch, key: Array, train: bool, *, weight: Array | float = 1.0
     ) -> tuple[Mean, Aux]:
-        """The bound's two terms, added with `weight`; the metrics name them apart, and `elbo` has no weight."""
+        """Reconstruction term plus `weight` times the KL term; the metrics hold both terms and the unweighted `elbo`."""
         inputs, mask = batch["inputs"], batch["mask"]
         for_noise, for_model = jax.random.split(key)
         noise = jax.vmap(lambda one: jax.random.normal(one, (self.model.latent,), inputs.dtype))(
             batch_keys(for_noise, batch, "latent")
         )
-        said, model_state = call_model(
+        parts, model_state = call_model(
             self.model, variables, inputs, noise, key=for_model if train else None, method="infer"
         )
-        outputs, mean, log_variance = (part.astype(jnp.float32) for part in said)
+        outputs, mean, log_variance = (part.astype(jnp.float32) for part in parts)
         missed = self._negative_log_likelihood(outputs, inputs.astype(jnp.float32))
         divergence = gaussian_divergence(mean, log_variance)
         elbo = Mean.of(-missed - divergence, mask)
@@ -103,11 +103,11 @@ class Variational(Task):
         return terms.reshape(terms.shape[0], -1).sum(axis=-1)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """The bound and its two terms, with noise that depends on the example's row alone; the loss is `-elbo`."""
+        """The bound and its two terms, with noise that depends only on the row number; the loss is `-elbo`."""
         return self.loss(variables, batch, jax.random.key(0), False)[1].metrics
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
-        """Means of `p(x | z)` at the posterior's mean, `[B, *shape]`."""
+        """Means of `p(x | z)` at the posterior mean, `[B, *shape]`."""
         return self._means(self.apply(variables, batch, None)[0])
 
     def _means(self, outputs: Array) -> Array:
@@ -120,7 +120,7 @@ class Variational(Task):
         return self._means(decoded.astype(jnp.float32))
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """One number for each of the input's, and a model that can be asked for a draw."""
+        """Check that the outputs have the shape of the inputs, and that the model has `infer`, `decode` and `latent`."""
         missing = [name for name in ("infer", "decode", "latent") if not hasattr(self.model, name)]
         if missing:
             raise DataError(
@@ -133,7 +133,7 @@ class Variational(Task):
         return np.arange(min(SHOWN, examples))
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """Test images, each beside what the model made of it."""
+        """Test images, each next to its reconstruction."""
         return reconstructions(arrays["inputs"], outputs)
 
     def drawn(self, variables: Variables) -> Sequence[Exhibit]:
@@ -147,7 +147,7 @@ def gaussian_divergence(mean: Array, log_variance: Array) -> Array:
 
 
 def samples_gallery(task: Any, variables: Variables, count: int = 32, **options: Any) -> list[Exhibit]:
-    """Samples of a task that has `sample`, where they are images."""
+    """Samples of a task that has `sample`; [] if they are not images."""
     draw = jax.jit(functools.partial(task.sample, count=count, **options))
     images = np.asarray(draw(variables, jax.random.key(0)))
     if images.ndim != 4 or images.shape[-1] not in (1, 3):

@@ -1,4 +1,4 @@
-"""The objective of a VQ-VAE: reconstruct, move codes to what the encoder says, and keep the encoder near them."""
+"""The VQ-VAE objective: reconstruction, codebook loss and commitment loss."""
 
 import dataclasses
 import math
@@ -19,27 +19,27 @@ from jaxnets.tasks.reconstruction import Reconstruction
 class VectorQuantization(Reconstruction):
     """Minimise equation 3 of van den Oord et al. 2017, as means over all numbers.
 
-    The model has `quantise(inputs, train=...)`, as `models.VQVAE` has. Inputs are not spoilt here.
+    The model has `quantise(inputs, train=...)`, like `models.VQVAE`. Inputs are not corrupted.
     """
 
     commitment: float = 0.25
-    """Weight of the term that keeps the encoder near the codes it chose."""
+    """Weight of the term that keeps the encoder's outputs near the chosen codes."""
 
-    more_is_better = ("perplexity",)  # of the codes in use, not of a prediction
+    more_is_better = ("perplexity",)  # perplexity of the code usage, not of a prediction
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.commitment < 0:
             raise ValueError(f"commitment is at least 0, got {self.commitment}")
         if self.noise or self.masked:
-            raise ValueError("VectorQuantization does not spoil its inputs; leave noise and masked at 0")
+            raise ValueError("VectorQuantization does not corrupt its inputs; leave noise and masked at 0")
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        """The three terms together; the metrics have the reconstruction's apart."""
-        said, model_state = self._quantise(variables, batch, key if train else None)
+        """The sum of the three terms; the metrics also hold the reconstruction term."""
+        result, model_state = self._quantise(variables, batch, key if train else None)
         mask = batch["mask"]
-        encoded, chosen = said.encoded.astype(jnp.float32), said.chosen.astype(jnp.float32)
-        missed = self._missed(said, batch)
+        encoded, chosen = result.encoded.astype(jnp.float32), result.chosen.astype(jnp.float32)
+        missed = self._missed(result, batch)
         to_encoder = jnp.square(jax.lax.stop_gradient(encoded) - chosen)
         to_code = jnp.square(encoded - jax.lax.stop_gradient(chosen))
         quantising = Mean.of(to_encoder + self.commitment * to_code, mask)
@@ -49,29 +49,29 @@ class VectorQuantization(Reconstruction):
     def _quantise(self, variables: Variables, batch: Batch, key: Array | None) -> tuple[Any, Variables]:
         return call_model(self.model, variables, batch["inputs"], key=key, method="quantise")
 
-    def _missed(self, said: Any, batch: Batch) -> Mean:
-        error = said.reconstruction.astype(jnp.float32) - batch["inputs"].astype(jnp.float32)
+    def _missed(self, result: Any, batch: Batch) -> Mean:
+        error = result.reconstruction.astype(jnp.float32) - batch["inputs"].astype(jnp.float32)
         return Mean.of(jnp.square(error), batch["mask"])
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """What `Reconstruction` measures, and how often each code is chosen, for `derive`."""
-        said, mask = self._quantise(variables, batch, None)[0], batch["mask"]
+        """The metrics of `Reconstruction`, and the share of each code, for `derive`."""
+        result, mask = self._quantise(variables, batch, None)[0], batch["mask"]
         inputs = batch["inputs"].astype(jnp.float32)
         shares = {
-            f"code_{index}": Mean.of((said.indices == index).astype(jnp.float32), mask)
+            f"code_{index}": Mean.of((result.indices == index).astype(jnp.float32), mask)
             for index in range(self.model.codes)
         }
-        return {"loss": self._missed(said, batch), **self.moments(inputs, mask), **shares}
+        return {"loss": self._missed(result, batch), **self.moments(inputs, mask), **shares}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """`explained`, and `perplexity`: how many codes would be in use if they were used alike."""
+        """`explained`, and `perplexity`: the effective number of codes in use."""
         if "second" not in values:
             return dict(values)
         shares = [share for name, share in values.items() if name.startswith("code_") and share > 0]
         return {**super().derive(values), "perplexity": math.exp(-sum(share * math.log(share) for share in shares))}
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """A model that can be asked for its codes."""
+        """Check that the model has `quantise`, and the shape of its outputs."""
         if not hasattr(self.model, "quantise"):
             raise DataError(
                 f"VectorQuantization needs a model with 'quantise', as VQVAE has; got {type(self.model).__name__}"

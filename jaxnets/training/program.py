@@ -20,12 +20,14 @@ from jaxnets.core.errors import RecompileError
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import Feed, Payload
 from jaxnets.ops import to_devices
-from jaxnets.ops.beyond_promise import equations
+from jaxnets.ops.beyond_promise import compiled_for, equations
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.steps.step import Metrics, Step
 
-# A dispatch costs about 0.1 ms; this much arithmetic in a call makes that small on any machine (some 50 ms of a CPU).
+# FLOPs in one dispatch. A dispatch costs about 0.1 ms, which is small beside this much work. On the CPU it takes some 5 ms; more
+# would gain nothing, and the compiler optimises a loop's body less: a step of `fashion_cnn` takes 1.2 times as long in a loop.
 WORK_PER_CALL = 1e10
+WORK_PER_CALL_ON_CPU = 1e9
 MOST_STEPS_PER_CALL = 200
 
 
@@ -113,7 +115,8 @@ def choose_steps_per_call(step: Step, state: Any, batch: Batch) -> int:
     Counts the multiplications of one step from its trace, so the answer depends on nothing but the program.
     """
     work = max(1.0, count_flops(jax.make_jaxpr(step)(state, batch).jaxpr))
-    return int(min(MOST_STEPS_PER_CALL, max(1, WORK_PER_CALL // work)))
+    wanted = WORK_PER_CALL_ON_CPU if compiled_for() == "cpu" else WORK_PER_CALL
+    return int(min(MOST_STEPS_PER_CALL, max(1, wanted // work)))
 
 
 def count_flops(jaxpr: Any) -> float:

@@ -120,7 +120,7 @@ def test_from_arrays_leaves_the_callers_arrays_alone():
         (
             np.ones((12, 2)),
             np.arange(12) * 1000,
-            "run up to 11000 for .* examples. For a regression give them as floats",
+            "run up to 11000 for .* examples. For a regression give floats",
         ),
         (np.ones((0, 2)), np.zeros(0, int), "no examples"),
         (np.ones(12), np.zeros(12, int), r"inputs have shape \(12,\)"),
@@ -189,7 +189,7 @@ def test_a_table_is_encoded_from_its_training_rows(tmp_path):
     ("text", "target", "message"),
     [
         (CSV, "prize", "no column 'prize'. Did you mean 'price'"),
-        (CSV, "", "say which column"),
+        (CSV, "", "name the column to predict"),
         (CSV.replace("3,flat", "3,flat,9"), "price", "line 5 has 5 cells, the header 4"),
         (CSV.replace("103.5", "nan"), "price", r"is empty \(or NaN\) in 1 rows, the first in row 2"),
         (CSV.replace(",103.5\n", ",\n"), "price", r"is empty \(or NaN\) in 1 rows, the first in row 2"),

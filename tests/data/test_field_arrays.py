@@ -173,7 +173,7 @@ def test_a_data_set_made_by_hand_is_held_to_the_same_rules():
     for change, message in (
         ({"inputs": np.ma.masked_greater(X, 100)}, "masked"),
         ({"targets": Y[:9]}, "one for each example"),
-        ({"targets": Y + 0.5}, "no whole number"),
+        ({"targets": Y + 0.5}, "not a whole number"),
         ({"inputs": np.where(X > 260, np.nan, X)}, "NaN"),
         ({"weights": np.full(60, -1.0)}, "none below 0"),
         ({"weights": np.zeros(60)}, "no example counts"),
@@ -266,7 +266,7 @@ def test_text_of_any_make_is_text():
 
 def test_large_numbers_that_are_taken_as_they_are_are_noted_where_32_bits_lose_them():
     seconds = 1_760_000_000.0 + np.arange(60)[:, None]
-    with pytest.warns(DataWarning, match="lose digits: of 4. different values .*subtract their mean"):
+    with pytest.warns(DataWarning, match="lose digits: feature 0 has 4. different values .*subtract their mean"):
         from_arrays(seconds, Y, standardize=False)
-    with pytest.warns(DataWarning, match="features, taken as they are, lose digits"):
+    with pytest.warns(DataWarning, match="features, which are not scaled, lose digits"):
         pad_graphs([(seconds, [[0, 1]])])

@@ -99,7 +99,7 @@ def test_truth_values_spelled_in_two_ways_are_one(tmp_path):
 
 @pytest.mark.parametrize("cells", [["5%", "7.5%"], ["$1,250", "$5"], ["5 €", "6 €"], ["(5)", "3"]])
 def test_signs_beside_numbers_are_refused(tmp_path, cells):
-    with pytest.raises(DataError, match="column 'c' writes .* beside its numbers"):
+    with pytest.raises(DataError, match="column 'c' writes .* next to its numbers"):
         column(written(tmp_path, cells))
 
 
@@ -115,7 +115,7 @@ def test_a_mix_of_numbers_and_words_is_said(tmp_path):
 
 def test_dates_are_days_and_other_ways_to_write_them_are_said(tmp_path):
     days = ["2024-02-28", "2024-03-01", "2024-02-29 12:00"]
-    with pytest.warns(DataWarning, match="is of dates"):
+    with pytest.warns(DataWarning, match="has dates"):
         found = column(written(tmp_path, days))
     # From numpy's own calendar.
     wanted = [np.datetime64(day.replace(" ", "T"), "h").astype(float) / 24 for day in days]
@@ -134,7 +134,7 @@ def test_what_is_doubtful_about_numbers_is_said(tmp_path):
         assert column(path, thousands=",").most == 9250
         assert column(path, decimal=",").most == 9.25
     mixed = written(tmp_path, ["3.14", "2.7"], delimiter=";")
-    with pytest.raises(DataError, match="column '.' is of numbers with decimal sign"):
+    with pytest.raises(DataError, match="column '.' has numbers with decimal sign"):
         column(mixed)
 
 
@@ -185,9 +185,9 @@ REFUSED = {
     "NUL": (b"a,b\n1,2\n3,\0\n", "line 3 has NUL"),
     "empty": ("", "0 lines"),
     "header alone": ("a,b\n", "has 1 lines"),
-    "twice": ("a,b,a\n1,2,3\n4,5,6\n", "'a' stand there more than once"),
+    "twice": ("a,b,a\n1,2,3\n4,5,6\n", "'a' occur more than once"),
     "no name": ("a,,b\n1,2,3\n4,5,6\n", "name every column once"),
-    "no header": ("5.1,3.5\n4.9,3.0\n4.7,3.2\n", "no names.*names"),
+    "no header": ("5.1,3.5\n4.9,3.0\n4.7,3.2\n", "not names.*names"),
     "workbook": (b"PK\x03\x04rest", "a workbook"),
     "web page": ("<!DOCTYPE html>\n<html></html>", "a web page"),
     "damaged gzip": (gzip.compress(b"a,b\n1,2\n3,4\n")[:-6], "cannot be read as CSV"),
@@ -227,7 +227,7 @@ def test_columns_without_a_value_and_numbers_of_rows_are_said(tmp_path):
         assert column(written(tmp_path, ["", "NA"])).name == "x"
     with pytest.warns(DataWarning, match="column 'c' counts the rows"):
         column(written(tmp_path, [str(i) for i in range(ROWS)]))
-    with pytest.warns(DataWarning, match="another word in every row"):
+    with pytest.warns(DataWarning, match="a different word in every row"):
         column(written(tmp_path, [f"name {i}" for i in range(ROWS)]))
 
 
@@ -237,10 +237,10 @@ def test_columns_without_a_value_and_numbers_of_rows_are_said(tmp_path):
         ({"numbers": ("d",)}, "no column 'd' for numbers"),
         ({"numbers": ("c",), "ignore": ("c",)}, "'c' is named in numbers and in ignore"),
         ({"words": ("y",)}, "'y' in words is the target"),
-        ({"delimiter": "::"}, "delimiter='::' is not one sign"),
+        ({"delimiter": "::"}, "delimiter='::' is not one character"),
         ({"decimal": "x"}, "decimal='x'"),
         ({"thousands": ";"}, "thousands=';'"),
-        ({"encoding": "utf-9"}, "no encoding"),
+        ({"encoding": "utf-9"}, "encoding='utf-9' is unknown"),
         ({"skip": -1}, "skip is 0 or more"),
     ],
 )
@@ -259,7 +259,7 @@ def test_numbers_of_a_series_are_read_like_those_of_a_table(tmp_path):
     with pytest.raises(DataError, match="dates in 'day' go back"):
         series.open()
     path.write_text("v\n" + "\n".join("" if i == 7 else f"{i}_5" if i == 3 else str(i) for i in range(30)))
-    with pytest.raises(DataError, match=r"words, e.g. '3_5' in row 4"):
+    with pytest.raises(DataError, match=r"text, e.g. '3_5' in row 4"):
         series.open()
     path.write_text("v\n" + "\n".join("" if i == 7 else str(i) for i in range(30)))
     with pytest.raises(DataError, match=r"the first is row 8"):

@@ -57,11 +57,11 @@ def test_numbers_to_predict_are_read_as_they_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (["a", "?"], {}, r"empty \(or NaN\) in 30 rows, the first in row 2 \(line 3\), where it reads '\?'"),
-        (["Low", "None"], {}, "if 'None' is a class, name the words for missing"),
+        (["a", "?"], {}, r"empty \(or NaN\) in 30 rows, the first in row 2 \(line 3\), which has '\?'"),
+        (["Low", "None"], {}, "if 'None' is a class, name the markers of missing cells"),
         (["1.5", "#N/A", "2.5"], {}, "in 20 rows, the first in row 2"),
-        ([f"name {i}" for i in range(60)], {}, "every row would be a class of its own"),
-        ([f"{i}%" for i in range(60)], {}, "writes '%' beside its numbers"),
+        ([f"name {i}" for i in range(60)], {}, "every row would be its own class"),
+        ([f"{i}%" for i in range(60)], {}, "writes '%' next to its numbers"),
         (["1.5", "many"], {"kind": "number"}, r"has words, e.g. 'many' in row 2 \(line 3\)"),
         (["1.5", "inf", "2.5"], {}, "infinite in row 2"),
         ([f"{i}.5" for i in range(60)], {"only": ("0.5",)}, "only names classes"),
@@ -74,9 +74,9 @@ def test_targets_that_say_nothing_are_refused(tmp_path, labels, options, message
 
 def test_what_was_decided_about_targets_is_said(tmp_path):
     for labels, options, message in (
-        (["3", "5", "8"], {}, "3 different whole numbers .* taken as classes; kind='number' makes a regression"),
+        (["3", "5", "8"], {}, "3 different whole numbers .* taken as classes; choose kind='number' for a regression"),
         (["007", "008"], {}, "begins with 0"),
-        (["Yes", "yes", "No"], {}, "'Yes' and 'yes', which differ in capitals"),
+        (["Yes", "yes", "No"], {}, "'Yes' and 'yes', which differ only in capitals"),
         (["1", "1.0", "2"], {"kind": "class"}, "'1.0' and '1', which are taken as one class"),
         (["a"], {}, "'a' in every row"),
         (["Low", "None"], {"missing": ("",)}, None),
@@ -185,7 +185,7 @@ def test_a_file_of_another_country_gives_the_same_features(people, tmp_path):
     (tmp_path / "new.txt").write_bytes(
         "\n".join(line.replace(",", ";").replace(".", ",") for line in lines).encode("utf-16")
     )
-    with pytest.warns(DataWarning, match="decimal sign ','; the file that was trained on had decimal sign '.'"):
+    with pytest.warns(DataWarning, match="decimal sign ','; the training file had decimal sign '.'"):
         new = read_given(tmp_path / "new.txt", data)["inputs"]
     np.testing.assert_array_equal(new, read_given(path, data)["inputs"])
 
@@ -205,10 +205,10 @@ def test_what_training_did_not_see_is_counted_in_one_note(people):
     (said,) = [str(one.message) for one in notes]
     for part in (
         "1 of 3 rows: column 'age' is outside the",
-        "1 of 3 rows: column 'age' is missing, which no training row is",
+        "1 of 3 rows: column 'age' is missing, but in no training row",
         "1 of 3 rows: column 'height' is missing; the median",
         "2 of 3 rows: column 'city' has words that training did not see ('Genf', 'Lyon')",
-        "1 of 3 rows: column 'member' is missing, which no training row is",
+        "1 of 3 rows: column 'member' is missing, but in no training row",
         "column 'code' has words that training did not see ('03')",
     ):
         assert part in said
@@ -234,7 +234,7 @@ def test_rows_that_do_not_fit_are_refused(people, change, message):
     columns, data, _ = people
     with pytest.raises(DataError, match=message):
         data.columns.encode("new", {name: cells[:1] for name, cells in columns.items()} | change)
-    with pytest.raises(DataError, match="list, no table"):
+    with pytest.raises(DataError, match="list, not a table"):
         data.columns.encode("new", [1, 2])
 
 

@@ -80,8 +80,8 @@ def test_a_missing_label_is_refused_with_its_place(missing):
 
 def test_what_may_not_be_meant_as_a_class_is_noted():
     for labels, message in (
-        (["nan", "roti"], "'nan' is taken for a class"),
-        (["", "a"], "'' is taken for a class"),
+        (["nan", "roti"], "'nan' is taken as a class"),
+        (["", "a"], "'' is taken as a class"),
         (["cat", "cat ", "dog"], "'cat' and 'cat ' are different classes"),
         (["Cat", "cat"], "'Cat' and 'cat' are different"),
         (["e\u0301", "\u00e9"], "are different classes"),
@@ -92,9 +92,11 @@ def test_what_may_not_be_meant_as_a_class_is_noted():
         from_arrays(X, np.array([0, 9] * 30))
     with pytest.warns(DataWarning, match="1 classes are in the test and not in the training data .'c'"):
         from_arrays(X, np.array(["a", "b"] * 30), test=(X[:3], np.array(["a", "b", "c"])))
-    with pytest.warns(DataWarning, match="floats with 3 distinct whole values and are learned as numbers"):
+    with pytest.warns(DataWarning, match="floats with 3 distinct whole values and are treated as numbers"):
         from_arrays(X, (np.arange(60) % 3).astype(float))
-    with pytest.raises(DataError, match="60 different labels for 60 examples make no classes.*astype\\(float\\)"):
+    with pytest.raises(
+        DataError, match="60 different labels for 60 examples are too many for classes.*astype\\(float\\)"
+    ):
         from_arrays(X, RNG.normal(size=60).astype(str))
 
 
@@ -102,7 +104,7 @@ def test_kind_says_what_targets_are_where_their_dtype_does_not():
     whole = (np.arange(60) % 3).astype(float)
     assert classes(whole, kind="class")[0] == ("0", "1", "2")
     assert from_arrays(X, np.arange(60) % 3, kind="number").card.target_kind == "number"
-    with pytest.raises(DataError, match="no whole number"):
+    with pytest.raises(DataError, match="not a whole number"):
         from_arrays(X, whole + 0.5, kind="class")
     with pytest.raises(DataError, match="the targets are text"):
         from_arrays(X, whole.astype(str), kind="number")
@@ -115,12 +117,12 @@ def test_kind_says_what_targets_are_where_their_dtype_does_not():
 @pytest.mark.parametrize("dtype", [float, int, bool, np.float16])
 def test_one_hot_rows_are_classes_that_exclude_each_other(dtype):
     y = np.eye(4)[np.arange(60) % 4].astype(dtype)
-    with pytest.warns(DataWarning, match="single 1, so they are one of 4 classes.*kind='labels'"):
+    with pytest.warns(DataWarning, match="single 1, so they are taken as one-hot: one of 4 classes.*kind='labels'"):
         data = from_arrays(X, y, test=(X, y), class_names=("a", "b", "c", "d"))
     assert data.card.target_kind == "class"
     assert data.train["targets"].tolist() == (np.arange(60) % 4).tolist()
     assert from_arrays(X, y, kind="labels").card.target_kind == "labels"
-    with pytest.raises(DataError, match="single 1 in each row, which they are not"):
+    with pytest.raises(DataError, match="single 1 in each row; the targets .48, 2. are not one-hot"):
         from_arrays(X, np.ones((60, 2)), kind="class")
 
 

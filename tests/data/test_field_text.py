@@ -42,7 +42,7 @@ def reviews(tmp_path, monkeypatch):
 def test_a_file_and_texts_from_python_are_read_as_the_data_set_was(reviews, tmp_path):
     texts = [line.split("\t")[2] for line in REVIEWS.splitlines() if line.startswith("test")]
     (tmp_path / "new.txt").write_text("\n".join(texts))
-    with pytest.warns(DataWarning, match="2 of 4 texts have more than 5 words and were cut after them, as in training"):
+    with pytest.warns(DataWarning, match="2 of 4 texts have more than 5 words and were cut to that, as in training"):
         given = read_given(tmp_path / "new.txt", reviews.preparation)["inputs"]
     np.testing.assert_array_equal(given, reviews.test["inputs"])
     with pytest.warns(DataWarning, match="were cut"):
@@ -63,9 +63,9 @@ def test_unknown_words_are_counted_and_noted(reviews):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("a text", r"given as a list, .*got str: put it in \[\]"),
+        ("a text", r"give texts as a list, .*got str: put it in \[\]"),
         ([], "there are no texts"),
-        (["good", float("nan")], r"text 1 is 'nan' \(float\), and texts are strings"),
+        (["good", float("nan")], r"text 1 is 'nan' \(float\), not a string"),
         ([b"good"], r"text 0 is .* \(bytes\)"),
         (["good", " \t"], "text 1: the text is empty"),
     ],
@@ -118,9 +118,12 @@ def test_leading_blank_lines_count_and_a_lone_cr_does_not_end_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("caf\u00e9\n".encode("latin-1"), r"cannot be read as UTF-8 text: byte 0xe9 at 3 \(line 1\) is none; .*iconv"),
+        (
+            "caf\u00e9\n".encode("latin-1"),
+            r"cannot be read as UTF-8 text: byte 0xe9 at 3 \(line 1\) is invalid; .*iconv",
+        ),
         (b"a\n\xed\xa0\x80", r"a lone surrogate, byte 0xed at 2 \(line 2\)"),
-        ("text".encode("utf-16-le"), "holds 4 NUL characters, the first at 1, .*UTF-16 without a byte order mark"),
+        ("text".encode("utf-16-le"), "holds 4 NUL characters, the first at 1; .*UTF-16 without a byte order mark"),
         (b"a\0b", "holds 1 NUL characters"),
     ],
 )
@@ -152,7 +155,7 @@ def test_characters_of_the_test_part_alone_are_noted(tmp_path):
 def test_a_prompt_with_its_accents_apart_names_the_remedy(tmp_path):
     (tmp_path / "x.txt").write_text("caf\u00e9 " * 30)
     tokenizer = Text(str(tmp_path / "x.txt"), length=2).open().tokenizer
-    with pytest.raises(DataError, match="put accents and letters together first"):
+    with pytest.raises(DataError, match="normalise the text to NFC first"):
         tokenizer.encode("cafe\u0301")
 
 
@@ -197,7 +200,7 @@ def test_tokens_of_other_programs_are_read(tmp_path, kind):
         else:
             ids.astype(np.uint32 if kind == "uint32" else np.uint16).tofile(path)
     if kind == "uint32":
-        with pytest.raises(DataError, match="every second token is 0, so it holds uint32 it seems; set data.dtype"):
+        with pytest.raises(DataError, match="every second token is 0, so it seems to hold uint32; set data.dtype"):
             opened(tmp_path / "tiny_train.bin")
         changes = {"dtype": "uint32"}
     if kind == "npz":
@@ -217,8 +220,8 @@ def test_a_folder_of_tokens_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (IDS.tobytes() + b"x", "1,201 bytes, which is no whole number of uint16 ids of 2 bytes"),
-        (b"", "0 bytes, which is no whole number"),
+        (IDS.tobytes() + b"x", "1,201 bytes, which is not a multiple of the 2 bytes of a uint16 id"),
+        (b"", "0 bytes, which is not a multiple"),
         (np.append(IDS, 300).astype(np.uint16).tobytes(), "token 300 at 600, outside of a vocabulary of 256"),
         (llm_c(IDS, version=5), "an llm.c file of version 5"),
         (llm_c(IDS, count=700), "its header declares 700 tokens, and 600 follow"),
@@ -234,9 +237,9 @@ def test_tokens_that_are_none_are_refused(tmp_path, train, message):
 def test_a_missing_part_is_named(tmp_path):
     IDS.tofile(tmp_path / "train.bin")
     with pytest.raises(
-        DataError, match=r"none for the test beside it \(test.bin, val.bin, validation.bin, valid.bin\)"
+        DataError, match=r"there is no test file beside it \(test.bin, val.bin, validation.bin, valid.bin\)"
     ):
         opened(tmp_path / "train.bin")
     IDS.tofile(tmp_path / "all.bin")
-    with pytest.raises(DataError, match="is for training, and there is none for the test"):
+    with pytest.raises(DataError, match="is the training file, and there is no test file"):
         opened(tmp_path / "all.bin")

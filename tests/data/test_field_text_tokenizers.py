@@ -184,11 +184,11 @@ def test_a_folder_with_a_sentencepiece_model_and_its_small_files(tmp_path, name)
     assert ours.encode("The tale, 日本.").tolist() == bare.encode("The tale, 日本.").tolist()
     assert ours.special["end"] == bare.special["end"]
     with pytest.raises(
-        DataError, match="'</s>', which the files beside .* make one token and SentencePiece spells out"
+        DataError, match="'</s>', which is one token in the files beside .* but several in SentencePiece"
     ):
         ours.encode("one</s>two")
     write(tmp_path, "added_tokens.json", {"<pad>": 32000} if name == "mistral_v1" else {"<extra>": 32000})
-    with pytest.raises(DataError, match="add '<(pad|extra)>', which SentencePiece has no place for; save it as"):
+    with pytest.raises(DataError, match="add '<(pad|extra)>', which SentencePiece cannot hold; save it as"):
         open_tokenizer(str(tmp_path))
 
 
@@ -213,16 +213,16 @@ def test_sentencepiece_with_byte_fallback_and_symbols_of_the_users_own(tmp_path)
 
 
 REFUSED = [
-    ({"added_tokens.json": {"<a>": 5}}, "'<a>' is said to be number 5, but in vocab.json that is '&'"),
-    ({"added_tokens.json": {"the": 300}}, "'the' is said to be number 300, but in vocab.json it is 257"),
-    ({"added_tokens.json": {"<a>": 300, "<b>": 300}}, "number 300, but in vocab.json that is '<a>'"),
-    ({"special_tokens_map.json": {"pad_token": "<p>"}}, "'<p>' is named as a special token and has no number"),
+    ({"added_tokens.json": {"<a>": 5}}, "'<a>' has id 5, but in vocab.json that is '&'"),
+    ({"added_tokens.json": {"the": 300}}, "'the' has id 300, but in vocab.json it is 257"),
+    ({"added_tokens.json": {"<a>": 300, "<b>": 300}}, "id 300, but in vocab.json that is '<a>'"),
+    ({"special_tokens_map.json": {"pad_token": "<p>"}}, "'<p>' is named as a special token but has no id"),
     ({"added_tokens.json": {"<a>": 258}, "tokenizer_config.json": {"added_tokens_decoder": {"259": {"content": "<a>"}}}},
      "'<a>' is token 259 in tokenizer_config.json and 258 in added_tokens.json"),
     ({"added_tokens.json": "["}, "added_tokens.json cannot be read as JSON"),
     ({"added_tokens.json": {"<a>": "x"}}, "'<a>' has number 'x'"),
-    ({"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer"}}, "belongs to a Qwen2Tokenizer, which reads it in a way"),
-    ({"config.json": {"model_type": "qwen2"}}, "belongs to a qwen2, which reads it in a way"),
+    ({"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer"}}, "belongs to a Qwen2Tokenizer, which reads it differently"),
+    ({"config.json": {"model_type": "qwen2"}}, "belongs to a qwen2, which reads it differently"),
 ]  # fmt: skip
 
 

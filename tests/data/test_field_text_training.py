@@ -89,7 +89,7 @@ def test_a_batch_of_which_nothing_counts_changes_nothing():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (-1, "hold tokens from -1 to 6, but there are 7, numbered from 0, and -100 says that a token does not count"),
+        (-1, "hold tokens from -1 to 6, but there are 7, numbered from 0, and -100 marks a token that does not count"),
         (7, "hold tokens from 0 to 7"),
         (-100, "every one of the training targets is -100"),
     ],

@@ -132,9 +132,9 @@ def test_a_file_of_graphs_is_read_whole(rings, tmp_path):
 @pytest.mark.parametrize(
     ("name", "place", "value", "message"),
     [
-        ("edges", (0, 1), (99, 0), "1 edges end at nodes that are not there.*edge 1 of graph 0, joins 99 and 0"),
+        ("edges", (0, 1), (99, 0), "1 edges end at nodes that do not exist.*edge 1 of graph 0, joins 99 and 0"),
         ("edges", (2, 0), (0, -1), "edge 0 of graph 2, joins 0 and -1"),
-        ("node_mask", 1, False, "edges end at nodes that are not there.*of graph 1.*has 0 nodes"),
+        ("node_mask", 1, False, "edges end at nodes that do not exist.*of graph 1.*has 0 nodes"),
         ("inputs", (0, 0, 0), np.nan, "inputs hold 1 NaN or infinite values"),
     ],
 )
@@ -163,7 +163,7 @@ IMAGES = from_arrays(PIXELS, np.arange(20) % 2, name="stamps")
         (np.full((2, 6, 6, 1), "a"), "inputs hold text .dtype <U1.*give real numbers"),
         (np.full((2, 6, 6, 1), 1j), "inputs have dtype complex128"),
         (np.full((2, 6, 6, 1), np.nan), "inputs hold 72 NaN"),
-        ([[1], [2, 3]], "inputs make no array"),
+        ([[1], [2, 3]], "inputs cannot become an array"),
         (np.zeros((0, 6, 6, 1)), "at least one example"),
         (np.zeros((6, 6, 1)), "For a single example, add a dim"),
         ({"x": PIXELS}, "needs the array 'inputs'; the dict holds x"),
@@ -200,8 +200,8 @@ def test_labels_and_tokens_out_of_range_are_refused_in_a_data_set_made_by_hand(s
     [
         ("x.npy", b"1,2,3\n", "x.npy is no .npy file, whatever its name says"),
         ("x.npz", b"1,2,3\n", "x.npz cannot be read as .npz"),
-        ("x.csv", b"a\n1\n", "x.csv is no file of new examples for 'stamps'; give .npz or .npy$"),
-        ("x.txt", b"a\n", "x.txt is no file of new examples"),
+        ("x.csv", b"a\n1\n", "x.csv is not a file of new examples for 'stamps'; give .npz or .npy$"),
+        ("x.txt", b"a\n", "x.txt is not a file of new examples"),
     ],
 )
 def test_other_files_are_named_for_what_they_are(tmp_path, name, content, message):

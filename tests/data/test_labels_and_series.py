@@ -223,9 +223,9 @@ def test_no_window_of_the_test_is_foretold_from_what_was_trained_on(counting, pa
 def test_a_series_says_what_is_wrong_with_it(counting, tmp_path):
     (tmp_path / "gaps.csv").write_text("t,a,b\nx,1,2\ny,,3\nz,4,u\n")
     for source, message in (
-        (Series(counting), "say which columns to foretell with columns; there are time, up, down"),
+        (Series(counting), "name the columns to predict in columns; there are time, up, down"),
         (Series(counting, columns=("upp",)), "no column 'upp'. Did you mean 'up'"),
-        (Series(counting, columns=("time",)), "has words, e.g. '2020-0'"),
+        (Series(counting, columns=("time",)), "has text, e.g. '2020-0'"),
         (Series(str(tmp_path / "gaps.csv"), columns=("a",)), "empty or infinite in 1 rows, the first is row 2"),
         (Series("sunspot"), "no file 'sunspot'. Did you mean 'sunspots'"),
         (Series(counting, columns=("up",), horizon=0), "horizon is at least 1, got 0"),
@@ -304,14 +304,14 @@ def test_a_series_is_foretold_better_than_by_repeating_it(experiment, one_device
 
 def test_a_forecaster_says_what_it_cannot_take(experiment, one_device):
     data = Series("airline_passengers", history=10).open()
-    with pytest.raises(DataError, match="season=12.*show 10 steps.*data.history to 12"):
+    with pytest.raises(DataError, match="season=12.*have 10 steps.*data.history to 12"):
         Forecasting(model=MLP(), season=12).bind(data.card)
     with pytest.raises(DataError, match="outputs=5.*12 steps ahead of 1 channels; set outputs=12"):
         Forecasting(model=MLP(outputs=5)).bind(data.card)
     with pytest.raises(DataError, match=r"Forecasting.means is \(0.0,\), but 'airline_passengers' is standardised by"):
         Forecasting(model=MLP(), season=1, means=(0.0,)).bind(data.card)
     run = replace(experiment, task=Forecasting(model=RNN(answer="every")))
-    with pytest.raises(DataError, match="an RNN's answer is `last`"):
+    with pytest.raises(DataError, match="for an RNN set its answer to `last`"):
         assemble(run, data, mesh=one_device)
 
 

@@ -159,11 +159,11 @@ def test_any_bytes_decode(content):
 
 
 def test_what_is_not_in_the_vocabulary_is_named():
-    with pytest.raises(DataError, match=r"knows 2 characters, and '€' \(at 1\) is none of them.*data.tokens=bytes"):
+    with pytest.raises(DataError, match=r"knows 2 characters, and '€' \(at 1\) is not one of them.*data.tokens=bytes"):
         Characters.of("ab").encode("a€")
-    with pytest.raises(DataError, match="token 256 is outside of a vocabulary of 256"):
+    with pytest.raises(DataError, match="token 256 is outside the vocabulary of 256"):
         Bytes().decode([65, 256])
-    with pytest.raises(DataError, match="token -1 is outside of a vocabulary of 2"):
+    with pytest.raises(DataError, match="token -1 is outside the vocabulary of 2"):
         Characters.of("ab").decode([-1])
 
 
@@ -174,15 +174,15 @@ def test_what_is_not_in_the_vocabulary_is_named():
     ("name", "content", "message"),
     [
         ("gone.json", None, "there is no tokenizer file"),
-        ("words.txt", b"a b", "is no tokenizer file by its name"),
-        ("vocab.json", b"{}", "goes with .*merges.txt, which is not there"),
-        ("tokenizer.json", b"{", "is no vocabulary"),
-        ("tokenizer.json", b"[]", "is no vocabulary"),
-        ("tokenizer.json", b"[" * 100_000, "is no vocabulary"),
-        ("tokenizer.json", b'{"model": {"vocab": {}}}', "is no vocabulary"),
-        ("tokenizer.json", b'{"model": {"vocab": {"a": 99999999999}}}', "is no vocabulary"),
-        ("tokenizer.json", b'{"model": {"vocab": {"a": "0"}}}', "is no vocabulary"),
-        ("spiece.model", b"\x00\x01garbage", "is no SentencePiece model"),
+        ("words.txt", b"a b", "is not a tokenizer file by its name"),
+        ("vocab.json", b"{}", "needs .*merges.txt, which does not exist"),
+        ("tokenizer.json", b"{", "is not a vocabulary"),
+        ("tokenizer.json", b"[]", "is not a vocabulary"),
+        ("tokenizer.json", b"[" * 100_000, "is not a vocabulary"),
+        ("tokenizer.json", b'{"model": {"vocab": {}}}', "is not a vocabulary"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 99999999999}}}', "is not a vocabulary"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": "0"}}}', "is not a vocabulary"),
+        ("spiece.model", b"\x00\x01garbage", "is not a SentencePiece model"),
     ],
 )
 def test_files_that_are_none_are_named(tmp_path, name, content, message):
@@ -216,7 +216,7 @@ def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, saved_by_the_l
     [
         (np.array([1, 2, 300, 3]), "token 300 at 2, outside of a vocabulary of 256"),
         (np.array([1, -2, 3]), "token -2 at 1"),
-        (np.zeros((3, 3), np.int32), r"int32\[3, 3\]; token ids are whole numbers in one row"),
+        (np.zeros((3, 3), np.int32), r"int32\[3, 3\]; token ids are a one-dimensional array of integers"),
         (np.zeros(9), "float64"),
     ],
 )
@@ -224,7 +224,7 @@ def test_prepared_tokens_that_are_none_are_named(tmp_path, ids, message):
     np.savez(tmp_path / "t.npz", train=ids, test=np.arange(9))
     with pytest.raises(DataError, match=message):
         TokenFile(str(tmp_path / "t.npz"), tokens="bytes", length=2).open()
-    with pytest.raises(DataError, match="characters are those of a text"):
+    with pytest.raises(DataError, match="tokens=characters needs the text"):
         TokenFile(str(tmp_path / "t.npz"), tokens="characters", length=2).open()
 
 

@@ -67,7 +67,7 @@ def test_numbers_beyond_what_a_table_or_a_frame_holds_are_noted(tmp_path):
     with pytest.warns(DataWarning, match="column 't' has numbers beyond 2.53"):
         Series(str(tmp_path / "t.csv"), columns=("t",), history=4, horizon=1).open()
     pandas = pytest.importorskip("pandas")
-    with pytest.warns(DataWarning, match="column 't' has whole numbers that floats do not hold"):
+    with pytest.warns(DataWarning, match="column 't' has integers too large for floats"):
         from_arrays(pandas.DataFrame({"t": nanoseconds, "v": X[:, 0]}), Y)
 
 
@@ -125,7 +125,7 @@ def test_ids_of_64_bits_are_not_read_as_shorter_ones(tmp_path):
     for name in ("train.bin", "val.bin"):
         ids.astype(np.int64).tofile(tmp_path / name)
     for dtype in ("uint16", "uint32"):
-        with pytest.raises(DataError, match="numbers of 64 bits"):
+        with pytest.raises(DataError, match="64-bit integers"):
             TokenFile(path=str(tmp_path), tokens="bytes", length=16, dtype=dtype).open()
 
 
@@ -149,7 +149,7 @@ def test_smaller_ones():
         jaxnets.fit(Indexed(), (X, X[:, 0]), steps=1, progress="none")
     with pytest.raises(DataError, match=r"x.astype\(str\) for labels"):
         from_arrays(X, np.array([10**20, 10**20 + 1] * 24, object))
-    with pytest.warns(DataWarning, match="'.' is taken for a class of its own"):
+    with pytest.warns(DataWarning, match="'.' is taken as a class"):
         from_graph(np.eye(4), [[0, 1]], ["a", "?", "a", "?"], train=[0, 1], test=[2])
     flat = {"loss": 0.0, "mse": 0.0, "mae": 0.0, "last_mse": 0.0, "season_mse": 0.0}
     assert np.isnan(Forecasting(model=MLP()).derive(flat)["gain"])

@@ -66,5 +66,5 @@ def test_batch_norm_of_one_example_is_refused():
 
 
 def test_a_single_class_is_refused():
-    with pytest.raises(DataError, match="one class only .0., so there is nothing to tell apart"):
+    with pytest.raises(DataError, match="one class only .0., so there is nothing to classify"):
         jaxnets.fit(jaxnets.models.MLP(), (X, np.zeros(64, int)), steps=1, progress="none")

@@ -237,11 +237,11 @@ def test_examples_far_from_training_and_columns_in_another_order_are_noted(tmp_p
     rng = np.random.default_rng(0)
     frame = pandas.DataFrame(rng.normal(size=(N, 2)) * [1, 30], columns=["small", "large"])
     run = train((frame, np.arange(N) % 2), tmp_path / "run")
-    with pytest.warns(DataWarning, match="brought into the order of training: small, large"):
+    with pytest.warns(DataWarning, match="put in the order of training: small, large"):
         turned = run.outputs(frame[["large", "small"]])
     np.testing.assert_array_equal(turned, run.outputs(frame))
     with pytest.raises(
-        jaxnets.core.errors.DataError, match="trained with the columns small, large, and the frame given has other"
+        jaxnets.core.errors.DataError, match="trained with the columns small, large, and the given frame has other"
     ):
         run.outputs(frame.rename(columns={"large": "other"})[["other", "small"]])
     far = frame.to_numpy().copy()

@@ -118,10 +118,10 @@ def test_shards_are_read_by_their_index(tmp_path):
     _, weights = language_model_from(tmp_path / "x")
     assert all(map(np.array_equal, jax.tree.leaves(weights), jax.tree.leaves(variables)))
     for wrong, message in (
-        ({**where, "more": "part-0.safetensors"}, "names arrays that are not there: more in part-0.safetensors"),
-        ({**where, "more": "../x/part-0.safetensors"}, "a .safetensors file beside it"),
-        ({**where, "more": 3}, "a .safetensors file beside it"),
-        ([], "a .safetensors file beside it"),
+        ({**where, "more": "part-0.safetensors"}, "names arrays that do not exist: more in part-0.safetensors"),
+        ({**where, "more": "../x/part-0.safetensors"}, "a .safetensors file in that folder"),
+        ({**where, "more": 3}, "a .safetensors file in that folder"),
+        ([], "a .safetensors file in that folder"),
     ):
         index.write_text(json.dumps({"weight_map": wrong}))
         with pytest.raises(DataError, match=message):
@@ -148,29 +148,29 @@ def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("gpt2", {"activation_function": "relu"}, "activation_function is 'relu', and our gpt2 has 'gelu_new' only"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function is 'relu', but our gpt2 supports only 'gelu_new'"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ("llama", {"attention_bias": True}, "attention_bias is True"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 32.0}}, "rotary positions are rescaled"),
-        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 32.0}}, "the numbers of llama3 are positive"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 32.0}}, "the llama3 parameters must be positive numbers"),
         ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rescaled"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
-        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "ours is full_attention only"),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "our model supports only full_attention"),
         ("qwen3", {"layer_types": 5}, "layer_types are 5"),
-        ("gpt2", {"n_layer": None}, "does not say n_layer"),
-        ("gpt2", {"vocab_size": None}, "does not say vocab_size"),
+        ("gpt2", {"n_layer": None}, "has no n_layer"),
+        ("gpt2", {"vocab_size": None}, "has no vocab_size"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is"),
-        ("llama", {"model_type": "mamba"}, "is of a 'mamba'; what can be read are gpt2, llama"),
-        ("llama", {"model_type": ["llama"]}, "what can be read are"),
+        ("llama", {"model_type": "mamba"}, "has model_type 'mamba'; supported are gpt2, llama"),
+        ("llama", {"model_type": ["llama"]}, "supported are"),
         ("llama", {"num_hidden_layers": 10**9}, "1000000000 layers are declared, and there are"),
-        ("llama", {"num_hidden_layers": 3}, "leaves that nothing fills: params/block_2"),
-        ("llama", {"num_hidden_layers": 1}, "no place for: params/block_1"),
+        ("llama", {"num_hidden_layers": 3}, "leaves without an array: params/block_2"),
+        ("llama", {"num_hidden_layers": 1}, "does not have: params/block_1"),
         ("llama", {"hidden_size": "24"}, "hidden_size is '24', expected a positive number"),
         ("llama", {"hidden_size": True}, "expected a positive number"),
         ("llama", {"num_key_value_heads": 3}, "kv_heads 3 does not divide heads 4"),
         ("llama", {"intermediate_size": 41}, r"shapes that differ: params/block_0/down/kernel: \(40, 24\) there, \(41, 24\)"),
-        ("llama", {"hidden_size": 2**30, "intermediate_size": 2**30, "vocab_size": 2**30}, "shapes that differ|no model has"),
-        ("llama", dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"), 2**30), "differ|no model"),
+        ("llama", {"hidden_size": 2**30, "intermediate_size": 2**30, "vocab_size": 2**30}, "shapes that differ|invalid sizes"),
+        ("llama", dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"), 2**30), "differ|invalid sizes"),
     ],
 )  # fmt: skip
 def test_configurations_that_ours_is_not_are_refused(kind, changes, message, tmp_path):
@@ -201,7 +201,7 @@ def test_folders_that_are_none_are_named(tmp_path):
     with pytest.raises(DataError, match="holds files already"):
         export_language_model(model, variables, tmp_path / "x")
     (tmp_path / "x" / "model.safetensors").rename(tmp_path / "x" / "pytorch_model.bin")
-    with pytest.raises(DataError, match="other formats can run code and are not read"):
+    with pytest.raises(DataError, match="other formats can run code and are not supported"):
         language_model_from(tmp_path / "x")
     for content in ("{", "[]", "[" * 100_000):
         (tmp_path / "x" / "config.json").write_text(content)

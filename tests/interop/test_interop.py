@@ -120,11 +120,11 @@ def test_out_and_in_again_is_the_same_through_a_file(family, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda w: w.pop("wpe.weight"), "leaves that nothing fills: params/positions"),
-        (lambda w: w.update(extra=np.zeros(3)), "names that the table does not know: extra"),
+        (lambda w: w.pop("wpe.weight"), "leaves without an array: params/positions"),
+        (lambda w: w.update(extra=np.zeros(3)), "names that are not in the table: extra"),
         (
             lambda w: w.update({"h.7.ln_1.bias": np.zeros(12)}),
-            "arrays that this model has no place for: params/block_7",
+            "arrays that this model does not have: params/block_7",
         ),
         (
             lambda w: w.update({"wte.weight": np.zeros((18, 12))}),
@@ -152,7 +152,7 @@ def test_what_a_format_cannot_say_is_refused():
     with pytest.raises(DataError, match=r"needs params/final_norm/scale, .* which this model does not have"):
         save_weights(post, table)
     theirs = save_weights(model.init(jax.random.key(0), TOKENS), table)
-    with pytest.raises(DataError, match="no place for: params/final_norm/bias, params/final_norm/scale"):
+    with pytest.raises(DataError, match="does not have: params/final_norm/bias, params/final_norm/scale"):
         load_weights(theirs, table, shapes_of(model.clone(norm_place="post"), TOKENS))
 
 
@@ -180,7 +180,7 @@ def test_safetensors_keeps_every_dtype(tmp_path):
     for name, array in arrays.items():
         assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(back[name], array)
-    with pytest.raises(DataError, match="complex64, which safetensors does not have"):
+    with pytest.raises(DataError, match="complex64, which safetensors does not support"):
         write_safetensors(tmp_path / "b.safetensors", {"x": np.zeros(2, np.complex64)})
 
 

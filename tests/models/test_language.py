@@ -442,7 +442,7 @@ def test_a_task_and_data_that_do_not_belong_together(rhyme, blobs, one_device):
         TransformerEncoder(pool="none", heads=2, width=32),
     ):
         with pytest.raises(
-            DataError, match=f"{type(seer).__name__} as it is set reads the tokens that it should foretell"
+            DataError, match=f"{type(seer).__name__} as configured reads the tokens that it should predict"
         ):
             train(rhyme_run(rhyme, task=NextToken(model=seer)), **options)
     with pytest.raises(DataError, match="NextToken|Classification|classification"):
@@ -466,7 +466,7 @@ def test_generate_and_predict_from_a_run_directory(rhyme, tmp_path):
     again = run_here("generate", "run", "--prompt", "the qu", "--tokens", 9, "--samples", 2, "--seed", 3, cwd=tmp_path)
     assert again.stdout == told.stdout
     for arguments, code, message in (
-        (("--prompt", "€"), 1, "none of them"),
+        (("--prompt", "€"), 1, "not one of them"),
         (("--tokens", 64), 2, "ask for fewer"),
         (("--tokens", 0), 2, "at least 1"),
         (("--seed", 2**32), 2, "seed is at least 0 and below 2^32, got 4294967296"),

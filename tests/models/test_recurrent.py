@@ -411,7 +411,7 @@ def test_next_frame_refuses_what_is_not_a_film(experiment, blobs, one_device):
     with pytest.raises(DataError, match=r"needs films \[time, height, width, channels\].*classes"):
         task.bind(blobs.card)
     films = MovingDigits(seen=2, ahead=3, train=8, test=4).open()
-    with pytest.raises(DataError, match="make the model's `ahead` that of the data, 3"):
+    with pytest.raises(DataError, match="set the model's `ahead` to that of the data, 3"):
         assemble(replace(experiment, task=task, batch_size=4), films, mesh=one_device)
 
 

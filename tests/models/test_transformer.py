@@ -484,7 +484,7 @@ def test_lines_become_tokens_and_lines_again():
     np.testing.assert_array_equal(encode_text(" A B ", Tokens(names, "words")), [[5, 4]])
     with pytest.raises(DataError, match="the text is empty"):
         encode_text("  ", Tokens(names, "words"))
-    with pytest.raises(DataError, match="the model knows 2 characters, and 'x' is none of them"):
+    with pytest.raises(DataError, match="the model knows 2 characters, and 'x' is not one of them"):
         encode_text("abx", Tokens(names, "characters"))
 
 
@@ -626,7 +626,7 @@ def test_it_learns_to_reverse_and_says_how(trained, tmp_path, capsys):
     assert last["exact"] > 0.9
     assert last["examples"] == 90
     assert last["sequence_accuracy"] >= last["exact"]
-    assert "What the model writes (test)" in (folder / "report.html").read_text()
+    assert "Generated sequences (test)" in (folder / "report.html").read_text()
     test = run.parts.dataset.test
     said = run.predict(test["inputs"])
     assert (said == test["targets"]).all(axis=1).mean() == pytest.approx(last["exact"])
@@ -673,7 +673,7 @@ def test_bleu_is_measured_over_the_whole_split(word_list, trained, one_device):
 def test_a_task_and_data_that_do_not_belong_together(word_list, blobs, one_device):
     options, model = {"mesh": one_device, "progress": "none"}, run_of(word_list).task.model
     for changes, message in (
-        ({"model": MLP()}, "SequenceToSequence needs a model that writes, and MLP does not"),
+        ({"model": MLP()}, "SequenceToSequence needs a model that generates sequences, and MLP does not"),
         ({"model": model.clone(length=3)}, "sequences of 4 tokens, more than Seq2SeqTransformer.length 3"),
         ({"model": model.clone(source_vocab_size=9)}, "source_vocab_size=9, but 'reversed words' has 30 tokens"),
         ({"model": model, "length": 20}, "sequences of 20 tokens, more than Seq2SeqTransformer.length 8"),

@@ -106,5 +106,5 @@ def test_the_run_directory_itself_may_be_a_link(tmp_path, experiment, blobs, one
 )
 def test_a_log_of_other_types_is_one_message(tmp_path, record):
     (tmp_path / "metrics.jsonl").write_text(record + '\n{"step": 2, "split": "test", "loss": 1.0}\n')
-    with pytest.raises(RunDirectoryError, match="line 1 is no record"):
+    with pytest.raises(RunDirectoryError, match="line 1 is not a record"):
         read_records(tmp_path / "metrics.jsonl")

@@ -230,7 +230,7 @@ def test_what_contradicts_is_named(experiment, ring, pictures, one_device):
         )
     with pytest.raises(ValueError, match="critic_steps is at least 1"):
         small_game(critic_steps=0)
-    with pytest.raises(ValueError, match=r"DCGANCritic with norm 'batch' judges it by the others.*set critic\.norm"):
+    with pytest.raises(ValueError, match=r"DCGANCritic with norm 'batch' mixes examples.*set critic\.norm"):
         dataclasses.replace(dcgan(), critic=DCGANCritic(norm="batch"), penalty=10.0)
     with pytest.raises(ValueError, match="penalty is a number, got nan"):
         small_game(penalty=float("nan"))

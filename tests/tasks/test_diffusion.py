@@ -288,7 +288,7 @@ def test_what_contradicts_is_named(experiment, pictures, one_device):
         assemble(replace(experiment, task=Diffusion(model=MLP(outputs=3))), signed(pictures), mesh=one_device)
     with pytest.raises(ValueError, match="sample_steps between 1 and times"):
         Diffusion(model=UNet(), times=10)
-    with pytest.raises(ValueError, match="guidance 2.0 needs a model that is told labels"):
+    with pytest.raises(ValueError, match="guidance 2.0 needs a model with labels as input"):
         Diffusion(model=UNet(), guidance=2.0)
     with pytest.raises(ValueError, match="guidance is at least 0, got -1"):
         Diffusion(model=UNet(), conditional=True, guidance=-1.0)

@@ -210,8 +210,8 @@ class Resizes(nn.Module):
     ("model", "said"),
     [
         (DrawsAlways(), "DrawsAlways draws random numbers in evaluation .*noise"),
-        (CountsLate(), "CountsLate makes or changes a variable where it cannot"),
-        (Resizes(), r"collection 'state' with last float32\[1\], and leaves last float32\[32\]"),
+        (CountsLate(), "CountsLate creates or changes a variable where it may not"),
+        (Resizes(), r"collection 'state' with last float32\[1\], and has last float32\[32\]"),
     ],
     ids=["draws", "late", "resizes"],
 )

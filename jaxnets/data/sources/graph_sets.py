@@ -28,21 +28,22 @@ CORA_CLASSES = (
 class Cora(Source):
     """2,708 papers on machine learning and their 5,278 citations, 1,433 words each, 7 classes (Sen et al. 2008).
 
-    The standard split (Yang et al. 2016): labels of 20 papers a class to learn from, 500 for validation, 1,000 for the test.
+    The standard split (Yang et al. 2016): training labels of 20 papers per class, 500 papers for validation, 1,000 for the
+    test.
     """
 
     measure: Literal["test", "validation"] = "test"
     """Which papers the test split holds. Choose hyper-parameters on validation, then measure once on test."""
     copies: int = 1
-    """How often the graph is in the training split: on D devices set copies and batch_size to D, and each has a graph of its
-    own, with dropout of its own."""
+    """Copies of the graph in the training split. On D devices set copies and batch_size to D, so that each device has one
+    graph with its own dropout."""
 
     def __post_init__(self) -> None:
         if self.copies < 1:
             raise DataError(f"cora: copies is at least 1, got {self.copies}")
 
     def open(self) -> Dataset:
-        """One graph; words as shares of a paper's words, float32."""
+        """One graph; the features are word counts divided by their sum per paper, float32."""
         arrays = cora_arrays()
         nodes = np.zeros((int(arrays["num_nodes"]), int(arrays["num_features"])), np.float32)
         nodes[arrays["feat_row"], arrays["feat_col"]] = arrays["feat_val"]
@@ -63,9 +64,9 @@ class Cora(Source):
 
 @dataclasses.dataclass(frozen=True)
 class KarateClub(Source):
-    """34 members of a karate club and their 78 friendships (Zachary 1977); which of two men will each follow? Bundled.
+    """34 members of a karate club and their 78 friendships (Zachary 1977); the class is the leader that each joins. Bundled.
 
-    Labels of the two men alone are learned from; the test is on the other 32. A node's features are its own number, one-hot.
+    The training labels are those of the two leaders; the test has the other 32. Features are the node numbers, one-hot.
     """
 
     def open(self) -> Dataset:
@@ -85,19 +86,19 @@ class KarateClub(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Rings(Source):
-    """Made, not measured: rings of nodes with one chord, which closes a triangle (class 1) or a longer cycle (class 0).
+    """Synthetic: rings of nodes with one chord, which closes a triangle (class 1) or a longer cycle (class 0).
 
-    The nodes have no features of their own, and both classes have the same degrees: a network has to look two steps far.
+    The node feature is constant and both classes have the same degrees, so a network must see two edges away.
     """
 
     graphs: int = 500
-    """How many, half of each class."""
+    """Number of graphs, half of each class."""
     least: int = 6
     """Nodes in the smallest ring, at least 6."""
     most: int = 14
     """Nodes in the largest ring."""
     seed: int = 0
-    """Of the sizes, the chords and the numbering of the nodes."""
+    """Seed of the sizes, the chords and the node numbering."""
 
     def __post_init__(self) -> None:
         if not 6 <= self.least <= self.most or self.graphs < 10:
@@ -107,7 +108,7 @@ class Rings(Source):
             )
 
     def open(self) -> Dataset:
-        """Graphs of different sizes, filled up to `most` nodes; one constant feature."""
+        """Graphs of different sizes, padded to the largest; one constant feature."""
         rng = np.random.default_rng(self.seed)
         graphs, targets = [], np.arange(self.graphs) % 2
         for closes_triangle in targets:

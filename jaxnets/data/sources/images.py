@@ -33,7 +33,7 @@ _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog"
 
 _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
-# sha256 of the decoded arrays, so that any mirror of the files will do.
+# sha256 of the decoded arrays, so that any mirror of the files is accepted.
 _MNIST_DIGESTS = {
     "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
     "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
@@ -61,7 +61,7 @@ class Digits(Source):
     scale: Scale = "standard"
     """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
     holdout: float = 0.2
-    """Share set aside for the test, drawn once with a fixed seed, in (0, 1)."""
+    """Share of the images in the test split, in (0, 1), drawn with a fixed seed."""
 
     def open(self) -> Dataset:
         """1,438 training and 359 test images `[8, 8, 1]` uint8 at the default share."""
@@ -134,7 +134,7 @@ class CIFAR10(Source):
 
 
 def _scaling(scale: Scale, highest: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Standardize:
-    """How pixels in [0, highest] are scaled."""
+    """The scaling of pixels in [0, highest]."""
     if scale == "standard":
         return Standardize(mean, std)
     return Standardize((0.0,), (highest,)) if scale == "unit" else Standardize((highest / 2,), (highest / 2,))
@@ -180,12 +180,12 @@ def _idx_arrays(relative: str, url: str, digests: dict[str, str]) -> dict[str, n
     return arrays
 
 
-# Unpacked; the largest of its kind (EMNIST) has 550 MiB.
+# Bytes after unpacking; the largest known file (EMNIST) has 550 MiB.
 LARGEST_IDX = 1 << 30
 
 
 def read_idx(content: bytes) -> np.ndarray:
-    """An array from the IDX format of MNIST (unsigned bytes, optionally gzipped); checks the sizes it declares."""
+    """An array from the IDX format of MNIST (unsigned bytes, optionally gzipped); checks the declared sizes."""
     try:
         if content[:2] == b"\x1f\x8b":
             unpacker = zlib.decompressobj(wbits=31)
@@ -212,7 +212,7 @@ def read_idx(content: bytes) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _cifar_arrays() -> dict[str, np.ndarray]:
-    """CIFAR-10 from the delta-coded pieces under `JAXNETS_DATA`, from the cache, or from Toronto."""
+    """CIFAR-10 from the delta-coded pieces under `JAXNETS_DATA`, from the cache, or from the authors' site in Toronto."""
     if locate("vision/cifar10_test.npz") and not locate("vision/cifar10.npz"):
         pieces = [_read_delta(f"vision/cifar10_{name}.npz") for name in ("train_a", "train_b", "test")]
         return {
@@ -225,7 +225,7 @@ def _cifar_arrays() -> dict[str, np.ndarray]:
 
 
 def _read_delta(relative: str) -> tuple[np.ndarray, np.ndarray]:
-    """Undo the delta coding that makes photographs compress: differences mod 256 along rows, columns and planes."""
+    """Undo the delta coding that makes photographs compressible: differences mod 256 along rows, columns and planes."""
     path = locate(relative)
     if path is None:
         raise DataError(f"{relative} is missing beside the other CIFAR-10 pieces; restore it under JAXNETS_DATA")
@@ -238,8 +238,8 @@ def _read_delta(relative: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_cifar_archive(content: bytes) -> dict[str, np.ndarray]:
-    """The six binary members, read in place: nothing is extracted to disk."""
-    import tarfile  # takes longer to import than most commands to answer
+    """Read the six binary members in memory; nothing is extracted to disk."""
+    import tarfile  # imported late: it takes longer to import than most commands to run
 
     parts = []
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:

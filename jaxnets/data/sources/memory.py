@@ -1,4 +1,4 @@
-"""The source of a run whose data were given as arrays."""
+"""The source of a run that was trained on arrays in memory."""
 
 import dataclasses
 
@@ -8,15 +8,15 @@ from jaxnets.data.dataset import Dataset, Source
 
 @dataclasses.dataclass(frozen=True)
 class InMemory(Source):
-    """Arrays that the caller holds; a configuration can name them but not bring them back."""
+    """Names arrays in the caller's memory; a configuration cannot reopen them."""
 
     name: str = "arrays"
-    """What the caller called them."""
+    """The name that the caller gave."""
     fingerprint: str = ""
-    """Digest of their bytes."""
+    """Digest of the data set."""
 
     def open(self) -> Dataset:
-        """Always an error: only the program that made the arrays has them."""
+        """Always raises `DataError`: only the calling program has the arrays."""
         raise DataError(
             f"this run was trained on arrays held in memory ({self.name!r}, fingerprint {self.fingerprint}); "
             f"pass the same arrays to fit() again"

@@ -1,4 +1,4 @@
-"""Films of handwritten digits that move and bounce, after Srivastava et al. 2015 ("Moving MNIST")."""
+"""Short films of handwritten digits that move and bounce, after Srivastava et al. 2015 ("Moving MNIST")."""
 
 import dataclasses
 from typing import Literal
@@ -12,30 +12,30 @@ from jaxnets.data.sources.images import MNIST, Digits
 
 @dataclasses.dataclass(frozen=True)
 class MovingDigits(Source):
-    """Digits that move on straight lines, each its own way, and bounce off the frame; where they meet, the brighter
-    pixel is seen. Given the first frames, the task is to foretell the ones that follow.
+    """Digits that move on straight lines and bounce off the frame. Where digits overlap, the brighter pixel is shown. The
+    task is to predict the last frames from the first.
 
-    Films of the test split show handwriting that no film of the training split does.
+    The test films use digit images that are in no training film.
     """
 
     digits: Literal["digits", "mnist"] = "digits"
-    """Whose handwriting: the bundled 8x8 digits, smoothly enlarged to 16x16, or MNIST, 28x28."""
+    """Source of the digits: the bundled 8x8 digits, smoothly enlarged to 16x16, or MNIST, 28x28."""
     size: int = 32
     """Height and width of a frame; at least that of a digit (the original: MNIST in 64)."""
     count: int = 2
     """Digits in each film."""
     seen: int = 6
-    """Frames that are given."""
+    """Input frames."""
     ahead: int = 1
-    """Frames to foretell."""
+    """Frames to predict."""
     speed: float = 3.0
-    """Pixels that a digit moves in each step (the original: 3.6); places are then rounded to whole pixels."""
+    """Pixels that a digit moves per frame (the original: 3.6); positions are rounded to whole pixels."""
     train: int = 2000
     """Number of training films."""
     test: int = 400
     """Number of test films."""
     seed: int = 0
-    """Seed of which digits, whence and where to."""
+    """Seed of the digits, starting points and directions."""
 
     def open(self) -> Dataset:
         """Inputs `[N, seen, size, size, 1]` and targets `[N, ahead, size, size, 1]`, uint8; inputs are scaled to [0, 1]."""
@@ -71,7 +71,7 @@ class MovingDigits(Source):
         images = (data.train if split == "train" else data.test)["inputs"][..., 0]
         if self.digits == "mnist":
             return images
-        # 0..16 to 0..255, and every pixel to a square of four, each mixed with the nearest neighbours (bilinear).
+        # Scale 0..16 to 0..255 and double both sides with bilinear interpolation.
         padded = np.pad(images.astype(np.float32) * (255 / 16), ((0, 0), (1, 1), (1, 1)))
         for dim in (1, 2):
             middle = padded.take(range(1, padded.shape[dim] - 1), dim)
@@ -92,7 +92,7 @@ class MovingDigits(Source):
         velocity = self.speed * np.stack([np.sin(angle), np.cos(angle)], axis=-1)
         start = rng.uniform(0, room, (*shape, 2)) if room else np.zeros((*shape, 2))
         path = start[:, None] + velocity[:, None] * np.arange(frames)[:, None, None]
-        # A walk that bounces is a straight one, folded back at both walls.
+        # A bouncing path is a straight path folded back at both walls.
         corner = np.rint(room - np.abs(path % (2 * room) - room) if room else path * 0).astype(int)
         films = np.zeros((count, frames, self.size, self.size), np.uint8)
         for film, corners, which in zip(films, corner, chosen, strict=True):

@@ -21,10 +21,10 @@ def load(name: str) -> Dataset:
     Names: digits, iris, wine, karate_club, airline_passengers and sunspots (bundled); ring, rings, adding_problem,
     copy_problem, two_spirals, moving_digits and overlaid_digits (made from a seed); mnist, fashion_mnist, cifar10,
     california, cora, etth1, shakespeare, reversed_words, multi30k and rotten_tomatoes (found through `JAXNETS_DATA`, else
-    downloaded once). A path to a `.npz` file with `inputs` and `targets` works too.
+    downloaded once). A path to an `.npz` file with `inputs` and `targets` works too.
 
     Raises:
-        DataError: an unknown name, or data that cannot be had.
+        DataError: an unknown name, or data that cannot be found or downloaded.
     """
     sources: dict[str, Source] = {
         "digits": Digits(),

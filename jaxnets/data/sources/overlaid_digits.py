@@ -1,4 +1,4 @@
-"""Images that hold several handwritten digits at once: made from the bundled digits, not photographed."""
+"""Synthetic images with several handwritten digits each, made from the bundled digits."""
 
 import dataclasses
 
@@ -12,16 +12,16 @@ from jaxnets.data.sources.images import Digits
 
 @dataclasses.dataclass(frozen=True)
 class OverlaidDigits(Source):
-    """Synthetic: one or more 8x8 digits, each at a random place, laid over one another; which ones are there?
+    """Synthetic images with one or more 8x8 digits at random places; the labels are the digits in the image.
 
-    Where two meet, the brighter pixel is seen. The number of digits in an image, the digits and their places are drawn
-    evenly; the same digit twice is one label. The test split shows handwriting that no image of the training split does.
+    Where digits overlap, the brighter pixel is shown. The number of digits, the digits and their places are drawn uniformly;
+    a digit that occurs twice is one label. The test images use digit images that are in no training image.
     """
 
     least: int = 1
-    """Digits in an image at least."""
+    """Smallest number of digits in an image."""
     most: int = 2
-    """Digits in an image at most."""
+    """Largest number of digits in an image."""
     size: int = 14
     """Height and width of an image, at least 8; the smaller, the more the digits overlap."""
     train: int = 10000
@@ -29,10 +29,10 @@ class OverlaidDigits(Source):
     test: int = 2000
     """Number of test images."""
     seed: int = 0
-    """Seed of which digits and where."""
+    """Seed of the digits and their places."""
 
     def open(self) -> Dataset:
-        """Inputs `[N, size, size, 1]` uint8, 0 to 16; targets `[N, 10]` uint8, 1 for each digit that is there."""
+        """Inputs `[N, size, size, 1]` uint8, 0 to 16; targets `[N, 10]` uint8, 1 for each digit in the image."""
         if not 1 <= self.least <= self.most:
             raise DataError(f"OverlaidDigits: 1 <= least <= most, got least={self.least}, most={self.most}")
         for name, lowest in (("size", 8), ("train", 1), ("test", 1)):

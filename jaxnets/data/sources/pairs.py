@@ -1,6 +1,6 @@
-"""Sequences to be turned into others: words and their reversals, sentences and their translations.
+"""Pairs of sequences: words and their reversals, sentences and their translations.
 
-Inputs are the source's tokens `[S]`, targets those of the other sequence and the end token `[T]`, both filled up with 0.
+Inputs are the source tokens `[S]`; targets are the target tokens and the end token `[T]`. Both are padded with 0.
 """
 
 import dataclasses
@@ -42,23 +42,23 @@ _DIGESTS = {
 
 @dataclasses.dataclass(frozen=True)
 class ReversedWords(Source):
-    """English words, letter by letter, and the same words read backwards; no word is in both splits."""
+    """English words as letters, and the same words reversed; no word is in both splits."""
 
     path: str = "words"
-    """A text with one word a line, or "words" (235,886 of them, nltk_data; found through JAXNETS_DATA, else downloaded)."""
+    """A text with one word per line, or "words" (235,886 words, nltk_data; found through JAXNETS_DATA, else downloaded)."""
     shortest: int = 3
-    """Letters of the shortest words that are kept."""
+    """Fewest letters of a word."""
     longest: int = 12
-    """Letters of the longest words that are kept."""
+    """Most letters of a word."""
     train: int = 40_000
     """Words for training."""
     test: int = 2_000
     """Words for the test."""
     seed: int = 0
-    """Of the choice of words and split."""
+    """Seed of the choice of words and the split."""
 
     def open(self) -> Dataset:
-        """Letters `[longest]`, reversed `[longest + 1]`; words with anything but the letters a to z are left out."""
+        """Inputs `[longest]` and targets `[longest + 1]`, letters; words with other letters than a to z are left out."""
         for name, value in (("shortest", self.shortest), ("train", self.train), ("test", self.test)):
             if value < 1:
                 raise DataError(f"ReversedWords.{name} is at least 1, got {value}")
@@ -69,7 +69,7 @@ class ReversedWords(Source):
         if len(fit) < self.train + self.test:
             raise DataError(
                 f"{source} has {len(fit)} different words of {self.shortest} to {self.longest} letters, and "
-                f"{self.train} + {self.test} were asked for; ask for fewer, or change shortest and longest"
+                f"{self.train} + {self.test} were requested; request fewer, or change shortest and longest"
             )
         order = np.random.default_rng(self.seed).permutation(len(fit))[: self.train + self.test]
         names = rule.names
@@ -98,24 +98,24 @@ class ReversedWords(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Multi30k(Source):
-    """29,000 captions of photographs and their translations (Elliott et al. 2016), by words in lower case.
+    """29,000 photo captions and their translations (Elliott et al. 2016), as lower-case words.
 
-    Words and signs of punctuation are tokens; those seen less than `least` times in training are one unknown token.
+    Words and punctuation marks are tokens; those with fewer than `least` occurrences in training become one unknown token.
     """
 
     source: Literal["de", "en", "fr"] = "de"
-    """The language to read."""
+    """The source language."""
     target: Literal["de", "en", "fr"] = "en"
-    """The language to write."""
+    """The target language."""
     test: Literal["test_2016_flickr", "val"] = "test_2016_flickr"
-    """What the test split is: the 1,000 pairs of the test of 2016, or the 1,014 for validation."""
+    """The test split: the 1,000 pairs of the 2016 test set, or the 1,014 pairs of the validation set."""
     length: int = 24
-    """Most words of a training sentence, in either language; longer pairs are left out of training, never of the test."""
+    """Most words of a training sentence, in either language; longer pairs are dropped from training, never from the test."""
     least: int = 2
-    """Times a word must be seen."""
+    """Fewest occurrences of a word in training."""
 
     def open(self) -> Dataset:
-        """Words of the source `[S]` and of the target `[T]`, each split as long as its longest sentence."""
+        """Source words `[S]` and target words `[T]`; each split is as long as its longest sentence."""
         if self.source == self.target:
             raise DataError(f"Multi30k.source and target are both {self.source!r}; choose two languages")
         if self.length < 1 or self.least < 1:
@@ -154,7 +154,7 @@ class Multi30k(Source):
 
 
 def unpack_words(content: bytes) -> bytes:
-    """The list of words, gzipped, from nltk's archive."""
+    """The word list from nltk's archive, gzipped."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return gzip.compress(archive.read("words/en"), mtime=0)
 

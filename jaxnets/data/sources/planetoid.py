@@ -1,8 +1,8 @@
-"""Cora from the files of Planetoid (Yang et al. 2016), which are pickles; they are read here as data, and never run.
+"""Cora from the files of Planetoid (Yang et al. 2016). They are pickles; they are parsed here as data and never unpickled.
 
-A pickle is a program for a small stack machine. Unpickling it calls whatever it names. `decode` below walks through the same
-program and builds a record of what would have been called, so nothing is; the few records that these files are made of
-(arrays of numpy, sparse matrices of scipy) are then read for their bytes. Every file is checked against its digest first.
+A pickle is a program for a small stack machine, and unpickling calls the functions that it names. `decode` walks through the
+program and records each call instead of making it. The arrays of NumPy and the sparse matrices of SciPy are then built from
+the bytes in these records. The digest of each file is checked first.
 """
 
 import dataclasses
@@ -31,23 +31,23 @@ SPLITS = ("train_idx", "val_idx", "test_idx")
 
 
 def cora_arrays() -> dict[str, np.ndarray]:
-    """`edges` `[5278, 2]` (each once), features as `feat_row`, `feat_col` and `feat_val`, `labels` `[2708]`, and the numbers
-    of the nodes of each split, `train_idx`, `val_idx` and `test_idx`."""
+    """`edges` `[5278, 2]` (each once), sparse features as `feat_row`, `feat_col` and `feat_val`, `labels` `[2708]`, and the
+    node numbers of the splits, `train_idx`, `val_idx` and `test_idx`."""
     remotes = tuple(Remote(f"{URL}{name}", digest) for name, digest in _DIGESTS.items())
     arrays = obtain(RELATIVE, remotes, assemble_cora)
     missing = [key for key in (*KEYS, *SPLITS) if key not in arrays]
     if missing:
         raise DataError(
-            f"{RELATIVE} has no array {missing[0]!r}, it holds {', '.join(arrays)}; delete it and it is fetched again"
+            f"{RELATIVE} has no array {missing[0]!r}, it holds {', '.join(arrays)}; delete it to download it again"
         )
     return arrays
 
 
 def assemble_cora(files: list[bytes]) -> dict[str, np.ndarray]:
-    """The arrays of `cora_arrays` from the eight files, in the order of their digests."""
+    """The arrays of `cora_arrays` from the eight files, in the order of `_DIGESTS`."""
     x, tx, allx, y, ty, ally, graph, index = files
     order = np.array(index.split(), np.int64)
-    # The last 1,000 nodes are stored in the order of test.index, which is not that of their numbers.
+    # The last 1,000 nodes are stored in the order of test.index, which is not sorted.
     numbers = np.concatenate([np.arange(order.min()), order])
     (rows, columns, values), (test_rows, test_columns, test_values) = _sparse(decode(allx)), _sparse(decode(tx))
     rows = numbers[np.concatenate([rows, test_rows + order.min()])]
@@ -74,7 +74,7 @@ def assemble_cora(files: list[bytes]) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass
 class Record:
-    """What a pickle would have called, with what; and what it would then have stored in the result."""
+    """A call that a pickle would make: the callable's name, its arguments, and the state and items set on the result."""
 
     what: Any
     arguments: Any = ()
@@ -88,7 +88,7 @@ _VALUES = ("BININT", "BININT1", "BININT2", "SHORT_BINSTRING", "BINSTRING")
 
 
 def decode(content: bytes) -> Any:
-    """The value of a pickle of protocol 2, with a `Record` in place of each object; raises `DataError` on anything else."""
+    """The value of a pickle of protocol 2, with a `Record` for each object; raises `DataError` for other content."""
     stack: list[Any] = []
     memo: dict[Any, Any] = {}
 
@@ -139,23 +139,21 @@ def decode(content: bytes) -> Any:
             elif name == "STOP":
                 return stack[-1]
             elif name != "PROTO":
-                raise DataError(
-                    f"a file of Planetoid holds the operation {name}, which none of the published ones does"
-                )
+                raise DataError(f"a file of Planetoid holds the operation {name}, which no published file has")
     except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"a file of Planetoid is damaged ({type(error).__name__}: {error})") from error
     raise DataError("a file of Planetoid ends in the middle; it is damaged")
 
 
 def _dense(record: Any) -> np.ndarray:
-    """The array of numpy that a record stands for."""
+    """The NumPy array that a record describes."""
     if not isinstance(record, Record) or record.what != "numpy.core.multiarray _reconstruct":
         raise DataError(f"a file of Planetoid holds {type(record).__name__} where an array is expected; it is damaged")
     _, shape, kind, by_columns, content = record.state
     dtype = np.dtype(kind.arguments[0]).newbyteorder("<")
     if dtype.hasobject or not isinstance(content, str):
         raise DataError(f"a file of Planetoid holds an array of {dtype}; numbers are expected")
-    # Strings of Python 2 are bytes, which pickletools shows as latin-1.
+    # Python 2 strings are bytes, which pickletools decodes as latin-1.
     array = np.frombuffer(content.encode("latin-1"), dtype)
     return array.reshape(shape, order="F" if by_columns else "C")
 
@@ -165,7 +163,7 @@ def _shape(record: Any) -> tuple[int, int]:
 
 
 def _sparse(record: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and values of a sparse matrix of scipy, in its compressed-row form."""
+    """Rows, columns and values of a SciPy CSR matrix."""
     starts, columns, values = (_dense(record.state[key]) for key in ("indptr", "indices", "data"))
     rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     return rows, columns.astype(np.int64), values

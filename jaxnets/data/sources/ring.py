@@ -1,4 +1,4 @@
-"""Points around the corners of a regular polygon: the usual test of whether a generative model forgets a part of its data."""
+"""A ring of Gaussians: the usual test for mode collapse in generative models."""
 
 import dataclasses
 import math
@@ -11,16 +11,16 @@ from jaxnets.data.dataset import Dataset, Source
 
 @dataclasses.dataclass(frozen=True)
 class Ring(Source):
-    """Gaussians evenly around a circle in the plane, the label being the Gaussian (as in Metz et al. 2017, section 3.1)."""
+    """Gaussians evenly spaced on a circle in the plane; the label is the Gaussian (as in Metz et al. 2017, section 3.1)."""
 
     modes: int = 8
     """Number of Gaussians on the circle."""
     radius: float = 2.0
-    """Of the circle on which their centres lie."""
+    """Radius of the circle of their centres."""
     deviation: float = 0.02
     """Standard deviation of each, in both directions."""
     examples: int = 50_000
-    """Training points; a tenth as many test points come on top."""
+    """Training points; the test has a tenth as many in addition."""
     data_seed: int = 0
     """Seed of the points, in training and test."""
 
@@ -50,6 +50,6 @@ class Ring(Source):
 
 
 def ring_centres(modes: int, radius: float) -> tuple[tuple[float, float], ...]:
-    """The centres of a ring's modes, counter-clockwise from the right."""
+    """The centres `(x, y)` of a ring's modes, counter-clockwise from the right."""
     angles = [2 * math.pi * mode / modes for mode in range(modes)]
     return tuple((radius * math.cos(angle), radius * math.sin(angle)) for angle in angles)

@@ -1,4 +1,4 @@
-"""Sentences with a label each."""
+"""Sentences with one label each."""
 
 import dataclasses
 import gzip
@@ -23,26 +23,26 @@ POLARITY = Remote(
 
 @dataclasses.dataclass(frozen=True)
 class RottenTomatoes(Source):
-    """10,662 sentences from film reviews, half of them in favour (Pang and Lee 2005), by words.
+    """10,662 sentences from film reviews, half of them positive (Pang and Lee 2005), as words.
 
-    There is no official split; here the first 80 % of each class are for training, a tenth each for validation and test.
+    There is no official split. Here the first 80 % of each class are for training, and 10 % each for validation and test.
     """
 
     test: Literal["test", "val"] = "test"
-    """What the test split is; choose settings with "val"."""
+    """Which part is the test split; choose hyper-parameters with "val"."""
     length: int = 59
-    """Words that are read of each sentence; the longest has 59."""
+    """Most words of a sentence that are read; the longest sentence has 59."""
     least: int = 2
-    """Times a word must be seen in training; rarer ones are one unknown token."""
+    """Fewest occurrences of a word in training; rarer words become one unknown token."""
 
     def open(self) -> Dataset:
-        """Words `[length]` filled up with 0; label 1 is in favour."""
+        """Words `[length]`, padded with 0; label 1 is positive."""
         if self.length < 1 or self.least < 1:
             raise DataError(f"RottenTomatoes.length and least are at least 1, got {self.length} and {self.least}")
         path = obtain_file("text/rotten_tomatoes.tsv.gz", POLARITY, unpack_polarity)
         rows = [line.split("\t") for line in read_lines(path)[1:]]
         if any(len(row) != 3 or row[1] not in ("0", "1") for row in rows):
-            raise DataError(f"{path} is no table of split, label and text; delete it and fetch it again")
+            raise DataError(f"{path} is not a table of split, label and text; delete it to download it again")
         rule = Tokens((), "words", split="blanks", case="kept", form="NFC", longer="cut")
         lines = [split_text(row[2], rule) for row in rows]
         chosen = (line for row, line in zip(rows, lines, strict=True) if row[0] == "train")

@@ -1,4 +1,4 @@
-"""Series: what was measured at equal steps of time, cut into windows of what is seen and what follows.
+"""Time series with equal steps, cut into windows of past values (inputs) and future values (targets).
 
 Shapes: `N` windows, `C` channels (the columns of the table).
 """
@@ -25,7 +25,7 @@ ETTH1_REMOTE = Remote(
     "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
     "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
 )
-# Columns, and where one series comes from.
+# Columns and origin of each named series.
 NAMED = {
     "etth1": (
         ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"),
@@ -38,25 +38,24 @@ NAMED = {
 
 @dataclasses.dataclass(frozen=True)
 class Series(Source, Reading):
-    """Windows of a series: `history` steps are seen, the `horizon` steps after them are to be foretold.
+    """Windows of a series: the model sees `history` steps and predicts the `horizon` steps after them.
 
-    The rows are split by time into training, validation and test, in this order. A window belongs to the part in which all of
-    its targets lie. Its history may reach back into the part before, whose values are known by then; no target does, so
-    every target of the test comes after every row of the training. A window of the training part has its history there too.
-    Means and standard deviations are those of the training rows.
+    The rows are split by time into training, validation and test, in this order. A window belongs to the part that holds all
+    its targets. Its history may start in the part before; its targets may not, so every test target comes after every
+    training row. Means and standard deviations are those of the training rows.
     """
 
     path: str = "airline_passengers"
-    """A .csv or .csv.gz file in order of time; or etth1 (hourly: six loads of a transformer and its oil temperature OT),
-    airline_passengers (monthly) or sunspots (yearly)."""
+    """A .csv or .csv.gz file with rows in order of time; or etth1 (hourly: six loads of a transformer and its oil temperature
+    OT), airline_passengers (monthly) or sunspots (yearly)."""
     columns: tuple[str, ...] = ()
-    """Columns to see and to foretell; for the named series none means all."""
+    """Columns that are inputs and targets; () takes all columns of a named series."""
     history: int = 24
-    """Steps that are seen."""
+    """Input steps of a window."""
     horizon: int = 12
-    """Steps to foretell."""
+    """Steps to predict."""
     parts: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """Rows in training, validation and test: shares of them, or numbers of rows where they are above 1."""
+    """Rows in training, validation and test: shares, or numbers of rows if any is above 1."""
     measure: Literal["test", "validation"] = "test"
     """Which part the test split holds. Choose hyper-parameters on validation, then measure once on test."""
 
@@ -87,12 +86,12 @@ class Series(Source, Reading):
         )
 
     def _windows(self, name: str, values: np.ndarray, start: int, stop: int) -> dict[str, np.ndarray]:
-        """The windows whose targets are rows `start` to `stop`; the first of them needs a whole history before it."""
+        """The windows whose targets lie in rows `start` to `stop`; the first target needs a full history before it."""
         first = max(start, self.history)
         count = stop - first - self.horizon + 1
         if count < 1:
             raise DataError(
-                f"{name}: rows {start} to {stop} hold no window with {self.horizon} steps to foretell and {self.history} "
+                f"{name}: rows {start} to {stop} hold no window with {self.horizon} steps to predict and {self.history} "
                 f"before them; choose a shorter history or horizon, or a larger part"
             )
         windows = np.lib.stride_tricks.sliding_window_view(
@@ -100,11 +99,11 @@ class Series(Source, Reading):
         )
         windows = windows.swapaxes(1, 2)
         assert len(windows) == count
-        # Views of the series: a row that many windows share is kept once, in the digits that it was read with.
+        # Views of the series: windows share their rows, in float64 as read.
         return {"inputs": windows[:, : self.history], "targets": windows[:, self.history :]}
 
     def _rows(self, name: str, rows: int) -> tuple[int, int, int]:
-        """Rows of each part."""
+        """The number of rows of each part."""
         shares = all(0 <= part <= 1 for part in self.parts)
         counts = [round(part * rows) for part in self.parts] if shares else [round(part) for part in self.parts]
         total = sum(self.parts)
@@ -133,7 +132,7 @@ class Series(Source, Reading):
                 raise DataError(f"there is no file {self.path!r}. {near} The named series are {', '.join(NAMED)}")
         sheet = read_table(path, self)
         if not columns:
-            raise DataError(f"{name}: say which columns to foretell with columns; there are {', '.join(sheet.columns)}")
+            raise DataError(f"{name}: name the columns to predict in columns; there are {', '.join(sheet.columns)}")
         _check_order(name, sheet, columns)
         format = sheet.format(name, columns, self)
         return name, columns, np.stack([_numbers(name, column, sheet, format) for column in columns], axis=1), source
@@ -147,23 +146,23 @@ def _numbers(name: str, column: str, sheet: Sheet, format: CellFormat) -> np.nda
     if numbers is None:
         row = format.odd(cells)[0]
         raise DataError(
-            f"{name}: column {column!r} has words, e.g. {cells[row]!r} in {place(row, sheet.lines)}; choose columns of numbers"
+            f"{name}: column {column!r} has text, e.g. {cells[row]!r} in {place(row, sheet.lines)}; choose columns of numbers"
         )
     gaps = np.flatnonzero(~np.isfinite(numbers))
     if gaps.size:
         raise DataError(
             f"{name}: column {column!r} is empty or infinite in {gaps.size} rows, the first is "
-            f"{place(int(gaps[0]), sheet.lines)}; fill them (from their neighbours, say): a window needs every step"
+            f"{place(int(gaps[0]), sheet.lines)}; fill them (e.g. from their neighbours): a window needs every step"
         )
     note_large(name, column, numbers)
     return numbers
 
 
 def _check_order(name: str, sheet: Sheet, columns: tuple[str, ...]) -> None:
-    """Look at the first column of dates: windows take the rows in the order of the file.
+    """Check the order of the rows by the first column of dates: windows take the rows in file order.
 
     Raises:
-        DataError: rows from the newest to the oldest, which would be foretold backwards.
+        DataError: the rows go from the newest to the oldest, so the past would be predicted from the future.
     """
     for column, cells in sheet.columns.items():
         moments = (
@@ -176,7 +175,7 @@ def _check_order(name: str, sheet: Sheet, columns: tuple[str, ...]) -> None:
             raise DataError(f"{name}: the dates in {column!r} go back from row to row; put the oldest row first")
         if back.size:
             note(
-                f"{name}: the date in {column!r} is earlier than that before it in {back.size} rows, the first is "
+                f"{name}: the date in {column!r} is earlier than the date before it in {back.size} rows, the first is "
                 f"{place(int(back[0]) + 1, sheet.lines)}; windows take the rows in the order of the file"
             )
         return

@@ -1,4 +1,4 @@
-"""Problems made from a seed: nothing is read, and as many examples as asked for."""
+"""Synthetic problems, generated from a seed."""
 
 import dataclasses
 import math
@@ -15,13 +15,13 @@ from jaxnets.data.dataset import Dataset, Source, TokenIds
 class AddingProblem(Source):
     """Add the two marked numbers of a long sequence (Hochreiter and Schmidhuber 1997, experiment 4).
 
-    Each step holds a number, uniform in [0, 1], and a marker, which is 1 at two steps and 0 elsewhere; the first mark lies
-    in the first half of the sequence, the second in the second. The target is the sum of the two numbers, at the end.
-    Always answering 1 has a mean squared error of 1/6 = 0.167: less means that something was remembered.
+    Each step holds a number, uniform in [0, 1], and a marker, which is 1 at two steps and 0 elsewhere. One marked step lies
+    in the first half of the sequence, one in the second. The target is the sum of the two marked numbers. Always predicting
+    1 has a mean squared error of 1/6 = 0.167; a smaller error needs memory.
     """
 
     length: int = 50
-    """Steps of each sequence, at least 2; the longer, the harder."""
+    """Steps of each sequence, at least 2; longer is harder."""
     train: int = 20000
     """Number of training sequences."""
     test: int = 2000
@@ -53,19 +53,19 @@ class AddingProblem(Source):
 
 @dataclasses.dataclass(frozen=True)
 class CopyProblem(Source):
-    """Say again what was said long before (Hochreiter and Schmidhuber 1997; in this form Arjovsky et al. 2016).
+    """Repeat symbols after a long gap (Hochreiter and Schmidhuber 1997; in this form Arjovsky et al. 2016).
 
-    A sequence is `remember` symbols, `gap - 1` blanks, the sign to begin and `remember` blanks. The targets are blanks up to
-    and with the sign, and then the symbols in their order. Whoever remembers nothing can at best guess the symbols: a mean
-    cross entropy of `remember * ln(symbols) / (gap + 2 * remember)` nats a step, the `baseline`; less means memory.
+    A sequence is `remember` symbols, `gap - 1` blanks, a go marker and `remember` blanks. The targets are blanks up to and
+    including the marker, then the symbols in order. Without memory the best a model can do is to guess the symbols: a mean
+    cross entropy of `remember * ln(symbols) / (gap + 2 * remember)` nats per step, the `baseline`.
     """
 
     remember: int = 10
     """Number of symbols to remember."""
     gap: int = 50
-    """Steps from the last symbol to the sign."""
+    """Steps from the last symbol to the go marker."""
     symbols: int = 8
-    """Different symbols, 2 to 24."""
+    """Number of different symbols, 2 to 24."""
     train: int = 20000
     """Number of training sequences."""
     test: int = 1000
@@ -75,11 +75,11 @@ class CopyProblem(Source):
 
     @property
     def baseline(self) -> float:
-        """Mean cross entropy of a step, in nats, without any memory."""
+        """Mean cross entropy per step without memory, in nats."""
         return self.remember * math.log(self.symbols) / (self.gap + 2 * self.remember)
 
     def open(self) -> Dataset:
-        """Inputs and targets `[N, gap + 2 * remember]` uint8: tokens, of which the last two are the blank and the sign."""
+        """Inputs and targets `[N, gap + 2 * remember]` uint8 tokens; the last two of the vocabulary are blank and marker."""
         _check_counts(self, remember=1, gap=1, symbols=2, train=1, test=1)
         if self.symbols > 24:
             raise DataError(f"CopyProblem.symbols is at most 24, got {self.symbols}")
@@ -110,19 +110,19 @@ class TwoSpirals(Source):
     """Which of two interlocking spirals a point lies on (Lang and Witbrock 1988)."""
 
     train: int = 1000
-    """Training points, spread evenly along the spirals."""
+    """Training points, evenly spaced along the spirals."""
     test: int = 1000
     """Test points, at random places along the same spirals."""
     turns: float = 2.0
-    """Times that each spiral goes around the origin; the original has 3."""
+    """Turns of each spiral around the origin; the original has 3."""
     noise: float = 0.02
-    """Standard deviation of the points around their spiral, whose outer radius is 1; neighbouring arms are
+    """Standard deviation of the points around their spiral. The outer radius is 1; neighbouring arms are
     `1 / (2 * turns)` apart."""
     seed: int = 0
     """Seed of places and noise."""
 
     def open(self) -> Dataset:
-        """Inputs `[N, 2]` float32, standardised by the model's preparation; labels 0 and 1."""
+        """Inputs `[N, 2]` float32, standardised by the preparation; labels 0 and 1."""
         _check_counts(self, train=2, test=1)
         if not self.turns > 0 or self.noise < 0:
             raise DataError(f"two spirals need turns above 0 and noise of at least 0, got {self.turns}, {self.noise}")
@@ -133,9 +133,9 @@ class TwoSpirals(Source):
         return from_arrays(x, y, test=test, name="two spirals", class_names=("first", "second"), target_name="spiral")
 
     def _points(self, rng: np.random.Generator, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points for places in [0, 1] along a spiral, alternately on one and on the other."""
+        """Points at positions in [0, 1] along a spiral, alternating between the two."""
         labels = np.arange(len(along)) % 2
-        # Radius grows with the angle from a tenth on, where the two arms can be told apart.
+        # The radius starts at a tenth: closer to the origin the arms overlap.
         radius = 0.1 + 0.9 * along
         angle = 2 * np.pi * self.turns * along + np.pi * labels
         points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
@@ -144,21 +144,21 @@ class TwoSpirals(Source):
 
 @dataclasses.dataclass(frozen=True)
 class LogicGate(Source):
-    """The rows of a truth table: what a single neuron can learn (and, or) and what it cannot (xor; Minsky and Papert 1969)."""
+    """The rows of a truth table: "and" and "or" are linearly separable, "xor" is not (Minsky and Papert 1969)."""
 
     gate: Literal["and", "or", "xor"] = "xor"
-    """xor is true where the number of true inputs is odd."""
+    """xor is true if the number of true inputs is odd."""
     inputs: int = 2
     """Inputs of the gate, 1 to 16; the table has `2 ** inputs` rows."""
 
     def open(self) -> Dataset:
         """Inputs `[2 ** inputs, inputs]` float32, 0 or 1; labels 0 (false) and 1. The test split is the same table."""
         if not 1 <= self.inputs <= 16:
-            raise DataError(f"a logic gate has 1 to 16 inputs, got {self.inputs}; its table doubles with each")
+            raise DataError(f"a logic gate has 1 to 16 inputs, got {self.inputs}; the table doubles with each")
         bits = np.arange(2**self.inputs)[:, None] >> np.arange(self.inputs)[::-1] & 1
         true = bits.sum(axis=1)
-        said = {"and": true == self.inputs, "or": true > 0, "xor": true % 2 == 1}[self.gate].astype(np.int32)
-        table = (bits.astype(np.float32), said)
+        labels = {"and": true == self.inputs, "or": true > 0, "xor": true % 2 == 1}[self.gate].astype(np.int32)
+        table = (bits.astype(np.float32), labels)
         return from_arrays(*table, test=table, name=self.gate, standardize=False, class_names=("false", "true"))
 
 

@@ -1,7 +1,7 @@
-"""Tables: a `.csv` (or `.tsv`, `.txt`, `.csv.gz` ...) or `.npz` file of your own, and the California housing census.
+"""Tables: your own `.csv` (or `.tsv`, `.txt`, `.csv.gz` ...) or `.npz` file, and the California housing census.
 
-Columns that are numbers are standardised, with the median in place of missing cells; columns of words become one 0/1
-feature for each word. Everything is learned from the training rows alone.
+Numeric columns are standardised; the median fills missing cells. Columns of words become one 0/1 feature per word. All
+statistics come from the training rows.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from jaxnets.data.tabular.table_targets import Kind, class_names, read_target
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("iris", "wine")
-# California's further columns: rooms and people in a district grow with its size, not with its prices.
+# Extra columns of California: the totals grow with the size of a district, so ratios say more about prices.
 RATIOS = (
     Ratio("rooms_per_household", "total_rooms", "households"),
     Ratio("bedrooms_per_room", "total_bedrooms", "total_rooms"),
@@ -34,29 +34,29 @@ RATIOS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tabular(Source, Reading):
-    """A table from a file: one row an example, one column the target."""
+    """A table from a file: one row per example, one column for the target."""
 
     path: str = "iris"
     """A .csv, .tsv, .txt, .tab or .data file, also compressed (.csv.gz), an .npz file, or a bundled table: iris,
     wine."""
     target: str = ""
-    """The column to predict; may be left out for .npz files with `targets` or `y`, and for the bundled tables."""
+    """The column to predict; optional for .npz files with `targets` or `y`, and for the bundled tables."""
     kind: Kind = "auto"
-    """What the target is; auto takes words and few distinct whole numbers as classes, other numbers as numbers."""
+    """Kind of the target; auto takes words and few distinct whole numbers as classes, other numbers as numbers."""
     holdout: float = 0.2
-    """Share of the rows set aside for the test, in (0, 1)."""
+    """Share of the rows in the test split, in (0, 1)."""
     split_seed: int = 0
     """Seed of that split."""
     ignore: tuple[str, ...] = ()
     """Columns to leave out."""
     only: tuple[str, ...] = ()
-    """Classes to keep, by name; the rows of all others are left out. None named keeps all."""
+    """Names of the classes to keep; rows of other classes are left out. () keeps all."""
     numbers: tuple[str, ...] = ()
-    """Columns that are numbers, whatever they look like (007 is 7)."""
+    """Columns to read as numbers, whatever they look like (007 is 7)."""
     words: tuple[str, ...] = ()
-    """Columns that are words, whatever they look like (a code of digits, say)."""
+    """Columns to read as words, whatever they look like (e.g. a code of digits)."""
     dates: tuple[str, ...] = ()
-    """Columns that are dates such as 2024-05-31, with a time or without: numbers of days."""
+    """Columns to read as dates such as 2024-05-31, with or without a time; they become numbers of days."""
 
     def open(self) -> Dataset:
         """Inputs `[N, features]` float32; labels or real targets."""
@@ -125,7 +125,7 @@ class Tabular(Source, Reading):
         if not self.only:
             return np.ones(len(targets), bool)
         if targets.dtype.kind == "f":
-            raise DataError(f"{name}: only names classes to keep, but the target is numbers; choose kind='class'")
+            raise DataError(f"{name}: only names classes to keep, but the target is numeric; choose kind='class'")
         words = targets.astype(str)
         for word in self.only:
             if word not in words:
@@ -135,9 +135,7 @@ class Tabular(Source, Reading):
     def _from_sheet(self, sheet: Sheet, name: str, source: str, ratios: tuple[Ratio, ...] = ()) -> Dataset:
         if self.target not in sheet.columns:
             if not self.target:
-                raise DataError(
-                    f"{name}: say which column to predict with target; there are {', '.join(sheet.columns)}"
-                )
+                raise DataError(f"{name}: name the column to predict in target; there are {', '.join(sheet.columns)}")
             raise DataError(f"{name} has no column {self.target!r}. {did_you_mean(self.target, sheet.columns)}")
         kinds = Kinds(self.numbers, self.words, self.dates)
         kinds.check(name, tuple(sheet.columns), self.target, self.ignore)
@@ -178,7 +176,7 @@ class Tabular(Source, Reading):
             columns.features(name, part.columns, found, lines=part.lines)
             for part, found in ((sheet.rows(train), []), (sheet.rows(test), remarks))
         )
-        # Some test rows lie a little outside the numbers of the training rows in any split; new words are worth a note.
+        # Any split has test numbers slightly outside the training range; only unseen words and gaps are worth a note.
         if new := [remark.text for remark in remarks if remark.new]:
             note(f"{name}, test rows: " + "; ".join(new))
         dataset = from_arrays(
@@ -186,7 +184,7 @@ class Tabular(Source, Reading):
             targets[train],
             test=(x_test, targets[test]),
             name=name,
-            standardize=False,  # the columns have done so, from the training rows
+            standardize=False,  # the columns are standardised already, with training statistics
             kind="number" if targets.dtype.kind == "f" else "class",
             class_names=in_order(set(targets.tolist()), columns.format) if targets.dtype.kind == "U" else None,
             target_name=self.target,
@@ -194,7 +192,7 @@ class Tabular(Source, Reading):
         return dataclasses.replace(dataset, prepare=Standardize(), source=source, columns=columns)
 
     def _split(self, name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the training and of the test rows."""
+        """Row numbers of the training and the test split."""
         count = round(rows * self.holdout) if 0 < self.holdout < 1 else 0
         if not 0 < count < rows:
             raise DataError(f"{name}: holdout={self.holdout} of {rows} rows leaves an empty split")
@@ -204,11 +202,11 @@ class Tabular(Source, Reading):
 
 @dataclasses.dataclass(frozen=True)
 class California(Source):
-    """California housing, 1990 census: 20,640 districts, 8 numbers and the distance to the ocean; target the
+    """California housing, 1990 census: 20,640 districts, 8 numbers and the distance to the ocean; the target is the
     median price."""
 
     split_seed: int = 0
-    """Seed of the split that sets a fifth of the districts aside."""
+    """Seed of the split; a fifth of the districts is the test."""
 
     def open(self) -> Dataset:
         """Inputs `[13]` float32; targets in dollars."""

@@ -1,4 +1,4 @@
-"""Text as tokens, cut into windows: a text file, or a file of tokens made before."""
+"""Text as tokens, cut into windows: from a text file or from a file of token ids."""
 
 import dataclasses
 from pathlib import Path
@@ -24,30 +24,30 @@ GPT2_SIZE = 50257
 
 @dataclasses.dataclass(frozen=True)
 class Text(Source):
-    """A text, its first part for training and its end for the test, as characters, bytes or a tokenizer's pieces."""
+    """A text as characters, bytes or tokenizer pieces; the start is for training, the end for the test."""
 
     path: str = "shakespeare"
-    """A text file (see `data.textfile.read_text`), or "shakespeare" (1.1 MB of his plays; found through JAXNETS_DATA, else
-    downloaded)."""
+    """A text file (see `data.text.textfile.read_text`), or "shakespeare" (1.1 MB of his plays; found through JAXNETS_DATA,
+    else downloaded)."""
     length: int = 64
     """Tokens of a training window."""
     tokens: str = "characters"
-    """characters: each that occurs gets a number, in their order; bytes: 256 of them; gpt2; or the path of a tokenizer
+    """characters: those of the text, numbered in sorted order; bytes: 256 of them; gpt2; or the path of a tokenizer
     file: tokenizer.json, vocab.json beside merges.txt, vocab.txt, or a SentencePiece .model."""
     holdout: float = 0.1
-    """Share of the text's characters, at its end, that is kept for the test, in (0, 1)."""
+    """Share of the characters in the test split, at the end of the text, in (0, 1)."""
     stride: int = 0
     """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
 
     def open(self) -> Dataset:
-        """Windows `[length]` of uint16 (uint32 for large vocabularies) and, as targets, the same shifted by one token."""
+        """Windows `[length]` uint16 (uint32 for large vocabularies); targets are the same windows shifted by one token."""
         if not 0 < self.holdout < 1:
             raise DataError(f"holdout is a share in (0, 1), got {self.holdout}")
         text, source = self._read()
         tokenizer = Characters.of(text) if self.tokens == "characters" else open_tokenizer(self.tokens)
         cut = int(len(text) * (1 - self.holdout))
         parts = {"training": tokenizer.encode(text[:cut]), "test": tokenizer.encode(text[cut:])}
-        _tell_unseen(self.path, parts, tokenizer)
+        _note_unseen(self.path, parts, tokenizer)
         return from_tokens(
             parts["training"],
             parts["test"],
@@ -71,19 +71,18 @@ class Text(Source):
 
 @dataclasses.dataclass(frozen=True)
 class TokenFile(Source):
-    """Tokens made before: an `.npz` with an array of ids for each split, or a file for each, `.bin` (nanoGPT, llm.c) or
-    `.npy`."""
+    """Token ids from files: an `.npz` with one array per split, or one `.bin` (nanoGPT, llm.c) or `.npy` file per split."""
 
     path: str
-    """The `.npz`; the `.bin` or `.npy` for training, "train" in its name, with one for the test beside it (val.bin, say); or
-    the folder that holds such a pair."""
+    """The `.npz`; or the `.bin` or `.npy` of the training split, with "train" in its name and the test file beside it (e.g.
+    val.bin); or the folder that holds such a pair."""
     train: str = "train"
-    """Name of the array for training in an `.npz`, whole numbers `[tokens]`."""
+    """Name of the training array in an `.npz`, integers `[tokens]`."""
     test: str = "test"
-    """Name of the array for the test; with `.bin` or `.npy` the name of the file for the test, where it is not found by
-    itself."""
+    """Name of the test array in an `.npz`. With `.bin` or `.npy`: the name of the test file, if it is not found by its usual
+    names."""
     tokens: str = "gpt2"
-    """The tokenizer they were made with, as in `Text`: what the numbers mean, and how many there are."""
+    """The tokenizer that made the ids, as in `Text`."""
     length: int = 1024
     """Tokens of a window."""
     stride: int = 0
@@ -95,8 +94,8 @@ class TokenFile(Source):
         """Windows as in `Text`."""
         if self.tokens == "characters":
             raise DataError(
-                "characters are those of a text, which a file of numbers does not hold; name the tokenizer that made the "
-                "tokens in data.tokens, or train on the text itself: Text(path=...), which numbers characters in their "
+                "tokens=characters needs the text, and a file of token ids does not hold it; name the tokenizer that made "
+                "the tokens in data.tokens, or train on the text itself: Text(path=...), which numbers characters in sorted "
                 "order, as nanoGPT does"
             )
         train, test = read_parts(Path(self.path), self.train, self.test, self.dtype)
@@ -111,7 +110,7 @@ class TokenFile(Source):
         )
 
 
-# Array names in text/gpt2_tokens.npz, and how many tokens they have.
+# Array names in text/gpt2_tokens.npz, and the numbers of training and test tokens.
 PREPARED = {
     "shakespeare": ("tinyshakespeare", 301_966, 36_059),
     "books": ("books", 3_677_884, 273_110),
@@ -121,24 +120,24 @@ PREPARED = {
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Tokens(Source):
-    """Shakespeare, 31 whole books or 1,200 web pages as tokens of GPT-2, from `text/gpt2_tokens.npz` in JAXNETS_DATA."""
+    """Shakespeare, 31 whole books or 1,200 web pages as GPT-2 tokens, from `text/gpt2_tokens.npz` in JAXNETS_DATA."""
 
     text: Literal["shakespeare", "books", "c4"] = "shakespeare"
-    """shakespeare: 0.3 million tokens for training; books: 3.7 million; c4: 0.4 million."""
+    """shakespeare: 0.3 million training tokens; books: 3.7 million; c4: 0.4 million."""
     length: int = 1024
     """Tokens of a window."""
     stride: int = 0
     """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
 
     def open(self) -> Dataset:
-        """Windows as in `Text`; Shakespeare is tokenised here where the file is not at hand."""
+        """Windows as in `Text`; without the file, Shakespeare is tokenised here."""
         path, name = locate("text/gpt2_tokens.npz"), PREPARED[self.text][0]
         if path is None and self.text == "shakespeare":
             return Text(length=self.length, tokens="gpt2", stride=self.stride).open()
         if path is None:
             raise DataError(
                 f"text/gpt2_tokens.npz, which holds {self.text!r}, is not on this machine; set JAXNETS_DATA to a folder that "
-                f"has it, or take a text file of yours: Text(path=..., tokens='gpt2')"
+                f"has it, or use your own text file: Text(path=..., tokens='gpt2')"
             )
         made = TokenFile(str(path), f"{name}_train", f"{name}_val", "gpt2", self.length, self.stride).open()
         return dataclasses.replace(made, name=f"{self.text} in GPT-2 tokens")
@@ -161,7 +160,7 @@ class GPT2Tokens(Source):
 def from_tokens(
     train: np.ndarray, test: np.ndarray, tokenizer: Tokenizer, *, name: str, source: str, length: int, stride: int = 0
 ) -> Dataset:
-    """Windows of token ids `[T]`; raises `DataError` for ids that are none, or too few of them."""
+    """A data set of windows of token ids `[T]`; raises `DataError` for invalid ids or too few of them."""
     size, parts = len(tokenizer.symbols), {}
     for split, ids in (("training", train), ("test", test)):
         _check_ids(f"{name}: its {split} part", ids, size)
@@ -180,9 +179,9 @@ def from_tokens(
     )
 
 
-def _tell_unseen(path: str, parts: dict[str, np.ndarray], tokenizer: Tokenizer) -> None:
-    """Note what a model can not learn of a text: tokens that the tokenizer does not know, characters of the test alone."""
-    # GPT-2's files name the end of a text as the unknown token too, which nothing is read as.
+def _note_unseen(path: str, parts: dict[str, np.ndarray], tokenizer: Tokenizer) -> None:
+    """Write notes about unknown tokens, and about characters that occur only in the test part."""
+    # GPT-2's files use the end token as unknown token too; its encoder never produces an unknown token.
     unknown = tokenizer.special.get("unknown")
     unknown = None if unknown == tokenizer.special.get("end") else unknown
     count = sum(int((ids == unknown).sum()) for ids in parts.values()) if unknown is not None else 0
@@ -200,7 +199,7 @@ def _tell_unseen(path: str, parts: dict[str, np.ndarray], tokenizer: Tokenizer) 
 
 
 def _left_out(count: int, length: int) -> str:
-    """What the whole test windows leave of the text's end, in words."""
+    """A sentence about the test tokens after the last full window; "" if there are none."""
     rest = (count - 1) % length
     return f"; the last {rest} of {count:,} test tokens fill no window and are left out" if rest else ""
 
@@ -210,15 +209,15 @@ def _check_windows(name: str, split: str, count: int, length: int, stride: int) 
         raise DataError(f"a window has at least 1 token and a stride at least 0, got {length} and {stride}")
     if count <= length:
         raise DataError(
-            f"{name!r} is too short: its {split} part has {count} tokens, and a window needs {length} and the one after; use "
+            f"{name!r} is too short: its {split} part has {count} tokens, and a window needs {length} and the next one; use "
             f"a longer text or a smaller length"
         )
 
 
 def windows(ids: np.ndarray, length: int, stride: int) -> dict[str, np.ndarray]:
-    """Inputs and targets `[windows, length]`: every `stride` tokens one.
+    """Inputs and targets `[windows, length]`; a window starts every `stride` tokens.
 
-    Where windows overlap, one more ends with the text; where they do not, the last `(len - 1) % length` tokens are left out.
+    If windows overlap, a last window ends at the end of the text; if not, the last `(len - 1) % length` tokens are left out.
     """
     index = _starts(len(ids), length, stride)[:, None] + np.arange(length)
     return {"inputs": ids[index], "targets": ids[index + 1]}
@@ -237,7 +236,7 @@ def _stride(source: GPT2Tokens) -> int:
 
 def _check_ids(what: str, ids: np.ndarray, size: int) -> None:
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise DataError(f"{what} is {ids.dtype}{list(ids.shape)}; token ids are whole numbers in one row")
+        raise DataError(f"{what} is {ids.dtype}{list(ids.shape)}; token ids are a one-dimensional array of integers")
     if len(ids) and not 0 <= ids.min() <= ids.max() < size:
         place = int(((ids < 0) | (ids >= size)).argmax())
         raise DataError(

@@ -1,1 +1,1 @@
-"""Tables of columns: CSV files and data frames read, their columns classified and encoded."""
+"""Tables: CSV files and data frames, and the classification and encoding of their columns."""

@@ -1,7 +1,7 @@
-"""What a cell of a table says: a number, a date, or that nothing is known.
+"""Parses the cells of a table: numbers, dates and missing values.
 
-Python's own `float` takes more than tables mean ("12_5", "nan", digits of other scripts) and less ("1,250"), so what
-counts as a number is written down here.
+`float` accepts text that is not a number in a table ("12_5", "nan", digits of other scripts) and rejects some that is
+("1,250"), so the rules are defined here.
 """
 
 import dataclasses
@@ -14,23 +14,23 @@ from decimal import Decimal
 
 import numpy as np
 
-# What tables write where nothing is known, compared without regard to case: all that pandas takes for missing, what
-# spreadsheets write for a failed formula, and a few signs. The empty cell is always missing.
+# Markers of missing cells, compared without case: those of pandas, those of spreadsheets for a failed formula, and a few
+# signs. An empty cell is always missing.
 MISSING = (
     "", "na", "n/a", "nan", "-nan", "null", "none", "nil", "nat", "<na>", "#n/a", "#n/a n/a", "#na",
     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
     "#div/0!", "#value!", "#num!", "#ref!", "#name?", "#null!", "n.a.", "?", "-", "--", ".",
 )  # fmt: skip
-# Spellings of one truth value, as pandas takes them.
+# Spellings of booleans, as in pandas.
 BOOLEANS = {"true": "True", "TRUE": "True", "True": "True", "false": "False", "FALSE": "False", "False": "False"}
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 SPACES = " \u00a0\u202f\u2009"  # ordinary, no-break, narrow no-break, thin
 THOUSANDS = {"": "", ",": ",", ".": ".", " ": SPACES, "'": "'’"}
-# A cell of digits alone that starts with 0: a postal code or another identifier, for numbers are not written so.
+# Digits that start with 0: a postal code or another identifier, not a number.
 LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
-# A number with a sign beside it: of a currency, a share, or the brackets of book-keepers around what is below 0.
+# A number with a currency sign, a percent sign, or the accountant's brackets for a negative number.
 WITH_SIGN = re.compile(r"[+\-−]?(?P<before>[$€£¥(])\s*(?P<a>[^$€£¥%()]+)\)?|(?P<b>[^$€£¥%()]+?)\s*(?P<after>[$€£¥%])")
-# A date or a time that is not written as `DATE` is; 01/02/2024 may be January or February.
+# A date or a time in another notation than `DATE`; 01/02/2024 may be January or February.
 DATE_LIKE = re.compile(
     r"[0-9]{1,2}([./-])[0-9]{1,2}\1[0-9]{2,4}.*|[0-9]{4}[./][0-9]{1,2}[./][0-9]{1,2}.*|[0-9]{1,2}:[0-9]{2}.*"
 )
@@ -42,13 +42,13 @@ def _pattern(decimal: str, thousands: str) -> re.Pattern[str]:
     point, whole = re.escape(decimal), "[0-9]+"
     if thousands:
         sign = f"[{THOUSANDS[thousands]}]"
-        # Groups of three; in India of two, before a last one of three.
+        # Groups of three digits; in India groups of two before a last group of three.
         groups = f"(?:{sign}[0-9]{{2,3}})*{sign}[0-9]{{3}}" if thousands == "," else f"(?:{sign}[0-9]{{3}})+"
         whole = f"(?:[1-9][0-9]{{0,2}}{groups}|{whole})"
     return re.compile(rf"[+\-−]?(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+\-−]?[0-9]+)?")
 
 
-# A sign that one country writes before a fraction and another between thousands.
+# A sign that is a decimal sign in some countries and a thousands separator in others.
 SIGN_AMONG_DIGITS = re.compile(rf"[0-9][.,'’{SPACES}][0-9]|^[+\-−]?[.,][0-9]|[0-9][.,]$", re.MULTILINE)
 ONES = str.maketrans("023456789", "1" * 9)
 OTHER_SIGN = re.compile(rf"\.[0-9]{{3}}\.[0-9]|[0-9][,'’{SPACES}][0-9]|^[+\-−]?,[0-9]|[0-9],$", re.MULTILINE)
@@ -57,55 +57,55 @@ PLAIN = re.compile(r"[0-9.eE+\-\n]*")
 
 @dataclasses.dataclass(frozen=True)
 class CellFormat:
-    """How the cells of a table are written."""
+    """The notation of numbers and missing values in the cells of a table."""
 
     decimal: str = "."
-    """Before the digits of a fraction."""
+    """Decimal sign."""
     thousands: str = ""
-    """Between groups of three digits; "" for none."""
+    """Separator of groups of three digits; "" for none."""
     missing: tuple[str, ...] = ()
-    """Words for missing, beside the empty cell; none named takes those of `MISSING`."""
+    """Markers of missing cells, besides the empty cell; () takes `MISSING`."""
 
     @functools.cached_property
     def missing_words(self) -> frozenset[str]:
-        """All words for missing, in lower case."""
+        """All markers of missing cells, in lower case."""
         return frozenset(word.strip().lower() for word in (*(self.missing or MISSING), ""))
 
     @property
     def written(self) -> str:
-        """The signs, in words."""
+        """A short description of the number format."""
         grouped = f", {self.thousands!r} between thousands" if self.thousands else ""
         return f"decimal sign {self.decimal!r}{grouped}"
 
     def is_missing(self, cell: str) -> bool:
-        """Whether a cell without spaces around it says that nothing is known."""
+        """Whether a stripped cell is missing."""
         return cell.lower() in self.missing_words
 
     def number(self, cell: str) -> float | None:
-        """The number that a cell holds, infinite if it says so; None where it is none, as in a missing cell."""
+        """The number in a cell, which may be infinite; None if the cell is not a number, e.g. missing."""
         if _pattern(self.decimal, self.thousands).fullmatch(cell):
             return float(self.exact(cell))
         return float(cell) if INFINITE.fullmatch(cell) else None
 
     def exact(self, cell: str) -> Decimal:
-        """The number that a cell holds, to the last of its digits."""
+        """The number in a cell, with all its digits."""
         for sign in THOUSANDS[self.thousands]:
             cell = cell.replace(sign, "")
         return Decimal(cell.replace("−", "-").replace(self.decimal, "."))
 
     def numbers(self, cells: Sequence[str]) -> np.ndarray | None:
-        """A column as float64 `[rows]` with NaN for missing cells, or None where a cell is no number."""
+        """A column as float64 `[rows]`, NaN for missing cells; None if a cell is neither a number nor missing."""
         text = "\n".join(cells)
         if self.decimal == ",":
             text = text.replace(".", "x").replace(",", ".")
-        # Words for missing may be numbers themselves (-999), and a cell may have several lines.
+        # Markers of missing cells may be numbers (-999), and a cell may have several lines.
         whole = not any(word[-1:].isdigit() for word in self.missing) and text.count("\n") == len(cells) - 1
         if whole and PLAIN.fullmatch(text):
-            # No sign in these cells that `float` reads otherwise, and it is much faster than a pattern for each.
+            # For these characters `float` agrees with the rules here, and it is much faster than a pattern per cell.
             try:
                 return np.fromiter(map(float, text.split("\n")), np.float64, len(cells))
             except ValueError:
-                pass  # a missing cell; or "1-2", which is found below
+                pass  # a missing cell, or text such as "1-2": the loop below handles both
         values = np.full(len(cells), np.nan)
         for i, cell in enumerate(cells):
             if not self.is_missing(cell):
@@ -116,7 +116,7 @@ class CellFormat:
         return self.without_missing(values)
 
     def without_missing(self, numbers: np.ndarray) -> np.ndarray:
-        """Numbers with NaN where they are one that stands for missing (-999), however it was written."""
+        """Replace numbers that are markers of missing cells (e.g. -999, in any spelling) with NaN."""
         stand_ins = [value for word in self.missing if (value := self.number(word)) is not None]
         return np.where(np.isin(numbers, stand_ins), np.nan, numbers) if stand_ins else numbers
 
@@ -126,9 +126,9 @@ class CellFormat:
 
 
 def to_days(cell: str) -> float | None:
-    """Days since 1970-01-01 of a date written as 2024-05-31, with a time or without; None where it is none.
+    """Days since 1970-01-01 of a date such as 2024-05-31, with or without a time; None if the cell is not a date.
 
-    A time with a zone counts in UTC.
+    A time with a zone is converted to UTC.
     """
     if not DATE.fullmatch(cell):
         return None
@@ -140,7 +140,7 @@ def to_days(cell: str) -> float | None:
 
 
 def days(moment: datetime.datetime | datetime.date) -> float:
-    """Days since 1970-01-01 of a moment; in UTC, where it has a zone."""
+    """Days since 1970-01-01 of a date or datetime; a datetime with a zone is converted to UTC."""
     if not isinstance(moment, datetime.datetime):
         moment = datetime.datetime(moment.year, moment.month, moment.day)
     if moment.tzinfo is not None:
@@ -149,9 +149,9 @@ def days(moment: datetime.datetime | datetime.date) -> float:
 
 
 def candidates(delimiter: str, point: str = "", thousands: str = "") -> list[tuple[str, str]]:
-    """Decimal and thousands signs that a file may use, the likelier first.
+    """Pairs of decimal and thousands signs that a file may use, the likeliest first.
 
-    A file with commas between its cells hardly writes decimal commas; one with semicolons does so because it does.
+    Files with comma delimiters rarely have decimal commas; files with semicolons usually do.
     """
     points = [(".", ""), (".", ","), (".", " "), (".", "'")]
     commas = [(",", ""), (",", "."), (",", " "), (",", "'")]
@@ -164,20 +164,20 @@ def candidates(delimiter: str, point: str = "", thousands: str = "") -> list[tup
 def find_format(
     columns: Mapping[str, Collection[str]], delimiter: str, *, decimal: str, thousands: str, missing: tuple[str, ...]
 ) -> tuple[CellFormat, str]:
-    """The one format that makes numbers of the most cells, and a remark where another would make other numbers of them.
+    """The format that reads the most cells as numbers, and a remark if another format reads different numbers.
 
     Args:
-        columns: the cells of each column, without spaces around them.
-        delimiter: what is between the cells of the file.
+        columns: the stripped cells of each column.
+        delimiter: the separator of cells in the file.
         decimal: the decimal sign, if it is known; else "".
-        thousands: the sign between thousands, if it is known; "none" for none; "" to find it.
-        missing: words for missing, as in `CellFormat`.
+        thousands: the thousands separator, if it is known; "none" for none; "" detects it.
+        missing: markers of missing cells, as in `CellFormat`.
     """
     if delimiter == "," and not any(OTHER_SIGN.search("\n".join(cells)) for cells in columns.values()):
         return CellFormat(decimal or ".", "" if thousands == "none" else thousands, missing), ""
     formats = [CellFormat(*pair, missing) for pair in candidates(delimiter, decimal, thousands)]
     shapes = {name: _shapes(cells, formats[0]) for name, cells in columns.items()}
-    # Votes: the share of cells that are numbers, of every column that is mostly numbers then.
+    # Votes: the sum, over columns that become mostly numbers, of the share of cells that are numbers.
     votes = [0.0] * len(formats)
     for counts in shapes.values():
         for i, one in enumerate(formats):
@@ -194,17 +194,17 @@ def find_format(
                 if this is not None and that is not None and this != that:
                     cell = next(cell for cell in columns[name] if _shape(cell) == shape)
                     return chosen, (
-                        f"numbers such as {cell!r} in column {name!r} are read with {chosen.written}, and may be meant with "
-                        f"{other.written}; give decimal and thousands to say which"
+                        f"numbers such as {cell!r} in column {name!r} are read with {chosen.written}, but could also have "
+                        f"{other.written}; give decimal and thousands to choose"
                     )
     return chosen, ""
 
 
 def _shapes(cells: Collection[str], format: CellFormat) -> Counter[str]:
-    """How often a column has cells of each shape, the digits after the second letter written as 1; of a column without a
-    sign between digits, none.
+    """Counts of the cell shapes in a column: cells with each digit after the second character replaced by 1. A column
+    without a sign between digits gives a single empty shape.
 
-    Whether a cell is a number depends on its shape alone, and a column of numbers has few.
+    Whether a cell is a number depends only on its shape, and a column of numbers has few shapes.
     """
     if not SIGN_AMONG_DIGITS.search("\n".join(cells)):
         return Counter({"": 1})
@@ -219,7 +219,7 @@ def _shape(cell: str) -> str:
 
 
 def in_order(words: Collection[str], format: CellFormat = CellFormat()) -> list[str]:
-    """Words in the order in which classes are numbered: numbers by their size, then the others by their letters."""
+    """Words in the order of class numbers: numbers first, by value, then other words alphabetically."""
 
     def key(word: str) -> tuple[bool, Decimal, str]:
         number = format.number(word)

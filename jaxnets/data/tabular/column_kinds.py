@@ -1,4 +1,4 @@
-"""Of what kind a column is, and what its training rows teach: once, when a model is trained."""
+"""The kind of a column and the statistics of its training rows, computed once when a model is trained."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,25 +16,25 @@ MOST_WORDS = 100
 
 @dataclasses.dataclass(frozen=True)
 class Kinds:
-    """Columns whose kind is said; that of all others is found from their cells."""
+    """Columns with a given kind; the kind of the others is detected from their cells."""
 
     numbers: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
 
     def check(self, table: str, columns: Sequence[str], target: str, ignore: Sequence[str]) -> None:
-        """Raise `DataError` for a column that is not there, or of which two things are said."""
-        said: dict[str, str] = {}
+        """Raise `DataError` for a column that does not exist or is named in two fields."""
+        named: dict[str, str] = {}
         for field, names in (*dataclasses.asdict(self).items(), ("ignore", ignore)):
             for name in names:
                 if name not in columns:
                     what = "to ignore" if field == "ignore" else f"for {field}"
                     raise DataError(f"{table} has no column {name!r} {what}. {did_you_mean(name, columns)}")
-                if name in said:
-                    raise DataError(f"{table}: column {name!r} is named in {said[name]} and in {field}; choose one")
+                if name in named:
+                    raise DataError(f"{table}: column {name!r} is named in {named[name]} and in {field}; choose one")
                 if name == target and field != "ignore":
-                    raise DataError(f"{table}: {name!r} in {field} is the target; say its kind with kind")
-                said[name] = field
+                    raise DataError(f"{table}: {name!r} in {field} is the target; give its kind in the field kind")
+                named[name] = field
 
     def of(self, name: str) -> str:
         """The field that names a column, or ""."""
@@ -42,21 +42,21 @@ class Kinds:
 
 
 def learn(table: str, name: str, sheet: Sheet, format: CellFormat, train: np.ndarray, kind: str) -> Column | None:
-    """A column from the cells of all rows, which show its kind, and the values of the training rows.
+    """Fit a column: its kind from the cells of all rows, its statistics from the training rows.
 
     Args:
-        table: its name, for messages.
-        name: of the column.
+        table: name of the table, for messages.
+        name: name of the column.
         sheet: the table.
-        format: how cells are written.
-        train: numbers of the training rows.
-        kind: "numbers", "words" or "dates", or "" to find it.
+        format: the notation of its cells.
+        train: row numbers of the training split.
+        kind: "numbers", "words" or "dates"; "" detects it.
 
     Returns:
-        None where no training row has a value, which a note says.
+        The column; None, with a note, if no training row has a value.
 
     Raises:
-        DataError: cells that are not of the kind, too many words, or infinite numbers.
+        DataError: cells do not fit the kind, there are too many words, or a number is infinite.
     """
     cells, lines = sheet.columns[name], sheet.lines
     if all(format.is_missing(cells[i]) for i in train):
@@ -68,13 +68,13 @@ def learn(table: str, name: str, sheet: Sheet, format: CellFormat, train: np.nda
             odd = format.odd(cells)
             raise DataError(
                 f"{table}: column {name!r} is named in numbers, but {listed(cells, odd, lines)}; correct them, name "
-                f"them in missing (which then holds all words for missing), or take the column as words"
+                f"them in missing (which replaces the usual markers), or name the column in words"
             )
         if numbers is not None and (kind or not any(map(LEADING_ZERO.fullmatch, cells))):
             if not kind and len(cells) > 2 and numbers[0] in (0, 1) and (np.diff(numbers) == 1).all():
                 note(
                     f"{table}: column {name!r} counts the rows ({cells[0]}, {cells[1]}, ...); leave it out with "
-                    f"ignore if it is a number of the row"
+                    f"ignore if it is a row number"
                 )
             return from_numbers(table, name, numbers, train, lines)
     if kind in ("", "dates"):
@@ -83,7 +83,8 @@ def learn(table: str, name: str, sheet: Sheet, format: CellFormat, train: np.nda
         if not odd:
             if not kind:
                 note(
-                    f"{table}: column {name!r} is of dates, and taken as numbers of days; words and ignore say otherwise"
+                    f"{table}: column {name!r} has dates, which are read as numbers of days; name it in words or ignore "
+                    f"to change that"
                 )
             return from_numbers(table, name, np.array(moments, np.float64), train, lines, dates=True)
         if kind:
@@ -123,27 +124,27 @@ def from_numbers(
 
 
 def _from_words(table: str, name: str, cells: list[str], format: CellFormat, train: np.ndarray, doubt: str) -> Column:
-    # One truth value may be spelled in several ways, as pandas has it.
+    # One boolean may have several spellings, as in pandas.
     same = BOOLEANS if all(cell in BOOLEANS or format.is_missing(cell) for cell in cells) else {}
     read = ["" if _missing_word(cell, cells, format) else same.get(cell, cell) for cell in cells]
     words = sorted({read[i] for i in train})
     if len(words) > MOST_WORDS:
         raise DataError(
-            f"{table}: column {name!r} has {len(words)} different words, at most {MOST_WORDS} make sense as "
+            f"{table}: column {name!r} has {len(words)} different words, more than the {MOST_WORDS} that can be "
             f"features; leave it out with ignore{doubt and '. ' + doubt}"
         )
     if doubt:
         note(f"{table}: {doubt}")
     if len(words) == len(train) > 2:
         note(
-            f"{table}: column {name!r} has another word in every row, which says nothing of new rows; leave it out "
-            f"with ignore"
+            f"{table}: column {name!r} has a different word in every row, so it cannot help on new rows; leave it "
+            f"out with ignore"
         )
     return Column(name, tuple(words), missing=sum(read[i] == "" for i in train))
 
 
 def _missing_word(cell: str, cells: list[str], format: CellFormat) -> bool:
-    """Whether a cell among words is missing; a "-" beside a "+" is a word."""
+    """Whether a cell in a column of words is missing; "-" is a word if the column also has "+"."""
     return format.is_missing(cell) and not (cell == "-" and "+" in cells)
 
 
@@ -156,10 +157,10 @@ def doubt_about_words(
     delimiter: str,
     remedy: str = "name the column in words if that is right",
 ) -> str:
-    """Why a column that is taken as words may be meant otherwise, or "".
+    """Why a column that is read as words may be something else; "" if there is no doubt.
 
     Raises:
-        DataError: a column of numbers written in a way that is not read, which nobody means as words.
+        DataError: the column has numbers in a notation that is not supported.
     """
     known = [cell for cell in cells if not format.is_missing(cell)]
     different = sorted(set(known))
@@ -172,27 +173,27 @@ def doubt_about_words(
     ]
     if signed and 2 * (len(signed) + numbers) > len(different):
         raise DataError(
-            f"{table}: column {name!r} writes {signed[0]['before'] or signed[0]['after']!r} beside its numbers "
-            f"({signed[0][0]!r}, say); remove the sign, or {remedy}"
+            f"{table}: column {name!r} writes {signed[0]['before'] or signed[0]['after']!r} next to its numbers "
+            f"(e.g. {signed[0][0]!r}); remove the sign, or {remedy}"
         )
     odd = format.odd(cells)
     zeros = [i for i, cell in enumerate(cells) if LEADING_ZERO.fullmatch(cell)]
     if zeros and not odd:
         return (
-            f"column {name!r} is taken as words, for {cells[zeros[0]]!r} in {place(zeros[0], lines)} begins with 0 as "
-            f"identifiers do; name it in numbers if it is of numbers, or {remedy}"
+            f"column {name!r} is taken as words, because {cells[zeros[0]]!r} in {place(zeros[0], lines)} begins with 0 "
+            f"like an identifier; name it in numbers if it has numbers, or {remedy}"
         )
     if max(counts) > numbers and 2 * max(counts) > len(different):
         raise DataError(
-            f"{table}: column {name!r} is of numbers with {formats[counts.index(max(counts))].written} "
-            f"({cells[odd[0]]!r} in {place(odd[0], lines)}), but the file with {format.written}; write one sign in the "
+            f"{table}: column {name!r} has numbers with {formats[counts.index(max(counts))].written} "
+            f"({cells[odd[0]]!r} in {place(odd[0], lines)}), but the file has {format.written}; use one sign in the "
             f"whole file, or {remedy}"
         )
     if len(known) > 3 and 2 * len(odd) < len(known):
         return (
             f"column {name!r} is a mix and taken as words: {len(known) - len(odd)} cells are numbers and {len(odd)} "
-            f"are not, {listed(cells, odd, lines)}; correct those, or name them in missing (which then holds all words "
-            f"for missing), or {remedy}"
+            f"are not, {listed(cells, odd, lines)}; correct those, or name them in missing (which replaces the usual "
+            f"markers), or {remedy}"
         )
     if known and all(map(DATE_LIKE.fullmatch, different)):
         return f"column {name!r} is taken as words; if {known[0]!r} is a date, write it as 2024-05-31, or {remedy}"

@@ -1,6 +1,6 @@
-"""The columns of a table as features: learned from the training rows, used on any rows after.
+"""Encodes the columns of a table as features, with statistics of the training rows.
 
-Everything here is plain data, so that it can be kept with a run. `N` rows.
+Everything here is plain data, so that it can be saved with a run. `N` rows.
 """
 
 import dataclasses
@@ -19,55 +19,55 @@ from jaxnets.data.tabular.given_cells import as_days, as_numbers, as_words, by_n
 
 
 class Remark(NamedTuple):
-    """Something about new rows."""
+    """A remark about new rows."""
 
     new: bool
-    """Whether it is something that training did not see at all, not a number outside its range."""
+    """Whether it is about unseen words or gaps; False: about a number outside the training range."""
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column: a number or a date to be standardised, or words, each a 0/1 feature of its own."""
+    """One column: numbers or dates, which are standardised, or words, which become one 0/1 feature each."""
 
     name: str
-    """In the table's header."""
+    """Name in the table's header."""
     words: tuple[str, ...] | None = None
-    """Those of the training rows, "" for a missing cell if there was one; None for numbers."""
+    """The words of the training rows, with "" if there was a missing cell; None for numbers."""
     median: float = 0.0
-    """What stands in for missing numbers."""
+    """Fills missing numbers."""
     mean: float = 0.0
-    """Subtracted."""
+    """Subtracted from the numbers."""
     std: float = 1.0
-    """Divides."""
+    """Divisor of the numbers."""
     least: float | None = None
-    """The smallest number of the training rows; None where nobody looked."""
+    """The smallest number of the training rows; None if unknown."""
     most: float | None = None
-    """The largest number of the training rows."""
+    """The largest number of the training rows; None if unknown."""
     missing: int = 0
-    """Missing cells in the training rows."""
+    """Number of missing cells in the training rows."""
     dates: bool = False
-    """Whether the numbers are days since 1970-01-01, of dates."""
+    """Whether the numbers are dates, as days since 1970-01-01."""
 
     @property
     def kind(self) -> str:
-        """What it was read as."""
+        """The kind: "words", "dates" or "numbers"."""
         return "words" if self.words is not None else "dates" if self.dates else "numbers"
 
     def encode(
         self, table: str, values: Any, format: CellFormat, lines: Sequence[int] | None, remarks: list[Remark]
     ) -> np.ndarray:
-        """Features `[N, k]` float64; what training has not seen is added to `remarks`.
+        """Features `[N, k]` float64; adds to `remarks` what training has not seen.
 
         Args:
-            table: its name, for messages.
-            values: cells of text, numbers, or a mix of both with None and NaN.
-            format: how cells of text are written.
-            lines: of the file, for each row; None for tables in memory.
-            remarks: what there is to say.
+            table: name of the table, for messages.
+            values: cells: text, numbers, or a mix of both with None and NaN.
+            format: the notation of text cells.
+            lines: line number in the file of each row; None for tables in memory.
+            remarks: list that receives the remarks.
 
         Raises:
-            DataError: a word among numbers, or an infinite one.
+            DataError: a word among numbers, or an infinite number.
         """
         if self.words is not None:
             return self._encode_words(values, format, remarks)
@@ -84,14 +84,14 @@ class Column:
         gaps = np.isnan(numbers)
         of = f"of {len(numbers)} rows: column {self.name!r} is"
         if gaps.any():
-            means = "missing" if self.missing else "missing, which no training row is"
-            instead = f"the median {self._shown(self.median)} stands in"
+            means = "missing" if self.missing else "missing, but in no training row"
+            instead = f"the median {self._shown(self.median)} is used"
             remarks.append(Remark(not self.missing, f"{gaps.sum()} {of} {means}; {instead}"))
         if self.least is not None and self.most is not None:
             outside = np.flatnonzero((numbers < self.least) | (numbers > self.most))
             if outside.size:
-                means = f"outside the {self._shown(self.least)} to {self._shown(self.most)} of training"
-                remarks.append(Remark(False, f"{outside.size} {of} {means} ({self._shown(numbers[outside[0]])}, say)"))
+                means = f"outside the training range, {self._shown(self.least)} to {self._shown(self.most)}"
+                remarks.append(Remark(False, f"{outside.size} {of} {means} (e.g. {self._shown(numbers[outside[0]])})"))
         return ((np.where(gaps, self.median, numbers) - self.mean) / self.std)[:, None]
 
     def _encode_words(self, values: Any, format: CellFormat, remarks: list[Remark]) -> np.ndarray:
@@ -107,24 +107,24 @@ class Column:
                 Remark(
                     True,
                     f"{count} of {len(cells)} rows: column {self.name!r} has words that training did not see "
-                    f"({listed}); they are none of the words",
+                    f"({listed}); all their word features are 0",
                 )
             )
         if gaps := int((cells == "").sum()):
             new = "" not in self.words
-            means = ", which no training row is; it is none of the words" if new else ""
+            means = ", but in no training row; all its word features are 0" if new else ""
             remarks.append(Remark(new, f"{gaps} of {len(cells)} rows: column {self.name!r} is missing{means}"))
         return features.astype(np.float64)
 
     def row(self) -> tuple[str, ...]:
-        """Name, kind, missing cells, values and what stands in for missing, for a table that people look at."""
+        """Name, kind, missing cells, values and fill value, as cells of a printed table."""
         if self.words is None:
             known = self.least is not None and self.most is not None
             values = f"{self._shown(self.least)} to {self._shown(self.most)}" if known else ""
             return self.name, self.kind, str(self.missing), values, f"median {self._shown(self.median)}"
         words = [word for word in self.words if word]
         values = f"{len(words)}: {', '.join(words[:6])}{', ...' if len(words) > 6 else ''}"
-        return self.name, "words", str(self.missing), values, "a feature of its own" if "" in self.words else "no word"
+        return self.name, "words", str(self.missing), values, "its own feature" if "" in self.words else "no word"
 
     def _shown(self, value: float | None) -> str:
         if self.dates and value is not None:
@@ -134,14 +134,14 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """A further column: one column of numbers divided by another."""
+    """An extra column: one column of numbers divided by another."""
 
     name: str
     over: str
     under: str
 
     def of(self, columns: Mapping[str, Any], format: CellFormat) -> np.ndarray:
-        """Ratios `[N]` float64, NaN where one of the two is missing; raises `KeyError`, `DataError`."""
+        """Ratios `[N]` float64, NaN if one of the two is missing; raises `KeyError`, `DataError`."""
         parts = []
         for name in (self.over, self.under):
             numbers, odd = as_numbers(columns[name], format)
@@ -157,26 +157,26 @@ class Ratio:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """All columns of a table that make up the inputs, and how the table was read."""
+    """The input columns of a table, and how the table was read."""
 
     columns: tuple[Column, ...]
-    """In the order of the features."""
+    """The columns in the order of the features."""
     ratios: tuple[Ratio, ...] = ()
     """Columns that are computed from others."""
     format: CellFormat = CellFormat()
-    """How cells of text are written."""
+    """The notation of text cells."""
     reading: Reading = Reading()
-    """What was said of how the file is written."""
+    """The dialect fields that were given."""
     target: str = ""
-    """The column that is predicted, which new rows need not have."""
+    """The predicted column; new rows need not have it."""
     source: str = ""
-    """The file, and how it was found to be written."""
+    """The file and its detected dialect."""
     left_out: tuple[tuple[str, str], ...] = ()
-    """Other columns of the file, and why they make no features."""
+    """Other columns of the file, and why they are not features."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Of the inputs' last dim: a column of numbers, or `column=word`."""
+        """Names along the last dim of the inputs: a column of numbers, or `column=word`."""
         return tuple(
             name
             for column in self.columns
@@ -184,18 +184,18 @@ class Columns:
         )
 
     def encode(self, table: str, given: Any, *, lines: Sequence[int] | None = None) -> np.ndarray:
-        """Inputs `[N, features]` float32 of rows of a table; other columns are not looked at.
+        """Inputs `[N, features]` float32 for rows of a table; other columns are not read.
 
-        What training has not seen (words, missing cells, numbers outside its range) is counted and said in one note.
+        One note counts what training has not seen: words, missing cells, numbers outside the training range.
 
         Args:
-            table: its name, for messages.
-            given: columns by name, as a dict of sequences, a pandas or Polars data frame, a structured array or a list of
-                rows that are dicts. Cells are text as in a file, numbers, booleans, dates, or None and NaN for missing.
-            lines: of a file, for each row.
+            table: name of the table, for messages.
+            given: columns by name: a dict of sequences, a pandas or Polars data frame, a structured array, or a list of rows
+                that are dicts. Cells are text as in a file, numbers, booleans, dates, or None and NaN for missing.
+            lines: line number in the file of each row.
 
         Raises:
-            DataError: a column that is not there, columns of different lengths, or a cell that does not fit its column.
+            DataError: a column is missing, columns differ in length, or a cell does not fit its column.
         """
         remarks: list[Remark] = []
         features = self.features(table, given, remarks, lines=lines)
@@ -206,7 +206,7 @@ class Columns:
     def features(
         self, table: str, given: Any, remarks: list[Remark], *, lines: Sequence[int] | None = None
     ) -> np.ndarray:
-        """As `encode`, with what there is to say added to `remarks` instead of said."""
+        """Like `encode`, but adds remarks to `remarks` instead of writing a note."""
         cells = by_name(table, given)
         try:
             cells |= {ratio.name: ratio.of(cells, self.format) for ratio in self.ratios}
@@ -225,11 +225,11 @@ class Columns:
             column.encode(table, values, self.format, lines, remarks)
             for column, values in zip(self.columns, wanted, strict=True)
         ]
-        with np.errstate(over="ignore"):  # what overflows is found by the check that follows
+        with np.errstate(over="ignore"):  # the caller checks for overflow
             return np.concatenate(parts, axis=1).astype(np.float32)
 
     def read(self, path: Path) -> np.ndarray:
-        """Inputs `[N, features]` float32 of the rows of a file like the one that was trained on; raises `DataError`."""
+        """Inputs `[N, features]` float32 for the rows of a file like the training file; raises `DataError`."""
         sheet = read_table(path, self.reading, least=1, without=self.target)
         numbers = {
             column.name: sheet.columns[column.name]
@@ -238,15 +238,15 @@ class Columns:
         }
         wanted = self
         if any(self.format.numbers(cells) is None for cells in numbers.values()):
-            # Perhaps another program wrote it, with a decimal comma where the training file has a point.
+            # Another program may have written it, e.g. with decimal commas instead of points.
             other = sheet.format(str(path), list(numbers), self.reading)
             if all(other.numbers(cells) is not None for cells in numbers.values()):
-                note(f"{path}: {other.written}; the file that was trained on had {self.format.written}")
+                note(f"{path}: {other.written}; the training file had {self.format.written}")
                 wanted = dataclasses.replace(self, format=other)
         return wanted.encode(str(path), sheet.columns, lines=sheet.lines)
 
     def table(self) -> Table:
-        """How each column was read, for people to look at."""
+        """A printable table of how each column was read."""
         rows = [column.row() for column in self.columns]
         rows += [(name, "left out", "", why, "") for name, why in self.left_out]
         if self.target:
@@ -256,12 +256,12 @@ class Columns:
 
 
 def place(row: int, lines: Sequence[int] | None) -> str:
-    """A row as people count them, with its line in the file."""
+    """A row counted from 1, with its line in the file."""
     return f"row {row + 1}" + (f" (line {lines[row]})" if lines is not None else "")
 
 
 def note_large(table: str, name: str, numbers: np.ndarray) -> None:
-    """Say where a column's numbers are beyond those that float64, in which cells are read, tells apart (nanoseconds, say)."""
+    """Write a note if a column has numbers beyond 2^53, where float64 skips integers (e.g. times in nanoseconds)."""
     if np.abs(numbers[np.isfinite(numbers)]).max(initial=0) >= LARGEST_EXACT:
         note(
             f"{table}: column {name!r} has numbers beyond 2^53, which lose their last digits; subtract their first value in "

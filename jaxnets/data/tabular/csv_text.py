@@ -1,4 +1,4 @@
-"""The text of a table's file: what it is packed in and how its letters are encoded."""
+"""Reads the text of a CSV file: compression and text encoding."""
 
 import gzip
 import re
@@ -9,7 +9,7 @@ from jaxnets.core.errors import DataError, did_you_mean, note
 from jaxnets.data.text.textfile import MARKS
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".data")
-# Other kinds of file that are found under the name of a table, by how they begin.
+# Other file types that are sometimes named like a table, by their first bytes.
 OTHERS = {
     b"PK\x03\x04": "a workbook or a .zip archive; save the sheet as CSV, or unpack it",
     b"\xd0\xcf\x11\xe0": "an old workbook; save the sheet as CSV",
@@ -22,21 +22,20 @@ OTHERS = {
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file's name is that of a table of text: .csv, .tsv, .tab, .txt or .data, with or without .gz."""
+    """Whether a file name ends in .csv, .tsv, .tab, .txt or .data, with or without .gz."""
     name = path.name.lower().removesuffix(".gz")
     return name.endswith(SUFFIXES)
 
 
 def read_text(path: Path, encoding: str = "") -> tuple[str, str]:
-    """The text of a file and the encoding that it was read with; a file compressed by gzip is unpacked.
+    """The text of a file, and its encoding; a gzipped file is unpacked.
 
     Args:
         path: the file.
-        encoding: how its letters are encoded; "" to find it: by the byte order mark, else UTF-8, else Windows-1252, which
-            a note says.
+        encoding: its text encoding; "" detects it: the byte order mark, else UTF-8, else Windows-1252 with a note.
 
     Raises:
-        DataError: a file that is missing, empty, damaged, of another kind or in an encoding that does not fit.
+        DataError: the file is missing, empty, damaged, of another kind, or not in that encoding.
     """
     content = _content(path)
     found = encoding or next((name for mark, name in MARKS if content.startswith(mark)), "")
@@ -44,7 +43,7 @@ def read_text(path: Path, encoding: str = "") -> tuple[str, str]:
         try:
             text = content.decode(found)
         except LookupError:
-            raise DataError(f"encoding={found!r} is no encoding; give utf-8, utf-16, cp1252 or latin-1, say") from None
+            raise DataError(f"encoding={found!r} is unknown; give e.g. utf-8, utf-16, cp1252 or latin-1") from None
         except UnicodeError as error:
             raise DataError(
                 f"{path} cannot be read as CSV: its text is not {found} ({error}); give encoding"
@@ -56,10 +55,10 @@ def read_text(path: Path, encoding: str = "") -> tuple[str, str]:
         line = 1 + len(re.findall(r"\r\n|\r|\n", text[: text.index("\0")]))
         raise DataError(
             f"{path} cannot be read as CSV: line {line} has NUL bytes, so it is damaged or in another encoding; give "
-            f"encoding='utf-16-le' if it is that, or remove them"
+            f"encoding='utf-16-le' if it is UTF-16, or remove them"
         )
     if not text.strip():
-        raise DataError(f"{path} has 0 lines with anything in them; give a header and rows")
+        raise DataError(f"{path} has 0 lines that are not blank; give a header and rows")
     if text.lstrip()[:15].lower().startswith(("<!doctype html", "<html")):
         raise DataError(f"{path} is a web page, not a table; download the file itself")
     return text, found
@@ -74,10 +73,10 @@ def _content(path: Path) -> bytes:
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
         elif path.name.lower().endswith(".gz"):
-            note(f"{path} is not compressed, whatever its name says; it is read as plain text")
+            note(f"{path} is not compressed although its name ends in .gz; it is read as plain text")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read as CSV ({type(error).__name__}: {error}); make or fetch it anew"
+            f"{path} cannot be read as CSV ({type(error).__name__}: {error}); make it or download it again"
         ) from error
     for start, what in OTHERS.items():
         if content.startswith(start):
@@ -86,7 +85,7 @@ def _content(path: Path) -> bytes:
 
 
 def _guessed(path: Path, content: bytes) -> tuple[str, str]:
-    """Text without a byte order mark: UTF-8, for hardly anything else is valid UTF-8 by chance; else Windows-1252."""
+    """Decode text without a byte order mark: as UTF-8 if valid (rarely by chance), else as Windows-1252."""
     try:
         return content.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
@@ -96,7 +95,7 @@ def _guessed(path: Path, content: bytes) -> tuple[str, str]:
         except UnicodeDecodeError:
             raise DataError(
                 f"{path} cannot be read as CSV: line {line} is neither UTF-8 nor Windows-1252; give its encoding "
-                f"(utf-16-le, cp1250, shift_jis, say)"
+                f"(e.g. utf-16-le, cp1250, shift_jis)"
             ) from error
         around = re.findall(r"[^\r\n,;\t|\"]*", text[max(0, error.start - 20) : error.start + 20])
         word = max((piece.strip() for piece in around), key=lambda piece: sum(ord(letter) > 127 for letter in piece))

@@ -1,5 +1,4 @@
-"""Cells as people hold them in memory: text, numbers, booleans, dates, None and NaN, in lists, arrays and data
-frames."""
+"""Reads table cells in memory: text, numbers, booleans, dates, None and NaN, in lists, arrays and data frames."""
 
 import datetime
 import decimal
@@ -14,10 +13,10 @@ from jaxnets.data.tabular.cells import BOOLEANS, CellFormat, days, to_days
 
 
 def by_name(table: str, given: Any) -> dict[str, Any]:
-    """Columns by name, of any form of table that `Columns.encode` takes.
+    """Columns by name, from any table that `Columns.encode` takes.
 
     Raises:
-        DataError: something that is no table, or a column that is a single value.
+        DataError: the object is not a table, or a column is a single value.
     """
     if isinstance(given, np.ndarray) and given.dtype.names:
         found = {name: given[name] for name in given.dtype.names}
@@ -30,7 +29,7 @@ def by_name(table: str, given: Any) -> dict[str, Any]:
         found = {name: given[name] for name in given.columns}
     else:
         raise DataError(
-            f"{table} is {type(given).__name__}, no table; give a data frame, a dict of columns, or a list of rows "
+            f"{table} is a {type(given).__name__}, not a table; give a data frame, a dict of columns, or a list of rows "
             f"that are dicts"
         )
     cells: dict[str, Any] = {}
@@ -41,14 +40,14 @@ def by_name(table: str, given: Any) -> dict[str, Any]:
             )
         key = str(name).strip()
         if key in cells:
-            raise DataError(f"{table} has two columns {key!r}; give each a name of its own")
+            raise DataError(f"{table} has two columns {key!r}; give each its own name")
         values = values.to_numpy() if hasattr(values, "to_numpy") else values
         cells[key] = values[:, 0] if getattr(values, "shape", ())[1:] == (1,) else values
     return cells
 
 
 def is_gap(cell: Any) -> bool:
-    """Whether a cell that is no text says that nothing is known: None, NaN, NaT, pandas' NA or a masked one."""
+    """Whether a cell that is not text is missing: None, NaN, NaT, pandas' NA, or masked."""
     if cell is None or cell is np.ma.masked or type(cell).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(cell, np.datetime64):
@@ -57,7 +56,7 @@ def is_gap(cell: Any) -> bool:
 
 
 def as_numbers(values: Any, format: CellFormat) -> tuple[np.ndarray, list[int]]:
-    """Numbers `[N]` float64, NaN for missing, and the rows that hold none."""
+    """Numbers `[N]` float64, NaN for missing, and the rows that hold something else."""
     array = _array(values)
     if array is not None and array.dtype.kind in "biuf":
         return format.without_missing(np.ma.filled(array.astype(np.float64), np.nan)), []
@@ -73,7 +72,7 @@ def as_numbers(values: Any, format: CellFormat) -> tuple[np.ndarray, list[int]]:
 
 
 def as_days(values: Any, format: CellFormat) -> tuple[np.ndarray, list[int]]:
-    """Days since 1970-01-01 `[N]` float64, NaN for missing, and the rows that hold no date."""
+    """Days since 1970-01-01 `[N]` float64, NaN for missing, and the rows that hold something else."""
     array = _array(values)
     if array is not None and array.dtype.kind == "M":
         moments = np.ma.getdata(array).astype("datetime64[us]")
@@ -83,7 +82,7 @@ def as_days(values: Any, format: CellFormat) -> tuple[np.ndarray, list[int]]:
     def one(cell: Any) -> float | None:
         if isinstance(cell, np.datetime64):
             cell = cell.astype("datetime64[us]").item()
-        if isinstance(cell, datetime.date):  # a moment of pandas is one too
+        if isinstance(cell, datetime.date):  # a pandas Timestamp is one too
             return days(cell)
         return to_days(cell) if isinstance(cell, str) else None
 
@@ -91,7 +90,7 @@ def as_days(values: Any, format: CellFormat) -> tuple[np.ndarray, list[int]]:
 
 
 def as_words(values: Any, format: CellFormat, known: Sequence[str]) -> list[str]:
-    """Words `[N]`, "" for missing. A number or a truth value is the word among `known` that a file has for it."""
+    """Words `[N]`, "" for missing. A number or a boolean becomes the word in `known` with the same value."""
     words, memory = set(known), {}
     found = []
     for cell in values:
@@ -119,13 +118,13 @@ def _word(cell: Any, format: CellFormat, words: set[str]) -> str:
     if isinstance(cell, bool | np.bool_):
         choices = [str(bool(cell)), *(word for word, meant in BOOLEANS.items() if meant == str(bool(cell)))]
     elif isinstance(cell, numbers.Real) and float(cell).is_integer():
-        # A column of whole numbers with gaps is one of floats in a data frame.
+        # A data frame stores a column of integers with gaps as floats.
         choices = [str(cell) if isinstance(cell, numbers.Integral) else f"{float(cell):.0f}", repr(float(cell))]
     return next((word for word in choices if word in words), choices[0])
 
 
 def _array(values: Any) -> np.ndarray | None:
-    """The column as an array with a format of its own, if it has one; masks stay."""
+    """The column as a typed array (number, boolean or datetime), masks included; None for other columns."""
     if not hasattr(values, "dtype"):
         return None
     array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
@@ -133,7 +132,7 @@ def _array(values: Any) -> np.ndarray | None:
 
 
 def _text(cell: Any) -> Any:
-    """Text without spaces around it, decoded if it is bytes; anything else as it is."""
+    """Text stripped, bytes decoded and stripped; other cells unchanged."""
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "replace")
     return cell.strip() if isinstance(cell, str) else cell

@@ -1,4 +1,4 @@
-"""What a table predicts: classes, which keep the names that they have in it, or numbers."""
+"""The target column of a table: classes, named as in the table, or numbers."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,18 +12,18 @@ from jaxnets.data.tabular.columns import note_large, place
 from jaxnets.data.tabular.csv_files import Sheet
 
 Kind = Literal["auto", "class", "number"]
-# Whole numbers, no more different ones than this, are taken as classes.
+# Whole numbers are taken as classes if there are at most this many different ones.
 FEW = 20
 
 
 def read_target(table: str, name: str, sheet: Sheet, format: CellFormat, kind: Kind) -> np.ndarray:
-    """The targets of a table's rows: names of classes, or numbers in float64, `[N]`.
+    """The targets of a table's rows `[N]`: class names, or float64 numbers.
 
-    A class has the name that the cells have. Numbers written differently are one class ("1" and "1.0"), unless a cell begins
-    with 0 as identifiers do ("007"): then all are as they are written.
+    A class has the name that the cells have. Two spellings of one number are one class ("1" and "1.0"), unless a cell begins
+    with 0 like an identifier ("007"): then each spelling is a class.
 
     Raises:
-        DataError: missing or infinite targets, words where numbers are wanted, a class of its own in every row.
+        DataError: targets are missing or infinite, words where numbers are required, or a different class in every row.
     """
     cells, lines = sheet.columns[name], sheet.lines
     _check_missing(table, name, cells, lines, format)
@@ -43,7 +43,7 @@ def read_target(table: str, name: str, sheet: Sheet, format: CellFormat, kind: K
         note_large(table, name, numbers)
         return numbers
     if kind == "auto" and (numbers is None or zeros):
-        remedy = "choose kind='class' if they are names of classes"
+        remedy = "choose kind='class' if they are class names"
         if doubt := doubt_about_words(table, name, cells, format, lines, sheet.delimiter, remedy):
             note(f"{table}, target: {doubt}")
     labels = _same_numbers(table, name, cells, format) if numbers is not None and not zeros else np.array(cells, object)
@@ -52,13 +52,13 @@ def read_target(table: str, name: str, sheet: Sheet, format: CellFormat, kind: K
 
 
 def _check_missing(table: str, name: str, cells: list[str], lines: Sequence[int], format: CellFormat) -> None:
-    # A "-" beside a "+" is a class.
+    # "-" is a class if the column also has "+".
     empty = [i for i, cell in enumerate(cells) if format.is_missing(cell) and not (cell == "-" and "+" in cells)]
     if not empty:
         return
     cell = cells[empty[0]]
-    spelled = f", where it reads {cell!r}" if cell else ""
-    remedy = f"; if {cell!r} is a class, name the words for missing in missing" if cell else ""
+    spelled = f", which has {cell!r}" if cell else ""
+    remedy = f"; if {cell!r} is a class, name the markers of missing cells in missing" if cell else ""
     raise DataError(
         f"{table}: the target {name!r} is empty (or NaN) in {len(empty)} rows, the first in "
         f"{place(empty[0], lines)}{spelled}; remove or fill them{remedy}"
@@ -66,7 +66,7 @@ def _check_missing(table: str, name: str, cells: list[str], lines: Sequence[int]
 
 
 def _same_numbers(table: str, name: str, cells: list[str], format: CellFormat) -> np.ndarray:
-    """Names of classes that are numbers: of several spellings of one number the shortest, compared digit by digit."""
+    """Class names that are numbers: the shortest spelling of each number, compared exactly."""
     exact = {cell: format.exact(cell) for cell in set(cells)}
     shortest: dict[object, str] = {}
     for cell in sorted(exact, key=lambda cell: (len(cell), cell)):
@@ -85,7 +85,7 @@ def _check_classes(table: str, name: str, labels: np.ndarray, kind: Kind, are_nu
     if len(names) == len(labels) > 2:
         raise DataError(
             f"{table}: the target {name!r} has {len(names)} different values in {len(labels)} rows, so every row "
-            f"would be a class of its own ({', '.join(map(repr, names[:3]))}, ...); choose another target"
+            f"would be its own class ({', '.join(map(repr, names[:3]))}, ...); choose another target"
             + (", or kind='number'" if are_numbers else "")
         )
     if len(names) * 2 > len(labels) > 4:
@@ -95,23 +95,23 @@ def _check_classes(table: str, name: str, labels: np.ndarray, kind: Kind, are_nu
     if kind == "auto" and are_numbers and len(names) > 2 and set(names) != {str(i) for i in range(len(names))}:
         note(
             f"{table}: the target {name!r} has {len(names)} different whole numbers ({', '.join(names[:3])}, ...), "
-            f"which are taken as classes; kind='number' makes a regression, kind='class' is this without the note"
+            f"which are taken as classes; choose kind='number' for a regression, or kind='class' to silence this note"
         )
     alike: dict[str, str] = {}
     for word in names:
         other = alike.setdefault(" ".join(word.lower().split()), word)
         if other != word and not are_numbers:
             note(
-                f"{table}: the target {name!r} has the classes {other!r} and {word!r}, which differ in capitals or "
-                f"spaces alone"
+                f"{table}: the target {name!r} has the classes {other!r} and {word!r}, which differ only in "
+                f"capitals or spaces"
             )
 
 
 def class_names(values: np.ndarray) -> np.ndarray:
-    """Labels of an array, of any kind, as the names of their classes; whole numbers without a point, `[N]` str.
+    """Labels of any dtype as class names `[N]` str; whole floats are written without a point.
 
     Raises:
-        DataError: labels that are NaN or infinite, or of a kind that names nothing.
+        DataError: labels are NaN or infinite, or not of a dtype that can name classes.
     """
     if values.dtype.kind == "S":
         return np.char.decode(values, "utf-8")
@@ -121,5 +121,5 @@ def class_names(values: np.ndarray) -> np.ndarray:
             raise DataError(f"the label of row {row + 1} is {values[row]}; remove or fill it")
         return np.array([str(int(v)) if float(v).is_integer() else str(v) for v in values])
     if values.dtype.kind not in "iubU":
-        raise DataError(f"labels of dtype {values.dtype} name no classes; give integers or text")
+        raise DataError(f"labels of dtype {values.dtype} cannot name classes; give integers or text")
     return values.astype(str)

@@ -1,1 +1,1 @@
-"""Texts: files read, cut into tokens, by a vocabulary of the data or by a tokenizer's file."""
+"""Text files, vocabularies and tokenizers."""

@@ -1,8 +1,6 @@
-"""What the small files beside a tokenizer's own add to it: tokens with numbers of their own, and which tokens begin or end a
-text.
+"""Added and special tokens from the small files beside a tokenizer file.
 
-The files are those that the Hugging Face library writes: `added_tokens.json`, `special_tokens_map.json` and
-`tokenizer_config.json`.
+The Hugging Face library writes these files: `added_tokens.json`, `special_tokens_map.json` and `tokenizer_config.json`.
 """
 
 import dataclasses
@@ -14,7 +12,7 @@ from typing import Any
 from jaxnets.core.errors import DataError, first_line
 
 FILES = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
-# Their names of the tokens that are no text, and ours.
+# Hugging Face's names of the special tokens -> ours.
 ROLES = {"bos_token": "begin", "eos_token": "end", "unk_token": "unknown", "pad_token": "padding"}
 _NAMED = (*ROLES, "sep_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -22,44 +20,44 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclasses.dataclass(frozen=True)
 class Added:
-    """A token that is found in a text before anything else is."""
+    """A token that is matched in a text before the tokenizer splits the rest."""
 
     content: str
     number: int
     single_word: bool = False
-    """Only where no letter touches it."""
+    """Matches only whole words."""
     lstrip: bool = False
-    """Takes the white space before it."""
+    """Includes the white space before it."""
     rstrip: bool = False
-    """Takes the white space after it."""
+    """Includes the white space after it."""
     normalized: bool = True
-    """Is looked for in the normalised text."""
+    """Is matched in the normalised text."""
     special: bool = False
-    """Is no text, but a mark."""
+    """Is a control token, not text."""
 
     def entry(self) -> dict[str, Any]:
-        """As a `tokenizer.json` lists it."""
+        """Its entry in a `tokenizer.json`."""
         return {"id": self.number, "content": self.content, **{flag: getattr(self, flag) for flag in _FLAGS}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """What the files say, put together."""
+    """The content of the small files beside a tokenizer file."""
 
     tokens: tuple[Added, ...] = ()
-    """By number."""
+    """The added tokens, sorted by id."""
     marks: tuple[str, ...] = ()
-    """Tokens that are named as special; their numbers are those of the vocabulary or of `tokens`."""
+    """Tokens that are named as special; their ids are in the vocabulary or in `tokens`."""
     special: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """"begin", "end", "unknown", "padding" -> token."""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """`tokenizer_config.json` as it is."""
+    """The content of `tokenizer_config.json`."""
     files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
-    """Those that are there, by name."""
+    """The files that exist, by name."""
 
 
 def read_beside(folder: Path) -> Beside:
-    """Read the small files of a folder; raises `DataError` where they are damaged or contradict each other."""
+    """Read the small files of a folder; raises `DataError` if they are damaged or contradict each other."""
     files = {name: folder / name for name in FILES if (folder / name).is_file()}
     if not files:
         return Beside()
@@ -75,7 +73,7 @@ def read_beside(folder: Path) -> Beside:
     listed = config.get("added_tokens_decoder") or {}
     found = [(_from_decoder(folder, number, entry), "tokenizer_config.json") for number, entry in listed.items()]
     for content, number in data.get("added_tokens.json", {}).items():
-        # The library makes what is special no part of the normalised text.
+        # The library matches special tokens before normalisation.
         special = content in marks
         added = Added(content, _number(folder, content, number), normalized=not special, special=special)
         found.append((added, "added_tokens.json"))
@@ -84,7 +82,7 @@ def read_beside(folder: Path) -> Beside:
         if other.number != added.number:
             raise DataError(
                 f"{folder}: {added.content!r} is token {other.number} in tokenizer_config.json and {added.number} in {file}; "
-                f"take files that belong together"
+                f"use files of one tokenizer"
             )
     return Beside(
         tokens=tuple(sorted(tokens.values(), key=lambda token: token.number)),
@@ -96,20 +94,20 @@ def read_beside(folder: Path) -> Beside:
 
 
 def all_added(path: Path, pieces: Mapping[str, int], beside: Beside) -> tuple[Added, ...]:
-    """The tokens to be found in a text, each with its number; raises `DataError` for numbers that two of them have.
+    """All added tokens with their ids; raises `DataError` if two tokens share an id.
 
     Args:
-        path: the tokenizer's own file, for messages.
-        pieces: its pieces.
-        beside: what the files beside it add.
+        path: the tokenizer file, for messages.
+        pieces: its pieces and their ids.
+        beside: the content of the files beside it.
     """
     found = {token.content: token for token in beside.tokens}
     for content in beside.marks:
         if content not in found:
             if content not in pieces:
                 raise DataError(
-                    f"{path.parent}: {content!r} is named as a special token and has no number, neither in {path.name} nor in "
-                    f"added_tokens.json; save the tokenizer anew by `save_pretrained`, or take the name out"
+                    f"{path.parent}: {content!r} is named as a special token but has no id, neither in {path.name} nor in "
+                    f"added_tokens.json; save the tokenizer again with `save_pretrained`, or remove the name"
                 )
             found[content] = Added(content, pieces[content], normalized=False, special=True)
     numbers = {number: piece for piece, number in pieces.items()}
@@ -117,19 +115,20 @@ def all_added(path: Path, pieces: Mapping[str, int], beside: Beside) -> tuple[Ad
         mine, other = pieces.get(token.content, token.number), numbers.get(token.number, token.content)
         if mine != token.number or other != token.content:
             raise DataError(
-                f"{path.parent}: the added token {token.content!r} is said to be number {token.number}, but in {path.name} "
+                f"{path.parent}: the added token {token.content!r} has id {token.number}, but in {path.name} "
                 + (f"it is {mine}" if mine != token.number else f"that is {other!r}")
-                + "; take files that belong together"
+                + "; use files of one tokenizer"
             )
         numbers[token.number] = token.content
     return tuple(sorted(found.values(), key=lambda token: token.number))
 
 
 def with_added(data: dict[str, Any], added: tuple[Added, ...]) -> dict[str, Any]:
-    """A `tokenizer.json` with more tokens, each of which gets the number that it says it has.
+    """A `tokenizer.json` with more added tokens, each with the id that its file declares.
 
-    The library numbers added tokens in a row after the vocabulary, whatever the file says; a piece of the vocabulary keeps its
-    number. So those that would get another one become pieces too (no merge makes them, so they change no other text).
+    The library numbers added tokens consecutively after the vocabulary and ignores their declared ids; pieces of the
+    vocabulary keep theirs. So tokens that would get another id become pieces too (no merge makes them, so other texts are
+    encoded as before).
     """
     entries = {entry["content"]: entry for entry in data.get("added_tokens") or []}
     entries |= {token.content: token.entry() for token in added if token.content not in entries}
@@ -148,13 +147,13 @@ def with_added(data: dict[str, Any], added: tuple[Added, ...]) -> dict[str, Any]
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no such file; raises `DataError` where it is damaged."""
+    """A JSON object from a file, {} if there is no such file; raises `DataError` if it is damaged."""
     try:
         if not path.is_file():
             return {}
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({first_line(error)}); fetch it again") from error
+        raise DataError(f"{path} cannot be read as JSON ({first_line(error)}); download it again") from error
     if not isinstance(data, dict):
         raise DataError(f"{path} holds {type(data).__name__}, expected an object")
     return data

@@ -1,7 +1,7 @@
-"""Text files as people have them: encodings, byte order marks, line ends, and lines that stay what the file says they are.
+"""Reads text files: encodings, byte order marks and line ends.
 
-A line ends with LF, CR LF or, in a file without any LF, with CR. Nothing else ends one: form feeds, vertical tabs, U+0085,
-U+2028 and a lone CR between LFs stay inside it, so line 7 is line 7 for every reader and its label stays with it.
+A line ends with LF, CR LF or, in a file without any LF, with CR. Form feeds, vertical tabs, U+0085, U+2028 and a lone CR
+between LFs do not end a line. So line numbers agree with those of other programs, and each line keeps its label.
 """
 
 import codecs
@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxnets.core.errors import DataError
 from jaxnets.core.files import check_plain, user_path
 
-# A byte order mark says the encoding; UTF-32 before UTF-16, whose mark it begins with.
+# Byte order marks and their encodings; UTF-32 is first because its mark begins with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -23,13 +23,13 @@ MARKS = (
 
 
 def read_text(path: Path | str) -> str:
-    """The text of a file, gzipped or plain, its line ends as "\\n" (see the module's docstring).
+    """The text of a file, gzipped or plain, with "\\n" as line end (see the module's docstring).
 
-    It is UTF-8, with or without a byte order mark, or UTF-16 or UTF-32 with one; the mark is no part of the text. `~` stands
-    for the home folder.
+    The encoding is UTF-8, with or without a byte order mark, or UTF-16 or UTF-32 with one; the mark is removed. `~` is the
+    home folder.
 
     Raises:
-        DataError: no such file, bytes that are none of these encodings, or NUL characters.
+        DataError: the file is missing, not in one of these encodings, or has NUL characters.
     """
     path = user_path(path)
     check_plain(path)
@@ -40,14 +40,14 @@ def read_text(path: Path | str) -> str:
         raise DataError(f"there is no text file {str(path)!r}; check the path") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read as text ({type(error).__name__}: {error}); it is damaged, or not yours to read: fetch it "
-            f"again"
+            f"{path} cannot be read as text ({type(error).__name__}: {error}); it is damaged, or you may not read "
+            f"it: check its permissions, or download it again"
         ) from error
     return plain_ends(_decode(path, content))
 
 
 def read_lines(path: Path | str) -> list[str]:
-    """The lines of a text file (see `read_text`), without their ends; blank ones count, those after the last text do not."""
+    """The lines of a text file (see `read_text`) without line ends; blank lines at the end of the file are dropped."""
     lines = read_text(path).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -55,7 +55,7 @@ def read_lines(path: Path | str) -> list[str]:
 
 
 def plain_ends(text: str) -> str:
-    """Line ends CR LF as LF and, in a text without any LF, CR as LF."""
+    """Replace CR LF with LF and, in a text without any LF, CR with LF."""
     text = text.replace("\r\n", "\n")
     return text if "\n" in text else text.replace("\r", "\n")
 
@@ -68,14 +68,14 @@ def _decode(path: Path, content: bytes) -> str:
         line = content[: error.start].count(b"\n") + 1
         what = "a lone surrogate, " if _is_surrogate(content, error.start) else ""
         raise DataError(
-            f"{path} cannot be read as UTF-8 text: {what}byte 0x{content[error.start]:02x} at {error.start} (line {line}) is "
-            f"none; convert it to UTF-8, from Latin-1 say by `iconv -f latin1 -t utf-8`"
+            f"{path} cannot be read as UTF-8 text: {what}byte 0x{content[error.start]:02x} at {error.start} (line {line}) "
+            f"is invalid; convert it to UTF-8, e.g. from Latin-1 with `iconv -f latin1 -t utf-8`"
         ) from error
     if "\0" in text:
         at = text.index("\0")
         raise DataError(
-            f"{path} holds {text.count(chr(0)):,} NUL characters, the first at {at:,}, which no text has; it is damaged, or "
-            f"UTF-16 without a byte order mark: take them out, or convert it to UTF-8"
+            f"{path} holds {text.count(chr(0)):,} NUL characters, the first at {at:,}; it is damaged, or "
+            f"UTF-16 without a byte order mark: remove them, or convert it to UTF-8"
         )
     return text
 

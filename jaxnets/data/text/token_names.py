@@ -1,4 +1,4 @@
-"""The names of tokens, to be shown to people, and what all tokenizers have in common."""
+"""Printable names of tokens, and the base class of the tokenizers."""
 
 import functools
 import hashlib
@@ -10,12 +10,12 @@ import numpy as np
 
 from jaxnets.core.errors import DataError
 
-# No vocabulary is larger; a file that numbers its pieces beyond is damaged.
+# Upper bound of vocabulary sizes; a file with larger ids is damaged.
 LARGEST = 2**24
 
 
 class Numbered:
-    """What a tokenizer has in common with the others: its numbers are checked, and it has no files and marks no ends."""
+    """Base class of the tokenizers: checks ids; by default there are no files and no special tokens."""
 
     symbols: tuple[str, ...]
     special: Mapping[str, int] = {}
@@ -27,14 +27,14 @@ class Numbered:
         for number in numbers:
             if not 0 <= number < len(self.symbols):
                 raise DataError(
-                    f"token {number} is outside of a vocabulary of {len(self.symbols)}, whose tokens are 0 to "
-                    f"{len(self.symbols) - 1}; use the tokenizer that the text was encoded with"
+                    f"token {number} is outside the vocabulary of {len(self.symbols)} tokens, 0 to "
+                    f"{len(self.symbols) - 1}; use the tokenizer that encoded the text"
                 )
         return numbers
 
 
 def digest_of(contents: Any) -> str:
-    """SHA-256 over the digests of several contents."""
+    """SHA-256 of the digests of several byte strings."""
     digest = hashlib.sha256()
     for content in contents:
         digest.update(hashlib.sha256(content).digest())
@@ -42,11 +42,11 @@ def digest_of(contents: Any) -> str:
 
 
 def in_order(path: Path, pieces: Mapping[str, int], *, show: Any, kinds: str) -> tuple[str, ...]:
-    """The pieces in the order of their numbers; a number that none has is shown as such."""
+    """The printable pieces by id; an id without a piece is shown as `<id>`."""
     numbers = list(pieces.values())
     if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < LARGEST for n in numbers):
         raise DataError(
-            f"{path} is no vocabulary: its pieces are numbered from 0, below {LARGEST}; data.tokens is {kinds}"
+            f"{path} is not a vocabulary: ids must be integers from 0 to {LARGEST - 1}; data.tokens is {kinds}"
         )
     symbols = [f"<{number}>" for number in range(max(numbers) + 1)]
     for piece, number in pieces.items():
@@ -61,14 +61,14 @@ def show_spaces(piece: str) -> str:
 
 @functools.cache
 def _byte_of() -> dict[str, int]:
-    """The bytes that GPT-2's pieces are written with: printable ones as they are, the rest from U+0100 on."""
+    """GPT-2's characters for bytes: printable bytes are themselves, the rest start at U+0100."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(256 + index): b for index, b in enumerate(rest)}
 
 
 def byte_letter(byte: int) -> str:
-    """What GPT-2's pieces write a byte with."""
+    """GPT-2's character for a byte."""
     return _letters()[byte]
 
 
@@ -78,7 +78,7 @@ def _letters() -> tuple[str, ...]:
 
 
 def show_bytes(piece: str) -> str:
-    """A byte-level piece as text; a part of a character as the bytes it is."""
+    """A byte-level piece as text; bytes of an incomplete character are escaped."""
     table = _byte_of()
     if not all(character in table for character in piece):
         return piece  # a special token

@@ -1,5 +1,5 @@
-"""Tokenizers from files, read by the libraries that define them: `tokenizers` and `sentencepiece`, which come with the extra
-`text` (`pip install jaxnets[text]`) and are imported when a text is first encoded.
+"""Tokenizers from files, read with the libraries `tokenizers` and `sentencepiece`. They come with the extra `text`
+(`pip install jaxnets[text]`) and are imported on first use.
 """
 
 import functools
@@ -15,22 +15,23 @@ from jaxnets.core.errors import DataError, first_line, note
 from jaxnets.data.text.added_tokens import Beside, all_added, read_beside, read_object, with_added
 from jaxnets.data.text.token_names import Numbered, byte_letter, digest_of, in_order, show_bytes, show_spaces
 
-# What a pair of files is called: the ending of the one with the pieces, and that of the one with the merges.
+# Name endings of a pair of files: the one with the pieces -> the one with the merges.
 PAIRS = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 KINDS = (
     "characters, bytes, gpt2, or the path of a tokenizer.json, of a vocab.json beside its merges.txt (an encoder.json "
     "beside its vocab.bpe), of a vocab.txt (BERT), of a SentencePiece .model, or of a folder that holds one of them"
 )
-# Pieces that begin or end a text, in the files that mark them by name alone.
+# Names of end tokens, for files that do not declare one.
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>")
-# Whose files are read as GPT-2's, BERT's and SentencePiece's are; others read the same files in another way.
+# Tokenizer classes that read their files as GPT-2, BERT or SentencePiece do; other classes read the same files differently.
 _BYTE_LEVEL = ("GPT2", "Roberta", "Bart", "CodeGen", "Longformer", "LED", "Blenderbot")
 _WORD_PIECE = ("Bert", "DistilBert", "MobileBert", "Electra", "MPNet")
-# What `config.json` calls models whose pair of files is not read as GPT-2's, where no tokenizer_config.json says more.
+# `model_type` in `config.json` of models that do not read their pair of files as GPT-2 does; used if there is no
+# tokenizer_config.json.
 _OTHER_MODELS = ("qwen", "clip", "openai-gpt", "ctrl", "xlm", "fsmt", "flaubert", "biogpt", "blenderbot-small")
 _SENTENCE_PIECE = ("Llama", "CodeLlama", "Gemma", "T5", "Albert", "BigBird", "Reformer")
 _BERT_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# A folder's own names; a file by another name has no small files beside it.
+# The usual file names; the small files beside it are read only for these.
 _OWN = ("tokenizer.json", "vocab.json", "encoder.json", "vocab.txt", "tokenizer.model", "spiece.model")
 _SAVE = "save it as a tokenizer.json: `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
 
@@ -38,7 +39,7 @@ _SAVE = "save it as a tokenizer.json: `AutoTokenizer.from_pretrained(folder).sav
 class LibraryFile(Numbered):
     """A tokenizer of the `tokenizers` library: a `tokenizer.json`, GPT-2's pair of pieces and merges, or BERT's `vocab.txt`.
 
-    The small files beside it are read too (`data.added_tokens`), where it has its usual name.
+    If it has its usual name, the small files beside it are read too (`data.text.added_tokens`).
     """
 
     def __init__(self, path: Path, merges: Path | None = None) -> None:
@@ -58,7 +59,7 @@ class LibraryFile(Numbered):
             self.symbols = in_order(path, pieces, show=show_bytes if bytewise else show_spaces, kinds=KINDS)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"{path} is no vocabulary ({type(error).__name__}: {first_line(error)}); data.tokens is {KINDS}"
+                f"{path} is not a vocabulary ({type(error).__name__}: {first_line(error)}); data.tokens is {KINDS}"
             ) from error
         end = next((name for name in ENDS if name in pieces), None)
         named = {role: pieces[content] for role, content in self._beside.special.items()}
@@ -67,7 +68,7 @@ class LibraryFile(Numbered):
         self.special = named if "end" in named or end is None else {"end": pieces[end], **named}
 
     def _parsed(self) -> Any:
-        """The JSON of the first file; of a `vocab.txt`, the numbers of its lines."""
+        """The parsed JSON of the first file; for a `vocab.txt`, its lines and their numbers."""
         if self._path.suffix != ".txt":
             _check_class(self._path, self._beside, _BYTE_LEVEL if self._merges else None)
             return json.loads(self._content[self._path])
@@ -76,13 +77,13 @@ class LibraryFile(Numbered):
         pieces = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
         missing = [mark for mark in ("[UNK]", "[PAD]") if mark not in pieces]
         if missing or len(pieces) != len(lines):
-            what = f"it lacks {missing[0]}" if missing else "a piece is in it twice"
-            raise DataError(f"{self._path} is no vocabulary of BERT: {what}; data.tokens is {KINDS}")
+            what = f"it lacks {missing[0]}" if missing else "it has a piece twice"
+            raise DataError(f"{self._path} is not a BERT vocabulary: {what}; data.tokens is {KINDS}")
         return pieces
 
     @staticmethod
     def _pieces(data: Any) -> dict[str, int]:
-        """All pieces of a `tokenizer.json` with their numbers; those of a unigram model are in their order."""
+        """All pieces of a `tokenizer.json` with their ids; the ids of a unigram model are list positions."""
         vocabulary = data["model"]["vocab"]
         if isinstance(vocabulary, list):
             vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
@@ -102,34 +103,36 @@ class LibraryFile(Numbered):
                 data = json.loads(self._word_piece(tokenizers).to_str())
             data = with_added(data, added) if added or data.get("added_tokens") else data
             if data["model"].get("dropout"):
-                note(f"{self._path} drops merges at random (dropout); a text is read without, the same way each time")
+                note(
+                    f"{self._path} drops merges at random (dropout); texts are encoded without dropout, always the same way"
+                )
                 data = {**data, "model": {**data["model"], "dropout": None}}
             made = tokenizers.Tokenizer.from_str(json.dumps(data))
         except DataError:
             raise
         except (
             BaseException
-        ) as error:  # the library raises bare Exception, and a panic of its Rust code is no Exception
+        ) as error:  # the library raises bare Exception, and a Rust panic does not derive from Exception
             if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                 raise
             raise DataError(
                 f"{' and '.join(map(str, self.files.values()))} cannot be read by the tokenizers library ("
-                f"{first_line(error)}); take files that it wrote, or GPT-2's"
+                f"{first_line(error)}); use files that it wrote, or GPT-2's"
             ) from error
-        # Settings for batches of sentences, which many files carry: a whole text would be cut after the first 512.
+        # Many files have truncation and padding settings for sentences; they would cut a text after e.g. 512 tokens.
         made.no_truncation()
         made.no_padding()
         for entry in data.get("added_tokens") or []:
             if made.token_to_id(entry["content"]) != entry["id"]:
                 raise DataError(
-                    f"{self._path}: the added token {entry['content']!r} is said to be number {entry['id']}, and the "
-                    f"tokenizers library makes it {made.token_to_id(entry['content'])}, in a row after the vocabulary; number "
-                    f"it so"
+                    f"{self._path}: the added token {entry['content']!r} has id {entry['id']}, but the tokenizers library "
+                    f"gives it {made.token_to_id(entry['content'])}, consecutive after the vocabulary; write that id in the "
+                    f"file"
                 )
         return made
 
     def _pair(self, tokenizers: Any) -> Any:
-        """GPT-2's tokenizer from its pieces and merges."""
+        """Build GPT-2's tokenizer from its pieces and merges."""
         assert self._merges is not None
         if any(piece.endswith("</w>") for piece in self._data):
             raise DataError(f"{self._path} marks the ends of words (</w>), which GPT-2's files do not; {_SAVE}")
@@ -144,7 +147,7 @@ class LibraryFile(Numbered):
         return made
 
     def _word_piece(self, tokenizers: Any) -> Any:
-        """BERT's tokenizer from its vocabulary."""
+        """Build BERT's tokenizer from its vocabulary."""
         config = self._beside.config
         made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab=self._data, unk_token="[UNK]"))
         made.normalizer = tokenizers.normalizers.BertNormalizer(
@@ -157,9 +160,9 @@ class LibraryFile(Numbered):
         return made
 
     def encode(self, text: str) -> np.ndarray:
-        """As the library does, without the tokens that some files put around a text.
+        """Encode with the library, without the special tokens that some files add around a text.
 
-        What the tokenizer has no piece for, and no unknown token either, the library leaves out; that is counted and noted.
+        If there is no unknown token, the library drops characters without a piece; a note counts them.
         """
         try:
             found = self._library.encode(text, add_special_tokens=False)
@@ -173,8 +176,8 @@ class LibraryFile(Numbered):
         return np.array(found.ids, np.int32)
 
     def _without_piece(self, characters: frozenset[str]) -> frozenset[str]:
-        """Those that the library leaves out, since merges begin with single characters (or bytes) and it has no piece for
-        them."""
+        """The characters that the library drops: merges start from single characters (or bytes), and these have no
+        piece."""
         model, first = self._model["model"], self._model.get("pre_tokenizer")
         gives = (
             model.get("unk_token") is not None or model.get("byte_fallback") or model.get("continuing_subword_prefix")
@@ -194,18 +197,18 @@ class LibraryFile(Numbered):
 
     @functools.cached_property
     def _model(self) -> Any:
-        """What the library has made of the files."""
+        """The library's own `tokenizer.json` of the loaded tokenizer."""
         return json.loads(self._library.to_str())
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """As the library does; special tokens are shown."""
+        """Decode with the library; special tokens are shown."""
         return self._library.decode(self._checked(ids), skip_special_tokens=False)
 
 
 class SentencePiece(Numbered):
-    """A SentencePiece `.model` file; see Kudo and Richardson 2018. What it normalises is not undone by `decode`.
+    """A SentencePiece `.model` file; see Kudo and Richardson 2018. `decode` does not undo its normalisation.
 
-    Small files beside it that add tokens are refused, since SentencePiece has no place for them.
+    Small files beside it that add tokens raise `DataError`, since SentencePiece cannot hold them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -223,7 +226,7 @@ class SentencePiece(Numbered):
             pieces = self._library.id_to_piece(list(range(len(self._library))))
         except Exception as error:  # RuntimeError of its C++
             raise DataError(
-                f"{path} is no SentencePiece model ({first_line(error)}); data.tokens is {KINDS}"
+                f"{path} is not a SentencePiece model ({first_line(error)}); data.tokens is {KINDS}"
             ) from error
         numbers = {piece: number for number, piece in enumerate(pieces)}
         added = all_added(path, numbers, self._beside)
@@ -231,9 +234,9 @@ class SentencePiece(Numbered):
         if more:
             raise DataError(
                 f"{path.parent}: {', '.join(self._beside.files)} add {', '.join(map(repr, more[:6]))}, which SentencePiece "
-                f"has no place for; {_SAVE}"
+                f"cannot hold; {_SAVE}"
             )
-        # What SentencePiece spells out though the files beside say that it is one token.
+        # Single tokens according to the files beside, which SentencePiece splits into several.
         self._spelt = [t.content for t in added if self._library.encode(t.content, add_bos=False)[-1:] != [t.number]]
         self.symbols = tuple(show_spaces(piece) for piece in pieces)
         roles = {"begin": "bos_id", "end": "eos_id", "unknown": "unk_id", "padding": "pad_id"}
@@ -242,12 +245,12 @@ class SentencePiece(Numbered):
         self.special = {**{role: number for role, number in own.items() if number >= 0}, **named}
 
     def encode(self, text: str) -> np.ndarray:
-        """As the library does, with no begin and no end."""
+        """Encode with the library, without begin and end tokens."""
         written = next((content for content in self._spelt if content in text), None)
         if written is not None:
             raise DataError(
-                f"the text holds {written!r}, which the files beside {self._path} make one token and SentencePiece spells "
-                f"out; {_SAVE}"
+                f"the text holds {written!r}, which is one token in the files beside {self._path} but several in "
+                f"SentencePiece; {_SAVE}"
             )
         try:
             return np.array(self._library.encode(text), np.int32)
@@ -255,20 +258,20 @@ class SentencePiece(Numbered):
             raise DataError(f"the text cannot be encoded ({first_line(error)}): {text[:40]!r}; is it UTF-8?") from error
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """As the library does."""
+        """Decode with the library."""
         return self._library.decode(self._checked(ids))
 
 
 def _check_class(path: Path, beside: Beside, kinds: tuple[str, ...] | None) -> None:
-    """Raise `DataError` where the files beside say that this file is read in a way that is not ours."""
+    """Raise `DataError` if the files beside name a tokenizer class that reads this file differently."""
     said = beside.config.get("tokenizer_class")
     if kinds is _BYTE_LEVEL and said is None and path.name in _OWN:
         kind = read_object(path.parent / "config.json").get("model_type", "")
         said = kind if str(kind).startswith(_OTHER_MODELS) else None
     if kinds is not None and isinstance(said, str) and said.removesuffix("Fast").removesuffix("Tokenizer") not in kinds:
         raise DataError(
-            f"{path} belongs to a {said}, which reads it in a way of its own; {path.name} is read as that of "
-            f"{', '.join(kinds[:4])}. Take its tokenizer.json, or {_SAVE}"
+            f"{path} belongs to a {said}, which reads it differently; here {path.name} is read as that of "
+            f"{', '.join(kinds[:4])}. Use its tokenizer.json, or {_SAVE}"
         )
 
 

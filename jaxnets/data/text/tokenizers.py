@@ -1,4 +1,4 @@
-"""Text to numbers and back: bytes, characters, and the tokenizer files of other libraries (`tokenizer_files.py`)."""
+"""Tokenizers: bytes, characters, and the tokenizer files of other libraries (`tokenizer_files.py`)."""
 
 import dataclasses
 import functools
@@ -27,67 +27,68 @@ GPT2_FILES = {
 
 
 class Tokenizer(Protocol):
-    """What all of them offer."""
+    """The protocol of all tokenizers."""
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """What each number stands for, to be shown to people."""
+        """The printable name of each token, by id."""
 
     @property
     def special(self) -> Mapping[str, int]:
-        """Numbers of the tokens that are no text, as far as the file says: "begin", "end", "unknown", "padding"."""
+        """Ids of the special tokens in the files, by role: "begin", "end", "unknown", "padding"."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the files; "" where there is none."""
+        """SHA-256 of the files; "" if there are none."""
 
     @property
     def files(self) -> Mapping[str, Path]:
-        """The files, by the name under which the Hugging Face libraries look for them."""
+        """The files, by the name that the Hugging Face libraries expect."""
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens of a text, int32 `[T]`; nothing is put before or after it."""
+        """The token ids of a text, int32 `[T]`, without begin and end tokens."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of tokens; raises `DataError` for a number that is none."""
+        """The text of token ids; raises `DataError` for an id outside the vocabulary."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bytes(Numbered):
-    """The 256 bytes of UTF-8: every text can be written, and nothing is learned from a file."""
+    """The 256 bytes of UTF-8: encodes every text, and needs no file."""
 
     @functools.cached_property
     def symbols(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Printable ASCII as it is, else `\\x0a`."""
+        """Printable ASCII characters as themselves, other bytes as `\\x0a`."""
         return tuple(chr(b) if 32 <= b < 127 else f"\\x{b:02x}" for b in range(256))
 
     def encode(self, text: str) -> np.ndarray:
-        """One number for each byte."""
+        """One id per byte; raises `DataError` for a lone surrogate."""
         try:
             return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
         except UnicodeEncodeError as error:
             raise DataError(
-                f"the text has a lone surrogate, {text[error.start]!r} (at {error.start}), which UTF-8 lacks; take it out"
+                f"the text has a lone surrogate, {text[error.start]!r} (at {error.start}), which UTF-8 cannot encode; remove "
+                f"it"
             ) from error
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """What is no UTF-8 becomes the replacement character."""
+        """Invalid UTF-8 becomes the replacement character."""
         return bytes(self._checked(ids)).decode("utf-8", errors="replace")
 
 
 @dataclasses.dataclass(frozen=True)
 class Characters(Numbered):
-    """The characters of one text, numbered in their order."""
+    """The characters of one text, numbered in sorted order."""
 
     symbols: tuple[str, ...]
 
     @classmethod
     def of(cls, text: str) -> "Characters":
-        """Those that occur in a text."""
+        """The tokenizer of the characters in a text."""
         return cls(tuple(sorted(set(text))))
 
     def encode(self, text: str) -> np.ndarray:
-        """One number for each character; raises `DataError` for one that is not among the symbols."""
+        """One id per character; raises `DataError` for a character that is not in `symbols`."""
         order = np.array([ord(s) for s in self.symbols], np.uint32)
         codes = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), np.uint32)
         found = np.searchsorted(order, codes)
@@ -95,27 +96,23 @@ class Characters(Numbered):
         if wrong.any():
             place = int(wrong.argmax())
             composed = unicodedata.normalize("NFC", text)
-            hint = (
-                "put accents and letters together first (Unicode's NFC)"
-                if set(composed) <= set(self.symbols)
-                else "leave it out"
-            )
+            hint = "normalise the text to NFC first" if set(composed) <= set(self.symbols) else "remove it"
             raise DataError(
-                f"the model knows {len(self.symbols)} characters, and {text[place]!r} (at {place}) is none of them; {hint}, "
-                f"or train with data.tokens=bytes, which can write everything"
+                f"the model knows {len(self.symbols)} characters, and {text[place]!r} (at {place}) is not one of them; "
+                f"{hint}, or train with data.tokens=bytes, which encodes any text"
             )
         return found.astype(np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The characters in a row."""
+        """The characters of token ids."""
         return "".join(self.symbols[i] for i in self._checked(ids))
 
 
 def open_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a name or a path; see `KINDS`. (Characters are those of a text: `Characters.of`.)
+    """Open a tokenizer by name or path; see `KINDS`. (For characters use `Characters.of`.)
 
     Raises:
-        DataError: no such file, a file of another kind, or a package that is not installed.
+        DataError: the file is missing or of another kind, or a package is not installed.
     """
     if name == "bytes":
         return Bytes()
@@ -137,8 +134,8 @@ def open_tokenizer(name: str) -> Tokenizer:
             if path.name.endswith(given):
                 partner = path.with_name(path.name.removesuffix(given) + other)
                 if not partner.is_file():
-                    raise DataError(f"{path} goes with {partner}, which is not there; put it beside")
+                    raise DataError(f"{path} needs {partner}, which does not exist; put it there")
                 return LibraryFile(path, partner) if given == pieces_end else LibraryFile(partner, path)
     if path.suffix == ".json":
         return LibraryFile(path)
-    raise DataError(f"{name!r} is no tokenizer file by its name; data.tokens is {KINDS}")
+    raise DataError(f"{name!r} is not a tokenizer file by its name; data.tokens is {KINDS}")
