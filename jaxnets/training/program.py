@@ -24,8 +24,8 @@ from jaxnets.ops.beyond_promise import compiled_for, equations
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.steps.step import Metrics, Step
 
-# FLOPs in one dispatch. A dispatch costs about 0.1 ms, which is small beside this much work. On the CPU it takes some 5 ms; more
-# would gain nothing, and the compiler optimises a loop's body less: a step of `fashion_cnn` takes 1.2 times as long in a loop.
+# FLOPs in one dispatch. A dispatch costs about 0.1 ms, which is small beside this much work. On the CPU it takes some 5 ms;
+# more would gain nothing, and the compiler optimises a loop's body less: a step of `fashion_cnn` takes 1.2 times as long.
 WORK_PER_CALL = 1e10
 WORK_PER_CALL_ON_CPU = 1e9
 MOST_STEPS_PER_CALL = 200
