@@ -12,7 +12,8 @@ from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.sources.memory import InMemory
-from jaxnets.optim.optimizers import AdamW, Optimizer
+from jaxnets.optim.given import as_optimizer
+from jaxnets.optim.optimizers import AdamW
 from jaxnets.report.console import ProgressKind
 from jaxnets.runs.train import Run, train
 from jaxnets.tasks.base import Task
@@ -27,7 +28,7 @@ def fit(
     epochs: float | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Any = None,
     seed: int = 0,
     run_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -48,7 +49,8 @@ def fit(
         epochs: passes over the training data; 10 unless `steps` says otherwise.
         steps: optimizer steps, instead of epochs.
         batch_size: examples in each step; by default 128, or 32 where there are fewer than 10,000 examples.
-        optimizer: AdamW with a warm-up and a cosine by default.
+        optimizer: one of `jaxnets.optim`, any Optax transformation (`optax.lion(1e-4)`), a name ("lion"), or a dict of path
+            patterns and these (`{"body/.*": optax.set_to_zero(), ".*": "adamw"}`); AdamW with warm-up and cosine by default.
         seed: root of all randomness.
         run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
         overwrite: replace a run that is in `run_dir` already.
@@ -75,7 +77,7 @@ def fit(
     experiment = Experiment(
         task=task,
         data=InMemory(dataset.name, dataset.fingerprint),
-        optimizer=optimizer or AdamW(),
+        optimizer=AdamW() if optimizer is None else as_optimizer(optimizer),
         steps=steps,
         batch_size=batch_size,
         seed=seed,

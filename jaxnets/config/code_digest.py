@@ -7,6 +7,7 @@ do not count. It works alike for modules, scripts, notebooks and classes made in
 Instructions differ between versions of Python, so the version goes with the digest; digests of two versions are not compared.
 """
 
+import contextlib
 import dataclasses
 import dis
 import functools
@@ -180,6 +181,8 @@ class _Walk:
             self.add_class(plain)
         elif name is not None:  # of some library, compiled or not
             self.say("named", module, name)
+            # What a library's function closes over is chosen by the user: `optax.adam(1e-3)`, `initializers.normal(0.02)`.
+            self.add_all(_closed_over(plain))
         else:
             self.add_instance(plain)
 
@@ -255,6 +258,17 @@ class _Walk:
                 self.add_new(argument)
             else:
                 self.say(instruction.opname, repr(argument))
+
+
+def _closed_over(function: Any) -> list[Any]:
+    """The values in a function's closure; what is not filled yet is left out."""
+    if not isinstance(function, types.FunctionType):
+        return []
+    values = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):
+            values.append(cell.cell_contents)
+    return values
 
 
 def _of(method: types.FunctionType, cls: type) -> bool:

@@ -5,7 +5,7 @@ It is written as a Python file with a function `config()` (`jaxnets.config.find`
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal, cast
 
 from jaxnets.checkpoints.retention import Keep, seconds_between_saves
 from jaxnets.checkpoints.warm_start import WarmStart
@@ -13,6 +13,7 @@ from jaxnets.config.check import check_types
 from jaxnets.core.errors import UsageError
 from jaxnets.data.dataset import Source
 from jaxnets.optim.averaging import EMA
+from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
@@ -69,6 +70,9 @@ class Experiment:
     """On a GPU, use only operations that give the same bits each time, at some cost; CPU and TPU always do."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
+        if isinstance(self.precision, str):
+            object.__setattr__(self, "precision", Precision(cast(Any, self.precision)))
         check_types(self)
         for name in ("steps", "batch_size", "micro_batches", "eval_batch_size", "log_every"):
             if getattr(self, name) < 1:

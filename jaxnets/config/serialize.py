@@ -15,12 +15,13 @@ from typing import Any
 from jaxnets.checkpoints.retention import Keep
 from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.check import check_values, is_linens_own
-from jaxnets.config.code_digest import described, without_code
+from jaxnets.config.code_digest import CODE, code_digest, described, without_code
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.core.renames import FIELDS, renamed
 from jaxnets.data.preparation import CLASSES
 from jaxnets.optim.averaging import EMA
+from jaxnets.optim.given import is_transformation
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.training.guards import Guard
@@ -36,6 +37,8 @@ def to_data(value: Any) -> Any:
         own = {} if built_ins().get(type(value).__name__) is type(value) else described(type(value))
         name = {"type": type(value).__name__, **own}
         return name | {field.name: to_data(getattr(value, field.name)) for field in fields}
+    if is_transformation(value):
+        return described(value.update) | {CODE: code_digest(value)}
     if isinstance(value, tuple | list):
         return [to_data(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):

@@ -1,6 +1,10 @@
 """Optimizers (Optax chains as small frozen dataclasses), learning-rate schedules and weight averaging."""
 
 from jaxnets.optim.averaging import EMA as EMA
+from jaxnets.optim.given import ByPath as ByPath
+from jaxnets.optim.given import Named as Named
+from jaxnets.optim.given import Optax as Optax
+from jaxnets.optim.given import as_optimizer as as_optimizer
 from jaxnets.optim.optimizers import SGD as SGD
 from jaxnets.optim.optimizers import Adam as Adam
 from jaxnets.optim.optimizers import AdamW as AdamW
@@ -10,4 +14,18 @@ from jaxnets.optim.schedules import Schedule as Schedule
 from jaxnets.optim.schedules import WarmupCosine as WarmupCosine
 from jaxnets.optim.schedules import WarmupLinear as WarmupLinear
 
-__all__ = ["EMA", "SGD", "Adam", "AdamW", "Constant", "Optimizer", "Schedule", "WarmupCosine", "WarmupLinear"]
+__all__ = [
+    "EMA",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "ByPath",
+    "Constant",
+    "Named",
+    "Optax",
+    "Optimizer",
+    "Schedule",
+    "WarmupCosine",
+    "WarmupLinear",
+    "as_optimizer",
+]

@@ -99,10 +99,14 @@ def on_schedule(opt_state: Any, step: Array) -> Any:
         fields = getattr(type(node), "_fields", ())
         return "count" in fields and ("Schedule" in type(node).__name__ or "hyperparams" in fields)
 
+    def counts_updates(node: Any) -> bool:
+        # Inside `optax.MultiSteps` a schedule counts updates, of which there is one in several batches.
+        return "gradient_step" in getattr(type(node), "_fields", ())
+
     def at_step(node: Any) -> Any:
-        if not is_schedule(node):
+        if counts_updates(node) or not is_schedule(node):
             return node
         inner = {name: on_schedule(getattr(node, name), step) for name in node._fields if name != "count"}
         return node._replace(count=jnp.asarray(step, node.count.dtype), **inner)
 
-    return jax.tree.map(at_step, opt_state, is_leaf=is_schedule)
+    return jax.tree.map(at_step, opt_state, is_leaf=lambda node: is_schedule(node) or counts_updates(node))

@@ -4,9 +4,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.types import Variables
+from jaxnets.optim.reading import evaluation_params
 
 
 @jax.tree_util.register_dataclass
@@ -34,5 +36,17 @@ class TrainState:
 
     @property
     def best_variables(self) -> Variables:
-        """The averaged variables where there is an average, else the current ones: what evaluation uses."""
-        return self.average if jax.tree.leaves(self.average) else self.variables
+        """What evaluation uses: the averaged variables if there are some, else those of the optimizer's choice."""
+        if jax.tree.leaves(self.average):
+            return self.average
+        return {"params": evaluation_params(self.opt_state, self.params), **self.model_state}
+
+
+def strongly_typed(tree: Any) -> Any:
+    """The tree with strong dtypes: the dtype of a weakly typed array (from a Python number) changes in a sum."""
+
+    def typed(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        return jax.lax.convert_element_type(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
+
+    return jax.tree.map(typed, tree)

@@ -13,10 +13,11 @@ from jaxnets.core.types import Aux, Batch, Mean, Variables
 from jaxnets.ops.beyond_promise import compiled_for
 from jaxnets.ops.norm import global_norm
 from jaxnets.ops.random import stream_key, with_keys
+from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.precision import Precision
-from jaxnets.steps.state import TrainState
+from jaxnets.steps.state import TrainState, strongly_typed
 
 Metrics = dict[str, Mean]
 Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
@@ -68,11 +69,17 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
         # A batch that is masked whole may hold anything, also numbers that are not finite.
         finite, taken = finite | empty, finite & ~empty
-        params, opt_state = _update(recipe.optimizer, gradients, state, taken)
+        extra = {"value": mean.sum / jnp.maximum(mean.weight, 1e-30), "grad": gradients}
+        value_fn = _mean_loss(loss, recipe, state, batch)
+        extra |= {"value_fn": value_fn, "grad_fn": lambda params, *_: jax.grad(value_fn)(params)}
+        params, opt_state = _update(recipe.optimizer, gradients, state, taken, extra)
         kept = _keep_if(taken, model_state, state.model_state)
         counters = _count(state.guard, finite, empty)
         new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
         metrics = {**metrics, "loss": mean, "gradient_norm": _counted(norm, ~empty), TAKEN: _flag(taken)}
+        rate = reading.learning_rate(opt_state)
+        if rate is not None:
+            metrics["learning_rate"] = _counted(rate, ~empty)
         if recipe.guard == "skip":
             # float16 finds its loss scale by overflowing now and then: such a step is not counted as skipped.
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
@@ -99,13 +106,19 @@ def _norm(gradients: Any) -> tuple[Array, Array]:
     return norm, jnp.where(finite.all(), 0.0, jnp.argmin(finite) + 1.0)
 
 
-def _update(optimizer: optax.GradientTransformation, gradients: Any, state: TrainState, taken: Array) -> Any:
-    """The parameters and optimizer state after a step; those before it unless `taken`."""
+def _update(
+    optimizer: optax.GradientTransformation, gradients: Any, state: TrainState, taken: Array, extra: dict[str, Any]
+) -> Any:
+    """The parameters and optimizer state after a step; those before it unless `taken`.
+
+    `extra` are keywords for optimizers that use more than the gradient: `value`, `grad`, `value_fn`, `grad_fn`.
+    """
+    update = optax.with_extra_args_support(optimizer).update
 
     def moved(gradients: Any, opt_state: Any, params: Any) -> Any:
-        # Schedules go by the number of the batch, whatever became of the batches before.
-        updates, opt_state = optimizer.update(gradients, on_schedule(opt_state, state.step), params)
-        return optax.apply_updates(params, updates), opt_state
+        # Schedules depend on the number of the batch, whether or not the batches before were skipped.
+        updates, opt_state = update(gradients, on_schedule(opt_state, state.step), params, **extra)
+        return optax.apply_updates(params, updates), strongly_typed(opt_state)
 
     arguments = (gradients, state.opt_state, state.params)
     # A branch costs the CPU nothing, where selecting reads every array once more. An accelerator would wait for the
@@ -128,11 +141,33 @@ def with_average(step: Step, average: EMA) -> Step:
         metrics = {name: mean for name, mean in metrics.items() if name != TAKEN}
         if not average.active:
             return new, metrics
-        updates = state.step - state.guard["skipped"] - state.guard["left_out"]
-        moved = average.update(state.average, new.variables, updates)
-        return dataclasses.replace(new, average=_keep_if(taken, moved, state.average)), metrics
+        batches = state.step - state.guard["skipped"] - state.guard["left_out"]
+        after = average.update(state.average, new.variables, reading.updates_done(state.opt_state, batches))
+        return dataclasses.replace(
+            new, average=_keep_if(taken & reading.moved(new.opt_state), after, state.average)
+        ), metrics
 
     return averaged
+
+
+def _mean_loss(loss: Loss, recipe: Recipe, state: TrainState, batch: Batch) -> Callable[[Any], Array]:
+    """The mean loss of the batch as a function of the parameters, with the random draws of this step."""
+    key, count = recipe.key("model", state.step), recipe.micro_batches
+
+    def one(params: Any, part: Batch, key: Array) -> Mean:
+        variables, part = recipe.precision.cast({"params": params, **state.model_state}, part)
+        return loss(variables, part, key, True)[0]
+
+    def value(params: Any) -> Array:
+        if count == 1:
+            mean = one(params, batch, key)
+        else:
+            parts = jax.tree.map(lambda a: _split(a, count), batch)
+            means = jax.lax.map(lambda p: one(params, p[0], jax.random.fold_in(key, p[1])), (parts, jnp.arange(count)))
+            mean = Mean(means.sum.sum(), means.weight.sum())
+        return mean.sum / jnp.maximum(mean.weight, 1e-30)
+
+    return value
 
 
 def _gradients(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxnets.core.types import Batch
 from jaxnets.ops.random import stream_key
-from jaxnets.steps.state import TrainState
+from jaxnets.steps.state import TrainState, strongly_typed
 from jaxnets.steps.step import Recipe
 from jaxnets.tasks.base import Task
 
@@ -30,7 +30,8 @@ def create_state(task: Task, recipe: Recipe, batch: Batch) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=variables,
-        opt_state=task.init_optimizer(recipe.optimizer, params),
+        # Copies too: some optimizers begin with the parameters as part of their state.
+        opt_state=jax.tree.map(jnp.copy, strongly_typed(task.init_optimizer(recipe.optimizer, params))),
         average=average,
         guard=guard,
     )

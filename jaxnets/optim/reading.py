@@ -1,0 +1,45 @@
+"""What an optimizer's state says: the learning rate in force, the weights to evaluate, and whether the weights moved.
+
+States of Optax are recognised by their fields, wherever they stand in a chain.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from optax import contrib
+
+
+def _nodes(opt_state: Any, *fields: str) -> list[Any]:
+    """The named tuples in a state that have these fields, outermost ones only."""
+
+    def has(node: Any) -> bool:
+        return set(fields) <= set(getattr(type(node), "_fields", ()))
+
+    return [node for node in jax.tree.leaves(opt_state, is_leaf=has) if has(node)]
+
+
+def learning_rate(opt_state: Any) -> Array | None:
+    """The learning rate in force, float32, where the state has it (`optax.inject_hyperparams`); None elsewhere."""
+    rates = [node.hyperparams["learning_rate"] for node in _nodes(opt_state, "hyperparams", "count")
+             if "learning_rate" in node.hyperparams]  # fmt: skip
+    return jnp.asarray(rates[0], jnp.float32) if len(rates) == 1 else None
+
+
+def moved(opt_state: Any) -> Array:
+    """Whether the last update changed the weights: `optax.MultiSteps` changes them every k-th time only."""
+    waiting = [node.mini_step for node in _nodes(opt_state, "mini_step", "gradient_step")]
+    return jnp.all(jnp.stack([step == 0 for step in waiting])) if waiting else jnp.ones((), bool)
+
+
+def updates_done(opt_state: Any, batches: Array) -> Array:
+    """Updates of the weights so far, where each of `batches` would be one without `optax.MultiSteps`."""
+    counts = [node.gradient_step for node in _nodes(opt_state, "mini_step", "gradient_step")]
+    return counts[0] if counts else batches
+
+
+def evaluation_params(opt_state: Any, params: Any) -> Any:
+    """The parameters to evaluate and export: those of a schedule-free optimizer are an average that its state holds."""
+    free = _nodes(opt_state, "b1", "weight_sum", "z")
+    return jax.jit(contrib.schedule_free_eval_params)(free[0], params) if len(free) == 1 else params
