@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxnets import training as training
     from jaxnets.api import fit as fit
     from jaxnets.config.experiment import Experiment as Experiment
+    from jaxnets.core.types import Mean as Mean
     from jaxnets.data import from_arrays as from_arrays
     from jaxnets.data import load as load
     from jaxnets.runs.train import Run as Run
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 # The module of each name, and the rooms; they load on first use: `import jaxnets` itself costs nothing.
 FILES = {
     "Experiment": "config.experiment",
+    "Mean": "core.types",
     "Run": "runs.train",
     "fit": "api",
     "from_arrays": "data",

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
+import numpy as np
 
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean
@@ -17,6 +19,7 @@ from jaxnets.optim.optimizers import AdamW
 from jaxnets.report.console import ProgressKind
 from jaxnets.runs.train import Run, train
 from jaxnets.tasks.base import Task
+from jaxnets.tasks.own import Own
 from jaxnets.tasks.supervised import Supervised
 
 
@@ -29,6 +32,9 @@ def fit(
     steps: int | None = None,
     batch_size: int | None = None,
     optimizer: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
     seed: int = 0,
     run_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -41,8 +47,9 @@ def fit(
     arguments gives the same result, bit for bit on the same machine.
 
     Args:
-        model: a Linen module called as `model(inputs, train=...)`, or a task that holds one. For a bare module,
-            integer (or text) targets make it a classification and real targets a regression.
+        model: a Linen module called as `model(inputs)`, or a task that holds one. Its call may have an argument `train`,
+            `training`, `is_training` or `deterministic`. For a bare module, integer (or text) targets make it a classification
+            and real targets a regression.
         data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where
             examples count differently.
         test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
@@ -51,6 +58,11 @@ def fit(
         batch_size: examples in each step; by default 128, or 32 where there are fewer than 10,000 examples.
         optimizer: one of `jaxnets.optim`, any Optax transformation (`optax.lion(1e-4)`), a name ("lion"), or a dict of path
             patterns and these (`{"body/.*": optax.set_to_zero(), ".*": "adamw"}`); AdamW with warm-up and cosine by default.
+        loss: a function `(outputs, batch)` of what the model returns and of the batch (`batch["targets"]`, ...), that returns
+            one value for each example or a `Mean`; by default that of the task.
+        metrics: functions of the same kind, or `tasks.F1()`, `tasks.AUROC()` ..., by the name under which they are logged.
+        class_weight: weight of each class in the loss, by its name or number (others have 1); "balanced": the same total
+            weight for every class.
         seed: root of all randomness.
         run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
         overwrite: replace a run that is in `run_dir` already.
@@ -74,6 +86,15 @@ def fit(
         options.setdefault("eval_every", per_epoch)
     options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
     task = model if isinstance(model, Task) else Supervised(model=model)
+    if loss is not None or metrics or class_weight is not None:
+        weights = () if class_weight is None else class_weights(dataset, class_weight)
+        task = Own(
+            model=task.model,
+            inner=task,
+            objective=loss,
+            measures=tuple((metrics or {}).items()),
+            class_weight=weights,
+        )
     experiment = Experiment(
         task=task,
         data=InMemory(dataset.name, dataset.fingerprint),
@@ -84,6 +105,47 @@ def fit(
         **options,
     )
     return train(experiment, dataset=dataset, run_dir=run_dir, overwrite=overwrite, progress=progress)
+
+
+# Arguments of other libraries' training functions -> what to use here.
+ELSEWHERE = {
+    "accelerator": "jaxnets trains on the devices that JAX has; `JAX_PLATFORMS=cpu` and `mesh=MeshShape(...)` choose them",
+    "accumulate_grad_batches": "use micro_batches=, which splits a batch, or optimizer=optax.MultiSteps(...)",
+    "callbacks": "use on_nonfinite=, keep= and save_every=, or go on with run.state and a loop of your own",
+    "devices": "use mesh=MeshShape(...); by default all devices are used",
+    "gradient_clip_val": "use optimizer=AdamW(clip_norm=...), or optax.clip_by_global_norm in your chain",
+    "lr": "give the rate to the optimizer: optimizer=AdamW(learning_rate=...) or optax.adam(...)",
+    "learning_rate": "give it to the optimizer: optimizer=AdamW(learning_rate=...) or optax.adam(...)",
+    "max_epochs": "use epochs=",
+    "max_steps": "use steps=",
+    "sample_weight": "give the weights with the data: (inputs, targets, weights)",
+    "shuffle": "the order is shuffled anew in every epoch, by seed=",
+    "val_check_interval": "use eval_every=, in steps",
+    "validation_data": "use test=(inputs, targets)",
+    "validation_split": "use test=(inputs, targets); without it a fifth of the data is held out",
+    "verbose": "use progress='bar', 'lines' or 'none'",
+}
+
+
+def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[float, ...]:
+    """A weight for each class of a data set, from `class_weight` of `fit`; raises `UsageError` where it does not fit."""
+    names = dataset.card.class_names
+    if dataset.card.target_kind != "class":
+        raise UsageError(f"class_weight is for classes, but the targets of {dataset.name!r} are not; leave it out")
+    if isinstance(wanted, str):
+        if wanted != "balanced":
+            raise UsageError(f"class_weight is a dict or 'balanced', got {wanted!r}")
+        counts = np.bincount(np.asarray(dataset.train["targets"]).astype(int), minlength=len(names))
+        return tuple(float(counts.sum() / (len(names) * max(1, count))) for count in counts)
+    weights = [1.0] * len(names)
+    for key, weight in wanted.items():
+        place = names.index(str(key)) if str(key) in names else key
+        if not isinstance(place, int | np.integer) or not 0 <= place < len(names):
+            raise UsageError(f"class_weight has {key!r}, which is no class of {dataset.name!r}: {', '.join(names[:8])}")
+        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+            raise UsageError(f"class_weight[{key!r}] is a number, at least 0; got {weight!r}")
+        weights[int(place)] = float(weight)
+    return tuple(weights)
 
 
 def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset:
@@ -103,6 +165,8 @@ def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset
         hint = "; add parentheses to make one" if isinstance(model, type) else ""
         raise UsageError(f"model is a Linen module or a task, got {model!r}{hint}")
     unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Experiment)})
+    if unknown and unknown[0] in ELSEWHERE:
+        raise UsageError(f"fit has no argument {unknown[0]!r}, which other libraries have; {ELSEWHERE[unknown[0]]}")
     if unknown:
         known = (field.name for field in dataclasses.fields(Experiment))
         raise UsageError(f"fit has no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}")

@@ -17,7 +17,8 @@ def check_types(value: Any) -> None:
     check_values(type(value), values)
     for item in values.values():
         for part in item if isinstance(item, tuple | list) else (item,):
-            if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            # Other packages annotate in their own ways: a `dtype: jnp.dtype` of theirs holds `jnp.float32`, which is a class.
+            if dataclasses.is_dataclass(part) and not isinstance(part, type) and not is_foreign(type(part)):
                 check_types(part)
 
 
@@ -27,6 +28,11 @@ def check_values(cls: type, values: dict[str, Any]) -> None:
         if name in values and not fits(values[name], hint):
             item = values[name]
             raise UsageError(f"{cls.__name__}.{name} is {in_words(hint)}, got {item!r} ({type(item).__name__})")
+
+
+def is_foreign(cls: type) -> bool:
+    """Whether a class is neither of this package nor a task, optimizer or source made from one of its classes."""
+    return not any(base.__module__.split(".")[0] == "jaxnets" for base in cls.__mro__)
 
 
 def is_linens_own(value: Any, field: str) -> bool:

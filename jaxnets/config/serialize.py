@@ -47,9 +47,8 @@ def to_data(value: Any) -> Any:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if callable(value):
         return described(value)
-    raise UsageError(
-        f"a configuration holds dataclasses, numbers, text, functions and tuples, not {type(value).__name__}"
-    )
+    # Anything else (a dtype, a dict, a library's configuration object) is named, and a digest says whether it is the same.
+    return described(type(value)) | {CODE: code_digest(value)}
 
 
 def from_data(data: Any) -> Any:

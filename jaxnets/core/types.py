@@ -54,6 +54,17 @@ class Mean:
         return self.sum / self.weight
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a metric needs of each example of a batch, where no mean of numbers would do (ranks, say)."""
+
+    values: dict[str, Any]
+    """Arrays `[B, ...]`."""
+    mask: Any
+    """`[B]`: 0 for rows that fill up a batch."""
+
+
 class Aux(NamedTuple):
     """What a loss returns beside the loss."""
 

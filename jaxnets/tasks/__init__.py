@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from jaxnets.tasks.graphs import NodeClassification as NodeClassification
     from jaxnets.tasks.language import NextToken as NextToken
     from jaxnets.tasks.margin import MarginClassification as MarginClassification
+    from jaxnets.tasks.metrics import AUROC as AUROC
+    from jaxnets.tasks.metrics import F1 as F1
+    from jaxnets.tasks.metrics import AveragePrecision as AveragePrecision
+    from jaxnets.tasks.metrics import CalibrationError as CalibrationError
+    from jaxnets.tasks.metrics import Metric as Metric
     from jaxnets.tasks.multilabel import MultiLabel as MultiLabel
     from jaxnets.tasks.next_frame import NextFrame as NextFrame
+    from jaxnets.tasks.own import Own as Own
     from jaxnets.tasks.perceptron_rule import PerceptronRule as PerceptronRule
     from jaxnets.tasks.reconstruction import Reconstruction as Reconstruction
     from jaxnets.tasks.regression import Regression as Regression
@@ -27,6 +33,12 @@ if TYPE_CHECKING:
 
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
+    "AUROC": "metrics",
+    "AveragePrecision": "metrics",
+    "CalibrationError": "metrics",
+    "F1": "metrics",
+    "Metric": "metrics",
+    "Own": "own",
     "Adaline": "adaline",
     "Adversarial": "adversarial",
     "Task": "base",
@@ -52,17 +64,23 @@ FILES = {
 __getattr__, __dir__ = lazy(__name__, FILES)
 
 __all__ = [
+    "AUROC",
+    "F1",
     "Adaline",
     "Adversarial",
+    "AveragePrecision",
+    "CalibrationError",
     "Classification",
     "Diffusion",
     "Forecasting",
     "GraphClassification",
     "MarginClassification",
+    "Metric",
     "MultiLabel",
     "NextFrame",
     "NextToken",
     "NodeClassification",
+    "Own",
     "PerceptronRule",
     "Reconstruction",
     "Regression",

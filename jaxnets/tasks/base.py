@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from jaxnets.core.errors import DataError
-from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Variables
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
 from jaxnets.ops.tokens import PAD
 from jaxnets.steps.step import Recipe, Step, make_train_step
 from jaxnets.tasks.calls import call_model, init_model
@@ -28,7 +28,7 @@ class Task:
     """Base of all tasks; see the module's docstring."""
 
     model: nn.Module
-    """The network, a Linen module called as `model(inputs_of(batch), train=...)`."""
+    """The network, a Linen module called as `model(inputs_of(batch))`, with `train=` or another of `calls.MODES`."""
 
     headline = "loss"
     """The main metric of a run."""
@@ -85,12 +85,12 @@ class Task:
         """The training loss, as a (sum, weight) pair over the unmasked examples."""
         raise NotImplementedError
 
-    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """The evaluation metrics of one batch, as (sum, weight) pairs."""
+    def metrics(self, variables: Variables, batch: Batch) -> Mapping[str, Mean | Rows]:
+        """The evaluation metrics of one batch, as (sum, weight) pairs; `Rows` for `derive` where a mean will not do."""
         raise NotImplementedError
 
-    def derive(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Final metrics from the divided means of `metrics` (R2, for example, needs three of them)."""
+    def derive(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Final metrics from the divided means of `metrics` (R2, for example, needs three of them), and from the rows."""
         return dict(values)
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:

@@ -8,6 +8,8 @@ A collection that `init` makes is state and is carried from step to step. A coll
 at every call, so it is not state and is left out.
 """
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,19 +30,25 @@ STREAMS = (
 
 
 def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
-    """Initial variables of a module called as `model(*inputs, train=...)`: `{"params": ..., ...}`.
+    """Initial variables of a module called as `model(*inputs)`, in evaluation: `{"params": ..., ...}`.
 
     Raises:
         UsageError: the shapes or dtypes of a collection change in a call.
     """
-    variables = dict(_typed(model.init({"params": key, "dropout": key}, *inputs, train=False)))
+    module, mode = in_mode(model, train=False)
+    initialise: Any = module.init
+    # Boxes of `nn.with_partitioning` are taken off, and their axes are not looked for in the mesh: where arrays go is decided
+    # by `parallel/partition.py`.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        variables = dict(_typed(nn.unbox(initialise({"params": key, "dropout": key}, *inputs, **mode))))
     kept = [name for name in variables if name != "params"]
     if not kept:
         return variables
 
     def called() -> Variables:
-        call: Any = model.apply
-        return dict(_typed(call(variables, *inputs, train=True, rngs=_streams(key), mutable=kept)[1]))
+        module, mode = in_mode(model, train=True)
+        call: Any = module.apply
+        return dict(_typed(nn.unbox(call(variables, *inputs, **mode, rngs=_streams(key), mutable=kept)[1])))
 
     after = _explained(model, lambda: jax.eval_shape(called))
     for name in kept:
@@ -63,7 +71,7 @@ def call_model(
     sown: Sequence[str] = (),
     **options: Any,
 ) -> tuple[Any, Variables]:
-    """Call a module as `model(*inputs, train=...)`, with `train=True` if there is a key.
+    """Call a module as `model(*inputs)`: in training if there is a key, else in evaluation (see `in_mode`).
 
     Args:
         model: the module.
@@ -78,12 +86,34 @@ def call_model(
     """
     others = {name: value for name, value in variables.items() if name != "params"}
     rngs, kept = ({}, []) if key is None else (_streams(key), list(others))
-    call: Any = model.apply  # its return type depends on `mutable`
+    module, mode = in_mode(model, train=key is not None, method=options.get("method"))
+    call: Any = module.apply  # its return type depends on `mutable`
     outputs, new = _explained(
         model,
-        lambda: call(variables, *inputs, train=key is not None, rngs=rngs, mutable=[*kept, *sown], **options),
+        lambda: call(variables, *inputs, **mode, rngs=rngs, mutable=[*kept, *sown], **options),
     )
-    return outputs, {**others, **_typed(new)}
+    return outputs, {**others, **_typed(nn.unbox(new))}
+
+
+# Names of the argument that switches dropout and batch statistics, and its value in training.
+MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+
+
+def in_mode(model: nn.Module, *, train: bool, method: Any = None) -> tuple[nn.Module, dict[str, Any]]:
+    """A module and the keywords of its call, for training or for evaluation.
+
+    The call's own arguments are used if it has one of `MODES`; else a field of such a name that is None is set; else the
+    module does the same in both.
+    """
+    called = getattr(type(model), method) if isinstance(method, str) else method or type(model).__call__
+    arguments = inspect.signature(called).parameters
+    mode: dict[str, Any] = {name: train is value for name, value in MODES.items() if name in arguments}
+    if mode:
+        return model, mode
+    fields = {field.name for field in dataclasses.fields(model)} & MODES.keys()
+    unset = {name: train is MODES[name] for name in fields if getattr(model, name) is None}
+    changes: Any = unset
+    return (model.clone(**changes) if unset else model), {}
 
 
 def _streams(key: Array) -> dict[str, Array]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.core.types import Batch, Placement, Variables
+from jaxnets.core.types import Batch, Placement, Rows, Variables
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import InOrder
 from jaxnets.data.preparation import Arrays, Preparation
@@ -66,13 +66,27 @@ class Evaluator:
             if len(running) > AHEAD:
                 read.append(jax.device_get(running.popleft()))
         read += jax.device_get(list(running))
-        values, counted = {}, {}
+        values: dict[str, Any] = {}
+        counted = {}
         for name in read[0]:
+            if isinstance(read[0][name], Rows):
+                values[name] = _joined([batch[name] for batch in read])
+                continue
             total = sum(float(batch[name].sum) for batch in read)
             counted[name] = sum(float(batch[name].weight) for batch in read)
             values[name] = total / counted[name] if counted[name] else float("nan")
         by = self._task.headline if self._task.headline in counted else next(iter(counted))
         return {**self._task.derive({**values, **self._about}), "examples": counted[by]}
+
+
+def _joined(parts: list[Rows]) -> dict[str, np.ndarray]:
+    """The arrays of all batches, without the rows that fill up a batch."""
+    kept = [np.asarray(part.mask) > 0 for part in parts]
+    names = parts[0].values
+    return {
+        name: np.concatenate([part.values[name][rows] for part, rows in zip(parts, kept, strict=True)])
+        for name in names
+    }
 
 
 class Predictor:

@@ -1,0 +1,176 @@
+"""A loss, metrics and class weights of the user's, on top of a task that fits the data."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.core.errors import UsageError
+from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
+from jaxnets.tasks.base import Task, options_of
+from jaxnets.tasks.calls import call_model
+from jaxnets.tasks.metrics import Metric
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Own(Task):
+    """Another task with what the user gives: `fit(model, data, loss=..., metrics=..., class_weight=...)` makes it.
+
+    Predictions, their report and what is not given here are those of `inner`.
+    """
+
+    inner: Task
+    """The task that fits the data; `Supervised` chooses it by the kind of the targets."""
+    objective: Callable[[Any, Batch], Any] | None = None
+    """The loss `(outputs, batch)`: one value for each example, `[B, ...]`, or a `Mean`. None: that of `inner`."""
+    measures: tuple[tuple[str, Any], ...] = ()
+    """Metrics by name: functions like `objective`, or `tasks.Metric`s."""
+    class_weight: tuple[float, ...] = ()
+    """Weight of each class in the loss; (): all alike. The loss is divided by the sum of weights."""
+
+    @property
+    def headline(self) -> str:  # type: ignore[override]
+        """That of the inner task; with a loss of one's own, the first metric, else the loss."""
+        if self.objective is None:
+            return self.inner.headline
+        return self.measures[0][0] if self.measures else "loss"
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """Whether a larger headline is better."""
+        return self.directions.get(self.headline, "min") == "max"
+
+    @property
+    def directions(self) -> dict[str, Literal["max", "min"]]:
+        """Those of the inner task and of the metrics that know theirs."""
+        own: dict[str, Literal["max", "min"]] = {
+            name: "max" if metric.higher_is_better else "min"
+            for name, metric in self.measures
+            if isinstance(metric, Metric)
+        }
+        return {**self.inner.directions, "loss": "min", **own}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return self.inner.reads
+
+    def bind(self, card: Card) -> Self:
+        """Bind the inner task; raises `UsageError` unless there is a weight for each class."""
+        inner = self.inner.bind(card)
+        if self.class_weight and len(self.class_weight) != len(card.class_names):
+            raise UsageError(
+                f"class_weight has {len(self.class_weight)} weights, but {card.name!r} has {len(card.class_names)} classes; "
+                f"give one for each"
+            )
+        return dataclasses.replace(self, model=inner.model, inner=inner)
+
+    def encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        """See `Task`."""
+        return self.inner.encode_targets(targets)
+
+    def about_split(self, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """See `Task`."""
+        return self.inner.about_split(arrays)
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        """See `Task`."""
+        return self.inner.init(key, batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """The objective, or the inner loss, with the classes weighted; the metrics that are means are measured too."""
+        weighted = {**batch, "mask": self._weights(batch)}
+        if self.objective is None:
+            loss, aux = self.inner.loss(variables, weighted, key, train)
+            if self.class_weight:  # what is measured beside the loss counts every example once
+                aux = self.inner.loss(variables, batch, key, train)[1]
+            return loss, Aux({**aux.metrics, "loss": loss}, aux.model_state)
+        outputs, state = self._structure(variables, batch, key if train else None)
+        loss = self._mean("loss", self.objective, outputs, weighted)
+        measured = {
+            name: self._mean(f"metrics[{name!r}]", measure, outputs, batch)
+            for name, measure in self.measures
+            if not isinstance(measure, Metric)
+        }
+        return loss, Aux({**measured, "loss": loss}, state)
+
+    def metrics(self, variables: Variables, batch: Batch) -> dict[str, Any]:
+        """Those of the inner task and the user's; the loss is the objective."""
+        found: dict[str, Any] = {}
+        if self.objective is None or self._fits_inner(variables, batch):
+            found = {**self.inner.metrics(variables, batch)}
+        outputs, _ = self._structure(variables, batch, None)
+        if self.objective is not None:
+            found["loss"] = self._mean("loss", self.objective, outputs, {**batch, "mask": self._weights(batch)})
+        for name, measure in self.measures:
+            if isinstance(measure, Metric):
+                found[name] = Rows(measure.rows(outputs, batch), batch["mask"])
+            else:
+                found[name] = self._mean(f"metrics[{name!r}]", measure, outputs, batch)
+        return found
+
+    def derive(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """The inner task's, and the value of each `Metric`."""
+        own = {name: measure for name, measure in self.measures if isinstance(measure, Metric) and name in values}
+        rest = {name: value for name, value in values.items() if name not in own}
+        made = {name: m.value(values[name]) if isinstance(values[name], dict) else 0.0 for name, m in own.items()}
+        return {**(self.inner.derive(rest) if self.inner.headline in rest else rest), **made}
+
+    def outputs(self, variables: Variables, batch: Batch) -> Array:
+        """The model's output; the first one if it returns several."""
+        return jax.tree.leaves(self._structure(variables, batch, None)[0])[0]
+
+    def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
+        """The inner task's check, where its loss is used; and one evaluation of the loss and metrics, by shapes only."""
+        if self.objective is None:
+            self.inner.check_outputs(variables, batch, card)
+        jax.eval_shape(self.metrics, variables, batch)
+
+    def decide(self, outputs: np.ndarray) -> np.ndarray:
+        """See `Task`."""
+        return self.inner.decide(outputs)
+
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """See `Task`."""
+        return self.inner.exhibit_rows(examples)
+
+    def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
+        """Those of the inner task, unless the loss is the user's: then the outputs may mean something else."""
+        return () if self.objective is not None else self.inner.exhibits(outputs, arrays, card)
+
+    def _weights(self, batch: Batch) -> Array:
+        """The mask, times the weight of each example's class."""
+        mask: Array = batch["mask"]
+        return mask * jnp.asarray(self.class_weight)[batch["targets"]] if self.class_weight else mask
+
+    def _structure(self, variables: Variables, batch: Batch, key: Array | None) -> tuple[Any, Variables]:
+        """What the model returns, in float32, and its other collections."""
+        given = {name: batch[name] for name in options_of(self.model) if name in batch}
+        outputs, state = call_model(self.model, variables, self.inner.inputs_of(batch), key=key, **given)
+        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), outputs), state
+
+    def _fits_inner(self, variables: Variables, batch: Batch) -> bool:
+        """Whether the inner task's metrics can be measured on these outputs."""
+        try:
+            shape = jax.eval_shape(self.inner.outputs, variables, batch).shape
+            jax.eval_shape(self.inner.metrics, variables, batch)
+        except (TypeError, ValueError, AssertionError, AttributeError):
+            return False
+        return len(shape) > 0
+
+    def _mean(self, what: str, function: Callable[[Any, Batch], Any], outputs: Any, batch: Batch) -> Mean:
+        """The function's values as a mean over the examples; raises `UsageError` unless there is one for each."""
+        value = function(outputs, batch)
+        if isinstance(value, Mean):
+            return value
+        shape, count = jnp.shape(value), batch["mask"].shape[0]
+        if not shape or shape[0] != count:
+            raise UsageError(
+                f"{what} returns an array of shape {list(shape)}; return one value for each example, [{count}] (jaxnets takes "
+                f"their mean over the examples that count), or a jaxnets.Mean(sum, weight)"
+            )
+        return Mean.of(jnp.asarray(value), batch["mask"])

@@ -1,0 +1,256 @@
+"""A model, a loss, metrics and class weights of the user's."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import Array
+
+import jaxnets
+from jaxnets.checkpoints.retention import Keep
+from jaxnets.core.errors import DataError, UsageError
+from jaxnets.runs.build import assemble
+from jaxnets.tasks import AUROC, F1, AveragePrecision, CalibrationError
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(88, 5)).astype(np.float32)
+    return x, (x @ rng.normal(size=(5, 3))).argmax(1)
+
+
+def fitted(model, data, **options):
+    return jaxnets.fit(model, data, **{"test": data, "steps": 5, "batch_size": 32, "progress": "none"} | options)
+
+
+def prepared(run):
+    """The whole data, in its own order, as the model gets it."""
+    batch = run.parts.feed.batch(run.parts.feed.load(0, 1, 1), 0, jnp.int32(0))
+    return np.asarray(batch["inputs"])[np.argsort(np.asarray(batch["index"]))]
+
+
+class Deterministic(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic: bool):
+        return nn.Dense(3)(nn.Dropout(0.5)(nn.Dense(6)(x), deterministic=deterministic))
+
+
+class Training(nn.Module):
+    @nn.compact
+    def __call__(self, x, training: bool = False):
+        return nn.Dense(3)(nn.BatchNorm(use_running_average=not training)(nn.Dense(6)(x)))
+
+
+class IsTraining(nn.Module):
+    rate: Array | float = 0.5
+
+    @nn.compact
+    def __call__(self, x, is_training):
+        return nn.Dense(3)(nn.Dropout(self.rate)(x, deterministic=not is_training))
+
+
+class Field(nn.Module):
+    """As many modules of Flax have it: a field, which the caller sets."""
+
+    dtype: jnp.dtype = jnp.float32
+    deterministic: bool | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, dtype=self.dtype)(nn.Dropout(0.5, deterministic=self.deterministic)(x))
+
+
+class Boxed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        init = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))
+        return nn.Dense(3, kernel_init=init)(x)
+
+
+class Scanned(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(6)(x)
+        layer = nn.scan(nn.remat(Layer), variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        return nn.Dense(3)(layer()(x, None)[0])
+
+
+class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.relu(nn.Dense(6)(x)), None
+
+
+class Noisy(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool):
+        if train:
+            x = x + 0.1 * jax.random.normal(self.make_rng("my_noise"), x.shape)
+        self.sow("intermediates", "x", x)
+        return nn.Dense(3)(x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.Sequential([nn.Dense(6), nn.relu, nn.Dense(3)]), Deterministic(), Training(), IsTraining(), Field(), Boxed(), Scanned(),
+     Noisy()],
+    ids=lambda model: type(model).__name__,
+)  # fmt: skip
+def test_a_module_as_its_author_wrote_it_trains_and_draws_in_training_alone(model, data):
+    run = fitted(model, data, steps=20, optimizer=optax.adam(1e-2))
+    assert run.evaluate() == run.evaluate()
+    before = run.parts.evaluator.metrics(run.parts.fresh_state().variables)
+    assert run.evaluate()["loss"] < before["loss"]
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(run.state.params))
+
+
+def test_a_run_directory_takes_modules_with_dtypes_and_functions_in_their_fields(data, tmp_path):
+    for model in (Field(), nn.Sequential([nn.Dense(6, dtype=jnp.bfloat16), nn.relu, nn.Dense(3)])):
+        where = tmp_path / type(model).__name__
+        run = fitted(model, data, run_dir=where)
+        again = fitted(model, data, run_dir=where)
+        np.testing.assert_array_equal(*(jax.tree.leaves(r.state.params)[0] for r in (run, again)))
+
+
+def test_dropout_and_batch_statistics_are_those_of_a_hand_written_loop(data):
+    run = fitted(Training(), data, steps=4, batch_size=88, optimizer=optax.sgd(0.1))
+    state = run.parts.fresh_state()
+    params, stats, x = (
+        state.params,
+        state.model_state["batch_stats"],
+        prepared(run),
+    )
+
+    def loss(params, stats):
+        variables = {"params": params, "batch_stats": stats}
+        logits, new = Training().apply(variables, x, training=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(data[1])).mean(), new["batch_stats"]
+
+    for _ in range(4):
+        grads, stats = jax.grad(loss, has_aux=True)(params, stats)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    for found, wanted in zip(
+        jax.tree.leaves((run.state.params, run.state.model_state["batch_stats"])),
+        jax.tree.leaves((params, stats)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_and_metrics_of_ones_own_are_means_over_the_examples(data):
+    def squared(outputs, batch):
+        return jnp.square(outputs - jax.nn.one_hot(batch["targets"], 3)).sum(axis=-1)
+
+    def second(outputs, batch):
+        return jnp.argsort(outputs)[:, -2] == batch["targets"]
+
+    run = fitted(nn.Dense(3), data, loss=squared, metrics={"second": second}, eval_batch_size=32)
+    logits, hot = run.parts.predictor(run.variables, {"inputs": data[0]}), np.eye(3)[data[1]]
+    found = run.evaluate()
+    assert found["loss"] == pytest.approx(np.square(logits - hot).sum(-1).mean(), rel=1e-5)
+    assert found["second"] == pytest.approx((np.argsort(logits)[:, -2] == data[1]).mean())
+    assert {"loss", "second"} <= run.history.records[0].keys()
+    assert found["accuracy"] == pytest.approx((logits.argmax(1) == data[1]).mean())
+
+
+def test_several_outputs_reach_the_loss(data):
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return {"first": nn.Dense(3)(x), "second": nn.Dense(1)(x)}
+
+    def both(outputs, batch):
+        labels = optax.softmax_cross_entropy_with_integer_labels(outputs["first"], batch["targets"])
+        return labels + jnp.square(outputs["second"][:, 0])
+
+    run = fitted(Two(), data, loss=both, steps=30)
+    assert run.evaluate()["loss"] < run.history.records[0]["loss"]
+    assert run.predict(data[0]).shape == (88,)
+
+
+def test_class_weights_are_those_of_a_weighted_mean(data):
+    _x, y = data
+    weights = np.array([1.0, 5.0, 0.5])
+    run = fitted(nn.Dense(3), data, class_weight={1: 5.0, 2: 0.5}, steps=1, batch_size=88, optimizer=optax.sgd(0.5))
+    start = run.parts.fresh_state().params
+    inputs = prepared(run)
+
+    def loss(params):
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            nn.Dense(3).apply({"params": params}, inputs), jnp.asarray(y)
+        )
+        return (losses * weights[y]).sum() / weights[y].sum()
+
+    wanted = jax.tree.map(lambda p, g: p - 0.5 * g, start, jax.grad(loss)(start))
+    np.testing.assert_allclose(run.state.params["kernel"], wanted["kernel"], rtol=1e-5, atol=1e-6)
+    plain = fitted(nn.Dense(3), data, class_weight={0: 2, 1: 2, 2: 2}, steps=3)
+    np.testing.assert_allclose(
+        plain.state.params["kernel"], fitted(nn.Dense(3), data, steps=3).state.params["kernel"], atol=1e-6
+    )
+    balanced = fitted(nn.Dense(3), data, class_weight="balanced", steps=1).parts.task.class_weight
+    np.testing.assert_allclose(balanced, 88 / (3 * np.bincount(y)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_metrics_of_ranks_equal_those_of_scikit_learn(classes, one_device):
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(101, 4)).astype(np.float32).round(1)
+    y = (x @ rng.normal(size=(4, classes)) + rng.normal(size=(101, classes))).argmax(1)
+    measures = {"f1": F1(), "micro": F1("micro"), "auroc": AUROC(), "ap": AveragePrecision(), "ece": CalibrationError()}
+    run = fitted(nn.Dense(classes), (x, y), metrics=measures, eval_batch_size=16, test=(x, y))
+    logits = run.parts.predictor(run.variables, {"inputs": x}).astype(np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    guesses = logits.argmax(1)
+    found = run.evaluate()
+    alone = assemble(run.parts.experiment, run.parts.dataset, mesh=one_device).evaluator
+    with jax.set_mesh(one_device):
+        on_one = alone.metrics(jax.device_get(run.variables))
+    assert {name: on_one[name] for name in measures} == pytest.approx(
+        {name: found[name] for name in measures}, abs=1e-6
+    )
+    assert found["f1"] == pytest.approx(metrics.f1_score(y, guesses, average="macro"), abs=1e-6)
+    assert found["micro"] == pytest.approx(metrics.f1_score(y, guesses, average="micro"), abs=1e-6)
+    hot = np.eye(classes)[y]
+    if classes == 2:
+        assert found["auroc"] == pytest.approx(metrics.roc_auc_score(y, logits[:, 1] - logits[:, 0]), abs=1e-6)
+        assert found["ap"] == pytest.approx(metrics.average_precision_score(y, logits[:, 1] - logits[:, 0]), abs=1e-6)
+    else:
+        assert found["auroc"] == pytest.approx(metrics.roc_auc_score(y, p, multi_class="ovr"), abs=1e-6)
+        assert found["ap"] == pytest.approx(metrics.average_precision_score(hot, p, average="macro"), abs=1e-6)
+    top, bins = p.max(1), np.clip(np.ceil(p.max(1) * 15).astype(int) - 1, 0, 14)
+    ece = sum((bins == b).mean() * abs((guesses == y)[bins == b].mean() - top[bins == b].mean()) for b in set(bins))
+    assert found["ece"] == pytest.approx(ece, abs=1e-6)
+
+
+def test_a_metric_chooses_the_best_checkpoint(data, tmp_path):
+    run = fitted(
+        nn.Dense(3), data, metrics={"f1": F1()}, keep=Keep(best="f1"), eval_every=2, run_dir=tmp_path / "run", steps=6
+    )
+    assert "f1" in run.evaluate()
+
+
+def test_what_does_not_fit_says_what_to_do(data):
+    for options, said in (
+        (
+            {"loss": lambda outputs, batch: outputs.mean()},
+            "loss returns an array of shape []; return one value for each",
+        ),
+        ({"metrics": {"m": lambda outputs, batch: jnp.ones(3)}}, "metrics['m'] returns an array of shape [3]"),
+        ({"class_weight": {7: 1.0}}, "class_weight has 7, which is no class"),
+        ({"class_weight": "even"}, "class_weight is a dict or 'balanced'"),
+        ({"class_weight": {1: -1.0}}, "is a number, at least 0"),
+        ({"callbacks": []}, "which other libraries have"),
+        ({"max_epochs": 3}, "use epochs="),
+        ({"validation_split": 0.1}, "use test="),
+    ):
+        with pytest.raises(UsageError) as error:
+            fitted(nn.Dense(3), data, **options)
+        assert said in str(error.value)
+    with pytest.raises(UsageError, match="class_weight is for classes"):
+        fitted(nn.Dense(1), (data[0], data[0][:, 0]), test=(data[0], data[0][:, 0]), class_weight={0: 1.0})
+    with pytest.raises(DataError, match="classification needs"):
+        fitted(nn.Dense(2), data)
