@@ -1,4 +1,4 @@
-"""Lightning. `default`: Trainer and DataLoader as in the tutorials; `tuned`: own batches, fused AdamW. No logger or checkpoints."""
+"""Lightning. `default`: Trainer and DataLoader as in the tutorials; `tuned`: own batches, fused AdamW, no extras."""
 
 import logging
 import warnings

@@ -30,7 +30,7 @@ class HybridLanguageModel(nn.Module):
     """Logits of the next token at every position, from the tokens up to it; called like `LanguageModel`."""
 
     vocab_size: int | None = None
-    """Tokens in the vocabulary; None: those of the data."""
+    """Vocabulary size; None: that of the data."""
     layers: int = 6
     """Number of blocks."""
     width: int = 128

@@ -82,7 +82,7 @@ class LanguageModel(Sizes):
     """Logits of the next token at every position, from the tokens up to it."""
 
     vocab_size: int | None = None
-    """Tokens in the vocabulary; None: those of the data."""
+    """Vocabulary size; None: that of the data."""
     length: int = 1024
     """Maximum tokens of a training window. With learned positions, also of any call; with other positions calls have no
     limit."""

@@ -50,7 +50,7 @@ def check_layers(model: nn.Module, *, filled: str = "") -> None:
 
 
 def most_positions(model: Any) -> int | None:
-    """Maximum tokens of one call: the model's `length` with learned positions, None (no limit) with computed ones.
+    """Maximum tokens per call: the `length` of the model with learned positions; None (no limit) with computed positions.
 
     Rotary, sinusoidal and ALiBi positions can be computed for any length. Quality beyond the training length may be worse.
     """

@@ -157,7 +157,7 @@ class RNN(nn.Module):
     outputs: int | None = None
     """Output units; None: as many as the task needs (classes, tokens, or 1 for regression)."""
     vocab_size: int | None = None
-    """Tokens in the vocabulary, if the inputs are tokens `[B, T]`; None: those of the data."""
+    """Vocabulary size, if the inputs are tokens `[B, T]`; None: that of the data."""
     embedding: int = 32
     """Width of the token embedding; unused if the inputs are numbers."""
     padding: int | None = None

@@ -42,7 +42,7 @@ class Transformer(nn.Module):
     """Fields and methods shared by the two models below."""
 
     vocab_size: int | None = None
-    """Tokens in the vocabulary (of the target, if there is one); None: those of the data."""
+    """Vocabulary size (of the target, if there is one); None: that of the data."""
     layers: int = 4
     """Blocks of attention and MLP (of the encoder)."""
     width: int = 128
@@ -132,7 +132,7 @@ class Seq2SeqTransformer(Transformer):
     """Encoder and decoder; the decoder attends to its previous tokens and to the encoded source."""
 
     source_vocab_size: int | None = None
-    """Tokens in the source vocabulary; None: those of the data."""
+    """Vocabulary size of the source; None: that of the data."""
     decoder_layers: int | None = None
     """Blocks of the decoder; None: as many as the encoder has."""
     embedding: Literal["untied", "tied", "shared"] = "tied"
