@@ -1,12 +1,11 @@
-"""Train `cora_gat` with the early stopping of its paper, which looks at validation papers and never at those of the test.
+"""Train `cora_gat` with the early stopping of its paper, which uses validation nodes only.
 
     python -m benchmarks.cora_validation --seeds 0 1 2 --output results.jsonl
 
-After every step the loss and the accuracy on the 500 validation nodes of the Planetoid split are measured. While either is
-as good as it ever was, training goes on; after `--patience` steps in which neither is, it ends. What is kept are the
-weights of the last step at which both were (Velickovic et al. 2018, section 3.3, and the authors' code). They are measured on
-the 1,000 test nodes, once. No averaging of weights. One line of JSON for each seed; then mean and standard deviation over
-every seed in the file.
+Each step measures loss and accuracy on the 500 validation nodes of the Planetoid split. Training ends after `--patience` steps
+in a row in which neither equals or improves its best value so far. The weights kept are those of the last step at which both
+did (Velickovic et al. 2018, section 3.3, and the authors' code). They are evaluated once on the 1,000 test nodes, without
+weight averaging. Prints one line of JSON for each seed, then mean and standard deviation over all seeds in the file.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from jaxnets.training.initial import create_state
 
 
 def build(name):
-    """Two compiled functions: a fresh state from a seed; and one step, which measures on validation nodes as well."""
+    """Three compiled functions: the initial state for a seed, one step with validation metrics, and test metrics."""
     experiment = config.load(name).experiment
     batches = {}
     for measure in ("validation", "test"):
@@ -56,7 +55,7 @@ def build(name):
 
 
 def early_stopping(fresh, advance, seed, *, patience, longest):
-    """The state kept, the step it is from, its measurements on validation nodes, and the steps trained."""
+    """The state kept, its step, its validation metrics, and the number of steps trained."""
     seed = jnp.uint32(seed)
     state = fresh(seed)
     kept, lowest, highest, idle = (state, 0, {}), np.inf, 0.0, 0
@@ -79,9 +78,11 @@ def main() -> None:
     parser.add_argument("--config", default="cora_gat")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--patience", type=int, default=100)
-    parser.add_argument("--longest", type=int, default=3000, help="steps after which training ends in any case")
-    parser.add_argument("--output", type=Path, default=Path("cora_validation.jsonl"), help="lines are added to it")
-    parser.add_argument("--seconds", type=float, default=1e9, help="start no further seed after this long")
+    parser.add_argument("--longest", type=int, default=3000, help="maximum number of steps")
+    parser.add_argument(
+        "--output", type=Path, default=Path("cora_validation.jsonl"), help="results are appended to this file"
+    )
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no new seed after this many seconds")
     arguments = parser.parse_args()
     fresh, advance, test = build(arguments.config)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Faults on purpose: kills at random instants, damage to every file, and what the safety costs. See docs/reliability.md.
+"""Fault injection: kills at random instants, damage to every file, and the cost of the safety. See docs/reliability.md.
 
 python benchmarks/faults.py kills --count 200
 python benchmarks/faults.py damage
@@ -50,7 +50,7 @@ def start(folder, *arguments):
 
 
 def outcome(run):
-    """What a finished run left: its log without times, and the digest of its last state."""
+    """The newest step of a finished run, its log without times, and the digests of its last state."""
     from jaxnets.checkpoints.step_folders import StepFolders
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -61,7 +61,7 @@ def outcome(run):
 
 
 def phase(run, before):
-    """What the run was doing when it was killed, as far as its directory tells."""
+    """What the run was doing when it was killed, as far as its directory shows."""
     checkpoints = run / "checkpoints"
     if any(checkpoints.glob(".removed-*")):
         return "pruning"
@@ -76,7 +76,7 @@ def phase(run, before):
 
 
 def kills(count, seed):
-    """SIGKILL at random instants, start again, and compare the end with that of a run nothing happened to."""
+    """Send SIGKILL at random instants, restart, and compare the result with that of an uninterrupted run."""
     from jaxnets.checkpoints.step_folders import StepFolders
 
     rng, seen, ends = random.Random(seed), collections.Counter(), []
@@ -93,7 +93,7 @@ def kills(count, seed):
             while process.poll() is None and not (run / ".lock").exists():
                 time.sleep(0.01)
             try:
-                _, told = process.communicate(timeout=rng.uniform(0.0, 4.0))
+                _, errors = process.communicate(timeout=rng.uniform(0.0, 4.0))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
@@ -102,10 +102,10 @@ def kills(count, seed):
                 found = StepFolders(run / "checkpoints").newest_verified()
                 complete = StepFolders(run / "checkpoints").complete
                 if complete and found.step != complete[-1]:
-                    bad.append(f"kill {done}: step {complete[-1]} looks complete and does not verify: {found.rejected}")
+                    bad.append(f"kill {done}: step {complete[-1]} looks complete but does not verify: {found.rejected}")
             else:
                 if process.returncode != 0:
-                    bad.append(f"after kill {done}: the next start failed: {told[-500:]}")
+                    bad.append(f"after kill {done}: the next start failed: {errors[-500:]}")
                 else:
                     ends.append(outcome(run) == wanted)
                     completed += 1
@@ -136,7 +136,7 @@ def kills(count, seed):
 
 
 def damage():
-    """Flip, cut and delete every file of a checkpoint, one at a time."""
+    """Flip bits in, cut, extend and delete every file of a checkpoint, one at a time."""
     from jaxnets.checkpoints.step_folders import StepFolders
 
     with tempfile.TemporaryDirectory() as name:
@@ -171,7 +171,7 @@ def damage():
 
 
 def costs(rounds):
-    """Blocking time of a save, digests, resuming; and guards and digests on against off for a step of mnist_cnn."""
+    """Times of saving, digests and restoring; and a step of mnist_cnn with guards and saves against one without."""
     import jax
 
     from jaxnets import config
@@ -190,7 +190,7 @@ def costs(rounds):
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
                 digest, block, total = [], [], []
                 with Checkpoints(Path(name) / what) as checkpoints:
-                    for turn in range(rounds + 1):  # the first compiles and imports
+                    for turn in range(rounds + 1):  # the first turn compiles and imports
                         began = time.perf_counter()
                         read_digests(start_digests(tree))
                         digest.append(time.perf_counter() - began)
@@ -219,7 +219,7 @@ def costs(rounds):
 
 
 def _on_against_off(parts, folder, rounds, steps=60):
-    """Milliseconds a step of mnist_cnn with guards, spike watch and saves every 20 s, and with none; in turns."""
+    """Milliseconds per step of mnist_cnn with guards, spike watch and saves every 20 s, and without; in alternation."""
     import dataclasses
 
     import jax
@@ -245,7 +245,7 @@ def _on_against_off(parts, folder, rounds, steps=60):
                 began = time.perf_counter()
                 states[name] = fit(programs[name], states[name], start=at, stop=at + steps, **extra)
                 jax.block_until_ready(states[name])
-                if turn:  # the first compiles
+                if turn:  # the first turn compiles
                     times[name].append((time.perf_counter() - began) / steps * 1e3)
             at += steps
     row = {f"{name}_ms": round(statistics.median(t), 2) for name, t in times.items()}

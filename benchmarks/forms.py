@@ -2,8 +2,8 @@
 
     python -m benchmarks.forms [CONFIGURATION ...]
 
-Each form runs in a loop on the device, as in training, in alternation with the others. Prints one JSON object a shape, and
-the time of all shapes of a configuration by each form and by the rule in use (`jaxnets.ops.convolution.kernel_form`).
+Each form runs in a loop on the device, as in training, in alternation with the others. Prints one JSON object per shape, and
+the total time of a configuration by each form and by the rule in use (`jaxnets.ops.convolution.kernel_form`).
 """
 
 import argparse
@@ -48,7 +48,7 @@ def shapes_of(name: str) -> set[tuple[Any, ...]]:
 def measure(
     x_shape: Any, g_shape: Any, dtype: str, window: Any, strides: Any, pads: Any, *, turns: int
 ) -> dict[str, float]:
-    """Milliseconds of processor time for one gradient by each form, the least of some turns."""
+    """Milliseconds of processor time for one gradient by each form, the minimum over `turns` turns."""
     key = jax.random.key(0)
     x, g = jax.random.normal(key, x_shape, dtype), jax.random.normal(key, g_shape, dtype)
     programs = {}
@@ -58,7 +58,7 @@ def measure(
             def body(_: Any, carry: Any) -> Any:
                 x, total = carry
                 kernel = form(x, g, window, strides, pads)
-                # The next turn depends on this one, so that the loop does its work every time.
+                # The next iteration depends on this one, so the compiler cannot move work out of the loop.
                 return x.at[(0,) * x.ndim].add(1e-6 * kernel.ravel()[0]), total + kernel
 
             shape = jax.eval_shape(lambda: form(x, g, window, strides, pads))

@@ -1,8 +1,8 @@
-"""Time the operations of `jaxnets.ops` beside those of `jax.lax`, as they run in training: gradients, in a loop on the device.
+"""Time the gradients of `jaxnets.ops` and of `jax.lax` as in training: in a loop on the device.
 
     python -m benchmarks.ops
 
-Prints one JSON object a row: milliseconds for a gradient, the best of some turns taken in alternation, and the ratio.
+Prints one JSON object per operation: milliseconds per gradient, the best of several alternating turns, and the ratio.
 """
 
 import argparse
@@ -21,7 +21,7 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def in_a_loop(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """`count` gradients, each at a place that depends on the one before."""
+    """`count` gradients, each at a point that depends on the previous gradient."""
 
     def run(count: Any, *arrays: Any) -> Any:
         def body(_: Any, now: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Score a generative run's samples by a classifier run of ours.
+"""Score the samples of a generative run by a classifier run.
 
     python -m benchmarks.samples runs/mnist_cnn runs/mnist_dcgan --layer dense_0
 
-Prints one JSON object: Frechet distance on the layer's features to the test images, the same for as many training images
-(what perfect samples would get), and class coverage. Compare figures of one classifier only.
+Prints one JSON object: the Frechet distance of the samples to the test images on features of `--layer`, the same for as many
+training images (the score of perfect samples), and class coverage. Compare only scores by the same classifier.
 """
 
 import argparse
@@ -24,8 +24,10 @@ def main() -> None:
     parser.add_argument("--layer", default="dense_0")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, help="of a diffusion that is told labels; as in the run if not given")
-    parser.add_argument("--steps", type=int, help="of a diffusion's sampler; as in the run if not given")
+    parser.add_argument(
+        "--guidance", type=float, help="guidance scale of a conditional diffusion model; default: that of the run"
+    )
+    parser.add_argument("--steps", type=int, help="steps of a diffusion model's sampler; default: those of the run")
     arguments = parser.parse_args()
     judge, maker = jaxnets.open_run(arguments.classifier), jaxnets.open_run(arguments.generator)
     data = judge.parts.dataset
@@ -35,7 +37,7 @@ def main() -> None:
     draw = jax.jit(task.sample, static_argnums=2)
     keys = jax.random.split(jax.random.key(arguments.seed), -(-arguments.count // 500))
     made = np.concatenate([np.asarray(draw(maker.variables, key, 500)) for key in keys])[: arguments.count]
-    # Back to pixels, rounded as real ones are, and then as the classifier knows them.
+    # Convert to rounded pixels, like real images; then preprocess for the classifier.
     pixels = maker.parts.dataset.as_raw(made)
 
     def look(images):

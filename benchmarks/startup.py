@@ -1,4 +1,4 @@
-"""Whole commands: how long until help, an error, the first step and the report, with the compilation cache cold and warm."""
+"""Time of whole commands: to help, an error, the first step and the report, with a cold and a warm compilation cache."""
 
 import argparse
 import datetime

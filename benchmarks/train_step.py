@@ -1,4 +1,4 @@
-"""Training steps of jaxnets and its peers, side by side; see README.md."""
+"""Time training steps of jaxnets and other libraries; see README.md."""
 
 import argparse
 import datetime
@@ -26,7 +26,7 @@ PEERS = (
 
 
 class Peer:
-    """A worker process."""
+    """A worker process for one library and variant."""
 
     def __init__(self, name, workload, pin):
         self.name, self.seconds, self.cpu = name, [], []
@@ -46,7 +46,7 @@ class Peer:
         self.start = self._read()
 
     def run(self, steps):
-        """Run steps and return the answer."""
+        """Run steps and return the measurements."""
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         return self._read()
@@ -61,7 +61,7 @@ class Peer:
 
 
 def measure(workload, names, rounds, seconds, pin):
-    """Rows of results for one workload."""
+    """Result rows for one workload."""
     peers = []
     for name in names:
         peer = Peer(name, workload, pin)
@@ -70,11 +70,11 @@ def measure(workload, names, rounds, seconds, pin):
         else:
             print(f"  {name}: left out, {peer.start['why']}", flush=True)
             peer.close()
-    # A turn lasts about as long for every peer, so that what a call costs once is spread over many steps for all of them.
+    # Turns last about equally long for every peer, so that the fixed cost of a call is spread over many steps.
     for peer in peers:
         peer.run(20)  # reach a steady state first
         peer.steps = 20
-        for _ in range(2):  # twice, because a short run overstates the time of a step
+        for _ in range(2):  # twice, because a short run overestimates the time of a step
             peer.steps = max(10, int(seconds * peer.steps / peer.run(peer.steps)["wall"]))
     for turn in range(rounds):
         for peer in peers if turn % 2 == 0 else peers[::-1]:
@@ -122,7 +122,7 @@ def main():
     parser.add_argument("--peers", nargs="+", default=PEERS, metavar="PEER")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn")
-    parser.add_argument("--pin", type=int, default=None, help="put every peer on this core")
+    parser.add_argument("--pin", type=int, default=None, help="pin every peer to this core")
     arguments = parser.parse_args()
     names = [name for peer in arguments.peers for name in PEERS if name == peer or name.split(":")[0] == peer]
     stamp = {

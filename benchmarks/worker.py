@@ -1,4 +1,4 @@
-"""One peer in one process. Reads `N` (steps to run) a line, answers with the seconds they took; ends with its input."""
+"""One peer in one process. Reads a number of steps per line, runs them and prints the times as JSON; ends with the input."""
 
 import argparse
 import importlib
@@ -18,11 +18,11 @@ def main():
     parser.add_argument("workload")
     parser.add_argument("variant")
     arguments = parser.parse_args()
-    # Frameworks print; the answers have the real standard output to themselves.
+    # Frameworks may print: send their output to stderr, and only results to stdout.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def say(**answer):
+    def report(**answer):
         print(json.dumps(answer), file=out, flush=True)
 
     try:
@@ -32,19 +32,19 @@ def main():
         imported = time.perf_counter()
         run = peer.build(WORKLOADS[arguments.workload], arguments.variant)
         run(1)
-        say(ok=True, import_seconds=imported - BEGAN, first_step_seconds=time.perf_counter() - imported)
+        report(ok=True, import_seconds=imported - BEGAN, first_step_seconds=time.perf_counter() - imported)
     except ImportError as error:
-        say(ok=False, why=f"not installed ({error.name})")
+        report(ok=False, why=f"not installed ({error.name})")
         return
     except Exception as error:
         traceback.print_exc()
-        say(ok=False, why=f"{type(error).__name__}: {error}")
+        report(ok=False, why=f"{type(error).__name__}: {error}")
         return
     for line in sys.stdin:
         steps = int(line)
         wall, cpu = time.perf_counter(), time.process_time()
         loss = run(steps)
-        say(
+        report(
             wall=time.perf_counter() - wall,
             cpu=time.process_time() - cpu,
             loss=float(loss),

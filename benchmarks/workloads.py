@@ -1,4 +1,4 @@
-"""What is trained: sizes, data and optimizer, the same for every peer."""
+"""Workloads, the same for every peer: sizes, data and optimizer."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ WEIGHT_DECAY = 1e-2
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """Classification into 10 classes with AdamW at a constant rate."""
+    """Classification into 10 classes with AdamW at a constant learning rate."""
 
     kind: str  # "mlp" or "cnn"
     input_shape: tuple[int, ...]
@@ -19,7 +19,7 @@ class Workload:
     examples: int
 
     def data(self):
-        """Inputs float32 and labels int32 that can be learned."""
+        """Inputs float32 and labels int32; the labels are the argmax of a linear map of the inputs."""
         rng = np.random.default_rng(0)
         x = rng.standard_normal((self.examples, *self.input_shape), dtype=np.float32)
         flat = x.reshape(self.examples, -1)
@@ -35,7 +35,7 @@ class Workload:
 
 
 WORKLOADS = {
-    # So small that only the cost of asking for a step counts.
+    # So small that the time is the overhead of dispatching a step.
     "tiny": Workload("mlp", (16,), (32, 32), 32, 6400),
     "mlp": Workload("mlp", (784,), (512, 512), 128, 25600),
     # Two 3x3 convolutions with 32 and 64 channels, each with a 2x2 max pool, and 128 dense units.

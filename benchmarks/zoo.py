@@ -1,12 +1,12 @@
-"""Time a training step of every shipped configuration beside the same step in plain JAX.
+"""Time a training step of every shipped configuration, and the same step in plain JAX.
 
     python -m benchmarks.zoo [CONFIGURATION ...] [--turns 5] [--seconds 1]
 
 "ours" is the run as shipped: hand-written gradients, many steps in a dispatch. "plain" is the same run with the products and
 convolutions of `jax.lax`, projections of recurrent networks before the scan, and one step in a dispatch (in a loop the
-compiler's own convolution gradients are tens of times slower). Both are timed in turns in one process. The figure is the
-processor time of a step, so run it pinned to one core. Prints one JSON object a configuration; a ratio below 1 means that
-ours is slower.
+compiler's own convolution gradients are tens of times slower). Both are timed alternately in one process. Times are processor
+time per step, so pin the process to one core. Prints one JSON object per configuration; a ratio below 1 means that "ours" is
+slower.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.runs.build import assemble
 from jaxnets.training.loop import fit
 
-# Meant for accelerators: a step takes minutes here.
+# For accelerators: a step takes minutes on a CPU.
 LEFT_OUT = {"gpt2_124m", "llama_1b", "cifar10_resnet", "shakespeare_char_gpu"}
 
 
 @contextlib.contextmanager
 def plain_forms() -> Iterator[None]:
-    """Programs traced inside take the products that accelerators take."""
+    """Programs traced in this context use the products for accelerators."""
     with contextlib.ExitStack() as stack:
         for module in (convolution, dense, recurrent):
             stack.enter_context(unittest.mock.patch.object(module, "compiled_for", return_value="plain"))
@@ -42,7 +42,7 @@ def plain_forms() -> Iterator[None]:
 
 
 def runner(experiment: Experiment) -> tuple[Callable[[int], None], int]:
-    """A function that runs some more steps, and the steps in one dispatch."""
+    """A function that runs more steps, and the number of steps in one dispatch."""
     parts = assemble(experiment, experiment.data.open())
     with jax.set_mesh(parts.mesh):
         held = [parts.fresh_state(), 0]
@@ -57,7 +57,7 @@ def runner(experiment: Experiment) -> tuple[Callable[[int], None], int]:
 
 
 def experiment_of(name: str) -> Experiment:
-    """A shipped configuration, or one of two sizes at which peers were measured too."""
+    """A shipped configuration, or one of two sizes for which peers were measured too."""
     if name == "resnet20_f32":
         shipped_one = load("cifar10_resnet").experiment
         model = dataclasses.replace(shipped_one.task.model, width=16)

@@ -1,4 +1,4 @@
-"""jaxnets' own loop, with the logging hook every run has. `fit`: as shipped; `no_guard`: without the finite check."""
+"""jaxnets' own loop, with the logging hook of every run. `fit`: as shipped; `no_guard`: without the finite check."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Keras 3 on its JAX back end. `fit`: as the tutorials have it; `many`: 20 steps in one execution."""
+"""Keras 3 on its JAX back end. `fit`: as in the tutorials; `many`: 20 steps in one execution."""
 
 import keras
 from workloads import LEARNING_RATE, WEIGHT_DECAY
@@ -22,7 +22,7 @@ def build(workload, variant):
     )
 
     def run(steps):
-        # fit() takes whole epochs, so the data are cut to the steps that are asked for.
+        # fit() runs whole epochs, so the data are cut to the requested steps.
         need = steps * workload.batch
         repeat = -(-need // len(x))
         xs = x[:need] if repeat == 1 else x

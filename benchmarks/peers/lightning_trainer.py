@@ -1,4 +1,4 @@
-"""Lightning. `default`: Trainer and DataLoader as the tutorials have them; `tuned`: own batches, fused AdamW, nothing on."""
+"""Lightning. `default`: Trainer and DataLoader as in the tutorials; `tuned`: own batches, fused AdamW, no extras."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""The loop a careful JAX user writes by hand: a jitted, donated step, data on the device, the loss read at the end."""
+"""A hand-written JAX loop: a jitted step with donation, data on the device, the loss read at the end."""
 
 import jax
 import jax.numpy as jnp

@@ -143,7 +143,7 @@ def _films(run: Run, options: FilmOptions) -> tuple[np.ndarray, int]:
     dataset = run.parts.dataset
     films: Any = dataset.test["inputs"][: options.samples]
     if len(films) < options.samples:
-        raise UsageError(f"there are {len(films)} test films, fewer than --samples {options.samples}; ask for fewer")
+        raise UsageError(f"there are {len(films)} test films, fewer than --samples {options.samples}; request fewer")
     seen = dataset.prepare(films)
     with jax.set_mesh(run.parts.mesh):
         made = jax.jit(task.roll_out, static_argnums=2)(run.variables, seen, options.frames)

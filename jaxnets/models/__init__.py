@@ -1,4 +1,4 @@
-"""What is computed: one family of networks a file, each a frozen dataclass with pure `init` and `apply`."""
+"""Models: one family per file, each a Flax Linen module (a frozen dataclass with pure `init` and `apply`)."""
 
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from jaxnets.models.vit import ViT as ViT
     from jaxnets.models.vqvae import VQVAE as VQVAE
 
-# The file of each name; see `jaxnets.core.lazy`.
+# Public name to file; see `jaxnets.core.lazy`.
 FILES = {
     "Autoencoder": "autoencoder",
     "ConvAutoencoder": "autoencoder",

@@ -1,4 +1,4 @@
-"""Autoencoders: a network that must say its own input again, through a code too small to copy it.
+"""Autoencoders: networks that reconstruct their input from a code with fewer numbers.
 
 Shapes: `B` batch, `N` numbers in an example, `Z` numbers in its code, `H` height, `W` width, `C` channels.
 """
@@ -15,10 +15,10 @@ ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.
 
 
 class Autoencoder(nn.Module):
-    """Fully connected encoder and its mirror image (Hinton and Salakhutdinov 2006, without their layerwise start).
+    """Fully connected encoder and mirrored decoder (Hinton and Salakhutdinov 2006, without layerwise pretraining).
 
-    Without hidden layers it is linear: `x W V + b`. Its best code of `Z` numbers spans the first `Z` principal components
-    (Baldi and Hornik 1989), though along other axes.
+    Without hidden layers it is linear: `x W V + b`. Its optimal code spans the first `Z` principal components, in a different
+    basis (Baldi and Hornik 1989).
     """
 
     widths: tuple[int, ...] = (256, 64)
@@ -28,7 +28,7 @@ class Autoencoder(nn.Module):
     activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu"] = "relu"
     """The non-linearity after every hidden layer; the code and the output have none."""
     shape: tuple[int, ...] = ()
-    """Shape of one example; empty takes the data's."""
+    """Shape of one example; empty: that of the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -61,9 +61,9 @@ class Autoencoder(nn.Module):
 
 
 class ConvAutoencoder(nn.Module):
-    """Convolutions of stride 2 down to a small map, a dense code, and the way back (Masci et al. 2011, strides for pools).
+    """Strided convolutions, a dense code and a mirrored decoder (Masci et al. 2011, with strides instead of pooling).
 
-    On the way up each stage repeats every pixel twice before it convolves, which leaves no checkerboard (Odena et al. 2016).
+    Each decoder stage upsamples by nearest neighbour, then convolves. This avoids checkerboard artefacts (Odena et al. 2016).
     """
 
     features: tuple[int, ...] = (32, 64)
@@ -71,7 +71,7 @@ class ConvAutoencoder(nn.Module):
     code: int = 32
     """Numbers in the code, `Z`."""
     shape: tuple[int, ...] = ()
-    """Shape of one example, (height, width, channels); empty takes the data's."""
+    """Shape of one example, (height, width, channels); empty: that of the data."""
 
     def __post_init__(self) -> None:
         check_layers(self, filled="features")
@@ -86,7 +86,7 @@ class ConvAutoencoder(nn.Module):
         self.down = [self._convolution(width, 2) for width in self.features]
         self.code_layer = Dense(self.code)
         self.seed = Dense(math.prod(self._smallest))
-        # The last stage up paints the channels of the image.
+        # The last decoder stage outputs the channels of the image.
         self.up = [self._convolution(width, 1) for width in (*reversed(self.features[:-1]), self.shape[-1])]
 
     def _convolution(self, width: int, stride: int) -> nn.Conv:
@@ -94,7 +94,7 @@ class ConvAutoencoder(nn.Module):
 
     @property
     def _smallest(self) -> tuple[int, int, int]:
-        """Shape of the map between the convolutions and the code."""
+        """Shape of the feature map between the convolutions and the code."""
         shrink = 2 ** len(self.features)
         return -(-self.shape[0] // shrink), -(-self.shape[1] // shrink), self.features[-1]
 
@@ -110,7 +110,7 @@ class ConvAutoencoder(nn.Module):
         for index, layer in enumerate(self.up):
             x = layer(x.repeat(2, axis=1).repeat(2, axis=2))
             x = nn.relu(x) if index + 1 < len(self.up) else x
-        # Sizes that 2 ** stages does not divide were rounded up on the way down.
+        # The encoder rounds odd sizes up, so crop to the size of the input.
         return x[:, : self.shape[0], : self.shape[1]]
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:

@@ -1,10 +1,10 @@
-"""Capsules: vectors whose length says whether something is there and whose direction says how (Sabour et al. 2017, "Dynamic
-routing between capsules").
+"""A capsule network (Sabour et al. 2017, "Dynamic routing between capsules").
 
-Train it with `MarginClassification`. The paper's decoder, which draws the image again from its capsule, is left out.
+A capsule is a vector: its length is the probability that an entity is present, its direction describes the entity. Train the
+network with `MarginClassification`. The paper's reconstruction decoder is left out.
 
-Shapes: `B` batch, `H` height, `W` width, `N` capsules below, `C` capsules above (classes), `D` numbers in one below,
-`E` in one above.
+Shapes: `B` batch, `H` height, `W` width, `N` primary capsules, `C` class capsules, `D` numbers in a primary capsule,
+`E` numbers in a class capsule.
 """
 
 import flax.linen as nn
@@ -13,27 +13,27 @@ from jax import Array
 
 from jaxnets.models.layers import Conv, check_layers
 
-# Keeps the gradient of a square root finite at 0, and is not seen elsewhere.
+# Added under a square root to keep its gradient finite at 0; negligible elsewhere.
 LEAST = 1e-12
 
 
 class CapsNet(nn.Module):
-    """A convolution, a convolution whose channels are capsules, and one capsule for each class, found by agreement."""
+    """A convolution, a convolution to primary capsules, and one capsule per class from routing by agreement."""
 
     width: int = 256
     """Channels of the first convolution."""
     window: int = 9
-    """Pixels along a side of both convolutions' windows; neither pads, the second halves."""
+    """Kernel size of both convolutions, which have no padding; the second has stride 2."""
     maps: int = 32
-    """Capsules at each position of the second convolution."""
+    """Primary capsules at each position of the second convolution."""
     below: int = 8
-    """Numbers in each of those."""
+    """Numbers in a primary capsule."""
     above: int = 16
-    """Numbers in the capsule of a class."""
+    """Numbers in a class capsule."""
     rounds: int = 3
-    """Rounds of routing by agreement."""
+    """Iterations of routing by agreement."""
     outputs: int | None = None
-    """Capsules above; None takes as many as the data have classes."""
+    """Class capsules; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -55,12 +55,12 @@ class CapsNet(nn.Module):
         x = nn.relu(self.convolution(self.width, 1, "conv")(x))
         x = self.convolution(self.maps * D, 2, "primary")(x)
         x = squash(x.reshape(x.shape[0], -1, D))
-        start = nn.initializers.normal(0.05)
-        maps = self.param("transformations", start, (x.shape[1], self.outputs or 1, D, self.above))
+        init = nn.initializers.normal(0.05)
+        maps = self.param("transformations", init, (x.shape[1], self.outputs or 1, D, self.above))
         return length(route(jnp.einsum("bnd,ncde->bnce", x, maps.astype(x.dtype)), self.rounds))
 
     def convolution(self, features: int, stride: int, name: str) -> nn.Conv:
-        """A convolution that sees whole windows only."""
+        """A convolution without padding."""
         return Conv(
             features, (self.window, self.window), strides=stride, padding="VALID",
             name=name,
@@ -68,13 +68,13 @@ class CapsNet(nn.Module):
 
 
 def route(votes: Array, rounds: int) -> Array:
-    """Routing by agreement: capsules above `[B, C, E]` from what each capsule below says of each, `[B, N, C, E]`.
+    """Routing by agreement: class capsules `[B, C, E]` from the prediction vectors `[B, N, C, E]` of the primary capsules.
 
-    Each capsule below shares one vote among those above, evenly at first; in each round, more goes to where it agreed with the
-    outcome. Gradients go through all rounds.
+    The coupling coefficients of a primary capsule are a softmax over classes, uniform at first. Each round increases those
+    whose prediction agrees with the class capsule. Gradients flow through all rounds.
     """
     B, N, C, _ = votes.shape
-    dtype, votes = votes.dtype, votes.astype(jnp.float32)  # half precision rounds agreements away
+    dtype, votes = votes.dtype, votes.astype(jnp.float32)  # half precision is too coarse for the agreements
     logits = jnp.zeros((B, N, C), votes.dtype)
     above = squash(jnp.einsum("bnc,bnce->bce", nn.softmax(logits, axis=-1), votes))
     for _ in range(rounds - 1):
@@ -84,7 +84,7 @@ def route(votes: Array, rounds: int) -> Array:
 
 
 def squash(x: Array) -> Array:
-    """The same direction and a length below 1: `|x|^2 / (1 + |x|^2)`."""
+    """Scale vectors to the length `|x|^2 / (1 + |x|^2)`, which is below 1; directions are unchanged."""
     wide = x.astype(jnp.float32)
     square = jnp.square(wide).sum(axis=-1, keepdims=True)
     return (wide * jnp.sqrt(square + LEAST) / (1 + square)).astype(x.dtype)

@@ -36,7 +36,7 @@ class Block(nn.Module):
         y = nn.relu(norm(name="norm_0")(y))
         y = norm(name="norm_1")(conv(self.width, name="conv_1")(y))
         if self.stride != 1 or x.shape[-1] != self.width:
-            # Option A: take every second pixel and fill the new channels with zeros, half on each side; no parameters.
+            # Option A, without parameters: take every second pixel and pad the new channels with zeros, half on each side.
             extra = self.width - x.shape[-1]
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
@@ -51,7 +51,7 @@ class CifarResNet(nn.Module):
     width: int = 16
     """Channels of the first stage; the second and third have two and four times as many."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)

@@ -25,7 +25,7 @@ class CNN(nn.Module):
     dropout: float = 0.0
     """Probability of dropping a unit before each fully connected layer while training, in [0, 1)."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)

@@ -1,8 +1,8 @@
-"""Convolution first, attention after it: a hybrid in the manner of CoAtNet (Dai et al. 2021).
+"""CoAtNet: stages of convolution followed by stages of relative attention (Dai et al. 2021).
 
 The paper's CoAtNet-0 is close to `layout=("convolution", "convolution", "attention", "attention")`, `stem=64`,
-`widths=(96, 192, 384, 768)`, `blocks=(2, 3, 5, 2)`, `strides=(2, 2, 2, 2)`, `heads=12`; here a stage has one number of heads
-whatever its width, and averages where it pools.
+`widths=(96, 192, 384, 768)`, `blocks=(2, 3, 5, 2)`, `strides=(2, 2, 2, 2)`, `heads=12`. Two things differ: all stages have the
+same number of heads, and pooling is average pooling.
 
 Shapes: `B` batch, `H` height, `W` width, `C` channels, `T` positions of an image, `D` width of a stage.
 """
@@ -25,23 +25,23 @@ class CoAtNet(nn.Module):
     stem: int = 16
     """Channels of the stem's two 3x3 convolutions."""
     layout: tuple[Literal["convolution", "attention"], ...] = ("convolution", "attention")
-    """What each stage is made of."""
+    """Kind of the blocks in each stage."""
     widths: tuple[int, ...] = (32, 64)
     """Channels of each stage."""
     blocks: tuple[int, ...] = (2, 3)
     """Blocks in each stage."""
     strides: tuple[int, ...] = (1, 2)
-    """2 where a stage begins by halving the image, else 1."""
+    """Stride of the first block of each stage: 2 halves the image, 1 keeps its size."""
     heads: int = 4
-    """Heads of attention; they share a stage's width."""
+    """Attention heads; each has width / heads numbers."""
     expansion: int = 4
     """Channels inside a block, as a multiple of the stage's width."""
     squeeze: int = 4
-    """Squeeze-and-excite in convolutional blocks, with this share of the width in the middle (Hu et al. 2018); 0: none."""
+    """Reduction ratio of squeeze-and-excitation in convolutional blocks (Hu et al. 2018); 0: none."""
     dropout: float = 0.0
-    """Probability of dropping a number after each half of an attention block while training, in [0, 1)."""
+    """Dropout rate after attention and after the MLP of an attention block while training, in [0, 1)."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -64,7 +64,7 @@ class CoAtNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Outputs `[B, outputs]` of images `[B, H, W, C]`; every halving needs even sides."""
+        """Outputs `[B, outputs]` of images `[B, H, W, C]`; H and W are even before each halving."""
         whole = 2 ** (1 + sum(stride == 2 for stride in self.strides))
         if x.ndim != 4 or x.shape[1] % whole or x.shape[2] % whole:
             raise ValueError(
@@ -90,7 +90,7 @@ class CoAtNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """MBConv (Sandler et al. 2018): widen, a 3x3 window for each channel alone, squeeze-and-excite, narrow; norm first."""
+    """Pre-norm MBConv (Sandler et al. 2018): 1x1 expansion, 3x3 depthwise, squeeze-and-excitation, 1x1 projection."""
 
     width: int
     stride: int
@@ -114,7 +114,7 @@ class Bottleneck(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention whose scores depend on how far apart two positions are, too, then the MLP; each normalised first and added."""
+    """Pre-norm attention with a relative position bias, then a pre-norm MLP, each with a residual connection."""
 
     width: int
     stride: int
@@ -140,25 +140,25 @@ class Attention(nn.Module):
         return x + drop(self.dense(self.width, "down")(nn.gelu(y)))
 
     def dense(self, width: int, name: str) -> nn.Dense:
-        """A linear map."""
+        """A dense layer with Xavier initialisation."""
         return Dense(width, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
 def offsets(height: int, width: int) -> np.ndarray:
-    """For each pair of positions, the number of their offset, `[T, T]` in [0, (2H - 1)(2W - 1))."""
+    """Index of the relative offset of each pair of positions, `[T, T]` in [0, (2H - 1)(2W - 1))."""
     rows, columns = (a.reshape(-1) for a in np.indices((height, width)))
     down, right = rows[None] - rows[:, None] + height - 1, columns[None] - columns[:, None] + width - 1
     return down * (2 * width - 1) + right
 
 
 def shortcut(x: Array, width: int, stride: int) -> Array:
-    """What a block's output is added to: the input, averaged and mapped where size or width change."""
+    """The residual shortcut: the input, average-pooled if the size changes and projected if the width changes."""
     x = average_pool(x, stride)
     return x if x.shape[-1] == width else Dense(width, name="shortcut")(x)
 
 
 def conv(features: int, window: int, stride: int, name: str, *, groups: int = 1) -> nn.Conv:
-    """A centred convolution without a bias, for a norm to follow."""
+    """A convolution padded by half its window, without a bias because a norm follows."""
     pad = window // 2
     return Conv(
         features, (window, window), strides=stride, padding=((pad, pad), (pad, pad)), use_bias=False,
@@ -168,5 +168,5 @@ def conv(features: int, window: int, stride: int, name: str, *, groups: int = 1)
 
 
 def batch_norm(train: bool, name: str) -> Any:
-    """Batch normalisation; the running statistics keep nine tenths at each step."""
+    """Batch normalisation with momentum 0.9 for the running statistics."""
     return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)

@@ -1,6 +1,6 @@
-"""ConvNeXt: a convolutional network with the proportions of a transformer (Liu et al. 2022, "A ConvNet for the 2020s").
+"""ConvNeXt: a convolutional network with the design of a vision transformer (Liu et al. 2022, "A ConvNet for the 2020s").
 
-Tiny is the default. Small: depths (3, 3, 27, 3). Base: that and widths (128, 256, 512, 1024).
+The default is tiny. Small: depths (3, 3, 27, 3). Base: the depths of small and widths (128, 256, 512, 1024).
 
 Shapes: `B` batch, `H` height, `W` width, `C` channels.
 """
@@ -15,7 +15,7 @@ START = nn.initializers.truncated_normal(0.02)
 
 
 class ConvNeXt(nn.Module):
-    """Patches, then stages of blocks with a halving between them, the mean over positions, one linear layer."""
+    """A patch stem, stages of blocks with downsampling between them, global average pooling, a linear layer."""
 
     depths: tuple[int, ...] = (3, 3, 9, 3)
     """Blocks in each stage."""
@@ -24,12 +24,12 @@ class ConvNeXt(nn.Module):
     patch: int = 4
     """Pixels along a side of the stem's patches; 1 or 2 suits images of 32x32."""
     layer_scale: float = 1e-6
-    """What each channel of a block's output is multiplied with in the beginning (Touvron et al. 2021); 0 leaves it out."""
+    """Initial value of a block's learned scale per channel (Touvron et al. 2021); 0: no scale."""
     stochastic_depth: float = 0.0
-    """Probability of leaving out the last block while training, falling to 0 for the first (Huang et al. 2016), in [0, 1).
-    The paper: 0.1 for tiny, 0.4 for small, 0.5 for base."""
+    """Probability of skipping the last block while training, decreasing linearly to 0 for the first (Huang et al. 2016), in
+    [0, 1). The paper: 0.1 for tiny, 0.4 for small, 0.5 for base."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -46,7 +46,7 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Outputs `[B, outputs]` of images `[B, H, W, C]`; pixels beyond the last whole patch are not seen."""
+        """Outputs `[B, outputs]` of images `[B, H, W, C]`; pixels beyond the last whole patch are ignored."""
         least = self.patch * 2 ** (len(self.widths) - 1)
         if x.ndim != 4 or min(x.shape[1:3]) < least:
             raise ValueError(
@@ -67,7 +67,7 @@ class ConvNeXt(nn.Module):
 
 
 class Block(nn.Module):
-    """A 7x7 window for each channel alone, then an MLP for each position alone, added to what came in."""
+    """A 7x7 depthwise convolution and a position-wise MLP, with a residual connection."""
 
     layer_scale: float
     drop: float
@@ -86,12 +86,12 @@ class Block(nn.Module):
         if self.layer_scale:
             scale = self.param("layer_scale", nn.initializers.constant(self.layer_scale), (C,))
             y = y * scale.reshape(1, 1, 1, C)
-        # One draw for the whole branch of an example; dividing keeps the mean, so evaluation needs no change.
+        # One draw per example for the whole branch. Dropout rescales by 1 / (1 - rate), so evaluation needs no change.
         return x + nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
 
 
 def patches(width: int, side: int, name: str) -> nn.Conv:
-    """Patches that do not overlap, each turned into `width` numbers by one linear map."""
+    """Non-overlapping patches, each mapped to `width` channels by one linear map."""
     return Conv(
         width, (side, side), strides=side, padding="VALID", kernel_init=START,
         name=name,
@@ -99,5 +99,5 @@ def patches(width: int, side: int, name: str) -> nn.Conv:
 
 
 def norm(name: str) -> LayerNorm:
-    """Over the channels of a position."""
+    """Layer normalisation over the channels of a position."""
     return LayerNorm(epsilon=1e-6, name=name)

@@ -1,6 +1,6 @@
 """Convolutional generator and critic (Radford et al. 2016, "Unsupervised Representation Learning with DCGAN").
 
-Shapes: `B` batch, `Z` numbers the generator is given, `H` height, `W` width, `C` channels.
+Shapes: `B` batch, `Z` latent numbers, `H` height, `W` width, `C` channels.
 """
 
 from typing import Literal
@@ -11,19 +11,19 @@ from jax import Array
 from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
 
-# The paper's start: all weights from a narrow normal distribution.
+# The paper's initialisation of all weights.
 NARROW = nn.initializers.normal(0.02)
 
 
 class DCGANGenerator(nn.Module):
-    """Numbers to an image in [-1, 1]: a dense layer onto a small map, then transposed convolutions that double it."""
+    """Latent vectors to images in [-1, 1]: a dense layer to a small map, then transposed convolutions of stride 2."""
 
     features: tuple[int, ...] = (128, 64)
-    """Channels before each doubling; 28x28 has two of them, from 7x7."""
+    """Channels before each doubling of the size; 28x28 takes two doublings, from 7x7."""
     shape: tuple[int, ...] = ()
-    """Shape of an image, (height, width, channels); empty takes the data's."""
+    """Shape of an image, (height, width, channels); empty: that of the data."""
 
-    # What the last layer can say: tasks compare it with the range of the data.
+    # Range of the outputs; tasks compare it with the range of the data.
     reach = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -32,7 +32,7 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
-        """Images `[B, H, W, C]` from `[B, Z]`; `train` switches batch statistics on."""
+        """Images `[B, H, W, C]` from latent vectors `[B, Z]`; `train` switches batch statistics on."""
         if len(self.shape) != 3:
             raise ValueError(f"DCGANGenerator makes images (height, width, channels), got {self.shape}; use MLP")
         height, width, channels = self.shape
@@ -44,7 +44,7 @@ class DCGANGenerator(nn.Module):
         x = nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, name="norm_seed")(x))
         for index, wide in enumerate((*self.features[1:], channels)):
             last = index + 1 == len(self.features)
-            # A transposed convolution: zeros between the pixels, then a window over them.
+            # A transposed convolution, as a convolution of the zero-dilated input.
             x = Conv(
                 wide,
                 (4, 4),
@@ -61,14 +61,14 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANCritic(nn.Module):
-    """Strided convolutions down to one number: the more, the more real."""
+    """Strided convolutions to one score per image; a higher score means more likely real."""
 
     features: tuple[int, ...] = (64, 128)
     """Channels of each stage; each halves the image."""
     norm: Literal["batch", "layer", "none"] = "batch"
-    """Normalisation after every convolution but the first; a gradient penalty goes with layer or none only."""
+    """Normalisation after every convolution but the first; a gradient penalty requires layer or none."""
     outputs: int | None = None
-    """Output units; None takes the one that the task needs."""
+    """Output units; None: as many as the task needs (1)."""
 
     def __post_init__(self) -> None:
         check_layers(self, filled="features")

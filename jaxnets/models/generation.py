@@ -1,4 +1,4 @@
-"""Text from a language model: one token after another, with a cache, compiled once for a whole batch.
+"""Text generation with a language model: one token per step, with a cache, compiled once for a whole batch.
 
 Shapes: `B` batch, `P` prompt, `N` new tokens, `V` vocabulary.
 """
@@ -15,24 +15,24 @@ from jax import Array
 from jaxnets.models.layers import most_positions
 from jaxnets.ops.beyond_promise import is_traced
 
-# Below this the logits over it may be beyond float32.
+# With a smaller temperature the scaled logits may overflow float32.
 LEAST_TEMPERATURE = 1e-6
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What `generate` asks of a model: `LanguageModel`, `HybridLanguageModel` and `RNN` are such.
+    """The protocol of models for `generate`; `LanguageModel`, `HybridLanguageModel` and `RNN` implement it.
 
-    Its `apply(variables, tokens, cache=...)` gives logits `[B, T, V]` and the cache with these tokens in it.
+    `apply(variables, tokens, cache=...)` returns logits `[B, T, V]` and the updated cache.
     """
 
     @property
     def length(self) -> int | None:
-        """Most tokens of a training window; of any text, unless a field `positions` says that they are computed. None: any
-        number."""
+        """Maximum tokens of a training window. Also of any text, unless the field `positions` names computed positions.
+        None: no limit."""
 
     def empty_cache(self, batch: int, length: int) -> Any:
-        """What is kept of a text of up to `length` tokens, before its first; a tree of arrays."""
+        """The empty cache for texts of up to `length` tokens; a tree of arrays."""
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
         """As in Linen."""
@@ -43,11 +43,11 @@ class Sampling:
     """How the next token is chosen from the model's logits."""
 
     temperature: float = 1.0
-    """Divides the logits; 0 always takes the likeliest token."""
+    """Divides the logits; 0 always takes the most likely token."""
     top_k: int = 0
-    """Choose among this many of the likeliest; 0: among all."""
+    """Sample from this many most likely tokens; 0: from all."""
     top_p: float = 1.0
-    """Choose among the likeliest that together have this probability (nucleus sampling, Holtzman et al. 2020)."""
+    """Sample from the most likely tokens that together reach this probability (nucleus sampling, Holtzman et al. 2020)."""
 
     def __post_init__(self) -> None:
         if not (self.temperature == 0 or self.temperature >= LEAST_TEMPERATURE):
@@ -66,14 +66,14 @@ class Sampling:
         logits = (logits - logits.max(axis=-1, keepdims=True)) / self.temperature
         if not self.top_k and self.top_p == 1:
             return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
-        # Likeliest first; of equal ones that with the lower number.
-        falling, tokens = jax.lax.top_k(logits, min(self.top_k or logits.shape[-1], logits.shape[-1]))
+        # Most likely first; of equally likely tokens, the lower id first.
+        descending, tokens = jax.lax.top_k(logits, min(self.top_k or logits.shape[-1], logits.shape[-1]))
         if self.top_p < 1:
-            probability = jax.nn.softmax(falling, axis=-1)
-            # A token stays if those before it do not reach top_p without it; the likeliest always stays.
+            probability = jax.nn.softmax(descending, axis=-1)
+            # Keep a token if those before it sum to less than top_p, so the most likely token always stays.
             before = jnp.cumsum(probability, axis=-1) - probability
-            falling = jnp.where(before < self.top_p, falling, -jnp.inf)
-        place = jax.random.categorical(key, falling, axis=-1)
+            descending = jnp.where(before < self.top_p, descending, -jnp.inf)
+        place = jax.random.categorical(key, descending, axis=-1)
         return jnp.take_along_axis(tokens, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
@@ -86,18 +86,18 @@ def generate(
     key: Array,
     sampling: Sampling | None = None,
 ) -> Array:
-    """`count` tokens after each prompt.
+    """Generate `count` tokens after each prompt.
 
     Args:
-        model: with its vocabulary set.
+        model: a model whose vocabulary size is set.
         variables: its parameters.
-        prompt: `[B, P]` whole numbers, P at least 1; the same length for all.
-        count: new tokens; P + count at most the model's length, where that is the size of its table of positions.
-        key: of all draws; each row of the batch draws for itself.
+        prompt: `[B, P]` integers, P at least 1; all prompts have the same length.
+        count: number of new tokens; with learned positions, P + count is at most the model's `length`.
+        key: the random key of all draws; rows of the batch draw independently.
         sampling: how tokens are chosen.
 
     Returns:
-        `[B, count]` int32. The same bits for the same arguments; compiled once for each shape and choice.
+        `[B, count]` int32, bit-equal for equal arguments. Compiled once for each shape, count and sampling.
 
     Raises:
         ValueError: an empty prompt, one with tokens outside the vocabulary, or more tokens than the model takes.
@@ -107,7 +107,7 @@ def generate(
     if limit is not None and prompt.shape[1] + count > limit:
         raise ValueError(
             f"{prompt.shape[1]} prompt tokens and {count} new ones are more than {type(model).__name__}.length "
-            f"{limit}, the size of its table of positions; ask for fewer, or train with positions='rotary', which has none"
+            f"{limit}, the size of its table of positions; request fewer, or train with positions='rotary', which has none"
         )
     if count < 1:
         raise ValueError(f"count is at least 1, got {count}")
@@ -117,7 +117,7 @@ def generate(
 def check_tokens(what: str, tokens: Any, model: Any, field: str) -> Array:
     """Tokens `[B, S]` as int32; raises `ValueError` unless they are whole numbers below the model's field `field`.
 
-    What is being traced has no values to look at: there only its shape and dtype are checked.
+    Traced tokens have no values, so only their shape and dtype are checked.
     """
     if not is_traced(tokens):
         tokens = np.asarray(tokens)
@@ -127,11 +127,11 @@ def check_tokens(what: str, tokens: Any, model: Any, field: str) -> Array:
         )
     kind, size = type(model).__name__, getattr(model, field, None)
     if size is None:
-        raise ValueError(f"{kind}.{field} is not set; a model of a run has it (`run.parts.task.model`)")
+        raise ValueError(f"{kind}.{field} is not set; use the model of a run, which has it (`run.parts.task.model`)")
     if isinstance(tokens, np.ndarray) and tokens.size and not 0 <= tokens.min() <= tokens.max() < size:
         raise ValueError(
             f"{what} has tokens from {tokens.min()} to {tokens.max()}, but {kind}.{field} is {size}, numbered from 0; "
-            f"encode the text with the tokenizer of the training"
+            f"encode the text with the tokenizer used in training"
         )
     return jnp.asarray(tokens, jnp.int32)
 

@@ -1,10 +1,10 @@
-"""Graph networks, which pass messages along edges: GCN, GraphSAGE, GAT, GIN.
+"""Message-passing graph networks: GCN, GraphSAGE, GAT, GIN.
 
 Shapes: `B` graphs, `N` nodes in each (padding included), `E` directed edges in each (padding included), `F` features of a
 node, `H` attention heads, `K` features of a head, `C` outputs.
 
-A compiled program needs fixed sizes, so small graphs are filled up and masks say what is real. Data that are one large graph
-are a batch of one: `B` is 1. Nothing here depends on the order of nodes or edges, or on how much padding there is.
+A compiled program needs fixed sizes, so small graphs are padded and masks mark the real nodes and edges. One large graph is
+a batch of one: `B` is 1. Results do not depend on the order of nodes or edges, nor on the amount of padding.
 """
 
 from typing import Literal, NamedTuple
@@ -21,12 +21,12 @@ GLOROT = nn.initializers.glorot_uniform()
 
 
 class Graph(NamedTuple):
-    """A batch of graphs, what every model here is called with."""
+    """A batch of graphs, the input of every model here."""
 
     nodes: Array
     """Features of the nodes, `[B, N, F]`."""
     edges: Array
-    """Node numbers (from, to), `[B, E, 2]` integers below N; an undirected edge is two of them."""
+    """Node indices (from, to), `[B, E, 2]` integers below N; an undirected edge is two directed ones."""
     node_mask: Array
     """Which nodes are real, `[B, N]` bool."""
     edge_mask: Array
@@ -34,24 +34,24 @@ class Graph(NamedTuple):
 
 
 def gather(x: Array, index: Array) -> Array:
-    """What each edge finds at its node: `[B, N, ...]` and numbers `[B, E]` to `[B, E, ...]`."""
+    """Node values for each edge: `[B, N, ...]` and node indices `[B, E]` to `[B, E, ...]`."""
     return jax.vmap(lambda nodes, rows: nodes[rows])(x, index)
 
 
 def scatter_sum(messages: Array, index: Array, mask: Array, nodes: int) -> Array:
-    """The sum of the real messages that arrive at each node: `[B, E, ...]` to `[B, N, ...]`, summed in float32."""
+    """Sum of the unmasked messages that arrive at each node: `[B, E, ...]` to `[B, N, ...]`, summed in float32."""
     kept = jnp.where(mask.reshape(*mask.shape, *(1,) * (messages.ndim - 2)), messages.astype(jnp.float32), 0.0)
     sums = jax.vmap(lambda m, rows: jax.ops.segment_sum(m, rows, num_segments=nodes))(kept, index)
     return sums.astype(messages.dtype)
 
 
 def neighbours(graph: Graph, x: Array) -> Array:
-    """The sum of each node's neighbours, `[B, N, F]` to the same shape."""
+    """Sum over each node's neighbours, `[B, N, F]` to the same shape."""
     return scatter_sum(gather(x, graph.edges[..., 0]), graph.edges[..., 1], graph.edge_mask, x.shape[1])
 
 
 def degrees(graph: Graph) -> Array:
-    """How many edges arrive at each node, `[B, N, 1]` float32."""
+    """In-degree of each node, `[B, N, 1]` float32."""
     ones = jnp.ones(graph.edges.shape[:2], jnp.float32)
     return scatter_sum(ones, graph.edges[..., 1], graph.edge_mask, graph.nodes.shape[1])[..., None]
 
@@ -60,7 +60,7 @@ def edge_softmax(scores: Array, index: Array, mask: Array, nodes: int) -> Array:
     """Softmax over the real edges that arrive at the same node: `[B, E, H]` to the same shape, in float32."""
     scores = jnp.where(mask[..., None], scores.astype(jnp.float32), -jnp.inf)
     largest = jax.vmap(lambda s, rows: jax.ops.segment_max(s, rows, num_segments=nodes))(scores, index)
-    # Where nothing arrives the largest is -inf, and -inf - -inf would be NaN.
+    # Without incoming edges the maximum is -inf, and -inf - -inf would be NaN.
     largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
     weights = jnp.exp(scores - gather(largest, index))
     total = scatter_sum(weights, index, mask, nodes)
@@ -68,7 +68,7 @@ def edge_softmax(scores: Array, index: Array, mask: Array, nodes: int) -> Array:
 
 
 def read_out(x: Array, mask: Array, how: str) -> Array:
-    """One vector for each graph from those of its real nodes: `[B, N, F]` to `[B, F]`; `how` is sum, mean or max."""
+    """Pool the real nodes of each graph: `[B, N, F]` to `[B, F]`; `how` is sum, mean or max."""
     real = mask[..., None]
     if how == "max":
         return jnp.where(real.any(axis=1), jnp.where(real, x, -jnp.inf).max(axis=1), 0.0).astype(x.dtype)
@@ -100,7 +100,7 @@ class SAGELayer(nn.Module):
     def __call__(self, graph: Graph, x: Array, *, train: bool = False) -> Array:
         """`[B, N, F]` to `[B, N, width]`."""
         own = Dense(self.width, kernel_init=GLOROT, name="own")(x)
-        # The mean of products is the product of the mean: multiply first, where the result is narrower.
+        # The product and the mean commute; multiplying first is cheaper if the layer narrows.
         others = Dense(self.width, use_bias=False, kernel_init=GLOROT, name="others")(x)
         return own + neighbours(graph, others) / jnp.maximum(degrees(graph), 1).astype(x.dtype)
 
@@ -150,18 +150,18 @@ class GINLayer(nn.Module):
         x = Dense(self.width, use_bias=self.norm == "none", name="dense_0")(x)
         if self.norm == "batch":
             norm = BatchNorm(use_running_average=not train, momentum=0.9, name="norm")
-            # Padding has no part in the statistics.
+            # Padded nodes are excluded from the statistics.
             x = norm(x, mask=graph.node_mask[..., None])
         return Dense(self.width, name="dense_1")(nn.relu(x))
 
 
 class GraphNetwork(nn.Module):
-    """What the four share: layers with an activation between them, then outputs for the nodes or for the whole graph."""
+    """Base of the four models: layers with activations between them, then outputs per node or per graph."""
 
     widths: tuple[int, ...] = (16,)
     """Features of a node after each hidden layer."""
     outputs: int | None = None
-    """Outputs for each node or graph; None takes as many as the data have classes."""
+    """Outputs for each node or graph; None: the number of classes in the data."""
     dropout: float = 0.5
     """Probability of dropping a feature before each layer while training, in [0, 1)."""
     pool: Literal["none", "sum", "mean", "max"] = "none"
@@ -173,7 +173,7 @@ class GraphNetwork(nn.Module):
 
     @nn.nowrap
     def layer(self, width: int, name: str) -> nn.Module:
-        """One layer; the families differ in this."""
+        """One layer; each model defines its own."""
         raise NotImplementedError
 
     @nn.nowrap
@@ -183,7 +183,7 @@ class GraphNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, graph: Graph, *, train: bool = False) -> Array:
-        """Outputs `[B, N, C]` (padded nodes included, without meaning), or `[B, C]` where nodes are pooled."""
+        """Outputs `[B, N, C]` (rows of padded nodes are meaningless), or `[B, C]` if nodes are pooled."""
         if not isinstance(graph, Graph):
             raise ValueError(
                 f"{type(self).__name__} takes a Graph, not an array; train it with NodeClassification or "
@@ -209,7 +209,7 @@ class GCN(GraphNetwork):
 
 
 class GraphSAGE(GraphNetwork):
-    """GraphSAGE with the mean aggregator (Hamilton et al. 2017), on whole neighbourhoods: none is sampled."""
+    """GraphSAGE with the mean aggregator (Hamilton et al. 2017), over full neighbourhoods, without sampling."""
 
     @nn.nowrap
     def layer(self, width: int, name: str) -> nn.Module:
@@ -227,7 +227,7 @@ class GAT(GraphNetwork):
     heads: int = 8
     """Attention heads of a hidden layer."""
     output_heads: int = 1
-    """Attention heads of the layer that gives the nodes' outputs, which are averaged."""
+    """Attention heads of the output layer for nodes; their outputs are averaged."""
 
     def __post_init__(self) -> None:
         if min(self.heads, self.output_heads) < 1:
@@ -250,7 +250,7 @@ class GAT(GraphNetwork):
 
 
 class GIN(GraphNetwork):
-    """Graph isomorphism network (Xu et al. 2019): tells apart whatever the Weisfeiler-Lehman test of colours does."""
+    """Graph isomorphism network (Xu et al. 2019): as powerful as the Weisfeiler-Lehman test at telling graphs apart."""
 
     widths: tuple[int, ...] = (32, 32, 32)
     """Features of a node after each hidden layer."""

@@ -1,4 +1,4 @@
-"""Hopfield networks, which remember patterns and find them again from a part: the binary one and the continuous one.
+"""Hopfield networks, binary and continuous: associative memories that retrieve a stored pattern from a part of it.
 
 Shapes: `B` queries, `M` stored patterns, `D` numbers in a pattern, `C` outputs.
 """
@@ -12,15 +12,15 @@ from jaxnets.models.layers import Dense, check_layers
 
 
 def retrieve(query: Array, patterns: Array, *, beta: float = 1.0, steps: int = 1) -> Array:
-    """`xi' = softmax(beta xi X^T) X`, again and again (Ramsauer et al. 2021, "Hopfield Networks is All You Need", eq. 3).
+    """Repeat `xi' = softmax(beta xi X^T) X` (Ramsauer et al. 2021, "Hopfield Networks is All You Need", eq. 3).
 
-    One step is attention with the patterns for keys and values. Well separated patterns are found in one.
+    One step is attention with the patterns as keys and values. It is enough for well separated patterns.
 
     Args:
-        query: where to start, `[B, D]`.
-        patterns: what is stored, `[M, D]`.
-        beta: inverse temperature; a small one finds means of patterns instead of patterns.
-        steps: updates.
+        query: initial states, `[B, D]`.
+        patterns: stored patterns, `[M, D]`.
+        beta: inverse temperature; a small one retrieves means of several patterns.
+        steps: number of updates.
     """
     for _ in range(steps):
         query = jax.nn.softmax(beta * query @ patterns.T, axis=-1) @ patterns
@@ -28,7 +28,7 @@ def retrieve(query: Array, patterns: Array, *, beta: float = 1.0, steps: int = 1
 
 
 def energy(query: Array, patterns: Array, *, beta: float = 1.0) -> Array:
-    """What no step of `retrieve` raises, `[B]` (eq. 2).
+    """The energy of states, `[B]` (eq. 2); no step of `retrieve` increases it.
 
     `-lse(beta, X xi) + |xi|^2 / 2 + ln(M) / beta + max |x|^2 / 2`, with `lse(beta, z) = ln(sum exp(beta z)) / beta`.
     """
@@ -46,28 +46,28 @@ def hebbian(patterns: Array) -> Array:
 def recall(state: Array, weights: Array, *, sweeps: int = 5) -> Array:
     """States `[B, D]` of -1 and 1 after `sweeps` passes in which each unit in turn takes the sign of its potential."""
 
-    def turn(unit: Array, state: Array) -> Array:
+    def update(unit: Array, state: Array) -> Array:
         potential = state @ weights[unit % weights.shape[0]]
         # A potential of 0 leaves the unit as it is.
         kept = state[:, unit % weights.shape[0]]
         return state.at[:, unit % weights.shape[0]].set(jnp.where(potential == 0, kept, jnp.sign(potential)))
 
-    return jax.lax.fori_loop(0, sweeps * weights.shape[0], turn, state)
+    return jax.lax.fori_loop(0, sweeps * weights.shape[0], update, state)
 
 
 class Hopfield(nn.Module):
-    """A memory of learned patterns: the input asks, the patterns like it answer, and a linear output reads what came."""
+    """An associative memory of trained patterns: a dense query layer, `retrieve`, and a dense output layer."""
 
     patterns: int = 64
-    """Patterns stored; they are parameters and trained with the rest."""
+    """Stored patterns; they are trained parameters."""
     width: int = 64
     """Numbers in a pattern."""
     beta: float | None = None
-    """Inverse temperature; None takes `1 / sqrt(width)`, as attention does."""
+    """Inverse temperature; None: `1 / sqrt(width)`, as in attention."""
     steps: int = 1
     """Updates of the query."""
     outputs: int | None = None
-    """Output units; None takes as many as the task needs (classes, or 1 for regression)."""
+    """Output units; None: as many as the task needs (classes, or 1 for regression)."""
 
     def __post_init__(self) -> None:
         check_layers(self)

@@ -1,11 +1,11 @@
-"""A language model that is mostly recurrent: Griffin, as RecurrentGemma has it (De et al. 2024, Botev et al. 2024).
+"""A mostly recurrent language model: Griffin, in the form of RecurrentGemma (De et al. 2024, Botev et al. 2024).
 
 Shapes: `B` batch, `T` positions of this call, `W` window, `S` positions in the cache (at most W - 1), `D` width, `R` numbers
 in a recurrent state, `N` blocks of a gate, `C` taps of the convolution, `H` query heads, `G` key and value heads, `K` numbers
 a head, `F` hidden units, `V` vocabulary.
 
-Two of three blocks mix time by a gated linear recurrence behind a short convolution, the third by attention to the last W
-positions. What a text leaves behind has one size however long it is, so the cache does not grow.
+Two of three blocks mix positions by a short convolution and a gated linear recurrence, the third by attention to the last W
+positions. The size of the cache therefore does not grow with the text.
 """
 
 from typing import Any, ClassVar, Literal
@@ -22,34 +22,34 @@ from jaxnets.ops.scan import linear_recurrence
 
 # {"states": [layers, B, R], "tails": [layers, B, C - 1, R], "keys": [layers, B, S, G, K], "values": the same, "length": int32}
 Cache = dict[str, Array]
-# The paper's c: how much of a gate's range lies near 1.
+# The paper's constant c in `a = sigmoid(L)^(c r)`.
 SHARPNESS = 8.0
 
 
 class HybridLanguageModel(nn.Module):
-    """Logits of the next token at every position, from the tokens up to it; called as `LanguageModel` is."""
+    """Logits of the next token at every position, from the tokens up to it; called like `LanguageModel`."""
 
     vocab_size: int | None = None
-    """Tokens there are; None takes as many as the data have."""
+    """Vocabulary size; None: that of the data."""
     layers: int = 6
-    """Number of blocks, one after the other."""
+    """Number of blocks."""
     width: int = 128
-    """Numbers that stand for a token inside the model."""
+    """Width of a token's embedding and hidden states."""
     pattern: tuple[Literal["recurrent", "attention"], ...] = ("recurrent", "recurrent", "attention")
-    """How a block mixes time, block by block; begins anew where it ends."""
+    """Kind of each block in order; repeats until all blocks have one."""
     recurrent_width: int | None = None
     """Numbers in a recurrent state; None: the width."""
     gate_blocks: int = 4
-    """Blocks on the diagonal of a gate's matrix, all else 0; divides the recurrent width."""
+    """Number of blocks in the block-diagonal matrix of a gate; divides the recurrent width."""
     convolution: int = 4
-    """Positions that the convolution before the recurrence sees: itself and those before it."""
+    """Positions in the causal convolution before the recurrence, the current one included."""
     fresh_decays: tuple[float, float] = (0.9, 0.999)
-    """Range of the share of a state that a step with its gate wide open leaves, in a fresh model; the paper's remembers 10 to
-    1000 steps."""
+    """Range of the initial decay of a state per step at a recurrence gate of 1. The paper's range is a memory of 10 to 1000
+    steps."""
     window: int = 64
-    """Positions that attention sees: itself and those before it."""
+    """Positions in the attention window, the current one included."""
     heads: int = 4
-    """Heads of attention; they share the width."""
+    """Attention heads; each has width / heads numbers."""
     kv_heads: int | None = 1
     """Heads of keys and values, a divisor of `heads`; None: as many as `heads`."""
     rope_theta: float = 10_000.0
@@ -57,19 +57,19 @@ class HybridLanguageModel(nn.Module):
     mlp_dim: int | None = None
     """Hidden units of the MLP; None: three times the width."""
     mlp: Literal["geglu", "swiglu"] = "geglu"
-    """What the gate of the MLP goes through: GELU (tanh form), or silu."""
+    """Activation of the gate of the MLP: GELU (tanh form) or SiLU."""
     biases: Literal["most", "none"] = "none"
-    """Which linear maps have a bias; most: all but query, key and value, as RecurrentGemma. Recurrent gates always have."""
+    """Which linear maps have a bias; most: all but query, key and value (RecurrentGemma). Recurrent gates always have one."""
     norm_epsilon: float = 1e-6
-    """Added to the mean square before its root is taken."""
+    """Added to the mean square before the square root."""
     embedding: Literal["tied", "untied"] = "tied"
     """Whether the output layer is the embedding's transpose."""
     dropout: float = 0.0
-    """Probability of dropping an embedding or the result of half a block while training, in [0, 1)."""
+    """Dropout rate after the embedding and after each half of a block while training, in [0, 1)."""
     remat: Literal["none", "blocks"] = "none"
-    """blocks: keep only each block's input for the backward pass and compute the rest again, to save memory."""
+    """blocks: store only each block's input and recompute the rest in the backward pass, to save memory."""
 
-    length: ClassVar[None] = None  # there is no longest text
+    length: ClassVar[None] = None  # no limit on the length of a text
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -80,8 +80,8 @@ class HybridLanguageModel(nn.Module):
             raise ValueError("HybridLanguageModel.pattern names at least one block, got ()")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(
-                f"HybridLanguageModel.width {self.width} over heads {self.heads} is no even number, which "
-                f"rotary positions need; change one"
+                f"HybridLanguageModel.width {self.width} / heads {self.heads} is not an even number, which rotary "
+                f"positions need; change one"
             )
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             raise ValueError(f"HybridLanguageModel.kv_heads {self.kv_heads} does not divide heads {self.heads}")
@@ -92,7 +92,7 @@ class HybridLanguageModel(nn.Module):
             )
         if not 0 < self.fresh_decays[0] <= self.fresh_decays[1] < 1:
             raise ValueError(
-                f"HybridLanguageModel.fresh_decays are two shares in (0, 1), rising; got {self.fresh_decays}"
+                f"HybridLanguageModel.fresh_decays are two ascending numbers in (0, 1), got {self.fresh_decays}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"HybridLanguageModel.dropout is a probability in [0, 1), got {self.dropout}")
@@ -102,7 +102,7 @@ class HybridLanguageModel(nn.Module):
     def __call__(self, tokens: Array, *, train: bool = False, cache: Cache | None = None) -> Any:
         """Logits `[B, T, V]` float32 of tokens `[B, T]`.
 
-        With a `cache` (see `empty_cache`) the tokens follow those in it, and the result is (logits, the cache after them).
+        With a `cache` (see `empty_cache`) the tokens continue the cached text, and the result is (logits, updated cache).
         """
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(
@@ -137,7 +137,7 @@ class HybridLanguageModel(nn.Module):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """How each block mixes time."""
+        """Kind of each block."""
         return tuple(self.pattern[index % len(self.pattern)] for index in range(self.layers))
 
     def _mixer(self, mixes: str) -> tuple[Any, ...]:
@@ -147,9 +147,9 @@ class HybridLanguageModel(nn.Module):
         return self.heads, self.kv_heads or self.heads, self.width // self.heads, self.window, self.rope_theta
 
     def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-        """A cache for texts of up to `length` positions; its size does not depend on it from the window on.
+        """An empty cache for texts of up to `length` positions; its size stops growing once `length` reaches the window.
 
-        The recurrent states are float32 whatever the dtype of the rest.
+        Recurrent states are always float32; `dtype` is that of the other entries.
         """
         R, S = self.recurrent_width or self.width, min(self.window - 1, length)
         recurrent, attention = (self.kinds.count(name) for name in ("recurrent", "attention"))
@@ -164,7 +164,7 @@ class HybridLanguageModel(nn.Module):
 
 
 class Block(nn.Module):
-    """Mixing of time, then the gated MLP, each on a normalised copy and added to what came in."""
+    """Pre-norm recurrence or attention, then the pre-norm gated MLP, each with a residual connection."""
 
     mixes: str
     layers: int
@@ -177,7 +177,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, stored: Any, start: Array | int, train: bool) -> tuple[Array, Any]:
-        """`[B, T, D]` to the same, and what this block keeps of the text after it."""
+        """`[B, T, D]` to the same, and the updated cache of this block."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = nn.RMSNorm(epsilon=self.norm_epsilon, name="mixer_norm")(x)
         y, stored = self.recur(y, stored) if self.mixes == "recurrent" else self.attend(y, stored, start)
@@ -189,7 +189,7 @@ class Block(nn.Module):
         return x + drop(y), stored
 
     def dense(self, width: int, name: str, *, ends_branch: bool = False) -> nn.Dense:
-        """A linear map; those that end a branch start smaller, so that the sum over layers keeps its size (GPT-2)."""
+        """A dense layer. At the end of a branch its initial weights are divided by `sqrt(2 layers)` (GPT-2)."""
         init = nn.initializers.normal(0.02 / (2 * self.layers) ** 0.5 if ends_branch else 0.02)
         bias = self.biased and name not in ("query", "key", "value")
         return Dense(width, use_bias=bias, kernel_init=init, name=name)
@@ -204,7 +204,7 @@ class Block(nn.Module):
         taps = self.param("taps", nn.initializers.normal(C**-0.5), (C, R)).astype(y.dtype)
         bias = self.param("taps_bias", nn.initializers.zeros, (R,)).astype(y.dtype)
         seen = jnp.concatenate([tail.astype(y.dtype), y], axis=1)
-        # Sums of shifted copies: four taps do not earn a convolution. The last tap is of the position itself.
+        # A sum of shifted copies, faster than a convolution of four taps. The last tap is the current position.
         T = y.shape[1]
         y = sum(seen[:, tap : tap + T] * taps[tap][None, None] for tap in range(C)) + bias[None, None]
         states = GatedRecurrence(N, decays, name="recurrence")(y, state)
@@ -212,11 +212,11 @@ class Block(nn.Module):
         return y, (states[:, -1], seen[:, T:].astype(tail.dtype))
 
     def attend(self, x: Array, stored: Any, start: Array | int) -> tuple[Array, Any]:
-        """Each position looks at itself and the W - 1 before it."""
+        """Attention of each position to itself and the W - 1 before it."""
         (B, T, D), (H, G, K, W, base) = x.shape, self.sizes
-        here = start + jnp.arange(T)
-        q = rotate(self.dense(H * K, "query")(x).reshape(B, T, H, K), here, base=base)
-        k = rotate(self.dense(G * K, "key")(x).reshape(B, T, G, K), here, base=base)
+        q_positions = start + jnp.arange(T)
+        q = rotate(self.dense(H * K, "query")(x).reshape(B, T, H, K), q_positions, base=base)
+        k = rotate(self.dense(G * K, "key")(x).reshape(B, T, G, K), q_positions, base=base)
         v = self.dense(G * K, "value")(x).reshape(B, T, G, K)
         S = 0
         if stored is not None:
@@ -225,11 +225,11 @@ class Block(nn.Module):
                 jnp.concatenate([old, new.astype(old.dtype)], axis=1) for old, new in zip(stored, (k, v), strict=True)
             )
             stored = (k[:, T:], v[:, T:])
-        there = start - S + jnp.arange(S + T)
-        distance = here[:, None] - there[None, :]
-        # What lies before the text's beginning is an empty place in the cache.
-        seen = (distance >= 0) & (distance < W) & (there >= 0)[None]
-        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), mask=seen[None, None])
+        k_positions = start - S + jnp.arange(S + T)
+        distance = q_positions[:, None] - k_positions[None, :]
+        # Negative positions are empty places in the cache.
+        mask = (distance >= 0) & (distance < W) & (k_positions >= 0)[None]
+        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), mask=mask[None, None])
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
 
@@ -249,18 +249,18 @@ class GatedRecurrence(nn.Module):
         keep, take = (nn.sigmoid(self.gate(x, name)) for name in ("keep", "take"))
         decay = self.param("decay", self.fresh, (R,)).astype(jnp.float32)
         log_a = -SHARPNESS * keep * nn.softplus(-decay)[None, None]  # log(sigmoid(L)) = -softplus(-L)
-        # 1 - a^2 without cancellation, and not 0, where the root has no slope; far below what a shut gate leaves.
-        room = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-30))
-        return linear_recurrence(jnp.exp(log_a), room * take * x.astype(jnp.float32), state)
+        # 1 - a^2 without cancellation. The tiny lower bound keeps the gradient of the root finite.
+        input_scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-30))
+        return linear_recurrence(jnp.exp(log_a), input_scale * take * x.astype(jnp.float32), state)
 
     def fresh(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        """Logits of decays whose c-th power is uniform between the two."""
+        """Initial logits L: `sigmoid(L)^c` is uniform in the range `fresh_decays`."""
         low, high = self.fresh_decays
         logs = jnp.log(jax.random.uniform(key, shape, dtype, low, high)) / SHARPNESS
         return logs - jnp.log(-jnp.expm1(logs))  # the logit of exp(logs)
 
     def gate(self, x: Array, name: str) -> Array:
-        """A linear map by a block-diagonal matrix, `[B, T, R]` float32."""
+        """A linear map with a block-diagonal matrix, `[B, T, R]` float32."""
         B, T, R = x.shape
         N, size = self.blocks, R // self.blocks
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=0)

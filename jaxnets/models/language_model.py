@@ -1,4 +1,4 @@
-"""A decoder-only language model: GPT-2, or Llama and Qwen, by configuration.
+"""A decoder-only language model: by configuration GPT-2, Llama or Qwen.
 
 Shapes: `B` batch, `T` positions of this call, `S` positions in the cache, `D` width, `H` query heads, `G` key and value heads,
 `K` numbers a head, `F` hidden units, `V` vocabulary, `L` layers.
@@ -6,7 +6,7 @@ Shapes: `B` batch, `T` positions of this call, `S` positions in the cache, `D` w
 GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, tied embedding. Llama (Touvron et al. 2023): rotary
 positions (Su et al. 2021), RMSNorm (Zhang and Sennrich 2019), a gated MLP (Shazeer 2020), no biases, fewer key heads than
 query heads (Ainslie et al. 2023). Qwen2 adds biases to query, key and value; Qwen3 normalises queries and keys instead.
-Mixtral has experts for MLPs (`mixture_of_experts.py`), and the transformer of Vaswani et al. (2017) its norms after the sums.
+Mixtral replaces MLPs by experts (`mixture_of_experts.py`). Vaswani et al. (2017) normalise after the residual sums.
 """
 
 from typing import Any, Literal
@@ -28,14 +28,14 @@ Cache = dict[str, Array]
 
 
 class Sizes(nn.Module):
-    """The fields that a language model and each of its blocks have in common."""
+    """Fields shared by a language model and its blocks."""
 
     layers: int = 4
     """Blocks of attention and MLP."""
     width: int = 128
-    """Numbers that stand for a token inside the model."""
+    """Width of a token's embedding and hidden states."""
     heads: int = 4
-    """Heads of attention; they share the width."""
+    """Attention heads."""
     kv_heads: int | None = None
     """Heads of keys and values, a divisor of `heads`; None: as many as `heads`."""
     head_dim: int | None = None
@@ -43,29 +43,29 @@ class Sizes(nn.Module):
     mlp_dim: int | None = None
     """Hidden units of the MLP, or of each expert; None: four times the width."""
     experts: Experts = Experts()
-    """Experts in the place of each block's MLP."""
+    """Mixture of experts in place of each block's MLP."""
     positions: Literal["learned", "rotary", "sinusoidal", "alibi", "none"] = "learned"
-    """How the model knows the order of tokens."""
+    """Kind of position encoding."""
     rope_theta: float = 10_000.0
     """Longest wavelength of the rotary positions, in units of 2 pi tokens."""
     rope_pairs: Literal["halves", "neighbours"] = "halves"
-    """Which numbers of a head turn together: its two halves (as Hugging Face has it), or neighbours (as the paper does)."""
+    """Which numbers of a head are rotated together: the two halves (Hugging Face) or neighbours (the paper)."""
     rope_scaling: tuple[float, float, float, float] | None = None
-    """Llama 3.1's stretching of long wavelengths: factor, low, high, length of the first training (8, 1, 4, 8192)."""
+    """Llama 3.1's RoPE scaling: (factor, low, high, original context length), there (8, 1, 4, 8192)."""
     norm: Literal["layer", "rms"] = "layer"
     """Kind of normalisation."""
     norm_place: Literal["pre", "post"] = "pre"
-    """pre: of what goes into attention and MLP, and of the end; post: of what comes out of each sum (Vaswani et al. 2017)."""
+    """pre: before attention and MLP, and after the last block; post: after each residual sum (Vaswani et al. 2017)."""
     norm_epsilon: float = 1e-5
-    """Added to the mean square before its root is taken."""
+    """Added to the variance or mean square before the square root."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     """One hidden layer with GELU (tanh form), or with a gate: silu(gate(x)) * up(x)."""
     biases: Literal["all", "queries", "none"] = "all"
     """Which linear maps have a bias; queries: those of query, key and value only."""
     qk_norm: Literal["no", "rms"] = "no"
-    """RMSNorm of each head's queries and keys before they meet."""
+    """RMSNorm of each head's queries and keys before their product."""
     dropout: float = 0.0
-    """Probability of dropping an embedding or the result of a block while training, in [0, 1)."""
+    """Dropout rate after the embedding, attention and MLP while training, in [0, 1)."""
 
     @property
     def attention_shape(self) -> tuple[int, int, int]:
@@ -82,16 +82,16 @@ class LanguageModel(Sizes):
     """Logits of the next token at every position, from the tokens up to it."""
 
     vocab_size: int | None = None
-    """Tokens there are; None takes as many as the data have."""
+    """Vocabulary size; None: that of the data."""
     length: int = 1024
-    """Tokens of the longest training window, and most positions of any call where they are a learned table. Computed positions
-    (rotary, sinusoidal, alibi) and none go on past it."""
+    """Maximum tokens of a training window. With learned positions, also of any call; with other positions calls have no
+    limit."""
     embedding: Literal["tied", "untied"] = "tied"
     """Whether the output layer is the embedding's transpose."""
     blocks: Literal["unrolled", "scanned"] = "unrolled"
-    """scanned: one compiled block in a loop over stacked parameters; compiles in the time of one, for deep models."""
+    """scanned: one block in `nn.scan` over stacked parameters; compile time does not grow with depth."""
     remat: Literal["none", "blocks"] = "none"
-    """blocks: keep only each block's input for the backward pass and compute the rest again, to save memory."""
+    """blocks: store only each block's input and recompute the rest in the backward pass, to save memory."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -104,7 +104,9 @@ class LanguageModel(Sizes):
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             raise ValueError(f"LanguageModel.kv_heads {self.kv_heads} does not divide heads {self.heads}")
         if self.positions == "rotary" and (self.head_dim or self.width // self.heads) % 2:
-            raise ValueError("LanguageModel with rotary positions turns pairs of numbers: the head width is even")
+            raise ValueError(
+                "LanguageModel with rotary positions needs an even head width; change head_dim, width or heads"
+            )
         if self.rope_scaling is not None and not (
             self.rope_scaling[0] > 0 and 0 < self.rope_scaling[1] < self.rope_scaling[2] and self.rope_scaling[3] > 0
         ):
@@ -118,7 +120,7 @@ class LanguageModel(Sizes):
     def __call__(self, tokens: Array, *, train: bool = False, cache: Cache | None = None) -> Any:
         """Logits `[B, T, V]` float32 of tokens `[B, T]`.
 
-        With a `cache` (see `empty_cache`) the tokens follow those in it, and the result is (logits, the cache with them).
+        With a `cache` (see `empty_cache`) the tokens continue the cached text, and the result is (logits, updated cache).
         """
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(
@@ -126,10 +128,10 @@ class LanguageModel(Sizes):
             )
         count, limit = tokens.shape[1], most_positions(self) if cache is None else cache["keys"].shape[2]
         start = 0 if cache is None else cache["length"]
-        # While the call is traced the cache's length has no value yet; `generate` has counted before.
-        held = 0 if is_traced(start) else int(start)
-        if limit is not None and held + count > limit:
-            what = "LanguageModel.length" if cache is None else f"a cache that holds {held} of"
+        # A traced cache length has no value to check here; `generate` checks the lengths before.
+        filled = 0 if is_traced(start) else int(start)
+        if limit is not None and filled + count > limit:
+            what = "LanguageModel.length" if cache is None else f"a cache that holds {filled} of"
             raise ValueError(f"{count} tokens do not fit {what} {limit}; cut them, or make the length larger")
         embed = nn.Embed(
             self.vocab_size or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding"
@@ -150,7 +152,7 @@ class LanguageModel(Sizes):
         return logits if cache is None else (logits, cache)
 
     def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-        """A cache for `length` positions in all; at most the model's own length where that is a table's."""
+        """An empty cache for `length` positions; with learned positions at most the model's `length`."""
         if self.positions == "learned" and length > self.length:
             raise ValueError(f"a cache of {length} positions is longer than LanguageModel.length {self.length}")
         _, kv_heads, head_dim = self.attention_shape
@@ -161,7 +163,7 @@ class LanguageModel(Sizes):
 def _stack(
     model: LanguageModel, x: Array, cache: Cache | None, start: Array | int, train: bool
 ) -> tuple[Array, Cache | None]:
-    """Run the blocks; each sees its own layer of the cache."""
+    """Run the blocks, each with its own layer of the cache."""
     kind: Any = nn.remat(Block, static_argnums=(4,)) if model.remat == "blocks" else Block
     stored = None if cache is None else (cache["keys"], cache["values"])
     if model.blocks == "scanned":
@@ -186,11 +188,11 @@ def _stack(
 
 
 class Block(Sizes):
-    """Attention, then the MLP, each added to what came in, with a norm before or after."""
+    """Attention, then the MLP, each with a residual connection and a norm before it or after the sum."""
 
     @nn.compact
     def __call__(self, x: Array, stored: Any, start: Array | int, train: bool) -> tuple[Array, Any]:
-        """`[B, T, D]` to the same, and keys and values with this call's written in at `start`."""
+        """`[B, T, D]` to the same, and the stored keys and values with those of this call written at `start`."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
         post = self.norm_place == "post"
         first, second = (make_norm(self.norm, self.norm_epsilon, name) for name in ("attention_norm", "mlp_norm"))
@@ -200,39 +202,39 @@ class Block(Sizes):
         return second(x + drop(y)) if post else x + drop(y), stored
 
     def dense(self, width: int, name: str, *, ends_branch: bool = False) -> nn.Dense:
-        """A linear map; those that end a branch start smaller, so that the sum over layers keeps its size (GPT-2)."""
+        """A dense layer. At the end of a branch its initial weights are divided by `sqrt(2 layers)` (GPT-2)."""
         bias = self.biases == "all" or (self.biases == "queries" and name in ("query", "key", "value"))
         scale = 0.02 / (2 * self.layers) ** 0.5 if ends_branch else 0.02
         start = nn.initializers.normal(scale)
         return Dense(width, use_bias=bias, kernel_init=start, name=name)
 
     def attend(self, x: Array, stored: Any, start: Array | int) -> tuple[Array, Any]:
-        """Each position looks at itself and those before it."""
+        """Causal self-attention."""
         (B, T, D), (H, G, K) = x.shape, self.attention_shape
         q = self.dense(H * K, "query")(x).reshape(B, T, H, K)
         k = self.dense(G * K, "key")(x).reshape(B, T, G, K)
         v = self.dense(G * K, "value")(x).reshape(B, T, G, K)
         if self.qk_norm == "rms":
             q, k = (make_norm("rms", self.norm_epsilon, f"{n}_norm")(a) for n, a in (("query", q), ("key", k)))
-        here = start + jnp.arange(T)
+        q_positions = start + jnp.arange(T)
         if self.positions == "rotary":
-            turn: Any = {"base": self.rope_theta, "pairs": self.rope_pairs, "scaling": self.rope_scaling}
-            q, k = (rotate(a, here, **turn) for a in (q, k))
+            rotary: Any = {"base": self.rope_theta, "pairs": self.rope_pairs, "scaling": self.rope_scaling}
+            q, k = (rotate(a, q_positions, **rotary) for a in (q, k))
         if stored is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1)
                     for old, new in zip(stored, (k, v), strict=True))  # fmt: skip
             stored = (k, v)
-        there = jnp.arange(k.shape[1])
+        k_positions = jnp.arange(k.shape[1])
         bias = None
         if self.positions == "alibi":
-            distance = (here[:, None] - there[None, :]).astype(jnp.float32)
+            distance = (q_positions[:, None] - k_positions[None, :]).astype(jnp.float32)
             bias = (-alibi_slopes(H)[:, None, None] * distance[None])[None]
-        seen = there[None, :] <= here[:, None]
-        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=seen[None, None])
+        mask = k_positions[None, :] <= q_positions[:, None]
+        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask[None, None])
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
     def transform(self, x: Array) -> Array:
-        """The MLP, position by position, or the experts that stand for it."""
+        """The position-wise MLP, or the mixture of experts in its place."""
         hidden = self.mlp_dim or 4 * self.width
         if self.experts.count:
             starts, biased = (0.02, 0.02 / (2 * self.layers) ** 0.5), self.biases == "all"
@@ -244,5 +246,5 @@ class Block(Sizes):
 
 
 def make_norm(kind: str, epsilon: float, name: str) -> nn.Module:
-    """A normalisation over the last dim, its statistics in float32."""
+    """A normalisation over the last dim, with statistics in float32."""
     return (nn.RMSNorm if kind == "rms" else LayerNorm)(epsilon=epsilon, name=name)

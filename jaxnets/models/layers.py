@@ -1,4 +1,4 @@
-"""What three or more families share."""
+"""Layers and checks that three or more model families share."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from jaxnets.ops import conv_general_dilated, dot_general
 
 
 class Dense(nn.Dense):
-    """Flax's dense layer; its product and the gradients of it are those of `jaxnets.ops.dense`."""
+    """Flax's dense layer with the product and gradients of `jaxnets.ops.dense`."""
 
     dot_general: Any = dot_general
 
 
 class Conv(nn.Conv):
-    """Flax's convolution; its product and the gradients of it are those of `jaxnets.ops.convolution`."""
+    """Flax's convolution with the product and gradients of `jaxnets.ops.convolution`."""
 
     conv_general_dilated: Any = conv_general_dilated
 
@@ -28,11 +28,11 @@ SIZES = (
 
 
 def check_layers(model: nn.Module, *, filled: str = "") -> None:
-    """Raise `ValueError` for a size below 1, a dropout rate outside [0, 1) or a choice that is none.
+    """Raise `ValueError` for a size below 1, a dropout rate outside [0, 1) or an unknown choice.
 
     Args:
-        model: a module; fields that it lacks or that are None are not looked at.
-        filled: a field that holds at least one size.
+        model: a module; missing fields and fields that are None are not checked.
+        filled: name of a field that must have at least one size.
     """
     kind = type(model).__name__
     check_choices(model)
@@ -50,17 +50,16 @@ def check_layers(model: nn.Module, *, filled: str = "") -> None:
 
 
 def most_positions(model: Any) -> int | None:
-    """Most tokens that a model reads at once: its `length` where that is the size of a table of positions, else any number.
+    """Maximum tokens per call: the `length` of the model with learned positions; None (no limit) with computed positions.
 
-    Rotary, sinusoidal and ALiBi positions are computed, for any place in a text; how well a model uses those beyond its
-    training is another question.
+    Rotary, sinusoidal and ALiBi positions can be computed for any length. Quality beyond the training length may be worse.
     """
     computed = getattr(model, "positions", "learned") != "learned"
     return None if computed else getattr(model, "length", None)
 
 
 def check_shape(model: nn.Module) -> None:
-    """Raise `ValueError` where a model that makes examples was not told their shape."""
+    """Raise `ValueError` if the `shape` of a generating model is empty."""
     if not getattr(model, "shape", ()):
         kind = type(model).__name__
-        raise ValueError(f"{kind}.shape is empty; set it to the shape of one example (a task takes it from its data)")
+        raise ValueError(f"{kind}.shape is empty; set it to the shape of one example (a task sets it from its data)")

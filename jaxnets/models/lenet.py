@@ -1,9 +1,9 @@
-"""LeNet-5, the convolutional network that read cheques (LeCun et al. 1998, "Gradient-based learning applied to document
+"""LeNet-5, a convolutional network for handwritten digits (LeCun et al. 1998, "Gradient-based learning applied to document
 recognition", section II).
 
-This is the form in common use, of 61,706 parameters for ten classes: every map of the second convolution sees all six of the
-first (the paper leaves some out), subsampling has no weights of its own, and the last layer is linear where the paper's
-measures distances.
+This is the form in common use, with 61,706 parameters for ten classes. It differs from the paper: every map of the second
+convolution is connected to all six of the first (the paper leaves some out), subsampling has no weights, and the last layer
+is linear (the paper's computes distances).
 
 Shapes: `B` batch, `H` height, `W` width, `C` channels.
 """
@@ -27,7 +27,7 @@ class LeNet5(nn.Module):
     pool: Literal["average", "max"] = "average"
     """How 2x2 windows are subsampled."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -35,7 +35,7 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Outputs `[B, outputs]` of images `[B, 32, 32, C]`, or `[B, 28, 28, C]`, around which zeros are put."""
+        """Outputs `[B, outputs]` of images `[B, 32, 32, C]`, or `[B, 28, 28, C]`, which are padded with zeros."""
         del train
         if x.ndim != 4 or x.shape[1:3] not in ((28, 28), (32, 32)):
             raise ValueError(

@@ -1,12 +1,12 @@
-"""A mixture of experts in the place of an MLP: each token goes to a few of many (Shazeer et al. 2017).
+"""A mixture of experts in place of an MLP: each token is routed to a few experts (Shazeer et al. 2017).
 
 Shapes: `B` batch, `T` positions, `N` = B T tokens, `D` width, `F` hidden units of an expert, `E` experts, `k` experts a token,
-`C` places an expert has in each sequence.
+`C` capacity of an expert in each sequence.
 
-What the router does is told, not kept to itself: where the collection "routing" is mutable, each layer leaves there, for each
-sequence `[B]`, `balance` (Switch, Fedus et al. 2022, eq. 4, without its factor: 1 where experts are used alike, up to E / k),
-`router_z` (Zoph et al. 2022, eq. 5) and `dropped`, the share of choices that found no place. `NextToken` adds the first two to
-its loss. All three are of one sequence, as in GShard (Lepikhin et al. 2021), so they are exact means over any batches.
+If the collection "routing" is mutable, each layer sows statistics of the router there, one number per sequence, `[B]`:
+`balance` (Switch, Fedus et al. 2022, eq. 4, without its factor: from 1 for uniform use of the experts to E / k), `router_z`
+(Zoph et al. 2022, eq. 5) and `dropped`, the fraction of choices over capacity. `NextToken` adds the first two to its loss.
+All three are per sequence, as in GShard (Lepikhin et al. 2021), so means over any batches are exact.
 """
 
 import dataclasses
@@ -26,23 +26,23 @@ COLLECTION = "routing"
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """How many experts there are in the place of each MLP, and how tokens find them."""
+    """Number of experts in place of each MLP, and how tokens are routed to them."""
 
     count: int = 0
     """Experts, each an MLP of `mlp_dim` units; 0: the plain MLP."""
     per_token: int = 2
-    """Experts that each token is sent to."""
+    """Experts that each token is routed to."""
     routing: Literal["dropless", "capacity"] = "dropless"
-    """dropless: every token is served. capacity: an expert has places for a part of each sequence, first come first served,
-    and a token that finds none passes by. No token's fate depends on later ones, but on their number: unlike dropless routing
-    it serves a text and its beginning alone differently."""
+    """dropless: experts process every token routed to them. capacity: an expert processes a limited number of tokens of each
+    sequence, in order, and skips the rest. The limit grows with the length of the sequence, so a prefix alone may be routed
+    differently than within a longer text."""
     capacity: float = 1.25
-    """Places an expert has, in units of those it would need if all were used alike."""
+    """Capacity factor: capacity of an expert relative to its share under uniform routing."""
     weights: Literal["chosen", "all"] = "chosen"
-    """What the results are weighed by: probabilities among those chosen (Mixtral), or among all (Switch)."""
+    """Weights of the expert outputs: router probabilities normalised over the chosen experts (Mixtral) or all (Switch)."""
     products: Literal["auto", "grouped", "dense"] = "auto"
-    """How dropless routing multiplies, with equal results: tokens sorted by expert, or every token by every expert. auto is
-    grouped, but dense on the CPU, where that was measured to be faster (jax's grouped product is a masked dense one there)."""
+    """Products of dropless routing, with equal results. grouped: tokens sorted by expert; dense: every token with every
+    expert. auto: grouped, but dense on the CPU, where it measured faster (JAX's grouped product is masked and dense there)."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -55,11 +55,11 @@ class Experts:
         if self.count > 1 and self.per_token == 1 and self.weights == "chosen":
             raise ValueError(
                 "Experts with per_token 1 and weights 'chosen' weigh every result by 1, so the router learns nothing; "
-                "set weights to 'all', as Switch has it"
+                "set weights to 'all', as in Switch"
             )
 
     def places(self, length: int) -> int:
-        """Places of an expert in a sequence of `length` tokens."""
+        """Capacity of an expert for a sequence of `length` tokens."""
         return min(length, math.ceil(self.capacity * self.per_token * length / self.count))
 
 
@@ -75,11 +75,11 @@ class MixtureOfExperts(nn.Module):
     biased: bool = False
     """Whether the experts' linear maps have biases."""
     start: tuple[float, float] = (0.02, 0.02)
-    """Standard deviation of fresh weights: of those into the hidden layer, and of those out of it."""
+    """Standard deviations of the initial weights: into the hidden layer, and out of it."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[B, T, D]` to the same; the router in float32 whatever the dtype of `x`."""
+        """`[B, T, D]` to the same; the router always computes in float32."""
         E, k, T = self.experts.count, self.experts.per_token, x.shape[1]
         init = nn.initializers.normal(0.02)
         router = nn.Dense(E, use_bias=False, kernel_init=init, dtype=jnp.float32, name="router")
@@ -101,19 +101,19 @@ class MixtureOfExperts(nn.Module):
         return y
 
     def tell(self, name: str, value: Array) -> None:
-        """Leave `[B]` numbers in the collection, not at initialisation: they are no state."""
+        """Sow `[B]` numbers in the collection. Not at initialisation, because they are not state."""
         if not self.is_initializing():
             self.sow(COLLECTION, name, value, reduce_fn=_last, init_fn=_nothing)
 
     def dense(self, x: Array, weights: Array, chosen: Array) -> Array:
-        """Every expert serves every token, and most results are weighed by 0."""
+        """Every expert processes every token; the outputs of experts that were not chosen have weight 0."""
         (B, T, D), E = x.shape, self.experts.count
-        every = (jax.nn.one_hot(chosen, E) * weights[..., None]).sum(axis=2).astype(x.dtype)
+        combine = (jax.nn.one_hot(chosen, E) * weights[..., None]).sum(axis=2).astype(x.dtype)
         y = self.serve(jnp.broadcast_to(x[:, None], (B, E, T, D)), _by_expert)
-        return jnp.einsum("betd,bte->btd", y, every)
+        return jnp.einsum("betd,bte->btd", y, combine)
 
     def grouped(self, x: Array, weights: Array, chosen: Array) -> Array:
-        """Tokens sorted by their expert, so that each expert's are one piece of one array."""
+        """Tokens are sorted by expert, so that the rows of each expert are contiguous."""
         k, D = chosen.shape[-1], x.shape[-1]
         expert = chosen.reshape(-1)
         order = jnp.argsort(expert, stable=True)
@@ -125,28 +125,28 @@ class MixtureOfExperts(nn.Module):
             return y if bias is None else y + bias[expert]
 
         y = self.serve(x.reshape(-1, D)[token], multiply) * weights.reshape(-1)[order, None].astype(x.dtype)
-        # Back in the order of the tokens, whose results then lie side by side.
+        # Back to the order of the tokens; the k results of a token are adjacent.
         return y[jnp.argsort(order)].reshape(-1, k, D).sum(axis=1).reshape(x.shape)
 
     def with_places(self, x: Array, weights: Array, chosen: Array, places: int) -> tuple[Array, Array]:
-        """Each expert serves the first `places` of each sequence's tokens that chose it."""
+        """Each expert processes the first `places` tokens of each sequence that chose it."""
         (B, T, D), E, k = x.shape, self.experts.count, chosen.shape[-1]
         chosen = chosen.reshape(B, T * k)
-        hot = jax.nn.one_hot(chosen, E, dtype=jnp.int32)
-        before = ((jnp.cumsum(hot, axis=1) - hot) * hot).sum(axis=-1)
-        # Where there is no place, one behind the last: nothing reads it, and its own result is 0.
+        one_hot = jax.nn.one_hot(chosen, E, dtype=jnp.int32)
+        before = ((jnp.cumsum(one_hot, axis=1) - one_hot) * one_hot).sum(axis=-1)
+        # Choices over capacity get an extra place at the end. No expert reads it, and its result is 0.
         place = jnp.where(before < places, chosen * places + before, E * places)
         token = jnp.broadcast_to(jnp.arange(T * k)[None] // k, (B, T * k))
         from_token = jnp.full((B, E * places + 1), T).at[jnp.arange(B)[:, None], place].set(token)[:, :-1]
-        nobody = jnp.zeros((B, 1, D), x.dtype)
-        guests = jnp.take_along_axis(jnp.concatenate([x, nobody], axis=1), from_token[..., None], axis=1)
-        y = self.serve(guests.reshape(B, E, places, D), _by_expert).reshape(B, E * places, D)
-        y = jnp.take_along_axis(jnp.concatenate([y, nobody], axis=1), place[..., None], axis=1).reshape(B, T, k, D)
+        zero_row = jnp.zeros((B, 1, D), x.dtype)
+        routed = jnp.take_along_axis(jnp.concatenate([x, zero_row], axis=1), from_token[..., None], axis=1)
+        y = self.serve(routed.reshape(B, E, places, D), _by_expert).reshape(B, E * places, D)
+        y = jnp.take_along_axis(jnp.concatenate([y, zero_row], axis=1), place[..., None], axis=1).reshape(B, T, k, D)
         dropped = (before >= places).astype(jnp.float32).mean(axis=1)
         return (y * weights[..., None].astype(x.dtype)).sum(axis=2), dropped
 
     def serve(self, x: Array, multiply: Any) -> Array:
-        """The experts' MLPs; `multiply(x, kernels, biases)` knows which rows are whose."""
+        """The experts' MLPs; `multiply(x, kernels, biases)` applies each expert's kernel to its rows."""
         D, F = x.shape[-1], self.mlp_dim
         h = multiply(x, *self.maps("up", D, F, x.dtype))
         gate = multiply(x, *self.maps("gate", D, F, x.dtype)) if self.mlp == "swiglu" else None

@@ -20,7 +20,7 @@ class MLP(nn.Module):
     widths: tuple[int, ...] = (128, 128)
     """Units of each hidden layer; an empty tuple makes a linear model."""
     outputs: int | None = None
-    """Output units; None takes as many as the task needs (classes, or 1 for regression)."""
+    """Output units; None: as many as the task needs (classes, or 1 for regression)."""
     activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu"] = "relu"
     """The non-linearity after every hidden layer."""
     norm: Literal["none", "layer", "batch"] = "none"
@@ -30,19 +30,19 @@ class MLP(nn.Module):
     input_dropout: float = 0.0
     """Probability of dropping an input (a visible unit) while training, in [0, 1)."""
     inputs: int | None = None
-    """Numbers in an example; None takes what the data have, anything else is checked against them."""
+    """Numbers in an example; None: as in the data. Any other value is checked against the data."""
 
     @classmethod
     def of(cls, *sizes: int, **fields: Any) -> "MLP":
-        """The network written `[2, 4, 3, 2]`: `MLP.of(2, 4, 3, 2)` has 2 inputs, hidden layers of 4 and 3 units, 2 outputs.
+        """A network from its layer sizes: `MLP.of(2, 4, 3, 2)` has 2 inputs, hidden layers of 4 and 3 units, 2 outputs.
 
         Args:
-            sizes: of all layers, inputs and outputs included; at least two.
+            sizes: sizes of all layers, inputs and outputs included; at least two.
             **fields: any other field.
         """
         if len(sizes) < 2:
             raise ValueError(
-                f"MLP.of needs the numbers of inputs and outputs at least, as in MLP.of(2, 4, 2), got {sizes}"
+                f"MLP.of needs at least the numbers of inputs and outputs, as in MLP.of(2, 4, 2), got {sizes}"
             )
         inputs, *widths, outputs = sizes
         return cls(widths=tuple(widths), inputs=inputs, outputs=outputs, **fields)
@@ -62,7 +62,7 @@ class MLP(nn.Module):
             )
         x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
         for index, width in enumerate(self.widths):
-            # A bias before a normalisation has no effect but noise in its gradient, so there is none.
+            # No bias before a normalisation, which has its own.
             x = Dense(width, use_bias=self.norm == "none", name=f"hidden_{index}")(x)
             if self.norm == "layer":
                 x = LayerNorm(name=f"norm_{index}")(x)

@@ -1,4 +1,4 @@
-"""A neural ordinary differential equation (Chen et al. 2018): the layers are steps of a flow. Needs the extra `ode` (diffrax).
+"""A neural ordinary differential equation (Chen et al. 2018). It needs the extra `ode` (diffrax).
 
 Shapes: `B` batch, `N` input features, `D` numbers in the state, `C` outputs.
 """
@@ -23,7 +23,7 @@ def _diffrax() -> Any:
         import diffrax
     except ImportError as error:
         raise UsageError(
-            "a neural ODE is solved by diffrax, which is not installed; `pip install jaxnets[ode]` brings it"
+            "a neural ODE needs diffrax, which is not installed; install it by `pip install jaxnets[ode]`"
         ) from error
     return diffrax
 
@@ -43,13 +43,13 @@ def integrate(
     Args:
         field: the right-hand side.
         start: the state at time 0.
-        parameters: what the field depends on; gradients go to it and to `start`.
+        parameters: parameters of the field; gradients flow to them and to `start`.
         time: the end, above 0.
-        steps: equal steps of the solver. They do not adapt: else what is said of one example would depend on the others in
-            its batch.
+        steps: number of equal solver steps. They are not adaptive: else the result for one example would depend on the
+            others in its batch.
         solver: euler (order 1), heun (2), tsit5 (Tsitouras 2011) or dopri5 (Dormand and Prince 1980; both 5).
-        adjoint: checkpoint differentiates the solver's steps, some of them computed twice; backsolve solves a second equation
-            backward in time (Chen et al. 2018), in memory that does not grow with the steps, and only nearly as exact.
+        adjoint: checkpoint differentiates the solver's steps and recomputes some of them. backsolve solves the adjoint
+            equation backward in time (Chen et al. 2018): memory does not grow with the steps, and gradients are less exact.
     """
     diffrax = _diffrax()
 
@@ -75,9 +75,9 @@ def integrate(
 
 
 def _with_constants(solve: Callable[[Array, Any], Array]) -> Callable[[Array, Any], Array]:
-    """The same function, forward and backward, traced where constants may be made.
+    """The same function, with implicit transfers allowed while it and its gradient are traced.
 
-    While diffrax is traced it puts a few numbers on the device; the training loop forbids that, for there it is a mistake.
+    Tracing diffrax puts a few constants on the device. The training loop's transfer guard would raise there.
     """
 
     @jax.custom_vjp
@@ -89,16 +89,16 @@ def _with_constants(solve: Callable[[Array, Any], Array]) -> Callable[[Array, An
         with jax.transfer_guard("allow"):
             return jax.vjp(solve, start, parameters)
 
-    def backward(pull: Any, change: Array) -> Any:
+    def backward(pullback: Any, cotangent: Array) -> Any:
         with jax.transfer_guard("allow"):
-            return pull(change)
+            return pullback(cotangent)
 
     solved.defvjp(forward, backward)
     return solved
 
 
 class Field(nn.Module):
-    """The velocity of a state at a time: a perceptron with one hidden layer of tanh."""
+    """The velocity `dx/dt` at a state and time: an MLP with one hidden layer of tanh."""
 
     width: int
     """Hidden units."""
@@ -112,13 +112,13 @@ class Field(nn.Module):
 
 
 class NeuralODE(nn.Module):
-    """The inputs, with some zeros beside them, flow from time 0 to 1 along a learned field; a linear output reads the end."""
+    """Integrate the zero-padded inputs from time 0 to 1 along a learned field; a dense layer gives the outputs."""
 
     width: int = 64
     """Hidden units of the field."""
     extra: int = 2
-    """Zeros added to the inputs: in more dims the flow can part what it could not (Dupont et al. 2019, "Augmented Neural
-    ODEs")."""
+    """Zeros appended to the inputs. With extra dims the flow can represent more functions (Dupont et al. 2019, "Augmented
+    Neural ODEs")."""
     steps: int = 8
     """Equal steps of the solver."""
     solver: Solver = "tsit5"
@@ -126,7 +126,7 @@ class NeuralODE(nn.Module):
     adjoint: Adjoint = "checkpoint"
     """How gradients are computed: checkpoint is exact, backsolve needs less memory; see `integrate`."""
     outputs: int | None = None
-    """Output units; None takes as many as the task needs (classes, or 1 for regression)."""
+    """Output units; None: as many as the task needs (classes, or 1 for regression)."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -139,9 +139,9 @@ class NeuralODE(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Outputs `[B, C]` of inputs `[B, ...]`; the trailing dims are flattened."""
         x = x.reshape(x.shape[0], -1)
-        # In float32 whatever comes in: the steps are small beside the state.
+        # Always float32: the steps are small relative to the state.
         start = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, self.extra)))
-        # The solver calls the field as a pure function of its weights, which are made here.
+        # The solver calls the field as a pure function of its weights, which are created here.
         field: Any = Field(self.width, parent=None)
         weights = self.param("field", lambda key: field.init(key, 0.0, start)["params"])
         end = integrate(_velocity(field), start, weights, steps=self.steps, solver=self.solver, adjoint=self.adjoint)

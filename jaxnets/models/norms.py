@@ -1,11 +1,11 @@
 """Normalisation layers that are exact for features far from 0.
 
-Linen's own take the variance as a difference of two moments by default, which is faster and loses all digits where the mean is
-large: of values around 2000 with deviation 1, nothing is left in float32. These sum squared distances from the mean, and first
-subtract one of the values: that changes nothing in exact arithmetic (the gradient included), and keeps the digits of the mean,
-which for values around 1e6 would be off by a tenth of their deviation.
+By default Linen computes the variance as a difference of two moments. That is faster, but loses all digits if the mean is
+large: in float32, for values around 2000 with deviation 1, no digit is left. The layers here average squared distances from
+the mean. They first subtract one of the values. In exact arithmetic that changes neither result nor gradient. In float32 it
+keeps the digits of the mean, which for values around 1e6 would be off by a tenth of their deviation.
 
-Parameters, statistics and their names are Linen's. Numbers of 16 bits are taken as they are: they hold no such digits.
+Parameters, statistics and their names are Linen's. 16-bit inputs are not shifted: they do not hold such digits.
 """
 
 from typing import Any
@@ -23,18 +23,18 @@ class BatchNorm(nn.BatchNorm):
     """Whether the variance is the mean square minus the squared mean."""
 
     def __call__(self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None) -> Array:
-        """`[B, ..., C]` to the same; `mask`, which has the shape of `x` up to 1s, says what the statistics are of."""
+        """`[B, ..., C]` to the same; `mask`, which broadcasts to `x`, selects the values for the statistics."""
         running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         if running or self.axis != -1 or not _exact(x):
             return super().__call__(x, use_running_average, mask=mask)
         rows = x.reshape(-1, x.shape[-1])
-        # A masked row may hold anything, so with a mask it is the mean of the others.
-        level = rows[0] if mask is None else jnp.mean(x, axis=range(x.ndim - 1), where=mask.astype(bool))
-        level = jax.lax.stop_gradient(level)
-        y = super().__call__(x - level.reshape(*(1,) * (x.ndim - 1), -1), use_running_average, mask=mask)
+        # The first row may be masked and hold any value, so with a mask the shift is the mean of the unmasked rows.
+        shift = rows[0] if mask is None else jnp.mean(x, axis=range(x.ndim - 1), where=mask.astype(bool))
+        shift = jax.lax.stop_gradient(shift)
+        y = super().__call__(x - shift.reshape(*(1,) * (x.ndim - 1), -1), use_running_average, mask=mask)
         if not self.is_initializing():
             mean: Any = self.get_variable("batch_stats", "mean")
-            self.put_variable("batch_stats", "mean", mean + (1 - self.momentum) * level)
+            self.put_variable("batch_stats", "mean", mean + (1 - self.momentum) * shift)
         return y
 
 
@@ -62,8 +62,8 @@ class GroupNorm(nn.GroupNorm):
         groups, features = self.num_groups, x.shape[-1]
         if _exact(x) and mask is None and groups and self.reduction_axes is None and features % groups == 0:
             first = x.reshape(x.shape[0], -1, groups, features // groups)[:, :1, :, :1]
-            level = jnp.broadcast_to(first, (x.shape[0], 1, groups, features // groups))
-            x = x - jax.lax.stop_gradient(level.reshape(x.shape[0], *(1,) * (x.ndim - 2), features))
+            shift = jnp.broadcast_to(first, (x.shape[0], 1, groups, features // groups))
+            x = x - jax.lax.stop_gradient(shift.reshape(x.shape[0], *(1,) * (x.ndim - 2), features))
         return super().__call__(x, mask=mask)
 
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxnets.models.layers import check_layers
 
-# More functions than this are a mistake rather than a wish.
+# Limit on basis functions; more are probably a mistake.
 MOST_FUNCTIONS = 10_000
 
 
@@ -26,18 +26,19 @@ class Perceptron(nn.Module):
     """
 
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
     coding: Literal["step", "sign"] = "step"
-    """What a unit says: step answers 0 or 1, sign answers -1 or 1. A potential of exactly 0 fires (answers 1)."""
+    """Outputs of a unit: step gives 0 or 1, sign gives -1 or 1. A potential of exactly 0 gives 1."""
     basis: Literal["none", "polynomial", "radial"] = "none"
-    """What is weighted: the inputs; all their products of up to `degree` factors; or bumps `exp(-(|x - c| / width)^2)` around
-    fixed centres. None of them is learned, so the unit stays linear in its weights, and its rule what it was."""
+    """Functions that are weighted. none: the inputs; polynomial: all their products of up to `degree` factors; radial:
+    `exp(-(|x - c| / width)^2)` around fixed centres. They are not trained, so the unit is linear in its weights and the
+    learning rule is the same."""
     degree: int = 2
-    """Factors of a product at most (polynomial)."""
+    """Maximum number of factors in a product (polynomial)."""
     centres: int = 64
-    """Bumps (radial); the centres are drawn once, normal around 0, which suits standardised inputs."""
+    """Radial functions; their centres are drawn once from a standard normal, which suits standardised inputs."""
     width: float = 1.0
-    """Of a bump, in the unit of the inputs (radial)."""
+    """Width of a radial function, in the unit of the inputs."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -53,7 +54,7 @@ class Perceptron(nn.Module):
 
     @nn.nowrap
     def expand(self, x: Array) -> Array:
-        """What is weighted, `[B, K]`, of inputs `[B, ...]`; without the constant, whose weight is the bias."""
+        """Basis functions `[B, K]` of inputs `[B, ...]`; without the constant, whose weight is the bias."""
         x = x.reshape(x.shape[0], -1)
         if self.basis == "polynomial":
             functions = math.comb(x.shape[1] + self.degree, self.degree) - 1
@@ -62,7 +63,7 @@ class Perceptron(nn.Module):
                     f"{x.shape[1]} inputs have {functions:,} products of up to {self.degree} factors, more than "
                     f"{MOST_FUNCTIONS:,}; choose a lower degree, or the radial basis"
                 )
-            # Of d factors: each combination of inputs once, as columns of index[d].
+            # index[d - 1] has one row for each combination of d inputs.
             index = [
                 jnp.asarray(list(itertools.combinations_with_replacement(range(x.shape[1]), d)))
                 for d in range(1, self.degree + 1)

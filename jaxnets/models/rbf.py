@@ -15,20 +15,20 @@ from jaxnets.models.layers import Dense, check_layers
 class RBF(nn.Module):
     """A hidden layer of distances to learned centres, and a linear output.
 
-    Where a perceptron's unit has the potential `w0 + sum_i w_i x_i` and splits the space by a plane, unit `k` here has
-    `xi_k = |x - c_k| / b_k`, and answers to a neighbourhood: centres `c_k` and widths `b_k` are trained with the rest.
+    Unit `k` has the inner potential `xi_k = |x - c_k| / b_k`, so it responds to a neighbourhood of its centre. (A perceptron's
+    unit, `w0 + sum_i w_i x_i`, splits the space by a plane.) Centres `c_k` and widths `b_k` are trained.
     """
 
     centres: int = 64
-    """Hidden units, each with a centre of its own."""
+    """Hidden units, each with its own centre."""
     basis: Literal["gaussian", "inverse_quadratic"] = "gaussian"
-    """The answer to a potential: `exp(-xi^2)` or `1 / (1 + xi^2)`, whose far tails keep a gradient."""
+    """Output for a potential: `exp(-xi^2)`, or `1 / (1 + xi^2)`, which has a gradient far from the centre too."""
     width: float = 1.0
     """Initial `b_k`, in the unit of the inputs; above 0."""
     spread: float = 1.0
     """Standard deviation of the initial centres, normal around 0; 1 covers standardised inputs."""
     outputs: int | None = None
-    """Output units; None takes as many as the task needs (classes, or 1 for regression)."""
+    """Output units; None: as many as the task needs (classes, or 1 for regression)."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -42,7 +42,7 @@ class RBF(nn.Module):
         """Outputs `[B, C]` of inputs `[B, ...]`; the trailing dims are flattened to `N`."""
         x = x.reshape(x.shape[0], -1)
         centres = self.param("centres", nn.initializers.normal(self.spread), (self.centres, x.shape[-1]))
-        # The logarithm keeps every width positive whatever the optimizer does.
+        # Parameters are logarithms of widths, so every width is positive.
         log_widths = self.param("log_widths", nn.initializers.constant(jnp.log(self.width)), (self.centres,))
         # From the differences, not as |x|^2 - 2 x c + |c|^2: near a centre that form loses all its digits.
         squares = jnp.square(x[:, None, :] - centres[None].astype(x.dtype)).sum(axis=-1)

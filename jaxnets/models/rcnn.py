@@ -15,10 +15,10 @@ from jaxnets.ops import max_pool
 
 
 class RecurrentConvolution(nn.Module):
-    """A layer whose units hear their neighbours in the same layer, over a few steps of time; the picture stands still.
+    """A convolution with recurrent connections within the layer, run for a few steps on a fixed input.
 
     `x(0) = g(w_f u)`, `x(t) = g(w_f u + w_r x(t - 1) + b)` with the input `u`, 3x3 kernels `w_f`, `w_r` shared by all
-    steps, and `g` ReLU and then normalisation. Each step widens what a unit sees by 2.
+    steps, and `g` ReLU and then normalisation. Each step enlarges the receptive field by 2.
     """
 
     features: int
@@ -31,23 +31,25 @@ class RecurrentConvolution(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H, W, F]`."""
-        fed = _convolution(self.features, 3, name="feed_forward")(x)
+        feed_forward = _convolution(self.features, 3, name="feed_forward")(x)
         recurrent = _convolution(self.features, 3, use_bias=False, name="recurrent")
-        state = _activate(self, fed, "norm_0", train=train)
+        state = _activate(self, feed_forward, "norm_0", train=train)
         for step in range(self.steps):
-            state = _activate(self, fed + recurrent(state), f"norm_{step + 1}", train=train)
+            state = _activate(self, feed_forward + recurrent(state), f"norm_{step + 1}", train=train)
         return state
 
 
 class RCNN(nn.Module):
-    """A convolution, then stages of a pool and two recurrent layers; global max and a linear output. The paper's
-    RCNN-96 is `RCNN()`, with 0.67 million parameters on CIFAR-10; its pools overlap (3x3, stride 2), ours are 2x2.
+    """A convolution, stages of max pooling and two recurrent layers, global max pooling and a linear output.
+
+    The paper's RCNN-96 is `RCNN()`, with 0.67 million parameters on CIFAR-10. The paper's pools overlap (3x3,
+    stride 2); these are 2x2.
     """
 
     features: int = 96
     """Feature maps of every layer."""
     stages: int = 2
-    """Pools, each followed by two recurrent layers."""
+    """Max pools, each followed by two recurrent layers."""
     steps: int = 3
     """Recurrent steps in each layer; 0 makes them ordinary convolutions."""
     norm: Literal["response", "batch"] = "response"
@@ -55,7 +57,7 @@ class RCNN(nn.Module):
     dropout: float = 0.0
     """Probability of dropping a unit before every recurrent layer but the first while training, in [0, 1)."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -112,7 +114,7 @@ def response_norm(x: Array, *, alpha: float = 0.001, beta: float = 0.75) -> Arra
     """
     features = x.shape[-1]
     size = features // 8 + 1
-    # One product with a band of ones is faster than a window sum over the last dim.
+    # One product with a band matrix of ones is faster than a window sum over the last dim.
     index = jnp.arange(features)
     band = (jnp.abs(index[:, None] - index[None, :]) <= size // 2).astype(x.dtype)
     return x / (1 + alpha / size * (jnp.square(x) @ band)) ** beta

@@ -1,11 +1,11 @@
 """Recurrent networks: the simple cell, LSTM and GRU, stacked and in both directions.
 
 Shapes: `B` batch, `T` time, `N` input features, `F` units, `G` gates, `C` outputs. Arrays are batch-major `[B, T, ...]`
-outside a layer and time-major `[T, B, ...]` inside, where `lax.scan` walks along time.
+outside a layer and time-major `[T, B, ...]` inside, where `lax.scan` runs along time.
 
-What the inputs contribute to the gates does not depend on the state. It is one matrix product over all steps before the scan;
-only the product with the state stays inside. On the CPU that product over all steps leaves the cache where a batch has many
-sequences, and one product in each step is faster (`projects_inside`).
+The input term of the gates does not depend on the state, so it is one matrix product over all steps before the scan. Only the
+product with the state is inside the scan. On the CPU the product over all steps does not fit the cache if a batch has many
+sequences; then one product per step is faster (`projects_inside`).
 """
 
 import functools
@@ -22,17 +22,17 @@ from jaxnets.ops import dot_general
 from jaxnets.ops.beyond_promise import compiled_for
 
 State = tuple[Array, ...]
-# How many blocks of F columns each cell's kernels have.
+# Number of blocks of F columns in the kernels of each cell.
 GATES = {"simple": 1, "lstm": 4, "gru": 3}
 
 
-# Input features per sequence of a batch up to which the CPU projects the inputs faster inside the scan: 1.2 times as fast at 4
-# features a sequence (an LSTM of 256 units over 64 sequences), equal at 8, slower at 16 by half.
+# Largest ratio of input features to batch size for which the product with the inputs is faster inside the scan on the CPU.
+# Measured on an LSTM of 256 units and 64 sequences: 1.2 times as fast at a ratio of 4, equal at 8, 1.5 times as slow at 16.
 INSIDE_PAYS = 4
 
 
 def projects_inside(batch: int, features: int) -> bool:
-    """Whether the product of inputs and kernel is done step by step, on the platform that is compiled for."""
+    """Whether the product of inputs and kernel is inside the scan, on the platform being compiled for."""
     return compiled_for() == "cpu" and features <= INSIDE_PAYS * batch
 
 
@@ -55,11 +55,11 @@ def lstm_cell(x: Array, state: State, kernel: Array) -> State:
 
 
 def gru_cell(x: Array, state: State, kernel: Array, bias: Array) -> State:
-    """Gated recurrent unit (Cho et al. 2014), resetting after the product with the state, as cuDNN and PyTorch do.
+    """Gated recurrent unit (Cho et al. 2014), with the reset after the product with the state, as in cuDNN and PyTorch.
 
     With `r, z, n` the blocks of `W x + b` (`x`, `[B, 3F]`) and of `U h`:
     `r = sigmoid(r_x + r_h)`, `z = sigmoid(z_x + z_h)`, `n = tanh(n_x + r (n_h + bias))`, `h' = (1 - z) n + z h`.
-    Resetting before it, `U (r h)`, as the paper has it, would take a second product in every step.
+    The paper resets before the product, `U (r h)`, which needs a second product in every step.
     """
     (h,) = state
     x_gates, x_new = jnp.split(x, [2 * h.shape[-1]], axis=-1)
@@ -70,12 +70,12 @@ def gru_cell(x: Array, state: State, kernel: Array, bias: Array) -> State:
 
 
 class Projection(nn.Module):
-    """Kernel `[N, F]` and bias `[F]` of a dense layer, named and drawn as by `Dense`, for a product that is done elsewhere."""
+    """Kernel `[N, F]` and bias `[F]` with the names and initialisation of `Dense`; the caller computes the product."""
 
     features: int
     """Units F."""
     bias_init: Callable[..., Array]
-    """Draws the bias."""
+    """Initialiser of the bias."""
 
     @nn.compact
     def __call__(self, inputs: int) -> tuple[Array, Array]:
@@ -92,14 +92,14 @@ class Recurrent(nn.Module):
     width: int
     """Units."""
     reverse: bool = False
-    """Walk from the last step to the first."""
+    """Run from the last step to the first."""
 
     @nn.compact
     def __call__(self, x: Array, lengths: Array | None = None, start: State | None = None) -> tuple[Array, State]:
-        """What the cells say after every step `[B, T, F]` (0 at steps past `lengths`), and the state the walk ends with.
+        """The outputs of the cells at every step, `[B, T, F]` (0 at steps past `lengths`), and the final state.
 
-        The state is one array `[B, F]`, what they said last; LSTM keeps a second one. Both are float32 where `x` is bfloat16.
-        `start` is the first state, None for zeros.
+        The state is a tuple of arrays `[B, F]`: the last output and, for an LSTM, the cell. They are float32 if `x` is
+        bfloat16. `start` is the initial state; None: zeros.
         """
         B, T, N = x.shape
         gates = GATES[self.cell]
@@ -119,25 +119,25 @@ class Recurrent(nn.Module):
         if self.cell == "gru":
             bias = self.param("candidate_bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
             step = functools.partial(gru_cell, bias=bias[None])
-        # What a long memory gains in a step is too little for 16 bits to tell: the state and its gates have 32 or more.
+        # 16 bits would round small updates away, so the state and its gates have at least 32.
         exact = jnp.promote_types(x.dtype, jnp.float32)
         state = tuple(a.astype(exact) for a in start or empty_state(self.cell, B, self.width))
 
-        def walk(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
-            now, here = inputs
-            new = step((project(now) if inside else now).astype(exact), state, kernel)
-            if here is not None:
-                new = tuple(jnp.where(here, after, before) for after, before in zip(new, state, strict=True))
-            said = new[0].astype(x.dtype)
-            return new, said if here is None else jnp.where(here, said, 0)
+        def advance(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
+            x_t, valid = inputs
+            new = step((project(x_t) if inside else x_t).astype(exact), state, kernel)
+            if valid is not None:
+                new = tuple(jnp.where(valid, after, before) for after, before in zip(new, state, strict=True))
+            output = new[0].astype(x.dtype)
+            return new, output if valid is None else jnp.where(valid, output, 0)
 
-        here = None if lengths is None else (jnp.arange(T)[:, None] < lengths[None, :])[..., None]
-        final, states = jax.lax.scan(walk, state, (x.swapaxes(0, 1), here), reverse=self.reverse)
+        valid = None if lengths is None else (jnp.arange(T)[:, None] < lengths[None, :])[..., None]
+        final, states = jax.lax.scan(advance, state, (x.swapaxes(0, 1), valid), reverse=self.reverse)
         return states.swapaxes(0, 1), final
 
 
 def empty_state(cell: str, batch: int, width: int) -> State:
-    """The zeros that a walk starts from."""
+    """The initial state: zeros."""
     return (jnp.zeros((batch, width)),) * (2 if cell == "lstm" else 1)
 
 
@@ -151,17 +151,17 @@ class RNN(nn.Module):
     bidirectional: bool = False
     """A second set of cells in every layer reads from the end (Schuster and Paliwal 1997); states are concatenated."""
     answer: Literal["last", "every"] = "last"
-    """last: one answer from the state the walk ends with, `[B, C]`; every: one at each step, `[B, T, C]`."""
+    """last: one output from the final state, `[B, C]`; every: one output per step, `[B, T, C]`."""
     dropout: float = 0.0
-    """Probability of dropping a state on its way up, never along time (Zaremba et al. 2014), in [0, 1)."""
+    """Dropout rate after each layer while training, never along time (Zaremba et al. 2014), in [0, 1)."""
     outputs: int | None = None
-    """Output units; None takes as many as the task needs (classes, tokens, or 1 for regression)."""
+    """Output units; None: as many as the task needs (classes, tokens, or 1 for regression)."""
     vocab_size: int | None = None
-    """Tokens there are, where the inputs are tokens `[B, T]`; None takes as many as the data have."""
+    """Vocabulary size, if the inputs are tokens `[B, T]`; None: that of the data."""
     embedding: int = 32
-    """Numbers that stand for a token, learned; nothing where the inputs are numbers already."""
+    """Width of the token embedding; unused if the inputs are numbers."""
     padding: int | None = None
-    """The token that fills up texts at their end, which changes no state; None takes the data's, or none."""
+    """Padding token at the end of texts; it does not change the state. None: that of the data, if any."""
 
     def __post_init__(self) -> None:
         check_layers(self, filled="widths")
@@ -169,13 +169,13 @@ class RNN(nn.Module):
 
     @property
     def length(self) -> None:
-        """Texts may have any number of tokens."""
+        """None: a text may have any number of tokens."""
 
     def empty_cache(self, batch: int, length: int) -> tuple[State, ...]:
-        """The states of all layers before a text; as large for any `length`."""
+        """The initial states of all layers; their size does not depend on `length`."""
         if self.bidirectional or self.answer == "last":
             raise ValueError(
-                f"RNN goes on with a text only with answer='every' and bidirectional=False, got {self.answer!r} and "
+                f"RNN generates text only with answer='every' and bidirectional=False, got {self.answer!r} and "
                 f"{self.bidirectional}"
             )
         return tuple(empty_state(self.cell, batch, width) for width in self.widths)
@@ -192,14 +192,14 @@ class RNN(nn.Module):
         """Outputs `[B, C]` or `[B, T, C]` (see `answer`) of sequences `[B, T, N]`, or of tokens `[B, T]`.
 
         Args:
-            x: sequences of numbers, or integers below `vocab_size`, padded at the end to a common length where they differ.
+            x: sequences of numbers, or integers below `vocab_size`, padded at the end to a common length.
             train: switches dropout on.
-            lengths: `[B]` integers, the true lengths; what lies behind changes no state. None takes all as whole.
-            cache: the states that what came before left (see `empty_cache`); if given, the new ones are returned as well.
+            lengths: `[B]` integers, the true lengths; later steps do not change the state. None: the full length.
+            cache: states after the preceding text (see `empty_cache`); if given, the new states are returned too.
         """
         if x.ndim == 2 and self.vocab_size is not None and jnp.issubdtype(x.dtype, jnp.integer):
             if lengths is None and self.padding is not None:
-                # Up to the last token that is none.
+                # Up to the last token that is not padding.
                 lengths = ((x != self.padding) * (1 + jnp.arange(x.shape[1]))[None, :]).max(axis=1)
             x = nn.Embed(self.vocab_size, self.embedding, name="embedding")(x)
         if x.ndim != 3:
@@ -222,7 +222,7 @@ class RNN(nn.Module):
 
 
 def _orthogonal_blocks(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
-    """One orthogonal matrix for each gate (Saxe et al. 2014): at first the state neither grows nor fades."""
+    """One orthogonal matrix for each gate (Saxe et al. 2014), so that at first products keep the norm of the state."""
     width, columns = shape
     keys = jax.random.split(key, columns // width)
     init = nn.initializers.orthogonal()
@@ -230,7 +230,7 @@ def _orthogonal_blocks(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jn
 
 
 def _open_forget_gate(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-    """Biases 0 but 1 for the forget gate, so that a fresh cell remembers (Gers et al. 2000, Jozefowicz et al. 2015)."""
+    """Biases 1 for the forget gate, else 0, so that a new cell keeps its state (Gers et al. 2000, Jozefowicz et al. 2015)."""
     del key
     width = shape[0] // 4
     return jnp.zeros(shape, dtype).at[width : 2 * width].set(1)

@@ -20,21 +20,21 @@ STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class ResNet(nn.Module):
-    """A stem that quarters the image, four stages of residual blocks, the mean over positions, one linear layer."""
+    """A stem of stride 4 in all, four stages of residual blocks, global average pooling, one linear layer."""
 
     depth: Literal[18, 34, 50, 101, 152] = 50
     """Weighted layers; from 50 on, blocks are bottlenecks."""
     width: int = 64
     """Channels of the first stage; each further stage has twice as many (times four at the end of a bottleneck)."""
     squeeze: int = 0
-    """Squeeze-and-excite in each block, with this share of the channels in the middle (Hu et al. 2018: 16); 0: none."""
+    """Reduction ratio of squeeze-and-excitation in each block (Hu et al. 2018: 16); 0: none."""
     stochastic_depth: float = 0.0
-    """Probability of leaving out the last block while training, falling to 0 for the first (Huang et al. 2016), in [0, 1)."""
+    """Probability of skipping the last block in training, in [0, 1); falls linearly to 0 for the first (Huang et al. 2016)."""
     downsample: Literal["stride", "blur"] = "stride"
-    """How images are halved after the stem's convolution: by leaving out pixels, or after a blur (Zhang 2019), which makes a
-    network less sensitive to where an object is and costs more time."""
+    """How images are halved after the stem's convolution. stride: by strides; blur: by subsampling after a blur (Zhang 2019),
+    which makes a network less sensitive to shifts and costs more time."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -103,12 +103,12 @@ class Block(nn.Module):
             x = blur_pool(x) if self.blur and s == 2 else x
             x = convolution(y.shape[-1], 1, 1 if self.blur else s, "shortcut")(x)
             x = normalisation(train, "shortcut_norm")(x)
-        # One draw for the whole branch of an example; dividing keeps the mean, so evaluation needs no change.
+        # One draw per example for the whole branch. Dropout rescales by 1 / (1 - rate), so evaluation needs no change.
         y = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
         return nn.relu(x + y)
 
     def excite(self, y: Array) -> Array:
-        """A weight in (0, 1) for each channel, from the means of all of them: `[B, 1, 1, C]`."""
+        """Squeeze-and-excitation: a weight in (0, 1) for each channel, from all channel means: `[B, 1, 1, C]`."""
         middle = max(1, y.shape[-1] // self.squeeze)
         z = nn.relu(Dense(middle, name="squeeze")(y.mean(axis=(1, 2))))
         return nn.sigmoid(Dense(y.shape[-1], name="excite")(z))[:, None, None, :]

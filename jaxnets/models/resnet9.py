@@ -1,6 +1,6 @@
 """The nine-layer residual network that learns CIFAR-10 in minutes (Page 2018, "How to train your ResNet", myrtle.ai).
 
-The form is that of his entry in the DAWNBench competition: https://github.com/davidcpage/cifar10-fast, `dawn.py`.
+This is the form of his entry in the DAWNBench competition: https://github.com/davidcpage/cifar10-fast, `dawn.py`.
 
 Shapes: `B` batch, `H` height, `W` width, `C` channels.
 """
@@ -14,14 +14,14 @@ from jaxnets.ops import max_pool
 
 
 class ResNet9(nn.Module):
-    """A convolution, three that end in a 2x2 max pool (a residual block after the first and the third), one linear layer."""
+    """A convolution, three convolutions with 2x2 max pooling (residual blocks after the first and third), a linear layer."""
 
     width: int = 64
-    """Channels of the first convolution; each of the three layers has twice as many as what comes before it."""
+    """Channels of the first convolution; each of the three layers doubles them."""
     logit_scale: float = 0.125
-    """What the last layer's outputs are multiplied with; keeps the softmax soft at high learning rates."""
+    """Factor of the last layer's outputs; keeps the softmax from saturating at high learning rates."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -44,7 +44,7 @@ class ResNet9(nn.Module):
             if layer != 2:
                 y = ConvNorm(x.shape[-1], name=f"layer_{layer}_residual_0")(x, train=train)
                 x = x + ConvNorm(x.shape[-1], name=f"layer_{layer}_residual_1")(y, train=train)
-        # Over all positions: on 32x32 images the 4x4 max pool of the original, on others still one number a channel.
+        # Max over all positions. On 32x32 images this is the 4x4 max pool of the original.
         x = max_pool(x, (x.shape[1], x.shape[2])).reshape(x.shape[0], -1)
         return self.logit_scale * Dense(self.outputs or 1, use_bias=False, name="output")(x)
 

@@ -3,9 +3,9 @@
 Shapes: `B` batch, `S` source positions, `T` target positions, `D` width, `H` heads, `K` numbers a head, `F` hidden units,
 `V` vocabulary, `C` outputs, `N` positions in a cache.
 
-Token 0 is padding: nothing looks at it, so a sequence gives the same results with more of it or less. Every branch
-(attention, attention to the source, MLP) is added to what came in, with a LayerNorm of the sum (post, as in the paper) or of
-the branch's input and once more at the end (pre; Xiong et al. 2020), which trains without much care for the warm-up.
+Token 0 is padding. It is masked in attention, so the amount of padding does not change the results. Every branch (attention,
+attention to the source, MLP) has a residual connection. LayerNorm is applied to the sum (post, as in the paper), or to the
+input of the branch and after the last block (pre; Xiong et al. 2020). Pre-norm depends less on the warm-up.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -30,38 +30,38 @@ Cache = dict[str, Any]
 
 
 class Pair(NamedTuple):
-    """What a `Seq2SeqTransformer` is called with."""
+    """The input of a `Seq2SeqTransformer`."""
 
     source: Array
-    """Tokens to read, `[B, S]` integers, filled up with 0."""
+    """Source tokens, `[B, S]` integers, padded with 0."""
     previous: Array
-    """Tokens written so far, `[B, T]` integers: begin, then the target without its last token."""
+    """Decoder input, `[B, T]` integers: the begin token, then the target without its last token."""
 
 
 class Transformer(nn.Module):
-    """What the two models below have in common."""
+    """Fields and methods shared by the two models below."""
 
     vocab_size: int | None = None
-    """Tokens there are (of the target, where there is one); None takes as many as the data have."""
+    """Vocabulary size (of the target, if there is one); None: that of the data."""
     layers: int = 4
     """Blocks of attention and MLP (of the encoder)."""
     width: int = 128
-    """Numbers that stand for a token inside the model."""
+    """Width of a token's embedding and hidden states."""
     heads: int = 4
-    """Heads of attention; they share the width."""
+    """Attention heads; each has width / heads numbers."""
     mlp_dim: int | None = None
     """Hidden units of the MLP; None: four times the width."""
     length: int = 512
-    """Tokens of the longest training sequence, begin and end included, and most of any call where positions are a learned
-    table."""
+    """Maximum tokens of a training sequence, begin and end included. With learned positions, also of any
+    call."""
     positions: Literal["sinusoidal", "learned", "rotary", "alibi"] = "sinusoidal"
-    """How the model knows the order of tokens."""
+    """Kind of position encoding."""
     norm_place: Literal["pre", "post"] = "pre"
     """Whether a LayerNorm comes before each branch or after its sum."""
     activation: Literal["relu", "gelu"] = "relu"
     """The non-linearity of the MLP."""
     dropout: float = 0.0
-    """Probability of dropping a number of an embedding or of a branch while training, in [0, 1)."""
+    """Dropout rate after the embedding and after each branch while training, in [0, 1)."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -69,7 +69,7 @@ class Transformer(nn.Module):
         if self.width % self.heads:
             raise ValueError(f"{kind}.width {self.width} is not divisible by heads {self.heads}; change one")
         if self.positions == "rotary" and (each := self.width // self.heads) % 2:
-            raise ValueError(f"{kind}: rotary positions turn pairs of numbers, so width / heads is even, not {each}")
+            raise ValueError(f"{kind}: rotary positions rotate pairs of numbers, so width / heads is even, not {each}")
         super().__post_init__()
 
     def embed(self, vocabulary: int | None, name: str | None = None) -> "Embedding":
@@ -96,18 +96,18 @@ class Transformer(nn.Module):
 
 
 class TransformerEncoder(Transformer):
-    """Every token looks at every other; what comes out is a vector for each, or one prediction for the whole."""
+    """Self-attention between all tokens; returns a vector for each, or one prediction for the sequence."""
 
     pool: Literal["mean", "token", "none"] = "mean"
-    """What the last layer sees: the mean of the tokens, a class token put before them, or each token (no last layer)."""
+    """Input of the output layer: the mean of the tokens, or a class token before them; none: no output layer."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     @nn.compact
     def __call__(self, tokens: Array, *, mask: Array | None = None, train: bool = False) -> Array:
         """Outputs `[B, C]` of tokens `[B, S]`, or vectors `[B, S, D]` where `pool` is "none".
 
-        `mask` `[B, S]` bool says which tokens are real; without it those that are not 0.
+        `mask` `[B, S]` bool marks the real tokens; None: all tokens that are not 0.
         """
         self.check("tokens", tokens)
         seen = tokens != PAD if mask is None else mask
@@ -129,10 +129,10 @@ class TransformerEncoder(Transformer):
 
 
 class Seq2SeqTransformer(Transformer):
-    """One sequence in, another out: the decoder looks at what it has written and at all that the encoder has read."""
+    """Encoder and decoder; the decoder attends to its previous tokens and to the encoded source."""
 
     source_vocab_size: int | None = None
-    """Tokens of the source; None takes as many as the data have."""
+    """Vocabulary size of the source; None: that of the data."""
     decoder_layers: int | None = None
     """Blocks of the decoder; None: as many as the encoder has."""
     embedding: Literal["untied", "tied", "shared"] = "tied"
@@ -170,7 +170,7 @@ class Seq2SeqTransformer(Transformer):
         return self.logits(x)
 
     def encode(self, source: Array, *, train: bool = False) -> Array:
-        """What the encoder makes of `[B, S]` tokens: `[B, S, D]`."""
+        """Encode `[B, S]` tokens to `[B, S, D]`."""
         self.check("source", source)
         x = (self.target_embedding if self.embedding == "shared" else self.source_embedding)(source, train=train)
         for block in self.encoder:
@@ -178,7 +178,7 @@ class Seq2SeqTransformer(Transformer):
         return self.encoder_norm(x) if self.norm_place == "pre" else x
 
     def begin(self, source: Array, length: int) -> Cache:
-        """The source `[B, S]` read, and a cache for a target of up to `length` tokens."""
+        """Encode the source `[B, S]` and return a cache for a target of up to `length` tokens."""
         if length > (most_positions(self) or length):
             raise ValueError(f"a target of {length} tokens does not fit Seq2SeqTransformer.length {self.length}")
         memory = self.encode(source)
@@ -191,25 +191,25 @@ class Seq2SeqTransformer(Transformer):
         }
 
     def extend(self, previous: Array, cache: Cache) -> tuple[Array, Cache]:
-        """Logits `[B, T, V]` after tokens `[B, T]` that follow those in the cache, and the cache with them."""
+        """Logits `[B, T, V]` of tokens `[B, T]` that continue the cached target, and the updated cache."""
         start, stored = cache["length"], []
         x = self.target_embedding(previous, start=start)
-        here, there = start + jnp.arange(previous.shape[1]), jnp.arange(cache["layers"][0][0].shape[1])
-        mask = (there[None, :] <= here[:, None])[None, None]
+        q_positions, k_positions = start + jnp.arange(previous.shape[1]), jnp.arange(cache["layers"][0][0].shape[1])
+        mask = (k_positions[None, :] <= q_positions[:, None])[None, None]
         for block, old, memory in zip(self.decoder, cache["layers"], cache["memory"], strict=True):
             x, new = block(x, mask=mask, memory=memory, seen=cache["seen"], stored=old, start=start)
             stored.append(new)
         return self.logits(x), {**cache, "layers": tuple(stored), "length": start + previous.shape[1]}
 
     def logits(self, x: Array) -> Array:
-        """From what the last block says to a number for each token, float32."""
+        """Float32 logits from the output of the last block."""
         x = self.decoder_norm(x) if self.norm_place == "pre" else x
         logits = self.output(x) if self.embedding == "untied" else self.target_embedding.tokens.attend(x)
         return logits.astype(jnp.float32)
 
 
 class Embedding(nn.Module):
-    """A vector for each token, with its position added where positions are numbers to add. Fields as in the models."""
+    """Token embedding plus learned or sinusoidal positions. Fields as in the models."""
 
     vocab_size: int
     width: int
@@ -218,7 +218,7 @@ class Embedding(nn.Module):
     dropout: float
 
     def setup(self) -> None:
-        """Vectors of length about sqrt(D) once multiplied, so that sinusoids, which have half of that, are heard."""
+        """Make the layers. Scaled by sqrt(D), embeddings have variance 1, on the scale of the sinusoids (1/2)."""
         self.tokens = nn.Embed(self.vocab_size, self.width, embedding_init=nn.initializers.normal(self.width**-0.5))
         if self.positions == "learned":
             self.places = self.param("places", nn.initializers.normal(0.02), (self.length, self.width))
@@ -259,7 +259,7 @@ class Block(nn.Module):
         self, x: Array, *, mask: Array, memory: KeysValues | None = None, seen: Array | None = None,
         stored: KeysValues | None = None, start: Array | int = 0, train: bool = False,
     ) -> Any:  # fmt: skip
-        """`[B, T, D]` to the same; with `stored` keys and values also those, with this call's written in at `start`."""
+        """`[B, T, D]` to the same; with `stored`, also the stored keys and values with this call's written at `start`."""
 
         def add(x: Array, norm: Any, branch: Any) -> Array:
             y = self.drop(branch(norm(x) if self.norm_place == "pre" else x), deterministic=not train)
@@ -267,14 +267,14 @@ class Block(nn.Module):
 
         def attend(y: Array) -> Array:
             nonlocal stored
-            here = self.attention.keys_values(y, start)
+            current = self.attention.keys_values(y, start)
             if stored is not None:
-                here = stored = jax.tree.map(
+                current = stored = jax.tree.map(
                     lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1),
                     stored,
-                    here,
+                    current,
                 )
-            return self.attention(y, here, mask, start)
+            return self.attention(y, current, mask, start)
 
         x = add(x, self.attention_norm, attend)
         if memory is not None and seen is not None:
@@ -283,12 +283,12 @@ class Block(nn.Module):
         return x if stored is None else (x, stored)
 
     def memory(self, x: Array) -> KeysValues:
-        """Keys and values of the encoded source `[B, S, D]`, computed once however many tokens are written."""
+        """Keys and values of the encoded source `[B, S, D]`, computed once per source."""
         return self.cross.keys_values(x, 0)
 
 
 class Attention(nn.Module):
-    """Scaled products of queries and keys choose among values, in `heads` ways at once."""
+    """Multi-head scaled dot-product attention."""
 
     width: int
     heads: int
@@ -304,17 +304,17 @@ class Attention(nn.Module):
         return (rotate(k, start + jnp.arange(k.shape[1])) if self.positions == "rotary" else k), v
 
     def __call__(self, x: Array, keys_values: KeysValues, mask: Array, start: Array | int) -> Array:
-        """`[B, T, D]` that looks where `mask` (over `[B, H, T, N]`) lets it, to the same."""
+        """`[B, T, D]` to the same; `mask` broadcasts to `[B, H, T, N]`, True where a query attends to a key."""
         q, (k, v) = self.query(x).reshape(*x.shape[:2], self.heads, -1), keys_values
-        here, bias = start + jnp.arange(x.shape[1]), None
-        q = rotate(q, here) if self.positions == "rotary" else q
+        q_positions, bias = start + jnp.arange(x.shape[1]), None
+        q = rotate(q, q_positions) if self.positions == "rotary" else q
         if self.positions == "alibi":
-            distance = jnp.abs(here[:, None] - jnp.arange(k.shape[1])[None, :]).astype(jnp.float32)
+            distance = jnp.abs(q_positions[:, None] - jnp.arange(k.shape[1])[None, :]).astype(jnp.float32)
             bias = -alibi_slopes(self.heads)[None, :, None, None] * distance[None, None]
         y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask)
         return self.merge(y.reshape(x.shape))
 
 
 def dense(width: int) -> nn.Dense:
-    """A linear map, its start as in the paper's own code."""
+    """A dense layer with the initialisation of the paper's code."""
     return Dense(width, kernel_init=nn.initializers.xavier_uniform())

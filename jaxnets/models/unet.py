@@ -1,4 +1,4 @@
-"""A small U-Net that is told the time (Ronneberger et al. 2015; for diffusion as in Ho et al. 2020, appendix B).
+"""A small U-Net conditioned on the time (Ronneberger et al. 2015; for diffusion as in Ho et al. 2020, appendix B).
 
 Shapes: `B` batch, `H` height, `W` width, `C` channels, `E` numbers in the embedding of the time, `K` classes.
 """
@@ -15,7 +15,7 @@ from jaxnets.ops.patches import from_patches, to_patches
 
 
 class TimedBlock(nn.Module):
-    """Two convolutions around a shortcut, each after a normalisation; the time shifts the channels in between."""
+    """A residual block of two pre-norm convolutions; the time embedding shifts the channels between them."""
 
     width: int
     """Channels of the output."""
@@ -30,7 +30,7 @@ class TimedBlock(nn.Module):
         shift = Dense(self.width, name="time")(nn.silu(time))
         h = h + shift[:, None, None, :]
         h = nn.silu(GroupNorm(math.gcd(self.groups, self.width), name="norm_1")(h))
-        # Starts at 0, so that a fresh block passes its input on.
+        # Zero initialisation, so that the branch of a new block adds nothing.
         h = Conv(
             self.width,
             (3, 3),
@@ -43,17 +43,17 @@ class TimedBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down by strides of 2, up by repeating pixels, with everything of the way down laid beside it on the way up."""
+    """Strided convolutions down, nearest-neighbour upsampling, skip connections by concatenation."""
 
     features: tuple[int, ...] = (32, 64, 64)
     """Channels at each size; each size but the first is half the one before, rounding up."""
     blocks: int = 1
-    """Blocks at each size, on each way."""
+    """Blocks at each size, on the way down and on the way up."""
     groups: int = 8
     """Groups of each normalisation (fewer where they do not divide the channels)."""
     patch: int = 1
-    """Squares of `patch` by `patch` pixels become one position of as many times the channels, and are taken apart at the end:
-    a quarter of the work for 2 (Luhman and Luhman 2022, "Improving diffusion model efficiency through patching")."""
+    """Side of the square patches whose pixels become channels of one position; the output is converted back. 2 takes a quarter
+    of the work (Luhman and Luhman 2022, "Improving diffusion model efficiency through patching")."""
 
     def __post_init__(self) -> None:
         check_layers(self, filled="features")
@@ -66,7 +66,7 @@ class UNet(nn.Module):
     def __call__(
         self, x: Array, time: Array | None = None, label: Array | None = None, *, train: bool = False
     ) -> Array:
-        """`[B, H, W, C]`, times `[B]` in [0, 1] (none: 0) and one-hot labels `[B, K]` (zeros: not told) to `[B, H, W, C]`."""
+        """`[B, H, W, C]`, times `[B]` in [0, 1] (None: 0) and one-hot labels `[B, K]` (zeros: no label) to `[B, H, W, C]`."""
         if x.ndim != 4:
             raise ValueError(f"UNet needs images [batch, height, width, channels], got {tuple(x.shape)}")
         if x.shape[1] % self.patch or x.shape[2] % self.patch:
@@ -82,19 +82,19 @@ class UNet(nn.Module):
             emb = emb + Dense(wide, use_bias=False, name="label")(label.astype(x.dtype))
         x = to_patches(x, self.patch)
         h = Conv(self.features[0], (3, 3), name="stem")(x)
-        passed = []
+        skips = []
         for level, width in enumerate(self.features):
             if level:
                 h = Conv(width, (3, 3), strides=(2, 2), name=f"shrink_{level}")(h)
             for index in range(self.blocks):
                 h = TimedBlock(width, self.groups, name=f"down_{level}_{index}")(h, emb)
-                passed.append(h)
+                skips.append(h)
         h = TimedBlock(self.features[-1], self.groups, name="middle")(h, emb)
         for level, width in reversed(list(enumerate(self.features))):
             for index in range(self.blocks):
-                beside = passed.pop()
-                # Sizes that were rounded up on the way down are one pixel too large here.
-                h = jnp.concatenate([h[:, : beside.shape[1], : beside.shape[2]], beside], axis=-1)
+                skip = skips.pop()
+                # The way down rounds odd sizes up, so h may be one pixel too large here.
+                h = jnp.concatenate([h[:, : skip.shape[1], : skip.shape[2]], skip], axis=-1)
                 h = TimedBlock(width, self.groups, name=f"up_{level}_{index}")(h, emb)
             if level:
                 h = h.repeat(2, axis=1).repeat(2, axis=2)

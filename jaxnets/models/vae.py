@@ -16,9 +16,9 @@ ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "silu": nn.sil
 
 
 class VAE(nn.Module):
-    """An encoder that answers with a Gaussian, and a decoder from points to what was seen; both fully connected.
+    """A fully connected encoder to a Gaussian posterior, and a fully connected decoder.
 
-    The module draws nothing: noise comes in as an argument, so that calling it is a pure function.
+    The module draws no random numbers: noise is an argument.
     """
 
     widths: tuple[int, ...] = (512, 256)
@@ -28,7 +28,7 @@ class VAE(nn.Module):
     activation: Literal["relu", "gelu", "tanh", "silu"] = "relu"
     """The non-linearity after every hidden layer."""
     shape: tuple[int, ...] = ()
-    """Shape of one example; empty takes the data's."""
+    """Shape of one example; empty: that of the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -51,7 +51,7 @@ class VAE(nn.Module):
         return mean, log_variance
 
     def decode(self, z: Array, *, train: bool = False) -> Array:
-        """Parameters of `p(x | z)`, `[B, *shape]` (logits for pixels in [0, 1], else means), for points `[B, Z]`."""
+        """Parameters of `p(x | z)`, `[B, *shape]` (logits for pixels in [0, 1], else means), for latent codes `[B, Z]`."""
         for layer in self.decoder:
             z = ACTIVATIONS[self.activation](layer(z))
         return self.output(z).reshape(-1, *self.shape)

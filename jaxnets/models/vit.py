@@ -16,24 +16,24 @@ from jaxnets.ops.patches import to_patches
 
 
 class ViT(nn.Module):
-    """Patches, a learned position for each, blocks of attention and MLP, and a linear layer."""
+    """Patch embedding with learned positions, transformer blocks and a linear layer."""
 
     patch: int = 4
     """Pixels along a side of a patch; divides height and width."""
     layers: int = 6
     """Number of transformer blocks."""
     width: int = 192
-    """Numbers that stand for a patch."""
+    """Width of a patch's embedding and hidden states."""
     heads: int = 3
-    """Heads of attention; they share the width."""
+    """Attention heads; each has width / heads numbers."""
     mlp_dim: int | None = None
     """Hidden units of the MLP; None: four times the width."""
     pool: Literal["token", "mean"] = "token"
-    """What the last layer sees: a class token of its own, or the mean of all patches."""
+    """Input of the last layer: a class token, or the mean of all patches."""
     dropout: float = 0.0
-    """Probability of dropping a number after the embedding and after each half of a block while training, in [0, 1)."""
+    """Dropout rate after the embedding and after each half of a block while training, in [0, 1)."""
     outputs: int | None = None
-    """Output units; None takes as many as the data have classes."""
+    """Output units; None: the number of classes in the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -51,7 +51,7 @@ class ViT(nn.Module):
                 f"{tuple(x.shape)}; choose a patch that divides height and width"
             )
         B = len(x)
-        # Cutting and one linear map is the convolution of the paper, with stride and window of a patch.
+        # Patches and a dense layer equal the paper's convolution with window and stride of a patch.
         x = to_patches(x, p)
         x = x.reshape(B, -1, x.shape[-1])
         x = Dense(self.width, name="embedding")(x)
@@ -69,7 +69,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention of every patch to every patch, then the MLP, each on a normalised copy and added to what came in."""
+    """Pre-norm self-attention, then the pre-norm MLP, each with a residual connection."""
 
     heads: int
     mlp_dim: int
@@ -88,5 +88,5 @@ class Block(nn.Module):
         return x + drop(self.dense(D, "down")(nn.gelu(y, approximate=False)))
 
     def dense(self, width: int, name: str) -> nn.Dense:
-        """A linear map with the paper's start."""
+        """A dense layer with the paper's initialisation."""
         return Dense(width, kernel_init=nn.initializers.xavier_uniform(), name=name)

@@ -1,4 +1,4 @@
-"""The few operations whose speed decides, each with its plain reference beside it."""
+"""The few operations that decide the speed of training, each with a plain reference."""
 
 from jaxnets.ops.attention import dot_product_attention as dot_product_attention
 from jaxnets.ops.axes import name_axes as name_axes

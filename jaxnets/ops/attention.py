@@ -1,4 +1,4 @@
-"""Attention, in number formats that the back end has."""
+"""Attention in dtypes that the back end supports."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxnets.ops.beyond_promise import compiled_for
 def dot_product_attention(query: Array, key: Array, value: Array, **options: Any) -> Array:
     """`jax.nn.dot_product_attention`: `[B, T, H, K]`, `[B, S, H, K]`, `[B, S, H, K]` to `[B, T, H, K]`, with its options.
 
-    The CPU has no product of float16 numbers that adds up in float32; there it is computed in float32 and given in float16.
+    The CPU has no float16 product with float32 accumulation. There float16 inputs are computed in float32 and cast back.
     """
     if query.dtype == jnp.float16 and compiled_for() == "cpu":
         wide = (array.astype(jnp.float32) for array in (query, key, value))

@@ -1,14 +1,14 @@
-"""Names for the dims of an activation, and the mesh axes that they are spread over.
+"""Logical names for the dims of an activation, and the mesh axes that they are sharded over.
 
-A model names an activation where the compiler's propagation needs a pin: `x = name_axes(x, "batch", "length", "embed")`.
-Outside a mesh that is a no-op, so a model file never asks where it runs.
+A model names an activation where sharding propagation needs a constraint: `x = name_axes(x, "batch", "length", "embed")`.
+Outside a mesh this is a no-op, so model files do not depend on the devices.
 """
 
 import jax
 from jax import Array
 from jax.sharding import PartitionSpec
 
-# Logical name -> mesh axes. A name that is not here is an error; None means "whole on every device".
+# Logical name -> mesh axes. A name that is not here is an error; None: replicated.
 AXES: dict[str, tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "length": None,
@@ -20,14 +20,14 @@ AXES: dict[str, tuple[str, ...] | None] = {
 
 
 def name_axes(x: Array, *names: str) -> Array:
-    """Pin how `x` is spread over the mesh in use, one logical name for each of its dims.
+    """Constrain the sharding of `x` over the mesh in use, by one logical name for each of its dims.
 
     Args:
         x: any activation.
         *names: as many names as `x` has dims, each a key of `AXES`.
 
     Returns:
-        `x`, constrained where a mesh is set and its size divides the dim, else unchanged.
+        `x`; a dim is sharded if a mesh is set and the size of its axes divides the dim.
     """
     if len(names) != x.ndim:
         raise ValueError(
@@ -45,6 +45,6 @@ def name_axes(x: Array, *names: str) -> Array:
         devices = 1
         for axis in axes:
             devices *= mesh.shape[axis]
-        # Some releases of jax ignore a constraint that does not divide and others raise: decide it here.
+        # Some releases of jax ignore a constraint that does not divide, others raise. So it is decided here.
         spec.append(axes if devices > 1 and size % devices == 0 else None)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -1,4 +1,4 @@
-"""Every use of JAX beyond its promise of stable APIs, in one file.
+"""Every use of JAX outside its promise of stable APIs, in one file.
 
 JAX promises to keep what its reference documents for three months after a change is announced (docs.jax.dev,
 "API compatibility"). The promise leaves out `jax.extend`, `jax.interpreters`, `jax.core`, `jax.experimental`, the form of
@@ -8,11 +8,11 @@ jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them thr
 | what | used for | when it moves |
 | --- | --- | --- |
 | `jax.extend.core.Primitive`, parts of `jax.interpreters` | `ops/bilinear.py` | products are plain, differentiated by JAX |
-| `jax.core.Tracer` | `is_traced` | mend `is_traced` |
+| `jax.core.Tracer` | `is_traced` | adapt `is_traced` |
 | `AbstractMesh.abstract_device` | `compiled_for` | the default device decides |
 | `backends_are_initialized` of `jax._src.xla_bridge` | `devices_started` | devices count as started |
-| `jax.experimental.multihost_utils` | `parallel/hosts.py` | mend `multihost` |
-| `eqns`, `params`, `source_info` of jaxprs | `training/program.py`, `cli/summary.py` | mend `equations` and both readers |
+| `jax.experimental.multihost_utils` | `parallel/hosts.py` | adapt `multihost` |
+| `eqns`, `params`, `source_info` of jaxprs | `training/program.py`, `cli/summary.py` | adapt `equations` and both readers |
 | option `xla_backend_optimization_level` | `quick_compilation` | return None there |
 """
 
@@ -42,7 +42,7 @@ def compiled_for() -> str:
 
     It is the platform of the devices of the mesh in use (`jax.set_mesh`), which need not be those of this machine. Without
     a mesh it is that of the default device. Call it while tracing to choose between two forms of one operation: both have
-    the same values, so a wrong answer costs time only.
+    the same values, so a wrong choice only costs time.
     """
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     if device is not None:
@@ -52,7 +52,7 @@ def compiled_for() -> str:
 
 
 def devices_started() -> bool:
-    """Whether JAX has started its devices; asking any public function starts them."""
+    """Whether JAX has started its devices. Any public function that returns them would start them."""
     from jax._src import xla_bridge
 
     return bool(getattr(xla_bridge, "backends_are_initialized", lambda: True)())
@@ -71,5 +71,5 @@ def equations(jaxpr: Any) -> list[Any]:
 
 
 def quick_compilation(platform: str) -> dict[str, Any] | None:
-    """Compiler options for a program that runs once. On the CPU optimising it takes longer than it saves."""
+    """Compiler options for a program that runs once. On the CPU, optimisation takes longer than it saves."""
     return {"xla_backend_optimization_level": 0} if platform == "cpu" else None

@@ -1,8 +1,8 @@
-"""Products of two arrays whose gradients are written by hand.
+"""Products of two arrays with hand-written gradients.
 
-`jax.custom_vjp` would do for training, but it forbids forward mode, and gradients of gradients fall back to what automatic
-differentiation writes. A primitive that knows it is linear in each factor has neither limit: its derivative is itself with
-a tangent in the place of a factor, and the two transposes are the hand-written ones, at every order.
+`jax.custom_vjp` is enough for training, but it forbids forward mode, and gradients of gradients use JAX's own rules. A
+primitive that is declared linear in each factor has neither limit. Its JVP is the same product with a tangent in place of a
+factor, and its two transposes are hand-written, at every order.
 
 Primitives are defined with parts of JAX that may move. Where they have moved, `bilinear` returns the plain product, which
 JAX differentiates: the same values, at the speed of JAX's own gradients.
@@ -29,12 +29,12 @@ def bilinear(
     Args:
         name: the name of the primitive, as a trace shows it.
         plain: the product. Row i of the result (first dim) depends on row i of `a` and on all of `b`.
-        left: `left(g, a, b, **how)` is the gradient for `a`, given that of the product; `a` has a shape and dtype only.
-        right: `right(g, a, b, **how)` is the gradient for `b`; `b` has a shape and dtype only.
+        left: `left(g, a, b, **how)` is the gradient for `a`; `g` is that of the product, `a` has only shape and dtype.
+        right: `right(g, a, b, **how)` is the gradient for `b`; `b` has only shape and dtype.
 
     Returns:
-        A function with the values of `plain`, called alike, with hashable keywords; it can be differentiated in both
-        modes and any number of times, mapped (`jax.vmap`) and compiled.
+        A function with the values and signature of `plain`, for hashable keywords. It can be differentiated in both modes
+        any number of times, mapped (`jax.vmap`) and compiled.
     """
     tools = primitive_tools()
     if tools is None:

@@ -1,4 +1,4 @@
-"""Convolution whose gradient is fast inside a loop on the CPU.
+"""Convolution with gradients that are fast inside a loop on the CPU.
 
 XLA's CPU back end has one fast convolution: channels last, kernel `(*window, in, out)`. The gradients that automatic
 differentiation writes are convolutions with permuted dimensions. Outside a loop the compiler turns those into the fast
@@ -7,11 +7,10 @@ other rounding. `conv_general_dilated` below has the same values and writes its 
 training step costs the same and gives the same bits inside a loop and outside it. Gradients of gradients (a penalty on a
 critic's slope, say) are made of the same two pieces.
 
-A depthwise convolution (one window for each channel) is written there as a sum of shifted products, which alone is a little
-faster and in a loop some hundred times.
+On the CPU a depthwise convolution (one window for each channel) is a sum of shifted products. That is slightly faster outside
+a loop and about a hundred times faster inside.
 
-On other back ends, for otherwise grouped convolutions and for windows with holes, it is `jax.lax.conv_general_dilated`
-unchanged.
+On other back ends, for other grouped convolutions and for dilated windows, it is `jax.lax.conv_general_dilated` unchanged.
 Pass it to any Linen convolution: `nn.Conv(32, (3, 3), conv_general_dilated=conv_general_dilated)`.
 """
 
@@ -26,8 +25,8 @@ from jax import Array, lax
 from jaxnets.ops.beyond_promise import compiled_for
 from jaxnets.ops.bilinear import bilinear
 
-# Examples times input channels up to which a kernel's gradient is faster as a convolution: up to 5 times where both are few,
-# while at four times as many the matrix products are 2.5 times faster. In float32 and bfloat16 alike.
+# Largest product of examples and input channels for which a kernel's gradient is faster as a convolution: up to 5 times if
+# both are small. At four times this limit, matrix products are 2.5 times faster. Both hold in float32 and bfloat16.
 CONVOLUTION_PAYS = 2**13
 
 Dims = tuple[int, ...]
@@ -62,13 +61,13 @@ def conv_general_dilated(
         `[B, *spatial_out, F]` in the dtype of `lhs`.
     """
     dims = lhs.ndim - 2
-    holes = any(d != 1 for d in lhs_dilation or ())
+    dilated = any(d != 1 for d in lhs_dilation or ())
     depthwise = feature_group_count > 1 and lhs.shape[-1] == rhs.shape[-1] == feature_group_count
     plain = (
         compiled_for() != "cpu"
-        or not (feature_group_count == 1 or (depthwise and not holes))
+        or not (feature_group_count == 1 or (depthwise and not dilated))
         or any(d != 1 for d in rhs_dilation or ())
-        or (holes and (isinstance(padding, str) or any(s != 1 for s in window_strides)))
+        or (dilated and (isinstance(padding, str) or any(s != 1 for s in window_strides)))
         or any(value not in (None, 1) for value in options.values())  # precision, batch groups, ...
         or not _channels_last(lhs, rhs, dimension_numbers)
     )
@@ -104,12 +103,12 @@ def _dimension_numbers(dims: int) -> lax.ConvDimensionNumbers:
 
 
 def _depthwise(x: Array, kernel: Array, strides: Dims, pads: Pads) -> Array:
-    """One window for each channel: for each offset in the window, the image shifted by it times one number a channel."""
+    """Depthwise convolution: the sum over offsets in the window of the shifted image times one weight per channel."""
     dims = kernel.ndim - 2
     window = kernel.shape[:dims]
     out = [(n + sum(p) - w) // s + 1 for n, p, w, s in zip(x.shape[1:-1], pads, window, strides, strict=True)]
     padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
-    # As elsewhere, sums are kept in float32.
+    # Accumulate in float32.
     total = jnp.zeros((x.shape[0], *out, x.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
     for offset in itertools.product(*map(range, window)):
         last = [o + (n - 1) * s + 1 for o, n, s in zip(offset, out, strides, strict=True)]
@@ -124,10 +123,10 @@ def _plain(x: Array, kernel: Array, *, strides: Dims, pads: Pads, dilation: Dims
 
 
 def _input_gradient(g: Array, x: Any, kernel: Array, *, strides: Dims, pads: Pads, dilation: Dims) -> Array:
-    """A convolution again: of g with the kernel turned round, strides and dilation having changed places."""
+    """The gradient for the input: a convolution of g with the flipped kernel, with strides and dilation swapped."""
     dims = g.ndim - 2
     window, size = kernel.shape[:dims], x.shape[1:-1]
-    # Position p of the dilated input meets output o at kernel offset p + low - o * stride; the pads follow from that.
+    # Position p of the dilated input contributes to output o at kernel offset p + low - o * stride. This gives the pads.
     low = [w - 1 - p[0] for w, p in zip(window, pads, strict=True)]
     reach = [(o - 1) * s + 1 for o, s in zip(g.shape[1:-1], strides, strict=True)]
     high = [(n - 1) * d + w - lo - r for n, d, w, lo, r in zip(size, dilation, window, low, reach, strict=True)]
@@ -140,29 +139,29 @@ def _kernel_gradient(g: Array, x: Array, kernel: Any, *, strides: Dims, pads: Pa
     window = kernel.shape[:dims]
     if all(d == 1 for d in dilation):
         return _correlate(x, g, window, strides, pads)
-    # With holes in x the roles are exchanged: x is what a convolution with strides makes of g, its kernel turned round.
-    turned = tuple((w - 1 - low, 0) for w, (low, _) in zip(window, pads, strict=True))
-    return jnp.flip(_correlate(g, x, window, dilation, turned), range(dims)).swapaxes(-1, -2)
+    # A convolution of a dilated x is the transpose of a strided convolution of g. So swap x and g, and flip the result.
+    flipped_pads = tuple((w - 1 - low, 0) for w, (low, _) in zip(window, pads, strict=True))
+    return jnp.flip(_correlate(g, x, window, dilation, flipped_pads), range(dims)).swapaxes(-1, -2)
 
 
 def _correlate(x: Array, g: Array, window: Dims, strides: Dims, pads: Pads) -> Array:
-    """The kernel's gradient `[*window, C, F]`, by the form that is fast for these shapes."""
+    """The gradient for the kernel, `[*window, C, F]`, by the faster form for these shapes."""
     return KERNEL_FORMS[kernel_form(x.shape, window)](x, g, window, strides, pads)
 
 
 def kernel_form(x: Dims, window: Dims) -> str:
-    """Which of `KERNEL_FORMS` is fast for inputs of this shape; measured by `python -m benchmarks.forms`."""
+    """The faster of `KERNEL_FORMS` for inputs of this shape; measured by `python -m benchmarks.forms`."""
     return "convolution" if math.prod(window) > 1 and x[0] * x[-1] <= CONVOLUTION_PAYS else "shifted"
 
 
 def _edges(x: Array, g: Array, window: Dims, strides: Dims, pads: Pads) -> Pads:
-    """Pads of x with which the last window ends where x does. A negative one cuts off what no window reaches."""
+    """Pads of x for which the last window ends at the end of x. A negative pad cuts off positions outside all windows."""
     reach = [(o - 1) * s + w for o, s, w in zip(g.shape[1:-1], strides, window, strict=True)]
     return tuple((p[0], r - n - p[0]) for p, r, n in zip(pads, reach, x.shape[1:-1], strict=True))
 
 
 def _as_convolution(x: Array, g: Array, window: Dims, strides: Dims, pads: Pads) -> Array:
-    """One convolution: channels of x in the place of examples, examples in the place of channels, g in that of the kernel."""
+    """One convolution, with examples and channels of x swapped and g as the kernel."""
     dims = x.ndim - 2
     channels_first = x.swapaxes(0, -1)
     kernel = jnp.moveaxis(g, 0, -2)
@@ -175,7 +174,7 @@ def _as_convolution(x: Array, g: Array, window: Dims, strides: Dims, pads: Pads)
 
 
 def _shifted_products(x: Array, g: Array, window: Dims, strides: Dims, pads: Pads) -> Array:
-    """For each offset in the window, one matrix product over all positions and examples."""
+    """One matrix product over all positions and examples for each offset in the window."""
     out = g.shape[1:-1]
     edges = [(low, high, 0) for low, high in _edges(x, g, window, strides, pads)]
     padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])

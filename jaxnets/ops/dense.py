@@ -1,11 +1,11 @@
-"""The matrix product of a dense layer, whose kernel gradient is fast on the CPU.
+"""The matrix product of a dense layer, with a kernel gradient that is fast on the CPU.
 
-The gradient of `x @ kernel` for the kernel is `x.T @ g`. XLA's CPU back end hands the transposed operand to a matrix
-product that walks down its columns, which for batches of the usual size takes up to twice as long as laying out `x.T`
-first. `dot_general` below has the same values and writes its gradient that way, where that pays.
+The gradient of `x @ kernel` for the kernel is `x.T @ g`. XLA's CPU back end reads the transposed operand by columns. For
+batches of the usual size that takes up to twice as long as copying `x.T` to row-major order first. `dot_general` below has
+the same values, and its gradient makes that copy where it pays.
 
-On other back ends, and for anything but the last dim of `x` against the first of a matrix, it is `jax.lax.dot_general`
-unchanged. Pass it to any Linen layer: `nn.Dense(32, dot_general=dot_general)`.
+On other back ends, and for other products than the last dim of `x` with the first dim of a matrix, it is
+`jax.lax.dot_general` unchanged. Pass it to any Linen layer: `nn.Dense(32, dot_general=dot_general)`.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from jax import Array, lax
 from jaxnets.ops.beyond_promise import compiled_for
 from jaxnets.ops.bilinear import bilinear
 
-# Elements of x between which the copy was measured to pay: below, it costs more than the product; above, more than it saves.
+# Sizes of x for which the copy pays, as measured. Below, it costs more than the product; above, more than it saves.
 COPY_PAYS = range(2**14, 2**18)
 
 
@@ -25,7 +25,7 @@ def dot_general(lhs: Array, rhs: Array, dimension_numbers: Any, precision: Any =
     Args:
         lhs: inputs, `[..., N]`.
         rhs: kernel, `[N, F]`.
-        dimension_numbers: as in `jax.lax`; other than the last dim against the first takes the plain path.
+        dimension_numbers: as in `jax.lax`; other than the last dim with the first takes the plain path.
         precision: as in `jax.lax`; other than None takes the plain path.
         **options: as in `jax.lax`; any that is set takes the plain path.
 

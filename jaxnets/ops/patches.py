@@ -1,12 +1,12 @@
-"""Images as grids of patches, and back: squares of pixels become the channels of one place."""
+"""Images as grids of patches, and back: square patches of pixels become channels of one position."""
 
 from jax import Array
 
 
 def to_patches(x: Array, side: int) -> Array:
-    """Each square of `side` by `side` pixels as one place: `[..., H, W, C]` to `[..., H / side, W / side, side^2 C]`.
+    """Patches of `side` by `side` pixels as positions: `[..., H, W, C]` to `[..., H / side, W / side, side^2 C]`.
 
-    Its numbers are in the order row, column, channel. `side` divides `H` and `W`.
+    New channels are ordered by row, column, channel. `side` divides `H` and `W`.
     """
     *before, H, W, C = x.shape
     x = x.reshape(*before, H // side, side, W // side, side, C).swapaxes(-4, -3)

@@ -1,7 +1,7 @@
-"""Pooling: the maximum and the mean over windows that do not overlap, and halving after a blur.
+"""Pooling: max and average pooling over windows that do not overlap, and blur pooling.
 
 The general form of the maximum, `jax.lax.reduce_window`, has a gradient (select-and-scatter) that is 4 to 20 times slower
-on the CPU than the comparisons below. Values and gradients are equal: where elements of a window tie, the first has it all.
+on the CPU than the comparisons below. Values and gradients are equal: the first of equal elements gets the gradient.
 """
 
 import functools
@@ -12,7 +12,7 @@ from jax import Array
 
 
 def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
-    """The maximum of each window of an image, stride equal to the window; a ragged edge is dropped.
+    """The maximum of each window of an image, stride equal to the window; incomplete windows are dropped.
 
     Args:
         x: `[B, H, W, C]`.
@@ -33,14 +33,14 @@ def max_pool(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
 def _larger(a: Array, b: Array) -> Array:
     """The larger of two, the first if they are equal, NaN if either is.
 
-    `jnp.max` finds out where to send its gradient by asking which elements equal the maximum. A compiler that computes
-    them twice, and rounds differently, finds none, and the gradient is 0 / 0. A choice has no such question.
+    `jnp.max` sends its gradient to the elements that equal the maximum. If the compiler computes them twice with different
+    rounding, no element is equal, and the gradient is 0 / 0. `jnp.where` always selects one of the two.
     """
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def max_pool_reference(x: Array, window: tuple[int, int] = (2, 2)) -> Array:
-    """The same through `jax.lax.reduce_window`; the tests hold the two equal."""
+    """The same through `jax.lax.reduce_window`; tests compare the two."""
     return nn.max_pool(x, window, strides=window)
 
 
@@ -50,12 +50,12 @@ def average_pool(x: Array, window: int = 2) -> Array:
         return x
     B, H, W, C = x.shape
     if H % window or W % window:
-        raise ValueError(f"average_pool needs sides that {window} divides, got {H}x{W} pixels; cut or pad the image")
+        raise ValueError(f"average_pool needs sides divisible by {window}, got {H}x{W} pixels; cut or pad the image")
     return x.reshape(B, H // window, window, W // window, window, C).mean(axis=(2, 4))
 
 
 def blur_pool(x: Array) -> Array:
-    """Every second pixel after a blur, so that detail too fine for the smaller image does not turn into something else.
+    """Every second pixel after a blur, which avoids aliasing.
 
     The window is the outer product of 1/4, 1/2, 1/4 with itself; edges are mirrored (Zhang 2019, "Making convolutional
     networks shift-invariant again").

@@ -1,4 +1,4 @@
-"""How a sequence model knows the order of its tokens: sinusoids, rotations, slopes."""
+"""Position encodings: sinusoidal, rotary (RoPE) and ALiBi."""
 
 import math
 from typing import Literal
@@ -21,17 +21,17 @@ def rotate(
     pairs: str | Literal["halves", "neighbours"] = "halves",
     scaling: tuple[float, float, float, float] | None = None,
 ) -> Array:
-    """Rotary positions (Su et al. 2021): turn pairs of numbers by angles that grow with the position.
+    """Rotary positions (Su et al. 2021): rotate pairs of numbers by angles proportional to the position.
 
     Args:
         x: `[B, T, H, K]`, K even.
         positions: `[T]`.
         base: longest wavelength, in units of 2 pi positions.
-        pairs: which numbers turn together: the two halves of K, or neighbours.
-        scaling: Llama 3.1's stretching of long wavelengths; see `stretched`.
+        pairs: which numbers are rotated together: the two halves of K, or neighbours.
+        scaling: Llama 3.1's RoPE scaling of long wavelengths; see `stretched`.
 
     Returns:
-        Like `x`; computed in float32.
+        Shape and dtype of `x`; computed in float32.
     """
     frequencies = stretched(_frequencies(x.shape[-1], base), scaling)
     angles = positions[:, None].astype(jnp.float32) * frequencies[None]
@@ -39,31 +39,31 @@ def rotate(
     wide = x.astype(jnp.float32)
     if pairs == "halves":
         a, b = jnp.split(wide, 2, axis=-1)
-        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     else:
         a, b = wide[..., 0::2], wide[..., 1::2]
-        turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
-    return turned.astype(x.dtype)
+        rotated = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
+    return rotated.astype(x.dtype)
 
 
 def stretched(frequencies: Array, scaling: tuple[float, float, float, float] | None) -> Array:
-    """Rotary frequencies for longer texts than those of the first training (Llama 3.1, Grattafiori et al. 2024).
+    """Rotary frequencies for longer contexts than in pretraining (Llama 3.1, Grattafiori et al. 2024).
 
     Args:
-        frequencies: radians a position.
-        scaling: (factor, low, high, length). Waves that fit fewer than `low` times into the old `length` are stretched by
-            `factor`, those that fit more than `high` times stay, and between the two it changes by degrees.
+        frequencies: radians per position.
+        scaling: (factor, low, high, length). Frequencies with fewer than `low` periods in the original context `length` are
+            divided by `factor`, those with more than `high` periods are unchanged, and those between are interpolated.
     """
     if scaling is None:
         return frequencies
     factor, low, high, length = scaling
-    fits = length * frequencies / (2 * math.pi)
-    kept = jnp.clip((fits - low) / (high - low), 0.0, 1.0)
+    periods = length * frequencies / (2 * math.pi)
+    kept = jnp.clip((periods - low) / (high - low), 0.0, 1.0)
     return frequencies * (kept + (1 - kept) / factor)
 
 
 def alibi_slopes(heads: int) -> Array:
-    """`[H]` float32: how fast each head forgets with distance (Press et al. 2022, for any number of heads)."""
+    """`[H]` float32: slope of each head's penalty on distance (ALiBi, Press et al. 2022, for any number of heads)."""
     nearest = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / nearest) for i in range(nearest)]
     slopes += [2 ** (-4 * (2 * i + 1) / nearest) for i in range(heads - nearest)]

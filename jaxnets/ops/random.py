@@ -1,7 +1,7 @@
-"""Random keys by name: which stream of randomness, and which step.
+"""Random keys by stream name and step.
 
 Keys are derived, never stored or passed along: the key of a stream at a step is a pure function of (seed, name, step), so
-a run that is cut and resumed, or spread over other devices, draws the same numbers.
+a run that is interrupted and resumed, or sharded over other devices, draws the same numbers.
 """
 
 import zlib
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# The name in a batch under which the training step leaves a key for each example.
+# The entry of a batch in which the training step stores a key for each example.
 KEYS = "example_keys"
 
 
@@ -24,23 +24,23 @@ def stream_key(seed: int, stream: str, step: Array | int) -> Array:
 
 
 def example_keys(key: Array, rows: Array | int) -> Array:
-    """One key for each row number `[B]`, or for the rows 0, 1, ... of so many: independent of what else is in the batch."""
+    """One key for each row number `[B]`, or for rows 0 to `rows` - 1 (an int); independent of the other rows."""
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows) if isinstance(rows, int) else rows)
 
 
 def batch_keys(key: Array, batch: Mapping[str, Any], purpose: str, turn: Array | int = 0) -> Array:
     """One key for each example of a batch, `[B]`: a pure function of `key` and of the example's row number in its data.
 
-    So equal examples draw different numbers, and an example draws the same ones whichever batch, micro-batch or device it is
-    in. (A row that is twice in one batch draws the same twice; the orders of `jaxnets.data.order` have none.) A batch that was
-    put together by hand, without `index`, has positions in place of row numbers.
+    So equal examples draw different numbers, and an example draws the same numbers in any batch, micro-batch or device. (A row
+    that occurs twice in a batch draws the same numbers twice; the orders of `jaxnets.data.order` have no such batches.)
+    Without `index`, row numbers are the positions in the batch.
 
     Args:
-        key: of the step. While training, the batch has the keys of its step with it (see `with_keys`) and this one is not
-            used: it may differ between the micro-batches of a step.
+        key: the key of the step. While training, the batch holds keys for its examples (see `with_keys`) and this one is
+            unused, because it may differ between the micro-batches of a step.
         batch: with `index` `[B]`, or at least `mask` `[B]`.
         purpose: what is drawn; draws with different purposes are independent.
-        turn: tells draws of one purpose apart.
+        turn: number of the draw, if there are several for one purpose.
     """
     keys = batch[KEYS] if KEYS in batch else example_keys(key, batch.get("index", len(batch["mask"])))
     tag = zlib.crc32(purpose.encode())
@@ -48,7 +48,7 @@ def batch_keys(key: Array, batch: Mapping[str, Any], purpose: str, turn: Array |
 
 
 def with_keys(batch: Mapping[str, Any], key: Array) -> dict[str, Any]:
-    """The batch with a key of the step for each example, under `KEYS`; drawn before anything splits the batch."""
+    """The batch with a key for each example under `KEYS`; called before the batch is split into micro-batches."""
     return {**batch, KEYS: example_keys(key, batch.get("index", len(batch["mask"])))}
 
 

@@ -1,13 +1,13 @@
-"""What a parameter is for, read off its name: the one rule of weight decay and of penalties on weights.
+"""The role of a parameter, from its name: the rule for weight decay and for penalties on weights.
 
-A parameter is a *weight*, and decays, where its name says that inputs are multiplied by it: kernels of any layer, embeddings,
-recurrent kernels, the taps of a convolution, maps between capsules, attention vectors, stored patterns. It does not decay
-where it is added (biases, positions, class tokens), scales each number by itself (the scale of a norm, a peephole), is a rate,
-a width or a temperature, or is a point that distances are measured to (centres, codes). nanoGPT and timm draw the same line,
-but for positions, where they differ; here it is timm's.
+A parameter is a *weight*, and decays, if by its name it multiplies the inputs: kernels of any layer, embeddings, recurrent
+kernels, the taps of a convolution, maps between capsules, attention vectors, stored patterns. It does not decay if it is added
+(biases, positions, class tokens), scales single numbers (a norm's scale, a peephole), is a rate, a width or a temperature,
+or is a point that distances are measured to (centres, codes). nanoGPT and timm use the same rule, except for positions, where
+they differ; here positions follow timm.
 
-How many dims a parameter has plays no part: layers that are scanned and experts that are stacked have one more, and a bias of
-attention heads has two. So a model decays alike however its layers are arranged.
+The number of dims plays no part: scanned layers and stacked experts have one more, and a bias of attention heads has two. So
+scanned and unrolled layers decay in the same way.
 """
 
 import fnmatch
@@ -19,7 +19,7 @@ import jax
 
 from jaxnets.core.errors import UsageError
 
-# Words of a name (`up_kernel`, `w_hh`, `wq`), each without the digits at its end.
+# Words in names (`up_kernel`, `w_hh`, `wq`), without trailing digits.
 # fmt: off
 WEIGHTS = frozenset((
     "w", "wq", "wk", "wv", "wo", "wi", "wh", "wx", "wz", "wr", "wf", "wg", "wc", "wqkv", "weight", "weights",
@@ -36,7 +36,7 @@ OTHERS = frozenset((
 
 
 def role(path: Any) -> str:
-    """What the parameter at a tree path is: "weight" (it decays), "other" (it does not) or "unknown" (it does not either)."""
+    """Role of the parameter at a tree path: "weight" (decays), "other" or "unknown" (do not decay)."""
     name = name_of(path)
     words = [word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     # "token" is a vector put before a sequence; "token_embedding" is a table of them.
@@ -46,7 +46,7 @@ def role(path: Any) -> str:
 
 
 def name_of(path: Any) -> str:
-    """The parameter's own name: the last key of its path, past what a box or a tuple in its place adds."""
+    """The parameter's own name: the last dict key of its path; keys that a box or tuple adds are skipped."""
     names = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
     return names[-1] if names else ""
 
@@ -56,7 +56,7 @@ def weights(params: Any, patterns: Sequence[str] = ()) -> Any:
 
     Args:
         params: parameters, or anything else with their structure.
-        patterns: paths of those that do, such as `*/mixing` (`*` stands for any text); none: those that are weights.
+        patterns: paths of parameters that decay, such as `*/mixing` (`*` matches any text); empty: all weights.
 
     Raises:
         UsageError: a pattern matches no parameter.
@@ -78,7 +78,7 @@ def weights(params: Any, patterns: Sequence[str] = ()) -> Any:
 
 
 def without_role(params: Any) -> list[str]:
-    """Paths of the parameters of two or more dims whose names say nothing of their role."""
+    """Paths of parameters with two or more dims whose role is unknown."""
     return [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, leaf in jax.tree.leaves_with_path(params)

@@ -1,9 +1,9 @@
 """A gated linear recurrence, `h_t = a_t h_(t-1) + b_t`, in log(T) steps instead of T.
 
-Two steps in a row are one step of the same kind: after `(a, b)` and then `(a', b')` the state is `a' a h + (a' b + b')`. That
+Two steps in a row are one step of the same kind: after `(a, b)` and then `(a', b')` the state is `a' a h + (a' b + b')`. This
 is associative, so pairs can be joined in a tree (Blelloch 1990; Martin and Cundy 2018 for networks). The gradient is the same
-recurrence backwards, with the gates one step later, so nothing but the states is kept for it; forward-mode differentiation
-(`jax.jvp`) of it raises.
+recurrence backwards, with the gates one step later, so only gates and states are saved for it. Forward-mode differentiation
+(`jax.jvp`) raises.
 """
 
 from typing import Literal
@@ -22,10 +22,10 @@ def linear_recurrence(
 
     Args:
         a: gates, `[B, T, ...]`.
-        b: what comes in, like `a`.
+        b: inputs, with the shape of `a`.
         start: the state before the first step, `[B, ...]`; None: zeros.
-        method: associative joins steps in a tree, sequential walks (`lax.scan`); equal but for rounding. auto walks on the
-            CPU, which has nothing to gain from a tree, and joins elsewhere.
+        method: associative joins steps in a tree (`lax.associative_scan`), sequential is `lax.scan`; results are equal up to
+            rounding. auto: sequential on the CPU, where a tree gains nothing, associative elsewhere.
 
     Returns:
         `[B, T, ...]`, in the dtype of `b`.
@@ -41,12 +41,12 @@ def linear_recurrence(
 
 
 def plain_linear_recurrence(a: Array, b: Array, start: Array | None = None) -> Array:
-    """The same by definition, one step after another, differentiated by jax: what the other is tested against."""
+    """Reference for tests: the definition, one step after another, differentiated by JAX."""
     first = jnp.zeros_like(b[:, 0]) if start is None else start
 
     def step(h: Array, gate_and_input: tuple[Array, Array]) -> tuple[Array, Array]:
-        gate, more = gate_and_input
-        h = gate * h + more
+        gate, new = gate_and_input
+        h = gate * h + new
         return h, h
 
     return jax.lax.scan(step, first, (a.swapaxes(0, 1), b.swapaxes(0, 1)))[1].swapaxes(0, 1)
@@ -71,7 +71,7 @@ def _states(a: Array, b: Array, *, walk: bool, reverse: bool = False) -> Array:
 
 
 def _gradients(a: Array, states: Array, g: Array, *, walk: bool) -> tuple[Array, Array]:
-    """Of gates and inputs: what reaches state t is its own gradient and, through gate t + 1, that of the next."""
+    """Gradients for gates and inputs. State t gets its own gradient plus gate t + 1 times that of state t + 1."""
     gate_after = jnp.concatenate([a[:, 1:], jnp.zeros_like(a[:, :1])], axis=1)
     to_input = _states(gate_after, g, walk=walk, reverse=True)
     before = jnp.concatenate([jnp.zeros_like(states[:, :1]), states[:, :-1]], axis=1)

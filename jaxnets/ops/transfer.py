@@ -8,7 +8,7 @@ from jax.sharding import Sharding
 
 
 def to_devices(tree: Any, sharding: Sharding) -> Any:
-    """The arrays of a tree under a sharding; with several processes, each has the same arrays and gives its own share."""
+    """The arrays of a tree under a sharding; with several processes, each holds all arrays and transfers its own shards."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
@@ -16,5 +16,5 @@ def to_devices(tree: Any, sharding: Sharding) -> Any:
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    with jax.transfer_guard("allow"):  # asked for by name, though jax counts this way of asking as implicit
+    with jax.transfer_guard("allow"):  # requested explicitly, though jax counts it as implicit
         return jax.tree.map(share, tree)

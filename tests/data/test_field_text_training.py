@@ -191,7 +191,7 @@ def test_recurrent_models_have_no_window_to_pass(model):
 def test_a_table_of_positions_ends_the_text_and_says_so():
     model = LanguageModel(vocab_size=7, layers=1, width=8, heads=2, length=8)
     variables = drawn(model, jnp.zeros((1, 4), jnp.int32))
-    with pytest.raises(ValueError, match="the size of its table of positions; ask for fewer, or train with positions"):
+    with pytest.raises(ValueError, match="the size of its table of positions; request fewer, or train with positions"):
         generate(model, variables, np.ones((1, 4), np.int32), 5, key=jax.random.key(0))
     encoder = TransformerEncoder(vocab_size=9, layers=1, width=8, heads=2, length=4, outputs=2)
     long = jnp.ones((1, 9), jnp.int32)

@@ -363,7 +363,7 @@ def starting(model, *shape):
         (starting(CapsNet(), 1, 16, 28, 1), "at least 17x17 pixels"),
         (lambda: CapsNet(rounds=0), "CapsNet.rounds is at least 1"),
         (lambda: MarginClassification(model=CapsNet(), label_smoothing=0.1), "has no label_smoothing"),
-        (lambda: MLP.of(3), "at least, as in MLP.of"),
+        (lambda: MLP.of(3), "the numbers of inputs and outputs, as in MLP.of"),
         (lambda: MLP.of(2, 0, 1), "MLP.widths is at least 1"),
         (starting(MLP.of(2, 4, 2), 5, 3), "MLP has inputs=2, but an example has 3 numbers; set inputs=3"),
         (lambda: ResNet(downsample="blurred"), "downsample is one of 'stride', 'blur', got 'blurred'"),

@@ -245,13 +245,13 @@ def test_fresh_states_remember_ten_to_a_thousand_steps():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"heads": 5}, "width 24 over heads 5 is no even number"),
-        ({"heads": 8}, "width 24 over heads 8 is no even number"),
+        ({"heads": 5}, "width 24 / heads 5 is not an even number"),
+        ({"heads": 8}, "width 24 / heads 8 is not an even number"),
         ({"kv_heads": 2}, "kv_heads 2 does not divide heads 3"),
         ({"gate_blocks": 5}, "gate_blocks 5 does not divide the recurrent width 24"),
         ({"pattern": ()}, "pattern names at least one block"),
         ({"window": 0}, "window is at least 1"),
-        ({"fresh_decays": (0.9, 1.0)}, "fresh_decays are two shares"),
+        ({"fresh_decays": (0.9, 1.0)}, "fresh_decays are two ascending numbers"),
         ({"dropout": 1.0}, "dropout is a probability"),
     ],
 )

@@ -213,7 +213,7 @@ def test_bfloat16_and_shapes():
     [
         ({"heads": 5}, "width 24 is not divisible by heads 5"),
         ({"kv_heads": 2}, "kv_heads 2 does not divide heads 3"),
-        ({"positions": "rotary", "head_dim": 7}, "the head width is even"),
+        ({"positions": "rotary", "head_dim": 7}, "needs an even head width"),
         ({"dropout": 1.0}, "dropout is a probability"),
         ({"layers": 0}, "layers is at least 1"),
         ({"rope_scaling": (8.0, 4.0, 1.0, 64.0)}, "low < high"),
@@ -467,7 +467,7 @@ def test_generate_and_predict_from_a_run_directory(rhyme, tmp_path):
     assert again.stdout == told.stdout
     for arguments, code, message in (
         (("--prompt", "€"), 1, "not one of them"),
-        (("--tokens", 64), 2, "ask for fewer"),
+        (("--tokens", 64), 2, "request fewer"),
         (("--tokens", 0), 2, "at least 1"),
         (("--seed", 2**32), 2, "seed is at least 0 and below 2^32, got 4294967296"),
         (("--top-p", 0), 2, "top_p is a probability"),

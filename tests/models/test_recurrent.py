@@ -532,7 +532,7 @@ def test_a_text_in_pieces_gives_the_outputs_of_the_whole(cell):
 
 @pytest.mark.parametrize("wrong", [{"answer": "last"}, {"answer": "every", "bidirectional": True}])
 def test_a_network_that_sees_the_end_cannot_go_on(wrong):
-    with pytest.raises(ValueError, match="goes on with a text only with answer='every' and bidirectional=False"):
+    with pytest.raises(ValueError, match="generates text only with answer='every' and bidirectional=False"):
         RNN(**wrong).empty_cache(1, 5)
 
 

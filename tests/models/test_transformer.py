@@ -325,14 +325,14 @@ def test_sequences_that_do_not_fit_are_refused():
         model.apply(variables, given._replace(source=jnp.tile(given.source, (1, 3))))
     with pytest.raises(ValueError, match=r"takes previous \[batch, positions\] of integers, at least one, got float32"):
         model.apply(variables, given._replace(previous=given.previous.astype(jnp.float32)))
-    with pytest.raises(ValueError, match="at most Seq2SeqTransformer.length 16, 17 were asked for"):
+    with pytest.raises(ValueError, match="at most Seq2SeqTransformer.length 16, 17 were requested"):
         greedy(model, variables, given.source, 17)
     for write in (greedy, beam_search):
         with pytest.raises(
             ValueError, match=r"a source has tokens from .* to 77, but Seq2SeqTransformer.source_vocab_size is"
         ):
             write(model, variables, [[4, 77]], 5)
-    with pytest.raises(ValueError, match="a beam is at least 1 wide, got 0"):
+    with pytest.raises(ValueError, match="the beam width is at least 1, got 0"):
         beam_search(model, variables, given.source, 5, width=0)
     with pytest.raises(ValueError, match="length penalty is at least 0, got -1"):
         beam_search(model, variables, given.source, 5, penalty=-1.0)

@@ -113,7 +113,7 @@ def test_average_pool_is_the_mean_of_each_window(window):
         [[x[:, i : i + window, j : j + window].mean((1, 2)) for j in range(0, 12, window)] for i in range(0, 6, window)]
     )
     np.testing.assert_allclose(average_pool(jnp.asarray(x), window), want.transpose(2, 0, 1, 3), atol=1e-6)
-    with pytest.raises(ValueError, match="needs sides that 4 divides, got 6x12 pixels"):
+    with pytest.raises(ValueError, match="needs sides divisible by 4, got 6x12 pixels"):
         average_pool(jnp.asarray(x), 4)
 
 
