@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxnets import tasks as tasks
     from jaxnets import training as training
     from jaxnets.api import fit as fit
+    from jaxnets.checkpoints.initial import Initial as Initial
     from jaxnets.config.experiment import Experiment as Experiment
     from jaxnets.core.types import Mean as Mean
     from jaxnets.data import from_arrays as from_arrays
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 # The module of each name, and the rooms; they load on first use: `import jaxnets` itself costs nothing.
 FILES = {
     "Experiment": "config.experiment",
+    "Initial": "checkpoints.initial",
     "Mean": "core.types",
     "Run": "runs.train",
     "fit": "api",

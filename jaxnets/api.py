@@ -8,14 +8,17 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import numpy as np
+import optax
 
+from jaxnets.checkpoints.initial import Initial
+from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.sources.memory import InMemory
-from jaxnets.optim.given import as_optimizer
-from jaxnets.optim.optimizers import AdamW
+from jaxnets.optim.given import ByPath, Optax, as_optimizer
+from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.report.console import ProgressKind
 from jaxnets.runs.train import Run, train
 from jaxnets.tasks.base import Task
@@ -35,6 +38,9 @@ def fit(
     loss: Callable[[Any, Any], Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+    initial: Any = None,
+    train_only: str | None = None,
+    freeze: str | None = None,
     seed: int = 0,
     run_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -63,6 +69,10 @@ def fit(
         metrics: functions of the same kind, or `tasks.F1()`, `tasks.AUROC()` ..., by the name under which they are logged.
         class_weight: weight of each class in the loss, by its name or number (others have 1); "balanced": the same total
             weight for every class.
+        initial: weights to begin with: variables as a module's `init` returns them, a `Run`, the directory of a run, or
+            `Initial(variables, ...)` where some leaves are to be fresh, ignored or renamed.
+        train_only: a regular expression for whole paths of parameters (`output/.*`); all others keep their bits.
+        freeze: the other way round: those that match keep their bits.
         seed: root of all randomness.
         run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
         overwrite: replace a run that is in `run_dir` already.
@@ -95,16 +105,17 @@ def fit(
             measures=tuple((metrics or {}).items()),
             class_weight=weights,
         )
+    begin = _initial(initial, options)
     experiment = Experiment(
         task=task,
         data=InMemory(dataset.name, dataset.fingerprint),
-        optimizer=AdamW() if optimizer is None else as_optimizer(optimizer),
+        optimizer=_partly(AdamW() if optimizer is None else as_optimizer(optimizer), train_only, freeze),
         steps=steps,
         batch_size=batch_size,
         seed=seed,
         **options,
     )
-    return train(experiment, dataset=dataset, run_dir=run_dir, overwrite=overwrite, progress=progress)
+    return train(experiment, dataset=dataset, run_dir=run_dir, overwrite=overwrite, initial=begin, progress=progress)
 
 
 # Arguments of other libraries' training functions -> what to use here.
@@ -146,6 +157,31 @@ def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[
             raise UsageError(f"class_weight[{key!r}] is a number, at least 0; got {weight!r}")
         weights[int(place)] = float(weight)
     return tuple(weights)
+
+
+def _partly(optimizer: Optimizer, train_only: str | None, freeze: str | None) -> Optimizer:
+    """The optimizer for a part of the parameters; the others have no moments and are not changed."""
+    if train_only is not None and freeze is not None:
+        raise UsageError(f"give either train_only or freeze, not both (got {train_only!r} and {freeze!r})")
+    fixed = Optax(optax.set_to_zero())
+    if train_only is not None:
+        return ByPath(((train_only, optimizer), (".*", fixed)))
+    return optimizer if freeze is None else ByPath(((freeze, fixed), (".*", optimizer)))
+
+
+def _initial(given: Any, options: dict[str, Any]) -> Initial | None:
+    """What `initial` means; the directory of a run becomes the option `warm_start`."""
+    if given is None or isinstance(given, Initial):
+        return given
+    if isinstance(given, str | Path):
+        options["warm_start"] = WarmStart(run=str(given))
+        return None
+    variables = given.variables if isinstance(given, Run) else given
+    if not isinstance(variables, Mapping):
+        raise UsageError(
+            f"initial is variables (a dict of arrays), a Run, the directory of a run or an Initial; got {type(given).__name__}"
+        )
+    return Initial(variables)
 
 
 def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset:

@@ -22,6 +22,16 @@ def test_the_readmes_python_runs():
         assert names["run"].predict(names["data"].test["inputs"][:5]).shape == (5,)
 
 
+def test_the_blocks_of_your_own_run():
+    page = (ROOT / "docs" / "your-own.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.S):
+        exec(re.sub(r"epochs=\d+", "steps=20, progress='none'", block), names)
+    assert {"f1", "margin", "loss", "accuracy"} <= names["run"].evaluate().keys()
+    assert "worst" in names["worst"].evaluate()
+    assert names["fine"].state.params["output"]["kernel"].shape == (32, 2)
+
+
 def test_a_model_added_as_the_page_says_trains_and_passes_its_test(tmp_path):
     configuration, test = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-model.md").read_text(), flags=re.S

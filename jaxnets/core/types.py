@@ -34,7 +34,9 @@ class Mean:
     """
 
     sum: Any
+    """The sum of values times weights."""
     weight: Any
+    """The sum of the weights."""
 
     @classmethod
     def of(cls, values: Array, mask: Array) -> "Mean":

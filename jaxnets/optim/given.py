@@ -89,24 +89,25 @@ class ByPath(Optimizer):
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        parts = {pattern: optimizer.build(total_steps) for pattern, optimizer in self.rules}
+        # Labels are numbers: two rules may have the same pattern, of which the first one counts.
+        parts = {number: optimizer.build(total_steps) for number, (_, optimizer) in enumerate(self.rules)}
         return optax.with_extra_args_support(optax.partition(parts, self.labels))
 
     def labels(self, params: Any) -> Any:
-        """The pattern of each parameter; raises `UsageError` for a parameter without one, and a pattern without parameters."""
+        """The number of each parameter's rule; raises `UsageError` for a parameter or a rule that has none."""
         used = set()
 
-        def label(path: Any, _: Any) -> str:
+        def label(path: Any, _: Any) -> int:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            for pattern, _optimizer in self.rules:
+            for number, (pattern, _optimizer) in enumerate(self.rules):
                 if re.fullmatch(pattern, name):
-                    used.add(pattern)
-                    return pattern
+                    used.add(number)
+                    return number
             raise UsageError(f"no optimizer is given for the parameter {name!r}; end with a pattern '.*' for the rest")
 
         found = jax.tree_util.tree_map_with_path(label, params)
-        for pattern, _ in self.rules:
-            if pattern not in used and pattern != ".*":
+        for number, (pattern, _) in enumerate(self.rules):
+            if number not in used and pattern != ".*":
                 paths = ["/".join(_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
                 raise UsageError(
                     f"the optimizer for {pattern!r} has no parameter; the whole path must match, and the paths are "

@@ -189,6 +189,7 @@ class RunDirectory:
             "report.html",
             "quarantine.json",
             "warm_start.json",
+            "initial.json",
             "preparation.json",
             "config.json",
         ):

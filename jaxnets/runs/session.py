@@ -7,10 +7,11 @@ from typing import Any
 
 from jaxnets.checkpoints.begin import begin_from
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
+from jaxnets.checkpoints.initial import Initial, begin_with
 from jaxnets.checkpoints.names import compare_names
 from jaxnets.checkpoints.retention import seconds_between_saves
 from jaxnets.config.serialize import to_data
-from jaxnets.core.errors import CheckpointError, NonFiniteError, note
+from jaxnets.core.errors import CheckpointError, NonFiniteError, RunDirectoryError, note
 from jaxnets.core.files import user_path
 from jaxnets.core.renames import with_new_fields
 from jaxnets.parallel.hosts import is_first, meet
@@ -37,6 +38,8 @@ class Session:
     stop: int
     """Updates done when it ends."""
     timing: Timing = dataclasses.field(default_factory=Timing)
+    initial: Initial | None = None
+    """Weights to begin with, where they are in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,7 @@ def train_without_directory(session: Session) -> tuple[TrainState, MetricsLog]:
 def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, MetricsLog, int]:
     """Train in a run directory; returns the state, the log and the step it began at."""
     checkpoints.keep = checkpoints.keep.resolved(session.parts.task.directions)
+    _check_initial(session, directory, checkpoints)
     begun = _resume(session, directory, checkpoints)
     first = begun.start
     if is_first():
@@ -76,6 +80,18 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
             return _stretch(session, begun, log, checkpoints, left_out), log, first
         except RollBackError as back:
             begun = _go_back(session, directory, checkpoints, back)
+
+
+def _check_initial(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> None:
+    """Raise `RunDirectoryError` if the run in the directory began with other weights than those given now."""
+    if session.initial is None or not checkpoints.steps:
+        return
+    before = directory.read_object("initial.json").get("digest") if (directory.path / "initial.json").exists() else None
+    if before != session.initial.digest():
+        raise RunDirectoryError(
+            f"{directory.path} holds a run that began with other weights; choose another run_dir, or replace that run with "
+            f"overwrite=True"
+        )
 
 
 def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
@@ -95,6 +111,11 @@ def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
         if directory is not None and is_first():
             directory.write_json("warm_start.json", {"run": warm.run, "step": step})
         session.console.say(f"warm start: {summary}")
+    if session.initial is not None:
+        state, summary = begin_with(session.initial, state, session.parts.shardings)
+        if directory is not None and is_first():
+            directory.write_json("initial.json", {"digest": session.initial.digest()})
+        session.console.say(f"initial weights: {summary}")
     return Begun(state)
 
 

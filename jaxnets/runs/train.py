@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
+from jaxnets.checkpoints.initial import Initial
 from jaxnets.config.experiment import Expected, Experiment
 from jaxnets.config.serialize import to_data
 from jaxnets.core.errors import RunDirectoryError, UsageError
@@ -105,6 +106,7 @@ def train(
     run_dir: str | Path | None = None,
     overwrite: bool = False,
     stop_at: int | None = None,
+    initial: Initial | None = None,
     progress: ProgressKind = "auto",
     title: str = "",
     subtitle: str = "",
@@ -119,6 +121,7 @@ def train(
         run_dir: where to keep checkpoints, log and report; None keeps nothing on disk.
         overwrite: replace a run that is there already.
         stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
+        initial: weights to begin with; a run that has checkpoints goes on from those.
         progress: what to show on the console.
         title: name for the report; by default the model and the data.
         subtitle: a sentence under it.
@@ -147,7 +150,11 @@ def train(
             console.say(as_text(table.title, table.header, table.rows))
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
         session = Session(
-            parts, console, stopping, experiment.steps if stop_at is None else min(stop_at, experiment.steps)
+            parts,
+            console,
+            stopping,
+            experiment.steps if stop_at is None else min(stop_at, experiment.steps),
+            initial=initial,
         )
         began, start, directory = time.perf_counter(), 0, None
         stack.enter_context(jax.set_mesh(parts.mesh))
