@@ -17,6 +17,7 @@ from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.sources.memory import InMemory
+from jaxnets.interop.functions import Functions
 from jaxnets.optim.given import ByPath, Optax, as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.report.console import ProgressKind
@@ -27,7 +28,7 @@ from jaxnets.tasks.supervised import Supervised
 
 
 def fit(
-    model: nn.Module | Task,
+    model: nn.Module | Task | tuple[Callable[..., Any], Callable[..., Any]],
     data: Dataset | tuple[Any, ...],
     *,
     test: tuple[Any, ...] | None = None,
@@ -53,9 +54,10 @@ def fit(
     arguments gives the same result, bit for bit on the same machine.
 
     Args:
-        model: a Linen module called as `model(inputs)`, or a task that holds one. Its call may have an argument `train`,
-            `training`, `is_training` or `deterministic`. For a bare module, integer (or text) targets make it a classification
-            and real targets a regression.
+        model: a Linen module called as `model(inputs)`, a pair of pure functions `init(key, inputs)` and
+            `apply(parameters, inputs)`, or a task that holds a model (`interop.from_equinox` and `from_nnx` adapt modules).
+            Its call may have an argument `train`, `training`, `is_training` or `deterministic`. For a bare module, integer
+            (or text) targets make it a classification and real targets a regression.
         data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where
             examples count differently.
         test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
@@ -84,6 +86,8 @@ def fit(
     """
     if epochs is not None and steps is not None:
         raise UsageError(f"give either epochs or steps, not both (got epochs={epochs}, steps={steps})")
+    if isinstance(model, tuple):
+        model = _from_functions(model)
     dataset = _check(model, data, test, options)
     examples = dataset.card.examples["train"]
     if batch_size is None:
@@ -95,16 +99,7 @@ def fit(
         steps = math.ceil((10 if epochs is None else epochs) * per_epoch)
         options.setdefault("eval_every", per_epoch)
     options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
-    task = model if isinstance(model, Task) else Supervised(model=model)
-    if loss is not None or metrics or class_weight is not None:
-        weights = () if class_weight is None else class_weights(dataset, class_weight)
-        task = Own(
-            model=task.model,
-            inner=task,
-            objective=loss,
-            measures=tuple((metrics or {}).items()),
-            class_weight=weights,
-        )
+    task = _task(model, dataset, loss, metrics, class_weight)
     begin = _initial(initial, options)
     experiment = Experiment(
         task=task,
@@ -159,6 +154,23 @@ def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[
     return tuple(weights)
 
 
+def _task(model: Any, dataset: Dataset, loss: Any, metrics: Any, class_weight: Any) -> Task:
+    """The task of a bare model, with the loss, metrics and class weights that are given."""
+    task = model if isinstance(model, Task) else Supervised(model=model)
+    if loss is None and not metrics and class_weight is None:
+        return task
+    weights = () if class_weight is None else class_weights(dataset, class_weight)
+    measures = tuple((metrics or {}).items())
+    return Own(model=task.model, inner=task, objective=loss, measures=measures, class_weight=weights)
+
+
+def _from_functions(pair: tuple[Any, ...]) -> nn.Module:
+    """A model from `(init, apply)`."""
+    if len(pair) != 2 or not all(map(callable, pair)):
+        raise UsageError(f"a model as a tuple is two functions, (init, apply), got {pair!r}")
+    return Functions(*pair)
+
+
 def _partly(optimizer: Optimizer, train_only: str | None, freeze: str | None) -> Optimizer:
     """The optimizer for a part of the parameters; the others have no moments and are not changed."""
     if train_only is not None and freeze is not None:
@@ -199,7 +211,10 @@ def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset
         )
     if not isinstance(model, nn.Module | Task):
         hint = "; add parentheses to make one" if isinstance(model, type) else ""
-        raise UsageError(f"model is a Linen module or a task, got {model!r}{hint}")
+        raise UsageError(
+            f"model is a Linen module, a pair of functions (init, apply) or a task, got {model!r}{hint}. Modules of other "
+            f"libraries come in by interop.from_equinox and interop.from_nnx"
+        )
     unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Experiment)})
     if unknown and unknown[0] in ELSEWHERE:
         raise UsageError(f"fit has no argument {unknown[0]!r}, which other libraries have; {ELSEWHERE[unknown[0]]}")

@@ -101,7 +101,11 @@ def test_files_and_functions_stay_short(path):
     assert len(text.splitlines()) <= 320
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 75, f"{node.name} is {node.end_lineno - node.lineno + 1} lines long"
+            # A docstring that describes many arguments does not make a function long.
+            first = node.body[0]
+            said = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
+            lines = node.end_lineno - node.lineno + 1 - said
+            assert lines <= 75, f"{node.name} is {lines} lines long without its docstring"
 
 
 @pytest.mark.smoke

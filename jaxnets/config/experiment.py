@@ -20,6 +20,12 @@ from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
 from jaxnets.training.guards import Guard
 
+# What other libraries call the number formats.
+PRECISIONS = {
+    "32": "float32", "32-true": "float32", "fp32": "float32", "bf16": "bfloat16", "bf16-mixed": "bfloat16",
+    "mixed_bfloat16": "bfloat16", "16": "float16", "16-mixed": "float16", "fp16": "float16", "mixed_float16": "float16",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -72,7 +78,8 @@ class Experiment:
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
         if isinstance(self.precision, str):
-            object.__setattr__(self, "precision", Precision(cast(Any, self.precision)))
+            name = PRECISIONS.get(self.precision, self.precision)
+            object.__setattr__(self, "precision", Precision(cast(Any, name)))
         check_types(self)
         for name in ("steps", "batch_size", "micro_batches", "eval_batch_size", "log_every"):
             if getattr(self, name) < 1:

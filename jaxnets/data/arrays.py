@@ -1,7 +1,7 @@
 """A data set from the user's own arrays."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from jaxnets.core.scaling import LARGEST_EXACT
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import plain_numbers
-from jaxnets.data.prepare import Standardize, fit_standardize
+from jaxnets.data.prepare import Standardize, TokenIds, fit_standardize
 from jaxnets.data.split import check_weights, counted
 from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
 
@@ -25,6 +25,7 @@ def from_arrays(
     seed: int = 0,
     name: str = "arrays",
     standardize: bool = True,
+    input_kind: Literal["numbers", "tokens"] = "numbers",
     kind: TargetKind = "auto",
     class_names: Sequence[str] | None = None,
     target_name: str = "target",
@@ -44,6 +45,7 @@ def from_arrays(
         name: name for messages and the report.
         standardize: scale inputs by the training examples' mean and standard deviation (images: one for each channel,
             otherwise one for each feature).
+        input_kind: "tokens": whole numbers that stand for tokens or categories; the model gets them as int32.
         kind: what the targets are ("class", "labels" or "number"); overrides the rule above.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
         target_name: name of the predicted quantity, for axis labels.
@@ -72,7 +74,11 @@ def from_arrays(
         class_names = (feature_names(targets) or None) if binary else None  # a frame of labels names them
     found = encode_targets(name, train["targets"], held["targets"], class_names, kind)
     train["targets"], held["targets"] = found.train, found.test
-    prepare = fit_standardize(train["inputs"]) if standardize else Standardize()
+    prepare: Standardize | TokenIds = TokenIds()
+    if input_kind == "tokens":
+        _check_tokens(name, train["inputs"], held["inputs"])
+    else:
+        prepare = fit_standardize(train["inputs"]) if standardize else Standardize()
     for split, arrays in (("training", train), ("test", held)):
         check_prepared(f"{name}: {split} inputs, in 32 bits,", prepare, arrays["inputs"])
     return Dataset(
@@ -96,7 +102,17 @@ def feature_names(inputs: Any) -> tuple[str, ...]:
     return tuple(str(column) for column in columns)
 
 
-def check_prepared(what: str, prepare: Standardize, inputs: np.ndarray) -> None:
+def _check_tokens(name: str, *splits: np.ndarray) -> None:
+    """Raise `DataError` unless inputs are whole numbers of at most 31 bits, at least 0."""
+    for inputs in splits:
+        if not np.issubdtype(inputs.dtype, np.integer) or inputs.min(initial=0) < 0 or inputs.max(initial=0) >= 2**31:
+            raise DataError(
+                f"{name}: input_kind='tokens' takes whole numbers from 0 to 2^31 - 1, got {inputs.dtype} from "
+                f"{inputs.min(initial=0)} to {inputs.max(initial=0)}"
+            )
+
+
+def check_prepared(what: str, prepare: Standardize | TokenIds, inputs: np.ndarray) -> None:
     """Raise `DataError` if a finite number overflows in float32; write a note if float32 loses differences."""
     sent = prepare.on_host(inputs)
     if sent is not inputs:

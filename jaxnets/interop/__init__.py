@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
+    from jaxnets.interop.functions import Functions as Functions
+    from jaxnets.interop.functions import from_equinox as from_equinox
+    from jaxnets.interop.functions import from_nnx as from_nnx
     from jaxnets.interop.huggingface import export_language_model as export_language_model
     from jaxnets.interop.huggingface import language_model_from as language_model_from
     from jaxnets.interop.safetensors import read_safetensors as read_safetensors
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
+    "Functions": "functions",
+    "from_equinox": "functions",
+    "from_nnx": "functions",
     "cifar_resnet": "weights",
     "export_language_model": "huggingface",
     "GPT2": "weights",
@@ -37,8 +43,11 @@ __getattr__, __dir__ = lazy(__name__, FILES)
 __all__ = [
     "GPT2",
     "LLAMA2_C",
+    "Functions",
     "cifar_resnet",
     "export_language_model",
+    "from_equinox",
+    "from_nnx",
     "language_model_from",
     "llama",
     "load_weights",

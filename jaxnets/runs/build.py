@@ -212,5 +212,16 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise DataError(
             f"{type(task.model).__name__} cannot take the inputs of {dataset.name!r}, each of shape "
-            f"{dataset.card.input_shape}: {said}"
+            f"{dataset.card.input_shape}: {said}{_about_integers(batch, dataset)}"
         ) from error
+
+
+def _about_integers(batch: Batch, dataset: Dataset) -> str:
+    """The remedy where a model may have expected the whole numbers that were given."""
+    given, prepared = dataset.train["inputs"].dtype, batch["inputs"].dtype
+    if not (jax.numpy.issubdtype(given, jax.numpy.integer) and jax.numpy.issubdtype(prepared, jax.numpy.floating)):
+        return ""
+    return (
+        f". The inputs are {given}, which were standardised as quantities; if they are tokens or categories, keep them by "
+        f"from_arrays(..., input_kind='tokens')"
+    )

@@ -149,13 +149,8 @@ def train(
             table = columns.table()
             console.say(as_text(table.title, table.header, table.rows))
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
-        session = Session(
-            parts,
-            console,
-            stopping,
-            experiment.steps if stop_at is None else min(stop_at, experiment.steps),
-            initial=initial,
-        )
+        stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
+        session = Session(parts, console, stopping, stop, initial=initial)
         began, start, directory = time.perf_counter(), 0, None
         stack.enter_context(jax.set_mesh(parts.mesh))
         if run_dir is None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.core.errors import DataError
+from jaxnets.core.errors import DataError, note
 from jaxnets.core.types import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
 from jaxnets.tasks.base import Task, check_kind, evenly, with_outputs, with_padding, with_vocabulary
 from jaxnets.tasks.losses import cross_entropy
@@ -72,6 +72,11 @@ class Classification(Task):
             raise DataError(
                 f"the targets of {card.name!r} have shape {batch['targets'].shape}, but {type(self).__name__} needs one label "
                 f"for each example, [batch]; use a task for targets of this shape"
+            )
+        if len(shape) == 2 and shape[1] > count:
+            note(
+                f"{type(self.model).__name__} gives {shape[1]} outputs, but {card.name!r} has {count} classes, so "
+                f"some outputs are never right; name all classes in class_names if the data lack some of them"
             )
         if len(shape) != 2 or shape[1] < count:
             raise DataError(

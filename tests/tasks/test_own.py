@@ -10,7 +10,7 @@ from jax import Array
 
 import jaxnets
 from jaxnets.checkpoints.retention import Keep
-from jaxnets.core.errors import DataError, UsageError
+from jaxnets.core.errors import DataError, DataWarning, UsageError
 from jaxnets.runs.build import assemble
 from jaxnets.tasks import AUROC, F1, AveragePrecision, CalibrationError
 
@@ -254,3 +254,26 @@ def test_what_does_not_fit_says_what_to_do(data):
         fitted(nn.Dense(1), (data[0], data[0][:, 0]), test=(data[0], data[0][:, 0]), class_weight={0: 1.0})
     with pytest.raises(DataError, match="classification needs"):
         fitted(nn.Dense(2), data)
+
+
+def test_more_outputs_than_classes_are_noted_and_integers_name_the_remedy(data):
+    with pytest.warns(DataWarning, match="gives 5 outputs, but 'arrays' has 3 classes"):
+        fitted(nn.Dense(5), data)
+
+    class Embedded(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            return nn.Dense(3)(nn.Embed(10, 4)(tokens).mean(axis=1))
+
+    tokens = np.random.default_rng(0).integers(0, 10, (88, 6))
+    with pytest.raises(DataError, match=r"standardised as quantities.*input_kind='tokens'"):
+        fitted(Embedded(), (tokens, data[1]), test=(tokens, data[1]))
+    kept = jaxnets.from_arrays(tokens, data[1], input_kind="tokens")
+    assert "loss" in jaxnets.fit(Embedded(), kept, steps=2, progress="none").evaluate()
+    with pytest.raises(DataError, match="takes whole numbers from 0"):
+        jaxnets.from_arrays(tokens - 5, data[1], input_kind="tokens")
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "bf16-mixed", "mixed_bfloat16"])
+def test_number_formats_go_by_the_names_of_other_libraries(data, name):
+    assert fitted(nn.Dense(3), data, precision=name, steps=1).parts.recipe.precision.compute == "bfloat16"
