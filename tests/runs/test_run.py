@@ -339,7 +339,7 @@ def test_fit_takes_your_arrays_and_leaves_them_as_they_are():
         ((MLP(),), {"steps": "5"}, UsageError, "steps is int, got '5'"),
         ((MLP(),), {"stepz": 5}, UsageError, "no argument 'stepz'. Did you mean 'steps'"),
         ((MLP,), {}, UsageError, "add parentheses"),
-        ((MLP(),), {"optimizer": 3}, UsageError, "optimizer is .*Optimizer, got 3"),
+        ((MLP(),), {"optimizer": 3}, UsageError, "an optimizer is one of .*; got 3"),
         ((MLP(),), {"batch_size": 20}, UsageError, "batch_size 20 .*not divisible by the mesh"),
         ((MLP(outputs=7),), {}, DataError, "outputs=7, but the labels of 'digits' run from 0 to 9"),
         (

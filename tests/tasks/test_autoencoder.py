@@ -279,7 +279,7 @@ def test_bind_and_checks_say_what_contradicts(experiment, pictures, one_device):
         (Variational(model=Autoencoder(), likelihood="gaussian"), "needs a model with 'infer'"),
         (VectorQuantization(model=Autoencoder()), "needs a model with 'quantise'"),
         (Reconstruction(model=MLP(outputs=3)), "returns its input's shape"),
-        (VectorQuantization(model=VQVAE(features=(2, 2, 2, 2))), "16 divides"),
+        (VectorQuantization(model=VQVAE(features=(2, 2, 2, 2))), "divisible by 16"),
     ):
         with pytest.raises(DataError, match=message):
             assemble(replace(experiment, task=task), pictures, mesh=one_device)
