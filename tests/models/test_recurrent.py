@@ -10,7 +10,7 @@ from jaxnets import config
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Card
 from jaxnets.data import AddingProblem, LogicGate, MovingDigits, TwoSpirals, from_arrays
-from jaxnets.models import MLP, RBF, RCNN, RNN, ConvLSTMForecaster, Perceptron, Sampling, generate
+from jaxnets.models import MLP, RBF, RCNN, RNN, ConvLSTMForecaster, Perceptron, Sampling, generate, recurrent
 from jaxnets.models.rcnn import response_norm
 from jaxnets.models.recurrent import Recurrent
 from jaxnets.optim import SGD, Constant
@@ -105,8 +105,12 @@ def readout(p, x):
     return x @ np.asarray(p["output"]["kernel"], np.float64) + np.asarray(p["output"]["bias"], np.float64)
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["projected inside", "projected before"])
 @pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
-def test_cells_equal_a_numpy_reference_forward_and_gradient(cell):
+def test_cells_equal_a_numpy_reference_forward_and_gradient(cell, inside, monkeypatch):
+    assert recurrent.projects_inside(3, 4)
+    assert not recurrent.projects_inside(3, 13)
+    monkeypatch.setattr(recurrent, "projects_inside", lambda batch, features: inside)
     model = RNN(cell=cell, widths=(5,), answer="every", outputs=2)
     x = np.random.default_rng(0).normal(size=(3, 11, 4)).astype(np.float32)
     params = perturbed(jax.jit(model.init)(jax.random.key(0), x)["params"])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.ops import average_pool, conv_general_dilated, dot_general, max_pool, name_axes
+from jaxnets.ops import average_pool, conv_general_dilated, convolution, dot_general, max_pool, name_axes
 from jaxnets.ops.dense import COPY_PAYS
 from jaxnets.ops.pooling import max_pool_reference
 from jaxnets.ops.random import example_keys, stream_key
@@ -15,6 +15,7 @@ from jaxnets.parallel import MeshShape, make_mesh
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
+@pytest.mark.parametrize("form", convolution.KERNEL_FORMS)
 @pytest.mark.parametrize(
     ("batch", "size", "channels", "window", "steps", "holes", "padding"),
     [
@@ -27,7 +28,10 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
         (3, (4, 5), (1, 3), (2, 3), (1, 3), True, ((0, 0), (0, 0))),
     ],
 )
-def test_convolution_and_its_derivatives_equal_lax(batch, size, channels, window, steps, holes, padding):
+def test_convolution_and_its_derivatives_equal_lax(
+    batch, size, channels, window, steps, holes, padding, form, monkeypatch
+):
+    monkeypatch.setattr(convolution, "kernel_form", lambda x, window: form)
     rng = np.random.default_rng(0)
     x, kernel, dx, dkernel = (
         jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -83,7 +87,14 @@ def test_grouped_and_dilated_convolutions_take_the_plain_path():
     np.testing.assert_array_equal(got, jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **options))
 
 
-def test_gradient_has_the_same_bits_inside_a_loop():
+def test_few_channels_and_examples_take_the_convolution_and_windows_of_one_pixel_the_product():
+    forms = [convolution.kernel_form((b, 8, 8, c), (w, w)) for b, c, w in ((128, 64, 3), (128, 65, 3), (2, 3, 1))]
+    assert forms == ["convolution", "shifted", "shifted"]
+
+
+@pytest.mark.parametrize("form", convolution.KERNEL_FORMS)
+def test_gradient_has_the_same_bits_inside_a_loop(form, monkeypatch):
+    monkeypatch.setattr(convolution, "kernel_form", lambda x, window: form)
     x = jax.random.normal(jax.random.key(0), (8, 12, 12, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
     layer = nn.Conv(5, (3, 3), strides=2, use_bias=False, conv_general_dilated=conv_general_dilated)
