@@ -104,7 +104,7 @@ def on_schedule(opt_state: Any, step: Array) -> Any:
         return "gradient_step" in getattr(type(node), "_fields", ())
 
     def at_step(node: Any) -> Any:
-        if counts_updates(node) or not is_schedule(node):
+        if not is_schedule(node):
             return node
         inner = {name: on_schedule(getattr(node, name), step) for name in node._fields if name != "count"}
         return node._replace(count=jnp.asarray(step, node.count.dtype), **inner)
