@@ -24,10 +24,12 @@ from jaxnets.ops.beyond_promise import compiled_for, equations
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.steps.step import Metrics, Step
 
-# FLOPs in one dispatch. A dispatch costs about 0.1 ms, which is small beside this much work. On the CPU it takes some 5 ms;
-# more would gain nothing, and the compiler optimises a loop's body less: a step of `fashion_cnn` takes 1.2 times as long.
+# Work in one dispatch: FLOPs, and elements written at the price of some FLOPs each. A dispatch costs some tenths of a ms,
+# which is small beside this much work. On the CPU it takes some 10 ms; more would gain nothing, and the compiler optimises a loop's
+# body less: a step of `fashion_cnn` takes 1.2 times as long in a loop, one of `cora_gcn` 1.8 times.
 WORK_PER_CALL = 1e10
-WORK_PER_CALL_ON_CPU = 1e9
+WORK_PER_CALL_ON_CPU = 2e9
+ELEMENT_COST = 20
 MOST_STEPS_PER_CALL = 200
 
 
@@ -112,9 +114,10 @@ def _describe(leaf: Any) -> str:
 def choose_steps_per_call(step: Step, state: Any, batch: Batch) -> int:
     """How many steps to run per dispatch: enough that a dispatch is small beside its work; 1 where steps are large.
 
-    Counts the multiplications of one step from its trace, so the answer depends on nothing but the program.
+    Counts the operations of one step in its trace, so the answer depends on nothing but the program.
     """
-    work = max(1.0, count_flops(jax.make_jaxpr(step)(state, batch).jaxpr))
+    jaxpr = jax.make_jaxpr(step)(state, batch).jaxpr
+    work = max(1.0, count_flops(jaxpr) + ELEMENT_COST * count_elements(jaxpr))
     wanted = WORK_PER_CALL_ON_CPU if compiled_for() == "cpu" else WORK_PER_CALL
     return int(min(MOST_STEPS_PER_CALL, max(1, wanted // work)))
 
@@ -125,6 +128,16 @@ def count_flops(jaxpr: Any) -> float:
         repeats * count_flops(inner) for equation in equations(jaxpr) for repeats, inner in inner_jaxprs(equation)
     )
     return sum(map(flops_of, equations(jaxpr))) + sum(inside)
+
+
+def count_elements(jaxpr: Any) -> float:
+    """Elements that the operations of a jaxpr write, loops of known length unrolled."""
+    total = 0.0
+    for equation in equations(jaxpr):
+        inner = inner_jaxprs(equation)
+        total += sum(repeats * count_elements(body) for repeats, body in inner)
+        total += 0 if inner else sum(getattr(v.aval, "size", 0) for v in equation.outvars)
+    return total
 
 
 def flops_of(equation: Any) -> float:
