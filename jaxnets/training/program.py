@@ -25,8 +25,8 @@ from jaxnets.ops.bilinear import PLAIN
 from jaxnets.steps.step import Metrics, Step
 
 # Work in one dispatch: FLOPs, and elements written at the price of some FLOPs each. A dispatch costs some tenths of a ms,
-# which is small beside this much work. On the CPU it takes some 10 ms; more would gain nothing, and the compiler optimises a loop's
-# body less: a step of `fashion_cnn` takes 1.2 times as long in a loop, one of `cora_gcn` 1.8 times.
+# which is small beside this much work. On the CPU it takes some 10 ms; more would gain nothing, and the compiler optimises
+# the body of a loop less: a step of `fashion_cnn` takes 1.2 times as long in a loop, one of `cora_gcn` 1.8 times.
 WORK_PER_CALL = 1e10
 WORK_PER_CALL_ON_CPU = 2e9
 ELEMENT_COST = 20
