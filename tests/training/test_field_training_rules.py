@@ -84,6 +84,8 @@ def test_the_list_of_models_is_whole():
 
 @pytest.mark.parametrize(("model", "given", "left"), MODELS, ids=[type(m).__name__ for m, _, _ in MODELS])
 def test_which_parameters_decay(model, given, left):
+    if isinstance(model, models.NeuralODE):
+        pytest.importorskip("diffrax")
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), given))["params"]
     found, decays = set(), set()
     for (path, leaf), decay in zip(
