@@ -44,6 +44,51 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Tests whose cases are many and alike: those named run by default, the others among the sweeps (`-m slow`).
+KEPT = {
+    "test_own_optimizers.test_any_optax_transformation_equals_a_hand_written_loop": (
+        "chain with",
+        "MultiSteps",
+        "schedule-free",
+        "L-BFGS",
+    ),
+    "test_config.test_a_shipped_configuration_assembles_for_data_of_its_shape": (
+        "digits_cnn",
+        "shakespeare_char",
+        "cora_gcn",
+        "ring_gan",
+    ),
+    "test_summary.test_the_size_a_configuration_states_is_its_own": (
+        "digits_cnn",
+        "shakespeare_char",
+        "cora_gcn",
+        "gpt2_124m",
+    ),
+    "test_torch.test_outputs_and_gradients_equal_those_of_torch": ("lstm", "gru", "experts", "conv"),
+    "test_huggingface.test_out_and_in_again_gives_the_same_logits": ("gpt2", "qwen3"),
+    "test_huggingface.test_their_loader_reads_ours_and_gives_the_same_logits": ("llama", "qwen3"),
+    "test_huggingface.test_theirs_is_read_and_gives_the_same_logits": ("gpt2", "llama"),
+    "test_field_weights.test_a_head_beside_a_tied_embedding_is_what_transformers_takes_it_for": (
+        "equal-llama",
+        "other-llama",
+    ),
+    "test_seeded_digests.test_a_seeded_run_gives_the_recorded_weights": ("digits_cnn", "ring_gan"),
+    "test_hybrid.test_logits_and_gradients_equal_those_of_a_plain_implementation": ("griffin",),
+    "test_language.test_logits_and_gradients_equal_those_of_a_plain_implementation": ("gpt2", "llama"),
+    "test_run.test_a_run_cut_and_resumed_is_the_uncut_run": ("stops0",),
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the cases that `KEPT` does not name as slow, before pytest selects by marks."""
+    for item in items:
+        name, case = item.originalname, item.name.removeprefix(item.originalname or "")
+        kept = KEPT.get(f"{item.module.__name__}.{name}")
+        if kept is not None and not any(part in case for part in kept):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch, tmp_path):
     """No test may reach the network or the user's cache."""
