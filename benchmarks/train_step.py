@@ -8,6 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -39,7 +40,7 @@ class Peer:
         if pin is not None:
             command = ["taskset", "-c", str(pin), *command]
             environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        log = open(f"/tmp/jaxnets-benchmark-{workload}-{framework}-{variant}.log", "w")  # noqa: SIM115
+        log = (Path(tempfile.gettempdir()) / f"jaxnets-benchmark-{workload}-{framework}-{variant}.log").open("w")
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )

@@ -5,7 +5,7 @@ It is written as a Python file with a function `config()` (`jaxnets.config.find`
 """
 
 import dataclasses
-from typing import Any, Literal, cast
+from typing import Literal
 
 from jaxnets.checkpoints.retention import Keep, seconds_between_saves
 from jaxnets.checkpoints.warm_start import WarmStart
@@ -19,12 +19,6 @@ from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
 from jaxnets.training.guards import Guard
-
-# What other libraries call the number formats.
-PRECISIONS = {
-    "32": "float32", "32-true": "float32", "fp32": "float32", "bf16": "bfloat16", "bf16-mixed": "bfloat16",
-    "mixed_bfloat16": "bfloat16", "16": "float16", "16-mixed": "float16", "fp16": "float16", "mixed_float16": "float16",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,8 +72,7 @@ class Experiment:
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
         if isinstance(self.precision, str):
-            name = PRECISIONS.get(self.precision, self.precision)
-            object.__setattr__(self, "precision", Precision(cast(Any, name)))
+            object.__setattr__(self, "precision", Precision.named(self.precision))
         check_types(self)
         for name in ("steps", "batch_size", "micro_batches", "eval_batch_size", "log_every"):
             if getattr(self, name) < 1:

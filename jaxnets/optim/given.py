@@ -98,7 +98,7 @@ class ByPath(Optimizer):
         used = set()
 
         def label(path: Any, _: Any) -> int:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = _name(path)
             for number, (pattern, _optimizer) in enumerate(self.rules):
                 if re.fullmatch(pattern, name):
                     used.add(number)
@@ -108,7 +108,7 @@ class ByPath(Optimizer):
         found = jax.tree_util.tree_map_with_path(label, params)
         for number, (pattern, _) in enumerate(self.rules):
             if number not in used and pattern != ".*":
-                paths = ["/".join(_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+                paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
                 raise UsageError(
                     f"the optimizer for {pattern!r} has no parameter; the whole path must match, and the paths are "
                     f"{', '.join(paths[:6])}{' ...' if len(paths) > 6 else ''}"
@@ -116,8 +116,8 @@ class ByPath(Optimizer):
         return found
 
 
-def _names(path: Any) -> list[str]:
-    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def is_transformation(value: Any) -> bool:

@@ -19,12 +19,25 @@ _KEPT = ("targets", "mask")
 _KEPT_PARAMETERS = re.compile(r"(^|/)(decay|router/kernel)$")
 
 
+# Names of the number formats in other libraries.
+_NAMES = {
+    "32": "float32", "32-true": "float32", "fp32": "float32", "bf16": "bfloat16", "bf16-mixed": "bfloat16",
+    "mixed_bfloat16": "bfloat16", "16": "float16", "16-mixed": "float16", "fp16": "float16", "mixed_float16": "float16",
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Precision:
     """What the layers compute in."""
 
     compute: Literal["float32", "bfloat16", "float16"] = "float32"
     """bfloat16 on TPUs and recent GPUs; float16 (with dynamic loss scaling) on older GPUs; float32 anywhere."""
+
+    @classmethod
+    def named(cls, name: str) -> "Precision":
+        """The policy by its name, here or in another library ("bfloat16", "bf16-mixed", "mixed_float16")."""
+        compute: Any = _NAMES.get(name, name)
+        return cls(compute)
 
     @property
     def scales_loss(self) -> bool:

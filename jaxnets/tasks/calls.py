@@ -21,6 +21,7 @@ from jax import Array
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Variables
 from jaxnets.ops.random import named_keys
+from jaxnets.steps.state import strongly_typed
 
 # Streams that `self.has_rng` finds in training, besides "dropout"; `self.make_rng` draws from any.
 STREAMS = (
@@ -40,7 +41,7 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
     # Boxes of `nn.with_partitioning` are taken off, and their axes are not looked for in the mesh: where arrays go is decided
     # by `parallel/partition.py`.
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-        variables = dict(_typed(nn.unbox(initialise({"params": key, "dropout": key}, *inputs, **mode))))
+        variables = dict(strongly_typed(nn.unbox(initialise({"params": key, "dropout": key}, *inputs, **mode))))
     kept = [name for name in variables if name != "params"]
     if not kept:
         return variables
@@ -48,7 +49,7 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
     def called() -> Variables:
         module, mode = in_mode(model, train=True)
         call: Any = module.apply
-        return dict(_typed(nn.unbox(call(variables, *inputs, **mode, rngs=_streams(key), mutable=kept)[1])))
+        return dict(strongly_typed(nn.unbox(call(variables, *inputs, **mode, rngs=_streams(key), mutable=kept)[1])))
 
     after = _explained(model, lambda: jax.eval_shape(called))
     for name in kept:
@@ -92,7 +93,7 @@ def call_model(
         model,
         lambda: call(variables, *inputs, **mode, rngs=rngs, mutable=[*kept, *sown], **options),
     )
-    return outputs, {**others, **_typed(nn.unbox(new))}
+    return outputs, {**others, **strongly_typed(nn.unbox(new))}
 
 
 # Names of the argument that switches dropout and batch statistics, and its value in training.
@@ -119,16 +120,6 @@ def in_mode(model: nn.Module, *, train: bool, method: Any = None) -> tuple[nn.Mo
 def _streams(key: Array) -> dict[str, Array]:
     """The random streams of a training call."""
     return {**named_keys(key, STREAMS), "dropout": key}
-
-
-def _typed(tree: Any) -> Any:
-    """The tree with strong dtypes: Python numbers and weakly typed arrays would change dtype in a sum with another array."""
-
-    def typed(leaf: Any) -> Any:
-        leaf = jax.numpy.asarray(leaf)
-        return jax.lax.convert_element_type(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
-
-    return jax.tree.map(typed, tree)
 
 
 def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
+from jaxnets.steps.step import Recipe, Step
 from jaxnets.tasks.base import Task, options_of
 from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.metrics import Metric
@@ -26,7 +27,7 @@ class Own(Task):
     inner: Task
     """The task that fits the data; `Supervised` chooses it by the kind of the targets."""
     objective: Callable[[Any, Batch], Any] | None = None
-    """The loss `(outputs, batch)`: one value for each example, `[B, ...]`, or a `Mean`. None: that of `inner`."""
+    """The loss `(outputs, batch)`: one value for each example, `[B]`, or a `Mean`. None: that of `inner`."""
     measures: tuple[tuple[str, Any], ...] = ()
     """Metrics by name: functions like `objective`, or `tasks.Metric`s."""
     class_weight: tuple[float, ...] = ()
@@ -81,6 +82,29 @@ class Own(Task):
         """See `Task`."""
         return self.inner.init(key, batch)
 
+    def inputs_of(self, batch: Batch) -> Any:
+        """See `Task`."""
+        return self.inner.inputs_of(batch)
+
+    def init_optimizer(self, optimizer: Any, params: Any) -> Any:
+        """See `Task`."""
+        return self.inner.init_optimizer(optimizer, params)
+
+    def make_step(self, recipe: Recipe) -> Step:
+        """The inner task's step, unless the loss is changed here.
+
+        Raises:
+            UsageError: the loss is changed, but the inner task has a step of its own, which would not use it.
+        """
+        if self.objective is None and not self.class_weight:
+            return self.inner.make_step(recipe)
+        if type(self.inner).make_step is not Task.make_step:
+            raise UsageError(
+                f"{type(self.inner).__name__} has a training step of its own, which has no place for loss or class_weight; "
+                f"leave them out, or write a task with your loss"
+            )
+        return super().make_step(recipe)
+
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """The objective, or the inner loss, with the classes weighted; the metrics that are means are measured too."""
         weighted = {**batch, "mask": self._weights(batch)}
@@ -116,9 +140,11 @@ class Own(Task):
     def derive(self, values: Mapping[str, Any]) -> dict[str, float]:
         """The inner task's, and the value of each `Metric`."""
         own = {name: measure for name, measure in self.measures if isinstance(measure, Metric) and name in values}
-        rest = {name: value for name, value in values.items() if name not in own}
         made = {name: m.value(values[name]) if isinstance(values[name], dict) else 0.0 for name, m in own.items()}
-        return {**(self.inner.derive(rest) if self.inner.headline in rest else rest), **made}
+        rest = {name: value for name, value in values.items() if name not in own}
+        if self.inner.headline not in rest:  # the outputs do not fit the inner task, so nothing of it was measured
+            return {name: rest[name] for name in ("loss", *dict(self.measures)) if name in rest} | made
+        return {**self.inner.derive(rest), **made}
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
         """The model's output; the first one if it returns several."""
@@ -142,6 +168,10 @@ class Own(Task):
         """Those of the inner task, unless the loss is the user's: then the outputs may mean something else."""
         return () if self.objective is not None else self.inner.exhibits(outputs, arrays, card)
 
+    def drawn(self, variables: Variables) -> Sequence[Exhibit]:
+        """See `Task`."""
+        return self.inner.drawn(variables)
+
     def _weights(self, batch: Batch) -> Array:
         """The mask, times the weight of each example's class."""
         mask: Array = batch["mask"]
@@ -150,7 +180,7 @@ class Own(Task):
     def _structure(self, variables: Variables, batch: Batch, key: Array | None) -> tuple[Any, Variables]:
         """What the model returns, in float32, and its other collections."""
         given = {name: batch[name] for name in options_of(self.model) if name in batch}
-        outputs, state = call_model(self.model, variables, self.inner.inputs_of(batch), key=key, **given)
+        outputs, state = call_model(self.model, variables, self.inputs_of(batch), key=key, **given)
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), outputs), state
 
     def _fits_inner(self, variables: Variables, batch: Batch) -> bool:
@@ -168,7 +198,8 @@ class Own(Task):
         if isinstance(value, Mean):
             return value
         shape, count = jnp.shape(value), batch["mask"].shape[0]
-        if not shape or shape[0] != count:
+        # More dims are refused: predictions `[B, 1]` minus targets `[B]` are `[B, B]`, and their mean is another loss.
+        if shape != (count,):
             raise UsageError(
                 f"{what} returns an array of shape {list(shape)}; return one value for each example, [{count}] (jaxnets takes "
                 f"their mean over the examples that count), or a jaxnets.Mean(sum, weight)"

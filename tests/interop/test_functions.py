@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ROOT
+from conftest import ROOT, whole_batch
 
 import jaxnets
 from jaxnets.core.errors import UsageError
@@ -29,16 +29,14 @@ def fitted(model, data, **options):
     )
 
 
-def prepared(run):
-    batch = run.parts.feed.batch(run.parts.feed.load(0, 1, 1), 0, jnp.int32(0))
-    return jnp.asarray(np.asarray(batch["inputs"])[np.argsort(np.asarray(batch["index"]))])
-
-
 def by_hand(apply, params, x, y):
     tx = optax.adam(1e-2)
     state = tx.init(params)
+
+    def loss(params):
+        return optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y).mean()
+
     for _ in range(STEPS):
-        loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(apply(p, x), y).mean()  # noqa: E731
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         params = optax.apply_updates(params, updates)
     return params
@@ -58,7 +56,7 @@ def test_a_pair_of_functions_is_a_model(data, tmp_path):
 
     run = fitted((init, apply), data, run_dir=tmp_path / "run")
     begun = run.parts.fresh_state().params["functions"]
-    same(run.state.params["functions"], by_hand(apply, begun, prepared(run), data[1]))
+    same(run.state.params["functions"], by_hand(apply, begun, whole_batch(run), data[1]))
     again = fitted((init, apply), data, run_dir=tmp_path / "run")
     same(again.state.params, run.state.params)
     assert run.predict(data[0]).shape == (64,)
@@ -69,7 +67,7 @@ def test_an_equinox_module_is_a_model(data):
     module = eqx.nn.MLP(5, 3, 8, 1, key=jax.random.key(0))
     run = fitted(from_equinox(module), data)
     trained, fixed = eqx.partition(module, eqx.is_inexact_array)
-    wanted = by_hand(lambda p, x: jax.vmap(eqx.combine(p, fixed))(x), trained, prepared(run), data[1])
+    wanted = by_hand(lambda p, x: jax.vmap(eqx.combine(p, fixed))(x), trained, whole_batch(run), data[1])
     found = run.state.params["functions"]
     np.testing.assert_allclose(found["layers.0.weight"], wanted.layers[0].weight, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found["layers.1.bias"], wanted.layers[1].bias, rtol=1e-4, atol=1e-6)

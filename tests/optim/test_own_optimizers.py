@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import whole_batch
 from optax import contrib
 
 import jaxnets
@@ -75,7 +76,7 @@ def by_hand(run, data, optimizer, steps=8):
     )
     tx = optax.with_extra_args_support(optimizer)
     params, model = run.parts.fresh_state().params, run.parts.task.model
-    x, y = jnp.asarray(prepared(run)), jnp.asarray(data[1])
+    x, y = whole_batch(run), jnp.asarray(data[1])
     ahead = "lookahead" in optimizer.init.__qualname__
     held = optax.LookaheadParams.init_synced(params) if ahead else params
 
@@ -94,13 +95,6 @@ def by_hand(run, data, optimizer, steps=8):
         held, state, value = step(held, state)
         values.append(float(value))
     return (held.fast if ahead else held), state, values
-
-
-def prepared(run):
-    """The whole data, in its own order, as the model gets it."""
-    batch = run.parts.feed.batch(run.parts.feed.load(0, 1, 1), 0, jnp.int32(0))
-    order = np.argsort(np.asarray(batch["index"]))
-    return np.asarray(batch["inputs"])[order]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -142,7 +136,7 @@ def test_schedule_free_evaluates_its_average(data):
     run = fitted(data, OPTIMIZERS["schedule-free"]())
     params, state, _ = by_hand(run, data, OPTIMIZERS["schedule-free"]())
     wanted = contrib.schedule_free_eval_params(state, params)
-    logits = run.parts.task.model.apply({"params": wanted}, jnp.asarray(prepared(run)))
+    logits = run.parts.task.model.apply({"params": wanted}, whole_batch(run))
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(data[1])).mean()
     assert run.evaluate()["loss"] == pytest.approx(float(loss), rel=1e-4)
 

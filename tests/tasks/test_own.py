@@ -6,13 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import whole_batch
 from jax import Array
 
 import jaxnets
 from jaxnets.checkpoints.retention import Keep
 from jaxnets.core.errors import DataError, DataWarning, UsageError
+from jaxnets.models import Perceptron
 from jaxnets.runs.build import assemble
-from jaxnets.tasks import AUROC, F1, AveragePrecision, CalibrationError
+from jaxnets.tasks import AUROC, F1, AveragePrecision, CalibrationError, PerceptronRule
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +26,6 @@ def data():
 
 def fitted(model, data, **options):
     return jaxnets.fit(model, data, **{"test": data, "steps": 5, "batch_size": 32, "progress": "none"} | options)
-
-
-def prepared(run):
-    """The whole data, in its own order, as the model gets it."""
-    batch = run.parts.feed.batch(run.parts.feed.load(0, 1, 1), 0, jnp.int32(0))
-    return np.asarray(batch["inputs"])[np.argsort(np.asarray(batch["index"]))]
 
 
 class Deterministic(nn.Module):
@@ -121,7 +117,7 @@ def test_dropout_and_batch_statistics_are_those_of_a_hand_written_loop(data):
     params, stats, x = (
         state.params,
         state.model_state["batch_stats"],
-        prepared(run),
+        whole_batch(run),
     )
 
     def loss(params, stats):
@@ -176,7 +172,7 @@ def test_class_weights_are_those_of_a_weighted_mean(data):
     weights = np.array([1.0, 5.0, 0.5])
     run = fitted(nn.Dense(3), data, class_weight={1: 5.0, 2: 0.5}, steps=1, batch_size=88, optimizer=optax.sgd(0.5))
     start = run.parts.fresh_state().params
-    inputs = prepared(run)
+    inputs = whole_batch(run)
 
     def loss(params):
         losses = optax.softmax_cross_entropy_with_integer_labels(
@@ -239,6 +235,7 @@ def test_what_does_not_fit_says_what_to_do(data):
             {"loss": lambda outputs, batch: outputs.mean()},
             "loss returns an array of shape []; return one value for each",
         ),
+        ({"loss": lambda outputs, batch: outputs}, "loss returns an array of shape [32, 3]; return one value"),
         ({"metrics": {"m": lambda outputs, batch: jnp.ones(3)}}, "metrics['m'] returns an array of shape [3]"),
         ({"class_weight": {7: 1.0}}, "class_weight has 7, which is no class"),
         ({"class_weight": "even"}, "class_weight is a dict or 'balanced'"),
@@ -277,3 +274,28 @@ def test_more_outputs_than_classes_are_noted_and_integers_name_the_remedy(data):
 @pytest.mark.parametrize("name", ["bfloat16", "bf16-mixed", "mixed_bfloat16"])
 def test_number_formats_go_by_the_names_of_other_libraries(data, name):
     assert fitted(nn.Dense(3), data, precision=name, steps=1).parts.recipe.precision.compute == "bfloat16"
+
+
+def test_metrics_leave_a_training_step_of_its_own_alone_and_a_loss_for_it_is_refused(data):
+    x, y = data[0], (data[1] > 0).astype(int)
+    task = PerceptronRule(model=Perceptron())
+    first = {"first": lambda outputs, batch: outputs.reshape(len(outputs), -1)[:, 0]}
+    plain, measured = (fitted(task, (x, y), test=(x, y), **given) for given in ({}, {"metrics": first}))
+    for found, wanted in zip(jax.tree.leaves(measured.state.params), jax.tree.leaves(plain.state.params), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert measured.evaluate().keys() == plain.evaluate().keys() | {"first"}
+    with pytest.raises(UsageError, match="PerceptronRule has a training step of its own, which has no place for loss"):
+        fitted(task, (x, y), test=(x, y), loss=first["first"])
+
+
+def test_outputs_that_the_task_does_not_know_are_measured_by_the_users_functions_alone(data):
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return {"a": nn.Dense(2)(x), "b": nn.Dense(1)(x)}
+
+    def loss(outputs, batch):
+        return jnp.square(outputs["b"][:, 0] - batch["targets"])
+
+    numbers = (data[0], data[0][:, :1])
+    assert fitted(Two(), numbers, test=numbers, loss=loss).evaluate().keys() == {"loss", "examples"}
