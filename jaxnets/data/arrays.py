@@ -15,7 +15,6 @@ from jaxnets.data.several import Input, by_array, layout, with_rules
 from jaxnets.data.split import check_weights, counted
 from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
 
-
 # Where whole numbers among several inputs stay whole.
 ASIS = "whole numbers that are no images stay whole numbers"
 

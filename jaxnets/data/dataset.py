@@ -100,8 +100,7 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of all bytes, shapes, names and the preparation: equal fingerprints give equal training."""
-        tokens = (self.tokens,) if self.tokens else ()
-        tokens += (self.several,) if self.several else ()
+        tokens = tuple(part for part in (self.tokens, self.several) if part)
         digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names, *tokens)).encode())
         if self.tokenizer is not None:
             digest.update(self.tokenizer.digest.encode())

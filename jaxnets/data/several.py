@@ -58,7 +58,7 @@ def layout(name: str, inputs: Any, targets: Any) -> tuple[tuple[str, str], ...]:
 
 def _rows(array: Any) -> int | None:
     """The length of something with a shape."""
-    shape = getattr(array, "shape", ())
+    shape: Any = getattr(array, "shape", ())
     return int(shape[0]) if len(shape) else None
 
 
@@ -90,16 +90,15 @@ def with_rules(
     """
     made = []
     for argument, array in names:
-        x, prepare = arrays[array], TokenIds()
+        x = arrays[array]
+        prepare: Standardize | TokenIds = AsGiven()
         if x.dtype.kind == "f" or (x.dtype == np.uint8 and x.ndim == 4):
             prepare = fit_standardize(x if x.ndim > 1 else x[:, None]) if standardize else Standardize()
-        else:
-            prepare = AsGiven()
-            if x.dtype.kind != "b" and not -(2**31) <= x.min() <= x.max() < 2**31:
-                raise DataError(
-                    f"{name}: {argument or array} holds whole numbers from {x.min()} to {x.max()}, which int32 cannot hold; "
-                    f"number them anew, or give floats"
-                )
+        elif x.dtype.kind != "b" and not -(2**31) <= x.min() <= x.max() < 2**31:
+            raise DataError(
+                f"{name}: {argument or array} holds whole numbers from {x.min()} to {x.max()}, which int32 cannot hold; "
+                f"number them anew, or give floats"
+            )
         made.append(Input(argument, array, prepare))
     return tuple(made)
 

@@ -213,7 +213,8 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise DataError(
             f"{type(task.model).__name__} cannot take the inputs of {dataset.name!r}, each of shape "
-            f"{dataset.card.input_shape}: {said}{_about_integers(batch, dataset)}. {about_call(task.model, task.inputs_of(batch))}"
+            f"{dataset.card.input_shape}: {said}{_about_integers(batch, dataset)}. "
+            f"{about_call(task.model, task.inputs_of(batch))}"
         ) from error
 
 

@@ -160,8 +160,8 @@ def spread(model: nn.Module, inputs: tuple[Any, ...], *, method: Any = None) -> 
         return inputs, {}
     if unknown:
         raise UsageError(
-            f"the inputs are {', '.join(given)}, but the call of {type(model).__name__} has no argument {unknown[0]!r}: it has "
-            f"{', '.join(names)}; name every input after one of them"
+            f"the inputs are {', '.join(given)}, but the call of {type(model).__name__} has no argument {unknown[0]!r}: it "
+            f"has {', '.join(names)}; name every input after one of them"
         )
     return (), given
 
@@ -195,8 +195,8 @@ def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:
         if "unbound axis name" not in str(error):
             raise
         raise UsageError(
-            f"{kind} sums over an axis of pmap or vmap, which there is none of ({_reason(error)}); leave axis_name out: a call "
-            f"sees the whole batch, over all devices, so its means are those of the whole batch already"
+            f"{kind} sums over an axis of pmap or vmap, which there is none of ({_reason(error)}); leave axis_name out: a "
+            f"call sees the whole batch, over all devices, so its means are those of the whole batch already"
         ) from error
     except ValueError as error:
         if "Resource axis" not in str(error):
