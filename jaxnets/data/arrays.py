@@ -162,7 +162,10 @@ def check_inputs(name: str, what: str, inputs: Any, *, dims: int = 2) -> np.ndar
     x = plain_numbers(f"{name}: {what} inputs", inputs)
     _note_whole_numbers(f"{name}: {what} inputs", inputs, x)
     if x.ndim < dims:
-        raise DataError(f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C])")
+        raise DataError(
+            f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C]); one "
+            f"number for each example is x[:, None], of a frame frame[['name']]"
+        )
     if not len(x):
         raise DataError(f"{name}: there are no examples; give at least one")
     if not x.size:
