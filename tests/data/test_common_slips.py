@@ -84,5 +84,5 @@ def test_too_little_says_what_is_too_little():
         with pytest.raises(kind) as error:
             make()
         assert said in str(error.value)
-    one = jaxnets.fit(MLP(), (X[:2], Y[:2]), test=(X[:1], Y[:1]), steps=1, batch_size=2, progress="none")
+    one = jaxnets.fit(MLP(), (X[:8], Y[:8]), test=(X[:1], Y[:1]), steps=1, progress="none")
     assert one.predict(X[:1]).shape == (1,)
