@@ -53,13 +53,16 @@ def fit(
     Your arrays stay yours: they are never changed and never given to the device to keep. Running it again with the same
     arguments gives the same result, bit for bit on the same machine.
 
+    What the module sows in the collection "losses" is added to the training loss.
+
     Args:
         model: a Linen module called as `model(inputs)`, a pair of pure functions `init(key, inputs)` and
             `apply(parameters, inputs)`, or a task that holds a model (`interop.from_equinox` and `from_nnx` adapt modules).
             Its call may have an argument `train`, `training`, `is_training` or `deterministic`. For a bare module, integer
             (or text) targets make it a classification and real targets a regression.
         data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where
-            examples count differently.
+            examples count differently. Inputs of a model that takes several are a dict of arrays by the names of its call's
+            arguments, or a tuple of arrays in their order.
         test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
         epochs: passes over the training data; 10 unless `steps` says otherwise.
         steps: optimizer steps, instead of epochs.

@@ -66,7 +66,8 @@ class Run:
     def outputs(self, inputs: Any) -> np.ndarray:
         """The model's raw outputs (logits, say) for raw inputs `[N, ...]`, float32.
 
-        Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`.
+        Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`; several
+        inputs have the form that they had in training.
         """
         return self._asked(inputs, np.asarray)
 

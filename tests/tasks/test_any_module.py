@@ -197,6 +197,22 @@ def test_sown_losses_are_added_to_the_loss_and_logged(options):
     assert "sown_losses" not in run.evaluate()
 
 
+class Totals(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for place in range(2):
+            x = nn.Dense(3)(x)
+            self.sow("losses", "total", 1.0 + place, reduce_fn=lambda a, b: a + b, init_fn=lambda: 0.0)
+        return x
+
+
+def test_a_sum_that_the_module_keeps_itself_begins_at_0_in_every_step():
+    rng = np.random.default_rng(0)
+    run = fitted(Totals(), rng.normal(size=(N, 4)), rng.integers(0, 3, N))
+    assert told(run, "sown_losses") == [3.0, 3.0, 3.0]
+    assert run.state.model_state == {}
+
+
 def test_example_weights_leave_sown_losses_as_they_are():
     rng = np.random.default_rng(0)
     x, y, weights = rng.normal(size=(N, 4)), rng.integers(0, 3, N), rng.uniform(0.5, 3, N)
