@@ -17,6 +17,11 @@ def about_call(model: nn.Module, inputs: Any) -> str:
         inputs: what the task gives it: arrays, or their shapes and dtypes.
     """
     kind = type(model).__name__
+    if not any("__call__" in vars(base) for base in type(model).__mro__):
+        own = [
+            name for name, value in vars(type(model)).items() if callable(value) and name[0] != "_" and name != "setup"
+        ]
+        return f"{kind} has no __call__, only {', '.join(own) or 'setup'}; add one that says what its outputs are"
     arguments, named = spread(model, (inputs,))
     tried = [_shape(value) for value in arguments]
     tried += [f"{name}={_shape(value)}" for name, value in named.items()]

@@ -135,6 +135,14 @@ def test_names_that_are_no_arguments_make_one_dict():
     np.testing.assert_allclose(told(run), losses, rtol=1e-5)
 
 
+class NoCall(nn.Module):
+    def setup(self):
+        self.layer = nn.Dense(3)
+
+    def encode(self, x):
+        return self.layer(x)
+
+
 def test_several_inputs_that_do_not_fit(arrays):
     image, tokens, y = arrays["image"], arrays["tokens"], arrays["y"]
     run = fitted(Two(), (image, tokens), y)
@@ -156,6 +164,7 @@ def test_several_inputs_that_do_not_fit(arrays):
             lambda: fitted(OneDict(), image, y),
             "It was called as OneDict(float32[64, 4, 4, 1]); its call is OneDict(batch)",
         ),
+        (lambda: fitted(NoCall(), image, y), "NoCall has no __call__, only encode; add one"),
     ):
         with pytest.raises(DataError if "argument" not in said else UsageError) as error:
             make()
