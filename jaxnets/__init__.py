@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from jaxnets.runs.train import Run as Run
     from jaxnets.runs.train import open_run as open_run
     from jaxnets.runs.train import train as train
+    from jaxnets.training.early_stop import EarlyStop as EarlyStop
 
 __version__ = "0.1.0"
 
 # The module of each name, and the rooms; they load on first use: `import jaxnets` itself costs nothing.
 FILES = {
+    "EarlyStop": "training.early_stop",
     "Experiment": "config.experiment",
     "Initial": "checkpoints.initial",
     "Mean": "core.types",

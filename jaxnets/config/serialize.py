@@ -20,10 +20,12 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.core.renames import FIELDS, renamed
 from jaxnets.data.preparation import CLASSES
+from jaxnets.data.validation import Validation
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import is_transformation
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
+from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.guards import Guard
 
 # Where the classes that a saved configuration may name are found.
@@ -84,7 +86,8 @@ def from_data(data: Any) -> Any:
 def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
     found: dict[str, type] = {
-        cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, *CLASSES)
+        cls.__name__: cls
+        for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, EarlyStop, Validation, *CLASSES)
     }
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)
@@ -106,9 +109,11 @@ def essential(data: dict[str, Any]) -> dict[str, Any]:
 
 def digest(experiment: Experiment) -> str:
     """Eight hex digits that differ between experiments that compute different things."""
-    return hashlib.sha256(
-        json.dumps(without_code(essential(to_data(experiment))), sort_keys=True).encode()
-    ).hexdigest()[:8]
+    data = essential(to_data(experiment))
+    # Fields younger than the names of run directories: at their defaults they have no part in the name.
+    younger = {"stop": EarlyStop(patience=0), "validation": Validation()}
+    data = {key: value for key, value in data.items() if key not in younger or value != to_data(younger[key])}
+    return hashlib.sha256(json.dumps(without_code(data), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:

@@ -110,7 +110,7 @@ class LogHook:
 
 
 class EvaluateHook:
-    """Writes a test record at each due step."""
+    """Writes a record of a split at each due step."""
 
     name = "evaluate"
 
@@ -120,8 +120,10 @@ class EvaluateHook:
         evaluator: Evaluator,
         *,
         record: Callable[[Record], None],
+        split: str = "test",
         stopping: Stopping | None = None,
     ) -> None:
+        self._split = split
         self._due, self._evaluator, self._record = due, evaluator, record
         self._stopping = stopping or Stopping()
         self.newest: tuple[int, dict[str, float]] = (-1, {})
@@ -138,7 +140,7 @@ class EvaluateHook:
         """Measure the averaged weights where there are any, else the current ones."""
         values = self._evaluator.metrics(moment.state.best_variables, poll=self._stopping.leave_if_requested)
         self.newest = (moment.step, values)
-        self._record({"step": moment.step, "split": "test", **values})
+        self._record({"step": moment.step, "split": self._split, **values})
 
 
 class SaveHook:
@@ -161,7 +163,7 @@ class SaveHook:
             due: steps at which to save.
             checkpoints: where to.
             host: gives what the host must remember beside the state.
-            metrics: gives the newest test metrics and the step they were measured at.
+            metrics: gives the newest metrics of an evaluation and the step they were measured at.
             sync: makes sure that the records up to now are on the disk.
             seconds: by the clock; 0: only at due steps.
             best: name of a metric, "max" or "min", and its best value so far: an evaluation that is better is saved as well.

@@ -56,6 +56,8 @@ class Watch:
     """Whether a signal or the clock wants the run to stop."""
     timing: Timing = dataclasses.field(default_factory=Timing)
     """Where the time went, filled in by the loop."""
+    ended: Callable[[int], bool] = lambda step: False
+    """Whether the run is to end early, after the evaluation at a step; the same on every process."""
 
 
 def fit(
@@ -71,7 +73,7 @@ def fit(
     watch: Watch | None = None,
     prefetch_depth: int = 0,
 ) -> Any:
-    """Train from step `start` to step `stop` and return the state there.
+    """Train from step `start` to step `stop` and return the state there, or where `Watch.ended` says so.
 
     Args:
         program: the compiled steps and the feed that brings their batches.
@@ -95,6 +97,7 @@ def fit(
         raise UsageError(f"there are no steps to train: the run is at step {start} and is to stop at {stop}")
     work = _Work(program, hooks, saver, watch or Watch())
     work.run_pending(pending, Moment(start, state))
+    stop = start if pending and work.watch.ended(start) else stop
     calls = plan(start, stop, program.capacity, hooks, saver)
     payloads = work.payloads(calls, frozenset(left_out), prefetch_depth)
     # Every transfer is explicit; an implicit one would stall each step.
@@ -125,11 +128,14 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             unread = None
             pending = work.run(call.due, Moment(step, state))
             better = saver is not None and saver.improved(step)
-            if saver is not None and (save or pending or better):
+            ended = bool(call.due) and not pending and watch.ended(step)
+            if saver is not None and (save or pending or better or ended):
                 work.timed("saving", saver.run, Moment(step, state, pending))
                 saved = step
             if stopped or pending:
                 work.leave(step)
+            if ended:
+                break
     work.deliver(unread)
     return state
 
