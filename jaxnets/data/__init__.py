@@ -109,6 +109,7 @@ __all__ = [
     "Text",
     "TokenFile",
     "TwoSpirals",
+    "Validation",
     "from_arrays",
     "from_graph",
     "from_graphs",

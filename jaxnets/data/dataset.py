@@ -59,6 +59,8 @@ class Dataset:
     """The preparation that an earlier run saved; None computes it from the training split."""
     validation: Arrays | None = None
     """The split by which a run chooses (early stopping, the best checkpoint), with the same names; None: there is none."""
+    overlap: int = 0
+    """How many of the next training rows share targets with a row, as overlapping windows of a text do."""
     hollow: bool = False
     """Whether the arrays are placeholders that only have the right shapes: a run opened without its data."""
 

@@ -100,6 +100,8 @@ def _rule(dataset: Dataset) -> str:
 def _shared(dataset: Dataset) -> int:
     """How many training rows before the validation rows have targets in common with them: windows of a series overlap."""
     targets = dataset.train["targets"]
+    if dataset.overlap:
+        return dataset.overlap
     if targets.ndim < 2 or targets.base is None or not 0 < targets.strides[0] < targets.shape[1] * targets.strides[1]:
         return 0
     return math.ceil(targets.shape[1] * targets.strides[1] / targets.strides[0]) - 1

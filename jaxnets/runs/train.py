@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,9 @@ from jaxnets.core.versions import versions
 from jaxnets.data.dataset import Dataset, hollow, with_learned
 from jaxnets.data.given import check_given
 from jaxnets.data.sources.memory import InMemory
+from jaxnets.interop.functions import Functions
 from jaxnets.models.layers import most_positions
+from jaxnets.optim.given import as_optimizer, transformations
 from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.parallel.mesh import MeshShape
@@ -38,6 +40,7 @@ from jaxnets.runs.environment import check_data
 from jaxnets.runs.finish import Words, finish
 from jaxnets.runs.session import Session, train_in, train_without_directory
 from jaxnets.steps.state import TrainState
+from jaxnets.tasks.base import Task
 from jaxnets.training.stopping import Stopping
 
 
@@ -220,7 +223,16 @@ def _about(parts: Parts) -> dict[str, Any]:
 
 
 def open_run(
-    run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh | None = None, step: int | None = None
+    run_dir: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    mesh: Mesh | None = None,
+    step: int | None = None,
+    model: Any = None,
+    task: Task | None = None,
+    optimizer: Any = None,
+    loss: Any = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> Run:
     """A run from its directory, with the weights of a checkpoint: the best where the run chose by evaluations (`stop`,
     `keep.best`), else the newest that verifies.
@@ -231,11 +243,19 @@ def open_run(
             held needs none to predict: what the arrays taught is kept with the run; to evaluate it does.
         mesh: the devices to use.
         step: of the checkpoint; None takes the best, or the newest.
+        model: the model, where it is of a class or of functions of your own, as it was given to `fit`; a saved configuration
+            names code and never runs it.
+        task: likewise.
+        optimizer: likewise.
+        loss: likewise.
+        metrics: likewise.
 
     Raises:
         JaxnetsError: no run, no good checkpoint, or other data than it was trained on.
     """
-    directory, experiment = RunDirectory.existing(run_dir)
+    own = [model if not isinstance(model, tuple) else Functions(*model), task, loss, *(metrics or {}).values()]
+    own += [] if optimizer is None else transformations(as_optimizer(optimizer))
+    directory, experiment = RunDirectory.existing(run_dir, [item for item in own if item is not None])
     learned = directory.preparation
     if mesh is None and experiment.mesh != MeshShape():
         # The mesh it was trained on need not be here; any will do to look at it.
