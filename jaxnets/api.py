@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import flax.linen as nn
 import numpy as np
 import optax
 
+from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.experiment import Experiment
@@ -48,6 +49,7 @@ def fit(
     train_only: str | None = None,
     freeze: str | None = None,
     seed: int = 0,
+    hooks: Sequence[Callback] = (),
     run_dir: str | Path | None = None,
     overwrite: bool = False,
     progress: ProgressKind = "auto",
@@ -86,6 +88,7 @@ def fit(
         train_only: a regular expression for whole paths of parameters (`output/.*`); all others keep their bits.
         freeze: the other way round: those that match keep their bits.
         seed: root of all randomness.
+        hooks: callbacks, called while the run trains (see `Callback` and `jaxnets.callbacks`).
         run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
         overwrite: replace a run that is in `run_dir` already.
         progress: "bar", "lines", "none", or "auto".
@@ -129,14 +132,22 @@ def fit(
         seed=seed,
         **options,
     )
-    return train(experiment, dataset=dataset, run_dir=run_dir, overwrite=overwrite, initial=begin, progress=progress)
+    return train(
+        experiment,
+        dataset=dataset,
+        run_dir=run_dir,
+        overwrite=overwrite,
+        initial=begin,
+        hooks=hooks,
+        progress=progress,
+    )
 
 
 # Arguments of other libraries' training functions -> what to use here.
 ELSEWHERE = {
     "accelerator": "jaxnets trains on the devices that JAX has; `JAX_PLATFORMS=cpu` and `mesh=MeshShape(...)` choose them",
     "accumulate_grad_batches": "use micro_batches=, which splits a batch, or optimizer=optax.MultiSteps(...)",
-    "callbacks": "use stop=EarlyStop(...), keep=Keep(best=...), save_every= and on_nonfinite=",
+    "callbacks": "use hooks=[...], with objects of classes made from jaxnets.Callback; also stop=EarlyStop(...) and keep=",
     "devices": "use mesh=MeshShape(...); by default all devices are used",
     "gradient_clip_val": "use optimizer=AdamW(clip_norm=...), or optax.clip_by_global_norm in your chain",
     "lr": "give the rate to the optimizer: optimizer=AdamW(learning_rate=...) or optax.adam(...)",

@@ -5,64 +5,31 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxnets.checkpoints.begin import begin_from
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
-from jaxnets.checkpoints.initial import Initial, begin_with
+from jaxnets.checkpoints.initial import begin_with
 from jaxnets.checkpoints.names import compare_names
-from jaxnets.checkpoints.retention import seconds_between_saves
 from jaxnets.config.serialize import to_data
 from jaxnets.core.errors import CheckpointError, NonFiniteError, RunDirectoryError
 from jaxnets.core.files import user_path
 from jaxnets.core.renames import with_new_fields
 from jaxnets.parallel.hosts import is_first, meet
-from jaxnets.report.console import Console
 from jaxnets.report.log import MetricsLog
-from jaxnets.runs.build import Parts
 from jaxnets.runs.choice import Best
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.runs.ending import Trained, best_kept, complete, ends
 from jaxnets.runs.environment import check_data, write_environment
-from jaxnets.steps.state import TrainState
-from jaxnets.training.best import BestInMemory
-from jaxnets.training.guards import RollBackError, SpikeWatch
-from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
-from jaxnets.training.loop import Timing, Watch, fit
-from jaxnets.training.plan import Every, Moment
-from jaxnets.training.stopping import Stopping
-
-
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """What a stretch of training works with."""
-
-    parts: Parts
-    console: Console
-    stopping: Stopping
-    stop: int
-    """Updates done when it ends."""
-    timing: Timing = dataclasses.field(default_factory=Timing)
-    initial: Initial | None = None
-    """Weights to begin with, where they are in memory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Begun:
-    """Where a stretch of training begins."""
-
-    state: TrainState
-    start: int = 0
-    host: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What the checkpoint remembered beside the state."""
-    taken_back: tuple[str, ...] = ()
-    """Splits whose records at this very step were written because a shorter run ended here."""
+from jaxnets.runs.stretch import Begun, Session, stretch
+from jaxnets.training.guards import RollBackError
+from jaxnets.training.plan import Every
 
 
 def train_without_directory(session: Session) -> Trained:
     """Train, keeping nothing on the disk."""
     log, begun = MetricsLog(None), _fresh(session, None)
-    state, kept = _stretch(session, begun, log, None, ())
+    state, kept = stretch(session, begun, log, None, ())
+    if int(state.step) < session.parts.experiment.steps and not ends(session.parts, log, int(state.step)):
+        return Trained(state, log, 0, False, None)
     metric = session.parts.choice.keep.best
     best = Best(kept[0], metric, kept[1], kept[2]) if kept is not None else None
     return complete(session.parts, Trained(state, log, 0, True, best), session.stopping)
@@ -83,7 +50,7 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
         log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, rewrite=again)
         left_out = [batch for entry in directory.quarantine for batch in entry["batches"]]
         try:
-            state, _ = _stretch(session, begun, log, checkpoints, left_out)
+            state, _ = stretch(session, begun, log, checkpoints, left_out, directory.path)
         except RollBackError as back:
             begun = _go_back(session, directory, checkpoints, back)
             continue
@@ -170,6 +137,7 @@ def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
             "pending": tuple(str(name) for name in host.get("pending", ())),
             "spikes": [float(loss) for loss in host.get("spikes", ())],
             "log": {str(k): [float(total), float(weight)] for k, (total, weight) in host.get("log", {}).items()},
+            "hooks": {str(name): kept for name, kept in host.get("hooks", {}).items()},
         }
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{place}: what the host remembered is not as jaxnets writes it ({error})") from error
@@ -195,82 +163,3 @@ def _go_back(session: Session, directory: RunDirectory, checkpoints: Checkpoints
         )
     meet("quarantine")
     return _resume(session, directory, checkpoints, at_most=batches[0])
-
-
-def _stretch(
-    session: Session, begun: Begun, log: MetricsLog, checkpoints: Checkpoints | None, left_out: Any
-) -> tuple[TrainState, Any]:
-    """Run the loop with its hooks to the session's end; nothing where that is behind already and nothing is pending.
-
-    Returns the state and, without checkpoints, `BestInMemory.best`.
-    """
-    parts, experiment, last = session.parts, session.parts.experiment, session.parts.experiment.steps
-    pending = tuple(begun.host.get("pending", ()))
-    if not pending and (begun.start >= session.stop or ends(parts, log, begun.start)):
-        return begun.state, None
-    spikes = SpikeWatch(experiment.guard, begun.host.get("spikes", ()))
-    log_hook = LogHook(
-        Every(experiment.log_every, (last,)),
-        parts.task,
-        batch_size=experiment.batch_size,
-        record=log.append,
-        show=session.console.advance,
-        event=lambda step, what: _event(session, log, step, what),
-        leaves=lambda: parts.program.leaves,
-        elsewhere=lambda: session.timing.beside_steps,
-    )
-    log_hook.partial = begun.host.get("log", {})
-    due = Every(experiment.eval_every, (last,))
-    split, evaluator = parts.watched
-    evaluate = EvaluateHook(due, evaluator, record=log.append, split=split, stopping=session.stopping)
-    saver: SaveHook | BestInMemory | None = None
-    if checkpoints is None and parts.choice.keep.best:
-        saver = BestInMemory(parts.choice.keep.best, parts.choice.keep.direction, evaluate)
-    elif checkpoints is not None:
-        every = experiment.save_every if isinstance(experiment.save_every, int) else 0
-        saver = SaveHook(
-            Every(every, (session.stop, last)),
-            checkpoints,
-            host=lambda: {"log": log_hook.partial, "spikes": spikes.recent},
-            metrics=lambda: evaluate.newest,
-            sync=log.sync,
-            seconds=seconds_between_saves(experiment.save_every) if is_first() else 0.0,
-            best=_best(checkpoints, begun.start),
-        )
-    session.console.start(begun.start, last)
-    try:
-        state = fit(
-            parts.program,
-            begun.state,
-            start=begun.start,
-            stop=max(session.stop, begun.start),
-            hooks=[log_hook, evaluate],
-            saver=saver,
-            pending=pending,
-            left_out=left_out,
-            watch=Watch(
-                experiment.on_nonfinite,
-                spikes,
-                session.stopping,
-                session.timing,
-                ended=lambda step: ends(session.parts, log, step),
-            ),
-            prefetch_depth=0 if parts.resident else 2,
-        )
-        step = int(jax.device_get(state.step))
-        if step < session.stop and log_hook.partial:  # it ended early, between two records
-            log_hook.run(Moment(step, state))
-        return state, saver.best if isinstance(saver, BestInMemory) else None
-    finally:
-        session.console.stop()
-
-
-def _best(checkpoints: Checkpoints, start: int) -> tuple[str, str, float | None] | None:
-    """Name, direction and best value so far of `keep.best`, from the checkpoints up to a step."""
-    keep = checkpoints.keep
-    return (keep.best, keep.direction, checkpoints.best_so_far(at_most=start)) if keep.best else None
-
-
-def _event(session: Session, log: MetricsLog, step: int, what: str) -> None:
-    log.append({"step": step, "split": "event", "what": f"update left out: {what}"})
-    session.console.say(f"step {step} is not finite ({what}); its update was left out")

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.config.experiment import Expected, Experiment
@@ -119,6 +120,7 @@ def train(
     overwrite: bool = False,
     stop_at: int | None = None,
     initial: Initial | None = None,
+    hooks: Sequence[Callback] = (),
     progress: ProgressKind = "auto",
     title: str = "",
     subtitle: str = "",
@@ -134,6 +136,7 @@ def train(
         overwrite: replace a run that is there already.
         stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
         initial: weights to begin with; a run that has checkpoints goes on from those.
+        hooks: callbacks (see `jaxnets.Callback`), in the order in which they are called.
         progress: what to show on the console.
         title: name for the report; by default the model and the data.
         subtitle: a sentence under it.
@@ -148,10 +151,10 @@ def train(
     run_dir = None if run_dir is None else user_path(run_dir)
     _check_can_go_back(experiment, run_dir)
     _check_warm_start(experiment, run_dir)
-    stopping = Stopping()
+    # Without a directory nothing could go on with the run, so an interrupt gives what there is.
+    stopping = Stopping(gently=run_dir is None)
     with contextlib.ExitStack() as stack:
-        if run_dir is not None:
-            stack.enter_context(stopping.on_signals())
+        stack.enter_context(stopping.on_signals())
         dataset = dataset if dataset is not None else experiment.data.open()
         learned = None if run_dir is None or overwrite else RunDirectory.preparation_in(Path(run_dir))
         if learned is not None and learned.name == dataset.name:
@@ -162,7 +165,7 @@ def train(
             console.say(as_text(table.title, table.header, table.rows))
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
         stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
-        session = Session(parts, console, stopping, stop, initial=initial)
+        session = Session(parts, console, stopping, stop, initial=initial, hooks=tuple(hooks))
         began, directory = time.perf_counter(), None
         stack.enter_context(jax.set_mesh(parts.mesh))
         if run_dir is None:
@@ -177,10 +180,10 @@ def train(
         if trained.complete:
             words, steps = Words(title, subtitle, expected), int(state.step) - trained.start
             finish(run, directory, console, words, time.perf_counter() - began, steps, session.timing)
-        elif directory is not None:
-            console.say(
-                f"stopped at step {int(state.step)} of {experiment.steps}; run the same command again to continue"
-            )
+        elif directory is not None or stopping.requested:
+            why = f" ({stopping.reason})" if stopping.requested else ""
+            further = "; run the same command again to continue" if directory is not None else ""
+            console.say(f"stopped at step {int(state.step)} of {experiment.steps}{why}{further}")
     return run
 
 

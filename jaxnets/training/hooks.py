@@ -154,6 +154,7 @@ class SaveHook:
         host: Callable[[], dict[str, Any]],
         metrics: Callable[[], tuple[int, dict[str, float]]] = lambda: (-1, {}),
         sync: Callable[[], None] = lambda: None,
+        saved: Callable[[int], None] = lambda step: None,
         seconds: float = 0.0,
         best: tuple[str, str, float | None] | None = None,
     ) -> None:
@@ -165,10 +166,11 @@ class SaveHook:
             host: gives what the host must remember beside the state.
             metrics: gives the newest metrics of an evaluation and the step they were measured at.
             sync: makes sure that the records up to now are on the disk.
+            saved: gets the step of each save.
             seconds: by the clock; 0: only at due steps.
             best: name of a metric, "max" or "min", and its best value so far: an evaluation that is better is saved as well.
         """
-        self._best = best
+        self._best, self._saved = best, saved
         self._due, self._checkpoints, self._host, self._metrics = due, checkpoints, host, metrics
         self._sync, self._seconds, self._last = sync, seconds, time.monotonic()
 
@@ -199,6 +201,7 @@ class SaveHook:
         state = jax.block_until_ready(moment.state)
         self._checkpoints.save(moment.step, state, host, metrics=self._measured(moment.step))
         self._last = time.monotonic()
+        self._saved(moment.step)
 
     def finish(self) -> None:
         """See `Saver`."""

@@ -116,6 +116,8 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             work.deliver(unread)
             if saver is not None and step != saved:
                 work.timed("saving", saver.run, Moment(step, state))
+            if work.gently:
+                return state
             work.leave(step)
         state, metrics = work.call(state, payload, call.count)
         # Only now, with the next work on its way, read what the previous call measured.
@@ -132,9 +134,9 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             if saver is not None and (save or pending or better or ended):
                 work.timed("saving", saver.run, Moment(step, state, pending))
                 saved = step
-            if stopped or pending:
+            if (stopped or pending) and not work.gently:
                 work.leave(step)
-            if ended:
+            if ended or stopped or pending:
                 break
     work.deliver(unread)
     return state
@@ -212,7 +214,7 @@ class _Work:
         left = self.run([hook for hook in self.hooks if hook.name in pending], moment)
         if pending and not left and self.saver is not None:
             self.saver.clear_pending(moment)
-        if any_process(bool(left) or self.watch.stopping.requested):
+        if any_process(bool(left) or self.watch.stopping.requested) and not self.gently:
             raise PreemptedError(f"{self.reason}: stopped at step {moment.step} before any new work was done")
 
     def leave(self, step: int) -> NoReturn:
@@ -222,6 +224,11 @@ class _Work:
             self.saver.finish()
             saved = "saved"
         raise PreemptedError(f"{self.reason}: stopped at step {step}, {saved}; the same command goes on from there")
+
+    @property
+    def gently(self) -> bool:
+        """Whether a callback asked to stop, on any process: the state is returned, and no error raised."""
+        return any_process(self.watch.stopping.requested and self.watch.stopping.gently)
 
     @property
     def reason(self) -> str:
