@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import numpy as np
 import optax
 
@@ -108,6 +109,8 @@ def fit(
     examples = dataset.card.examples["train"]
     if batch_size is None:
         batch_size = 128 if examples >= 10_000 else min(32, examples)
+        shares = 1 if "mesh" in options else jax.device_count()
+        batch_size -= batch_size % shares if batch_size > shares else 0  # every device gets as many
     if steps is None and not 0 < (10 if epochs is None else epochs) < math.inf:
         raise UsageError(f"epochs is a positive number, got {epochs}")
     if steps is None:
