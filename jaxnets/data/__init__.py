@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from jaxnets.data.sources.text import Text as Text
     from jaxnets.data.sources.text import TokenFile as TokenFile
     from jaxnets.data.text.tokenizers import open_tokenizer as open_tokenizer
+    from jaxnets.data.validation import Validation as Validation
 
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
+    "Validation": "validation",
     "Augment": "augment",
     "Dataset": "dataset",
     "Source": "dataset",
@@ -107,6 +109,7 @@ __all__ = [
     "Text",
     "TokenFile",
     "TwoSpirals",
+    "Validation",
     "from_arrays",
     "from_graph",
     "from_graphs",

@@ -9,8 +9,9 @@ from jaxnets.core.errors import DataError, note
 from jaxnets.core.scaling import LARGEST_EXACT
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Dataset
-from jaxnets.data.flavours import plain_numbers
+from jaxnets.data.flavours import plain_array, plain_numbers
 from jaxnets.data.prepare import Standardize, TokenIds, fit_standardize
+from jaxnets.data.rows import split_rows
 from jaxnets.data.split import check_weights, counted
 from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
 
@@ -22,6 +23,9 @@ def from_arrays(
     weights: Any = None,
     test: tuple[Any, ...] | None = None,
     holdout: float = 0.2,
+    validation: float | tuple[Any, ...] | None = None,
+    split: Literal["random", "class", "time"] = "random",
+    groups: Any = None,
     seed: int = 0,
     name: str = "arrays",
     standardize: bool = True,
@@ -41,7 +45,11 @@ def from_arrays(
         weights: `[N]`, the weight of each training example, at least 0; equal by default.
         test: test split as (inputs, targets) or (inputs, targets, weights); None holds out a share of the examples.
         holdout: that share, in (0, 1).
-        seed: seed of the shuffle before the holdout split.
+        validation: the validation split, by which a run chooses (early stopping, the best checkpoint): arrays as for `test`,
+            or a share of the training examples. None: see `Validation`.
+        split: which examples are held out: random ones, the same share of each class, or the last ones (time).
+        groups: `[N]`, a number or name for each example; examples of one group (a patient, say) stay in one split.
+        seed: seed of the draws for these splits.
         name: name for messages and the report.
         standardize: scale inputs by the training examples' mean and standard deviation (images: one for each channel,
             otherwise one for each feature).
@@ -55,36 +63,30 @@ def from_arrays(
         DataError: lengths differ, a value is missing or infinite, labels are negative or outside `class_names`, or an array
             has no unambiguous numeric form (masked values, dates, Python objects that are neither numbers nor text).
     """
-    train = _read(name, "training", inputs, targets, weights)
-    if test is None:
-        train, held = _hold_out(name, train, holdout, seed)
-    else:
-        if not isinstance(test, tuple | list) or len(test) not in (2, 3):
-            raise DataError(
-                f"{name}: test is (inputs, targets) or (inputs, targets, weights), got {type(test).__name__}"
-            )
-        held = _read(f"{name}, test", "test", *test)
-        if held["inputs"].shape[1:] != train["inputs"].shape[1:]:
-            raise DataError(
-                f"{name}: test inputs have shape {held['inputs'].shape[1:]} each, training inputs {train['inputs'].shape[1:]}"
-            )
-        _check_names(name, feature_names(inputs), feature_names(test[0]))
+    train, held, chosen_by = _splits(
+        name, (inputs, targets, weights), test, validation, holdout=holdout, by=split, groups=groups, seed=seed
+    )
     if class_names is None and train["targets"].ndim == 2 and kind != "number":
         binary = bool(np.isin(train["targets"], (0, 1)).all())
         class_names = (feature_names(targets) or None) if binary else None  # a frame of labels names them
-    found = encode_targets(name, train["targets"], held["targets"], class_names, kind)
-    train["targets"], held["targets"] = found.train, found.test
+    seen = held["targets"] if chosen_by is None else np.concatenate([held["targets"], chosen_by["targets"]])
+    found = encode_targets(name, train["targets"], seen, class_names, kind)
+    train["targets"], held["targets"] = found.train, found.test[: len(held["targets"])]
+    if chosen_by is not None:
+        chosen_by["targets"] = found.test[len(held["targets"]) :]
+    parts = {"training": train, "test": held} | ({} if chosen_by is None else {"validation": chosen_by})
     prepare: Standardize | TokenIds = TokenIds()
     if input_kind == "tokens":
-        _check_tokens(name, train["inputs"], held["inputs"])
+        _check_tokens(name, *(part["inputs"] for part in parts.values()))
     else:
         prepare = fit_standardize(train["inputs"]) if standardize else Standardize()
-    for split, arrays in (("training", train), ("test", held)):
-        check_prepared(f"{name}: {split} inputs, in 32 bits,", prepare, arrays["inputs"])
+    for part, arrays in parts.items():
+        check_prepared(f"{name}: {part} inputs, in 32 bits,", prepare, arrays["inputs"])
     return Dataset(
         name=name,
         train=train,
         test=held,
+        validation=chosen_by,
         class_names=found.names,
         target_kind=found.kind,
         target_name=target_name,
@@ -185,21 +187,99 @@ def _read(name: str, what: str, inputs: Any, targets: Any, weights: Any = None) 
     return counted(arrays)
 
 
-def _check_names(name: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:
-    if train and test and train != test:
+def _check_names(name: str, what: str, train: tuple[str, ...], held: tuple[str, ...]) -> None:
+    if train and held and train != held:
         raise DataError(
-            f"{name}: the test inputs have the columns {', '.join(test[:8])}, the training inputs "
-            f"{', '.join(train[:8])}; put them in the same order: test[list(train.columns)]"
+            f"{name}: the {what} inputs have the columns {', '.join(held[:8])}, the training inputs "
+            f"{', '.join(train[:8])}; put them in the same order: {what}[list(train.columns)]"
         )
 
 
-def _hold_out(name: str, arrays: Arrays, share: float, seed: int) -> tuple[Arrays, Arrays]:
+def _splits(
+    name: str,
+    given: tuple[Any, Any, Any],
+    test: Any,
+    validation: Any,
+    *,
+    holdout: float,
+    by: str,
+    groups: Any,
+    seed: int,
+) -> tuple[Arrays, Arrays, Arrays | None]:
+    """Training, test and (where wanted) validation arrays."""
+    train = _read(name, "training", *given)
+    names = _groups(name, groups, given[1])
+    if names is not None and len(names) != len(train["targets"]):
+        names = names[
+            np.flatnonzero(plain_numbers(f"{name}: weights", given[2]))
+        ]  # examples with weight 0 were dropped
+    if test is None:
+        train, held, names = _hold_out(name, train, "holdout", holdout, by, names, seed)
+    else:
+        held = _read_held(name, "test", test, given[0], train)
+    if validation is None:
+        return train, held, None
+    if isinstance(validation, int | float):
+        train, chosen_by, _ = _hold_out(name, train, "validation", validation, by, names, seed + 1)
+        return train, held, chosen_by
+    return train, held, _read_held(name, "validation", validation, given[0], train)
+
+
+def _read_held(name: str, what: str, given: Any, inputs: Any, train: Arrays) -> Arrays:
+    """A test or validation split that is given as arrays."""
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        raise DataError(
+            f"{name}: {what} is (inputs, targets) or (inputs, targets, weights), got {type(given).__name__}"
+        )
+    held = _read(f"{name}, {what}", what, *given)
+    if held["inputs"].shape[1:] != train["inputs"].shape[1:]:
+        raise DataError(
+            f"{name}: {what} inputs have shape {held['inputs'].shape[1:]} each, training inputs {train['inputs'].shape[1:]}"
+        )
+    _check_names(name, what, feature_names(inputs), feature_names(given[0]))
+    return held
+
+
+def _groups(name: str, groups: Any, targets: Any) -> np.ndarray | None:
+    """The group of each example `[N]`; raises `DataError` unless there is one for each."""
+    if groups is None:
+        return None
+    found = plain_array(f"{name}: groups", groups)
+    if found.shape != (len(targets),):
+        raise DataError(
+            f"{name}: groups have shape {found.shape} for {len(targets)} examples; give one number or name for each"
+        )
+    return found
+
+
+def _hold_out(
+    name: str, arrays: Arrays, what: str, share: float, by: str, groups: np.ndarray | None, seed: int
+) -> tuple[Arrays, Arrays, np.ndarray | None]:
+    """The rows that stay, those that are held out, and the groups of those that stay."""
     rows = len(arrays["inputs"])
-    count = round(rows * share) if 0 < share < 1 else 0
+    if not 0 < share < 1 or by not in ("random", "class", "time"):
+        raise DataError(
+            f"{name}: {what}={share} and split={by!r}; give a share in (0, 1) of the {rows} examples, drawn by 'random', "
+            f"'class' or 'time', or arrays of your own"
+        )
+    if what == "holdout" and by == "random" and groups is None:
+        kept, held = _shuffled(name, rows, share, seed)
+    else:
+        kept, held = split_rows(arrays["targets"], share, by, seed, groups=groups, what=f"{name}: {what}={share}")
+    return (
+        {key: array[kept] for key, array in arrays.items()},
+        {key: array[held] for key, array in arrays.items()},
+        None if groups is None else groups[kept],
+    )
+
+
+def _shuffled(name: str, rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of training and test, both in a random order, as older runs on arrays have them."""
+    count = round(rows * share)
     if not 0 < count < rows:
         raise DataError(
             f"{name}: holdout={share} of {rows} examples leaves an empty split; give more "
             f"examples, another share in (0, 1), or your own test split"
         )
     order = np.random.default_rng(seed).permutation(rows)
-    return tuple({key: array[part] for key, array in arrays.items()} for part in (order[count:], order[:count]))  # type: ignore[return-value]
+    return order[count:], order[:count]

@@ -1,4 +1,4 @@
-"""A data set in memory: named arrays in two splits, and how examples are prepared for a model."""
+"""A data set in memory: named arrays in two or three splits, and how examples are prepared for a model."""
 
 import dataclasses
 import functools
@@ -57,11 +57,17 @@ class Dataset:
     """Names along the last dim of the inputs, if any."""
     learned: Preparation | None = None
     """The preparation that an earlier run saved; None computes it from the training split."""
+    validation: Arrays | None = None
+    """The split by which a run chooses (early stopping, the best checkpoint), with the same names; None: there is none."""
+    overlap: int = 0
+    """How many of the next training rows share targets with a row, as overlapping windows of a text do."""
     hollow: bool = False
     """Whether the arrays are placeholders that only have the right shapes: a run opened without its data."""
 
     def __post_init__(self) -> None:
-        for split, field in (("training", "train"), ("test", "test")):
+        for split, field in SPLITS:
+            if getattr(self, field) is None:
+                continue
             arrays = plain_split(
                 f"{self.name}: the {split}", getattr(self, field), self.target_kind or "class" * bool(self.class_names)
             )
@@ -71,8 +77,13 @@ class Dataset:
             raise DataError(
                 f"{self.name}: shift, flip and cutout are for images [height, width, channels]; inputs have shape {shape}"
             )
-        for split, arrays in (("training", self.train), ("test", self.test)):
+        for split, arrays in self.splits.items():
             self.preparation.check_named(split, arrays)
+
+    @property
+    def splits(self) -> dict[str, Arrays]:
+        """The arrays of each split, by its name in messages; without validation where there is none."""
+        return {split: getattr(self, field) for split, field in SPLITS if getattr(self, field) is not None}
 
     @functools.cached_property
     def preparation(self) -> Preparation:
@@ -96,24 +107,34 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of all bytes, shapes, names and the preparation: equal fingerprints give equal training."""
+        """A digest of the bytes, shapes and names of training and test, and of the preparation: equal fingerprints give equal
+        training. (Validation has no part in it: it changes no weight.)"""
         tokens = (self.tokens,) if self.tokens else ()
         digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names, *tokens)).encode())
         if self.tokenizer is not None:
             digest.update(self.tokenizer.digest.encode())
         for split in (self.train, self.test):
-            for key in sorted(split):
-                digest.update(f"{key}{split[key].shape}{split[key].dtype.str}".encode())
-                for block in blocks(split[key]):
-                    digest.update(np.ascontiguousarray(block).data.cast("B") if block.size else b"")
+            add_to_digest(digest, split)
         return digest.hexdigest()[:32]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both splits on a device, where numbers have at most 32 bits."""
+        """Bytes of all splits on a device, where numbers have at most 32 bits."""
         return sum(
-            array.size * min(array.dtype.itemsize, 4) for split in (self.train, self.test) for array in split.values()
+            array.size * min(array.dtype.itemsize, 4) for split in self.splits.values() for array in split.values()
         )
+
+
+# Each split as messages call it, and its field.
+SPLITS = (("training", "train"), ("test", "test"), ("validation", "validation"))
+
+
+def add_to_digest(digest: Any, arrays: Arrays) -> None:
+    """Update a digest of hashlib with the names, shapes, dtypes and bytes of some arrays."""
+    for key in sorted(arrays):
+        digest.update(f"{key}{arrays[key].shape}{arrays[key].dtype.str}".encode())
+        for block in blocks(arrays[key]):
+            digest.update(np.ascontiguousarray(block).data.cast("B") if block.size else b"")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +167,7 @@ def hollow(learned: Preparation) -> Dataset:
         name=learned.name,
         train=arrays(learned.examples[0]),
         test=arrays(learned.examples[1]),
+        validation=arrays(learned.validation) if learned.validation else None,
         class_names=learned.class_names,
         target_name=learned.target_name,
         target_kind=learned.kind,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from jaxnets.report.console import Console
 from jaxnets.report.page import PAGE, ReportData, write_report
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.training.loop import Timing
+
+# Field of a test record: updates done at the weights that were measured, where that is not the record's own step.
+CHOSEN = "weights_of_step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +56,12 @@ def finish(
     exhibits = _exhibits(run) if reporting else []
     if not is_first():
         return
-    final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split")}
+    final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split", CHOSEN)}
     speeds = run.history.series("examples_per_second")[1]
-    facts = {"parameters": f"{parts.parameters:,}", "steps": f"{parts.experiment.steps:,}"}
+    done, of = int(run.state.step), parts.experiment.steps
+    facts = {"parameters": f"{parts.parameters:,}", "steps": f"{done:,}" if done == of else f"{done:,} of {of:,}"}
+    if run.best is not None:
+        facts["best step"] = f"{run.best.step:,} ({parts.watched[0]} {run.best.metric} {run.best.value:.4g})"
     if trained:
         facts["seconds to train"] = f"{seconds:.1f}"
         facts["waiting for data (s)"] = f"{timing.waiting_for_data:.1f}"
@@ -72,8 +79,7 @@ def finish(
         report = ReportData(
             title=words.title,
             subtitle=f"{words.subtitle} ".lstrip()
-            + f"{parts.dataset.name}: {parts.dataset.card.examples['train']:,} training and "
-            f"{parts.dataset.card.examples['test']:,} test examples. Source: {parts.dataset.source}",
+            + f"{parts.dataset.name}: {_counts(parts.dataset.card.examples)} examples. Source: {parts.dataset.source}",
             headline=task.headline,
             history=run.history,
             final=final,
@@ -110,6 +116,13 @@ def _exhibits(run: Any) -> list[Exhibit]:
         drawn = task.drawn(run.variables)
     columns = [preparation.columns.table()] if preparation.columns is not None else []
     return [*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn, *columns]
+
+
+def _counts(examples: Mapping[str, int]) -> str:
+    """The sizes of the splits: "80 training, 10 validation and 10 test"."""
+    names = {"train": "training", "validation": "validation", "test": "test"}
+    *first, last = [f"{examples[split]:,} {name}" for split, name in names.items() if split in examples]
+    return f"{', '.join(first)} and {last}"
 
 
 def _verdict(final: dict[str, float], expected: Expected | None) -> str:

@@ -166,15 +166,17 @@ def from_tokens(
         _check_ids(f"{name}: its {split} part", ids, size)
         _check_windows(name, split, len(ids), length, stride)
         parts[split] = ids.astype(narrowest(size), copy=False)
+    stride = stride or max(1, length // 2)
     return Dataset(
         name=name,
-        train=windows(parts["training"], length, stride or max(1, length // 2)),
+        train=windows(parts["training"], length, stride),
         test=windows(parts["test"], length, length),
         class_names=tokenizer.symbols,
         target_kind="token",
         target_name="next token",
         prepare=TokenIds(),
         source=source + _left_out(len(parts["test"]), length),
+        overlap=-(-length // stride) - 1,
         tokenizer=tokenizer,
     )
 
