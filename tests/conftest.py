@@ -52,6 +52,7 @@ KEPT = {
         "schedule-free",
         "L-BFGS",
     ),
+    "test_public_examples.test_a_public_example_equals_its_hand_written_loop": ("seq2seq", "vae", "ogbg", "nanodo"),
     "test_config.test_a_shipped_configuration_assembles_for_data_of_its_shape": (
         "digits_cnn",
         "shakespeare_char",

@@ -12,8 +12,12 @@ from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import plain_array, plain_numbers
 from jaxnets.data.prepare import Standardize, TokenIds, fit_standardize
 from jaxnets.data.rows import split_rows
+from jaxnets.data.several import Input, by_array, layout, with_rules
 from jaxnets.data.split import check_weights, counted
 from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
+
+# Where whole numbers among several inputs stay whole.
+ASIS = "whole numbers that are no images stay whole numbers"
 
 
 def from_arrays(
@@ -39,6 +43,8 @@ def from_arrays(
 
     Args:
         inputs: `[N, ...]` real numbers; images are `[N, height, width, channels]`. The column names of a DataFrame are kept.
+            For a model with several inputs, a dict of arrays by the names of its arguments, or a tuple of arrays in their
+            order. Then each has its own scale, and whole numbers that are no images stay as they are (`data.several`).
         targets: `[N]`: integers, booleans or strings are classes, floats are a regression target. `[N, K]`: values that are
             all 0 or 1 are several labels per example (NaN: unknown), or one-hot classes if each row has a single 1; other
             floats are several regression targets.
@@ -63,8 +69,17 @@ def from_arrays(
         DataError: lengths differ, a value is missing or infinite, labels are negative or outside `class_names`, or an array
             has no unambiguous numeric form (masked values, dates, Python objects that are neither numbers nor text).
     """
+    names = layout(name, inputs, targets)
     train, held, chosen_by = _splits(
-        name, (inputs, targets, weights), test, validation, holdout=holdout, by=split, groups=groups, seed=seed
+        name,
+        (inputs, targets, weights),
+        test,
+        validation,
+        names=names,
+        holdout=holdout,
+        by=split,
+        groups=groups,
+        seed=seed,
     )
     if class_names is None and train["targets"].ndim == 2 and kind != "number":
         binary = bool(np.isin(train["targets"], (0, 1)).all())
@@ -76,12 +91,20 @@ def from_arrays(
         chosen_by["targets"] = found.test[len(held["targets"]) :]
     parts = {"training": train, "test": held} | ({} if chosen_by is None else {"validation": chosen_by})
     prepare: Standardize | TokenIds = TokenIds()
-    if input_kind == "tokens":
+    several = with_rules(name, names, train, standardize)
+    if several:
+        prepare = several[0].prepare
+        if input_kind == "tokens":
+            raise DataError(
+                f"{name}: input_kind is for one array, and there are {len(several)} inputs; leave it out: {ASIS}"
+            )
+    elif input_kind == "tokens":
         _check_tokens(name, *(part["inputs"] for part in parts.values()))
     else:
         prepare = fit_standardize(train["inputs"]) if standardize else Standardize()
     for part, arrays in parts.items():
-        check_prepared(f"{name}: {part} inputs, in 32 bits,", prepare, arrays["inputs"])
+        for one in several or (Input("", "inputs", prepare),):
+            check_prepared(f"{name}: {part} {one.array}, in 32 bits,", one.prepare, arrays[one.array])
     return Dataset(
         name=name,
         train=train,
@@ -93,6 +116,7 @@ def from_arrays(
         prepare=prepare,
         augment=augment or Augment(),
         feature_names=feature_names(inputs),
+        several=several,
     )
 
 
@@ -142,12 +166,16 @@ def note_coarse(what: str, numbers: np.ndarray, narrowed: np.ndarray) -> None:
             return
 
 
-def check_inputs(name: str, what: str, inputs: Any) -> np.ndarray:
-    """Inputs `[N, ...]` as plain finite numbers. Raises `DataError` for other values; notes images with channels first."""
+def check_inputs(name: str, what: str, inputs: Any, *, dims: int = 2) -> np.ndarray:
+    """Inputs `[N, ...]` of at least `dims` dims as plain finite numbers. Raises `DataError` for other values; notes images
+    with channels first."""
     x = plain_numbers(f"{name}: {what} inputs", inputs)
     _note_whole_numbers(f"{name}: {what} inputs", inputs, x)
-    if x.ndim < 2:
-        raise DataError(f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C])")
+    if x.ndim < dims:
+        raise DataError(
+            f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C]); one "
+            f"number for each example is x[:, None], of a frame frame[['name']]"
+        )
     if not len(x):
         raise DataError(f"{name}: there are no examples; give at least one")
     if not x.size:
@@ -173,13 +201,19 @@ def _note_whole_numbers(what: str, frame: Any, made: np.ndarray) -> None:
             )
 
 
-def _read(name: str, what: str, inputs: Any, targets: Any, weights: Any = None) -> Arrays:
-    """One split as plain arrays of equal length."""
-    x = check_inputs(name, what, inputs)
+def _read(name: str, what: str, inputs: Any, targets: Any, weights: Any = None, *, names: Any = ()) -> Arrays:
+    """One split as plain arrays of equal length; `names` are the several inputs, if there are (see `layout`)."""
     y = read_targets(f"{name}: the {what} targets", targets)
-    if len(x) != len(y):
-        raise DataError(f"{name}: targets have shape {y.shape} for {len(x)} inputs; give one target for each input")
-    arrays = {"inputs": x, "targets": y}
+    if names:
+        given = by_array(inputs, names)
+        arrays = {key: check_inputs(f"{name}: {key}", what, given[key], dims=1) for key in given}
+    else:
+        arrays = {"inputs": check_inputs(name, what, inputs)}
+    for key, x in arrays.items():
+        if len(x) != len(y):
+            raise DataError(f"{name}: targets have shape {y.shape} for {len(x)} {key}; give one target for each input")
+    x = arrays["inputs"]
+    arrays["targets"] = y
     if weights is not None:
         arrays["weights"] = check_weights(
             f"{name}: the {what} weights", plain_numbers(f"{name}: weights", weights), len(x)
@@ -201,41 +235,42 @@ def _splits(
     test: Any,
     validation: Any,
     *,
+    names: Any,
     holdout: float,
     by: str,
     groups: Any,
     seed: int,
 ) -> tuple[Arrays, Arrays, Arrays | None]:
     """Training, test and (where wanted) validation arrays."""
-    train = _read(name, "training", *given)
-    names = _groups(name, groups, given[1])
-    if names is not None and len(names) != len(train["targets"]):
-        names = names[
+    train = _read(name, "training", *given, names=names)
+    group = _groups(name, groups, given[1])
+    if group is not None and len(group) != len(train["targets"]):
+        group = group[
             np.flatnonzero(plain_numbers(f"{name}: weights", given[2]))
         ]  # examples with weight 0 were dropped
     if test is None:
-        train, held, names = _hold_out(name, train, "holdout", holdout, by, names, seed)
+        train, held, group = _hold_out(name, train, "holdout", holdout, by, group, seed)
     else:
-        held = _read_held(name, "test", test, given[0], train)
+        held = _read_held(name, "test", test, given[0], train, names)
     if validation is None:
         return train, held, None
     if isinstance(validation, int | float):
-        train, chosen_by, _ = _hold_out(name, train, "validation", validation, by, names, seed + 1)
+        train, chosen_by, _ = _hold_out(name, train, "validation", validation, by, group, seed + 1)
         return train, held, chosen_by
-    return train, held, _read_held(name, "validation", validation, given[0], train)
+    return train, held, _read_held(name, "validation", validation, given[0], train, names)
 
 
-def _read_held(name: str, what: str, given: Any, inputs: Any, train: Arrays) -> Arrays:
+def _read_held(name: str, what: str, given: Any, inputs: Any, train: Arrays, names: Any) -> Arrays:
     """A test or validation split that is given as arrays."""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise DataError(
             f"{name}: {what} is (inputs, targets) or (inputs, targets, weights), got {type(given).__name__}"
         )
-    held = _read(f"{name}, {what}", what, *given)
-    if held["inputs"].shape[1:] != train["inputs"].shape[1:]:
-        raise DataError(
-            f"{name}: {what} inputs have shape {held['inputs'].shape[1:]} each, training inputs {train['inputs'].shape[1:]}"
-        )
+    held = _read(f"{name}, {what}", what, *given, names=names)
+    for key in train.keys() - {"targets", "weights"}:
+        if key not in held or held[key].shape[1:] != train[key].shape[1:]:
+            shape = f"have shape {held[key].shape[1:]} each" if key in held else "are not there"
+            raise DataError(f"{name}: {what} {key} {shape}, training {key} {train[key].shape[1:]}")
     _check_names(name, what, feature_names(inputs), feature_names(given[0]))
     return held
 

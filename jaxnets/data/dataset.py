@@ -14,6 +14,7 @@ from jaxnets.data.augment import Augment
 from jaxnets.data.preparation import Preparation, describe
 from jaxnets.data.prepare import Standardize as Standardize
 from jaxnets.data.prepare import TokenIds as TokenIds
+from jaxnets.data.several import Input
 from jaxnets.data.split import WEIGHTS, plain_split
 
 Arrays = dict[str, np.ndarray]
@@ -55,6 +56,8 @@ class Dataset:
     """Encodes the rows of a table as inputs (`data.tabular.columns.Columns`); None if the data are not such a table."""
     feature_names: tuple[str, ...] = ()
     """Names along the last dim of the inputs, if any."""
+    several: tuple[Input, ...] = ()
+    """The inputs of a model that takes several (`data.several`); () if there is one array."""
     learned: Preparation | None = None
     """The preparation that an earlier run saved; None computes it from the training split."""
     validation: Arrays | None = None
@@ -109,7 +112,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """A digest of the bytes, shapes and names of training and test, and of the preparation: equal fingerprints give equal
         training. (Validation has no part in it: it changes no weight.)"""
-        tokens = (self.tokens,) if self.tokens else ()
+        tokens = tuple(part for part in (self.tokens, self.several) if part)
         digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names, *tokens)).encode())
         if self.tokenizer is not None:
             digest.update(self.tokenizer.digest.encode())
@@ -175,6 +178,7 @@ def hollow(learned: Preparation) -> Dataset:
         tokens=learned.tokens,
         columns=learned.columns,
         feature_names=learned.feature_names,
+        several=learned.several,
         learned=learned,
         hollow=True,
     )

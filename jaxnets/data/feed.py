@@ -23,6 +23,7 @@ from jaxnets.core.types import Batch, Placement
 from jaxnets.data.augment import Augment
 from jaxnets.data.order import Order
 from jaxnets.data.preparation import Arrays, Preparation
+from jaxnets.data.several import arranged
 from jaxnets.data.split import WEIGHTS
 from jaxnets.ops import to_devices
 from jaxnets.ops.random import stream_key
@@ -59,6 +60,12 @@ class Transform:
         if self.augment.active:
             inputs = self.augment(inputs, stream_key(self.seed, "augment", step), batch.get("index"))
         batch = {**batch, "inputs": inputs}
+        if self.preparation.several:
+            batch = arranged(
+                self.preparation.several,
+                batch,
+                lambda one, array: array if one.array == "inputs" else one.prepare.on_device(array),
+            )
         weights = batch.pop("weights", None)
         return batch if weights is None else {**batch, "mask": batch["mask"] * weights}
 

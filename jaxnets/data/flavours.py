@@ -79,6 +79,7 @@ def _as_array(what: str, values: Any) -> np.ndarray:
         raise DataError(f"{what} are a sparse matrix ({type(values).__name__}); give a dense array: x.toarray()")
     if isinstance(values, np.ma.MaskedArray):
         return values
+    values = _from_torch(values)
     try:
         # A list that holds masked arrays would lose their masks.
         if isinstance(values, list | tuple) and any(isinstance(v, np.ma.MaskedArray) for v in values):
@@ -92,6 +93,16 @@ def _as_array(what: str, values: Any) -> np.ndarray:
     if isinstance(values, list | tuple) and array.dtype.kind in "US":
         return _unmixed(values, array)
     return array
+
+
+def _from_torch(values: Any) -> Any:
+    """Tensors of torch without their gradient, on the host and in a dtype that NumPy has; also those in a list."""
+    if isinstance(values, list | tuple) and values and hasattr(values[0], "detach"):
+        return [_from_torch(value) for value in values]
+    if not (hasattr(values, "detach") and hasattr(values, "requires_grad")):
+        return values
+    values = values.detach().cpu()
+    return values.float() if "bfloat16" in str(values.dtype) else values
 
 
 def _unmixed(values: Any, array: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from jaxnets.data.arrays import feature_names
 from jaxnets.data.flavours import plain_numbers
 from jaxnets.data.preparation import Arrays, Form, Preparation
 from jaxnets.data.prepare import Standardize, TokenIds
+from jaxnets.data.several import by_array
 from jaxnets.data.tabular.csv_text import is_table
 from jaxnets.data.targets import check_finite
 from jaxnets.data.text.vocabulary import encode_texts, read_lines
@@ -29,6 +30,9 @@ def read_given(path: Path, preparation: Preparation) -> Arrays:
     """
     if path.suffix == ".npz":
         found = read_arrays(path)
+        if preparation.several:
+            names = {name for one in preparation.several for name in (one.argument, one.array)}
+            return _of_several({name: array for name, array in found.items() if name in names}, preparation)
         if "inputs" not in found:
             raise DataError(f"{path} has no array 'inputs'; it holds {', '.join(found) or 'nothing'}")
         return {name: array for name, array in found.items() if name in preparation.names}
@@ -63,7 +67,7 @@ def check_given(given: Any, preparation: Preparation, longest: int | None) -> Ar
         raise DataError(f"predict needs the array 'inputs'; the dict holds {', '.join(map(str, named)) or 'nothing'}")
     arrays = {name: plain_numbers(name, named[name]) for name in preparation.names if name in named}
     count = len(arrays["inputs"]) if arrays["inputs"].ndim else 0
-    graphs = _graph_sizes(arrays, preparation.form("inputs").shape[-1])
+    graphs = {} if preparation.several else _graph_sizes(arrays, preparation.form("inputs").shape[-1])
     for name, array in arrays.items():
         form = preparation.form(name)
         expected = graphs.get(name, form.shape)
@@ -104,6 +108,8 @@ def _named(given: Any, preparation: Preparation) -> Mapping[str, Any]:
     """New examples in any accepted form, as a dict of arrays."""
     if isinstance(given, Path):
         return read_given(given, preparation)
+    if preparation.several:
+        return _of_several(given, preparation)
     if preparation.tokens is not None and _are_texts(given):
         texts = [given] if isinstance(given, str) else np.asarray(given).ravel().tolist()
         return {"inputs": encode_texts(texts, preparation.tokens, preparation.form("inputs").shape[0])}
@@ -119,6 +125,11 @@ def _named(given: Any, preparation: Preparation) -> Mapping[str, Any]:
     if names and preparation.feature_names and names != preparation.feature_names:
         given = _in_order(given, names, preparation.feature_names)
     return {"inputs": given}
+
+
+def _of_several(given: Any, preparation: Preparation) -> Arrays:
+    """The inputs of a model that takes several, by array."""
+    return by_array(given, [(one.argument, one.array) for one in preparation.several])
 
 
 def _are_texts(given: Any) -> bool:
@@ -151,7 +162,7 @@ def _as_trained(name: str, array: np.ndarray, form: Form, preparation: Preparati
     if array.dtype == trained:
         return array
     fractions = array.dtype.kind == "f" and trained.kind in "iu" and bool((array != np.rint(array)).any())
-    if fractions or (array.dtype.kind == "f" and isinstance(preparation.prepare, TokenIds)):
+    if fractions or (array.dtype.kind == "f" and isinstance(preparation.prepare_of(name), TokenIds)):
         low, high = (f"{bound[0]:g}" if bound else "?" for bound in (preparation.lowest, preparation.highest))
         seen = f" from {low} to {high}" if name == "inputs" else ""
         raise DataError(

@@ -15,7 +15,8 @@ import numpy as np
 from jaxnets.core.errors import DataError
 from jaxnets.core.scaling import mean_and_deviation
 from jaxnets.core.types import Card, Tokens
-from jaxnets.data.prepare import Standardize, TokenIds
+from jaxnets.data.prepare import AsGiven, Standardize, TokenIds
+from jaxnets.data.several import Input
 from jaxnets.data.tabular.cells import CellFormat
 from jaxnets.data.tabular.columns import Column, Columns, Ratio
 from jaxnets.data.tabular.csv_files import Reading
@@ -75,6 +76,8 @@ class Preparation:
     """Number of validation examples."""
     tokenizer: str = ""
     """Digest of the tokenizer's files; "" if there are none."""
+    several: tuple[Input, ...] = ()
+    """The inputs of a model that takes several; () if there is one array."""
 
     @functools.cached_property
     def card(self) -> Card:
@@ -103,6 +106,10 @@ class Preparation:
     def names(self) -> tuple[str, ...]:
         """Names of the arrays that prediction needs: all except targets and weights."""
         return tuple(form.name for form in self.forms if form.name not in ("targets", "weights", "mask"))
+
+    def prepare_of(self, name: str) -> Standardize | TokenIds:
+        """How an array of the inputs is prepared."""
+        return next((one.prepare for one in self.several if one.array == name), self.prepare)
 
     def check_named(self, what: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Raise `DataError` for a token or label outside `[0, number of names)`.
@@ -140,13 +147,28 @@ class Preparation:
 
     def on_host(self, arrays: Arrays) -> Arrays:
         """Raw arrays as they are sent to a device: inputs after `prepare.on_host`, the rest with at most 32 bits."""
+        inputs = {"inputs", *(one.array for one in self.several)}
         return {
-            name: self.prepare.on_host(array) if name == "inputs" else narrow(array) for name, array in arrays.items()
+            name: self.prepare_of(name).on_host(array) if name in inputs else narrow(array)
+            for name, array in arrays.items()
         }
 
 
 # The classes inside a preparation, for saving and loading it.
-CLASSES = (Preparation, Form, Standardize, TokenIds, Tokens, Columns, Column, Ratio, CellFormat, Reading)
+CLASSES = (
+    Preparation,
+    Form,
+    Input,
+    Standardize,
+    TokenIds,
+    AsGiven,
+    Tokens,
+    Columns,
+    Column,
+    Ratio,
+    CellFormat,
+    Reading,
+)
 
 
 def narrow(array: np.ndarray) -> np.ndarray:
@@ -187,6 +209,7 @@ def describe(dataset: Any) -> Preparation:
         tokens=dataset.tokens,
         columns=dataset.columns,
         tokenizer=dataset.tokenizer.digest if dataset.tokenizer is not None else "",
+        several=dataset.several,
     )
 
 

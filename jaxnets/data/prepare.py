@@ -79,6 +79,19 @@ class TokenIds:
         return sent.astype(jnp.int32)
 
 
+@dataclasses.dataclass(frozen=True)
+class AsGiven(TokenIds):
+    """Leaves whole numbers and truth values as they are: the former as int32, the latter as booleans."""
+
+    def __call__(self, inputs: Any) -> Any:
+        """Same shape."""
+        return inputs if inputs.dtype == bool else super().__call__(inputs)
+
+    def on_device(self, sent: Array) -> Array:
+        """What `on_host` gave, as the model sees it."""
+        return sent if sent.dtype == bool else super().on_device(sent)
+
+
 def fit_standardize(inputs: np.ndarray) -> Standardize:
     """Mean and standard deviation of each channel (images) or feature; a constant one gets `std` 1.
 

@@ -122,10 +122,13 @@ def _numbers(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Any, kin
         raise DataError(
             f"{name}: class_names are given, but the targets are real numbers; give integers or text, or kind='class'"
         )
-    if kind == "auto" and y.ndim == 1 and len(y) >= 10 and (values := np.unique(y)).size <= 10 and _all_whole(values):
+    values = np.unique(y) if kind == "auto" and y.ndim == 1 else np.zeros(0)
+    binary = values.size == 2 and values.tolist() == [0, 1]
+    if binary or (len(y) >= 10 and 0 < values.size <= 10 and _all_whole(values)):
+        which = "that are all 0 or 1," if binary else f"with {values.size} distinct whole values"
         note(
-            f"{name}: the targets are floats with {values.size} distinct whole values and are treated as numbers "
-            f"(regression); for classes give integers, y.astype(int)"
+            f"{name}: the targets are floats {which} and are treated as numbers (regression); for classes give integers, "
+            f"y.astype(int), or from_arrays(..., kind='class')"
         )
     return Targets("number", y, y_test, ())
 

@@ -25,6 +25,7 @@ from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import Recipe, with_average
 from jaxnets.tasks.base import Task
+from jaxnets.tasks.told import about_call
 from jaxnets.training.evaluate import Evaluator, Predictor
 from jaxnets.training.initial import abstract_state, create_state
 from jaxnets.training.program import Program, choose_steps_per_call
@@ -199,7 +200,7 @@ def _check_parameters(task: Task, abstract: TrainState) -> None:
 
 def _check_arrays(task: Task, dataset: Dataset) -> None:
     """Raise `DataError` for an array that the user put beside the inputs and that nothing would read."""
-    known = ("inputs", "targets", *WEIGHTS, *task.reads)
+    known = ("inputs", "targets", *WEIGHTS, *task.reads, *(one.array for one in dataset.several))
     for split, arrays in dataset.splits.items():
         for name in arrays:
             if name not in known:
@@ -221,17 +222,20 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
         return state
     except JaxnetsError:
         raise
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError, AssertionError) as error:
         # Whatever a model does with inputs that are not for it; what it says itself of them is a ValueError.
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise DataError(
             f"{type(task.model).__name__} cannot take the inputs of {dataset.name!r}, each of shape "
-            f"{dataset.card.input_shape}: {said}{_about_integers(batch, dataset)}"
+            f"{dataset.card.input_shape}: {said}{_about_integers(batch, dataset)}. "
+            f"{about_call(task.model, task.inputs_of(batch))}"
         ) from error
 
 
 def _about_integers(batch: Batch, dataset: Dataset) -> str:
     """The remedy where a model may have expected the whole numbers that were given."""
+    if dataset.several:
+        return ""
     given, prepared = dataset.train["inputs"].dtype, batch["inputs"].dtype
     if not (jax.numpy.issubdtype(given, jax.numpy.integer) and jax.numpy.issubdtype(prepared, jax.numpy.floating)):
         return ""

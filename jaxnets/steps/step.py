@@ -17,10 +17,10 @@ from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.precision import Precision
+from jaxnets.steps.sown import Loss, with_sown
 from jaxnets.steps.state import TrainState, strongly_typed
 
 Metrics = dict[str, Mean]
-Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 # The metric by which a step says whether it changed the weights: 1 or 0. `with_average` reads it and takes it out.
 TAKEN = "taken"
@@ -52,13 +52,14 @@ class Recipe:
 
 
 def make_train_step(loss: Loss, recipe: Recipe) -> Step:
-    """A pure step that minimises `loss` by `recipe.optimizer`.
+    """A pure step that minimises `loss`, and what the module sows in the collection "losses", by `recipe.optimizer`.
 
     The metrics are undivided means over the batch: the loss's own, and `gradient_norm` (before clipping) and, with a
     guard, `skipped` (1 where the step changed nothing because a number was not finite) and `bad_leaf` (1 + the number of
     the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
     `taken` is 1 where the weights were updated.
     """
+    loss = with_sown(loss)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = with_keys(batch, recipe.key("examples", state.step))

@@ -5,7 +5,7 @@ derived from the step's key by name; other names draw from the stream "params". 
 module that draws there raises `UsageError`, since its outputs would depend on the batch size.
 
 A collection that `init` makes is state and is carried from step to step. A collection that a module sows (`self.sow`) grows
-at every call, so it is not state and is left out.
+at every call, so it is not state and is left out. What is sown in "losses" is added to the training loss (`steps/sown.py`).
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from jax import Array
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Variables
 from jaxnets.ops.random import named_keys
+from jaxnets.steps.sown import COLLECTION as LOSSES
 from jaxnets.steps.state import strongly_typed
 
 # Streams that `self.has_rng` finds in training, besides "dropout"; `self.make_rng` draws from any.
@@ -31,17 +32,32 @@ STREAMS = (
 
 
 def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
-    """Initial variables of a module called as `model(*inputs)`, in evaluation: `{"params": ..., ...}`.
+    """Initial variables of a module called as `model(*inputs)` (see `spread`), in evaluation: `{"params": ..., ...}`.
 
     Raises:
         UsageError: the shapes or dtypes of a collection change in a call.
     """
     module, mode = in_mode(model, train=False)
+    inputs, named = spread(model, inputs)
+    mode |= named
     initialise: Any = module.init
+
+    def initialised() -> Variables:
+        made = initialise({"params": key, "dropout": key}, *inputs, **mode)
+        return dict(strongly_typed(nn.unbox(made)))
+
     # Boxes of `nn.with_partitioning` are taken off, and their axes are not looked for in the mesh: where arrays go is decided
-    # by `parallel/partition.py`.
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-        variables = dict(strongly_typed(nn.unbox(initialise({"params": key, "dropout": key}, *inputs, **mode))))
+    # by `parallel/partition.py`. A module that constrains its activations by `jax.lax` needs the mesh, though.
+    try:
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            variables = initialised()
+    except (RuntimeError, ValueError) as error:
+        if "mesh" not in str(error):
+            raise
+        variables = _explained(model, initialised)
+    except NameError:
+        variables = _explained(model, initialised)  # to say what is wrong with the name
+    variables.pop(LOSSES, None)  # sown anew in every call, also by a module that adds its values up itself
     kept = [name for name in variables if name != "params"]
     if not kept:
         return variables
@@ -49,6 +65,7 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
     def called() -> Variables:
         module, mode = in_mode(model, train=True)
         call: Any = module.apply
+        mode |= named
         return dict(strongly_typed(nn.unbox(call(variables, *inputs, **mode, rngs=_streams(key), mutable=kept)[1])))
 
     after = _explained(model, lambda: jax.eval_shape(called))
@@ -83,11 +100,13 @@ def call_model(
         options: further arguments of `model.apply`, e.g. `method`.
 
     Returns:
-        The module's result, and its collections other than params after the call.
+        The module's result, and its collections other than params after the call; in training also what it sowed as losses.
     """
     others = {name: value for name, value in variables.items() if name != "params"}
-    rngs, kept = ({}, []) if key is None else (_streams(key), list(others))
+    rngs, kept = ({}, []) if key is None else (_streams(key), [*others, LOSSES])
     module, mode = in_mode(model, train=key is not None, method=options.get("method"))
+    inputs, named = spread(model, inputs, method=options.get("method"))
+    mode |= named
     call: Any = module.apply  # its return type depends on `mutable`
     outputs, new = _explained(
         model,
@@ -106,8 +125,7 @@ def in_mode(model: nn.Module, *, train: bool, method: Any = None) -> tuple[nn.Mo
     The call's own arguments are used if it has one of `MODES`; else a field of such a name that is None is set; else the
     module does the same in both.
     """
-    called = getattr(type(model), method) if isinstance(method, str) else method or type(model).__call__
-    arguments = inspect.signature(called).parameters
+    arguments = inspect.signature(_called(model, method)).parameters
     mode: dict[str, Any] = {name: train is value for name, value in MODES.items() if name in arguments}
     if mode:
         return model, mode
@@ -115,6 +133,42 @@ def in_mode(model: nn.Module, *, train: bool, method: Any = None) -> tuple[nn.Mo
     unset = {name: train is MODES[name] for name in fields if getattr(model, name) is None}
     changes: Any = unset
     return (model.clone(**changes) if unset else model), {}
+
+
+def spread(model: nn.Module, inputs: tuple[Any, ...], *, method: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a call from the inputs of a batch.
+
+    A plain dict whose keys are arguments of the call gives those, one without any is a single argument. A plain tuple gives
+    the first arguments, if there are so many. Anything else is a single argument, also a named tuple.
+
+    Raises:
+        UsageError: some keys are arguments, and others are not.
+    """
+    if len(inputs) != 1 or type(inputs[0]) not in (dict, tuple):
+        return inputs, {}
+    (given,) = inputs
+    takes = [p for name, p in inspect.signature(_called(model, method)).parameters.items() if name != "self"]
+    if isinstance(given, tuple):
+        many = any(p.kind is p.VAR_POSITIONAL for p in takes)
+        places = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in MODES for p in takes)
+        return (given if many or places >= len(given) else inputs), {}
+    if any(p.kind is p.VAR_KEYWORD for p in takes):
+        return (), given
+    names = [p.name for p in takes if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    unknown = [name for name in given if name not in names]
+    if len(unknown) == len(given):
+        return inputs, {}
+    if unknown:
+        raise UsageError(
+            f"the inputs are {', '.join(given)}, but the call of {type(model).__name__} has no argument {unknown[0]!r}: it "
+            f"has {', '.join(names)}; name every input after one of them"
+        )
+    return (), given
+
+
+def _called(model: nn.Module, method: Any = None) -> Any:
+    """The function that a call runs."""
+    return getattr(type(model), method) if isinstance(method, str) else method or type(model).__call__
 
 
 def _streams(key: Array) -> dict[str, Array]:
@@ -136,6 +190,20 @@ def _explained(model: nn.Module, call: Callable[[], Any]) -> Any:
         raise UsageError(
             f"{kind} creates or changes a variable where it may not ({_reason(error)}); create it in every call, whatever "
             f"`train` is, and change it only if `train` is true"
+        ) from error
+    except NameError as error:
+        if "unbound axis name" not in str(error):
+            raise
+        raise UsageError(
+            f"{kind} sums over an axis of pmap or vmap, which there is none of ({_reason(error)}); leave axis_name out: a "
+            f"call sees the whole batch, over all devices, so its means are those of the whole batch already"
+        ) from error
+    except ValueError as error:
+        if "Resource axis" not in str(error):
+            raise
+        raise UsageError(
+            f"{kind} places an array on an axis that the mesh has not ({_reason(error)}); use the axes data, fsdp and tensor, "
+            f"or give logical names with rules to these: nn.logical_axis_rules([('batch', 'data'), ('embed', None)])"
         ) from error
 
 

@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
+from jaxnets.steps.sown import METRIC as SOWN
 from jaxnets.steps.step import Recipe, Step
 from jaxnets.tasks.base import Task, options_of
 from jaxnets.tasks.calls import call_model
@@ -143,7 +144,7 @@ class Own(Task):
         made = {name: m.value(values[name]) if isinstance(values[name], dict) else 0.0 for name, m in own.items()}
         rest = {name: value for name, value in values.items() if name not in own}
         if self.inner.headline not in rest:  # the outputs do not fit the inner task, so nothing of it was measured
-            return {name: rest[name] for name in ("loss", *dict(self.measures)) if name in rest} | made
+            return {name: rest[name] for name in ("loss", SOWN, *dict(self.measures)) if name in rest} | made
         return {**self.inner.derive(rest), **made}
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:

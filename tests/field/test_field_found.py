@@ -53,8 +53,11 @@ def test_strings_of_any_length_and_tensors_of_other_libraries():
     assert from_arrays(X, Y.astype(np.dtypes.StringDType())).class_names == ("a", "z")
     assert from_arrays(torch.tensor(X), torch.arange(48) % 2).class_names == ("0", "1")
     for tensor in (torch.nn.Parameter(torch.tensor(X)), torch.tensor(X, dtype=torch.bfloat16)):
-        with pytest.raises(DataError, match=r"x.detach\(\).float\(\).numpy"):
-            from_arrays(tensor, Y)
+        kept = from_arrays(X, Y).train["inputs"]
+        np.testing.assert_allclose(from_arrays(tensor, Y).train["inputs"], kept, rtol=2**-8)
+        np.testing.assert_array_equal(
+            from_arrays(list(tensor), Y).train["inputs"], from_arrays(tensor, Y).train["inputs"]
+        )
 
 
 def test_numbers_beyond_what_a_table_or_a_frame_holds_are_noted(tmp_path):

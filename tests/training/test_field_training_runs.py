@@ -145,8 +145,8 @@ def test_a_tasks_own_headline_says_which_way_and_others_must_be_told(no_report, 
 
 
 def test_keeping_the_best_of_nothing_is_said(no_report, tmp_path):
+    options = small(steps=1, eval_every=0, run_dir=tmp_path / "run")
     with pytest.warns(DataWarning, match="measured at the end alone"):
-        options = small(steps=1, eval_every=0, run_dir=tmp_path / "run")
         jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **options)
 
 
