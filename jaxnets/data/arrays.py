@@ -1,15 +1,16 @@
 """A data set from the user's own arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxnets.core.errors import DataError, note
 from jaxnets.core.scaling import LARGEST_EXACT
-from jaxnets.data.augment import Augment
+from jaxnets.data.augment import Augment, OwnAugment, as_augment
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import plain_numbers
+from jaxnets.data.large import LazyArray, as_lazy, check_lazy, select
 from jaxnets.data.prepare import Standardize, TokenIds, fit_standardize
 from jaxnets.data.split import check_weights, counted
 from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
@@ -29,7 +30,7 @@ def from_arrays(
     kind: TargetKind = "auto",
     class_names: Sequence[str] | None = None,
     target_name: str = "target",
-    augment: Augment | None = None,
+    augment: Augment | OwnAugment | Callable[..., Any] | None = None,
 ) -> Dataset:
     """A data set from your own arrays. They are kept unscaled and never written to; `predict` takes arrays of the same form.
 
@@ -49,7 +50,8 @@ def from_arrays(
         kind: what the targets are ("class", "labels" or "number"); overrides the rule above.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
         target_name: name of the predicted quantity, for axis labels.
-        augment: random changes to training inputs.
+        augment: random changes to training inputs: an `Augment`, or a function `(key, inputs) -> inputs` of one example, as
+            the model gets it.
 
     Raises:
         DataError: lengths differ, a value is missing or infinite, labels are negative or outside `class_names`, or an array
@@ -78,7 +80,7 @@ def from_arrays(
     if input_kind == "tokens":
         _check_tokens(name, train["inputs"], held["inputs"])
     else:
-        prepare = fit_standardize(train["inputs"]) if standardize else Standardize()
+        prepare = fit_scale(name, train["inputs"]) if standardize else Standardize()
     for split, arrays in (("training", train), ("test", held)):
         check_prepared(f"{name}: {split} inputs, in 32 bits,", prepare, arrays["inputs"])
     return Dataset(
@@ -89,7 +91,7 @@ def from_arrays(
         target_kind=found.kind,
         target_name=target_name,
         prepare=prepare,
-        augment=augment or Augment(),
+        augment=as_augment(augment),
         feature_names=feature_names(inputs),
     )
 
@@ -105,15 +107,37 @@ def feature_names(inputs: Any) -> tuple[str, ...]:
 def _check_tokens(name: str, *splits: np.ndarray) -> None:
     """Raise `DataError` unless inputs are whole numbers of at most 31 bits, at least 0."""
     for inputs in splits:
-        if not np.issubdtype(inputs.dtype, np.integer) or inputs.min(initial=0) < 0 or inputs.max(initial=0) >= 2**31:
+        low, high = min(0, inputs.min()), max(0, inputs.max())
+        if not np.issubdtype(inputs.dtype, np.integer) or low < 0 or high >= 2**31:
             raise DataError(
-                f"{name}: input_kind='tokens' takes whole numbers from 0 to 2^31 - 1, got {inputs.dtype} from "
-                f"{inputs.min(initial=0)} to {inputs.max(initial=0)}"
+                f"{name}: input_kind='tokens' takes whole numbers from 0 to 2^31 - 1, got {inputs.dtype} from {low} to {high}"
             )
+
+
+def fit_scale(name: str, inputs: Any) -> Standardize:
+    """Mean and deviation of the training inputs; those of a lazy array are of a sample of its rows, which a note says."""
+    if not isinstance(inputs, LazyArray):
+        return fit_standardize(inputs)
+    check_lazy(f"{name}: training inputs", inputs)
+    rows = inputs.sample_rows()
+    if len(rows) < len(inputs):
+        note(
+            f"{name}: inputs are standardised by mean and deviation of {len(rows):,} of {len(inputs):,} training rows; "
+            f"standardize=False leaves them as they are"
+        )
+    return fit_standardize(inputs[rows])
 
 
 def check_prepared(what: str, prepare: Standardize | TokenIds, inputs: np.ndarray) -> None:
     """Raise `DataError` if a finite number overflows in float32; write a note if float32 loses differences."""
+    if isinstance(inputs, LazyArray):
+        few = inputs[np.linspace(0, len(inputs) - 1, min(len(inputs), 1000)).astype(np.int64)]
+        ends = np.stack(inputs.extremes)
+        for part in (few.reshape(-1, few.shape[-1]), ends):
+            if (sent := prepare.on_host(part)) is not part:
+                check_finite(what, sent)
+                note_coarse(what, part, sent)
+        return
     sent = prepare.on_host(inputs)
     if sent is not inputs:
         check_finite(what, sent)
@@ -142,15 +166,18 @@ def note_coarse(what: str, numbers: np.ndarray, narrowed: np.ndarray) -> None:
 
 def check_inputs(name: str, what: str, inputs: Any) -> np.ndarray:
     """Inputs `[N, ...]` as plain finite numbers. Raises `DataError` for other values; notes images with channels first."""
-    x = plain_numbers(f"{name}: {what} inputs", inputs)
-    _note_whole_numbers(f"{name}: {what} inputs", inputs, x)
+    x: Any = as_lazy(f"{name}: {what} inputs", inputs)
+    if not isinstance(x, LazyArray):
+        x = plain_numbers(f"{name}: {what} inputs", inputs)
+        _note_whole_numbers(f"{name}: {what} inputs", inputs, x)
     if x.ndim < 2:
         raise DataError(f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C])")
     if not len(x):
         raise DataError(f"{name}: there are no examples; give at least one")
     if not x.size:
         raise DataError(f"{name}: inputs have shape {x.shape}, without a single number; give at least one feature")
-    check_finite(f"{name}: {what} inputs", x)
+    if not isinstance(x, LazyArray):  # lazy ones are checked once they are split
+        check_finite(f"{name}: {what} inputs", x)
     if x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] > 4 and x.shape[2] > 4:
         note(
             f"{name}: inputs {x.shape} look like images with their channels first; here they come last, "
@@ -202,4 +229,4 @@ def _hold_out(name: str, arrays: Arrays, share: float, seed: int) -> tuple[Array
             f"examples, another share in (0, 1), or your own test split"
         )
     order = np.random.default_rng(seed).permutation(rows)
-    return tuple({key: array[part] for key, array in arrays.items()} for part in (order[count:], order[:count]))  # type: ignore[return-value]
+    return tuple({key: select(array, part) for key, array in arrays.items()} for part in (order[count:], order[:count]))  # type: ignore[return-value]
