@@ -16,6 +16,7 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset
+from jaxnets.data.indexed import from_source, is_source
 from jaxnets.data.sources.memory import InMemory
 from jaxnets.interop.functions import Functions
 from jaxnets.optim.given import ByPath, Optax, as_optimizer
@@ -29,9 +30,9 @@ from jaxnets.tasks.supervised import Supervised
 
 def fit(
     model: nn.Module | Task | tuple[Callable[..., Any], Callable[..., Any]],
-    data: Dataset | tuple[Any, ...],
+    data: Any,
     *,
-    test: tuple[Any, ...] | None = None,
+    test: Any = None,
     epochs: float | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -59,8 +60,8 @@ def fit(
             Its call may have an argument `train`, `training`, `is_training` or `deterministic`. For a bare module, integer
             (or text) targets make it a classification and real targets a regression.
         data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where
-            examples count differently.
-        test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
+            examples count differently; or an object that gives examples by number (see `data.from_source`).
+        test: held-out arrays, where `data` are arrays, or a second such object; without it a fifth of the data is set aside.
         epochs: passes over the training data; 10 unless `steps` says otherwise.
         steps: optimizer steps, instead of epochs.
         batch_size: examples in each step; by default 128, or 32 where there are fewer than 10,000 examples.
@@ -198,16 +199,21 @@ def _initial(given: Any, options: dict[str, Any]) -> Initial | None:
 
 def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset:
     """The data as a `Dataset`; raises `UsageError` where the arguments are not what they should be."""
+    kind: Any
     if isinstance(data, Dataset):
         if test is not None:
             raise UsageError("test goes with arrays; a Dataset has its own test split")
         dataset = data
     elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        kind: Any = model.given_targets if isinstance(model, Task) else "auto"
+        kind = model.given_targets if isinstance(model, Task) else "auto"
         dataset = from_arrays(data[0], data[1], weights=data[2] if len(data) == 3 else None, test=test, kind=kind)
+    elif is_source(data):
+        kind = model.given_targets if isinstance(model, Task) else "auto"
+        dataset = from_source(data, test=test, kind=kind)
     else:
         raise UsageError(
-            f"data is a Dataset or arrays, (inputs, targets) or (inputs, targets, weights), got {type(data).__name__}"
+            f"data is a Dataset, arrays, (inputs, targets) or (inputs, targets, weights), or an object with __len__ and "
+            f"__getitem__ (see data.from_source), got {type(data).__name__}"
         )
     if not isinstance(model, nn.Module | Task):
         hint = "; add parentheses to make one" if isinstance(model, type) else ""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxnets.data.graphs import from_graph as from_graph
     from jaxnets.data.graphs import from_graphs as from_graphs
     from jaxnets.data.graphs import pad_graphs as pad_graphs
+    from jaxnets.data.indexed import from_source as from_source
     from jaxnets.data.sources.graph_sets import Cora as Cora
     from jaxnets.data.sources.graph_sets import KarateClub as KarateClub
     from jaxnets.data.sources.graph_sets import Rings as Rings
@@ -51,6 +52,7 @@ FILES = {
     "from_graph": "graphs",
     "from_graphs": "graphs",
     "pad_graphs": "graphs",
+    "from_source": "indexed",
     "CIFAR10": "sources.images",
     "MNIST": "sources.images",
     "Digits": "sources.images",
@@ -110,6 +112,7 @@ __all__ = [
     "from_arrays",
     "from_graph",
     "from_graphs",
+    "from_source",
     "load",
     "open_tokenizer",
     "pad_graphs",

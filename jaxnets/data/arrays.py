@@ -131,7 +131,8 @@ def fit_scale(name: str, inputs: Any) -> Standardize:
 def check_prepared(what: str, prepare: Standardize | TokenIds, inputs: np.ndarray) -> None:
     """Raise `DataError` if a finite number overflows in float32; write a note if float32 loses differences."""
     if isinstance(inputs, LazyArray):
-        few = inputs[np.linspace(0, len(inputs) - 1, min(len(inputs), 1000)).astype(np.int64)]
+        rows = inputs.sample_rows()
+        few = inputs[rows[:: max(1, len(rows) // 1000)]]
         ends = np.stack(inputs.extremes)
         for part in (few.reshape(-1, few.shape[-1]), ends):
             if (sent := prepare.on_host(part)) is not part:
@@ -220,8 +221,8 @@ def _check_names(name: str, train: tuple[str, ...], test: tuple[str, ...]) -> No
         )
 
 
-def _hold_out(name: str, arrays: Arrays, share: float, seed: int) -> tuple[Arrays, Arrays]:
-    rows = len(arrays["inputs"])
+def holdout_rows(name: str, rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of the training and of the test split, drawn by a seed; raises `DataError` if one would be empty."""
     count = round(rows * share) if 0 < share < 1 else 0
     if not 0 < count < rows:
         raise DataError(
@@ -229,4 +230,12 @@ def _hold_out(name: str, arrays: Arrays, share: float, seed: int) -> tuple[Array
             f"examples, another share in (0, 1), or your own test split"
         )
     order = np.random.default_rng(seed).permutation(rows)
-    return tuple({key: select(array, part) for key, array in arrays.items()} for part in (order[count:], order[:count]))  # type: ignore[return-value]
+    return order[count:], order[:count]
+
+
+def _hold_out(name: str, arrays: Arrays, share: float, seed: int) -> tuple[Arrays, Arrays]:
+    train, test = (
+        {key: select(array, part) for key, array in arrays.items()}
+        for part in holdout_rows(name, len(arrays["inputs"]), share, seed)
+    )
+    return train, test

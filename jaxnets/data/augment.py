@@ -91,11 +91,16 @@ class OwnAugment:
 
     def __repr__(self) -> str:
         """The name of the function and a digest of its text, which are the same in every process."""
-        try:
-            text = inspect.getsource(self.function)
-        except (OSError, TypeError):
-            text = ""
-        return f"OwnAugment({_name(self.function)}, {hashlib.sha256(text.encode()).hexdigest()[:16]})"
+        return f"OwnAugment({named(self.function)})"
+
+
+def named(function: Any) -> str:
+    """The name of a function of the caller's and a digest of its text, if that can be found."""
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        text = ""
+    return f"{_name(function)}, {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _name(function: Any) -> str:

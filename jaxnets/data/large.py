@@ -6,7 +6,6 @@ asked for. `gather` is the one place where batches are read, from arrays in memo
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -61,6 +60,8 @@ class LazyArray:
     """Row numbers in the reader, `[N]`; or one number `[]`, for rows 0 to N - 1."""
     known: tuple[np.ndarray, np.ndarray] | None = None
     """Smallest and largest number of each feature (the last dim), where they are known."""
+    scale: tuple[np.ndarray, np.ndarray] | None = None
+    """Mean and deviation likewise."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,7 +110,7 @@ class LazyArray:
 
     def select(self, rows: np.ndarray) -> "LazyArray":
         """Some rows, still unread."""
-        return dataclasses.replace(self, rows=self.numbers(rows), known=None)
+        return dataclasses.replace(self, rows=self.numbers(rows), known=None, scale=None)
 
     @property
     def checked(self) -> bool:
@@ -131,6 +132,8 @@ class LazyArray:
     @functools.cached_property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of each feature (the last dim), from the sample."""
+        if self.scale is not None:
+            return self.scale
         sample = self[self.sample_rows()]
         return mean_and_deviation(sample.reshape(len(sample), -1) if self.ndim < 2 else sample)
 
@@ -187,12 +190,12 @@ def gather(arrays: Mapping[str, Any], rows: np.ndarray, moment: Moment | None = 
             before = read[id(array.reader)] = numbers, array.reader.read(numbers, moment)
         made[name] = before[1][array.name]
         if not array.checked and array.dtype.kind == "f":
-            _check_read(name, made[name], numbers)
+            check_rows(name, made[name], numbers)
     return made
 
 
-def _check_read(name: str, values: np.ndarray, numbers: np.ndarray) -> None:
-    """Raise `DataError` if rows that nothing has looked at before hold a NaN or infinity."""
+def check_rows(name: str, values: np.ndarray, numbers: np.ndarray) -> None:
+    """Raise `DataError` if rows with these numbers, which nothing has looked at before, hold a NaN or infinity."""
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if bad.any():
         raise DataError(
@@ -303,8 +306,3 @@ def check_lazy(what: str, array: LazyArray) -> None:
                 f"{what} hold NaN or infinite values, the first at index {where} ({block[place]}); remove or fill them"
             )
         start += len(block)
-
-
-def digest_of(*parts: Any) -> str:
-    """A short digest of some plain values."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
