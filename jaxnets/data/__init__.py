@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxnets.data.augment import Augment as Augment
     from jaxnets.data.dataset import Dataset as Dataset
     from jaxnets.data.dataset import Source as Source
+    from jaxnets.data.folder import from_folder as from_folder
     from jaxnets.data.graphs import from_graph as from_graph
     from jaxnets.data.graphs import from_graphs as from_graphs
     from jaxnets.data.graphs import pad_graphs as pad_graphs
@@ -49,6 +50,7 @@ FILES = {
     "Cora": "sources.graph_sets",
     "KarateClub": "sources.graph_sets",
     "Rings": "sources.graph_sets",
+    "from_folder": "folder",
     "from_graph": "graphs",
     "from_graphs": "graphs",
     "pad_graphs": "graphs",
@@ -110,6 +112,7 @@ __all__ = [
     "TokenFile",
     "TwoSpirals",
     "from_arrays",
+    "from_folder",
     "from_graph",
     "from_graphs",
     "from_source",

@@ -200,6 +200,7 @@ class IndexReader:
             (
                 type(self.source).__qualname__,
                 len(self.source),
+                str(getattr(self.source, "fingerprint", "")),
                 sorted((name, shape, dtype.str) for name, (shape, dtype) in self.forms.items()),
                 self.transform and named(self.transform),
             )

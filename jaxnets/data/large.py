@@ -271,16 +271,17 @@ def as_lazy(what: str, values: Any) -> Any:
         raise DataError(f"{what} have shape {tuple(values.shape)}; give at least one example")
     dtype = plain_numbers(what, np.asarray(values[:1])).dtype  # refuses what are no numbers
     if isinstance(values, np.memmap):
-        file, values = (values.filename if values.mode in ("r", "c") else _flushed(values)), np.asarray(values)
+        about, values = about_map(values), np.asarray(values)
     else:
-        file = getattr(getattr(values, "file", None), "filename", "")
-    return LazyArray(Stored(values, _about(file), dtype), "", tuple(values.shape[1:]), dtype, np.array(values.shape[0]))
+        about = _about(getattr(getattr(values, "file", None), "filename", ""))
+    return LazyArray(Stored(values, about, dtype), "", tuple(values.shape[1:]), dtype, np.array(values.shape[0]))
 
 
-def _flushed(values: np.memmap) -> Any:
-    """The name of a writable map's file, written to the disk: else its time would change when the system does that."""
-    values.flush()
-    return values.filename
+def about_map(values: np.memmap) -> str:
+    """Size and time of the file of a memory map, after what was written is on the disk: else its time would change later."""
+    if values.mode not in ("r", "c"):
+        values.flush()
+    return _about(values.filename)
 
 
 def _about(file: Any) -> str:

@@ -241,3 +241,71 @@ def test_an_augmentation_of_ones_own_must_keep_the_shape():
         from_arrays(x, y, augment="flip")
     assert from_arrays(x, y, augment=brighten).fingerprint == from_arrays(x, y, augment=brighten).fingerprint
     assert from_arrays(x, y, augment=brighten).fingerprint != from_arrays(x, y).fingerprint
+
+
+def tokens_in(path, count, dtype=np.uint16):
+    """A pair of files of byte tokens as nanoGPT writes them."""
+    ids = np.random.default_rng(0).integers(0, 256, count).astype(dtype)
+    ids.tofile(path / "train.bin")
+    ids[:200].tofile(path / "val.bin")
+    return ids
+
+
+def source_of(path, **options):
+    return jaxnets.data.TokenFile(str(path), tokens="bytes", **{"length": 16} | options)
+
+
+@pytest.mark.parametrize(("count", "stride"), [(1000, 0), (1001, 8), (995, 5), (1000, 16), (1001, 30), (18, 16)])
+def test_windows_of_a_mapped_file_are_those_in_memory(tmp_path, monkeypatch, count, stride):
+    tokens_in(tmp_path, count)
+    plain = source_of(tmp_path, stride=stride).open()
+    monkeypatch.setattr(large, "LARGE_BYTES", 1)
+    lazy = source_of(tmp_path, stride=stride).open()
+    assert lazy.lazy
+    assert not plain.lazy
+    for split in ("train", "test"):
+        for name, array in getattr(plain, split).items():
+            np.testing.assert_array_equal(np.asarray(getattr(lazy, split)[name]), array)
+            assert getattr(lazy, split)[name].dtype == array.dtype
+    assert lazy.preparation == plain.preparation
+
+
+def test_a_token_outside_the_vocabulary_is_found_when_it_is_read(tmp_path, lazily, monkeypatch):
+    ids = tokens_in(tmp_path, 5000)
+    monkeypatch.setattr(large, "SAMPLE_ROWS", 5)
+    seen = large.sample_rows(624, (16,), np.dtype(np.uint8))
+    row = next(row for row in range(624) if not {row - 2, row - 1, row, row + 1, row + 2} & set(seen))
+    ids[8 * row + 3] = 300
+    ids.tofile(tmp_path / "train.bin")
+    data = source_of(tmp_path).open()
+    with pytest.raises(DataError, match=f"has token 300 at {8 * row + 3}, outside of a vocabulary of 256"):
+        large.gather(data.train, np.array([row]))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a sparse file")
+def test_a_sparse_file_of_ten_gigabytes_opens_trains_and_goes_on(tmp_path):
+    ids = np.memmap(tmp_path / "train.bin", np.uint16, "w+", shape=(5_000_000_000,))
+    ids[:1000] = np.arange(1000) % 256
+    ids.flush()
+    np.arange(2000, dtype=np.uint16).clip(0, 255).tofile(tmp_path / "val.bin")
+    before = anonymous()
+    source = source_of(tmp_path, length=256, stride=4096)
+    data = source.open()
+    assert len(data.train["inputs"]) == 1_220_703
+    experiment = jaxnets.Experiment(
+        task=jaxnets.tasks.NextToken(model=jaxnets.models.LanguageModel(layers=1, heads=2, width=16)),
+        data=source,
+        steps=6,
+        batch_size=8,
+    )
+    whole = jaxnets.train(experiment, run_dir=tmp_path / "whole", progress="none")
+    assert anonymous() - before < 400
+    jaxnets.train(experiment, run_dir=tmp_path / "cut", stop_at=3, progress="none")
+    cut = jaxnets.train(experiment, run_dir=tmp_path / "cut", progress="none")
+    assert_same_bits(whole.state, cut.state)
+
+
+def anonymous():
+    """Megabytes of this process that no file backs."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
