@@ -119,6 +119,8 @@ def fit_scale(name: str, inputs: Any) -> Standardize:
     if not isinstance(inputs, LazyArray):
         return fit_standardize(inputs)
     check_lazy(f"{name}: training inputs", inputs)
+    # Also what needs no check is read once in the order of the file, before the sample jumps about in it.
+    _ = inputs.extremes
     rows = inputs.sample_rows()
     if len(rows) < len(inputs):
         note(

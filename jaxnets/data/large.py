@@ -22,7 +22,7 @@ LARGE_BYTES = 1 << 26
 CHECKED_BYTES = 1 << 31
 # The sample: at most so many rows, and (from 100 rows on) at most so many bytes.
 SAMPLE_ROWS = 10_000
-SAMPLE_BYTES = 1 << 26
+SAMPLE_BYTES = 1 << 25
 # Rows that the fingerprint covers.
 FINGERPRINT_ROWS = 64
 
@@ -81,6 +81,9 @@ class LazyArray:
     def __len__(self) -> int:
         return len(self.rows) if self.rows.ndim else int(self.rows)
 
+    def __repr__(self) -> str:
+        return f"LazyArray({self.dtype}{list(self.shape)} of {type(self.reader).__name__})"
+
     def numbers(self, key: Any) -> np.ndarray:
         """The reader's row numbers of some rows of this array."""
         if isinstance(key, slice) and not self.rows.ndim:
@@ -126,7 +129,11 @@ class LazyArray:
         """Smallest and largest number of each feature (the last dim), of all rows or of the sample."""
         if self.known is not None:
             return self.known
-        seen = self if self.checked else self[self.sample_rows()]
+        seen: Any
+        if not self.checked:
+            seen = self[self.sample_rows()]
+        else:  # in the order of the file
+            seen = dataclasses.replace(self, rows=np.sort(self.rows)) if self.rows.ndim else self
         return extremes(seen if self.ndim > 1 else np.asarray(seen)[:, None])
 
     @functools.cached_property
