@@ -19,6 +19,7 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset, add_to_digest
+from jaxnets.data.indexed import from_source, is_source
 from jaxnets.data.sources.memory import InMemory
 from jaxnets.data.validation import SHARE, Validation
 from jaxnets.interop.functions import Functions
@@ -34,9 +35,9 @@ from jaxnets.training.early_stop import EarlyStop
 
 def fit(
     model: nn.Module | Task | tuple[Callable[..., Any], Callable[..., Any]],
-    data: Dataset | tuple[Any, ...],
+    data: Any,
     *,
-    test: tuple[Any, ...] | None = None,
+    test: Any = None,
     validation: float | tuple[Any, ...] | Validation | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -67,9 +68,9 @@ def fit(
             Its call may have an argument `train`, `training`, `is_training` or `deterministic`. For a bare module, integer
             (or text) targets make it a classification and real targets a regression.
         data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where
-            examples count differently.
-        test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside. The test split is
-            measured once, at the end, if there is a validation split.
+            examples count differently; or an object that gives examples by number (see `data.from_source`).
+        test: held-out arrays, where `data` are arrays, or a second such object; without it a fifth of the data is set aside.
+            The test split is measured once, at the end, if there is a validation split.
         validation: what early stopping and `keep.best` look at: a share of the training examples, or arrays, or a
             `Validation`. By default the validation split that the data have; where something is chosen and they have none,
             a tenth of the training examples.
@@ -103,7 +104,8 @@ def fit(
     if isinstance(model, tuple):
         model = _from_functions(model)
     chooses = bool((stop and stop.patience) or getattr(options.get("keep"), "best", ""))
-    if not isinstance(data, Dataset) and validation is None and chooses:
+    arrays = isinstance(data, tuple | list) and len(data) in (2, 3)
+    if arrays and validation is None and chooses:
         validation = SHARE  # set aside before the scales are computed, so that they are those of the training examples
     dataset = _check(model, data, test, validation, options)
     examples = dataset.card.examples["train"]
@@ -121,7 +123,7 @@ def fit(
         options.setdefault("eval_every", max(1, steps // 20))
     if stop is not None:
         options["stop"] = stop
-    if isinstance(data, Dataset) and validation is not None:
+    if not arrays and validation is not None:
         options["validation"] = validation
     options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
     task = _task(model, dataset, loss, metrics, class_weight)
@@ -240,19 +242,24 @@ def _fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()[:32]
 
 
+def _check_share(validation: Any) -> None:
+    if isinstance(validation, tuple | list):
+        raise UsageError(
+            "validation is a share where data are not two arrays; a Dataset takes arrays by dataclasses.replace(dataset, "
+            "validation={'inputs': ..., 'targets': ...})"
+        )
+
+
 def _check(model: Any, data: Any, test: Any, validation: Any, options: dict[str, Any]) -> Dataset:
     """The data as a `Dataset`; raises `UsageError` where the arguments are not what they should be."""
+    kind: Any
     if isinstance(data, Dataset):
         if test is not None:
             raise UsageError("test goes with arrays; a Dataset has its own test split")
-        if isinstance(validation, tuple | list):
-            raise UsageError(
-                "validation is a share where data are a Dataset; give it arrays by dataclasses.replace(dataset, validation="
-                "{'inputs': ..., 'targets': ...})"
-            )
+        _check_share(validation)
         dataset = data
     elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        kind: Any = model.given_targets if isinstance(model, Task) else "auto"
+        kind = model.given_targets if isinstance(model, Task) else "auto"
         weights = data[2] if len(data) == 3 else None
         split: Any = "random"
         if isinstance(validation, Validation):
@@ -262,9 +269,14 @@ def _check(model: Any, data: Any, test: Any, validation: Any, options: dict[str,
         dataset = from_arrays(
             data[0], data[1], weights=weights, test=test, kind=kind, validation=validation, split=split
         )
+    elif is_source(data):
+        _check_share(validation)
+        kind = model.given_targets if isinstance(model, Task) else "auto"
+        dataset = from_source(data, test=test, kind=kind)
     else:
         raise UsageError(
-            f"data is a Dataset or arrays, (inputs, targets) or (inputs, targets, weights), got {type(data).__name__}"
+            f"data is a Dataset, arrays, (inputs, targets) or (inputs, targets, weights), or an object with __len__ and "
+            f"__getitem__ (see data.from_source), got {type(data).__name__}"
         )
     if not isinstance(model, nn.Module | Task):
         hint = "; add parentheses to make one" if isinstance(model, type) else ""

@@ -12,7 +12,7 @@ ROUNDING = 64
 LAST_PLACES = 4
 # Rows of a block are chosen so that its float64 copy has about this many bytes.
 BLOCK_BYTES = 1 << 24
-# Up to so many features, sums are taken by counting.
+# With 2 to so many features, sums are taken by counting.
 FEW_FEATURES = 8
 # Beyond it, float64 does not hold every whole number.
 LARGEST_EXACT = 2.0**53
@@ -71,11 +71,11 @@ def extremes(numbers: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _feature_sums(block: np.ndarray) -> np.ndarray:
     """The sum over all but the last dim, `[F]`: added one after the other, as NumPy does, so with the same bits."""
-    if block.shape[-1] > FEW_FEATURES or not block.flags.c_contiguous:
+    features = block.shape[-1]
+    if not 1 < features <= FEW_FEATURES or not block.flags.c_contiguous:
         return block.sum(axis=tuple(range(block.ndim - 1)))
-    # NumPy's loop over three channels takes ten times as long as counting with weights.
-    feature = np.tile(np.arange(block.shape[-1]), block.size // block.shape[-1])
-    return np.bincount(feature, block.ravel(), block.shape[-1])
+    # NumPy's loop over three channels takes several times as long as counting with weights.
+    return np.bincount(np.tile(np.arange(features), block.size // features), block.ravel(), features)
 
 
 def mean_and_deviation(numbers: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from jaxnets.data.augment import Augment as Augment
     from jaxnets.data.dataset import Dataset as Dataset
     from jaxnets.data.dataset import Source as Source
+    from jaxnets.data.folder import from_folder as from_folder
     from jaxnets.data.graphs import from_graph as from_graph
     from jaxnets.data.graphs import from_graphs as from_graphs
     from jaxnets.data.graphs import pad_graphs as pad_graphs
+    from jaxnets.data.indexed import from_source as from_source
     from jaxnets.data.sources.graph_sets import Cora as Cora
     from jaxnets.data.sources.graph_sets import KarateClub as KarateClub
     from jaxnets.data.sources.graph_sets import Rings as Rings
@@ -50,9 +52,11 @@ FILES = {
     "Cora": "sources.graph_sets",
     "KarateClub": "sources.graph_sets",
     "Rings": "sources.graph_sets",
+    "from_folder": "folder",
     "from_graph": "graphs",
     "from_graphs": "graphs",
     "pad_graphs": "graphs",
+    "from_source": "indexed",
     "CIFAR10": "sources.images",
     "MNIST": "sources.images",
     "Digits": "sources.images",
@@ -111,8 +115,10 @@ __all__ = [
     "TwoSpirals",
     "Validation",
     "from_arrays",
+    "from_folder",
     "from_graph",
     "from_graphs",
+    "from_source",
     "load",
     "open_tokenizer",
     "pad_graphs",

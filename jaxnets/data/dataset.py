@@ -10,7 +10,8 @@ import numpy as np
 from jaxnets.core.errors import DataError
 from jaxnets.core.scaling import blocks
 from jaxnets.core.types import Card, Tokens
-from jaxnets.data.augment import Augment
+from jaxnets.data.augment import Augment, OwnAugment, as_augment
+from jaxnets.data.large import LazyArray
 from jaxnets.data.preparation import Preparation, describe
 from jaxnets.data.prepare import Standardize as Standardize
 from jaxnets.data.prepare import TokenIds as TokenIds
@@ -44,8 +45,8 @@ class Dataset:
     """"labels", "series", "token" or "sequence" (see `Card`). "": classes if there are `class_names`, else real numbers."""
     prepare: Standardize | TokenIds = Standardize()
     """Prepares raw inputs for a model; applied to every batch, in training, evaluation and prediction."""
-    augment: Augment = Augment()
-    """Random changes to training inputs, drawn again at every step."""
+    augment: Augment | OwnAugment = Augment()
+    """Random changes to training inputs, drawn again at every step; or a function of your own (see `OwnAugment`)."""
     source: str = "given by the caller"
     """Where the bytes came from."""
     tokenizer: Any = None
@@ -68,6 +69,7 @@ class Dataset:
     """Whether the arrays are placeholders that only have the right shapes: a run opened without its data."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "augment", as_augment(self.augment))
         for split, field in SPLITS:
             if getattr(self, field) is None:
                 continue
@@ -76,7 +78,7 @@ class Dataset:
             )
             object.__setattr__(self, field, arrays)
         shape = self.train["inputs"].shape[1:]
-        if len(shape) != 3 and self.augment != Augment(noise=self.augment.noise):
+        if len(shape) != 3 and isinstance(self.augment, Augment) and self.augment != Augment(noise=self.augment.noise):
             raise DataError(
                 f"{self.name}: shift, flip and cutout are for images [height, width, channels]; inputs have shape {shape}"
             )
@@ -111,7 +113,10 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of the bytes, shapes and names of training and test, and of the preparation: equal fingerprints give equal
-        training. (Validation has no part in it: it changes no weight.)"""
+        training. (Validation has no part in it: it changes no weight.)
+
+        Of a lazy array it covers some rows, and size and time of the file.
+        """
         tokens = tuple(part for part in (self.tokens, self.several) if part)
         digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names, *tokens)).encode())
         if self.tokenizer is not None:
@@ -119,6 +124,11 @@ class Dataset:
         for split in (self.train, self.test):
             add_to_digest(digest, split)
         return digest.hexdigest()[:32]
+
+    @property
+    def lazy(self) -> bool:
+        """Whether some array is read row by row, so that the data are streamed unless they are asked onto the device."""
+        return any(isinstance(array, LazyArray) for split in self.splits.values() for array in split.values())
 
     @property
     def nbytes(self) -> int:
@@ -136,7 +146,11 @@ def add_to_digest(digest: Any, arrays: Arrays) -> None:
     """Update a digest of hashlib with the names, shapes, dtypes and bytes of some arrays."""
     for key in sorted(arrays):
         digest.update(f"{key}{arrays[key].shape}{arrays[key].dtype.str}".encode())
-        for block in blocks(arrays[key]):
+        array: Any = arrays[key]
+        if isinstance(array, LazyArray):
+            array.update(digest)
+            continue
+        for block in blocks(array):
             digest.update(np.ascontiguousarray(block).data.cast("B") if block.size else b"")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxnets.core.errors import DataError
 from jaxnets.core.scaling import mean_and_deviation
 from jaxnets.core.types import Card, Tokens
+from jaxnets.data.large import LazyArray
 from jaxnets.data.prepare import AsGiven, Standardize, TokenIds
 from jaxnets.data.several import Input
 from jaxnets.data.tabular.cells import CellFormat
@@ -123,7 +124,11 @@ class Preparation:
         for key, known in names.items():
             if not known or key not in arrays:
                 continue
-            values, extra = np.asarray(arrays[key]), ""
+            values, extra = arrays[key], ""
+            if isinstance(values, LazyArray):  # its ends say whether all are known; those that do not count aside
+                ends = np.array([values.min(), values.max()])
+                values = ends[ends != IGNORED] if key == "targets" else ends
+            values = np.asarray(values)
             if key == "targets" and self.kind in ("token", "sequence") and values.dtype.kind == "i":
                 counted = values[values != IGNORED]
                 if values.size and not counted.size:
@@ -225,6 +230,8 @@ def _target_scales(dataset: Any, kind: str) -> tuple[tuple[float, ...], tuple[fl
     if kind != "number":
         return (), ()
     targets = dataset.train["targets"]
+    if isinstance(targets, LazyArray):
+        return tuple(targets.moments[0].tolist()), tuple(targets.moments[1].tolist())
     mean, deviation = mean_and_deviation(targets.reshape(len(targets), -1))
     return tuple(mean.tolist()), tuple(deviation.tolist())
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnets.core.errors import DataError, UsageError, note
 from jaxnets.data.dataset import Arrays, Dataset
+from jaxnets.data.large import LazyArray, select
 from jaxnets.data.rows import split_rows
 
 By = Literal["auto", "random", "class", "time"]
@@ -87,13 +88,14 @@ def take(arrays: Arrays, rows: np.ndarray) -> Arrays:
     """Some rows of a split; consecutive rows are a view."""
     whole = len(rows) and len(rows) == rows[-1] - rows[0] + 1 and bool((np.diff(rows) == 1).all())
     chosen = slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
-    return {name: array[chosen] for name, array in arrays.items()}
+    return {name: select(a, rows) if isinstance(a, LazyArray) else a[chosen] for name, a in arrays.items()}
 
 
 def _rule(dataset: Dataset) -> str:
     """How a validation split is chosen for this kind of targets."""
     kind = dataset.card.target_kind
-    one_each = dataset.train["targets"].ndim == 1
+    targets = dataset.train["targets"]
+    one_each = targets.ndim == 1 and not isinstance(targets, LazyArray)
     return "class" if kind == "class" and one_each else "time" if kind in ("series", "token") else "random"
 
 
@@ -102,7 +104,12 @@ def _shared(dataset: Dataset) -> int:
     targets = dataset.train["targets"]
     if dataset.overlap:
         return dataset.overlap
-    if targets.ndim < 2 or targets.base is None or not 0 < targets.strides[0] < targets.shape[1] * targets.strides[1]:
+    if (
+        isinstance(targets, LazyArray)
+        or targets.ndim < 2
+        or targets.base is None
+        or not 0 < targets.strides[0] < targets.shape[1] * targets.strides[1]
+    ):
         return 0
     return math.ceil(targets.shape[1] * targets.strides[1] / targets.strides[0]) - 1
 

@@ -106,7 +106,8 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         average=experiment.average,
     )
     place = placement(mesh)
-    resident = experiment.placement == "device" or (experiment.placement == "auto" and dataset.nbytes <= RESIDENT_BYTES)
+    small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
+    resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
     road = ResidentFeed if resident else StreamFeed
     if experiment.mesh.tensor != 1:
         raise UsageError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnets.config.experiment import Expected
 from jaxnets.core.types import Exhibit
+from jaxnets.data.large import shown as rows_shown
 from jaxnets.parallel.hosts import from_first, is_first
 from jaxnets.report.console import Console
 from jaxnets.report.page import PAGE, ReportData, write_report
@@ -109,8 +110,7 @@ def _exhibits(run: Any) -> list[Exhibit]:
     parts, task, preparation = run.parts, run.parts.task, run.parts.dataset.preparation
     with jax.set_mesh(parts.mesh):
         seen = task.exhibit_rows(parts.dataset.card.examples["test"])
-        whole = len(seen) == parts.dataset.card.examples["test"]
-        shown = {name: a if whole else a[seen] for name, a in parts.dataset.test.items()} | {"index": seen}
+        shown = rows_shown(parts.dataset.test, seen) | {"index": seen}
         asked = {name: array for name, array in shown.items() if name in preparation.names}
         outputs = parts.predictor(run.variables, asked) if len(seen) else np.zeros(0)
         drawn = task.drawn(run.variables)
