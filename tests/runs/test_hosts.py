@@ -98,6 +98,7 @@ def test_a_lost_process_takes_the_others_with_it_and_the_next_start_resumes(tmp_
     assert "resuming run at step" in again.stderr
 
 
+@pytest.mark.slow
 def test_streamed_batches_of_two_processes_are_those_of_data_on_the_devices(tmp_path):
     write_config(tmp_path, 20)
     for place in ("host", "device"):
