@@ -38,3 +38,7 @@ plain_linear_recurrence
 # Called by Lightning (benchmarks/peers/lightning_trainer.py).
 _.training_step
 _.configure_optimizers
+
+# Events of a callback, called by name (jaxnets/callbacks/as_hooks.py).
+_.started
+_.failed

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
+    from jaxnets import callbacks as callbacks
     from jaxnets import data as data
     from jaxnets import models as models
     from jaxnets import optim as optim
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jaxnets import tasks as tasks
     from jaxnets import training as training
     from jaxnets.api import fit as fit
+    from jaxnets.callbacks.callback import Callback as Callback
     from jaxnets.checkpoints.initial import Initial as Initial
     from jaxnets.config.experiment import Experiment as Experiment
     from jaxnets.core.types import Mean as Mean
@@ -28,11 +30,14 @@ if TYPE_CHECKING:
     from jaxnets.runs.train import Run as Run
     from jaxnets.runs.train import open_run as open_run
     from jaxnets.runs.train import train as train
+    from jaxnets.training.early_stop import EarlyStop as EarlyStop
 
 __version__ = "0.1.0"
 
 # The module of each name, and the rooms; they load on first use: `import jaxnets` itself costs nothing.
 FILES = {
+    "Callback": "callbacks.callback",
+    "EarlyStop": "training.early_stop",
     "Experiment": "config.experiment",
     "Initial": "checkpoints.initial",
     "Mean": "core.types",
@@ -42,7 +47,9 @@ FILES = {
     "load": "data",
     "open_run": "runs.train",
     "train": "runs.train",
-    **dict.fromkeys(("data", "interop", "models", "ops", "optim", "parallel", "report", "tasks", "training"), ""),
+    **dict.fromkeys(
+        ("callbacks", "data", "interop", "models", "ops", "optim", "parallel", "report", "tasks", "training"), ""
+    ),
 }
 __all__ = [*FILES, "__version__"]
 

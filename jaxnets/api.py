@@ -1,22 +1,27 @@
 """Training in a notebook: `fit(model, data)`."""
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import numpy as np
 import optax
 
+from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
-from jaxnets.data.dataset import Dataset
+from jaxnets.data.dataset import Dataset, add_to_digest
+from jaxnets.data.indexed import from_source, is_source
 from jaxnets.data.sources.memory import InMemory
+from jaxnets.data.validation import SHARE, Validation
 from jaxnets.interop.functions import Functions
 from jaxnets.optim.given import ByPath, Optax, as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
@@ -25,13 +30,15 @@ from jaxnets.runs.train import Run, train
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.own import Own
 from jaxnets.tasks.supervised import Supervised
+from jaxnets.training.early_stop import EarlyStop
 
 
 def fit(
     model: nn.Module | Task | tuple[Callable[..., Any], Callable[..., Any]],
-    data: Dataset | tuple[Any, ...],
+    data: Any,
     *,
-    test: tuple[Any, ...] | None = None,
+    test: Any = None,
+    validation: float | tuple[Any, ...] | Validation | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -39,10 +46,12 @@ def fit(
     loss: Callable[[Any, Any], Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+    stop: EarlyStop | None = None,
     initial: Any = None,
     train_only: str | None = None,
     freeze: str | None = None,
     seed: int = 0,
+    hooks: Sequence[Callback] = (),
     run_dir: str | Path | None = None,
     overwrite: bool = False,
     progress: ProgressKind = "auto",
@@ -61,9 +70,13 @@ def fit(
             Its call may have an argument `train`, `training`, `is_training` or `deterministic`. For a bare module, integer
             (or text) targets make it a classification and real targets a regression.
         data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where
-            examples count differently. Inputs of a model that takes several are a dict of arrays by the names of its call's
-            arguments, or a tuple of arrays in their order.
-        test: held-out arrays, where `data` are arrays; without them a fifth of the data is set aside.
+            examples count differently; or an object that gives examples by number (see `data.from_source`). Inputs of a model
+            that takes several are a dict of arrays by the names of its call's arguments, or a tuple of arrays in their order.
+        test: held-out arrays, where `data` are arrays, or a second such object; without it a fifth of the data is set aside.
+            The test split is measured once, at the end, if there is a validation split.
+        validation: what early stopping and `keep.best` look at: a share of the training examples, or arrays, or a
+            `Validation`. By default the validation split that the data have; where something is chosen and they have none,
+            a tenth of the training examples.
         epochs: passes over the training data; 10 unless `steps` says otherwise.
         steps: optimizer steps, instead of epochs.
         batch_size: examples in each step; by default 128, or 32 where there are fewer than 10,000 examples.
@@ -74,11 +87,13 @@ def fit(
         metrics: functions of the same kind, or `tasks.F1()`, `tasks.AUROC()` ..., by the name under which they are logged.
         class_weight: weight of each class in the loss, by its name or number (others have 1); "balanced": the same total
             weight for every class.
+        stop: when to end early: `EarlyStop("f1", patience=3)`. The run then gives the weights of the best evaluation.
         initial: weights to begin with: variables as a module's `init` returns them, a `Run`, the directory of a run, or
             `Initial(variables, ...)` where some leaves are to be fresh, ignored or renamed.
         train_only: a regular expression for whole paths of parameters (`output/.*`); all others keep their bits.
         freeze: the other way round: those that match keep their bits.
         seed: root of all randomness.
+        hooks: callbacks, called while the run trains (see `Callback` and `jaxnets.callbacks`).
         run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
         overwrite: replace a run that is in `run_dir` already.
         progress: "bar", "lines", "none", or "auto".
@@ -91,36 +106,56 @@ def fit(
         raise UsageError(f"give either epochs or steps, not both (got epochs={epochs}, steps={steps})")
     if isinstance(model, tuple):
         model = _from_functions(model)
-    dataset = _check(model, data, test, options)
+    chooses = bool((stop and stop.patience) or getattr(options.get("keep"), "best", ""))
+    arrays = isinstance(data, tuple | list) and len(data) in (2, 3)
+    if arrays and validation is None and chooses:
+        validation = SHARE  # set aside before the scales are computed, so that they are those of the training examples
+    dataset = _check(model, data, test, validation, options)
     examples = dataset.card.examples["train"]
     if batch_size is None:
         batch_size = 128 if examples >= 10_000 else min(32, examples)
+        shares = 1 if "mesh" in options else jax.device_count()
+        batch_size -= batch_size % shares if batch_size > shares else 0  # every device gets as many
     if steps is None and not 0 < (10 if epochs is None else epochs) < math.inf:
         raise UsageError(f"epochs is a positive number, got {epochs}")
     if steps is None:
         per_epoch = max(1, examples // max(1, batch_size))
         steps = math.ceil((10 if epochs is None else epochs) * per_epoch)
         options.setdefault("eval_every", per_epoch)
+    elif chooses and isinstance(steps, int):
+        options.setdefault("eval_every", max(1, steps // 20))
+    if stop is not None:
+        options["stop"] = stop
+    if not arrays and validation is not None:
+        options["validation"] = validation
     options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
     task = _task(model, dataset, loss, metrics, class_weight)
     begin = _initial(initial, options)
     experiment = Experiment(
         task=task,
-        data=InMemory(dataset.name, dataset.fingerprint),
+        data=InMemory(dataset.name, _fingerprint(dataset)),
         optimizer=_partly(AdamW() if optimizer is None else as_optimizer(optimizer), train_only, freeze),
         steps=steps,
         batch_size=batch_size,
         seed=seed,
         **options,
     )
-    return train(experiment, dataset=dataset, run_dir=run_dir, overwrite=overwrite, initial=begin, progress=progress)
+    return train(
+        experiment,
+        dataset=dataset,
+        run_dir=run_dir,
+        overwrite=overwrite,
+        initial=begin,
+        hooks=hooks,
+        progress=progress,
+    )
 
 
 # Arguments of other libraries' training functions -> what to use here.
 ELSEWHERE = {
     "accelerator": "jaxnets trains on the devices that JAX has; `JAX_PLATFORMS=cpu` and `mesh=MeshShape(...)` choose them",
     "accumulate_grad_batches": "use micro_batches=, which splits a batch, or optimizer=optax.MultiSteps(...)",
-    "callbacks": "use on_nonfinite=, keep= and save_every=, or go on with run.state and a loop of your own",
+    "callbacks": "use hooks=[...], with objects of classes made from jaxnets.Callback; also stop=EarlyStop(...) and keep=",
     "devices": "use mesh=MeshShape(...); by default all devices are used",
     "gradient_clip_val": "use optimizer=AdamW(clip_norm=...), or optax.clip_by_global_norm in your chain",
     "lr": "give the rate to the optimizer: optimizer=AdamW(learning_rate=...) or optax.adam(...)",
@@ -129,9 +164,11 @@ ELSEWHERE = {
     "max_steps": "use steps=",
     "sample_weight": "give the weights with the data: (inputs, targets, weights)",
     "shuffle": "the order is shuffled anew in every epoch, by seed=",
+    "early_stopping_rounds": "use stop=EarlyStop(metric, patience=...)",
+    "restore_best_weights": "stop=EarlyStop(...) gives the weights of the best evaluation",
     "val_check_interval": "use eval_every=, in steps",
-    "validation_data": "use test=(inputs, targets)",
-    "validation_split": "use test=(inputs, targets); without it a fifth of the data is held out",
+    "validation_data": "use validation=(inputs, targets)",
+    "validation_split": "use validation=, a share of the training examples",
     "verbose": "use progress='bar', 'lines' or 'none'",
 }
 
@@ -199,18 +236,50 @@ def _initial(given: Any, options: dict[str, Any]) -> Initial | None:
     return Initial(variables)
 
 
-def _check(model: Any, data: Any, test: Any, options: dict[str, Any]) -> Dataset:
+def _fingerprint(dataset: Dataset) -> str:
+    """That of the data set, with the validation split, which a configuration cannot find again."""
+    if dataset.validation is None:
+        return dataset.fingerprint
+    digest = hashlib.sha256(dataset.fingerprint.encode())
+    add_to_digest(digest, dataset.validation)
+    return digest.hexdigest()[:32]
+
+
+def _check_share(validation: Any) -> None:
+    if isinstance(validation, tuple | list):
+        raise UsageError(
+            "validation is a share where data are not two arrays; a Dataset takes arrays by dataclasses.replace(dataset, "
+            "validation={'inputs': ..., 'targets': ...})"
+        )
+
+
+def _check(model: Any, data: Any, test: Any, validation: Any, options: dict[str, Any]) -> Dataset:
     """The data as a `Dataset`; raises `UsageError` where the arguments are not what they should be."""
+    kind: Any
     if isinstance(data, Dataset):
         if test is not None:
             raise UsageError("test goes with arrays; a Dataset has its own test split")
+        _check_share(validation)
         dataset = data
     elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        kind: Any = model.given_targets if isinstance(model, Task) else "auto"
-        dataset = from_arrays(data[0], data[1], weights=data[2] if len(data) == 3 else None, test=test, kind=kind)
+        kind = model.given_targets if isinstance(model, Task) else "auto"
+        weights = data[2] if len(data) == 3 else None
+        split: Any = "random"
+        if isinstance(validation, Validation):
+            validation, split = validation.share, "random" if validation.by == "auto" else validation.by
+        if isinstance(validation, int | float) and validation == 0:
+            validation, options["validation"] = None, Validation(0.0)
+        dataset = from_arrays(
+            data[0], data[1], weights=weights, test=test, kind=kind, validation=validation, split=split
+        )
+    elif is_source(data):
+        _check_share(validation)
+        kind = model.given_targets if isinstance(model, Task) else "auto"
+        dataset = from_source(data, test=test, kind=kind)
     else:
         raise UsageError(
-            f"data is a Dataset or arrays, (inputs, targets) or (inputs, targets, weights), got {type(data).__name__}"
+            f"data is a Dataset, arrays, (inputs, targets) or (inputs, targets, weights), or an object with __len__ and "
+            f"__getitem__ (see data.from_source), got {type(data).__name__}"
         )
     if not isinstance(model, nn.Module | Task):
         hint = "; add parentheses to make one" if isinstance(model, type) else ""

@@ -89,6 +89,12 @@ class Checkpoints:
         step = self.keep.best_of(measured)
         return None if step is None else measured[step][self.keep.best]
 
+    def best(self) -> tuple[int, float] | None:
+        """Step and value of the best checkpoint by `keep.best`; None where none was measured."""
+        measured = self.folders.measured()
+        step = self.keep.best_of(measured) if self.keep.best else None
+        return None if step is None else (step, measured[step][self.keep.best])
+
     @property
     def latest(self) -> int | None:
         """The newest step whose save was completed, or None."""

@@ -37,8 +37,8 @@ class Keep:
     every: int = 0
     """All whose step is a multiple of this, for good; 0: none."""
     best: str = ""
-    """Name of a test metric (`accuracy`, say): every evaluation that is better than those before it is saved and stays until
-    a better one comes."""
+    """Name of a metric (`accuracy`, say): every evaluation that is better than those before it is saved and stays until a
+    better one comes. Evaluations are on the validation split. With `stop`, its metric if this is empty."""
     mode: Literal["auto", "max", "min"] = "auto"
     """Whether more or less of it is better; auto: what is usual for a metric of this name, or what the task says."""
 
@@ -49,7 +49,7 @@ class Keep:
             raise UsageError(f"keep.every is a number of steps, or 0 for none; got {self.every}")
 
     def choose(self, steps: Mapping[int, Mapping[str, float]]) -> set[int]:
-        """The steps to keep, of complete checkpoints with the test metrics measured at them."""
+        """The steps to keep, of complete checkpoints with the metrics measured at them."""
         kept = set(sorted(steps)[-self.last :])
         if self.every:
             kept |= {step for step in steps if step % self.every == 0}

@@ -12,12 +12,14 @@ from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.check import check_types
 from jaxnets.core.errors import UsageError
 from jaxnets.data.dataset import Source
+from jaxnets.data.validation import Validation
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
+from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.guards import Guard
 
 
@@ -48,13 +50,17 @@ class Experiment:
     log_every: int = 50
     """Steps between lines of the training log."""
     eval_every: int = 0
-    """Steps between evaluations on the test split; 0 evaluates at the end only."""
+    """Steps between evaluations, on the validation split where there is one, else on the test split; 0: at the end only."""
     eval_batch_size: int = 512
     """Examples in each evaluation batch; has no influence on the result."""
     save_every: int | str = "5min"
     """Between checkpoints: a number of steps, or a time such as "10min", "90s" or "2h"; 0 saves at the end only."""
     keep: Keep = Keep()
     """Which checkpoints stay."""
+    stop: EarlyStop = EarlyStop(patience=0)
+    """When to end before `steps`: when a metric of the validation split does not get better any more."""
+    validation: Validation = Validation()
+    """How many training examples are set aside for validation; a number is the share."""
     warm_start: WarmStart = WarmStart()
     """Weights of another run to begin with."""
     steps_per_call: int = 0
@@ -73,6 +79,8 @@ class Experiment:
         object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
         if isinstance(self.precision, str):
             object.__setattr__(self, "precision", Precision.named(self.precision))
+        if isinstance(self.validation, int | float) and not isinstance(self.validation, bool):
+            object.__setattr__(self, "validation", Validation(self.validation))
         check_types(self)
         for name in ("steps", "batch_size", "micro_batches", "eval_batch_size", "log_every"):
             if getattr(self, name) < 1:
@@ -81,8 +89,15 @@ class Experiment:
         for name in ("eval_every", "steps_per_call", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
+        if self.stop.patience and not self.eval_every:
+            raise UsageError("stop looks at evaluations, and eval_every is 0; set eval_every to the steps between them")
         if self.seed >= 2**32:
             raise UsageError(f"seed is below 2^32, got {self.seed}")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether evaluations decide what the run gives, so that it needs a validation split."""
+        return bool(self.stop.patience or self.keep.best)
 
 
 @dataclasses.dataclass(frozen=True)

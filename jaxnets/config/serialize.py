@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 from jaxnets.checkpoints.retention import Keep
@@ -17,13 +18,15 @@ from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.check import check_values, is_linens_own
 from jaxnets.config.code_digest import CODE, code_digest, described, without_code
 from jaxnets.config.experiment import Experiment
-from jaxnets.core.errors import UsageError, did_you_mean
+from jaxnets.core.errors import UsageError, did_you_mean, note
 from jaxnets.core.renames import FIELDS, renamed
 from jaxnets.data.preparation import CLASSES
+from jaxnets.data.validation import Validation
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import is_transformation
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
+from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.guards import Guard
 
 # Where the classes that a saved configuration may name are found.
@@ -51,28 +54,33 @@ def to_data(value: Any) -> Any:
     return described(type(value)) | {CODE: code_digest(value)}
 
 
-def from_data(data: Any) -> Any:
-    """The inverse of `to_data`; raises `UsageError` for an unknown class or field, or a wrong type. Never runs code."""
+def from_data(data: Any, given: Sequence[Any] = ()) -> Any:
+    """The inverse of `to_data`. Never runs code.
+
+    Args:
+        data: a configuration as data.
+        given: the user's objects (models, functions, transformations) that `data` names.
+
+    Raises:
+        UsageError: an unknown class or field, a wrong type, or an object of the user's that is not given.
+    """
     if isinstance(data, list):
-        return tuple(from_data(item) for item in data)
+        return tuple(from_data(item, given) for item in data)
     if not isinstance(data, dict):
         return data
     known = built_ins()
     name = data.get("type")
     if isinstance(name, str) and ":" in name:
-        raise UsageError(
-            f"{name!r} is a class of your own, which the saved configuration only names, never runs. Give the file that "
-            f"defines it instead: `jaxnets train FILE.py --run-dir ...` goes on with the run, or shows it if it is complete"
-        )
+        return _among(given, name, data)
     if not isinstance(name, str) or name not in known:
         raise UsageError(f"the configuration names {name!r}, which is not built in. {did_you_mean(str(name), known)}")
     cls = known[name]
     fields = {field.name for field in dataclasses.fields(cls) if field.init and not is_linens_own(cls, field.name)}
-    given = renamed({key: value for key, value in data.items() if key != "type"}, FIELDS.get(name, {}))
-    for key in given:
+    fields_given = renamed({key: value for key, value in data.items() if key != "type"}, FIELDS.get(name, {}))
+    for key in fields_given:
         if key not in fields:
             raise UsageError(f"{name} has no field {key!r}. {did_you_mean(key, fields)}")
-    values = {key: from_data(value) for key, value in given.items()}
+    values = {key: from_data(value, given) for key, value in fields_given.items()}
     check_values(cls, values)
     try:
         return cls(**values)
@@ -80,11 +88,34 @@ def from_data(data: Any) -> Any:
         raise UsageError(f"{name}: {error}") from error
 
 
+def _among(given: Sequence[Any], name: str, data: Any) -> Any:
+    """The user's object that a saved configuration names; raises `UsageError` where none is given, or another one."""
+    candidates = [(item, to_data(item)) for item in given]
+    same = [(item, mine) for item, mine in candidates if isinstance(mine, dict) and mine.get("type") == name]
+    for item, mine in same:
+        if mine == data:
+            return item
+    if not same:
+        raise UsageError(
+            f"{name!r} is a class of your own, which the saved configuration only names, never runs. Give the object: "
+            f"open_run(directory, model=...), also task=, optimizer=, loss= and metrics=; or the file that defines it: "
+            f"`jaxnets train FILE.py --run-dir ...` goes on with the run, or shows it if it is complete"
+        )
+    item, mine = same[0]
+    changed = differences(without_code(data), without_code(mine))
+    if changed:
+        shown = "; ".join(changed[:6])
+        raise UsageError(f"the {name.split(':')[-1]} that is given is not that of the run; it differs in {shown}")
+    note(f"the code of {name} was edited since the run was made, so its weights may mean something else now")
+    return item
+
+
 @functools.cache
 def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
     found: dict[str, type] = {
-        cls.__name__: cls for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, *CLASSES)
+        cls.__name__: cls
+        for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, EarlyStop, Validation, *CLASSES)
     }
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)
@@ -106,9 +137,11 @@ def essential(data: dict[str, Any]) -> dict[str, Any]:
 
 def digest(experiment: Experiment) -> str:
     """Eight hex digits that differ between experiments that compute different things."""
-    return hashlib.sha256(
-        json.dumps(without_code(essential(to_data(experiment))), sort_keys=True).encode()
-    ).hexdigest()[:8]
+    data = essential(to_data(experiment))
+    # Fields younger than the names of run directories: at their defaults they have no part in the name.
+    younger = {"stop": EarlyStop(patience=0), "validation": Validation()}
+    data = {key: value for key, value in data.items() if key not in younger or value != to_data(younger[key])}
+    return hashlib.sha256(json.dumps(without_code(data), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from jaxnets.data.augment import Augment as Augment
     from jaxnets.data.dataset import Dataset as Dataset
     from jaxnets.data.dataset import Source as Source
+    from jaxnets.data.folder import from_folder as from_folder
     from jaxnets.data.graphs import from_graph as from_graph
     from jaxnets.data.graphs import from_graphs as from_graphs
     from jaxnets.data.graphs import pad_graphs as pad_graphs
+    from jaxnets.data.indexed import from_source as from_source
     from jaxnets.data.sources.graph_sets import Cora as Cora
     from jaxnets.data.sources.graph_sets import KarateClub as KarateClub
     from jaxnets.data.sources.graph_sets import Rings as Rings
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
     from jaxnets.data.sources.text import Text as Text
     from jaxnets.data.sources.text import TokenFile as TokenFile
     from jaxnets.data.text.tokenizers import open_tokenizer as open_tokenizer
+    from jaxnets.data.validation import Validation as Validation
 
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
+    "Validation": "validation",
     "Augment": "augment",
     "Dataset": "dataset",
     "Source": "dataset",
@@ -48,9 +52,11 @@ FILES = {
     "Cora": "sources.graph_sets",
     "KarateClub": "sources.graph_sets",
     "Rings": "sources.graph_sets",
+    "from_folder": "folder",
     "from_graph": "graphs",
     "from_graphs": "graphs",
     "pad_graphs": "graphs",
+    "from_source": "indexed",
     "CIFAR10": "sources.images",
     "MNIST": "sources.images",
     "Digits": "sources.images",
@@ -107,9 +113,12 @@ __all__ = [
     "Text",
     "TokenFile",
     "TwoSpirals",
+    "Validation",
     "from_arrays",
+    "from_folder",
     "from_graph",
     "from_graphs",
+    "from_source",
     "load",
     "open_tokenizer",
     "pad_graphs",

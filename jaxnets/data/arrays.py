@@ -1,19 +1,19 @@
 """A data set from the user's own arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxnets.core.errors import DataError, note
-from jaxnets.core.scaling import LARGEST_EXACT
-from jaxnets.data.augment import Augment
-from jaxnets.data.dataset import Arrays, Dataset
-from jaxnets.data.flavours import plain_numbers
+from jaxnets.data.augment import Augment, OwnAugment, as_augment
+from jaxnets.data.dataset import Dataset
+from jaxnets.data.held_out import splits
+from jaxnets.data.large import LazyArray, check_lazy
 from jaxnets.data.prepare import Standardize, TokenIds, fit_standardize
-from jaxnets.data.several import Input, by_array, layout, with_rules
-from jaxnets.data.split import check_weights, counted
-from jaxnets.data.targets import TargetKind, check_finite, encode_targets, read_targets
+from jaxnets.data.read_arrays import feature_names
+from jaxnets.data.several import Input, layout, with_rules
+from jaxnets.data.targets import TargetKind, check_finite, encode_targets
 
 # Where whole numbers among several inputs stay whole.
 ASIS = "whole numbers that are no images stay whole numbers"
@@ -26,6 +26,9 @@ def from_arrays(
     weights: Any = None,
     test: tuple[Any, ...] | None = None,
     holdout: float = 0.2,
+    validation: float | tuple[Any, ...] | None = None,
+    split: Literal["random", "class", "time"] = "random",
+    groups: Any = None,
     seed: int = 0,
     name: str = "arrays",
     standardize: bool = True,
@@ -33,7 +36,7 @@ def from_arrays(
     kind: TargetKind = "auto",
     class_names: Sequence[str] | None = None,
     target_name: str = "target",
-    augment: Augment | None = None,
+    augment: Augment | OwnAugment | Callable[..., Any] | None = None,
 ) -> Dataset:
     """A data set from your own arrays. They are kept unscaled and never written to; `predict` takes arrays of the same form.
 
@@ -47,7 +50,11 @@ def from_arrays(
         weights: `[N]`, the weight of each training example, at least 0; equal by default.
         test: test split as (inputs, targets) or (inputs, targets, weights); None holds out a share of the examples.
         holdout: that share, in (0, 1).
-        seed: seed of the shuffle before the holdout split.
+        validation: the validation split, by which a run chooses (early stopping, the best checkpoint): arrays as for `test`,
+            or a share of the training examples. None: see `Validation`.
+        split: which examples are held out: random ones, the same share of each class, or the last ones (time).
+        groups: `[N]`, a number or name for each example; examples of one group (a patient, say) stay in one split.
+        seed: seed of the draws for these splits.
         name: name for messages and the report.
         standardize: scale inputs by the training examples' mean and standard deviation (images: one for each channel,
             otherwise one for each feature).
@@ -55,34 +62,36 @@ def from_arrays(
         kind: what the targets are ("class", "labels" or "number"); overrides the rule above.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
         target_name: name of the predicted quantity, for axis labels.
-        augment: random changes to training inputs.
+        augment: random changes to training inputs: an `Augment`, or a function `(key, inputs) -> inputs` of one example, as
+            the model gets it.
 
     Raises:
         DataError: lengths differ, a value is missing or infinite, labels are negative or outside `class_names`, or an array
             has no unambiguous numeric form (masked values, dates, Python objects that are neither numbers nor text).
     """
     names = layout(name, inputs, targets)
-    train = _read(name, "training", inputs, targets, weights, names=names)
-    if test is None:
-        train, held = _hold_out(name, train, holdout, seed)
-    else:
-        if not isinstance(test, tuple | list) or len(test) not in (2, 3):
-            raise DataError(
-                f"{name}: test is (inputs, targets) or (inputs, targets, weights), got {type(test).__name__}"
-            )
-        held = _read(f"{name}, test", "test", *test, names=names)
-        for key in train.keys() - {"targets", "weights"}:
-            if key not in held or held[key].shape[1:] != train[key].shape[1:]:
-                what = f"have shape {held[key].shape[1:]} each" if key in held else "are not there"
-                raise DataError(f"{name}: test {key} {what}, training {key} {train[key].shape[1:]}")
-        _check_names(name, feature_names(inputs), feature_names(test[0]))
+    train, held, chosen_by = splits(
+        name,
+        (inputs, targets, weights),
+        test,
+        validation,
+        names=names,
+        holdout=holdout,
+        by=split,
+        groups=groups,
+        seed=seed,
+    )
     if class_names is None and train["targets"].ndim == 2 and kind != "number":
         binary = bool(np.isin(train["targets"], (0, 1)).all())
         class_names = (feature_names(targets) or None) if binary else None  # a frame of labels names them
-    found = encode_targets(name, train["targets"], held["targets"], class_names, kind)
-    train["targets"], held["targets"] = found.train, found.test
+    seen = held["targets"] if chosen_by is None else np.concatenate([held["targets"], chosen_by["targets"]])
+    found = encode_targets(name, train["targets"], seen, class_names, kind)
+    train["targets"], held["targets"] = found.train, found.test[: len(held["targets"])]
+    if chosen_by is not None:
+        chosen_by["targets"] = found.test[len(held["targets"]) :]
+    parts = {"training": train, "test": held} | ({} if chosen_by is None else {"validation": chosen_by})
     prepare: Standardize | TokenIds = TokenIds()
-    several = with_rules(name, names, train, standardize)
+    several = with_rules(name, names, train, fit_scale if standardize else lambda *_: Standardize())
     if several:
         prepare = several[0].prepare
         if input_kind == "tokens":
@@ -90,46 +99,64 @@ def from_arrays(
                 f"{name}: input_kind is for one array, and there are {len(several)} inputs; leave it out: {ASIS}"
             )
     elif input_kind == "tokens":
-        _check_tokens(name, train["inputs"], held["inputs"])
+        _check_tokens(name, *(part["inputs"] for part in parts.values()))
     else:
-        prepare = fit_standardize(train["inputs"]) if standardize else Standardize()
-    for split, arrays in (("training", train), ("test", held)):
+        prepare = fit_scale(name, train["inputs"]) if standardize else Standardize()
+    for part, arrays in parts.items():
         for one in several or (Input("", "inputs", prepare),):
-            check_prepared(f"{name}: {split} {one.array}, in 32 bits,", one.prepare, arrays[one.array])
+            check_prepared(f"{name}: {part} {one.array}, in 32 bits,", one.prepare, arrays[one.array])
     return Dataset(
         name=name,
         train=train,
         test=held,
+        validation=chosen_by,
         class_names=found.names,
         target_kind=found.kind,
         target_name=target_name,
         prepare=prepare,
-        augment=augment or Augment(),
+        augment=as_augment(augment),
         feature_names=feature_names(inputs),
         several=several,
     )
 
 
-def feature_names(inputs: Any) -> tuple[str, ...]:
-    """The column names of a DataFrame; () for anything else."""
-    columns = getattr(inputs, "columns", None)
-    if columns is None or not hasattr(inputs, "shape") or len(inputs.shape) != 2:
-        return ()
-    return tuple(str(column) for column in columns)
-
-
 def _check_tokens(name: str, *splits: np.ndarray) -> None:
     """Raise `DataError` unless inputs are whole numbers of at most 31 bits, at least 0."""
     for inputs in splits:
-        if not np.issubdtype(inputs.dtype, np.integer) or inputs.min(initial=0) < 0 or inputs.max(initial=0) >= 2**31:
+        low, high = min(0, inputs.min()), max(0, inputs.max())
+        if not np.issubdtype(inputs.dtype, np.integer) or low < 0 or high >= 2**31:
             raise DataError(
-                f"{name}: input_kind='tokens' takes whole numbers from 0 to 2^31 - 1, got {inputs.dtype} from "
-                f"{inputs.min(initial=0)} to {inputs.max(initial=0)}"
+                f"{name}: input_kind='tokens' takes whole numbers from 0 to 2^31 - 1, got {inputs.dtype} from {low} to {high}"
             )
+
+
+def fit_scale(name: str, inputs: Any) -> Standardize:
+    """Mean and deviation of the training inputs; those of a lazy array are of a sample of its rows, which a note says."""
+    if not isinstance(inputs, LazyArray):
+        return fit_standardize(inputs)
+    check_lazy(f"{name}: training inputs", inputs)
+    # Also what needs no check is read once in the order of the file, before the sample jumps about in it.
+    _ = inputs.extremes
+    rows = inputs.sample_rows()
+    if len(rows) < len(inputs):
+        note(
+            f"{name}: inputs are standardised by mean and deviation of {len(rows):,} of {len(inputs):,} training rows; "
+            f"standardize=False leaves them as they are"
+        )
+    return fit_standardize(inputs[rows])
 
 
 def check_prepared(what: str, prepare: Standardize | TokenIds, inputs: np.ndarray) -> None:
     """Raise `DataError` if a finite number overflows in float32; write a note if float32 loses differences."""
+    if isinstance(inputs, LazyArray):
+        rows = inputs.sample_rows()
+        few = inputs[rows[:: max(1, len(rows) // 1000)]]
+        ends = np.stack(inputs.extremes)
+        for part in (few.reshape(-1, few.shape[-1]), ends):
+            if (sent := prepare.on_host(part)) is not part:
+                check_finite(what, sent)
+                note_coarse(what, part, sent)
+        return
     sent = prepare.on_host(inputs)
     if sent is not inputs:
         check_finite(what, sent)
@@ -154,78 +181,3 @@ def note_coarse(what: str, numbers: np.ndarray, narrowed: np.ndarray) -> None:
                 f"{given[:, feature].max():g}), and 32 bits keep {after} of them; subtract their mean first"
             )
             return
-
-
-def check_inputs(name: str, what: str, inputs: Any, *, dims: int = 2) -> np.ndarray:
-    """Inputs `[N, ...]` of at least `dims` dims as plain finite numbers. Raises `DataError` for other values; notes images
-    with channels first."""
-    x = plain_numbers(f"{name}: {what} inputs", inputs)
-    _note_whole_numbers(f"{name}: {what} inputs", inputs, x)
-    if x.ndim < dims:
-        raise DataError(
-            f"{name}: inputs have shape {x.shape}; give [examples, features] (or images [N, H, W, C]); one "
-            f"number for each example is x[:, None], of a frame frame[['name']]"
-        )
-    if not len(x):
-        raise DataError(f"{name}: there are no examples; give at least one")
-    if not x.size:
-        raise DataError(f"{name}: inputs have shape {x.shape}, without a single number; give at least one feature")
-    check_finite(f"{name}: {what} inputs", x)
-    if x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] > 4 and x.shape[2] > 4:
-        note(
-            f"{name}: inputs {x.shape} look like images with their channels first; here they come last, "
-            f"[N, height, width, channels]: np.moveaxis(x, 1, -1)"
-        )
-    return x
-
-
-def _note_whole_numbers(what: str, frame: Any, made: np.ndarray) -> None:
-    """Write a note if a DataFrame became one float array that cannot represent the integers of one of its columns."""
-    if made.dtype.kind == "f" and feature_names(frame) and hasattr(frame, "dtypes"):
-        whole = [i for i, dtype in enumerate(frame.dtypes) if str(dtype).lower() in ("int64", "uint64")]
-        coarse = [i for i in whole if np.abs(made[:, i]).max(initial=0) >= LARGEST_EXACT]
-        if coarse:
-            note(
-                f"{what}: column {feature_names(frame)[coarse[0]]!r} has integers too large for floats, and lost digits "
-                f"because other columns are floats; subtract its first value, or give it in larger units"
-            )
-
-
-def _read(name: str, what: str, inputs: Any, targets: Any, weights: Any = None, *, names: Any = ()) -> Arrays:
-    """One split as plain arrays of equal length; `names` are the several inputs, if there are (see `layout`)."""
-    y = read_targets(f"{name}: the {what} targets", targets)
-    if names:
-        given = by_array(inputs, names)
-        arrays = {key: check_inputs(f"{name}: {key}", what, given[key], dims=1) for key in given}
-    else:
-        arrays = {"inputs": check_inputs(name, what, inputs)}
-    for key, x in arrays.items():
-        if len(x) != len(y):
-            raise DataError(f"{name}: targets have shape {y.shape} for {len(x)} {key}; give one target for each input")
-    x = arrays["inputs"]
-    arrays["targets"] = y
-    if weights is not None:
-        arrays["weights"] = check_weights(
-            f"{name}: the {what} weights", plain_numbers(f"{name}: weights", weights), len(x)
-        )
-    return counted(arrays)
-
-
-def _check_names(name: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:
-    if train and test and train != test:
-        raise DataError(
-            f"{name}: the test inputs have the columns {', '.join(test[:8])}, the training inputs "
-            f"{', '.join(train[:8])}; put them in the same order: test[list(train.columns)]"
-        )
-
-
-def _hold_out(name: str, arrays: Arrays, share: float, seed: int) -> tuple[Arrays, Arrays]:
-    rows = len(arrays["inputs"])
-    count = round(rows * share) if 0 < share < 1 else 0
-    if not 0 < count < rows:
-        raise DataError(
-            f"{name}: holdout={share} of {rows} examples leaves an empty split; give more "
-            f"examples, another share in (0, 1), or your own test split"
-        )
-    order = np.random.default_rng(seed).permutation(rows)
-    return tuple({key: array[part] for key, array in arrays.items()} for part in (order[count:], order[:count]))  # type: ignore[return-value]

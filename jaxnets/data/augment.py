@@ -1,11 +1,16 @@
 """Random changes to training images, inside the compiled step. Shapes: `B` batch, `H` height, `W` width, `C` channels."""
 
 import dataclasses
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.errors import UsageError
 from jaxnets.ops.random import example_keys
 
 
@@ -60,3 +65,54 @@ class Augment:
         if self.noise:
             image = image + self.noise * jax.random.normal(noise_key, image.shape)
         return image
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnAugment:
+    """Random changes by a function of the caller's, inside the compiled step.
+
+    The function is called as `function(key, inputs)` with a key of `jax.random` and the prepared inputs of one example, and
+    returns inputs of the same shape. It is vectorised over the batch. The key is a pure function of (seed, step, row).
+    """
+
+    function: Callable[[Array, Array], Array]
+    """`(key, inputs) -> inputs`, for one example."""
+    active = True
+
+    def __call__(self, inputs: Array, key: Array, index: Array | None = None) -> Array:
+        """Augment inputs `[B, ...]`; `index` `[B]` holds their row numbers in the data."""
+        made = jax.vmap(self.function)(example_keys(key, inputs.shape[0] if index is None else index), inputs)
+        if jnp.shape(made) != inputs.shape:
+            raise UsageError(
+                f"augment: {_name(self.function)} makes inputs of shape {jnp.shape(made)[1:]} from {inputs.shape[1:]}; it has "
+                f"to keep the shape, because evaluation and prediction have inputs without augmentation"
+            )
+        return made.astype(inputs.dtype)
+
+    def __repr__(self) -> str:
+        """The name of the function and a digest of its text, which are the same in every process."""
+        return f"OwnAugment({named(self.function)})"
+
+
+def named(function: Any) -> str:
+    """The name of a function of the caller's and a digest of its text, if that can be found."""
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        text = ""
+    return f"{_name(function)}, {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def as_augment(given: Any) -> Augment | OwnAugment:
+    """An `Augment`, a function `(key, inputs) -> inputs`, or None for no changes; raises `UsageError` for anything else."""
+    if given is None:
+        return Augment()
+    if isinstance(given, Augment | OwnAugment):
+        return given
+    if not callable(given):
+        raise UsageError(f"augment is an Augment or a function (key, inputs) -> inputs of one example, got {given!r}")
+    return OwnAugment(given)

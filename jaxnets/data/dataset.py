@@ -1,4 +1,4 @@
-"""A data set in memory: named arrays in two splits, and how examples are prepared for a model."""
+"""A data set in memory: named arrays in two or three splits, and how examples are prepared for a model."""
 
 import dataclasses
 import functools
@@ -10,7 +10,8 @@ import numpy as np
 from jaxnets.core.errors import DataError
 from jaxnets.core.scaling import blocks
 from jaxnets.core.types import Card, Tokens
-from jaxnets.data.augment import Augment
+from jaxnets.data.augment import Augment, OwnAugment, as_augment
+from jaxnets.data.large import LazyArray
 from jaxnets.data.preparation import Preparation, describe
 from jaxnets.data.prepare import Standardize as Standardize
 from jaxnets.data.prepare import TokenIds as TokenIds
@@ -44,8 +45,8 @@ class Dataset:
     """"labels", "series", "token" or "sequence" (see `Card`). "": classes if there are `class_names`, else real numbers."""
     prepare: Standardize | TokenIds = Standardize()
     """Prepares raw inputs for a model; applied to every batch, in training, evaluation and prediction."""
-    augment: Augment = Augment()
-    """Random changes to training inputs, drawn again at every step."""
+    augment: Augment | OwnAugment = Augment()
+    """Random changes to training inputs, drawn again at every step; or a function of your own (see `OwnAugment`)."""
     source: str = "given by the caller"
     """Where the bytes came from."""
     tokenizer: Any = None
@@ -60,22 +61,34 @@ class Dataset:
     """The inputs of a model that takes several (`data.several`); () if there is one array."""
     learned: Preparation | None = None
     """The preparation that an earlier run saved; None computes it from the training split."""
+    validation: Arrays | None = None
+    """The split by which a run chooses (early stopping, the best checkpoint), with the same names; None: there is none."""
+    overlap: int = 0
+    """How many of the next training rows share targets with a row, as overlapping windows of a text do."""
     hollow: bool = False
     """Whether the arrays are placeholders that only have the right shapes: a run opened without its data."""
 
     def __post_init__(self) -> None:
-        for split, field in (("training", "train"), ("test", "test")):
+        object.__setattr__(self, "augment", as_augment(self.augment))
+        for split, field in SPLITS:
+            if getattr(self, field) is None:
+                continue
             arrays = plain_split(
                 f"{self.name}: the {split}", getattr(self, field), self.target_kind or "class" * bool(self.class_names)
             )
             object.__setattr__(self, field, arrays)
         shape = self.train["inputs"].shape[1:]
-        if len(shape) != 3 and self.augment != Augment(noise=self.augment.noise):
+        if len(shape) != 3 and isinstance(self.augment, Augment) and self.augment != Augment(noise=self.augment.noise):
             raise DataError(
                 f"{self.name}: shift, flip and cutout are for images [height, width, channels]; inputs have shape {shape}"
             )
-        for split, arrays in (("training", self.train), ("test", self.test)):
+        for split, arrays in self.splits.items():
             self.preparation.check_named(split, arrays)
+
+    @property
+    def splits(self) -> dict[str, Arrays]:
+        """The arrays of each split, by its name in messages; without validation where there is none."""
+        return {split: getattr(self, field) for split, field in SPLITS if getattr(self, field) is not None}
 
     @functools.cached_property
     def preparation(self) -> Preparation:
@@ -99,24 +112,46 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of all bytes, shapes, names and the preparation: equal fingerprints give equal training."""
+        """A digest of the bytes, shapes and names of training and test, and of the preparation: equal fingerprints give equal
+        training. (Validation has no part in it: it changes no weight.)
+
+        Of a lazy array it covers some rows, and size and time of the file.
+        """
         tokens = tuple(part for part in (self.tokens, self.several) if part)
         digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names, *tokens)).encode())
         if self.tokenizer is not None:
             digest.update(self.tokenizer.digest.encode())
         for split in (self.train, self.test):
-            for key in sorted(split):
-                digest.update(f"{key}{split[key].shape}{split[key].dtype.str}".encode())
-                for block in blocks(split[key]):
-                    digest.update(np.ascontiguousarray(block).data.cast("B") if block.size else b"")
+            add_to_digest(digest, split)
         return digest.hexdigest()[:32]
 
     @property
+    def lazy(self) -> bool:
+        """Whether some array is read row by row, so that the data are streamed unless they are asked onto the device."""
+        return any(isinstance(array, LazyArray) for split in self.splits.values() for array in split.values())
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of both splits on a device, where numbers have at most 32 bits."""
+        """Bytes of all splits on a device, where numbers have at most 32 bits."""
         return sum(
-            array.size * min(array.dtype.itemsize, 4) for split in (self.train, self.test) for array in split.values()
+            array.size * min(array.dtype.itemsize, 4) for split in self.splits.values() for array in split.values()
         )
+
+
+# Each split as messages call it, and its field.
+SPLITS = (("training", "train"), ("test", "test"), ("validation", "validation"))
+
+
+def add_to_digest(digest: Any, arrays: Arrays) -> None:
+    """Update a digest of hashlib with the names, shapes, dtypes and bytes of some arrays."""
+    for key in sorted(arrays):
+        digest.update(f"{key}{arrays[key].shape}{arrays[key].dtype.str}".encode())
+        array: Any = arrays[key]
+        if isinstance(array, LazyArray):
+            array.update(digest)
+            continue
+        for block in blocks(array):
+            digest.update(np.ascontiguousarray(block).data.cast("B") if block.size else b"")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +184,7 @@ def hollow(learned: Preparation) -> Dataset:
         name=learned.name,
         train=arrays(learned.examples[0]),
         test=arrays(learned.examples[1]),
+        validation=arrays(learned.validation) if learned.validation else None,
         class_names=learned.class_names,
         target_name=learned.target_name,
         target_kind=learned.kind,

@@ -20,13 +20,15 @@ import numpy as np
 from jax import Array
 
 from jaxnets.core.types import Batch, Placement
-from jaxnets.data.augment import Augment
+from jaxnets.data.augment import Augment, OwnAugment
+from jaxnets.data.large import gather, in_memory
 from jaxnets.data.order import Order
 from jaxnets.data.preparation import Arrays, Preparation
 from jaxnets.data.several import arranged
 from jaxnets.data.split import WEIGHTS
 from jaxnets.ops import to_devices
 from jaxnets.ops.random import stream_key
+from jaxnets.ops.transfer import own_positions, own_to_devices
 
 Payload = Any
 # Time between two checks, while waiting for data, whether to keep waiting.
@@ -41,7 +43,7 @@ class Transform:
     """The statistics and formats of the training data."""
     encode_targets: Callable[[np.ndarray], np.ndarray] = np.asarray
     """Given by the task: turns raw targets into those of its loss. Runs on the host, where numbers have 64 bits."""
-    augment: Augment = Augment()
+    augment: Augment | OwnAugment = Augment()
     """Applied at every training step; evaluation uses the default, which changes nothing."""
     seed: int = 0
 
@@ -88,7 +90,8 @@ class ResidentFeed:
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
         self._order, self._transform, self._placement = order, transform, placement
-        self._arrays = {name: to_devices(a, placement.whole) for name, a in transform.on_host(arrays).items()}
+        sent = transform.on_host(in_memory(arrays))
+        self._arrays = {name: to_devices(a, placement.whole) for name, a in sent.items()}
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """The resident arrays, row numbers `[capacity, B]` and masks `[capacity, B]`."""
@@ -111,11 +114,18 @@ class StreamFeed:
         self._arrays, self._order, self._transform, self._placement = arrays, order, transform, placement
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
-        """Gathered rows, `[capacity, B, ...]` for each array."""
+        """Gathered rows, `[capacity, B, ...]` for each array. Each process reads those of its own devices alone."""
         index, mask = _rows(self._order, step, count, capacity, left_out)
-        flat = {name: np.take(array, index.ravel(), axis=0) for name, array in self._arrays.items()}
-        batches = {name: a.reshape(*index.shape, *a.shape[1:]) for name, a in self._transform.on_host(flat).items()}
-        return to_devices({**batches, "mask": mask, "index": index}, self._placement.stacked_rows)
+        place = self._placement.stacked_rows
+        own = own_positions(place, index.shape, dim=1)
+        rows = index[:count] if own is None else index[:count, own]
+        steps = np.repeat(np.arange(step, step + count), rows.shape[1])
+        sent = self._transform.on_host(gather(self._arrays, rows.ravel(), (self._transform.seed, steps)))
+        batches = {name: a.reshape(*rows.shape, *a.shape[1:]) for name, a in sent.items()}
+        if count < capacity:  # steps that are never run, so that one program fits all
+            missing = capacity - count
+            batches = {n: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for n, a in batches.items()}
+        return own_to_devices(batches, place, own, index.shape) | to_devices({"mask": mask, "index": index}, place)
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Pick one batch of the stack."""

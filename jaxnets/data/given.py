@@ -8,10 +8,10 @@ import numpy as np
 
 from jaxnets.core.download import read_array, read_arrays
 from jaxnets.core.errors import DataError, note
-from jaxnets.data.arrays import feature_names
 from jaxnets.data.flavours import plain_numbers
 from jaxnets.data.preparation import Arrays, Form, Preparation
 from jaxnets.data.prepare import Standardize, TokenIds
+from jaxnets.data.read_arrays import feature_names
 from jaxnets.data.several import by_array
 from jaxnets.data.tabular.csv_text import is_table
 from jaxnets.data.targets import check_finite

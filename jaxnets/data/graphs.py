@@ -5,6 +5,7 @@ largest, `N` nodes and `E` directed edges: `inputs` `[G, N, F]`, `edges` `[G, E,
 `[G, E]`. The masks mark real nodes and edges. One large graph is a data set of one example.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,6 +112,7 @@ def from_graph(
     *,
     train: Any,
     test: Any,
+    validation: Any = None,
     name: str = "graph",
     class_names: Sequence[str] | None = None,
     undirected: bool = True,
@@ -124,6 +126,7 @@ def from_graph(
             "?", None, NaN).
         train: numbers of the nodes with training labels.
         test: numbers of the nodes with test labels.
+        validation: numbers of the nodes with validation labels, if any.
         name: name for messages and the report.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
         undirected: see `pad_graphs`.
@@ -133,20 +136,26 @@ def from_graph(
     """
     arrays = pad_graphs([(nodes, edges)], name=name, undirected=undirected)
     count = arrays["inputs"].shape[1]
-    rows = {"train": _check_numbers(name, "train", train, count), "test": _check_numbers(name, "test", test, count)}
-    both = np.intersect1d(rows["train"], rows["test"])
-    if both.size:
-        raise DataError(
-            f"{name}: {both.size} nodes are in train and in test, the first is node {both[0]}; a test on training "
-            f"labels measures nothing, so remove them from one"
-        )
-    targets, names = _node_labels(name, labels, count, rows["train"], rows["test"], class_names)
+    given = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
+    rows = {split: _check_numbers(name, split, numbers, count) for split, numbers in given.items()}
+    for first, second in itertools.combinations(rows, 2):
+        both = np.intersect1d(rows[first], rows[second])
+        if both.size:
+            raise DataError(
+                f"{name}: {both.size} nodes are in {first} and in {second}, the first is node {both[0]}; a test on training "
+                f"labels measures nothing, so remove them from one"
+            )
+    held = np.concatenate([numbers for split, numbers in rows.items() if split != "train"])
+    targets, names = _node_labels(name, labels, count, rows["train"], held, class_names)
     counted = {split: np.isin(np.arange(count), nodes)[None] for split, nodes in rows.items()}
-    arrays["targets"] = targets[None]
+    # The labels of validation nodes are in that split alone.
+    arrays["targets"] = np.where(counted["train"] | counted["test"], targets, 0).astype(targets.dtype)
+    chosen_by = counted.get("validation")
     return Dataset(
         name=name,
         train={**arrays, "counted": counted["train"]},
         test={**arrays, "counted": counted["test"]},
+        validation=None if chosen_by is None else {**arrays, "counted": chosen_by, "targets": targets[None]},
         class_names=names,
         target_name="class",
     )

@@ -15,6 +15,7 @@ import numpy as np
 from jaxnets.core.errors import DataError
 from jaxnets.core.scaling import mean_and_deviation
 from jaxnets.core.types import Card, Tokens
+from jaxnets.data.large import LazyArray
 from jaxnets.data.prepare import AsGiven, Standardize, TokenIds
 from jaxnets.data.several import Input
 from jaxnets.data.tabular.cells import CellFormat
@@ -72,6 +73,8 @@ class Preparation:
     """The vocabulary of the inputs, if they are tokens padded with 0."""
     columns: Columns | None = None
     """Encodes the rows of a table as inputs."""
+    validation: int = 0
+    """Number of validation examples."""
     tokenizer: str = ""
     """Digest of the tokenizer's files; "" if there are none."""
     several: tuple[Input, ...] = ()
@@ -85,7 +88,8 @@ class Preparation:
             name=self.name,
             input_shape=inputs.shape,
             target_kind=self.kind,
-            examples={"train": self.examples[0], "test": self.examples[1]},
+            examples=dict(zip(("train", "test"), self.examples, strict=True))
+            | ({"validation": self.validation} if self.validation else {}),
             class_names=self.class_names,
             target_name=self.target_name,
             input_range=self.input_range,
@@ -120,7 +124,11 @@ class Preparation:
         for key, known in names.items():
             if not known or key not in arrays:
                 continue
-            values, extra = np.asarray(arrays[key]), ""
+            values, extra = arrays[key], ""
+            if isinstance(values, LazyArray):  # its ends say whether all are known; those that do not count aside
+                ends = np.array([values.min(), values.max()])
+                values = ends[ends != IGNORED] if key == "targets" else ends
+            values = np.asarray(values)
             if key == "targets" and self.kind in ("token", "sequence") and values.dtype.kind == "i":
                 counted = values[values != IGNORED]
                 if values.size and not counted.size:
@@ -191,6 +199,7 @@ def describe(dataset: Any) -> Preparation:
         name=dataset.name,
         kind=kind,
         examples=(len(train["targets"]), len(test["targets"])),
+        validation=len(dataset.validation["targets"]) if dataset.validation else 0,
         forms=forms,
         prepare=dataset.prepare,
         class_names=dataset.class_names,
@@ -210,8 +219,8 @@ def describe(dataset: Any) -> Preparation:
 
 
 def _longest(dataset: Any, name: str) -> tuple[int, ...]:
-    """The largest example shape of the two splits: each split pads sequences to its own longest."""
-    return tuple(map(max, zip(dataset.train[name].shape[1:], dataset.test[name].shape[1:], strict=False)))
+    """The largest example shape of the splits: each split pads sequences to its own longest."""
+    return tuple(map(max, zip(*(split[name].shape[1:] for split in dataset.splits.values()), strict=False)))
 
 
 def _target_scales(dataset: Any, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -221,6 +230,8 @@ def _target_scales(dataset: Any, kind: str) -> tuple[tuple[float, ...], tuple[fl
     if kind != "number":
         return (), ()
     targets = dataset.train["targets"]
+    if isinstance(targets, LazyArray):
+        return tuple(targets.moments[0].tolist()), tuple(targets.moments[1].tolist())
     mean, deviation = mean_and_deviation(targets.reshape(len(targets), -1))
     return tuple(mean.tolist()), tuple(deviation.tolist())
 
@@ -238,7 +249,7 @@ def _input_range(dataset: Any) -> tuple[float, float]:
     """Bounds of the prepared inputs of both splits; tight if all channels have the same scale."""
     if not isinstance(dataset.prepare, Standardize):
         return 0.0, float(max(len(dataset.tokens.names if dataset.tokens else dataset.class_names) - 1, 0))
-    low = min(float(split["inputs"].min()) for split in (dataset.train, dataset.test))
-    high = max(float(split["inputs"].max()) for split in (dataset.train, dataset.test))
+    low = min(float(split["inputs"].min()) for split in dataset.splits.values())
+    high = max(float(split["inputs"].max()) for split in dataset.splits.values())
     mean, std = np.broadcast_arrays(dataset.prepare.mean, dataset.prepare.std)
     return float(((low - mean) / std).min()), float(((high - mean) / std).max())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets.core.errors import DataError
-from jaxnets.data.prepare import AsGiven, Standardize, TokenIds, fit_standardize
+from jaxnets.data.prepare import AsGiven, Standardize, TokenIds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,19 +81,22 @@ def by_array(given: Any, names: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def with_rules(
-    name: str, names: Sequence[tuple[str, str]], arrays: Mapping[str, np.ndarray], standardize: bool
+    name: str,
+    names: Sequence[tuple[str, str]],
+    arrays: Mapping[str, np.ndarray],
+    fit: Callable[[str, Any], Standardize],
 ) -> tuple[Input, ...]:
     """The inputs of a layout with their preparations.
 
-    Real numbers and images of bytes (`[N, H, W, C]` uint8) are standardised, unless `standardize` is False; other whole
-    numbers stay whole, and truth values stay truth values.
+    Real numbers and images of bytes (`[N, H, W, C]` uint8) get the scale of `fit(name, array)`; other whole numbers stay
+    whole, and truth values stay truth values.
     """
     made = []
     for argument, array in names:
         x = arrays[array]
         prepare: Standardize | TokenIds = AsGiven()
         if x.dtype.kind == "f" or (x.dtype == np.uint8 and x.ndim == 4):
-            prepare = fit_standardize(x if x.ndim > 1 else x[:, None]) if standardize else Standardize()
+            prepare = fit(name, x if x.ndim > 1 else np.asarray(x)[:, None])
         elif x.dtype.kind != "b" and not -(2**31) <= x.min() <= x.max() < 2**31:
             raise DataError(
                 f"{name}: {argument or array} holds whole numbers from {x.min()} to {x.max()}, which int32 cannot hold; "

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxnets.core.errors import DataError
 from jaxnets.data.flavours import plain_numbers
+from jaxnets.data.large import LazyArray, as_lazy, check_lazy, select
 from jaxnets.data.targets import check_finite, without_unknown
 
 # The two names of example weights.
@@ -27,16 +28,19 @@ def plain_split(what: str, arrays: Mapping[str, Any], kind: str) -> dict[str, np
     for name in ("inputs", "targets"):
         if name not in arrays:
             raise DataError(f"{what} split has no array {name!r}; it holds {', '.join(map(str, arrays)) or 'nothing'}")
-    made = {name: plain_numbers(f"{what} {name}", array) for name, array in arrays.items()}
+    made: dict[str, Any] = {name: _plain(f"{what} {name}", name, array) for name, array in arrays.items()}
     count = len(made["targets"]) if made["targets"].ndim else 0
     if not count:
         raise DataError(f"{what} split is empty; give it at least one example")
     for name, array in made.items():
         if not array.ndim or len(array) != count:
             raise DataError(f"{what} {name} have shape {array.shape} for {count} targets; give one for each example")
-        if name != "targets" or kind != "labels":
+        if isinstance(array, LazyArray):
+            check_lazy(f"{what} {name}", array)
+        elif name != "targets" or kind != "labels":
             check_finite(f"{what} {name}", array)
-    made["targets"] = _targets(f"{what} targets", made["targets"], kind)
+    if not isinstance(made["targets"], LazyArray):
+        made["targets"] = _targets(f"{what} targets", made["targets"], kind)
     for name in WEIGHTS:
         if name in made:
             check_weights(f"{what} {name}", made[name], count)
@@ -45,12 +49,21 @@ def plain_split(what: str, arrays: Mapping[str, Any], kind: str) -> dict[str, np
     return counted(made)
 
 
+def _plain(what: str, name: str, values: Any) -> Any:
+    """An array of a split as plain numbers; a large one in a file stays there, unless it holds a few numbers per example."""
+    if isinstance(values, LazyArray):
+        return values
+    few = name in ("targets", "lengths", *WEIGHTS) and len(getattr(values, "shape", ())) < 3
+    values = values if few else as_lazy(what, values)
+    return values if isinstance(values, LazyArray) else plain_numbers(what, values)
+
+
 def counted(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Drop the examples with weight 0, so that they affect no scale, no batch statistics and no metric."""
     for name in WEIGHTS:
         if name in arrays and not arrays[name].all():
             kept = np.flatnonzero(arrays[name])
-            arrays = {key: array[kept] for key, array in arrays.items()}
+            arrays = {key: select(array, kept) for key, array in arrays.items()}
     return arrays
 
 

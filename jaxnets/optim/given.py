@@ -151,6 +151,14 @@ def as_optimizer(value: Any) -> Optimizer:
     )
 
 
+def transformations(optimizer: Optimizer) -> list[Any]:
+    """The Optax transformations of the user's in an optimizer."""
+    if isinstance(optimizer, Optax):
+        return [optimizer.transformation]
+    rules = optimizer.rules if isinstance(optimizer, ByPath) else ()
+    return [found for _, part in rules for found in transformations(part)] + [optimizer]
+
+
 def _check_pattern(pattern: Any) -> None:
     try:
         re.compile(pattern)

@@ -88,20 +88,28 @@ class Lines:
     INTERVAL = 2.0
 
     def __init__(self) -> None:
-        self._total, self._first, self._began, self._printed = 0, 0, 0.0, 0.0
+        self._total, self._printed = 0, 0.0
+        self._known: tuple[int, float] | None = None
+        """A step and its time, from which the speed is counted: the first one known, which compiling came before."""
 
     def start(self, start: int, total: int) -> None:
         """See `Console`."""
-        self._total, self._first = total, start
-        self._began = self._printed = time.perf_counter()
+        self._total, self._known = total, None
+        self._printed = time.perf_counter()
 
     def advance(self, step: int, shown: Mapping[str, float]) -> None:
         """See `Console`."""
         now = time.perf_counter()
+        if self._known is None:
+            self._known = step, now
         if now - self._printed >= self.INTERVAL or step == self._total:
             self._printed = now
-            left = (now - self._began) / max(step - self._first, 1) * (self._total - step)
-            _say(f"step {step}/{self._total}  {format_numbers(shown)}  {left:.0f} s left")
+            first, began = self._known
+            left = "compiled"
+            if step > first or step == self._total:
+                left = f"{(now - began) / max(step - first, 1) * (self._total - step):.0f} s left"
+            numbers = format_numbers(shown)
+            _say("  ".join(part for part in (f"step {step}/{self._total}", numbers, left) if part))
 
     def say(self, text: str) -> None:
         """See `Console`."""

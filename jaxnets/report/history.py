@@ -17,7 +17,7 @@ class History:
     records: Sequence[Record]
 
     def series(self, metric: str, split: str = "train") -> tuple[list[int], list[float]]:
-        """Steps and values of one metric on one split ("train" or "test")."""
+        """Steps and values of one metric on one split ("train", "validation" or "test")."""
         rows = [r for r in self.records if r["split"] == split and r.get(metric) is not None]
         return [r["step"] for r in rows], [r[metric] for r in rows]
 
@@ -27,12 +27,12 @@ class History:
 
     def metrics(self) -> list[str]:
         """Names of the metrics to plot, the loss first."""
-        hidden = {"step", "split", "seconds", "examples", "examples_per_second", "skipped"}
+        hidden = {"step", "split", "seconds", "examples", "examples_per_second", "skipped", "weights_of_step", "what"}
         names = [name for record in self.records for name in record if name not in hidden]
         return sorted(dict.fromkeys(names), key=lambda n: (n != "loss", n == "gradient_norm"))
 
     def plot(self) -> "Figure":
-        """A matplotlib figure with the training and test curves of every metric over the steps."""
+        """A matplotlib figure with the training, validation and test curves of every metric over the steps."""
         from jaxnets.report.plots import curves
 
         return curves(self)
@@ -44,6 +44,6 @@ class History:
         return self.records[index]
 
     def __repr__(self) -> str:
-        last: dict[str, Any] = self.last("test") or self.last("train")
+        last: dict[str, Any] = self.last("test") or self.last("validation") or self.last("train")
         shown = ", ".join(f"{k} {v:.4g}" for k, v in last.items() if isinstance(v, int | float))
         return f"History({len(self.records)} records, last: {shown})"

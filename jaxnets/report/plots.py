@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from jaxnets.report.history import History
 
-TRAIN, TEST, INK = "#7a8ba3", "#c2410c", "#1f2937"
+TRAIN, VALIDATION, TEST, INK = "#7a8ba3", "#2563eb", "#c2410c", "#1f2937"
 
 
 def _matplotlib() -> Any:
@@ -84,20 +84,20 @@ def _figure(width: float, height: float) -> "Figure":
 
 @_plainly
 def curves(history: "History") -> "Figure":
-    """One panel per metric: training in grey, test in orange, with the last test value as text."""
+    """One panel per metric: training in grey, validation in blue, test in orange, with the last test value as text."""
     names = history.metrics() or ["loss"]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = _figure(4.2 * columns, 2.9 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, name in zip(axes, names, strict=False):
-        for split, colour in (("train", TRAIN), ("test", TEST)):
+        for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
             steps, values = history.series(name, split)
             if not steps:
                 continue
             end, values = values[-1], [value if math.isfinite(value) else math.nan for value in values]
             seen = [index for index, value in enumerate(values) if math.isfinite(value)]
-            marker = "o" if split == "test" and len(steps) < 40 else None
+            marker = "o" if split != "train" and len(steps) < 40 else None
             axis.plot(steps, values, color=colour, label=split, lw=1.6, marker=marker, ms=3.5)
             if split == "test" and seen:
                 # Write the last test value at the last finite point.

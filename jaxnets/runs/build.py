@@ -7,19 +7,21 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
-from jaxnets.core.errors import DataError, JaxnetsError, UsageError, did_you_mean, note
+from jaxnets.core.errors import DataError, JaxnetsError, UsageError, note
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
 from jaxnets.data.split import WEIGHTS
+from jaxnets.data.validation import with_validation
 from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.ops.roles import without_role
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
 from jaxnets.parallel.partition import shardings
+from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import Recipe, with_average
 from jaxnets.tasks.base import Task
@@ -44,6 +46,11 @@ class Parts:
     feed: Feed
     program: Program
     evaluator: Evaluator
+    """On the test split."""
+    validator: Evaluator | None
+    """On the validation split; None where there is none."""
+    choice: Choice
+    """What is chosen by evaluations."""
     predictor: Predictor
     abstract: TrainState
     """Shapes and dtypes of the state."""
@@ -53,6 +60,11 @@ class Parts:
     """Whether the data live on the device."""
     batch_spec: Batch
     """Shapes and dtypes of a prepared batch."""
+
+    @property
+    def watched(self) -> tuple[str, Evaluator]:
+        """The split that is measured while the run trains, and what measures it."""
+        return ("test", self.evaluator) if self.validator is None else ("validation", self.validator)
 
     def fresh_state(self) -> TrainState:
         """The state at step 0, born in its place: no device ever holds more than its share."""
@@ -80,6 +92,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         mesh: the devices, where they are not to be arranged by `experiment.mesh`.
     """
     dataset = dataset if dataset is not None else experiment.data.open()
+    dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
     task = experiment.task.bind(dataset.card)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     if mesh.devices.flat[0].platform == "cpu":
@@ -93,7 +106,8 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         average=experiment.average,
     )
     place = placement(mesh)
-    resident = experiment.placement == "device" or (experiment.placement == "auto" and dataset.nbytes <= RESIDENT_BYTES)
+    small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
+    resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
     road = ResidentFeed if resident else StreamFeed
     if experiment.mesh.tensor != 1:
         raise UsageError(
@@ -107,7 +121,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         abstract = _abstract(task, recipe, batch, dataset)
         _check_parameters(task, abstract)
         _check_arrays(task, dataset)
-        _check_best(experiment, task, abstract, batch)
+        choice = choice_of(experiment, task, abstract, batch)
         _check_decay(experiment.optimizer, abstract)
         _check_batch_statistics(experiment, abstract, dataset)
         step = with_average(task.make_step(recipe), recipe.average)
@@ -122,9 +136,24 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     eval_size = -(-wanted // shares) * shares
     common: dict[str, Any] = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
     evaluator = Evaluator(task, dataset.test, preparation, resident=resident, **common)
-    predictor = Predictor(task, preparation, **common)
+    held = dataset.validation
+    validator = None if held is None else Evaluator(task, held, preparation, resident=resident, **common)
     return Parts(
-        experiment, dataset, mesh, task, recipe, feed, program, evaluator, predictor, abstract, placed, resident, batch
+        experiment=experiment,
+        dataset=dataset,
+        mesh=mesh,
+        task=task,
+        recipe=recipe,
+        feed=feed,
+        program=program,
+        evaluator=evaluator,
+        validator=validator,
+        choice=choice,
+        predictor=Predictor(task, preparation, **common),
+        abstract=abstract,
+        shardings=placed,
+        resident=resident,
+        batch_spec=batch,
     )
 
 
@@ -136,20 +165,6 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
     sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
     sent["index"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.int32)
     return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
-
-
-def _check_best(experiment: Experiment, task: Task, abstract: TrainState, batch: Batch) -> None:
-    """Raise `UsageError` where `keep.best` names a metric that is not measured, or one whose direction is unknown."""
-    name = experiment.keep.best
-    if name:
-        measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
-        if name not in measured:
-            raise UsageError(f"keep.best is {name!r}, which is not measured. {did_you_mean(name, measured)}")
-        experiment.keep.resolved(task.directions)
-        if not 0 < experiment.eval_every < experiment.steps:
-            note(
-                f"keep.best is {name!r}, which is measured at the end alone; set eval_every to have more to choose from"
-            )
 
 
 def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
@@ -187,17 +202,17 @@ def _check_parameters(task: Task, abstract: TrainState) -> None:
 def _check_arrays(task: Task, dataset: Dataset) -> None:
     """Raise `DataError` for an array that the user put beside the inputs and that nothing would read."""
     known = ("inputs", "targets", *WEIGHTS, *task.reads, *(one.array for one in dataset.several))
-    for split, arrays in (("training", dataset.train), ("test", dataset.test)):
+    for split, arrays in dataset.splits.items():
         for name in arrays:
             if name not in known:
                 raise DataError(
                     f"{dataset.name}: the {split} split holds an array {name!r}, which neither {type(task).__name__} nor "
                     f"{type(task.model).__name__} reads; leave it out, or use one of {', '.join(known[2:])}"
                 )
-    for name in set(dataset.train) - set(dataset.test) - {*WEIGHTS}:
-        raise DataError(
-            f"{dataset.name}: the training split has an array {name!r}, the test split has none; give it there too"
-        )
+        for name in set(dataset.train) - set(arrays) - {*WEIGHTS}:
+            raise DataError(
+                f"{dataset.name}: the training split has an array {name!r}, the {split} split has none; give it there too"
+            )
 
 
 def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:

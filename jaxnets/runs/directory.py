@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,12 @@ class RunDirectory:
             )
 
     @classmethod
-    def existing(cls, path: Path | str) -> tuple["RunDirectory", Experiment]:
-        """A directory that holds a run, and that run's experiment."""
+    def existing(cls, path: Path | str, given: Sequence[Any] = ()) -> tuple["RunDirectory", Experiment]:
+        """A directory that holds a run, and that run's experiment; `given` are the user's objects in it."""
         directory = cls(user_path(path).absolute())
         if not (directory.path / "config.json").is_file():
             raise RunDirectoryError(f"{path} holds no run (no config.json); give the directory a run was trained in")
-        experiment = from_data(directory.read_json("config.json"))
+        experiment = from_data(directory.read_json("config.json"), given)
         if not isinstance(experiment, Experiment):
             raise RunDirectoryError(f"{path}/config.json describes a {type(experiment).__name__}, not an experiment")
         return directory, experiment

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import numpy as np
 
 from jaxnets.config.experiment import Expected
 from jaxnets.core.types import Exhibit
+from jaxnets.data.large import shown as rows_shown
 from jaxnets.parallel.hosts import from_first, is_first
 from jaxnets.report.console import Console
 from jaxnets.report.page import PAGE, ReportData, write_report
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.training.loop import Timing
+
+# Field of a test record: updates done at the weights that were measured, where that is not the record's own step.
+CHOSEN = "weights_of_step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +57,12 @@ def finish(
     exhibits = _exhibits(run) if reporting else []
     if not is_first():
         return
-    final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split")}
+    final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split", CHOSEN)}
     speeds = run.history.series("examples_per_second")[1]
-    facts = {"parameters": f"{parts.parameters:,}", "steps": f"{parts.experiment.steps:,}"}
+    done, of = int(run.state.step), parts.experiment.steps
+    facts = {"parameters": f"{parts.parameters:,}", "steps": f"{done:,}" if done == of else f"{done:,} of {of:,}"}
+    if run.best is not None:
+        facts["best step"] = f"{run.best.step:,} ({parts.watched[0]} {run.best.metric} {run.best.value:.4g})"
     if trained:
         facts["seconds to train"] = f"{seconds:.1f}"
         facts["waiting for data (s)"] = f"{timing.waiting_for_data:.1f}"
@@ -72,8 +80,7 @@ def finish(
         report = ReportData(
             title=words.title,
             subtitle=f"{words.subtitle} ".lstrip()
-            + f"{parts.dataset.name}: {parts.dataset.card.examples['train']:,} training and "
-            f"{parts.dataset.card.examples['test']:,} test examples. Source: {parts.dataset.source}",
+            + f"{parts.dataset.name}: {_counts(parts.dataset.card.examples)} examples. Source: {parts.dataset.source}",
             headline=task.headline,
             history=run.history,
             final=final,
@@ -103,13 +110,19 @@ def _exhibits(run: Any) -> list[Exhibit]:
     parts, task, preparation = run.parts, run.parts.task, run.parts.dataset.preparation
     with jax.set_mesh(parts.mesh):
         seen = task.exhibit_rows(parts.dataset.card.examples["test"])
-        whole = len(seen) == parts.dataset.card.examples["test"]
-        shown = {name: a if whole else a[seen] for name, a in parts.dataset.test.items()} | {"index": seen}
+        shown = rows_shown(parts.dataset.test, seen) | {"index": seen}
         asked = {name: array for name, array in shown.items() if name in preparation.names}
         outputs = parts.predictor(run.variables, asked) if len(seen) else np.zeros(0)
         drawn = task.drawn(run.variables)
     columns = [preparation.columns.table()] if preparation.columns is not None else []
     return [*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn, *columns]
+
+
+def _counts(examples: Mapping[str, int]) -> str:
+    """The sizes of the splits: "80 training, 10 validation and 10 test"."""
+    names = {"train": "training", "validation": "validation", "test": "test"}
+    *first, last = [f"{examples[split]:,} {name}" for split, name in names.items() if split in examples]
+    return f"{', '.join(first)} and {last}"
 
 
 def _verdict(final: dict[str, float], expected: Expected | None) -> str:

@@ -7,64 +7,37 @@ from typing import Any
 
 from jaxnets.checkpoints.begin import begin_from
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
-from jaxnets.checkpoints.initial import Initial, begin_with
+from jaxnets.checkpoints.initial import begin_with
 from jaxnets.checkpoints.names import compare_names
-from jaxnets.checkpoints.retention import seconds_between_saves
 from jaxnets.config.serialize import to_data
-from jaxnets.core.errors import CheckpointError, NonFiniteError, RunDirectoryError, note
+from jaxnets.core.errors import CheckpointError, NonFiniteError, RunDirectoryError
 from jaxnets.core.files import user_path
 from jaxnets.core.renames import with_new_fields
 from jaxnets.parallel.hosts import is_first, meet
-from jaxnets.report.console import Console
 from jaxnets.report.log import MetricsLog
-from jaxnets.runs.build import Parts
+from jaxnets.runs.choice import Best
 from jaxnets.runs.directory import RunDirectory
+from jaxnets.runs.ending import Trained, best_kept, complete, ends
 from jaxnets.runs.environment import check_data, write_environment
-from jaxnets.steps.state import TrainState
-from jaxnets.training.guards import RollBackError, SpikeWatch
-from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
-from jaxnets.training.loop import Timing, Watch, fit
+from jaxnets.runs.stretch import Begun, Session, stretch
+from jaxnets.training.guards import RollBackError
 from jaxnets.training.plan import Every
-from jaxnets.training.stopping import Stopping
 
 
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """What a stretch of training works with."""
-
-    parts: Parts
-    console: Console
-    stopping: Stopping
-    stop: int
-    """Updates done when it ends."""
-    timing: Timing = dataclasses.field(default_factory=Timing)
-    initial: Initial | None = None
-    """Weights to begin with, where they are in memory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Begun:
-    """Where a stretch of training begins."""
-
-    state: TrainState
-    start: int = 0
-    host: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What the checkpoint remembered beside the state."""
-    taken_back: tuple[str, ...] = ()
-    """Splits whose records at this very step were written because a shorter run ended here."""
-
-
-def train_without_directory(session: Session) -> tuple[TrainState, MetricsLog]:
+def train_without_directory(session: Session) -> Trained:
     """Train, keeping nothing on the disk."""
-    log, keep = MetricsLog(None), session.parts.experiment.keep
-    if keep.best:
-        note(f"keep.best is {keep.best!r}, but without a run_dir no checkpoint is kept; give one to have the best")
-    return _stretch(session, _fresh(session, None), log, None, ()), log
+    log, begun = MetricsLog(None), _fresh(session, None)
+    state, kept = stretch(session, begun, log, None, ())
+    if int(state.step) < session.parts.experiment.steps and not ends(session.parts, log, int(state.step)):
+        return Trained(state, log, 0, False, None)
+    metric = session.parts.choice.keep.best
+    best = Best(kept[0], metric, kept[1], kept[2]) if kept is not None else None
+    return complete(session.parts, Trained(state, log, 0, True, best), session.stopping)
 
 
-def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, MetricsLog, int]:
-    """Train in a run directory; returns the state, the log and the step it began at."""
-    checkpoints.keep = checkpoints.keep.resolved(session.parts.task.directions)
+def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> Trained:
+    """Train in a run directory."""
+    checkpoints.keep = session.parts.choice.keep
     _check_initial(session, directory, checkpoints)
     begun = _resume(session, directory, checkpoints)
     first = begun.start
@@ -72,14 +45,20 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
         write_environment(directory, session.parts)
         directory.write_json("preparation.json", to_data(session.parts.dataset.preparation))
     while True:
-        pending = ("test",) if "evaluate" in begun.host.get("pending", ()) else ()
+        pending = session.parts.watched[:1] if "evaluate" in begun.host.get("pending", ()) else ()
         again = (*pending, *begun.taken_back)
         log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, rewrite=again)
         left_out = [batch for entry in directory.quarantine for batch in entry["batches"]]
         try:
-            return _stretch(session, begun, log, checkpoints, left_out), log, first
+            state, _ = stretch(session, begun, log, checkpoints, left_out, directory.path)
         except RollBackError as back:
             begun = _go_back(session, directory, checkpoints, back)
+            continue
+        step, parts = int(state.step), session.parts
+        if step < parts.experiment.steps and not ends(parts, log, step):
+            return Trained(state, log, first, False, None)
+        trained = Trained(state, log, first, True, best_kept(parts, checkpoints, state))
+        return complete(parts, trained, session.stopping)
 
 
 def _check_initial(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> None:
@@ -145,10 +124,9 @@ def _taken_back(session: Session, checkpoints: Checkpoints, step: int) -> tuple[
     log_every, eval_every = before.get("log_every"), before.get("eval_every")
     if not isinstance(log_every, int) or not isinstance(eval_every, int):
         return ()
-    ended = {
-        "train": not Every(log_every).is_multiple(step),
-        "test": not any(Every(every).is_multiple(step) for every in (eval_every, experiment.eval_every)),
-    }
+    between = not any(Every(every).is_multiple(step) for every in (eval_every, experiment.eval_every))
+    watched = session.parts.watched[0]
+    ended = {"train": not Every(log_every).is_multiple(step), "test": True} | {watched: between}
     return tuple(split for split, alone in ended.items() if alone)
 
 
@@ -159,6 +137,7 @@ def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
             "pending": tuple(str(name) for name in host.get("pending", ())),
             "spikes": [float(loss) for loss in host.get("spikes", ())],
             "log": {str(k): [float(total), float(weight)] for k, (total, weight) in host.get("log", {}).items()},
+            "hooks": {str(name): kept for name, kept in host.get("hooks", {}).items()},
         }
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{place}: what the host remembered is not as jaxnets writes it ({error})") from error
@@ -184,66 +163,3 @@ def _go_back(session: Session, directory: RunDirectory, checkpoints: Checkpoints
         )
     meet("quarantine")
     return _resume(session, directory, checkpoints, at_most=batches[0])
-
-
-def _stretch(
-    session: Session, begun: Begun, log: MetricsLog, checkpoints: Checkpoints | None, left_out: Any
-) -> TrainState:
-    """Run the loop with its hooks to the session's end; nothing where that is behind already and nothing is pending."""
-    parts, experiment, last = session.parts, session.parts.experiment, session.parts.experiment.steps
-    pending = tuple(begun.host.get("pending", ()))
-    if begun.start >= session.stop and not pending:
-        return begun.state
-    spikes = SpikeWatch(experiment.guard, begun.host.get("spikes", ()))
-    log_hook = LogHook(
-        Every(experiment.log_every, (last,)),
-        parts.task,
-        batch_size=experiment.batch_size,
-        record=log.append,
-        show=session.console.advance,
-        event=lambda step, what: _event(session, log, step, what),
-        leaves=lambda: parts.program.leaves,
-        elsewhere=lambda: session.timing.beside_steps,
-    )
-    log_hook.partial = begun.host.get("log", {})
-    due = Every(experiment.eval_every, (last,))
-    evaluate = EvaluateHook(due, parts.evaluator, record=log.append, stopping=session.stopping)
-    saver = None
-    if checkpoints is not None:
-        every = experiment.save_every if isinstance(experiment.save_every, int) else 0
-        saver = SaveHook(
-            Every(every, (session.stop, last)),
-            checkpoints,
-            host=lambda: {"log": log_hook.partial, "spikes": spikes.recent},
-            metrics=lambda: evaluate.newest,
-            sync=log.sync,
-            seconds=seconds_between_saves(experiment.save_every) if is_first() else 0.0,
-            best=_best(checkpoints, begun.start),
-        )
-    session.console.start(begun.start, last)
-    try:
-        return fit(
-            parts.program,
-            begun.state,
-            start=begun.start,
-            stop=max(session.stop, begun.start),
-            hooks=[log_hook, evaluate],
-            saver=saver,
-            pending=pending,
-            left_out=left_out,
-            watch=Watch(experiment.on_nonfinite, spikes, session.stopping, session.timing),
-            prefetch_depth=0 if parts.resident else 2,
-        )
-    finally:
-        session.console.stop()
-
-
-def _best(checkpoints: Checkpoints, start: int) -> tuple[str, str, float | None] | None:
-    """Name, direction and best value so far of `keep.best`, from the checkpoints up to a step."""
-    keep = checkpoints.keep
-    return (keep.best, keep.direction, checkpoints.best_so_far(at_most=start)) if keep.best else None
-
-
-def _event(session: Session, log: MetricsLog, step: int, what: str) -> None:
-    log.append({"step": step, "split": "event", "what": f"update left out: {what}"})
-    session.console.say(f"step {step} is not finite ({what}); its update was left out")

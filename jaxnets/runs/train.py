@@ -4,25 +4,28 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.config.experiment import Expected, Experiment
 from jaxnets.config.serialize import to_data
-from jaxnets.core.errors import RunDirectoryError, UsageError
+from jaxnets.core.errors import DamagedError, RunDirectoryError, UsageError, note
 from jaxnets.core.files import user_path
 from jaxnets.core.versions import versions
 from jaxnets.data.dataset import Dataset, hollow, with_learned
 from jaxnets.data.given import check_given
 from jaxnets.data.sources.memory import InMemory
+from jaxnets.interop.functions import Functions
 from jaxnets.models.layers import most_positions
+from jaxnets.optim.given import as_optimizer, transformations
 from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.parallel.mesh import MeshShape
@@ -32,11 +35,13 @@ from jaxnets.report.log import read_records
 from jaxnets.report.tables import as_text
 from jaxnets.runs import lock as run_lock
 from jaxnets.runs.build import Parts, assemble
+from jaxnets.runs.choice import Best
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.runs.environment import check_data
 from jaxnets.runs.finish import Words, finish
 from jaxnets.runs.session import Session, train_in, train_without_directory
 from jaxnets.steps.state import TrainState
+from jaxnets.tasks.base import Task
 from jaxnets.training.stopping import Stopping
 
 
@@ -52,6 +57,8 @@ class Run:
     """The logged numbers of training and of evaluations."""
     directory: Path | None
     """The run directory, where it was given one."""
+    best: Best | None = None
+    """The weights of the best evaluation, where the run chose by evaluations (`stop`, `keep.best`)."""
 
     @property
     def experiment(self) -> Experiment:
@@ -60,8 +67,9 @@ class Run:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """`{"params": ..., ...}` for the model's `apply`; averaged where the run averages."""
-        return self.state.best_variables
+        """`{"params": ..., ...}` for the model's `apply`: of the best evaluation where the run chose by evaluations, else of
+        the last step; averaged where the run averages."""
+        return self.state.best_variables if self.best is None else self.best.variables
 
     def outputs(self, inputs: Any) -> np.ndarray:
         """The model's raw outputs (logits, say) for raw inputs `[N, ...]`, float32.
@@ -80,19 +88,24 @@ class Run:
         with jax.set_mesh(self.parts.mesh):
             return self.parts.predictor(self.variables, arrays, decide=decide)
 
-    def evaluate(self) -> dict[str, float]:
-        """The task's metrics over the whole test split.
+    def evaluate(self, split: Literal["test", "validation"] = "test") -> dict[str, float]:
+        """The task's metrics over a whole split, of `variables`.
 
         Raises:
-            UsageError: the run was opened without its data.
+            UsageError: the run was opened without its data, or has no validation split.
         """
         if self.parts.dataset.hollow:
             raise UsageError(
                 f"{self.directory} was trained on arrays that only its program held, so there is no test split here; "
                 f"give them again, open_run(directory, dataset=from_arrays(...)), or predict"
             )
+        evaluator = {"test": self.parts.evaluator, "validation": self.parts.validator}.get(split)
+        if evaluator is None:
+            raise UsageError(
+                f"this run has no split {split!r}; ask for 'test', or give validation= where it is trained"
+            )
         with jax.set_mesh(self.parts.mesh):
-            return self.parts.evaluator.metrics(self.variables)
+            return evaluator.metrics(self.variables)
 
     def __repr__(self) -> str:
         name = type(self.parts.task.model).__name__
@@ -108,6 +121,7 @@ def train(
     overwrite: bool = False,
     stop_at: int | None = None,
     initial: Initial | None = None,
+    hooks: Sequence[Callback] = (),
     progress: ProgressKind = "auto",
     title: str = "",
     subtitle: str = "",
@@ -123,6 +137,7 @@ def train(
         overwrite: replace a run that is there already.
         stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
         initial: weights to begin with; a run that has checkpoints goes on from those.
+        hooks: callbacks (see `jaxnets.Callback`), in the order in which they are called.
         progress: what to show on the console.
         title: name for the report; by default the model and the data.
         subtitle: a sentence under it.
@@ -137,10 +152,10 @@ def train(
     run_dir = None if run_dir is None else user_path(run_dir)
     _check_can_go_back(experiment, run_dir)
     _check_warm_start(experiment, run_dir)
-    stopping = Stopping()
+    # Without a directory nothing could go on with the run, so an interrupt gives what there is.
+    stopping = Stopping(gently=run_dir is None)
     with contextlib.ExitStack() as stack:
-        if run_dir is not None:
-            stack.enter_context(stopping.on_signals())
+        stack.enter_context(stopping.on_signals())
         dataset = dataset if dataset is not None else experiment.data.open()
         learned = None if run_dir is None or overwrite else RunDirectory.preparation_in(Path(run_dir))
         if learned is not None and learned.name == dataset.name:
@@ -151,24 +166,25 @@ def train(
             console.say(as_text(table.title, table.header, table.rows))
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
         stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
-        session = Session(parts, console, stopping, stop, initial=initial)
-        began, start, directory = time.perf_counter(), 0, None
+        session = Session(parts, console, stopping, stop, initial=initial, hooks=tuple(hooks))
+        began, directory = time.perf_counter(), None
         stack.enter_context(jax.set_mesh(parts.mesh))
         if run_dir is None:
-            state, log = train_without_directory(session)
+            trained = train_without_directory(session)
         else:
             directory = _claim(Path(run_dir), experiment, overwrite, console, stack)
             checkpoints = Checkpoints(directory.checkpoints, keep=experiment.keep, about=_about(parts))
             with checkpoints:
-                state, log, start = train_in(session, directory, checkpoints)
-        run = Run(parts, state, History(tuple(log.records)), directory.path if directory else None)
-        if int(state.step) >= experiment.steps:
-            words = Words(title, subtitle, expected)
-            finish(run, directory, console, words, time.perf_counter() - began, int(state.step) - start, session.timing)
-        elif directory is not None:
-            console.say(
-                f"stopped at step {int(state.step)} of {experiment.steps}; run the same command again to continue"
-            )
+                trained = train_in(session, directory, checkpoints)
+        state, history = trained.state, History(tuple(trained.log.records))
+        run = Run(parts, state, history, directory.path if directory else None, trained.best)
+        if trained.complete:
+            words, steps = Words(title, subtitle, expected), int(state.step) - trained.start
+            finish(run, directory, console, words, time.perf_counter() - began, steps, session.timing)
+        elif directory is not None or stopping.requested:
+            why = f" ({stopping.reason})" if stopping.requested else ""
+            further = "; run the same command again to continue" if directory is not None else ""
+            console.say(f"stopped at step {int(state.step)} of {experiment.steps}{why}{further}")
     return run
 
 
@@ -211,21 +227,39 @@ def _about(parts: Parts) -> dict[str, Any]:
 
 
 def open_run(
-    run_dir: str | Path, *, dataset: Dataset | None = None, mesh: Mesh | None = None, step: int | None = None
+    run_dir: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    mesh: Mesh | None = None,
+    step: int | None = None,
+    model: Any = None,
+    task: Task | None = None,
+    optimizer: Any = None,
+    loss: Any = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> Run:
-    """A run from its directory, with the weights of a checkpoint (the newest that verifies).
+    """A run from its directory, with the weights of a checkpoint: the best where the run chose by evaluations (`stop`,
+    `keep.best`), else the newest that verifies.
 
     Args:
         run_dir: the directory.
         dataset: the data, where they are not to be opened from the experiment's own. A run on arrays that only its program
             held needs none to predict: what the arrays taught is kept with the run; to evaluate it does.
         mesh: the devices to use.
-        step: of the checkpoint; None takes the newest.
+        step: of the checkpoint; None takes the best, or the newest.
+        model: the model, where it is of a class or of functions of your own, as it was given to `fit`; a saved configuration
+            names code and never runs it.
+        task: likewise.
+        optimizer: likewise.
+        loss: likewise.
+        metrics: likewise.
 
     Raises:
         JaxnetsError: no run, no good checkpoint, or other data than it was trained on.
     """
-    directory, experiment = RunDirectory.existing(run_dir)
+    own = [model if not isinstance(model, tuple) else Functions(*model), task, loss, *(metrics or {}).values()]
+    own += [] if optimizer is None else transformations(as_optimizer(optimizer))
+    directory, experiment = RunDirectory.existing(run_dir, [item for item in own if item is not None])
     learned = directory.preparation
     if mesh is None and experiment.mesh != MeshShape():
         # The mesh it was trained on need not be here; any will do to look at it.
@@ -238,7 +272,10 @@ def open_run(
     parts = assemble(experiment, with_learned(dataset, learned) if learned else dataset, mesh=mesh)
     if not dataset.hollow:
         check_data(directory, parts)
-    with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints) as checkpoints:
+    with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints, keep=parts.choice.keep) as checkpoints:
+        best = _open_best(parts, checkpoints) if step is None else None
+        if best is not None:
+            return Run(parts, best[0], History(tuple(read_records(directory.metrics))), directory.path, best[1])
         if step is None:
             found = checkpoints.newest_verified()
             if found.step is None:
@@ -249,3 +286,17 @@ def open_run(
             step = found.step
         state, _ = checkpoints.restore(step, abstract(parts.abstract, parts.shardings))
     return Run(parts, state, History(tuple(read_records(directory.metrics))), directory.path)
+
+
+def _open_best(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Best] | None:
+    """The best checkpoint of a run; None where it has none, or where that one is damaged."""
+    found = checkpoints.best()
+    if found is None:
+        return None
+    step, value = found
+    try:
+        state, _ = checkpoints.restore(step, abstract(parts.abstract, parts.shardings))
+    except DamagedError as error:
+        note(f"the best checkpoint, of step {step}, is damaged, so the newest good one is opened instead: {error}")
+        return None
+    return state, Best(step, checkpoints.keep.best, value, state.best_variables)

@@ -110,7 +110,7 @@ class LogHook:
 
 
 class EvaluateHook:
-    """Writes a test record at each due step."""
+    """Writes a record of a split at each due step."""
 
     name = "evaluate"
 
@@ -120,8 +120,10 @@ class EvaluateHook:
         evaluator: Evaluator,
         *,
         record: Callable[[Record], None],
+        split: str = "test",
         stopping: Stopping | None = None,
     ) -> None:
+        self._split = split
         self._due, self._evaluator, self._record = due, evaluator, record
         self._stopping = stopping or Stopping()
         self.newest: tuple[int, dict[str, float]] = (-1, {})
@@ -138,7 +140,7 @@ class EvaluateHook:
         """Measure the averaged weights where there are any, else the current ones."""
         values = self._evaluator.metrics(moment.state.best_variables, poll=self._stopping.leave_if_requested)
         self.newest = (moment.step, values)
-        self._record({"step": moment.step, "split": "test", **values})
+        self._record({"step": moment.step, "split": self._split, **values})
 
 
 class SaveHook:
@@ -152,6 +154,7 @@ class SaveHook:
         host: Callable[[], dict[str, Any]],
         metrics: Callable[[], tuple[int, dict[str, float]]] = lambda: (-1, {}),
         sync: Callable[[], None] = lambda: None,
+        saved: Callable[[int], None] = lambda step: None,
         seconds: float = 0.0,
         best: tuple[str, str, float | None] | None = None,
     ) -> None:
@@ -161,12 +164,13 @@ class SaveHook:
             due: steps at which to save.
             checkpoints: where to.
             host: gives what the host must remember beside the state.
-            metrics: gives the newest test metrics and the step they were measured at.
+            metrics: gives the newest metrics of an evaluation and the step they were measured at.
             sync: makes sure that the records up to now are on the disk.
+            saved: gets the step of each save.
             seconds: by the clock; 0: only at due steps.
             best: name of a metric, "max" or "min", and its best value so far: an evaluation that is better is saved as well.
         """
-        self._best = best
+        self._best, self._saved = best, saved
         self._due, self._checkpoints, self._host, self._metrics = due, checkpoints, host, metrics
         self._sync, self._seconds, self._last = sync, seconds, time.monotonic()
 
@@ -197,6 +201,7 @@ class SaveHook:
         state = jax.block_until_ready(moment.state)
         self._checkpoints.save(moment.step, state, host, metrics=self._measured(moment.step))
         self._last = time.monotonic()
+        self._saved(moment.step)
 
     def finish(self) -> None:
         """See `Saver`."""

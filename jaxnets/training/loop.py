@@ -56,6 +56,8 @@ class Watch:
     """Whether a signal or the clock wants the run to stop."""
     timing: Timing = dataclasses.field(default_factory=Timing)
     """Where the time went, filled in by the loop."""
+    ended: Callable[[int], bool] = lambda step: False
+    """Whether the run is to end early, after the evaluation at a step; the same on every process."""
 
 
 def fit(
@@ -71,7 +73,7 @@ def fit(
     watch: Watch | None = None,
     prefetch_depth: int = 0,
 ) -> Any:
-    """Train from step `start` to step `stop` and return the state there.
+    """Train from step `start` to step `stop` and return the state there, or where `Watch.ended` says so.
 
     Args:
         program: the compiled steps and the feed that brings their batches.
@@ -95,6 +97,7 @@ def fit(
         raise UsageError(f"there are no steps to train: the run is at step {start} and is to stop at {stop}")
     work = _Work(program, hooks, saver, watch or Watch())
     work.run_pending(pending, Moment(start, state))
+    stop = start if pending and work.watch.ended(start) else stop
     calls = plan(start, stop, program.capacity, hooks, saver)
     payloads = work.payloads(calls, frozenset(left_out), prefetch_depth)
     # Every transfer is explicit; an implicit one would stall each step.
@@ -113,6 +116,8 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             work.deliver(unread)
             if saver is not None and step != saved:
                 work.timed("saving", saver.run, Moment(step, state))
+            if work.gently:
+                return state
             work.leave(step)
         state, metrics = work.call(state, payload, call.count)
         # Only now, with the next work on its way, read what the previous call measured.
@@ -125,11 +130,14 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             unread = None
             pending = work.run(call.due, Moment(step, state))
             better = saver is not None and saver.improved(step)
-            if saver is not None and (save or pending or better):
+            ended = bool(call.due) and not pending and watch.ended(step)
+            if saver is not None and (save or pending or better or ended):
                 work.timed("saving", saver.run, Moment(step, state, pending))
                 saved = step
-            if stopped or pending:
+            if (stopped or pending) and not work.gently:
                 work.leave(step)
+            if ended or stopped or pending:
+                break
     work.deliver(unread)
     return state
 
@@ -206,7 +214,7 @@ class _Work:
         left = self.run([hook for hook in self.hooks if hook.name in pending], moment)
         if pending and not left and self.saver is not None:
             self.saver.clear_pending(moment)
-        if any_process(bool(left) or self.watch.stopping.requested):
+        if any_process(bool(left) or self.watch.stopping.requested) and not self.gently:
             raise PreemptedError(f"{self.reason}: stopped at step {moment.step} before any new work was done")
 
     def leave(self, step: int) -> NoReturn:
@@ -216,6 +224,11 @@ class _Work:
             self.saver.finish()
             saved = "saved"
         raise PreemptedError(f"{self.reason}: stopped at step {step}, {saved}; the same command goes on from there")
+
+    @property
+    def gently(self) -> bool:
+        """Whether a callback asked to stop, on any process: the state is returned, and no error raised."""
+        return any_process(self.watch.stopping.requested and self.watch.stopping.gently)
 
     @property
     def reason(self) -> str:

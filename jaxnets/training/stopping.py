@@ -28,12 +28,16 @@ class StopRequestedError(Exception):
 class Stopping:
     """Whether a signal came."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gently: bool = False) -> None:
+        """`gently`: a signal ends the run as a callback does, without an error."""
         self.requested = False
         self.reason = ""
+        self.gently = gently
+        self._signals_gently = gently
 
-    def request(self, reason: str) -> None:
-        """Ask the run to stop at the next opportunity."""
+    def request(self, reason: str, *, gently: bool | None = None) -> None:
+        """Ask the run to stop at the next opportunity; gently: the loop returns the state instead of raising."""
+        self.gently = self._signals_gently if gently is None else gently
         self.requested, self.reason = True, reason
 
     def leave_if_requested(self) -> None:

@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, run_cli
 from test_signals import log_of, wait_for, write_config
+
+from jaxnets.ops.transfer import own_positions
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Gloo on loopback")
 
@@ -93,6 +96,34 @@ def test_a_lost_process_takes_the_others_with_it_and_the_next_start_resumes(tmp_
     again = run_cli("train", "tiny.py", "--run-dir", "run", "--stop-at", 25, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "resuming run at step" in again.stderr
+
+
+@pytest.mark.slow
+def test_streamed_batches_of_two_processes_are_those_of_data_on_the_devices(tmp_path):
+    write_config(tmp_path, 20)
+    for place in ("host", "device"):
+        arguments = ("train", "tiny.py", "--run-dir", place, "--placement", place)
+        done = finish(start_together(2, *arguments, cwd=tmp_path))
+        assert [code for code, _, _ in done] == [0, 0], done[0][2][-2000:] + done[1][2][-2000:]
+    digests = [run_cli("ckpt", "digest", place, cwd=tmp_path).stdout.splitlines()[-1] for place in ("host", "device")]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("size", [8, 12])
+def test_a_process_reads_the_rows_of_its_own_devices(size):
+    class Half:
+        """A sharding of `[K, size]` over four devices, of which the second and the fourth are here."""
+
+        is_fully_addressable = False
+
+        def addressable_devices_indices_map(self, shape):
+            part = shape[1] // 4
+            return {d: (slice(None), slice(d * part, (d + 1) * part)) for d in (3, 1)}
+
+    own = own_positions(Half(), (5, size), dim=1)
+    part = size // 4
+    assert own.tolist() == [*range(part, 2 * part), *range(3 * part, size)]
+    assert own_positions(jax.sharding.SingleDeviceSharding(jax.devices()[0]), (5, size), dim=1) is None
 
 
 @pytest.mark.parametrize(

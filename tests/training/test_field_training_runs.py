@@ -110,11 +110,11 @@ def test_the_best_evaluation_is_on_the_disk_through_cuts_and_ends(no_report, tmp
     task, dataset = tasks.Regression(model=models.MLP(widths=(64,))), from_arrays(*data)
     experiment = Experiment(
         task=task, data=InMemory(dataset.name, dataset.fingerprint), optimizer=options["optimizer"], steps=60,
-        batch_size=32, eval_every=4, keep=options["keep"],
+        batch_size=24, eval_every=4, keep=options["keep"],
     )  # fmt: skip
     for stop in (10, 30, None):
         run = train(experiment, dataset=dataset, run_dir=folder, stop_at=stop, progress="none")
-        steps, losses = run.history.series("loss", "test")
+        steps, losses = run.history.series("loss", "validation")
         best = steps[int(np.argmin(losses))]
         assert best in StepFolders(folder / "checkpoints").complete
     assert best < 60
@@ -122,7 +122,7 @@ def test_the_best_evaluation_is_on_the_disk_through_cuts_and_ends(no_report, tmp
     measured = StepFolders(folder / "checkpoints").measured()
     assert measured[best]["loss"] == min(losses)
     opened = open_run(folder, dataset=dataset, step=best)
-    assert opened.evaluate()["loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert opened.evaluate("validation")["loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
 class Own(tasks.Regression):
@@ -138,17 +138,16 @@ class Own(tasks.Regression):
 def test_a_tasks_own_headline_says_which_way_and_others_must_be_told(no_report, tmp_path):
     options = small(eval_every=3, run_dir=tmp_path / "run")
     run = jaxnets.fit(Own(model=models.MLP(widths=(8,))), arrays(), keep=Keep(best="zork", last=1), **options)
-    steps, scores = run.history.series("zork", "test")
+    steps, scores = run.history.series("zork", "validation")
     assert steps[int(np.argmax(scores))] in StepFolders(run.directory / "checkpoints").complete
     with pytest.raises(UsageError, match="keep.best is 'blub', and nothing says whether more or less"):
         jaxnets.fit(Own(model=models.MLP()), arrays(), keep=Keep(best="blub"), **small(run_dir=tmp_path / "other"))
 
 
 def test_keeping_the_best_of_nothing_is_said(no_report, tmp_path):
-    with pytest.warns(DataWarning, match="without a run_dir no checkpoint is kept"):
-        jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **small(steps=1))
+    options = small(steps=1, eval_every=0, run_dir=tmp_path / "run")
     with pytest.warns(DataWarning, match="measured at the end alone"):
-        jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **small(steps=1, run_dir=tmp_path / "run"))
+        jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **options)
 
 
 # --- numbers that are not finite

@@ -33,7 +33,7 @@ class Cora(Source):
     """
 
     measure: Literal["test", "validation"] = "test"
-    """Which papers the test split holds. Choose hyper-parameters on validation, then measure once on test."""
+    """Which papers the test split holds; with "validation", those of the test are not used."""
     copies: int = 1
     """Copies of the graph in the training split. On D devices set copies and batch_size to D, so that each device has one
     graph with its own dropout."""
@@ -54,6 +54,7 @@ class Cora(Source):
             arrays["labels"].astype(np.int32),
             train=arrays["train_idx"],
             test=arrays["test_idx" if self.measure == "test" else "val_idx"],
+            validation=arrays["val_idx"] if self.measure == "test" else None,
             name="cora",
             class_names=CORA_CLASSES,
         )

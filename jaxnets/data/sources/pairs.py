@@ -130,6 +130,7 @@ class Multi30k(Source):
             name=f"Multi30k {self.source}-{self.target}",
             train=_arrays(kept, names, written),
             test=_arrays(self._pairs(self.test), names, written),
+            validation=_arrays(self._pairs("val"), names, written) if self.test != "val" else None,
             class_names=written,
             target_kind="sequence",
             target_name=f"translation ({self.target})",

@@ -29,7 +29,7 @@ class RottenTomatoes(Source):
     """
 
     test: Literal["test", "val"] = "test"
-    """Which part is the test split; choose hyper-parameters with "val"."""
+    """Which part is the test split; with "val", the last tenth is not used."""
     length: int = 59
     """Most words of a sentence that are read; the longest sentence has 59."""
     least: int = 2
@@ -48,11 +48,12 @@ class RottenTomatoes(Source):
         chosen = (line for row, line in zip(rows, lines, strict=True) if row[0] == "train")
         tokens = dataclasses.replace(rule, names=build_vocabulary(chosen, least=self.least))
         cut = sum(len(line) > self.length for line in lines)
-        train, test = (self._arrays(split, rows, lines, tokens.names) for split in ("train", self.test))
+        train, test, held = (self._arrays(split, rows, lines, tokens.names) for split in ("train", self.test, "val"))
         return Dataset(
             name="Rotten Tomatoes",
             train=train,
             test=test,
+            validation=held if self.test == "test" else None,
             class_names=("against", "in favour"),
             target_name="opinion",
             prepare=TokenIds(),

@@ -57,7 +57,7 @@ class Series(Source, Reading):
     parts: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Rows in training, validation and test: shares, or numbers of rows if any is above 1."""
     measure: Literal["test", "validation"] = "test"
-    """Which part the test split holds. Choose hyper-parameters on validation, then measure once on test."""
+    """Which part the test split holds; with "validation", the last part is not read at all."""
 
     def open(self) -> Dataset:
         """Inputs `[N, history, C]` and targets `[N, horizon, C]`, float64, both in the columns' own units."""
@@ -72,13 +72,15 @@ class Series(Source, Reading):
             "test": (train + validation, train + validation + test),
         }
         splits = {}
-        for split, part in (("train", "train"), ("test", self.measure)):
+        for split, part in (("train", "train"), ("test", self.measure), ("validation", "validation")):
             start, stop = edges[part]
-            splits[split] = self._windows(f"{name}, {part}", values, start, stop)
+            if split != "validation" or (self.measure == "test" and stop - start >= self.horizon):
+                splits[split] = self._windows(f"{name}, {part}", values, start, stop)
         return Dataset(
             name=name,
             train=splits["train"],
             test=splits["test"],
+            validation=splits.get("validation"),
             target_name=columns[0] if len(columns) == 1 else "value",
             target_kind="series",
             prepare=fit_standardize(values[:train]),

@@ -10,10 +10,12 @@ from jaxnets.core.download import Remote, locate, obtain_file
 from jaxnets.core.errors import DataError, note
 from jaxnets.core.files import user_path
 from jaxnets.data.dataset import Dataset, Source, TokenIds
+from jaxnets.data.large import is_stored
 from jaxnets.data.text.textfile import read_text
 from jaxnets.data.text.token_files import read_parts
 from jaxnets.data.text.tokenizers import Characters, Tokenizer, open_tokenizer
 from jaxnets.data.text.vocabulary import narrowest
+from jaxnets.data.windows import lazy_windows
 
 SHAKESPEARE = Remote(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -160,21 +162,31 @@ class GPT2Tokens(Source):
 def from_tokens(
     train: np.ndarray, test: np.ndarray, tokenizer: Tokenizer, *, name: str, source: str, length: int, stride: int = 0
 ) -> Dataset:
-    """A data set of windows of token ids `[T]`; raises `DataError` for invalid ids or too few of them."""
+    """A data set of windows of token ids `[T]`; raises `DataError` for invalid ids or too few of them.
+
+    Windows of a large memory-mapped file are cut when their batch comes.
+    """
     size, parts = len(tokenizer.symbols), {}
     for split, ids in (("training", train), ("test", test)):
-        _check_ids(f"{name}: its {split} part", ids, size)
         _check_windows(name, split, len(ids), length, stride)
-        parts[split] = ids.astype(narrowest(size), copy=False)
+        step = length if split == "test" else stride or max(1, length // 2)
+        what = f"{name}: its {split} part"
+        if is_stored(ids):
+            _check_kind(what, ids)
+            parts[split] = lazy_windows(ids, what, length=length, stride=step, size=size, dtype=narrowest(size))
+            continue
+        _check_ids(what, ids, size)
+        parts[split] = windows(ids.astype(narrowest(size), copy=False), length, step)
     return Dataset(
         name=name,
-        train=windows(parts["training"], length, stride or max(1, length // 2)),
-        test=windows(parts["test"], length, length),
+        train=parts["training"],
+        test=parts["test"],
         class_names=tokenizer.symbols,
         target_kind="token",
         target_name="next token",
         prepare=TokenIds(),
-        source=source + _left_out(len(parts["test"]), length),
+        source=source + _left_out(len(test), length),
+        overlap=-(-length // (stride or max(1, length // 2))) - 1,
         tokenizer=tokenizer,
     )
 
@@ -235,11 +247,15 @@ def _stride(source: GPT2Tokens) -> int:
 
 
 def _check_ids(what: str, ids: np.ndarray, size: int) -> None:
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise DataError(f"{what} is {ids.dtype}{list(ids.shape)}; token ids are a one-dimensional array of integers")
+    _check_kind(what, ids)
     if len(ids) and not 0 <= ids.min() <= ids.max() < size:
         place = int(((ids < 0) | (ids >= size)).argmax())
         raise DataError(
             f"{what} has token {ids[place]} at {place}, outside of a vocabulary of {size} (0 to {size - 1}); name the "
             f"tokenizer that made the tokens in data.tokens"
         )
+
+
+def _check_kind(what: str, ids: np.ndarray) -> None:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise DataError(f"{what} is {ids.dtype}{list(ids.shape)}; token ids are a one-dimensional array of integers")

@@ -11,6 +11,8 @@ from jaxnets.core.files import user_path
 # Magic number and version of an llm.c file -> dtype of the ids after its header of 256 int32.
 _LLM_C = {(20240520, 1): "<u2", (20240801, 7): "<u4"}
 _HEADER = 1024
+# Ids from which a wrong dtype is seen.
+PROBED = 1 << 24
 # Names of the test file, in place of "train".
 _TEST_NAMES = ("val", "validation", "valid", "test")
 
@@ -88,12 +90,13 @@ def _read(path: Path, dtype: str) -> np.ndarray:
         raise DataError(
             f"{path} cannot be read as token ids ({type(error).__name__}: {error}); make it again"
         ) from error
-    if len(ids) > 3 and ids[0::2].any() and not ids[1::2].any() and (dtype == "uint32" or not ids[2::4].any()):
+    head = ids[:PROBED]
+    if len(ids) > 3 and head[0::2].any() and not head[1::2].any() and (dtype == "uint32" or not head[2::4].any()):
         raise DataError(
             f"{path}: read as {dtype}, each token is followed by zeros, so it seems to hold 64-bit integers; write it with "
             f"`ids.astype('uint16').tofile(...)`, or uint32 for a vocabulary beyond 65,536"
         )
-    if dtype == "uint16" and len(ids) > 1 and ids[0::2].any() and not ids[1::2].any():
+    if dtype == "uint16" and len(ids) > 1 and head[0::2].any() and not head[1::2].any():
         raise DataError(
             f"{path}: read as uint16, every second token is 0, so it seems to hold uint32; set data.dtype to uint32, or write "
             f"it with `ids.astype('uint16').tofile(...)`"

@@ -1,0 +1,115 @@
+"""Callbacks as hooks of the loop."""
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxnets.callbacks.callback import Callback, CallbackError, Progress
+from jaxnets.core.errors import UsageError
+from jaxnets.training.guards import StepMetrics
+from jaxnets.training.plan import Every, Moment
+from jaxnets.training.stopping import Stopping
+
+
+class CallbackHook:
+    """One callback as a hook of the loop. What it raises stops the run in good order: the state is saved first."""
+
+    def __init__(self, callback: Callback, name: str, run: Progress, stopping: Stopping) -> None:
+        self.name, self.callback = name, callback
+        self._run, self._stopping = run, stopping
+        self._looks = type(callback).stepped is not Callback.stepped
+        self.error: Exception | None = None
+
+    def next_after(self, step: int) -> int | None:
+        """See `Hook`."""
+        return Every(self.callback.every).next_after(step)
+
+    def observe(self, first_step: int, metrics: StepMetrics) -> None:
+        """See `Hook`: one call for each step."""
+        if not self._looks:
+            return
+        names, values = list(metrics), []
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = [(sums / weights).tolist() for sums, weights in metrics.values()]
+        for offset, row in enumerate(zip(*values, strict=True)):
+            self._run.step = first_step + offset + 1
+            self.tell("stepped", self._run.step, dict(zip(names, row, strict=True)))
+
+    def run(self, moment: Moment) -> None:
+        """See `Hook`."""
+        with_state(self._run, moment.step, moment.state, lambda: self.tell("at"))
+
+    def tell(self, event: str, *arguments: Any) -> None:
+        """Call a method of the callback, unless it has raised before."""
+        if self.error is None:
+            try:
+                getattr(self.callback, event)(self._run, *arguments)
+            except Exception as error:
+                self.error = error
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                place = f"{where.filename}, line {where.lineno}"
+                self._stopping.request(f"{self.name} raised {type(error).__name__}: {error} ({place})", gently=True)
+
+
+def with_state(run: Progress, step: int, state: Any, act: Any) -> None:
+    """Act while the callbacks may read a state."""
+    run.step, run._state = step, state
+    try:
+        act()
+    finally:
+        run._state = None
+
+
+class Callbacks:
+    """All callbacks of a run."""
+
+    def __init__(self, given: Sequence[Callback], run: Progress, stopping: Stopping) -> None:
+        for callback in given:
+            if not isinstance(callback, Callback):
+                hint = "; add parentheses to make one" if isinstance(callback, type) else ""
+                raise UsageError(
+                    f"hooks are objects of classes made from jaxnets.Callback, got {callback!r}{hint}. For a function: "
+                    f"jaxnets.callbacks.Call(function, every=100)"
+                )
+        names = [f"{type(callback).__name__}#{number}" for number, callback in enumerate(given)]
+        self.run = run
+        self.hooks = [CallbackHook(c, name, run, stopping) for c, name in zip(given, names, strict=True)]
+
+    def tell(self, event: str, *arguments: Any, step: int | None = None) -> None:
+        """Call a method of each callback, in order."""
+        if step is not None:
+            self.run.step = step
+        for hook in self.hooks:
+            hook.tell(event, *arguments)
+
+    def tell_with(self, event: str, state: Any, *arguments: Any) -> None:
+        """Call a method of each callback, which may read the state."""
+        if self.hooks:
+            with_state(self.run, int(state.step), state, lambda: self.tell(event, *arguments))
+
+    def state(self) -> dict[str, Any]:
+        """What each remembers, by its name: a copy, since a checkpoint is written while the callbacks go on."""
+        found = {hook.name: kept for hook in self.hooks if (kept := hook.callback.state()) is not None}
+        try:
+            return dict(json.loads(json.dumps(found)))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"state() of a callback is JSON data (numbers, text, lists, dicts): {error}") from error
+
+    def restore(self, remembered: Mapping[str, Any]) -> None:
+        """The inverse of `state`; a callback that was not there then keeps what it has."""
+        for hook in self.hooks:
+            if hook.name in remembered:
+                hook.callback.restore(remembered[hook.name])
+
+    def raise_first(self) -> None:
+        """Raise `CallbackError` for the first callback that raised."""
+        for hook in self.hooks:
+            if hook.error is not None:
+                at = f"at step {self.run.step}"
+                raise CallbackError(
+                    f"the hook {hook.name} raised {type(hook.error).__name__} {at}: {hook.error}. The run was saved first, "
+                    f"where it has a directory; mend the hook and run the same command to go on"
+                ) from hook.error
