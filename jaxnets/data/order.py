@@ -78,7 +78,9 @@ class InOrder:
 # A permutation of 60,000 indices takes a millisecond or two, and an epoch uses the same one many times.
 @functools.lru_cache(maxsize=4)
 def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
-    order = np.random.default_rng((seed, epoch)).permutation(examples).astype(np.int32)
+    # The draws of `permutation`, on half the bytes.
+    order = np.arange(examples, dtype=np.int32)
+    np.random.default_rng((seed, epoch)).shuffle(order)
     order.setflags(write=False)
     return order
 

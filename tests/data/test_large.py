@@ -16,6 +16,7 @@ from jaxnets.core.scaling import blocks, centred, extremes, mean_and_deviation
 from jaxnets.data import large, windows
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset
+from jaxnets.data.order import Shuffled
 from jaxnets.models import MLP
 
 
@@ -314,3 +315,13 @@ def anonymous():
     """Megabytes of this process that no file backs."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
+
+
+def test_the_order_is_numpys_own_permutation():
+    for examples, seed, epoch in ((7, 0, 0), (1000, 3, 1), (70_001, 2**31, 5)):
+        found = np.concatenate(
+            [Shuffled(examples, 7, seed).rows(epoch * (examples // 7) + i)[0] for i in range(min(2, examples // 7))]
+        )
+        wanted = np.random.default_rng((seed, epoch)).permutation(examples)
+        np.testing.assert_array_equal(found, wanted[: len(found)])
+        assert found.dtype == np.int32
