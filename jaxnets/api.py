@@ -52,6 +52,7 @@ def fit(
     freeze: str | None = None,
     seed: int = 0,
     hooks: Sequence[Callback] = (),
+    loggers: Sequence[Any] = (),
     run_dir: str | Path | None = None,
     overwrite: bool = False,
     progress: ProgressKind = "auto",
@@ -94,6 +95,7 @@ def fit(
         freeze: the other way round: those that match keep their bits.
         seed: root of all randomness.
         hooks: callbacks, called while the run trains (see `Callback` and `jaxnets.callbacks`).
+        loggers: where the log is repeated: "csv", "tensorboard", "wandb", "mlflow", or objects of `report.loggers`.
         run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
         overwrite: replace a run that is in `run_dir` already.
         progress: "bar", "lines", "none", or "auto".
@@ -147,6 +149,7 @@ def fit(
         overwrite=overwrite,
         initial=begin,
         hooks=hooks,
+        loggers=loggers,
         progress=progress,
     )
 

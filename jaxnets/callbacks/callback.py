@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets.core.errors import JaxnetsError, UsageError
+from jaxnets.core.files import replacing
 from jaxnets.training.stopping import Stopping
 
 
@@ -21,14 +22,14 @@ class CallbackError(JaxnetsError):
 class Progress:
     """What a callback sees of the run, as its first argument. Valid during the call."""
 
-    def __init__(self, parts: Any, directory: Path | None, record: Any, stopping: Stopping) -> None:
+    def __init__(self, parts: Any, directory: Path | None, record: Any, show: Any, stopping: Stopping) -> None:
         self.parts = parts
         """The experiment and what it was built into (`runs.build.Parts`): `parts.task`, `parts.dataset`, `parts.mesh`."""
         self.directory = directory
         """The run directory; None where the run has none."""
         self.step = 0
         """Updates done."""
-        self._record, self._stopping = record, stopping
+        self._record, self._show, self._stopping = record, show, stopping
         self._state: Any = None
 
     @property
@@ -52,6 +53,18 @@ class Progress:
     def log(self, **values: float) -> None:
         """Write numbers into the log, as a record of the split "hook"."""
         self._record({"step": self.step, "split": "hook", **{name: float(value) for name, value in values.items()}})
+
+    def show(self, name: str, made: Any) -> None:
+        """Write a text, or an image `[H, W]` or `[H, W, 3]`, into `RUN/samples/NAME/` and to the loggers."""
+        if self.directory is not None:
+            folder = self.directory / "samples" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(made, str):
+                with replacing(folder / f"{self.step}.txt") as file:
+                    file.write(made.encode())
+            else:
+                write_image(folder / f"{self.step}.png", made)
+        self._show(self.step, name, made)
 
     def stop(self, reason: str) -> None:
         """End the run after this step, saved; the same command goes on with it."""
@@ -95,3 +108,12 @@ class Callback:
 
     def restore(self, state: Any) -> None:
         """Take up what `state` gave; called before `started` where a run is resumed."""
+
+
+def write_image(path: Path, image: Any) -> None:
+    """Write an image `[H, W]` or `[H, W, 3]` of any real range as a PNG file."""
+    from matplotlib.image import imsave
+
+    pixels = np.asarray(image, np.float64)
+    low, high = float(pixels.min()), float(pixels.max())
+    imsave(path, (pixels - low) / ((high - low) or 1.0), cmap="gray", vmin=0, vmax=1)

@@ -12,7 +12,6 @@ import numpy as np
 from jaxnets.callbacks.callback import Callback, Progress
 from jaxnets.checkpoints.retention import seconds_between_saves
 from jaxnets.core.errors import UsageError
-from jaxnets.core.files import replacing
 
 
 class Call(Callback):
@@ -70,32 +69,21 @@ class DeviceMemory(Callback):
 
 
 class Samples(Callback):
-    """Writes what `make(run)` gives every so many steps: text, or an image `[H, W]` or `[H, W, 3]`, into `RUN/samples/`.
+    """Shows what `make(run)` gives every so many steps: a text, or an image `[H, W]` or `[H, W, 3]` (see `Progress.show`).
 
     Without a run directory they are kept in `shown`, as (step, text or image).
     """
 
-    def __init__(self, make: Callable[[Progress], Any], every: int) -> None:
-        self.make, self.every = make, every
+    def __init__(self, make: Callable[[Progress], Any], every: int, name: str = "samples") -> None:
+        self.make, self.every, self.name = make, every, name
         self.shown: list[tuple[int, Any]] = []
 
     def at(self, run: Progress) -> None:
         """See `Callback`."""
         made = self.make(run)
+        run.show(self.name, made)
         if run.directory is None:
             self.shown.append((run.step, made))
-            return
-        folder = run.directory / "samples"
-        folder.mkdir(exist_ok=True)
-        if isinstance(made, str):
-            with replacing(folder / f"{run.step}.txt") as file:
-                file.write(made.encode())
-            return
-        from matplotlib.image import imsave
-
-        image = np.asarray(made, np.float64)
-        low, high = image.min(), image.max()
-        imsave(folder / f"{run.step}.png", (image - low) / (high - low or 1), cmap="gray", vmin=0, vmax=1)
 
 
 class WritePredictions(Callback):

@@ -19,6 +19,8 @@ class RunOptions:
     """Stop after this many steps, as if interrupted; the same command without it goes on. 0 trains to the end."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
     """What to show while training."""
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where the log is repeated, into the run directory or as their environment variables say."""
     coordinator: str = ""
     """host:port of the first process, where several processes train one run together; the same command on each."""
     processes: int = 1
@@ -48,6 +50,7 @@ def run(loaded: Any, experiment: Any, options: RunOptions) -> int:
             run_dir=options.run_dir or default_directory(loaded.name, experiment, loaded.experiment),
             overwrite=options.overwrite,
             stop_at=options.stop_at or None,
+            loggers=options.loggers,
             progress=options.progress,
             title=loaded.name,
             subtitle=loaded.summary,

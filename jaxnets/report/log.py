@@ -13,7 +13,7 @@ do not depend on how many steps were dispatched at once.
 import json
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,19 @@ WORDS = ("step", "split", "what")
 class MetricsLog:
     """Appends records to a file, if there is one, and keeps them in memory."""
 
-    def __init__(self, path: Path | None, *, resume_at: int = 0, rewrite: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        resume_at: int = 0,
+        rewrite: Collection[str] = (),
+        send: Callable[[Record], None] = lambda record: None,
+    ) -> None:
         """Open the log and drop the records after step `resume_at`: those steps will run again.
 
-        Records at exactly that step are dropped too, for the splits in `rewrite`.
+        Records at exactly that step are dropped too, for the splits in `rewrite`. `send` gets each record that is appended.
         """
+        self._send = send
         self.path = path
         self.records: list[Record] = []
         if path is None:
@@ -49,8 +57,12 @@ class MetricsLog:
     def append(self, record: Record) -> None:
         """Add one record and write it to the file, without waiting for the disk (see `sync`)."""
         self.records.append(record)
-        if self.path is None:
-            return
+        if self.path is not None:
+            self._write(record)
+        self._send(record)
+
+    def _write(self, record: Record) -> None:
+        assert self.path is not None
         try:
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(_valid(record), allow_nan=False) + "\n")

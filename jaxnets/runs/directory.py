@@ -181,7 +181,7 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Remove what a run left here, and nothing else."""
-        for name in ("checkpoints", "plots"):
+        for name in ("checkpoints", "plots", "samples", "tensorboard"):
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
         for name in (
@@ -192,6 +192,10 @@ class RunDirectory:
             "warm_start.json",
             "initial.json",
             "preparation.json",
+            "loggers.json",
+            "wandb_id.txt",
+            "mlflow_id.txt",
+            "metrics.csv",
             "config.json",
         ):
             (self.path / name).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from jaxnets.training.plan import Every
 
 def train_without_directory(session: Session) -> Trained:
     """Train, keeping nothing on the disk."""
-    log, begun = MetricsLog(None), _fresh(session, None)
+    log, begun = MetricsLog(None, send=session.loggers.record), _fresh(session, None)
     state, kept = stretch(session, begun, log, None, ())
     if int(state.step) < session.parts.experiment.steps and not ends(session.parts, log, int(state.step)):
         return Trained(state, log, 0, False, None)
@@ -47,7 +47,8 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
     while True:
         pending = session.parts.watched[:1] if "evaluate" in begun.host.get("pending", ()) else ()
         again = (*pending, *begun.taken_back)
-        log = MetricsLog(directory.metrics if is_first() else None, resume_at=begun.start, rewrite=again)
+        path, send = directory.metrics if is_first() else None, session.loggers.record
+        log = MetricsLog(path, resume_at=begun.start, rewrite=again, send=send)
         left_out = [batch for entry in directory.quarantine for batch in entry["batches"]]
         try:
             state, _ = stretch(session, begun, log, checkpoints, left_out, directory.path)

@@ -15,6 +15,7 @@ from jaxnets.core.errors import PreemptedError
 from jaxnets.parallel.hosts import is_first
 from jaxnets.report.console import Console
 from jaxnets.report.log import MetricsLog
+from jaxnets.report.loggers import Loggers
 from jaxnets.runs.build import Parts
 from jaxnets.runs.ending import ends
 from jaxnets.steps.state import TrainState
@@ -40,6 +41,8 @@ class Session:
     """Weights to begin with, where they are in memory."""
     hooks: tuple[Callback, ...] = ()
     """The user's callbacks."""
+    loggers: Loggers = Loggers((), None)
+    """Where the records are sent on to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,7 @@ def stretch(
     """
     parts, experiment, last = session.parts, session.parts.experiment, session.parts.experiment.steps
     pending, stopping = tuple(begun.host.get("pending", ())), session.stopping
-    progress = Progress(parts, directory, log.append, stopping)
+    progress = Progress(parts, directory, log.append, session.loggers.show, stopping)
     callbacks = Callbacks(session.hooks, progress, stopping)
     if not pending and (begun.start >= session.stop or ends(parts, log, begun.start)):
         return begun.state, None

@@ -32,6 +32,7 @@ from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
 from jaxnets.report.log import read_records
+from jaxnets.report.loggers import Loggers
 from jaxnets.report.tables import as_text
 from jaxnets.runs import lock as run_lock
 from jaxnets.runs.build import Parts, assemble
@@ -122,6 +123,7 @@ def train(
     stop_at: int | None = None,
     initial: Initial | None = None,
     hooks: Sequence[Callback] = (),
+    loggers: Sequence[Any] = (),
     progress: ProgressKind = "auto",
     title: str = "",
     subtitle: str = "",
@@ -138,6 +140,7 @@ def train(
         stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
         initial: weights to begin with; a run that has checkpoints goes on from those.
         hooks: callbacks (see `jaxnets.Callback`), in the order in which they are called.
+        loggers: where the log is repeated: "csv", "tensorboard", "wandb", "mlflow", or objects of `report.loggers`.
         progress: what to show on the console.
         title: name for the report; by default the model and the data.
         subtitle: a sentence under it.
@@ -166,13 +169,18 @@ def train(
             console.say(as_text(table.title, table.header, table.rows))
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
         stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
-        session = Session(parts, console, stopping, stop, initial=initial, hooks=tuple(hooks))
+        sends = Loggers(loggers if is_first() else (), run_dir)
+        session = Session(parts, console, stopping, stop, initial=initial, hooks=tuple(hooks), loggers=sends)
         began, directory = time.perf_counter(), None
         stack.enter_context(jax.set_mesh(parts.mesh))
         if run_dir is None:
+            sends.open(title, to_data(experiment))
+            stack.callback(sends.close)
             trained = train_without_directory(session)
         else:
             directory = _claim(Path(run_dir), experiment, overwrite, console, stack)
+            sends.open(title, to_data(experiment))
+            stack.callback(sends.close)
             checkpoints = Checkpoints(directory.checkpoints, keep=experiment.keep, about=_about(parts))
             with checkpoints:
                 trained = train_in(session, directory, checkpoints)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import conftest
 import numpy as np
 import pytest
 from conftest import assert_same_bits
@@ -58,8 +59,13 @@ class Counter(jaxnets.Callback):
         self.seen = list(state)
 
 
-def test_every_step_is_seen_once_in_order_and_the_run_keeps_its_bits(experiment, blobs, tmp_path):
-    plain = train(experiment, dataset=blobs, progress="none")
+@pytest.fixture(scope="module")
+def plain(blobs):
+    """The run without callbacks."""
+    return train(conftest.experiment.__wrapped__(), dataset=blobs, progress="none")
+
+
+def test_every_step_is_seen_once_in_order_and_the_run_keeps_its_bits(plain, experiment, blobs, tmp_path):
     counter = Counter()
     run = train(experiment, dataset=blobs, run_dir=tmp_path / "run", hooks=[counter], progress="none")
     assert counter.seen == list(range(1, 21))
@@ -83,7 +89,7 @@ def test_through_a_stop_and_a_resume_each_step_is_seen_once(experiment, blobs, t
     assert counter.seen == list(range(1, 21))
 
 
-def test_a_callback_that_stops_gives_the_run_and_the_same_command_goes_on(experiment, blobs, tmp_path):
+def test_a_callback_that_stops_gives_the_run_and_the_same_command_goes_on(plain, experiment, blobs, tmp_path):
     class Enough(jaxnets.Callback):
         def stepped(self, run, step, metrics):
             if step == 9:
@@ -96,7 +102,7 @@ def test_a_callback_that_stops_gives_the_run_and_the_same_command_goes_on(experi
     assert counter.events[-1] == ("stopped", at, "enough")
     whole = train(experiment, dataset=blobs, run_dir=tmp_path / "run", hooks=[counter], progress="none")
     assert int(whole.state.step) == 20
-    assert_same_bits(whole.state, train(experiment, dataset=blobs, progress="none").state)
+    assert_same_bits(whole.state, plain.state)
     # Without a directory the run comes back as far as it is.
     partial = train(experiment, dataset=blobs, hooks=[Enough()], progress="none")
     assert 9 <= int(partial.state.step) < 20
@@ -104,7 +110,7 @@ def test_a_callback_that_stops_gives_the_run_and_the_same_command_goes_on(experi
 
 
 @pytest.mark.parametrize("event", ["stepped", "at", "evaluated", "saved", "started", "ended"])
-def test_what_a_callback_raises_names_it_and_the_state_is_saved_first(event, experiment, blobs, tmp_path):
+def test_what_a_callback_raises_names_it_and_the_state_is_saved_first(event, plain, experiment, blobs, tmp_path):
     class Broken(jaxnets.Callback):
         every = 6
 
@@ -115,7 +121,7 @@ def test_what_a_callback_raises_names_it_and_the_state_is_saved_first(event, exp
     with pytest.raises(CallbackError, match=r"the hook Broken#1 raised ZeroDivisionError at step \d+: of mine"):
         train(experiment, dataset=blobs, run_dir=tmp_path / "run", hooks=[Counter(), Broken()], progress="none")
     run = train(experiment, dataset=blobs, run_dir=tmp_path / "run", progress="none")
-    assert_same_bits(run.state, train(experiment, dataset=blobs, progress="none").state)
+    assert_same_bits(run.state, plain.state)
     records = [record["step"] for record in run.history.records if record["split"] == "train"]
     assert records == [7, 14, 20]
 
@@ -204,8 +210,8 @@ def test_samples_and_predictions_are_written(experiment, blobs, tmp_path):
     ]
     run = train(experiment, dataset=blobs, run_dir=tmp_path / "run", hooks=hooks, progress="none")
     folder = tmp_path / "run" / "samples"
-    assert (folder / "10.txt").read_text() == "step 10"
-    assert (folder / "20.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "samples" / "10.txt").read_text() == "step 10"
+    assert (folder / "samples" / "20.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert [int(row["prediction"]) for row in rows] == run.predict(blobs.test["inputs"]).tolist()
     assert [int(row["target"]) for row in rows] == blobs.test["targets"].tolist()
