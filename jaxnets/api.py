@@ -112,7 +112,7 @@ def fit(
     arrays = isinstance(data, tuple | list) and len(data) in (2, 3)
     if arrays and validation is None and chooses:
         validation = SHARE  # set aside before the scales are computed, so that they are those of the training examples
-    dataset = _check(model, data, test, validation, options)
+    dataset = _check(model, data, test, validation, options, loss)
     examples = dataset.card.examples["train"]
     if batch_size is None:
         batch_size = 128 if examples >= 10_000 else min(32, examples)
@@ -256,7 +256,19 @@ def _check_share(validation: Any) -> None:
         )
 
 
-def _check(model: Any, data: Any, test: Any, validation: Any, options: dict[str, Any]) -> Dataset:
+def _kind(targets: Any, loss: Any) -> str:
+    """The kind of the targets of a bare model: "any" where the loss is given and they fit no task of ours."""
+    shape: Any = getattr(targets, "shape", None)
+    shape = np.shape(targets) if shape is None and loss is not None and isinstance(targets, list | tuple) else shape
+    if loss is None or shape is None or len(shape) < 2:
+        return "auto"
+    if len(shape) > 2:
+        return "any"
+    array = np.asarray(targets)
+    return "any" if array.dtype.kind in "iu" and shape[1] > 1 and not np.isin(array, (0, 1)).all() else "auto"
+
+
+def _check(model: Any, data: Any, test: Any, validation: Any, options: dict[str, Any], loss: Any) -> Dataset:
     """The data as a `Dataset`; raises `UsageError` where the arguments are not what they should be."""
     kind: Any
     if isinstance(data, Dataset):
@@ -265,7 +277,7 @@ def _check(model: Any, data: Any, test: Any, validation: Any, options: dict[str,
         _check_share(validation)
         dataset = data
     elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        kind = model.given_targets if isinstance(model, Task) else "auto"
+        kind = model.given_targets if isinstance(model, Task) else _kind(data[1], loss)
         weights = data[2] if len(data) == 3 else None
         split: Any = "random"
         if isinstance(validation, Validation):

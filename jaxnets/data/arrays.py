@@ -59,7 +59,8 @@ def from_arrays(
         standardize: scale inputs by the training examples' mean and standard deviation (images: one for each channel,
             otherwise one for each feature).
         input_kind: "tokens": whole numbers that stand for tokens or categories; the model gets them as int32.
-        kind: what the targets are ("class", "labels" or "number"); overrides the rule above.
+        kind: what the targets are ("class", "labels" or "number"); overrides the rule above. "any": numbers of any shape
+            `[N, ...]`, which the batch holds as they are; the loss is yours.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
         target_name: name of the predicted quantity, for axis labels.
         augment: random changes to training inputs: an `Augment`, or a function `(key, inputs) -> inputs` of one example, as
@@ -76,12 +77,13 @@ def from_arrays(
         test,
         validation,
         names=names,
+        kind=kind,
         holdout=holdout,
         by=split,
         groups=groups,
         seed=seed,
     )
-    if class_names is None and train["targets"].ndim == 2 and kind != "number":
+    if class_names is None and train["targets"].ndim == 2 and kind not in ("number", "any"):
         binary = bool(np.isin(train["targets"], (0, 1)).all())
         class_names = (feature_names(targets) or None) if binary else None  # a frame of labels names them
     seen = held["targets"] if chosen_by is None else np.concatenate([held["targets"], chosen_by["targets"]])

@@ -19,13 +19,14 @@ def splits(
     validation: Any,
     *,
     names: Any,
+    kind: str,
     holdout: float,
     by: str,
     groups: Any,
     seed: int,
 ) -> tuple[Arrays, Arrays, Arrays | None]:
     """Training, test and (where wanted) validation arrays."""
-    train = read_split(name, "training", *given, names=names)
+    train = read_split(name, "training", *given, names=names, kind=kind)
     group = _groups(name, groups, given[1])
     if group is not None and len(group) != len(train["targets"]):
         group = group[
@@ -34,22 +35,22 @@ def splits(
     if test is None:
         train, held, group = _hold_out(name, train, "holdout", holdout, by, group, seed)
     else:
-        held = _read_held(name, "test", test, given[0], train, names)
+        held = _read_held(name, "test", test, given[0], train, names, kind)
     if validation is None:
         return train, held, None
     if isinstance(validation, int | float):
         train, chosen_by, _ = _hold_out(name, train, "validation", validation, by, group, seed + 1)
         return train, held, chosen_by
-    return train, held, _read_held(name, "validation", validation, given[0], train, names)
+    return train, held, _read_held(name, "validation", validation, given[0], train, names, kind)
 
 
-def _read_held(name: str, what: str, given: Any, inputs: Any, train: Arrays, names: Any) -> Arrays:
+def _read_held(name: str, what: str, given: Any, inputs: Any, train: Arrays, names: Any, kind: str) -> Arrays:
     """A test or validation split that is given as arrays."""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise DataError(
             f"{name}: {what} is (inputs, targets) or (inputs, targets, weights), got {type(given).__name__}"
         )
-    held = read_split(f"{name}, {what}", what, *given, names=names)
+    held = read_split(f"{name}, {what}", what, *given, names=names, kind=kind)
     for key in train.keys() - {"targets", "weights"}:
         if key not in held or held[key].shape[1:] != train[key].shape[1:]:
             shape = f"have shape {held[key].shape[1:]} each" if key in held else "are not there"

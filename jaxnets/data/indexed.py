@@ -38,7 +38,7 @@ def from_source(
     augment: Augment | OwnAugment | Callable[..., Any] | None = None,
     standardize: bool = True,
     input_kind: Literal["numbers", "tokens"] = "numbers",
-    kind: Literal["auto", "class", "labels", "number", "token"] = "auto",
+    kind: Literal["auto", "class", "labels", "number", "token", "any"] = "auto",
     class_names: Sequence[str] | int | None = None,
     target_name: str = "target",
     threads: int = 4,

@@ -60,9 +60,14 @@ def _note_whole_numbers(what: str, frame: Any, made: np.ndarray) -> None:
             )
 
 
-def read_split(name: str, what: str, inputs: Any, targets: Any, weights: Any = None, *, names: Any = ()) -> Arrays:
+def read_split(
+    name: str, what: str, inputs: Any, targets: Any, weights: Any = None, *, names: Any = (), kind: str = "auto"
+) -> Arrays:
     """One split as plain arrays of equal length; `names` are the several inputs, if there are (see `layout`)."""
-    y = read_targets(f"{name}: the {what} targets", targets)
+    read = plain_numbers if kind == "any" else read_targets
+    y = read(f"{name}: the {what} targets", targets)
+    if not y.ndim:
+        raise DataError(f"{name}: the {what} targets are a single number; give one target for each input")
     if names:
         given = by_array(inputs, names)
         arrays = {key: check_inputs(f"{name}: {key}", what, given[key], dims=1) for key in given}

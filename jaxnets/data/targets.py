@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxnets.core.errors import DataError, note
-from jaxnets.data.flavours import plain_array
+from jaxnets.data.flavours import plain_array, plain_numbers
 
-TargetKind = Literal["auto", "class", "labels", "number"]
+TargetKind = Literal["auto", "class", "labels", "number", "any"]
 # How NumPy and spreadsheets write a missing value as text. It may still be a class ("nan" is a bread).
 LOOKS_MISSING = ("", "?", "nan", "none", "null", "na", "n/a", "nat", "<na>")
 # The value of an unknown label.
@@ -24,7 +24,7 @@ class Targets(NamedTuple):
 
     kind: str
     """"class": class numbers `[N]` int32; "labels": `[N, L]` of 0, 1 and -1 (unknown); "number": real numbers `[N]` or
-    `[N, K]` in their own dtype."""
+    `[N, K]` in their own dtype; "any": numbers `[N, ...]` as they were given."""
     train: np.ndarray
     test: np.ndarray
     names: tuple[str, ...]
@@ -74,6 +74,12 @@ def encode_targets(
     Raises:
         DataError: the two splits differ in kind, or a value is not a valid target.
     """
+    if kind == "any":
+        y, y_test = (
+            plain_numbers(f"{name}: the training targets", y),
+            plain_numbers(f"{name}: the test targets", y_test),
+        )
+        return Targets("any", y, y_test, tuple(map(str, class_names or ())))
     y, y_test = read_targets(f"{name}: the training targets", y), read_targets(f"{name}: the test targets", y_test)
     if y_test.shape[1:] != y.shape[1:]:
         raise DataError(f"{name}: test targets have shape {y_test.shape}, training targets {y.shape}; make them alike")

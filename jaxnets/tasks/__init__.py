@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxnets.tasks.classification import Classification as Classification
     from jaxnets.tasks.diffusion import Diffusion as Diffusion
     from jaxnets.tasks.forecasting import Forecasting as Forecasting
+    from jaxnets.tasks.given import Given as Given
     from jaxnets.tasks.graphs import GraphClassification as GraphClassification
     from jaxnets.tasks.graphs import NodeClassification as NodeClassification
     from jaxnets.tasks.language import NextToken as NextToken
@@ -45,6 +46,7 @@ FILES = {
     "Classification": "classification",
     "Diffusion": "diffusion",
     "Forecasting": "forecasting",
+    "Given": "given",
     "GraphClassification": "graphs",
     "MarginClassification": "margin",
     "NodeClassification": "graphs",
@@ -73,6 +75,7 @@ __all__ = [
     "Classification",
     "Diffusion",
     "Forecasting",
+    "Given",
     "GraphClassification",
     "MarginClassification",
     "Metric",

@@ -164,6 +164,7 @@ def evenly(examples: int, count: int) -> np.ndarray:
 
 # Description of each kind of targets, and the task for it.
 KINDS = {
+    "any": ("of any form", "a loss of your own"),
     "class": ("one label for each example", "Classification"),
     "labels": ("several labels for each example, 0 or 1 each", "MultiLabel"),
     "number": ("real numbers", "Regression"),

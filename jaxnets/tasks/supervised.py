@@ -7,16 +7,22 @@ from jaxnets.core.types import Card
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.classification import Classification
 from jaxnets.tasks.forecasting import Forecasting
+from jaxnets.tasks.given import Given
 from jaxnets.tasks.multilabel import MultiLabel
 from jaxnets.tasks.regression import Regression
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Supervised(Task):
-    """`bind` replaces it with `Classification` for classes, `MultiLabel` for several labels, `Forecasting` for a series and
-    `Regression` for real numbers."""
+    """`bind` replaces it with `Classification` for classes, `MultiLabel` for several labels, `Forecasting` for a series,
+    `Given` for targets of any form and `Regression` for real numbers."""
 
     def bind(self, card: Card) -> Any:
         """The task for the targets of the data."""
-        tasks: dict[str, type[Task]] = {"class": Classification, "labels": MultiLabel, "series": Forecasting}
+        tasks: dict[str, type[Task]] = {
+            "class": Classification,
+            "labels": MultiLabel,
+            "series": Forecasting,
+            "any": Given,
+        }
         return tasks.get(card.target_kind, Regression)(model=self.model).bind(card)

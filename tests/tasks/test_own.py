@@ -10,6 +10,7 @@ from conftest import whole_batch
 from jax import Array
 
 import jaxnets
+from jaxnets import from_arrays
 from jaxnets.checkpoints.retention import Keep
 from jaxnets.core.errors import DataError, DataWarning, UsageError
 from jaxnets.models import Perceptron
@@ -299,3 +300,40 @@ def test_outputs_that_the_task_does_not_know_are_measured_by_the_users_functions
 
     numbers = (data[0], data[0][:, :1])
     assert fitted(Two(), numbers, test=numbers, loss=loss).evaluate().keys() == {"loss", "examples"}
+
+
+def test_targets_of_any_shape_reach_the_loss_as_they_are():
+    """Tokens [N, T], masks [N, H, W], and floats that are asked for by kind; nothing is scaled or counted."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 9, (40, 6))
+
+    class Tokens(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(9)(nn.Embed(9, 8)(x))
+
+    def cross_entropy(outputs, batch):
+        assert batch["targets"].dtype == jnp.int32
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["targets"]).mean(-1)
+
+    data = from_arrays(tokens, tokens, input_kind="tokens", kind="any")
+    run = jaxnets.fit(Tokens(), data, loss=cross_entropy, epochs=2, progress="none")
+    logits = np.array(Tokens().apply(run.variables, data.test["inputs"].astype(np.int32)))
+    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+    wanted = -np.take_along_axis(logits, data.test["targets"][..., None], -1).mean()
+    assert run.evaluate()["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert run.history.metrics() == ["loss", "gradient_norm", "learning_rate"]
+    images = rng.normal(size=(40, 4, 4, 2)).astype(np.float32)
+
+    def pixels(outputs, batch):
+        return jnp.square(outputs[..., 0] - batch["targets"]).mean((1, 2))
+
+    masked = jaxnets.fit(nn.Dense(1), (images, images[..., 0] > 0), loss=pixels, epochs=2, progress="none")
+    assert masked.parts.dataset.card.target_kind == "any"
+    assert masked.predict(images[:2]).shape == (2, 4, 4, 1)
+
+
+def test_targets_of_any_shape_without_a_loss_are_refused():
+    x = np.zeros((20, 3, 2), np.float32)
+    with pytest.raises(UsageError, match="give one, fit"):
+        jaxnets.fit(nn.Dense(2), from_arrays(x, x, kind="any"), epochs=1, progress="none")
