@@ -28,6 +28,7 @@ from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.report.console import ProgressKind
 from jaxnets.runs.train import Run, train
 from jaxnets.tasks.base import Task
+from jaxnets.tasks.low_rank import TRAINED, LoRA, LowRank
 from jaxnets.tasks.own import Own
 from jaxnets.tasks.supervised import Supervised
 from jaxnets.training.early_stop import EarlyStop
@@ -47,6 +48,7 @@ def fit(
     metrics: Mapping[str, Any] | None = None,
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
     stop: EarlyStop | None = None,
+    lora: LoRA | None = None,
     initial: Any = None,
     train_only: str | None = None,
     freeze: str | None = None,
@@ -89,6 +91,7 @@ def fit(
         class_weight: weight of each class in the loss, by its name or number (others have 1); "balanced": the same total
             weight for every class.
         stop: when to end early: `EarlyStop("f1", patience=3)`. The run then gives the weights of the best evaluation.
+        lora: adapters that are trained instead of the parameters, which keep their bits: `LoRA(rank=8, at=".*(query|value)")`.
         initial: weights to begin with: variables as a module's `init` returns them, a `Run`, the directory of a run, or
             `Initial(variables, ...)` where some leaves are to be fresh, ignored or renamed.
         train_only: a regular expression for whole paths of parameters (`output/.*`); all others keep their bits.
@@ -133,6 +136,10 @@ def fit(
     options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
     task = _task(model, dataset, loss, metrics, class_weight)
     begin = _initial(initial, options)
+    if lora is not None:
+        task = LowRank(model=task.model, inner=task, lora=lora)
+        begin = begin and dataclasses.replace(begin, fresh=(*begin.fresh, f"params/{TRAINED}"))
+        train_only = TRAINED if train_only is None and freeze is None else train_only
     experiment = Experiment(
         task=task,
         data=InMemory(dataset.name, _fingerprint(dataset)),
@@ -231,6 +238,8 @@ def _initial(given: Any, options: dict[str, Any]) -> Initial | None:
     if isinstance(given, str | Path):
         options["warm_start"] = WarmStart(run=str(given))
         return None
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], nn.Module):
+        given = given[1]  # a model and its variables, as interop.language_model_from gives them
     variables = given.variables if isinstance(given, Run) else given
     if not isinstance(variables, Mapping):
         raise UsageError(

@@ -43,6 +43,8 @@ class Recipe:
     """What the layers compute in."""
     average: EMA = EMA()
     """Averaging of the weights."""
+    frozen: Callable[[Any], Any] | None = None
+    """Gives, for the parameters, a tree of booleans: those that never move, so that no gradient is computed for them."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 
@@ -59,7 +61,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
     `taken` is 1 where the weights were updated.
     """
-    loss = with_sown(loss)
+    loss = _with_frozen(with_sown(loss), recipe)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = with_keys(batch, recipe.key("examples", state.step))
@@ -89,6 +91,21 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
+
+
+def _with_frozen(loss: Loss, recipe: Recipe) -> Loss:
+    """The loss as a function of the parameters that move: the gradient for the others is 0, which XLA need not compute."""
+    find = recipe.frozen or (lambda params: None)
+
+    def held(variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        params = variables["params"]
+        still = find(params)
+        if still is None:
+            return loss(variables, batch, key, train)
+        params = jax.tree.map(lambda p, held: jax.lax.stop_gradient(p) if held else p, params, still)
+        return loss({**variables, "params": params}, batch, key, train)
+
+    return held
 
 
 def _flag(flag: Array) -> Mean:
