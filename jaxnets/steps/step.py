@@ -17,10 +17,12 @@ from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.precision import Precision
-from jaxnets.steps.sown import Loss, with_sown
+from jaxnets.steps.sown import with_sown
 from jaxnets.steps.state import TrainState, strongly_typed
 
 Metrics = dict[str, Mean]
+# The loss of a task: `(variables, batch, key, train)`.
+Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 # The metric by which a step says whether it changed the weights: 1 or 0. `with_average` reads it and takes it out.
 TAKEN = "taken"
@@ -61,7 +63,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
     `taken` is 1 where the weights were updated.
     """
-    loss = _with_frozen(with_sown(loss), recipe)
+    loss = _minimised(loss, recipe)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = with_keys(batch, recipe.key("examples", state.step))
@@ -93,19 +95,21 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     return step
 
 
-def _with_frozen(loss: Loss, recipe: Recipe) -> Loss:
-    """The loss as a function of the parameters that move: the gradient for the others is 0, which XLA need not compute."""
+def _minimised(loss: Loss, recipe: Recipe) -> Loss:
+    """What the step minimises: the task's loss with what the module sows, as a function of the parameters that move.
+
+    The gradient for frozen parameters is 0, which XLA need not compute.
+    """
     find = recipe.frozen or (lambda params: None)
 
-    def held(variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        params = variables["params"]
-        still = find(params)
-        if still is None:
-            return loss(variables, batch, key, train)
-        params = jax.tree.map(lambda p, held: jax.lax.stop_gradient(p) if held else p, params, still)
-        return loss({**variables, "params": params}, batch, key, train)
+    def whole(variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        params, frozen = variables["params"], find(variables["params"])
+        if frozen is not None:
+            params = jax.tree.map(lambda p, still: jax.lax.stop_gradient(p) if still else p, params, frozen)
+            variables = {**variables, "params": params}
+        return with_sown(*loss(variables, batch, key, train))
 
-    return held
+    return whole
 
 
 def _flag(flag: Array) -> Mean:
