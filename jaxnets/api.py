@@ -16,6 +16,7 @@ from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.experiment import Experiment
+from jaxnets.core.elsewhere import ELSEWHERE
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset, add_to_digest
@@ -134,12 +135,9 @@ def fit(
     if not arrays and validation is not None:
         options["validation"] = validation
     options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
-    task = _task(model, dataset, loss, metrics, class_weight)
-    begin = _initial(initial, options)
+    task, begin = _task(model, dataset, loss, metrics, class_weight), _initial(initial, options)
     if lora is not None:
-        task = LowRank(model=task.model, inner=task, lora=lora)
-        begin = begin and dataclasses.replace(begin, fresh=(*begin.fresh, f"params/{TRAINED}"))
-        train_only = TRAINED if train_only is None and freeze is None else train_only
+        task, begin, train_only = _adapted(lora, task, begin, train_only, freeze)
     experiment = Experiment(
         task=task,
         data=InMemory(dataset.name, _fingerprint(dataset)),
@@ -159,28 +157,6 @@ def fit(
         loggers=loggers,
         progress=progress,
     )
-
-
-# Arguments of other libraries' training functions -> what to use here.
-ELSEWHERE = {
-    "accelerator": "jaxnets trains on the devices that JAX has; `JAX_PLATFORMS=cpu` and `mesh=MeshShape(...)` choose them",
-    "accumulate_grad_batches": "use micro_batches=, which splits a batch, or optimizer=optax.MultiSteps(...)",
-    "callbacks": "use hooks=[...], with objects of classes made from jaxnets.Callback; also stop=EarlyStop(...) and keep=",
-    "devices": "use mesh=MeshShape(...); by default all devices are used",
-    "gradient_clip_val": "use optimizer=AdamW(clip_norm=...), or optax.clip_by_global_norm in your chain",
-    "lr": "give the rate to the optimizer: optimizer=AdamW(learning_rate=...) or optax.adam(...)",
-    "learning_rate": "give it to the optimizer: optimizer=AdamW(learning_rate=...) or optax.adam(...)",
-    "max_epochs": "use epochs=",
-    "max_steps": "use steps=",
-    "sample_weight": "give the weights with the data: (inputs, targets, weights)",
-    "shuffle": "the order is shuffled anew in every epoch, by seed=",
-    "early_stopping_rounds": "use stop=EarlyStop(metric, patience=...)",
-    "restore_best_weights": "stop=EarlyStop(...) gives the weights of the best evaluation",
-    "val_check_interval": "use eval_every=, in steps",
-    "validation_data": "use validation=(inputs, targets)",
-    "validation_split": "use validation=, a share of the training examples",
-    "verbose": "use progress='bar', 'lines' or 'none'",
-}
 
 
 def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[float, ...]:
@@ -212,6 +188,15 @@ def _task(model: Any, dataset: Dataset, loss: Any, metrics: Any, class_weight: A
     weights = () if class_weight is None else class_weights(dataset, class_weight)
     measures = tuple((metrics or {}).items())
     return Own(model=task.model, inner=task, objective=loss, measures=measures, class_weight=weights)
+
+
+def _adapted(
+    lora: LoRA, task: Task, begin: Initial | None, train_only: str | None, freeze: str | None
+) -> tuple[Task, Initial | None, str | None]:
+    """The task with adapters, which have fresh values; they alone are trained, unless the user chose by path."""
+    begin = begin and dataclasses.replace(begin, fresh=(*begin.fresh, f"params/{TRAINED}"))
+    chosen = TRAINED if train_only is None and freeze is None else train_only
+    return LowRank(model=task.model, inner=task, lora=lora), begin, chosen
 
 
 def _from_functions(pair: tuple[Any, ...]) -> nn.Module:

@@ -8,7 +8,7 @@ import contextlib
 import csv
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,9 @@ class TensorBoard(Logger):
     def open(self, name: str, config: Mapping[str, Any], directory: Path | None, resumed: bool) -> None:
         """See `Logger`."""
         place = self._directory or _inside(directory, "tensorboard", "TensorBoard(directory)")
-        self._writer = _module("tensorboardX").SummaryWriter(str(place))
+        with _needed("tensorboardX"):
+            from tensorboardX import SummaryWriter
+        self._writer = SummaryWriter(str(place))
         if not resumed:
             self._writer.add_text("config", f"```\n{json.dumps(config, indent=1)}\n```", 0)
 
@@ -114,6 +116,7 @@ class WandB(Logger):
         """`options` are further arguments of `wandb.init`."""
         self._options: dict[str, Any] = {"project": project, "mode": mode, **options}
         self._run: Any = None
+        self._wandb: Any = None
 
     def open(self, name: str, config: Mapping[str, Any], directory: Path | None, resumed: bool) -> None:
         """See `Logger`."""
@@ -122,7 +125,10 @@ class WandB(Logger):
             identity = directory / "wandb_id.txt"
             options.setdefault("id", identity.read_text() if identity.exists() else secrets.token_hex(4))
             identity.write_text(options["id"])
-        self._run = _module("wandb").init(**options)
+        with _needed("wandb"):
+            import wandb
+        self._wandb = wandb
+        self._run = wandb.init(**options)
 
     def record(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """See `Logger`."""
@@ -130,11 +136,11 @@ class WandB(Logger):
 
     def text(self, step: int, name: str, text: str) -> None:
         """See `Logger`."""
-        self._run.log({name: _module("wandb").Html(f"<pre>{text}</pre>"), "step": step})
+        self._run.log({name: self._wandb.Html(f"<pre>{text}</pre>"), "step": step})
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """See `Logger`."""
-        self._run.log({name: _module("wandb").Image(image), "step": step})
+        self._run.log({name: self._wandb.Image(image), "step": step})
 
     def close(self) -> None:
         """See `Logger`."""
@@ -151,8 +157,9 @@ class MLflow(Logger):
 
     def open(self, name: str, config: Mapping[str, Any], directory: Path | None, resumed: bool) -> None:
         """See `Logger`."""
-        mlflow = _module("mlflow")
-        self._client = mlflow.MlflowClient(self._uri or None)
+        with _needed("mlflow"):
+            from mlflow import MlflowClient
+        self._client = MlflowClient(self._uri or None)
         identity = None if directory is None else directory / "mlflow_id.txt"
         if identity is not None and identity.exists():
             self._id = identity.read_text()
@@ -281,10 +288,10 @@ def _inside(directory: Path | None, name: str, remedy: str) -> Path:
     return directory / name
 
 
-def _module(name: str) -> Any:
-    import importlib
-
+@contextlib.contextmanager
+def _needed(name: str) -> Iterator[None]:
+    """Inside, a package that is not installed is a `UsageError` with the remedy."""
     try:
-        return importlib.import_module(name)
+        yield
     except ImportError as error:
         raise UsageError(f"this logger needs {name}: pip install jaxnets[loggers]") from error
