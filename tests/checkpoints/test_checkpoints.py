@@ -440,10 +440,10 @@ def test_damage_is_found_on_resuming_and_the_result_is_that_of_the_unharmed_run(
 
 def test_a_state_beside_the_weights_says_where_it_belongs(tmp_path, experiment, blobs, one_device):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none", "run_dir": tmp_path / "run"}
-    train(replace(experiment, keep=Keep(best="accuracy")), **options)
+    run = train(replace(experiment, keep=Keep(best="accuracy")), **options)
     manifest = StepFolders(tmp_path / "run" / "checkpoints").manifest(20)
     assert manifest.about["experiment"]["task"]["model"]["widths"] == [32, 16]
-    assert manifest.about["data"]["fingerprint"] == blobs.fingerprint
+    assert manifest.about["data"]["fingerprint"] == run.parts.dataset.fingerprint
     assert manifest.about["versions"]["jax"] == jax.__version__
     assert set(manifest.metrics) == {"accuracy", "loss", "examples"}
     assert open_run(tmp_path / "run", dataset=blobs, mesh=one_device, step=10).state.step == 10
