@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from jaxnets.runs.train import Run as Run
     from jaxnets.runs.train import open_run as open_run
     from jaxnets.runs.train import train as train
-    from jaxnets.tasks.low_rank import LoRA as LoRA
     from jaxnets.training.early_stop import EarlyStop as EarlyStop
 
 __version__ = "0.1.0"
@@ -41,7 +40,6 @@ FILES = {
     "EarlyStop": "training.early_stop",
     "Experiment": "config.experiment",
     "Initial": "checkpoints.initial",
-    "LoRA": "tasks.low_rank",
     "Mean": "core.types",
     "Run": "runs.train",
     "fit": "api",

@@ -29,7 +29,6 @@ from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.report.console import ProgressKind
 from jaxnets.runs.train import Run, train
 from jaxnets.tasks.base import Task
-from jaxnets.tasks.low_rank import TRAINED, LoRA, LowRank
 from jaxnets.tasks.own import Own
 from jaxnets.tasks.supervised import Supervised
 from jaxnets.training.early_stop import EarlyStop
@@ -49,7 +48,6 @@ def fit(
     metrics: Mapping[str, Any] | None = None,
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
     stop: EarlyStop | None = None,
-    lora: LoRA | None = None,
     initial: Any = None,
     train_only: str | None = None,
     freeze: str | None = None,
@@ -92,7 +90,6 @@ def fit(
         class_weight: weight of each class in the loss, by its name or number (others have 1); "balanced": the same total
             weight for every class.
         stop: when to end early: `EarlyStop("f1", patience=3)`. The run then gives the weights of the best evaluation.
-        lora: adapters that are trained instead of the parameters, which keep their bits: `LoRA(rank=8, at=".*(query|value)")`.
         initial: weights to begin with: variables as a module's `init` returns them, a `Run`, the directory of a run, or
             `Initial(variables, ...)` where some leaves are to be fresh, ignored or renamed.
         train_only: a regular expression for whole paths of parameters (`output/.*`); all others keep their bits.
@@ -136,8 +133,6 @@ def fit(
         options["validation"] = validation
     options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
     task, begin = _task(model, dataset, loss, metrics, class_weight), _initial(initial, options)
-    if lora is not None:
-        task, begin, train_only = _adapted(lora, task, begin, train_only, freeze)
     experiment = Experiment(
         task=task,
         data=InMemory(dataset.name, _fingerprint(dataset)),
@@ -188,15 +183,6 @@ def _task(model: Any, dataset: Dataset, loss: Any, metrics: Any, class_weight: A
     weights = () if class_weight is None else class_weights(dataset, class_weight)
     measures = tuple((metrics or {}).items())
     return Own(model=task.model, inner=task, objective=loss, measures=measures, class_weight=weights)
-
-
-def _adapted(
-    lora: LoRA, task: Task, begin: Initial | None, train_only: str | None, freeze: str | None
-) -> tuple[Task, Initial | None, str | None]:
-    """The task with adapters, which have fresh values; they alone are trained, unless the user chose by path."""
-    begin = begin and dataclasses.replace(begin, fresh=(*begin.fresh, f"params/{TRAINED}"))
-    chosen = TRAINED if train_only is None and freeze is None else train_only
-    return LowRank(model=task.model, inner=task, lora=lora), begin, chosen
 
 
 def _from_functions(pair: tuple[Any, ...]) -> nn.Module:

@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         kind, make = pictures.options_for(task), _draw
     elif isinstance(task.model, models.Seq2SeqTransformer):
         kind, make = AnswerOptions, _answer
-    elif isinstance(task.plain, NextToken) and isinstance(task.model, models.Decoder):
+    elif isinstance(task, NextToken) and isinstance(task.model, models.Decoder):
         kind, make = TextOptions, _go_on
     else:
         raise UsageError(

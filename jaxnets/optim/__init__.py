@@ -1,8 +1,6 @@
 """Optimizers (Optax chains as small frozen dataclasses), learning-rate schedules and weight averaging."""
 
 from jaxnets.optim.averaging import EMA as EMA
-from jaxnets.optim.by_depth import ByDepth as ByDepth
-from jaxnets.optim.by_player import ByPlayer as ByPlayer
 from jaxnets.optim.given import ByPath as ByPath
 from jaxnets.optim.given import Named as Named
 from jaxnets.optim.given import Optax as Optax
@@ -21,9 +19,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
-    "ByDepth",
     "ByPath",
-    "ByPlayer",
     "Constant",
     "Named",
     "Optax",

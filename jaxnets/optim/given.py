@@ -12,7 +12,6 @@ import optax
 from optax import contrib
 
 from jaxnets.core.errors import UsageError, did_you_mean
-from jaxnets.optim.by_player import PLAYERS, ByPlayer
 from jaxnets.optim.optimizers import SGD, Adam, AdamW, Optimizer
 from jaxnets.optim.schedules import Schedule, WarmupCosine
 
@@ -94,11 +93,6 @@ class ByPath(Optimizer):
         parts = {number: optimizer.build(total_steps) for number, (_, optimizer) in enumerate(self.rules)}
         return optax.with_extra_args_support(optax.partition(parts, self.labels))
 
-    def frozen(self, params: Any) -> Any:
-        """Those whose rule is `optax.set_to_zero()`."""
-        still = [_is_zero(optimizer) for _, optimizer in self.rules]
-        return jax.tree.map(lambda number: still[number], self.labels(params)) if any(still) else None
-
     def labels(self, params: Any) -> Any:
         """The number of each parameter's rule; raises `UsageError` for a parameter or a rule that has none."""
         used = set()
@@ -120,12 +114,6 @@ class ByPath(Optimizer):
                     f"{', '.join(paths[:6])}{' ...' if len(paths) > 6 else ''}"
                 )
         return found
-
-
-def _is_zero(optimizer: Optimizer) -> bool:
-    """Whether this is `optax.set_to_zero()`."""
-    update = getattr(getattr(optimizer, "transformation", None), "update", None)
-    return getattr(update, "__qualname__", "").startswith("set_to_zero.") and update.__module__.startswith("optax")
 
 
 def _name(path: Any) -> str:
@@ -151,8 +139,6 @@ def as_optimizer(value: Any) -> Optimizer:
         return Optax(value)
     if isinstance(value, str):
         return OURS[value.lower()]() if value.lower() in OURS else Named(value.lower())
-    if isinstance(value, Mapping) and set(value) == set(PLAYERS):
-        return ByPlayer(**{who: as_optimizer(part) for who, part in value.items()})
     if isinstance(value, Mapping):
         for pattern in value:
             _check_pattern(pattern)
@@ -170,8 +156,6 @@ def transformations(optimizer: Optimizer) -> list[Any]:
     if isinstance(optimizer, Optax):
         return [optimizer.transformation]
     rules = optimizer.rules if isinstance(optimizer, ByPath) else ()
-    if isinstance(optimizer, ByPlayer):
-        rules = (("critic", optimizer.critic), ("generator", optimizer.generator))
     return [found for _, part in rules for found in transformations(part)] + [optimizer]
 
 

@@ -31,10 +31,6 @@ class Optimizer:
         """
         raise NotImplementedError
 
-    def frozen(self, params: Any) -> Any:
-        """A tree of booleans: which parameters never move. None: all of them may."""
-        return None
-
     def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
         """The learning rates of the first `steps` steps of a run of `total_steps`, float32; None if unknown."""
         schedule, peak = getattr(self, "schedule", None), getattr(self, "learning_rate", None)

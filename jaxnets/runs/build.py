@@ -104,7 +104,6 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         micro_batches=experiment.micro_batches,
         precision=experiment.precision,
         average=experiment.average,
-        frozen=experiment.optimizer.frozen,
     )
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES

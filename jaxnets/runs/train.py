@@ -69,9 +69,8 @@ class Run:
     @property
     def variables(self) -> dict[str, Any]:
         """`{"params": ..., ...}` for the model's `apply`: of the best evaluation where the run chose by evaluations, else of
-        the last step; averaged where the run averages, with adapters (LoRA) merged."""
-        kept = self.state.best_variables if self.best is None else self.best.variables
-        return self.parts.task.for_model(kept)
+        the last step; averaged where the run averages."""
+        return self.state.best_variables if self.best is None else self.best.variables
 
     def outputs(self, inputs: Any) -> np.ndarray:
         """The model's raw outputs (logits, say) for raw inputs `[N, ...]`, float32.

@@ -17,12 +17,10 @@ from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.precision import Precision
-from jaxnets.steps.sown import with_sown
+from jaxnets.steps.sown import Loss, with_sown
 from jaxnets.steps.state import TrainState, strongly_typed
 
 Metrics = dict[str, Mean]
-# The loss of a task: `(variables, batch, key, train)`.
-Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 # The metric by which a step says whether it changed the weights: 1 or 0. `with_average` reads it and takes it out.
 TAKEN = "taken"
@@ -45,8 +43,6 @@ class Recipe:
     """What the layers compute in."""
     average: EMA = EMA()
     """Averaging of the weights."""
-    frozen: Callable[[Any], Any] | None = None
-    """Gives, for the parameters, a tree of booleans: those that never move, so that no gradient is computed for them."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 
@@ -63,7 +59,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
     `taken` is 1 where the weights were updated.
     """
-    loss = _minimised(loss, recipe)
+    loss = with_sown(loss)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = with_keys(batch, recipe.key("examples", state.step))
@@ -93,23 +89,6 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
-
-
-def _minimised(loss: Loss, recipe: Recipe) -> Loss:
-    """What the step minimises: the task's loss with what the module sows, as a function of the parameters that move.
-
-    The gradient for frozen parameters is 0, which XLA need not compute.
-    """
-    find = recipe.frozen or (lambda params: None)
-
-    def whole(variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        params, frozen = variables["params"], find(variables["params"])
-        if frozen is not None:
-            params = jax.tree.map(lambda p, still: jax.lax.stop_gradient(p) if still else p, params, frozen)
-            variables = {**variables, "params": params}
-        return with_sown(*loss(variables, batch, key, train))
-
-    return whole
 
 
 def _flag(flag: Array) -> Mean:

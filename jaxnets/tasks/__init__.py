@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from jaxnets.tasks.graphs import GraphClassification as GraphClassification
     from jaxnets.tasks.graphs import NodeClassification as NodeClassification
     from jaxnets.tasks.language import NextToken as NextToken
-    from jaxnets.tasks.low_rank import LoRA as LoRA
-    from jaxnets.tasks.low_rank import LowRank as LowRank
     from jaxnets.tasks.margin import MarginClassification as MarginClassification
     from jaxnets.tasks.metrics import AUROC as AUROC
     from jaxnets.tasks.metrics import F1 as F1
@@ -49,8 +47,6 @@ FILES = {
     "Diffusion": "diffusion",
     "Forecasting": "forecasting",
     "Given": "given",
-    "LoRA": "low_rank",
-    "LowRank": "low_rank",
     "GraphClassification": "graphs",
     "MarginClassification": "margin",
     "NodeClassification": "graphs",
@@ -81,8 +77,6 @@ __all__ = [
     "Forecasting",
     "Given",
     "GraphClassification",
-    "LoRA",
-    "LowRank",
     "MarginClassification",
     "Metric",
     "MultiLabel",

@@ -19,7 +19,6 @@ from jax import Array
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.ops.random import batch_keys
-from jaxnets.optim.by_player import PLAYERS, optimizer_of
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import TAKEN, Metrics, Recipe, Step
 from jaxnets.tasks.base import Task, with_outputs
@@ -27,6 +26,8 @@ from jaxnets.tasks.calls import call_model, init_model
 from jaxnets.tasks.players import all_or_none, play, share_of
 from jaxnets.tasks.reconstruction import with_shape
 from jaxnets.tasks.variational import samples_gallery
+
+PLAYERS = ("critic", "generator")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ class Adversarial(Task):
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
         """One optimizer state per player."""
-        return {who: optimizer_of(optimizer, who).init(params[who]) for who in PLAYERS}
+        return {who: optimizer.init(params[who]) for who in PLAYERS}
 
     def _with_label(self, x: Array, labels: Array | None) -> Array:
         """With `conditional`: `x` with the one-hot label appended to its last dim; labels of None are zeros."""

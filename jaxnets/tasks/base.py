@@ -73,15 +73,6 @@ class Task:
         """The argument of the model: `batch["inputs"]`, or a structure of several arrays if the model takes one."""
         return batch["inputs"]
 
-    @property
-    def plain(self) -> "Task":
-        """The task without what is wrapped around it (a loss of the user's, adapters): this one."""
-        return self
-
-    def for_model(self, variables: Variables) -> Variables:
-        """The variables with which the model itself is called: these, unless a task keeps more (adapters of LoRA)."""
-        return variables
-
     def init(self, key: Array, batch: Batch) -> Variables:
         """Initial variables for batches shaped like `batch` (its values are not used): `{"params": ..., ...}`."""
         return init_model(self.model, key, self.inputs_of(batch))

@@ -16,16 +16,17 @@ from jaxnets.steps.step import Recipe, Step
 from jaxnets.tasks.base import Task, options_of
 from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.metrics import Metric
-from jaxnets.tasks.wrapped import Wrapped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Own(Wrapped):
+class Own(Task):
     """Another task with what the user gives: `fit(model, data, loss=..., metrics=..., class_weight=...)` makes it.
 
     Predictions, their report and what is not given here are those of `inner`.
     """
 
+    inner: Task
+    """The task that fits the data; `Supervised` chooses it by the kind of the targets."""
     objective: Callable[[Any, Batch], Any] | None = None
     """The loss `(outputs, batch)`: one value for each example, `[B]`, or a `Mean`. None: that of `inner`."""
     measures: tuple[tuple[str, Any], ...] = ()
@@ -41,6 +42,11 @@ class Own(Wrapped):
         return self.measures[0][0] if self.measures else "loss"
 
     @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """Whether a larger headline is better."""
+        return self.directions.get(self.headline, "min") == "max"
+
+    @property
     def directions(self) -> dict[str, Literal["max", "min"]]:
         """Those of the inner task and of the metrics that know theirs."""
         own: dict[str, Literal["max", "min"]] = {
@@ -49,6 +55,11 @@ class Own(Wrapped):
             if isinstance(metric, Metric)
         }
         return {**self.inner.directions, "loss": "min", **own}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return self.inner.reads
 
     def bind(self, card: Card) -> Self:
         """Bind the inner task; raises `UsageError` unless there is a weight for each class."""
@@ -59,6 +70,26 @@ class Own(Wrapped):
                 f"give one for each"
             )
         return dataclasses.replace(self, model=inner.model, inner=inner)
+
+    def encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        """See `Task`."""
+        return self.inner.encode_targets(targets)
+
+    def about_split(self, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """See `Task`."""
+        return self.inner.about_split(arrays)
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        """See `Task`."""
+        return self.inner.init(key, batch)
+
+    def inputs_of(self, batch: Batch) -> Any:
+        """See `Task`."""
+        return self.inner.inputs_of(batch)
+
+    def init_optimizer(self, optimizer: Any, params: Any) -> Any:
+        """See `Task`."""
+        return self.inner.init_optimizer(optimizer, params)
 
     def make_step(self, recipe: Recipe) -> Step:
         """The inner task's step, unless the loss is changed here.
@@ -126,9 +157,21 @@ class Own(Wrapped):
             self.inner.check_outputs(variables, batch, card)
         jax.eval_shape(self.metrics, variables, batch)
 
+    def decide(self, outputs: np.ndarray) -> np.ndarray:
+        """See `Task`."""
+        return self.inner.decide(outputs)
+
+    def exhibit_rows(self, examples: int) -> np.ndarray:
+        """See `Task`."""
+        return self.inner.exhibit_rows(examples)
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """Those of the inner task, unless the loss is the user's: then the outputs may mean something else."""
         return () if self.objective is not None else self.inner.exhibits(outputs, arrays, card)
+
+    def drawn(self, variables: Variables) -> Sequence[Exhibit]:
+        """See `Task`."""
+        return self.inner.drawn(variables)
 
     def _weights(self, batch: Batch) -> Array:
         """The mask, times the weight of each example's class."""

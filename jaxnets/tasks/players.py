@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.core.types import Batch, Mean, Variables
-from jaxnets.optim.by_player import optimizer_of
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import TAKEN, Loss, Metrics, Recipe, make_train_step
 
@@ -28,7 +27,6 @@ def play(recipe: Recipe, who: str, loss: Loss, state: TrainState, batch: Batch) 
         opt_state=state.opt_state[who],
         model_state=share_of(state.model_state, who),
     )
-    recipe = dataclasses.replace(recipe, optimizer=optimizer_of(recipe.optimizer, who))
     own, metrics = make_train_step(loss, recipe)(own, batch)
     kept = {
         name: {**tree, who: own.model_state[name]} if who in tree else tree for name, tree in state.model_state.items()
