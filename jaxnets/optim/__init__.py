@@ -2,6 +2,7 @@
 
 from jaxnets.optim.averaging import EMA as EMA
 from jaxnets.optim.given import ByPath as ByPath
+from jaxnets.optim.given import Frozen as Frozen
 from jaxnets.optim.given import Named as Named
 from jaxnets.optim.given import Optax as Optax
 from jaxnets.optim.given import as_optimizer as as_optimizer
@@ -21,6 +22,7 @@ __all__ = [
     "AdamW",
     "ByPath",
     "Constant",
+    "Frozen",
     "Named",
     "Optax",
     "Optimizer",

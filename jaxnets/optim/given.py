@@ -77,6 +77,20 @@ class Named(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True)
+class Frozen(Optimizer):
+    """Changes nothing, and has no moments: `ByPath` gives it the parameters that keep their bits."""
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        del total_steps
+        return optax.set_to_zero()
+
+    def frozen(self, params: Any) -> Any:
+        """See `Optimizer`."""
+        return jax.tree.map(lambda _: True, params)
+
+
+@dataclasses.dataclass(frozen=True)
 class ByPath(Optimizer):
     """One optimizer for each group of parameters, chosen by the first pattern that matches a parameter's path.
 
@@ -92,6 +106,10 @@ class ByPath(Optimizer):
         # Labels are numbers: two rules may have the same pattern, of which the first one counts.
         parts = {number: optimizer.build(total_steps) for number, (_, optimizer) in enumerate(self.rules)}
         return optax.with_extra_args_support(optax.partition(parts, self.labels))
+
+    def frozen(self, params: Any) -> Any:
+        """See `Optimizer`."""
+        return jax.tree.map(lambda number: isinstance(self.rules[number][1], Frozen), self.labels(params))
 
     def labels(self, params: Any) -> Any:
         """The number of each parameter's rule; raises `UsageError` for a parameter or a rule that has none."""
@@ -136,7 +154,8 @@ def as_optimizer(value: Any) -> Optimizer:
     if isinstance(value, optax.MultiSteps):
         return Optax(value.gradient_transformation())
     if is_transformation(value):
-        return Optax(value)
+        # The step leaves out the gradients of what it knows to be frozen.
+        return Frozen() if getattr(value.update, "__qualname__", "").startswith("set_to_zero.") else Optax(value)
     if isinstance(value, str):
         return OURS[value.lower()]() if value.lower() in OURS else Named(value.lower())
     if isinstance(value, Mapping):

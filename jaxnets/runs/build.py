@@ -24,7 +24,7 @@ from jaxnets.parallel.partition import shardings
 from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import Recipe, with_average
-from jaxnets.tasks.base import Task
+from jaxnets.tasks.base import Task, bound
 from jaxnets.tasks.told import about_call
 from jaxnets.training.evaluate import Evaluator, Predictor
 from jaxnets.training.initial import abstract_state, create_state
@@ -93,7 +93,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     """
     dataset = dataset if dataset is not None else experiment.data.open()
     dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
-    task = experiment.task.bind(dataset.card)
+    task = bound(experiment.task, dataset.card)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
@@ -104,6 +104,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         micro_batches=experiment.micro_batches,
         precision=experiment.precision,
         average=experiment.average,
+        frozen=experiment.optimizer.frozen,
     )
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES

@@ -18,6 +18,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
+from jaxnets.models.lora import without_adapters
 from jaxnets.ops.tokens import PAD
 from jaxnets.steps.step import Recipe, Step, make_train_step
 from jaxnets.tasks.calls import call_model, init_model
@@ -68,6 +69,10 @@ class Task:
         """This task with the fields that depend on the data filled in; raises `DataError` if a given field is inconsistent."""
         del card
         return self
+
+    def with_model(self, model: nn.Module) -> Self:
+        """This task with another model."""
+        return dataclasses.replace(self, model=model)
 
     def inputs_of(self, batch: Batch) -> Any:
         """The argument of the model: `batch["inputs"]`, or a structure of several arrays if the model takes one."""
@@ -148,13 +153,24 @@ class Task:
         return jax.numpy.asarray(outputs, jax.numpy.float32), new
 
 
+def bound(task: Task, card: Card) -> Task:
+    """`task.bind(card)`, which sees a model with adapters without them; they are put back."""
+    inner = without_adapters(task.model)
+    if inner is task.model:
+        return task.bind(card)
+    done = task.with_model(inner).bind(card)
+    changes: Any = {"model": done.model}
+    return done.with_model(task.model.clone(**changes))
+
+
 # Batch arrays besides the inputs that a model may take as keyword arguments of its call.
 OPTIONS = ("lengths",)
 
 
 def options_of(model: nn.Module) -> tuple[str, ...]:
     """The names in `OPTIONS` that are arguments of the model's call."""
-    return tuple(name for name in OPTIONS if name in inspect.signature(type(model).__call__).parameters)
+    call = type(without_adapters(model)).__call__
+    return tuple(name for name in OPTIONS if name in inspect.signature(call).parameters)
 
 
 def evenly(examples: int, count: int) -> np.ndarray:

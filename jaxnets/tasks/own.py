@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +71,10 @@ class Own(Task):
                 f"give one for each"
             )
         return dataclasses.replace(self, model=inner.model, inner=inner)
+
+    def with_model(self, model: nn.Module) -> Self:
+        """See `Task`; the inner task gets it too."""
+        return dataclasses.replace(self, model=model, inner=self.inner.with_model(model))
 
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
         """See `Task`."""
