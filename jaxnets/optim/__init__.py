@@ -1,6 +1,7 @@
 """Optimizers (Optax chains as small frozen dataclasses), learning-rate schedules and weight averaging."""
 
 from jaxnets.optim.averaging import EMA as EMA
+from jaxnets.optim.by_depth import ByDepth as ByDepth
 from jaxnets.optim.given import ByPath as ByPath
 from jaxnets.optim.given import Frozen as Frozen
 from jaxnets.optim.given import Named as Named
@@ -20,6 +21,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "ByDepth",
     "ByPath",
     "Constant",
     "Frozen",

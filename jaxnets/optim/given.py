@@ -160,7 +160,7 @@ def as_optimizer(value: Any) -> Optimizer:
         return OURS[value.lower()]() if value.lower() in OURS else Named(value.lower())
     if isinstance(value, Mapping):
         for pattern in value:
-            _check_pattern(pattern)
+            check_pattern(pattern)
         return ByPath(tuple((pattern, as_optimizer(part)) for pattern, part in value.items()))
     kind = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
     hint = "; call it to make a transformation" if callable(value) and not isinstance(value, type) else ""
@@ -174,11 +174,13 @@ def transformations(optimizer: Optimizer) -> list[Any]:
     """The Optax transformations of the user's in an optimizer."""
     if isinstance(optimizer, Optax):
         return [optimizer.transformation]
-    rules = optimizer.rules if isinstance(optimizer, ByPath) else ()
-    return [found for _, part in rules for found in transformations(part)] + [optimizer]
+    inner = getattr(optimizer, "optimizer", None)  # that of `ByDepth`
+    parts = [part for _, part in optimizer.rules] if isinstance(optimizer, ByPath) else [inner] if inner else []
+    return [found for part in parts for found in transformations(part)] + [optimizer]
 
 
-def _check_pattern(pattern: Any) -> None:
+def check_pattern(pattern: Any) -> None:
+    """Raise `UsageError` unless this is a regular expression."""
     try:
         re.compile(pattern)
     except (TypeError, re.error) as error:
