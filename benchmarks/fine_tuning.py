@@ -1,7 +1,7 @@
 """Fine-tunes a GPT-2 folder of Hugging Face on Shakespeare: all weights, the last block alone, and low-rank adapters.
 
-`--folder` names a folder with GPT-2 weights and tokenizer files. Without it a small GPT-2 over bytes is made by transformers and
-trained on web pages first. Frozen leaves are compared bit for bit, and the merged model is read back by transformers.
+`--folder` names a folder with GPT-2 weights and tokenizer files. Without it a small GPT-2 over bytes is made by transformers
+and trained on web pages first. Frozen leaves are compared bit for bit, and the merged model is read back by transformers.
 """
 
 import argparse

@@ -136,7 +136,7 @@ class LoRA(nn.Module):
     def _low_rank(self, layer: Any, path: str, x: Array, shape: tuple[int, ...]) -> Array:
         """`scale (x A) B` of a layer, in the shape of its outputs."""
         x = jnp.asarray(x)
-        axes: tuple[int, ...] = (-1,)
+        axes: Any = (-1,)
         if isinstance(layer, nn.DenseGeneral):
             axes = tuple(layer.axis) if isinstance(layer.axis, tuple | list) else (layer.axis,)
             if layer.batch_dims:

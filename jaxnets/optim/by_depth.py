@@ -52,6 +52,10 @@ class ByDepth(Optimizer):
 
         return optax.GradientTransformationExtraArgs(inner.init, update)
 
+    def under(self, name: str) -> Optimizer:
+        """See `Optimizer`."""
+        return dataclasses.replace(self, optimizer=self.optimizer.under(name))
+
     def frozen(self, params: Any) -> Any:
         """See `Optimizer`."""
         return self.optimizer.frozen(params)

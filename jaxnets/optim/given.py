@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -103,20 +103,31 @@ class ByPath(Optimizer):
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
+        return self.parted(total_steps, self.labels)
+
+    def parted(self, total_steps: int, labels: Callable[[Any], Any]) -> optax.GradientTransformation:
+        """The transformation for parameters whose rules `labels` gives."""
         # Labels are numbers: two rules may have the same pattern, of which the first one counts.
         parts = {number: optimizer.build(total_steps) for number, (_, optimizer) in enumerate(self.rules)}
-        return optax.with_extra_args_support(optax.partition(parts, self.labels))
+        return optax.with_extra_args_support(optax.partition(parts, labels))
+
+    def under(self, name: str) -> Optimizer:
+        """See `Optimizer`."""
+        return Part(self, f"{name}/")
 
     def frozen(self, params: Any) -> Any:
         """See `Optimizer`."""
         return jax.tree.map(lambda number: isinstance(self.rules[number][1], Frozen), self.labels(params))
 
-    def labels(self, params: Any) -> Any:
-        """The number of each parameter's rule; raises `UsageError` for a parameter or a rule that has none."""
+    def labels(self, params: Any, beginning: str = "") -> Any:
+        """The number of each parameter's rule; raises `UsageError` for a parameter that has none, or a rule.
+
+        With a `beginning` of all paths the tree is a part of the parameters, and other rules may be for other parts.
+        """
         used = set()
 
         def label(path: Any, _: Any) -> int:
-            name = _name(path)
+            name = beginning + _name(path)
             for number, (pattern, _optimizer) in enumerate(self.rules):
                 if re.fullmatch(pattern, name):
                     used.add(number)
@@ -125,13 +136,34 @@ class ByPath(Optimizer):
 
         found = jax.tree_util.tree_map_with_path(label, params)
         for number, (pattern, _) in enumerate(self.rules):
-            if number not in used and pattern != ".*":
+            if number not in used and pattern != ".*" and not beginning:
                 paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
                 raise UsageError(
                     f"the optimizer for {pattern!r} has no parameter; the whole path must match, and the paths are "
                     f"{', '.join(paths[:6])}{' ...' if len(paths) > 6 else ''}"
                 )
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(Optimizer):
+    """`ByPath` for the parameters whose paths begin alike, which it gets without that beginning."""
+
+    whole: ByPath
+    """The rules, for whole paths."""
+    beginning: str
+    """With the last slash."""
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        return self.whole.parted(total_steps, self._labels)
+
+    def frozen(self, params: Any) -> Any:
+        """See `Optimizer`."""
+        return jax.tree.map(lambda number: isinstance(self.whole.rules[number][1], Frozen), self._labels(params))
+
+    def _labels(self, params: Any) -> Any:
+        return self.whole.labels(params, self.beginning)
 
 
 def _name(path: Any) -> str:

@@ -31,6 +31,11 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def under(self, name: str) -> "Optimizer":
+        """This optimizer for the parameters whose paths begin with `name`, which it gets without that beginning."""
+        del name
+        return self
+
     def frozen(self, params: Any) -> Any:
         """Which parameters this never changes, as a tree of bools; the step takes no gradient for these."""
         return jax.tree.map(lambda _: False, params)

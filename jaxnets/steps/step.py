@@ -1,7 +1,7 @@
 """One optimizer step: gradient of the loss, micro-batches, the guard against non-finite numbers, the update."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -45,8 +45,19 @@ class Recipe:
     """Averaging of the weights."""
     frozen: Callable[[Any], Any] | None = None
     """Which parameters the optimizer never changes, as a tree of bools; they have no gradient. None: it changes all."""
+    players: Mapping[str, tuple[optax.GradientTransformation, Callable[[Any], Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Optimizer and `frozen` of each player, where a task has several; {}: those above for all."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
+
+    def of(self, who: str) -> "Recipe":
+        """The recipe of one player."""
+        if who not in self.players:
+            return self
+        optimizer, frozen = self.players[who]
+        return dataclasses.replace(self, optimizer=optimizer, frozen=frozen)
 
     def held(self, params: Any) -> Any:
         """The parameters, of which the frozen ones are constants to a gradient, so that their part is not computed."""

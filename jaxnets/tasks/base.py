@@ -53,6 +53,11 @@ class Task:
         """Names of the batch arrays that the task or its model reads besides inputs, targets and weights."""
         return options_of(self.model)
 
+    @property
+    def players(self) -> tuple[str, ...]:
+        """Names of the parts of the parameters that are trained in turns, each by an optimizer of its own; () for one part."""
+        return ()
+
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
         """Raw targets `[N, ...]` of any real dtype to those of `loss` and `metrics`, in 32 bits; the inverse of `decide`.
 
@@ -83,7 +88,7 @@ class Task:
         return init_model(self.model, key, self.inputs_of(batch))
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
-        """The optimizer's state at step 0."""
+        """The optimizer's state at step 0; with `players`, `optimizer` is a dict of theirs, or one for all."""
         return optimizer.init(params)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:

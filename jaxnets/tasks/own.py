@@ -62,6 +62,11 @@ class Own(Task):
         """See `Task`."""
         return self.inner.reads
 
+    @property
+    def players(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return self.inner.players
+
     def bind(self, card: Card) -> Self:
         """Bind the inner task; raises `UsageError` unless there is a weight for each class."""
         inner = self.inner.bind(card)
