@@ -177,6 +177,7 @@ def rhyme(tmp_path_factory):
     return Text(str(path), length=16).open()
 
 
+@pytest.mark.slow
 def test_a_language_model_in_a_task_from_base_to_adapted_run(rhyme, tmp_path):
     model = LanguageModel(layers=1, width=16, heads=2, length=16)
     options = {"steps": 4, "batch_size": 8, "progress": "none", "log_every": 4, "eval_every": 4}
