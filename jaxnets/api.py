@@ -10,7 +10,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
 
 from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.initial import Initial
@@ -24,7 +23,7 @@ from jaxnets.data.indexed import from_source, is_source
 from jaxnets.data.sources.memory import InMemory
 from jaxnets.data.validation import SHARE, Validation
 from jaxnets.interop.functions import Functions
-from jaxnets.optim.given import ByPath, Optax, as_optimizer
+from jaxnets.optim.given import ByPath, Frozen, as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.report.console import ProgressKind
 from jaxnets.runs.train import Run, train
@@ -196,7 +195,7 @@ def _partly(optimizer: Optimizer, train_only: str | None, freeze: str | None) ->
     """The optimizer for a part of the parameters; the others have no moments and are not changed."""
     if train_only is not None and freeze is not None:
         raise UsageError(f"give either train_only or freeze, not both (got {train_only!r} and {freeze!r})")
-    fixed = Optax(optax.set_to_zero())
+    fixed = Frozen()
     if train_only is not None:
         return ByPath(((train_only, optimizer), (".*", fixed)))
     return optimizer if freeze is None else ByPath(((freeze, fixed), (".*", optimizer)))

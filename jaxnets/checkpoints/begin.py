@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxnets.checkpoints.checkpoint import Checkpoints
 from jaxnets.checkpoints.compare import mismatches, table
 from jaxnets.checkpoints.digest import leaf_paths, read_digests, start_digests
+from jaxnets.checkpoints.initial import ADAPTERS
 from jaxnets.checkpoints.manifest import Leaf
 from jaxnets.checkpoints.names import Orders, reordered
 from jaxnets.checkpoints.read_leaves import read_leaves
@@ -49,6 +51,7 @@ def begin_from(
     here = {path: leaf for path, leaf in leaf_paths(state).items() if path.startswith(roots)}
     names = {path: _name_there(path, averaged) for path in here}
     fresh = {path for path in here if _matches(path, warm.fresh)}
+    fresh |= {path for path in here if re.fullmatch(ADAPTERS[0], path) and names[path] not in saved}
     _check_patterns(warm.fresh, here, "fresh", "this run")
     there = {path: leaf for path, leaf in saved.items() if path.startswith(source or roots)}
     _check_patterns(warm.ignore, there, "ignore", "that run")

@@ -14,10 +14,13 @@ import numpy as np
 from jaxnets.checkpoints.digest import leaf_paths
 from jaxnets.core.errors import UsageError
 
+# Low-rank adapters (`models.LoRA`) may be missing in weights to begin with, which are mostly those of the model alone.
+ADAPTERS = (r".*/lora_[ab]",)
+
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
-    """Weights to begin with; every leaf of the model must be there, with its shape, unless it is named in `fresh`."""
+    """Weights to begin with; every leaf of the model must be there, with its shape, but adapters and what `fresh` names."""
 
     variables: Mapping[str, Any]
     """`{"params": ..., ...}` as a module's `init` returns it, or the parameters alone."""
@@ -59,6 +62,7 @@ def begin_with(initial: Initial, state: Any, shardings: Any) -> tuple[Any, str]:
     given = initial.leaves()
     wanted = {_variable_path(path): path for path in leaf_paths(state) if path.startswith(("params/", "model_state/"))}
     fresh = {path for path in wanted if _matches(path, initial.fresh)}
+    fresh |= {path for path in wanted if path not in given and _matches(path, ADAPTERS)}
     leaves, placed = leaf_paths(state), leaf_paths(shardings)
     lines = [f"  {path}: missing" for path in wanted if path not in given and path not in fresh]
     lines += [f"  {path}: not in the model" for path in given if path not in wanted]

@@ -15,12 +15,14 @@ def run(arguments: Sequence[str]) -> int:
 
     run_dir, folder = arguments
     trained = open_run(run_dir)
-    model = trained.parts.task.model
+    model, variables = trained.parts.task.model, trained.variables
+    if isinstance(model, models.LoRA):
+        model, variables = model.model, model.merged(variables)
     if not isinstance(model, models.LanguageModel):
         raise UsageError(
             f"{run_dir} holds a {type(model).__name__}, which that library does not have; `jaxnets ckpt export` writes its "
             f"arrays"
         )
-    names = export_language_model(model, trained.variables, folder, tokenizer=trained.parts.dataset.tokenizer)
+    names = export_language_model(model, variables, folder, tokenizer=trained.parts.dataset.tokenizer)
     print(f"{folder}: {', '.join(names)}")
     return 0

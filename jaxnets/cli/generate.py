@@ -49,6 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     run_dir, *flags = arguments
     from jaxnets import models
     from jaxnets.cli import generate_pictures as pictures
+    from jaxnets.models.lora import without_adapters
     from jaxnets.runs.directory import RunDirectory
     from jaxnets.runs.train import open_run
     from jaxnets.tasks import NextToken
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         kind, make = pictures.options_for(task), _draw
     elif isinstance(task.model, models.Seq2SeqTransformer):
         kind, make = AnswerOptions, _answer
-    elif isinstance(task, NextToken) and isinstance(task.model, models.Decoder):
+    elif isinstance(task, NextToken) and isinstance(without_adapters(task.model), models.Decoder):
         kind, make = TextOptions, _go_on
     else:
         raise UsageError(
@@ -103,6 +104,7 @@ def _go_on(run: Any, options: TextOptions) -> int:
 
     from jaxnets import models
     from jaxnets.data.text.textfile import plain_ends
+    from jaxnets.models.lora import without_adapters
 
     tokenizer, text = run.parts.dataset.tokenizer, options.prompt
     if tokenizer is None:
@@ -122,7 +124,7 @@ def _go_on(run: Any, options: TextOptions) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if asked > window and isinstance(run.parts.task.model, models.LanguageModel):
+    if asked > window and isinstance(without_adapters(run.parts.task.model), models.LanguageModel):
         note(
             f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse"
         )

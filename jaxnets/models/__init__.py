@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jaxnets.models.hybrid_language_model import HybridLanguageModel as HybridLanguageModel
     from jaxnets.models.language_model import LanguageModel as LanguageModel
     from jaxnets.models.lenet import LeNet5 as LeNet5
+    from jaxnets.models.lora import LoRA as LoRA
     from jaxnets.models.mixture_of_experts import Experts as Experts
     from jaxnets.models.mlp import MLP as MLP
     from jaxnets.models.neural_ode import NeuralODE as NeuralODE
@@ -71,6 +72,7 @@ FILES = {
     "Hopfield": "hopfield",
     "LanguageModel": "language_model",
     "LeNet5": "lenet",
+    "LoRA": "lora",
     "Experts": "mixture_of_experts",
     "MLP": "mlp",
     "NeuralODE": "neural_ode",
@@ -121,6 +123,7 @@ __all__ = [
     "HybridLanguageModel",
     "LanguageModel",
     "LeNet5",
+    "LoRA",
     "NeuralODE",
     "Pair",
     "Perceptron",

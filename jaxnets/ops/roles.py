@@ -39,6 +39,8 @@ def role(path: Any) -> str:
     """Role of the parameter at a tree path: "weight" (decays), "other" or "unknown" (do not decay)."""
     name = name_of(path)
     words = [word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    if words[:1] == ["lora"]:  # both matrices of a low-rank adapter
+        return "weight"
     # "token" is a vector put before a sequence; "token_embedding" is a table of them.
     if any(word in OTHERS for word in words) or (words and words[-1] in ("token", "tokens")):
         return "other"

@@ -1,7 +1,9 @@
 """Optimizers (Optax chains as small frozen dataclasses), learning-rate schedules and weight averaging."""
 
 from jaxnets.optim.averaging import EMA as EMA
+from jaxnets.optim.by_depth import ByDepth as ByDepth
 from jaxnets.optim.given import ByPath as ByPath
+from jaxnets.optim.given import Frozen as Frozen
 from jaxnets.optim.given import Named as Named
 from jaxnets.optim.given import Optax as Optax
 from jaxnets.optim.given import as_optimizer as as_optimizer
@@ -19,8 +21,10 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "ByDepth",
     "ByPath",
     "Constant",
+    "Frozen",
     "Named",
     "Optax",
     "Optimizer",

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +77,20 @@ class Named(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True)
+class Frozen(Optimizer):
+    """Changes nothing, and has no moments: `ByPath` gives it the parameters that keep their bits."""
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        del total_steps
+        return optax.set_to_zero()
+
+    def frozen(self, params: Any) -> Any:
+        """See `Optimizer`."""
+        return jax.tree.map(lambda _: True, params)
+
+
+@dataclasses.dataclass(frozen=True)
 class ByPath(Optimizer):
     """One optimizer for each group of parameters, chosen by the first pattern that matches a parameter's path.
 
@@ -89,16 +103,31 @@ class ByPath(Optimizer):
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
+        return self.parted(total_steps, self.labels)
+
+    def parted(self, total_steps: int, labels: Callable[[Any], Any]) -> optax.GradientTransformation:
+        """The transformation for parameters whose rules `labels` gives."""
         # Labels are numbers: two rules may have the same pattern, of which the first one counts.
         parts = {number: optimizer.build(total_steps) for number, (_, optimizer) in enumerate(self.rules)}
-        return optax.with_extra_args_support(optax.partition(parts, self.labels))
+        return optax.with_extra_args_support(optax.partition(parts, labels))
 
-    def labels(self, params: Any) -> Any:
-        """The number of each parameter's rule; raises `UsageError` for a parameter or a rule that has none."""
+    def under(self, name: str) -> Optimizer:
+        """See `Optimizer`."""
+        return Part(self, f"{name}/")
+
+    def frozen(self, params: Any) -> Any:
+        """See `Optimizer`."""
+        return jax.tree.map(lambda number: isinstance(self.rules[number][1], Frozen), self.labels(params))
+
+    def labels(self, params: Any, beginning: str = "") -> Any:
+        """The number of each parameter's rule; raises `UsageError` for a parameter that has none, or a rule.
+
+        With a `beginning` of all paths the tree is a part of the parameters, and other rules may be for other parts.
+        """
         used = set()
 
         def label(path: Any, _: Any) -> int:
-            name = _name(path)
+            name = beginning + _name(path)
             for number, (pattern, _optimizer) in enumerate(self.rules):
                 if re.fullmatch(pattern, name):
                     used.add(number)
@@ -107,13 +136,34 @@ class ByPath(Optimizer):
 
         found = jax.tree_util.tree_map_with_path(label, params)
         for number, (pattern, _) in enumerate(self.rules):
-            if number not in used and pattern != ".*":
+            if number not in used and pattern != ".*" and not beginning:
                 paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
                 raise UsageError(
                     f"the optimizer for {pattern!r} has no parameter; the whole path must match, and the paths are "
                     f"{', '.join(paths[:6])}{' ...' if len(paths) > 6 else ''}"
                 )
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(Optimizer):
+    """`ByPath` for the parameters whose paths begin alike, which it gets without that beginning."""
+
+    whole: ByPath
+    """The rules, for whole paths."""
+    beginning: str
+    """With the last slash."""
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        return self.whole.parted(total_steps, self._labels)
+
+    def frozen(self, params: Any) -> Any:
+        """See `Optimizer`."""
+        return jax.tree.map(lambda number: isinstance(self.whole.rules[number][1], Frozen), self._labels(params))
+
+    def _labels(self, params: Any) -> Any:
+        return self.whole.labels(params, self.beginning)
 
 
 def _name(path: Any) -> str:
@@ -136,12 +186,13 @@ def as_optimizer(value: Any) -> Optimizer:
     if isinstance(value, optax.MultiSteps):
         return Optax(value.gradient_transformation())
     if is_transformation(value):
-        return Optax(value)
+        # The step leaves out the gradients of what it knows to be frozen.
+        return Frozen() if getattr(value.update, "__qualname__", "").startswith("set_to_zero.") else Optax(value)
     if isinstance(value, str):
         return OURS[value.lower()]() if value.lower() in OURS else Named(value.lower())
     if isinstance(value, Mapping):
         for pattern in value:
-            _check_pattern(pattern)
+            check_pattern(pattern)
         return ByPath(tuple((pattern, as_optimizer(part)) for pattern, part in value.items()))
     kind = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
     hint = "; call it to make a transformation" if callable(value) and not isinstance(value, type) else ""
@@ -155,11 +206,13 @@ def transformations(optimizer: Optimizer) -> list[Any]:
     """The Optax transformations of the user's in an optimizer."""
     if isinstance(optimizer, Optax):
         return [optimizer.transformation]
-    rules = optimizer.rules if isinstance(optimizer, ByPath) else ()
-    return [found for _, part in rules for found in transformations(part)] + [optimizer]
+    inner = getattr(optimizer, "optimizer", None)  # that of `ByDepth`
+    parts = [part for _, part in optimizer.rules] if isinstance(optimizer, ByPath) else [inner] if inner else []
+    return [found for part in parts for found in transformations(part)] + [optimizer]
 
 
-def _check_pattern(pattern: Any) -> None:
+def check_pattern(pattern: Any) -> None:
+    """Raise `UsageError` unless this is a regular expression."""
     try:
         re.compile(pattern)
     except (TypeError, re.error) as error:

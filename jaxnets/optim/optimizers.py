@@ -31,6 +31,15 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def under(self, name: str) -> "Optimizer":
+        """This optimizer for the parameters whose paths begin with `name`, which it gets without that beginning."""
+        del name
+        return self
+
+    def frozen(self, params: Any) -> Any:
+        """Which parameters this never changes, as a tree of bools; the step takes no gradient for these."""
+        return jax.tree.map(lambda _: False, params)
+
     def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
         """The learning rates of the first `steps` steps of a run of `total_steps`, float32; None if unknown."""
         schedule, peak = getattr(self, "schedule", None), getattr(self, "learning_rate", None)

@@ -24,7 +24,7 @@ from jaxnets.parallel.partition import shardings
 from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import Recipe, with_average
-from jaxnets.tasks.base import Task
+from jaxnets.tasks.base import Task, bound
 from jaxnets.tasks.told import about_call
 from jaxnets.training.evaluate import Evaluator, Predictor
 from jaxnets.training.initial import abstract_state, create_state
@@ -93,7 +93,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     """
     dataset = dataset if dataset is not None else experiment.data.open()
     dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
-    task = experiment.task.bind(dataset.card)
+    task = bound(experiment.task, dataset.card)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
@@ -104,6 +104,8 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         micro_batches=experiment.micro_batches,
         precision=experiment.precision,
         average=experiment.average,
+        frozen=experiment.optimizer.frozen,
+        players=_players(experiment.optimizer, task, experiment.steps),
     )
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
@@ -120,6 +122,8 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
         _check_parameters(task, abstract)
+        if task.players:
+            experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
         _check_arrays(task, dataset)
         choice = choice_of(experiment, task, abstract, batch)
         _check_decay(experiment.optimizer, abstract)
@@ -165,6 +169,12 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
     sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
     sent["index"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.int32)
     return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
+
+
+def _players(optimizer: Optimizer, task: Task, steps: int) -> dict[str, Any]:
+    """The optimizer of each player of a task, and which of its parameters are frozen."""
+    own = {who: optimizer.under(who) for who in task.players}
+    return {who: (part.build(steps), part.frozen) for who, part in own.items()}
 
 
 def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:

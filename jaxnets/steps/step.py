@@ -1,7 +1,7 @@
 """One optimizer step: gradient of the loss, micro-batches, the guard against non-finite numbers, the update."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -43,8 +43,27 @@ class Recipe:
     """What the layers compute in."""
     average: EMA = EMA()
     """Averaging of the weights."""
+    frozen: Callable[[Any], Any] | None = None
+    """Which parameters the optimizer never changes, as a tree of bools; they have no gradient. None: it changes all."""
+    players: Mapping[str, tuple[optax.GradientTransformation, Callable[[Any], Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Optimizer and `frozen` of each player, where a task has several; {}: those above for all."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
+
+    def of(self, who: str) -> "Recipe":
+        """The recipe of one player."""
+        if who not in self.players:
+            return self
+        optimizer, frozen = self.players[who]
+        return dataclasses.replace(self, optimizer=optimizer, frozen=frozen)
+
+    def held(self, params: Any) -> Any:
+        """The parameters, of which the frozen ones are constants to a gradient, so that their part is not computed."""
+        if self.frozen is None:
+            return params
+        return jax.tree.map(lambda a, fixed: jax.lax.stop_gradient(a) if fixed else a, params, self.frozen(params))
 
     def key(self, stream: str, step: Array) -> Array:
         """The random key of a named stream at a step."""
@@ -156,7 +175,7 @@ def _mean_loss(loss: Loss, recipe: Recipe, state: TrainState, batch: Batch) -> C
     key, count = recipe.key("model", state.step), recipe.micro_batches
 
     def one(params: Any, part: Batch, key: Array) -> Mean:
-        variables, part = recipe.precision.cast({"params": params, **state.model_state}, part)
+        variables, part = recipe.precision.cast({"params": recipe.held(params), **state.model_state}, part)
         return loss(variables, part, key, True)[0]
 
     def value(params: Any) -> Array:
@@ -181,7 +200,7 @@ def _gradients(
     factor = 1.0 / rows if scale is None else scale / rows
 
     def total(params: Any, model_state: Variables, part: Batch, key: Array) -> tuple[Array, tuple[Mean, Aux]]:
-        variables, part = recipe.precision.cast({"params": params, **model_state}, part)
+        variables, part = recipe.precision.cast({"params": recipe.held(params), **model_state}, part)
         mean, aux = loss(variables, part, key, True)
         return mean.sum * factor, (mean, aux)
 

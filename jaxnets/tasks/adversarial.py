@@ -76,6 +76,11 @@ class Adversarial(Task):
                 f"'batch' mixes examples (Gulrajani et al. 2017); set critic.norm to 'layer' or 'none'"
             )
 
+    @property
+    def players(self) -> tuple[str, ...]:
+        """critic and generator; `{"critic/.*": optax.adam(4e-4), "generator/.*": optax.adam(1e-4)}` gives them two rates."""
+        return PLAYERS
+
     def bind(self, card: Card) -> Self:
         """Set the sizes of both players; raise `DataError` for data outside the generator's output range."""
         classes = len(card.class_names) if self.conditional else 0
@@ -113,7 +118,8 @@ class Adversarial(Task):
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
         """One optimizer state per player."""
-        return {who: optimizer.init(params[who]) for who in PLAYERS}
+        own = optimizer if isinstance(optimizer, Mapping) else dict.fromkeys(PLAYERS, optimizer)
+        return {who: own[who].init(params[who]) for who in PLAYERS}
 
     def _with_label(self, x: Array, labels: Array | None) -> Array:
         """With `conditional`: `x` with the one-hot label appended to its last dim; labels of None are zeros."""

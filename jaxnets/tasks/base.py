@@ -18,6 +18,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
+from jaxnets.models.lora import without_adapters
 from jaxnets.ops.tokens import PAD
 from jaxnets.steps.step import Recipe, Step, make_train_step
 from jaxnets.tasks.calls import call_model, init_model
@@ -52,6 +53,11 @@ class Task:
         """Names of the batch arrays that the task or its model reads besides inputs, targets and weights."""
         return options_of(self.model)
 
+    @property
+    def players(self) -> tuple[str, ...]:
+        """Names of the parts of the parameters that are trained in turns, each by an optimizer of its own; () for one part."""
+        return ()
+
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
         """Raw targets `[N, ...]` of any real dtype to those of `loss` and `metrics`, in 32 bits; the inverse of `decide`.
 
@@ -69,6 +75,10 @@ class Task:
         del card
         return self
 
+    def with_model(self, model: nn.Module) -> Self:
+        """This task with another model."""
+        return dataclasses.replace(self, model=model)
+
     def inputs_of(self, batch: Batch) -> Any:
         """The argument of the model: `batch["inputs"]`, or a structure of several arrays if the model takes one."""
         return batch["inputs"]
@@ -78,7 +88,7 @@ class Task:
         return init_model(self.model, key, self.inputs_of(batch))
 
     def init_optimizer(self, optimizer: Any, params: Any) -> Any:
-        """The optimizer's state at step 0."""
+        """The optimizer's state at step 0; with `players`, `optimizer` is a dict of theirs, or one for all."""
         return optimizer.init(params)
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
@@ -148,13 +158,24 @@ class Task:
         return jax.numpy.asarray(outputs, jax.numpy.float32), new
 
 
+def bound(task: Task, card: Card) -> Task:
+    """`task.bind(card)`, which sees a model with adapters without them; they are put back."""
+    inner = without_adapters(task.model)
+    if inner is task.model:
+        return task.bind(card)
+    done = task.with_model(inner).bind(card)
+    changes: Any = {"model": done.model}
+    return done.with_model(task.model.clone(**changes))
+
+
 # Batch arrays besides the inputs that a model may take as keyword arguments of its call.
 OPTIONS = ("lengths",)
 
 
 def options_of(model: nn.Module) -> tuple[str, ...]:
     """The names in `OPTIONS` that are arguments of the model's call."""
-    return tuple(name for name in OPTIONS if name in inspect.signature(type(model).__call__).parameters)
+    call = type(without_adapters(model)).__call__
+    return tuple(name for name in OPTIONS if name in inspect.signature(call).parameters)
 
 
 def evenly(examples: int, count: int) -> np.ndarray:

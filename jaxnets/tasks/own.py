@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +62,11 @@ class Own(Task):
         """See `Task`."""
         return self.inner.reads
 
+    @property
+    def players(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return self.inner.players
+
     def bind(self, card: Card) -> Self:
         """Bind the inner task; raises `UsageError` unless there is a weight for each class."""
         inner = self.inner.bind(card)
@@ -70,6 +76,10 @@ class Own(Task):
                 f"give one for each"
             )
         return dataclasses.replace(self, model=inner.model, inner=inner)
+
+    def with_model(self, model: nn.Module) -> Self:
+        """See `Task`; the inner task gets it too."""
+        return dataclasses.replace(self, model=model, inner=self.inner.with_model(model))
 
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
         """See `Task`."""

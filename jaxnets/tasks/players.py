@@ -27,7 +27,7 @@ def play(recipe: Recipe, who: str, loss: Loss, state: TrainState, batch: Batch) 
         opt_state=state.opt_state[who],
         model_state=share_of(state.model_state, who),
     )
-    own, metrics = make_train_step(loss, recipe)(own, batch)
+    own, metrics = make_train_step(loss, recipe.of(who))(own, batch)
     kept = {
         name: {**tree, who: own.model_state[name]} if who in tree else tree for name, tree in state.model_state.items()
     }

@@ -26,12 +26,13 @@ def create_state(task: Task, recipe: Recipe, batch: Batch) -> TrainState:
         guard |= {"loss_scale": jnp.asarray(2.0**15, jnp.float32), "finite_streak": jnp.zeros((), jnp.int32)}
     # A copy: the first step could not donate the same buffer twice.
     average = jax.tree.map(jnp.copy, {"params": params, **variables}) if recipe.average.active else ()
+    optimizer = {who: own for who, (own, _) in recipe.players.items()} or recipe.optimizer
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=variables,
         # Copies too: some optimizers begin with the parameters as part of their state.
-        opt_state=jax.tree.map(jnp.copy, strongly_typed(task.init_optimizer(recipe.optimizer, params))),
+        opt_state=jax.tree.map(jnp.copy, strongly_typed(task.init_optimizer(optimizer, params))),
         average=average,
         guard=guard,
     )

@@ -125,6 +125,21 @@ def test_a_frozen_group_keeps_its_bits_and_has_no_moments(data):
     assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(after["output"]))
 
 
+def test_frozen_parameters_have_no_gradient(data):
+    whole = fitted(data, "adamw", steps=1, log_every=1)
+    part = fitted(data, {"hidden_0/.*": optax.set_to_zero(), ".*": "adamw"}, steps=1, log_every=1)
+    params, inputs = whole.parts.fresh_state().params, whole_batch(whole)
+
+    def loss(params):
+        logits = whole.parts.task.model.apply({"params": params}, inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(data[1])).mean()
+
+    gradients = jax.jit(jax.grad(loss))(params)
+    for run, counted in ((whole, gradients), (part, gradients["output"])):
+        norms = [r["gradient_norm"] for r in run.history.records if "gradient_norm" in r]
+        assert norms == [pytest.approx(float(optax.tree.norm(counted)), rel=1e-5)]
+
+
 def test_a_group_with_its_own_optimizer_equals_that_optimizer_alone(data):
     both = fitted(data, {".*kernel": optax.adam(1e-2), ".*": optax.adam(1e-2)})
     one = fitted(data, optax.adam(1e-2))

@@ -9,7 +9,7 @@ import optax
 import pytest
 from conftest import assert_same_bits, replace
 
-from jaxnets.core.errors import DataError
+from jaxnets.core.errors import DataError, UsageError
 from jaxnets.core.types import Card
 from jaxnets.data import Ring
 from jaxnets.data.sources.ring import ring_centres
@@ -169,6 +169,27 @@ def test_turns_are_the_critics_then_the_generators_and_a_refusal_undoes_all(expe
     empty, metrics = step(state, {**batch, "mask": jnp.zeros(24)})
     assert_same_bits((empty.params, empty.opt_state), (state.params, state.opt_state))
     assert (int(empty.guard["left_out"]), float(metrics["skipped"].sum)) == (1, 0.0)
+
+
+def test_players_have_their_own_rates(experiment, ring, one_device):
+    batch = {name: jnp.asarray(a[:24]) for name, a in ring.train.items()} | {"mask": jnp.ones(24)}
+
+    def deltas(optimizer):
+        parts = assemble(replace(experiment, task=small_game(), optimizer=optimizer), ring, mesh=one_device)
+        state = parts.fresh_state()
+        new, _ = jax.jit(parts.task.make_step(parts.recipe))(state, batch)
+        return jax.tree.map(lambda a, b: np.asarray(a - b), new.params, state.params)
+
+    same = deltas(optax.sgd(0.04))
+    two = deltas({"critic/.*": optax.sgd(0.04), "generator/.*": optax.sgd(0.01)})
+    assert_same_bits(two["critic"], same["critic"])
+    for slow, fast in zip(jax.tree.leaves(two["generator"]), jax.tree.leaves(same["generator"]), strict=True):
+        np.testing.assert_allclose(slow, fast / 4, atol=1e-7)
+    fixed = deltas({"critic/.*": optax.set_to_zero(), ".*": optax.sgd(0.04)})
+    assert not any(leaf.any() for leaf in jax.tree.leaves(fixed["critic"]))
+    assert any(leaf.any() for leaf in jax.tree.leaves(fixed["generator"]))
+    with pytest.raises(UsageError, match=r"'crtic/\.\*' has no parameter.*critic/hidden_0"):
+        deltas({"crtic/.*": optax.sgd(0.04), ".*": optax.sgd(0.01)})
 
 
 def test_batch_statistics_of_both_players_move(experiment, pictures, one_device):

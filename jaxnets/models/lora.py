@@ -1,0 +1,181 @@
+"""LoRA: trains a product of two thin matrices beside each frozen kernel of a model (Hu et al. 2021, arXiv:2106.09685).
+
+A dense layer with kernel `W` computes `x W + scale (x A) B`, with `A` `[I, R]` random and `B` `[R, O]` zero at first, so that
+the adapted model begins as the model itself. `A` and `B` are the parameters `lora_a` and `lora_b` beside `kernel`; all other
+parameters keep their paths.
+
+Shapes: `I` inputs and `O` outputs of a layer (all its features together), `R` rank.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.core.errors import UsageError
+from jaxnets.ops import dot_general
+
+A, B = "lora_a", "lora_b"
+
+
+class LoRA(nn.Module):
+    """A model with low-rank adapters in its dense layers (`nn.Dense`, `nn.DenseGeneral` and what is made from them).
+
+    It is called as the model is and has its fields and methods. Train it with `train_only=".*/lora_.*"`; `merged` gives the
+    variables of the model alone. Between the layers nothing changes, also in `nn.scan` and `nn.remat`.
+    """
+
+    model: nn.Module
+    """The model that is adapted."""
+    rank: int = 8
+    """Rank of the adapters."""
+    at: str = ".*"
+    """Which layers: a regular expression for their whole paths, such as `.*(query|value)`."""
+    alpha: float | None = None
+    """The adapters' outputs are multiplied by alpha / rank; None: by 1."""
+    dropout: float = 0.0
+    """Dropout rate of the adapters' inputs, in [0, 1), where a call has the random stream "dropout" (in training)."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"LoRA.rank is at least 1, got {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA.dropout is a probability in [0, 1), got {self.dropout}")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise ValueError(f"LoRA.alpha is positive, or None for the rank; got {self.alpha}")
+        if isinstance(self.model, LoRA):
+            raise UsageError(
+                "LoRA.model has adapters already; name all layers in one pattern, LoRA(model, at='.*(a|b)')"
+            )
+        try:
+            re.compile(self.at)
+        except re.error as error:
+            raise UsageError(
+                f"LoRA.at is a regular expression for paths of layers, got {self.at!r}: {error}"
+            ) from error
+        super().__post_init__()
+
+    @property
+    def scale(self) -> float:
+        """The factor of the adapters' outputs."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def setup(self) -> None:
+        """Parameters of the model keep their paths."""
+        nn.share_scope(self, self.model)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """What the model returns, with the adapters; raises `UsageError` where `at` matches none of its dense layers."""
+        return self.run("__call__", *inputs, **options)
+
+    def run(self, method: str, *inputs: Any, **options: Any) -> Any:
+        """The same for a method of the model, by its name."""
+        seen: list[str] = []
+        model: Any = self.model
+        with nn.intercept_methods(self._adapter(seen)):
+            result = getattr(model, method)(*inputs, **options)
+        if self.is_initializing() and not any(re.fullmatch(self.at, path) for path in seen):
+            shown = ", ".join(dict.fromkeys(seen)) or "none"
+            raise UsageError(
+                f"LoRA.at {self.at!r} matches no dense layer of {type(model).__name__}; the whole path must match, and its "
+                f"dense layers are: {shown}"
+            )
+        return result
+
+    def apply(self, variables: Any, *inputs: Any, method: Any = None, **options: Any) -> Any:
+        """As in Linen; `method` may also be the name of one of the model's."""
+        if isinstance(method, str) and not hasattr(type(self), method):
+            return super().apply(variables, method, *inputs, method="run", **options)
+        return super().apply(variables, *inputs, method=method, **options)
+
+    def clone(self, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any) -> Any:
+        """As in Linen; a field that only the model has is set there."""
+        own = {"model", "rank", "at", "alpha", "dropout", "name"}
+        theirs = {name: updates.pop(name) for name in list(updates) if name not in own}
+        if theirs:
+            updates["model"] = updates.get("model", self.model).clone(**theirs)
+        return super().clone(parent=parent, _deep_clone=_deep_clone, _reset_names=_reset_names, **updates)
+
+    def __getattr__(self, name: str) -> Any:
+        """Fields and methods of the model that no module has (`vocab_size`, `empty_cache`)."""
+        model = None if name.startswith("_") else vars(self).get("model")
+        if model is not None and hasattr(model, name):
+            return getattr(model, name)
+        return super().__getattr__(name)
+
+    def merged(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Variables of `self.model` alone, with the kernels `W + scale A B`: the same function, to rounding.
+
+        Args:
+            variables: those of this module.
+        """
+        return {**variables, "params": _merged(variables["params"], self.scale)}
+
+    def _adapter(self, seen: list[str]) -> Callable[..., Any]:
+        """An interceptor that adds an adapter to each dense layer that matches, and lists the paths of all in `seen`."""
+
+        def adapted(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            layer = context.module
+            y = call(*args, **kwargs)  # first, so that the kernel draws the numbers that it draws without an adapter
+            if context.method_name != "__call__" or not isinstance(layer, nn.Dense | nn.DenseGeneral):
+                return y
+            path = "/".join(layer.path[len(self.path) :])
+            seen.append(path)
+            if not re.fullmatch(self.at, path):
+                return y
+            x: Array = args[0] if args else kwargs["inputs"]
+            return y + self._low_rank(layer, path, x, y.shape).astype(y.dtype)
+
+        return adapted
+
+    def _low_rank(self, layer: Any, path: str, x: Array, shape: tuple[int, ...]) -> Array:
+        """`scale (x A) B` of a layer, in the shape of its outputs."""
+        x = jnp.asarray(x)
+        axes: Any = (-1,)
+        if isinstance(layer, nn.DenseGeneral):
+            axes = tuple(layer.axis) if isinstance(layer.axis, tuple | list) else (layer.axis,)
+            if layer.batch_dims:
+                raise UsageError(
+                    f"LoRA cannot adapt {path!r}, whose batch_dims are {layer.batch_dims}; leave it out of `at`"
+                )
+        x = jnp.moveaxis(x, axes, range(-len(axes), 0))
+        lead = x.shape[: x.ndim - len(axes)]
+        x = x.reshape(*lead, -1)
+        outputs = math.prod(shape[len(lead) :])
+        # As in the paper's code: A as torch's linear layers start, uniform with variance 1 / (3 I).
+        start = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        a = layer.param(A, start, (x.shape[-1], self.rank), layer.param_dtype)
+        b = layer.param(B, nn.initializers.zeros_init(), (self.rank, outputs), layer.param_dtype)
+        x, a, b = nn.dtypes.promote_dtype(x, a, b, dtype=layer.dtype)
+        if self.dropout and layer.has_rng("dropout") and not layer.is_initializing():
+            kept = jax.random.bernoulli(layer.make_rng("dropout"), 1 - self.dropout, x.shape)
+            x = jnp.where(kept, x / (1 - self.dropout), 0)
+        for matrix in (a, b):
+            x = dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision=layer.precision)
+        return self.scale * x.reshape(shape)
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The model inside a `LoRA`; any other model as it is."""
+    return model.model if isinstance(model, LoRA) else model
+
+
+def _merged(tree: Any, scale: float) -> Any:
+    """A tree of parameters without adapters, each added to the kernel beside it."""
+    if not isinstance(tree, Mapping):
+        return tree
+    merged = {name: _merged(branch, scale) for name, branch in tree.items() if name not in (A, B)}
+    if A in tree:
+        kernel, product = tree["kernel"], jnp.matmul(tree[A], tree[B], precision="highest")
+        stacked = product.shape[:-2]  # layers in `nn.scan`
+        if kernel.shape[: len(stacked)] != stacked:
+            raise UsageError(
+                f"a kernel {list(kernel.shape)} is not stacked over its first axis, so LoRA cannot merge it"
+            )
+        merged["kernel"] = kernel + (scale * product.reshape(kernel.shape)).astype(kernel.dtype)
+    return merged
