@@ -1,38 +1,28 @@
 """Losses that a module sows: `self.sow("losses", "name", value)` adds the value to the training loss."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-from jax import Array
 
-from jaxnets.core.types import Aux, Batch, Mean, Variables
+from jaxnets.core.types import Aux, Mean
 
-# The loss of a task, as `make_train_step` takes it.
-Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
 # The collection whose values are added to the loss.
 COLLECTION = "losses"
 # The metric under which their sum is logged.
 METRIC = "sown_losses"
 
 
-def with_sown(loss: Loss) -> Loss:
-    """A task's loss, plus what the module sowed in the collection "losses" in the same call.
+def with_sown(mean: Mean, aux: Aux) -> tuple[Mean, Aux]:
+    """What a task's loss gave, plus what the module sowed in the collection "losses" in the same call.
 
     Each sown value counts with its mean over all of its dims, and these means are added up. With micro-batches the result is
     the mean over them, each with its share of the weight of the batch. `loss` is logged with it, and `sown_losses` is the sum
     alone. Evaluation sows nothing.
     """
-
-    def total(variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        mean, aux = loss(variables, batch, key, train)
-        if COLLECTION not in aux.model_state:
-            return mean, aux
-        state = dict(aux.model_state)
-        values = jax.tree.leaves(state.pop(COLLECTION))
-        more = sum((jnp.asarray(value, jnp.float32).mean() for value in values), jnp.zeros(()))
-        # A mean is divided by its weight in the end, so what is added to it is multiplied by the weight first.
-        sown = Mean(more * mean.weight, mean.weight)
-        return Mean(mean.sum + sown.sum, mean.weight), Aux({**aux.metrics, METRIC: sown}, state)
-
-    return total
+    if COLLECTION not in aux.model_state:
+        return mean, aux
+    state = dict(aux.model_state)
+    values = jax.tree.leaves(state.pop(COLLECTION))
+    more = sum((jnp.asarray(value, jnp.float32).mean() for value in values), jnp.zeros(()))
+    # A mean is divided by its weight in the end, so what is added to it is multiplied by the weight first.
+    sown = Mean(more * mean.weight, mean.weight)
+    return Mean(mean.sum + sown.sum, mean.weight), Aux({**aux.metrics, METRIC: sown}, state)

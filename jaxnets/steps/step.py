@@ -17,10 +17,12 @@ from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.precision import Precision
-from jaxnets.steps.sown import Loss, with_sown
+from jaxnets.steps.sown import with_sown
 from jaxnets.steps.state import TrainState, strongly_typed
 
 Metrics = dict[str, Mean]
+# The loss of a task: `(variables, batch, key, train)`.
+Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 # The metric by which a step says whether it changed the weights: 1 or 0. `with_average` reads it and takes it out.
 TAKEN = "taken"
@@ -78,7 +80,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
     `taken` is 1 where the weights were updated.
     """
-    loss = with_sown(loss)
+    loss = _minimised(loss)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = with_keys(batch, recipe.key("examples", state.step))
@@ -108,6 +110,15 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
+
+
+def _minimised(loss: Loss) -> Loss:
+    """What the step minimises: the task's loss with what the module sows."""
+
+    def whole(variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        return with_sown(*loss(variables, batch, key, train))
+
+    return whole
 
 
 def _flag(flag: Array) -> Mean:
