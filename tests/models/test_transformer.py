@@ -568,7 +568,7 @@ def test_archives_unpack_to_what_is_kept(tmp_path, monkeypatch):
     (tmp_path / "text" / "rotten_tomatoes.tsv.gz").write_bytes(content)
     monkeypatch.setenv("JAXNETS_DATA", str(tmp_path))
     data = RottenTomatoes(length=3).open()
-    assert data.card.examples == {"train": 32, "test": 4}
+    assert data.card.examples == {"train": 32, "test": 4, "validation": 4}
     assert "20 of 40 sentences cut after 3 words" in data.source
     assert spell(data.test["inputs"][0], data.card.tokens.names, "words") == "good film <unknown>"
     np.testing.assert_array_equal(data.test["targets"], [1, 1, 0, 0])
