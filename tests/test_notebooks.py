@@ -33,6 +33,7 @@ def test_a_notebook_and_its_script_have_the_same_cells(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_a_notebook_runs_to_its_last_assertion(path, tmp_path, monkeypatch):
     nbclient, _ = pytest.importorskip("nbclient"), pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -68,6 +68,7 @@ def test_tensorboard(experiment, blobs, tmp_path):
     assert [(image.step, image.width, image.height) for image in events.Images("samples")] == [(10, 4, 3), (20, 4, 3)]
 
 
+@pytest.mark.slow
 def test_mlflow(experiment, blobs, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv(
@@ -104,6 +105,7 @@ def offline_records(path):
             whole = b""
 
 
+@pytest.mark.slow
 def test_wandb_offline(experiment, blobs, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2
