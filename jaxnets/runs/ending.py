@@ -65,6 +65,8 @@ def complete(parts: Parts, trained: Trained, stopping: Stopping) -> Trained:
     try:
         values = parts.evaluator.metrics(variables, poll=stopping.leave_if_requested)
     except StopRequestedError as error:
+        if stopping.gently:
+            return trained
         raise PreemptedError(
             f"{error}: stopped at step {step}, saved, before the test; the same command goes on from there"
         ) from error

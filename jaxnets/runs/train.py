@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +45,7 @@ from jaxnets.runs.finish import Words, finish
 from jaxnets.runs.session import Session, train_in, train_without_directory
 from jaxnets.steps.state import TrainState
 from jaxnets.tasks.base import Task
-from jaxnets.training.stopping import Stopping
+from jaxnets.training.stopping import SIGNALS, Stopping
 
 
 @dataclasses.dataclass
@@ -155,10 +157,12 @@ def train(
     run_dir = None if run_dir is None else user_path(run_dir)
     _check_can_go_back(experiment, run_dir)
     _check_warm_start(experiment, run_dir)
-    # Without a directory nothing could go on with the run, so an interrupt gives what there is.
-    stopping = Stopping(gently=run_dir is None)
+    # In a notebook an interrupt of a run without a directory, which nothing could go on with, gives what there is.
+    partial = run_dir is None and "ipykernel" in sys.modules
+    stopping = Stopping(gently=partial)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(stopping.on_signals())
+        if run_dir is not None or partial:
+            stack.enter_context(stopping.on_signals((signal.SIGINT,) if partial else SIGNALS))
         dataset = dataset if dataset is not None else experiment.data.open()
         learned = None if run_dir is None or overwrite else RunDirectory.preparation_in(Path(run_dir))
         if learned is not None and learned.name == dataset.name:

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import jax
 
@@ -46,15 +46,15 @@ class Stopping:
             raise StopRequestedError(self.reason)
 
     @contextlib.contextmanager
-    def on_signals(self) -> Iterator["Stopping"]:
-        """Listen to SIGTERM and SIGINT inside; elsewhere than in the main thread this does nothing."""
+    def on_signals(self, signals: Collection[int] = SIGNALS) -> Iterator["Stopping"]:
+        """Listen to these signals inside; elsewhere than in the main thread this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         # The handlers do nothing, but without them the signals would act; the number arrives at the socket at once.
-        before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        before = {number: signal.signal(number, lambda *_: None) for number in signals}
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._listen, args=(reader,), name="jaxnets-signals", daemon=True)
         thread.start()
@@ -82,7 +82,8 @@ class Stopping:
                 os._exit(128 + number)
             first = time.monotonic()
             self.request(name)
-            _tell(f"\njaxnets: {name}: will save and stop after this step; a second signal ends at once\n")
+            what = "stop" if self._signals_gently else "save and stop"
+            _tell(f"\njaxnets: {name}: will {what} after this step; a second signal ends at once\n")
 
 
 def _tell(text: str) -> None:

@@ -218,3 +218,29 @@ def test_samples_and_predictions_are_written(experiment, blobs, tmp_path):
     inside = Samples(lambda run: run.outputs({"inputs": blobs.test["inputs"][:2]}).shape, every=20)
     train(experiment, dataset=blobs, hooks=[inside], progress="none")
     assert inside.shown == [(20, (2, 4))]
+
+
+INTERRUPTED = """
+import os, signal, sys, types
+sys.path[:0] = [{tests!r}]
+sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+import jaxnets
+from jaxnets.data import Digits
+
+class Interrupt(jaxnets.Callback):
+    def stepped(self, run, step, metrics):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+run = jaxnets.fit(jaxnets.models.MLP(widths=(8,)), Digits().open(), steps=4000, batch_size=64, hooks=[Interrupt()],
+                  steps_per_call=1, progress="none")
+print(0 < int(run.state.step) < 4000, run.predict(run.parts.dataset.test["inputs"][:2]).shape)
+"""
+
+
+def test_an_interrupt_in_a_notebook_gives_the_run_as_far_as_it_is(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED.format(tests=os.path.dirname(os.path.dirname(__file__))))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=200)
+    assert done.stdout.splitlines()[-1] == "True (2,)"
+    assert "will stop after this step" in done.stderr
