@@ -123,8 +123,10 @@ class WandB(Logger):
         options = {"name": name, "config": dict(config), "resume": "allow", **self._options}
         if directory is not None:
             identity = directory / "wandb_id.txt"
-            options.setdefault("id", identity.read_text() if identity.exists() else secrets.token_hex(4))
-            identity.write_text(options["id"])
+            options.setdefault(
+                "id", identity.read_text(encoding="utf-8") if identity.exists() else secrets.token_hex(4)
+            )
+            identity.write_text(options["id"], encoding="utf-8")
         with _needed("wandb"):
             import wandb
         self._wandb = wandb
@@ -162,14 +164,14 @@ class MLflow(Logger):
         self._client = MlflowClient(self._uri or None)
         identity = None if directory is None else directory / "mlflow_id.txt"
         if identity is not None and identity.exists():
-            self._id = identity.read_text()
+            self._id = identity.read_text(encoding="utf-8")
             return
         found = self._client.get_experiment_by_name(self._experiment)
         where = found.experiment_id if found else self._client.create_experiment(self._experiment)
         self._id = self._client.create_run(where, run_name=name).info.run_id
         self._client.log_dict(self._id, dict(config), "config.json")
         if identity is not None:
-            identity.write_text(self._id)
+            identity.write_text(self._id, encoding="utf-8")
 
     def record(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """See `Logger`."""
