@@ -143,6 +143,7 @@ class LoRA(nn.Module):
                 raise UsageError(
                     f"LoRA cannot adapt {path!r}, whose batch_dims are {layer.batch_dims}; leave it out of `at`"
                 )
+        axes = tuple(sorted(axis % x.ndim for axis in axes))  # Linen's kernels have their dims in this order
         x = jnp.moveaxis(x, axes, range(-len(axes), 0))
         lead = x.shape[: x.ndim - len(axes)]
         x = x.reshape(*lead, -1)
@@ -171,11 +172,15 @@ def _merged(tree: Any, scale: float) -> Any:
         return tree
     merged = {name: _merged(branch, scale) for name, branch in tree.items() if name not in (A, B)}
     if A in tree:
-        kernel, product = tree["kernel"], jnp.matmul(tree[A], tree[B], precision="highest")
-        stacked = product.shape[:-2]  # layers in `nn.scan`
-        if kernel.shape[: len(stacked)] != stacked:
+        kernel, a, b = tree["kernel"], tree[A], tree[B]
+        stacked = a.shape[:-2]  # layers in `nn.scan`
+        sizes = math.prod((*stacked, a.shape[-2], b.shape[-1]))
+        fits = a.shape[-1] == b.shape[-2] and b.shape[:-2] == stacked == kernel.shape[: len(stacked)]
+        if not fits or sizes != kernel.size:
             raise UsageError(
-                f"a kernel {list(kernel.shape)} is not stacked over its first axis, so LoRA cannot merge it"
+                f"LoRA cannot merge adapters {list(a.shape)} and {list(b.shape)} into a kernel {list(kernel.shape)}: layers "
+                f"that share one array must be numbered by its first dim (in nn.scan and nn.vmap, variable_axes 0)"
             )
+        product = jnp.matmul(a, b, precision="highest")
         merged["kernel"] = kernel + (scale * product.reshape(kernel.shape)).astype(kernel.dtype)
     return merged

@@ -48,6 +48,7 @@ MODELS = {
     "flax dense": (nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3, use_bias=False)]), jnp.ones((4, 5)), ".*"),
     "a dense layer itself": (nn.Dense(3), jnp.ones((4, 5)), ".*"),
     "flax attention": (Attention(), jnp.arange(48.0).reshape(2, 3, 8) / 48, "attention/.*"),
+    "axes out of order": (nn.DenseGeneral((2, 3), axis=(-1, -2)), jnp.arange(24.0).reshape(2, 3, 4) / 24, ".*"),
     "our dense": (MLP(widths=(8,), outputs=3), jnp.ones((4, 5)), "hidden_.*"),
     "unrolled": (LanguageModel(2, 16, 2, vocab_size=7, length=16), TOKENS, ".*(query|value)"),
     "scanned": (LanguageModel(2, 16, 2, vocab_size=7, length=16, blocks="scanned"), TOKENS, ".*(query|value)"),
@@ -123,6 +124,23 @@ def test_what_is_wrong_is_said():
             LoRA(MLP(), **{field: value})
     with pytest.raises(UsageError, match="batch_dims"):
         LoRA(nn.DenseGeneral(3, batch_dims=(0,))).init(jax.random.key(0), jnp.ones((4, 5)))
+
+
+class StackedOverTheSecond(nn.Module):
+    """Three dense layers side by side, with the dim that numbers them in an unusual place."""
+
+    @nn.compact
+    def __call__(self, x):
+        options = {"variable_axes": {"params": 1}, "split_rngs": {"params": True}, "in_axes": None, "axis_size": 3}
+        return nn.vmap(nn.Dense, **options)(4)(x)
+
+
+def test_a_stack_over_another_dim_cannot_be_merged():
+    # Shapes alone cannot tell where inputs, rank and layers are equally many (here 3).
+    for inputs, rank in ((2, 2), (3, 2), (2, 3), (5, 3), (4, 1)):
+        adapted = LoRA(StackedOverTheSecond(), rank=rank)
+        with pytest.raises(UsageError, match="cannot merge"):
+            adapted.merged(adapted.init(jax.random.key(0), jnp.ones((2, inputs))))
 
 
 def test_fields_of_the_model_are_found_and_set_through_it():
