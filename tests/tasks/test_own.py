@@ -243,7 +243,7 @@ def test_what_does_not_fit_says_what_to_do(data):
         ({"class_weight": {1: -1.0}}, "is a number, at least 0"),
         ({"callbacks": []}, "which other libraries have"),
         ({"max_epochs": 3}, "use epochs="),
-        ({"validation_split": 0.1}, "use test="),
+        ({"validation_split": 0.1}, "use validation="),
     ):
         with pytest.raises(UsageError) as error:
             fitted(nn.Dense(3), data, **options)
