@@ -82,7 +82,7 @@ def test_the_weights_kept_as_best_have_the_best_score_and_others_carry_none(rows
         optimizer=optim.AdamW(learning_rate=1e-2),
         run_dir=tmp_path / "run",
     )
-    folders = StepFolders(run.directory / "checkpoints")
+    folders, data = StepFolders(run.directory / "checkpoints"), run.parts.dataset
     for step in folders.complete:
         manifest = folders.manifest(step)
         assert bool(manifest.metrics) == (
@@ -92,10 +92,10 @@ def test_the_weights_kept_as_best_have_the_best_score_and_others_carry_none(rows
             continue
         leaves = {k.removeprefix("params/"): v for k, v in read_leaves(folders.path(step), manifest.leaves).items()}
         hidden = np.maximum(
-            np.asarray(data.prepare(data.test["inputs"])) @ leaves["hidden_0/kernel"] + leaves["hidden_0/bias"], 0
+            np.asarray(data.prepare(data.validation["inputs"])) @ leaves["hidden_0/kernel"] + leaves["hidden_0/bias"], 0
         )
         said = (hidden @ leaves["output/kernel"] + leaves["output/bias"]).argmax(axis=1)
-        assert manifest.metrics["accuracy"] == pytest.approx((said == data.test["targets"]).mean(), abs=1e-6)
+        assert manifest.metrics["accuracy"] == pytest.approx((said == data.validation["targets"]).mean(), abs=1e-6)
 
 
 def test_macro_f1_counts_a_label_that_nobody_has_as_it_says(rows):
