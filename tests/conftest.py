@@ -99,6 +99,42 @@ KEPT = {
     "test_callbacks.test_what_a_callback_raises_names_it_and_the_state_is_saved_first": ("stepped", "started"),
     "test_lora.test_generation_with_a_cache_is_that_of_the_merged_model": ("scanned",),
     "test_callbacks.test_through_a_kill_each_step_is_seen_once_on_one_and_eight_devices": ("8",),
+    "test_parallel.test_eight_devices_equal_one": ("[mlp]",),
+    "test_own.test_a_module_as_its_author_wrote_it_trains_and_draws_in_training_alone": (
+        "[Field]",
+        "[Boxed]",
+    ),
+    "test_guards.test_non_finite_numbers_go_back_as_well_and_take_the_batches_before": ("[5]",),
+    "test_guards.test_a_spike_goes_back_and_ends_as_if_the_batch_had_never_been": ("[6-0]",),
+    "test_guards.test_a_spike_before_a_nan_is_what_is_blamed_however_the_steps_come": ("[16]",),
+    "test_mixture.test_all_roads_give_the_same_where_nothing_is_dropped": ("[1-1-5]",),
+    "test_mixture.test_gradients_equal_finite_differences_and_reach_router_and_chosen_experts": ("[gshard]",),
+    "test_mixture.test_values_and_what_is_told_equal_a_loop_over_tokens": ("[gshard]",),
+    "test_lora.test_it_starts_as_the_model_and_ends_as_the_merged_one": (
+        "[our dense]",
+        "[a dense layer itself]",
+    ),
+    "test_loop.test_steps_per_call_gives_the_same_bits": ("[accumulated]",),
+    "test_signals.test_a_signal_saves_exits_75_and_the_next_start_goes_on": ("[2]",),
+    "test_signals.test_a_signal_in_an_evaluation_leaves_it_pending_and_it_is_run": ("[at the end]",),
+    "test_any_module.test_inputs_by_name_reach_the_arguments_prepared_one_by_one": ("[tokens-image]",),
+    "test_any_module.test_sown_losses_are_added_to_the_loss_and_logged": ("[{'micro_batches': 2}]",),
+    "test_field_reports.test_nodes_without_edges_have_finite_outputs": ("[GraphSAGE]",),
+    "test_vision.test_outputs_and_gradients_equal_those_of_a_plain_implementation": ("[vit]",),
+    "test_field_text_training.test_models_without_a_table_of_positions_go_on_past_the_window": ("[alibi-unrolled]",),
+    "test_strangers_folder.test_a_run_does_not_write_through_links_in_its_directory": (
+        "[checkpoints]",
+        "[plots/curves.png]",
+    ),
+    "test_interop.test_out_and_in_again_is_the_same_through_a_file": (
+        "[qwen2]",
+        "[qwen3]",
+    ),
+    "test_diffusion.test_sampling_with_the_best_model_gives_the_data_back": ("[40-0.0]",),
+    "test_autoencoder.test_shapes_dtypes_counts_and_precision": (
+        "[vae]",
+        "[vqvae]",
+    ),
 }
 
 
