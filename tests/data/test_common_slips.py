@@ -3,12 +3,13 @@
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-import pandas
 import pytest
 
 import jaxnets
 from jaxnets.core.errors import DataError, DataWarning, UsageError
 from jaxnets.models import MLP
+
+pandas = pytest.importorskip("pandas")
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 3)).astype(np.float32), np.arange(40) % 2

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pandas
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -15,6 +14,8 @@ import jaxnets
 from jaxnets.core.errors import DataError, UsageError
 from jaxnets.parallel import MeshShape
 from jaxnets.runs.directory import RunDirectory
+
+pandas = pytest.importorskip("pandas")
 
 N = 64
 
