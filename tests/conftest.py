@@ -155,7 +155,7 @@ def _no_network(monkeypatch, tmp_path):
 
 
 # What these files hold concerns the programs as users run them; elsewhere compiling fast matters more.
-OPTIMIZED = ("test_ops", "test_loop", "test_parallel", "test_run", "test_cli", "test_docs")
+OPTIMIZED = ("test_ops", "test_torch", "test_loop", "test_parallel", "test_run", "test_cli", "test_docs")
 
 
 @pytest.fixture(autouse=True, scope="module")
