@@ -127,7 +127,7 @@ class Dataset:
 
     @property
     def lazy(self) -> bool:
-        """Whether some array is read row by row, so that the data are streamed unless they are asked onto the device."""
+        """Whether some array is read row by row, so that the data are streamed unless `placement` is "device"."""
         return any(isinstance(array, LazyArray) for split in self.splits.values() for array in split.values())
 
     @property

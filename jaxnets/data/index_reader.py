@@ -1,4 +1,4 @@
-"""Reads the examples of an object with `__len__` and `__getitem__`, in threads, in the order asked for."""
+"""Reads the examples of an object with `__len__` and `__getitem__`, in threads; results are in the order of the rows."""
 
 import concurrent.futures
 import contextlib
@@ -129,7 +129,7 @@ class IndexReader:
         return [self._tried(f"row {row}", self.item.example, item, row) for item, row in zip(items, rows, strict=True)]
 
     def _tried(self, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function of the caller's returns; whatever it raises becomes a `DataError` that names the row."""
+        """The result of a function of the user's; an exception from it becomes a `DataError` that names the row."""
         try:
             return function(*arguments)
         except DataError:

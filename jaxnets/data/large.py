@@ -1,7 +1,7 @@
-"""Arrays that are read row by row: memory-mapped files, arrays of h5py and zarr, whatever has more rows than fit into memory.
+"""Arrays that are read row by row: memory-mapped files, arrays of h5py and zarr, data with more rows than fit into memory.
 
-A split of a `Dataset` is a dict of arrays. One that is large is a `LazyArray`: row numbers, and a reader that fetches the rows
-asked for. `gather` is the one place where batches are read, from arrays in memory and from lazy ones alike.
+A split of a `Dataset` is a dict of arrays. A large one is a `LazyArray`: row numbers, and a reader that fetches rows when they
+are indexed. `gather` reads every batch, from arrays in memory and from lazy ones.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Reader(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LazyArray:
-    """An array `[N, ...]` whose rows are read when asked for; `a[3]`, `a[10:20]` and `a[rows]` read and give NumPy arrays."""
+    """An array `[N, ...]` whose rows are read when they are indexed: `a[3]`, `a[10:20]` and `a[rows]` are NumPy arrays."""
 
     reader: Reader
     """Where the rows come from."""

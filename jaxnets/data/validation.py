@@ -1,4 +1,4 @@
-"""The validation split: set aside from the training examples, for whatever is chosen while a run trains.
+"""The validation split: set aside from the training examples, for what is chosen while a run trains.
 
 Early stopping and the best checkpoint look at it; the test split is then measured once, at the end of a run.
 """

@@ -249,6 +249,11 @@ class Loggers:
                 self._sent[key][f"shown {name}"] = step
         self._keep()
 
+    def rewind(self, step: int) -> None:
+        """The run went back to a step: what follows it is sent again, since its numbers are others now."""
+        for sent in self._sent.values():
+            sent.update({split: min(at, step) for split, at in sent.items()})
+
     def close(self) -> None:
         """Close all."""
         for key in self._loggers:

@@ -25,7 +25,7 @@ from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import Recipe, with_average
 from jaxnets.tasks.base import Task, bound
-from jaxnets.tasks.told import about_call
+from jaxnets.tasks.call_errors import about_call
 from jaxnets.training.evaluate import Evaluator, Predictor
 from jaxnets.training.initial import abstract_state, create_state
 from jaxnets.training.program import Program, choose_steps_per_call

@@ -54,6 +54,7 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
             state, _ = stretch(session, begun, log, checkpoints, left_out, directory.path)
         except RollBackError as back:
             begun = _go_back(session, directory, checkpoints, back)
+            session.loggers.rewind(begun.start)
             continue
         step, parts = int(state.step), session.parts
         if step < parts.experiment.steps and not ends(parts, log, step):

@@ -48,7 +48,7 @@ class AtOnce(Rows):
     calls = 0
 
     def __getitem__(self, row):
-        raise AssertionError("rows are asked for at once")
+        raise AssertionError("rows are read together, by __getitems__")
 
     def __getitems__(self, rows):
         AtOnce.calls += 1
@@ -209,9 +209,9 @@ def test_of_many_rows_a_sample_is_read_and_a_class_outside_it_is_an_error(monkey
 
     with pytest.warns(DataWarning) as notes:
         data = from_source(Watched(x, y), test=Rows(x[:20], y[:20]))
-    told = " ".join(str(n.message) for n in notes)
-    assert "of 50 of 400 training rows; standardize=False" in told
-    assert "3 classes were found in the targets of 50 of 400" in told
+    notes_text = " ".join(str(n.message) for n in notes)
+    assert "of 50 of 400 training rows; standardize=False" in notes_text
+    assert "3 classes were found in the targets of 50 of 400" in notes_text
     assert len(read) < 100
     sample = large.sample_rows(400, x.shape[1:], x.dtype)
     np.testing.assert_allclose(data.prepare.mean, x[sample].mean(axis=(0, 1, 2)), rtol=1e-5)

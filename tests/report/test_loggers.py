@@ -10,7 +10,7 @@ import pytest
 from jaxnets.callbacks import Samples
 from jaxnets.core.errors import DataWarning, UsageError
 from jaxnets.report.log import read_records
-from jaxnets.report.loggers import CSV, Logger, MLflow, TensorBoard, WandB, as_bytes
+from jaxnets.report.loggers import CSV, Logger, Loggers, MLflow, TensorBoard, WandB, as_bytes
 from jaxnets.runs.train import train
 
 IMAGE = np.linspace(0.0, 1.0, 12).reshape(3, 4)
@@ -158,3 +158,20 @@ def test_images_of_any_range_become_bytes():
     assert as_bytes(IMAGE).dtype == np.uint8
     assert as_bytes(IMAGE)[[0, -1], [0, -1]].tolist() == [[0, 0, 0], [255, 255, 255]]
     assert as_bytes(np.full((2, 2, 3), 7, np.uint8)).tolist() == np.full((2, 2, 3), 7).tolist()
+
+
+def test_after_a_run_went_back_its_new_numbers_are_sent():
+    class Kept(Logger):
+        def __init__(self):
+            self.got = []
+
+        def record(self, step, split, values):
+            self.got.append((step, values["loss"]))
+
+    kept = Kept()
+    loggers = Loggers([kept], None)
+    for step, loss in ((1, 1.0), (2, 2.0), (2, 2.0)):
+        loggers.record({"step": step, "split": "train", "loss": loss})
+    loggers.rewind(1)
+    loggers.record({"step": 2, "split": "train", "loss": 0.5})
+    assert kept.got == [(1, 1.0), (2, 2.0), (2, 0.5)]

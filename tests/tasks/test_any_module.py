@@ -73,7 +73,7 @@ def by_hand(run, y, call, penalty=lambda params, batch: 0.0, steps=3):
     return losses, params
 
 
-def told(run, name="loss"):
+def logged(run, name="loss"):
     return [record[name] for record in run.history.records if record["split"] == "train"]
 
 
@@ -96,7 +96,7 @@ def test_inputs_by_name_reach_the_arguments_prepared_one_by_one(arrays, names):
     for name in names:
         np.testing.assert_allclose(batch["inputs"][name], made[name][order], rtol=1e-5, atol=1e-5)
     losses, params = by_hand(run, arrays["y"], lambda p, batch: Two().apply({"params": p}, **batch["inputs"]))
-    np.testing.assert_allclose(told(run), losses, rtol=1e-5)
+    np.testing.assert_allclose(logged(run), losses, rtol=1e-5)
     logits = Two().apply({"params": params}, **{name: made[name] for name in names})
     np.testing.assert_allclose(run.outputs(inputs), logits, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(run.predict(inputs), logits.argmax(axis=1))
@@ -108,7 +108,7 @@ def test_a_tuple_a_list_and_frames_are_the_dict_by_position(arrays, tmp_path):
         fitted(Two(), inputs, arrays["y"], run_dir=tmp_path / str(place), micro_batches=2)
         for place, inputs in enumerate([(a, b), [pandas.DataFrame(a), b], {"image": a, "tokens": b}])
     ]
-    assert told(runs[0]) == told(runs[1]) == told(runs[2])
+    assert logged(runs[0]) == logged(runs[1]) == logged(runs[2])
     np.testing.assert_array_equal(runs[0].predict((a, b)), runs[2].predict({"tokens": b, "image": a}))
     for place, run in enumerate(runs):
         assert RunDirectory.preparation_in(tmp_path / str(place)) == run.parts.dataset.preparation
@@ -133,7 +133,7 @@ def test_names_that_are_no_arguments_make_one_dict():
     inputs, y = {name: rng.normal(size=(N, 2)) for name in ("left", "right")}, rng.integers(0, 3, N)
     run = fitted(OneDict(), inputs, y)
     losses, _ = by_hand(run, y, lambda p, batch: OneDict().apply({"params": p}, batch["inputs"]))
-    np.testing.assert_allclose(told(run), losses, rtol=1e-5)
+    np.testing.assert_allclose(logged(run), losses, rtol=1e-5)
 
 
 class NoCall(nn.Module):
@@ -199,10 +199,12 @@ def test_sown_losses_are_added_to_the_loss_and_logged(options):
         options = {"loss": lambda out, batch: optax.softmax_cross_entropy_with_integer_labels(out, batch["targets"])}
     run = fitted(Sows(), x, y, **options)
     losses, params = by_hand(run, y, lambda p, batch: batch["inputs"] @ p["kernel"], penalty)
-    np.testing.assert_allclose(told(run), losses, rtol=1e-5)
+    np.testing.assert_allclose(logged(run), losses, rtol=1e-5)
     np.testing.assert_allclose(run.state.params["kernel"], params["kernel"], rtol=1e-4, atol=1e-6)
     batch = run.parts.feed.batch(run.parts.feed.load(0, 1, 1), 0, jnp.int32(0))
-    assert told(run, "sown_losses")[0] == pytest.approx(float(penalty(run.parts.fresh_state().params, batch)), rel=1e-5)
+    assert logged(run, "sown_losses")[0] == pytest.approx(
+        float(penalty(run.parts.fresh_state().params, batch)), rel=1e-5
+    )
     assert run.state.model_state == {}
     assert "sown_losses" not in run.evaluate()
 
@@ -219,7 +221,7 @@ class Totals(nn.Module):
 def test_a_sum_that_the_module_keeps_itself_begins_at_0_in_every_step():
     rng = np.random.default_rng(0)
     run = fitted(Totals(), rng.normal(size=(N, 4)), rng.integers(0, 3, N))
-    assert told(run, "sown_losses") == [3.0, 3.0, 3.0]
+    assert logged(run, "sown_losses") == [3.0, 3.0, 3.0]
     assert run.state.model_state == {}
 
 
@@ -233,7 +235,7 @@ def test_example_weights_leave_sown_losses_as_they_are():
     params = run.parts.fresh_state().params
     cross = optax.softmax_cross_entropy_with_integer_labels(batch["inputs"] @ params["kernel"], batch["targets"])
     wanted = (cross * batch["mask"]).sum() / batch["mask"].sum() + penalty(params, batch)
-    assert told(run)[0] == pytest.approx(float(wanted), rel=1e-5)
+    assert logged(run)[0] == pytest.approx(float(wanted), rel=1e-5)
 
 
 class Placed(nn.Module):
@@ -277,6 +279,6 @@ def test_modules_that_place_arrays_train_like_those_that_do_not(how, said):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(N, 4)), rng.integers(0, 3, N)
     with pytest.raises(UsageError, match=said) if said else contextlib.nullcontext():
-        found = told(fitted(Placed(how), x, y, mesh=MeshShape(data=4, fsdp=2)))
-        plain = told(fitted(Placed(), x, y, mesh=MeshShape(data=4, fsdp=2)))
+        found = logged(fitted(Placed(how), x, y, mesh=MeshShape(data=4, fsdp=2)))
+        plain = logged(fitted(Placed(), x, y, mesh=MeshShape(data=4, fsdp=2)))
         np.testing.assert_allclose(found, plain, rtol=1e-5)
