@@ -87,6 +87,7 @@ def test_the_test_split_is_measured_once_with_the_best_weights(stopped):
     records = [record for record in stopped.history.records if record["split"] == "test"]
     assert len(records) == 1
     assert records[0]["weights_of_step"] == stopped.best.step
+    assert stopped.history.series("loss", "test") == ([stopped.best.step], [records[0]["loss"]])  # where it is drawn
     data = stopped.parts.dataset
     logits = MODEL.apply(stopped.best.variables, data.prepare(data.test["inputs"]))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.test["targets"])
