@@ -20,7 +20,9 @@ class History:
         """Steps and values of one metric on one split ("train", "validation" or "test")."""
         rows = [r for r in self.records if r["split"] == split and r.get(metric) is not None]
         # A test of the best weights belongs to the step that they are of.
-        return [int(r["weights_of_step"] if "weights_of_step" in r else r["step"]) for r in rows], [r[metric] for r in rows]
+        return [int(r["weights_of_step"] if "weights_of_step" in r else r["step"]) for r in rows], [
+            r[metric] for r in rows
+        ]
 
     def last(self, split: str = "test") -> Record:
         """The newest record of a split; {} if there is none."""
