@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from jaxnets.core.types import Mean as Mean
     from jaxnets.data import from_arrays as from_arrays
     from jaxnets.data import load as load
-    from jaxnets.runs.train import Run as Run
-    from jaxnets.runs.train import open_run as open_run
+    from jaxnets.runs.open import open_run as open_run
+    from jaxnets.runs.run import Run as Run
     from jaxnets.runs.train import train as train
     from jaxnets.training.early_stop import EarlyStop as EarlyStop
 
@@ -41,11 +41,11 @@ FILES = {
     "Experiment": "config.experiment",
     "Initial": "checkpoints.initial",
     "Mean": "core.types",
-    "Run": "runs.train",
+    "Run": "runs.run",
     "fit": "api",
     "from_arrays": "data",
     "load": "data",
-    "open_run": "runs.train",
+    "open_run": "runs.open",
     "train": "runs.train",
     **dict.fromkeys(
         ("callbacks", "data", "interop", "models", "ops", "optim", "parallel", "report", "tasks", "training"), ""

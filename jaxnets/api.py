@@ -26,7 +26,8 @@ from jaxnets.interop.functions import Functions
 from jaxnets.optim.given import ByPath, Frozen, as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.report.console import ProgressKind
-from jaxnets.runs.train import Run, train
+from jaxnets.runs.run import Run
+from jaxnets.runs.train import train
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.own import Own
 from jaxnets.tasks.supervised import Supervised

@@ -22,6 +22,7 @@ def test_the_readmes_python_runs():
         assert names["run"].predict(names["data"].test["inputs"][:5]).shape == (5,)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_your_own_run():
     page = (ROOT / "docs" / "your-own.md").read_text()
     names = {}
@@ -32,6 +33,7 @@ def test_the_blocks_of_your_own_run():
     assert names["fine"].state.params["output"]["kernel"].shape == (32, 2)
 
 
+@pytest.mark.slow
 def test_a_model_added_as_the_page_says_trains_and_passes_its_test(tmp_path):
     configuration, test = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-model.md").read_text(), flags=re.S
@@ -71,6 +73,7 @@ def follow(page, root):
             (root / path).write_text(before + block)
 
 
+@pytest.mark.slow
 def test_the_recipes_for_contributors_work_as_written(tmp_path):
     shutil.copytree(ROOT / "jaxnets", tmp_path / "jaxnets", ignore=shutil.ignore_patterns("__pycache__"))
     follow((ROOT / "CONTRIBUTING.md").read_text(), tmp_path)

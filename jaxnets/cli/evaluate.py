@@ -9,7 +9,7 @@ def run(arguments: Sequence[str]) -> int:
     """`jaxnets evaluate RUN`."""
     if len(arguments) != 1:
         raise UsageError(f"`jaxnets evaluate` takes one run directory, got {' '.join(arguments)}")
-    from jaxnets.runs.train import open_run
+    from jaxnets.runs.open import open_run
 
     trained = open_run(arguments[0])
     for name, value in {"step": int(trained.state.step), **trained.evaluate()}.items():

@@ -1,28 +1,58 @@
-"""`jaxnets export`: the weights of a language model in the Hugging Face library's files."""
+"""`jaxnets export`: a trained run for other programs."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any, Literal
 
+from jaxnets.cli.flags import parse
 from jaxnets.core.errors import UsageError
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Options of `jaxnets export`."""
+
+    format: Literal["huggingface", "stablehlo", "safetensors"] = "huggingface"
+    """huggingface: a language model as their library reads it; stablehlo: the predictor and the training step as programs
+    that run with JAX alone; safetensors: the weights by name."""
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
+    """What the programs are for."""
+    train_step: bool = True
+    """Whether the training step and its state are among them."""
+
+
 def run(arguments: Sequence[str]) -> int:
-    """`jaxnets export RUN FOLDER`: the weights of a language model as the Hugging Face library reads them."""
-    if len(arguments) != 2 or arguments[1].startswith("-"):
+    """`jaxnets export RUN FOLDER [flags]`."""
+    if len(arguments) < 2 or arguments[1].startswith("-"):
         raise UsageError("`jaxnets export` takes a run directory and a folder that is not there yet")
+    run_dir, folder, *flags = arguments
+    options = parse(ExportOptions, flags, "jaxnets export RUN FOLDER")
+    from jaxnets.runs.open import open_run
+
+    trained = open_run(run_dir)
+    if options.format == "huggingface":
+        names = _for_huggingface(run_dir, folder, trained)
+    else:
+        from jaxnets.runs.export import export_arrays, export_programs
+
+        if options.format == "safetensors":
+            names = export_arrays(trained, folder)
+        else:
+            names = export_programs(trained, folder, train_step=options.train_step, platforms=options.platforms)
+    print(f"{folder}: {', '.join(names)}")
+    return 0
+
+
+def _for_huggingface(run_dir: str, folder: str, trained: Any) -> list[str]:
     from jaxnets import models
     from jaxnets.interop import export_language_model
-    from jaxnets.runs.train import open_run
 
-    run_dir, folder = arguments
-    trained = open_run(run_dir)
     model, variables = trained.parts.task.model, trained.variables
     if isinstance(model, models.LoRA):
         model, variables = model.model, model.merged(variables)
     if not isinstance(model, models.LanguageModel):
         raise UsageError(
-            f"{run_dir} holds a {type(model).__name__}, which that library does not have; `jaxnets ckpt export` writes its "
-            f"arrays"
+            f"{run_dir} holds a {type(model).__name__}, which that library does not have; use --format stablehlo (programs "
+            f"for JAX) or --format safetensors (the arrays)"
         )
-    names = export_language_model(model, variables, folder, tokenizer=trained.parts.dataset.tokenizer)
-    print(f"{folder}: {', '.join(names)}")
-    return 0
+    return export_language_model(model, variables, folder, tokenizer=trained.parts.dataset.tokenizer)

@@ -161,11 +161,26 @@ def read_experiment(verb: str, arguments: Sequence[str], options: type) -> tuple
 
 def _read(verb: str, name: str, flags: list[str], options: type) -> tuple[Any, Any, Any]:
     """The configuration of a name, the experiment with flags applied, and the options of the command."""
-    import tyro
-
     from jaxnets import config
 
     loaded = config.load(name)
+    return loaded, *with_flags(loaded, f"jaxnets {verb} {name}", flags, options)
+
+
+def with_flags(loaded: Any, prog: str, flags: Sequence[str], options: type) -> tuple[Any, Any]:
+    """The experiment of a configuration with flags applied, and the command's own options.
+
+    Args:
+        loaded: the configuration (`config.find.Loaded`).
+        prog: the command, for its help.
+        flags: what follows it.
+        options: a dataclass of the flags that are not the experiment's.
+
+    Raises:
+        UsageError: a flag or a value is wrong.
+    """
+    import tyro
+
     # An empty name takes "experiment." off the flags; AvoidSubcommands lets a field keep the class that the
     # configuration chose, so that its fields become plain flags.
     unnamed = tyro.conf.arg(name="")
@@ -180,10 +195,10 @@ def _read(verb: str, name: str, flags: list[str], options: type) -> tuple[Any, A
     try:
         parsed = tyro.cli(
             tyro.conf.AvoidSubcommands[spec],  # type: ignore[valid-type, misc]
-            args=flags,
-            prog=f"jaxnets {verb} {name}",
+            args=list(flags),
+            prog=prog,
             description=loaded.summary,
         )
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
-    return loaded, parsed.experiment, parsed.options
+    return parsed.experiment, parsed.options

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     from jaxnets.cli import generate_pictures as pictures
     from jaxnets.models.lora import without_adapters
     from jaxnets.runs.directory import RunDirectory
-    from jaxnets.runs.train import open_run
+    from jaxnets.runs.open import open_run
     from jaxnets.tasks import NextToken
 
     task = RunDirectory.existing(run_dir)[1].task

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnets.core.errors import DataError, UsageError, did_you_mean, note
 from jaxnets.core.files import replacing, user_path
 from jaxnets.core.types import Gallery
-from jaxnets.runs.train import Run
+from jaxnets.runs.run import Run
 
 # Images in one picture; more would be more pixels than a picture may have.
 MOST_SHOWN = 400

@@ -3,15 +3,23 @@
 HELP = """jaxnets: train neural networks in JAX
 
   jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
+  jaxnets finetune FOLDER FILE [--FLAGS]     a Hugging Face language model on a text or conversations, whole or with adapters
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
   jaxnets predict RUN_DIRECTORY FILE         predictions of a trained run for new examples (.npz, .npy, .csv, .txt)
   jaxnets generate RUN_DIRECTORY             text, images or frames, by a run that makes them (`... generate RUN --help`)
-  jaxnets export RUN_DIRECTORY FOLDER        a trained language model for the Hugging Face library: config, safetensors
+  jaxnets export RUN_DIRECTORY FOLDER        for other programs: Hugging Face folders, StableHLO, safetensors
+  jaxnets runs [DIRECTORY]                   the runs in a folder (`runs`), sorted and filtered by any setting or metric
+  jaxnets compare RUN RUN ...                settings that differ, results side by side, curves over each other
+  jaxnets ui [DIRECTORY]                     a page on this machine: all runs, curves over each other, live
+  jaxnets clean RUN_OR_DIRECTORY             what runs can do without; removed with --yes
+  jaxnets copy RUN DIRECTORY                 a run to another place, complete or not there at all
   jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
   jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
   jaxnets list                               the configurations by name
+  jaxnets completion bash|zsh|fish           a script that completes commands, configurations, runs and flags
   jaxnets --version
+  jaxnets -v COMMAND ...                     errors with their traceback
 
 CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to a Python file that defines
 `def config() -> Experiment`. `jaxnets train CONFIG --help` shows every field with its type and value.
@@ -24,14 +32,53 @@ DETAILS = {
     "evaluate": """jaxnets evaluate RUN_DIRECTORY
 
 Measures the newest checkpoint that verifies on the run's test split: a line for each metric. It has no flags.""",
-    "predict": """jaxnets predict RUN_DIRECTORY FILE [--output FILE.npz] [--raw]
+    "predict": """jaxnets predict RUN_DIRECTORY FILE [--output FILE] [--top-k K] [--raw]
 
 Predictions of a trained run for new examples, one a line. FILE is one of
   .npz   arrays by the names they had in training: inputs, and for graphs edges, node_mask, edge_mask
   .npy   the inputs
   .csv   rows of a table, under the header of the one it was trained on
   .txt   a text to a line, for a run on sentences or pairs of sequences
---output writes the predictions as an array instead; --raw gives the model's own outputs (logits, say).""",
+--output writes a file instead: .csv and .jsonl with names and probabilities, .npz with the predictions as an array. --top-k
+gives the most probable classes; --raw the model's own outputs (logits, say).
+
+  jaxnets predict runs/digits_cnn images.npy --top-k 3
+  jaxnets predict runs/tabular new_rows.csv --output predictions.csv""",
+    "finetune": """jaxnets finetune FOLDER FILE [--lora RANK] [--train-only REGEX] [--FIELD VALUE ...]
+
+Trains a GPT-2, Llama or Qwen from its folder (config.json, safetensors, tokenizer) on a text, or on conversations: a .jsonl
+with {"messages": [{"role": "user", "content": "..."}, ...]} or {"prompt": "...", "completion": "..."} a line, of which the
+assistant's turns are learned. --lora trains low-rank adapters beside frozen weights. All fields of an experiment are flags.
+
+  jaxnets finetune gpt2/ shakespeare.txt --steps 500 --optimizer.learning-rate 1e-4
+  jaxnets finetune qwen/ chats.jsonl --lora 8 --data.length 512""",
+    "runs": """jaxnets runs [DIRECTORY] [--sort FIELD] [--reverse] [--where CONDITION ...] [--columns FIELD ...]
+
+The runs below a folder (by default `runs`), the newest last. A field is a metric, or a setting by its dotted name.
+
+  jaxnets runs
+  jaxnets runs --sort accuracy --reverse --where "accuracy>0.9" "state=complete"
+  jaxnets runs sweeps --columns optimizer.learning_rate batch_size accuracy""",
+    "compare": """jaxnets compare RUN RUN ... [--output FILE.png]
+
+The settings that differ, the newest results side by side, and with --output the curves of all over each other.
+
+  jaxnets compare runs/digits_cnn runs/digits_cnn-1f2e3d4c --output curves.png""",
+    "ui": """jaxnets ui [DIRECTORY] [--port N] [--no-browser]
+
+Serves a page at 127.0.0.1 that lists the runs below a folder (by default `runs`), lays the curves of chosen runs over each
+other, shows the settings that differ, and follows runs that are being trained. It loads nothing from elsewhere.""",
+    "clean": """jaxnets clean RUN_OR_DIRECTORY [--keep N] [--yes]
+
+Shows what runs can do without: all checkpoints but the newest N and the best, damaged ones, files that were never whole. With
+--yes they are removed. Runs that are being trained are left alone.""",
+    "copy": """jaxnets copy RUN DIRECTORY
+
+Copies a run. The configuration, which makes a directory a run, is written last: a copy that was cut is no run.""",
+    "completion": """jaxnets completion bash|zsh|fish
+
+Prints a script for the shell. For bash:  eval "$(jaxnets completion bash)"  in ~/.bashrc; zsh the same in ~/.zshrc; for fish:
+jaxnets completion fish > ~/.config/fish/completions/jaxnets.fish""",
     "generate": """jaxnets generate RUN_DIRECTORY [FLAGS]
 
 What a run makes. `jaxnets generate RUN_DIRECTORY --help` shows the flags of that run, which are
@@ -39,9 +86,17 @@ What a run makes. `jaxnets generate RUN_DIRECTORY --help` shows the flags of tha
   translations  --prompt --beam
   images        --samples --seed --label --guidance --output
   films         --samples --frames --output""",
-    "export": """jaxnets export RUN_DIRECTORY FOLDER
+    "export": """jaxnets export RUN_DIRECTORY FOLDER [--format huggingface|stablehlo|safetensors]
 
-Leaves a trained language model as the Hugging Face library reads it: config.json, safetensors, its tokenizer. The model must
-be one that the library has: GPT-2, Llama, Qwen2 or Qwen3 in its choices; what is not so is named. It has no flags.""",
+huggingface (the default) leaves a trained language model as the Hugging Face library reads it: config.json, safetensors, its
+tokenizer. The model must be one that the library has: GPT-2, Llama, Qwen2 or Qwen3 in its choices; what is not so is named.
+stablehlo writes the predictor and the training step as programs for JAX alone (--platforms cpu cuda tpu; --no-train-step).
+safetensors writes the weights of any model, by name.
+
+  jaxnets export runs/digits_cnn served --format stablehlo
+  python served/example.py""",
 }
-VERBS = ("train", "evaluate", "summary", "list", "predict", "generate", "export", "ckpt", "doctor")
+VERBS = (
+    *("train", "finetune", "evaluate", "summary", "list", "predict", "generate", "export"),
+    *("runs", "compare", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
+)

@@ -6,6 +6,8 @@ Exit codes are an interface: 0 done, 1 error, 2 usage, 75 stopped by a signal af
 
 import dataclasses
 import os
+import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +28,8 @@ from jaxnets.core.errors import (
 from jaxnets.core.files import user_path
 
 PREEMPTED = 75
+# Set by `jaxnets -v`: errors are printed with their traceback.
+VERBOSE = "JAXNETS_VERBOSE"
 # Exit code 1 for the caller, but at once: an orderly end would wait for a thread or a process that has ended.
 HUNG = -1
 
@@ -44,10 +48,14 @@ OPTIONS: dict[str, type] = {"train": train.RunOptions, "summary": SummaryOptions
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors go to stderr as one message each."""
+    given = list(arguments)
+    if given[:1] in (["-v"], ["--verbose"]):
+        os.environ[VERBOSE] = "1"
+        given.pop(0)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _Notes()
-            return _dispatch(list(arguments))
+            return _dispatch(given)
     except UsageError as error:
         _complain(str(error))
         return 2
@@ -102,6 +110,8 @@ class _Notes:
 
 
 def _complain(text: str) -> None:
+    if os.environ.get(VERBOSE) and sys.exc_info()[0] is not None:
+        streams.say(traceback.format_exc().rstrip())
     streams.say(f"jaxnets: {text}")  # the exit code counts, whether or not anyone reads this
 
 
@@ -132,10 +142,27 @@ def _dispatch(arguments: list[str]) -> int:
         from jaxnets.cli import doctor
 
         return doctor.run(rest)
+    if verb in ("runs", "compare", "clean", "copy"):
+        from jaxnets.cli import runs, tidy
+
+        return {"runs": runs.run, "compare": runs.compare, "clean": tidy.clean, "copy": tidy.copy}[verb](rest)
+    if verb == "ui":
+        from jaxnets.cli import ui
+
+        return ui.run(rest)
+    if verb == "completion":
+        from jaxnets.cli import completion
+
+        return completion.run(rest)
     if verb == "ckpt":
         from jaxnets.cli import checkpoints
 
         return checkpoints.run(rest)
+    if verb == "finetune":
+        _prepare_jax()
+        from jaxnets.cli import finetune
+
+        return finetune.run(rest)
     of_run = verb in ("evaluate", "predict", "generate", "export")
     if not rest:
         what = "the directory of a run" if of_run else "the name of a configuration"

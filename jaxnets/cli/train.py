@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from typing import Any, Literal
 
 from jaxnets.core.errors import UsageError
@@ -15,6 +16,12 @@ class RunOptions:
     """Where the run is kept; by default runs/CONFIG, or runs/CONFIG-DIGEST if a field is overridden."""
     overwrite: bool = False
     """Replace a run that is there already, instead of continuing it."""
+    extend: int = 0
+    """Train this many steps more than the configuration has, in its run directory; what changes in the schedule is said."""
+    epochs: float = 0.0
+    """Train for so many passes over the training data, instead of --steps."""
+    smoke: bool = False
+    """Two steps, an evaluation, a checkpoint and a report on a small part of the test data; nothing is kept."""
     stop_at: int = 0
     """Stop after this many steps, as if interrupted; the same command without it goes on. 0 trains to the end."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
@@ -31,10 +38,16 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.stop_at < 0:
             raise ValueError(f"stop_at is a step, or 0 for the end; got {self.stop_at}")
+        if self.extend < 0:
+            raise ValueError(f"extend is a number of steps, at least 0; got {self.extend}")
+        if not 0 <= self.epochs < math.inf:
+            raise ValueError(f"epochs is a number of passes, above 0; got {self.epochs}")
+        if self.smoke and (self.run_dir or self.overwrite or self.extend or self.stop_at or self.epochs):
+            raise ValueError("smoke keeps nothing and has two steps; leave the other options of the run out")
 
 
-def run(loaded: Any, experiment: Any, options: RunOptions) -> int:
-    """Train the experiment of a configuration file (`loaded`), with the flags applied."""
+def run(loaded: Any, experiment: Any, options: RunOptions, *, initial: Any = None) -> int:
+    """Train the experiment of a configuration file (`loaded`), with the flags applied, from weights in memory if given."""
     from jaxnets.parallel import hosts
 
     if options.coordinator:
@@ -43,12 +56,26 @@ def run(loaded: Any, experiment: Any, options: RunOptions) -> int:
         raise UsageError("processes and process_id go with coordinator, host:port of the first process")
     with hosts.together() if options.coordinator else contextlib.nullcontext():
         from jaxnets.runs.directory import default_directory
+        from jaxnets.runs.smoke import in_epochs, smoke
         from jaxnets.runs.train import train
 
+        if options.smoke:
+            smoke(experiment, progress=options.progress, title=loaded.name)
+            return 0
+        dataset = None
+        if options.epochs:
+            experiment, dataset = in_epochs(experiment, options.epochs)
+        run_dir = options.run_dir or loaded.directory or default_directory(loaded.name, experiment, loaded.experiment)
+        if options.extend:
+            experiment = dataclasses.replace(experiment, steps=experiment.steps + options.extend)
         train(
             experiment,
-            run_dir=options.run_dir or default_directory(loaded.name, experiment, loaded.experiment),
+            dataset=dataset,
+            run_dir=run_dir,
             overwrite=options.overwrite,
+            extend=bool(options.extend),
+            initial=initial,
+            hooks=loaded.hooks(),
             stop_at=options.stop_at or None,
             loggers=options.loggers,
             progress=options.progress,

@@ -1,6 +1,7 @@
 """Configuration files: found by name, read by running them."""
 
 import dataclasses
+import json
 import os
 import runpy
 import sys
@@ -11,9 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from jaxnets.config.experiment import Expected, Experiment
+from jaxnets.config.extension import read_extensions
+from jaxnets.config.serialize import from_data
 from jaxnets.core.errors import ConfigFileError, JaxnetsError, UsageError, did_you_mean
 from jaxnets.core.files import user_path
 
+# The configuration in a run directory.
+SAVED = "config.json"
 # The name of a configuration file as a module.
 CONFIG_MODULE = "jaxnets_config"
 
@@ -32,6 +37,10 @@ class Loaded:
     """First line of the file's docstring."""
     parameters: int | None = None
     """Numbers in the model as shipped, where the file says PARAMETERS; counting them takes the data and JAX."""
+    hooks: Callable[[], Any] = list
+    """Makes the callbacks of the run: the file's `hooks()`, if it has one."""
+    directory: Path | None = None
+    """The run directory that it was read from, instead of a file."""
 
 
 def shipped() -> dict[str, Path]:
@@ -76,7 +85,9 @@ def find(name: str) -> Path:
 
 
 def load(name: str) -> Loaded:
-    """Read a configuration file (which is Python, and is run) by bare name or path."""
+    """Read a configuration file (which is Python, and is run) by bare name or path, or that of a run directory."""
+    if os.path.isfile(user_path(name) / SAVED) and name not in available():
+        return _of_run(user_path(name))
     path = find(name)
     contents = _guarded(path, lambda: runpy.run_path(str(path), run_name=CONFIG_MODULE))
     # It stays known under its name: whoever asks for the source of a class in it, as help pages do, finds it.
@@ -89,7 +100,32 @@ def load(name: str) -> Loaded:
     if not isinstance(experiment, Experiment):
         raise UsageError(f"{path}: config() returned {type(experiment).__name__}, expected an Experiment")
     summary = (contents.get("__doc__") or "").strip().split("\n")[0]
-    return Loaded(path.stem, experiment, contents.get("EXPECTED"), summary, contents.get("PARAMETERS"))
+    make = contents.get("hooks", list)
+    if not callable(make):
+        raise UsageError(f"{path}: hooks is a function that returns a list of callbacks, got {type(make).__name__}")
+    return Loaded(
+        path.stem,
+        experiment,
+        contents.get("EXPECTED"),
+        summary,
+        contents.get("PARAMETERS"),
+        lambda: _guarded(path, make),
+    )
+
+
+def _of_run(directory: Path) -> Loaded:
+    """The experiment of a run, with the number of steps that it was made for."""
+    try:
+        data = json.loads((directory / SAVED).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{directory / SAVED} cannot be read ({error}); restore it, or train anew") from error
+    experiment = from_data(data)
+    if not isinstance(experiment, Experiment):
+        raise UsageError(f"{directory / SAVED} describes a {type(experiment).__name__}, not an experiment")
+    extended = read_extensions(directory)
+    if extended:
+        experiment = dataclasses.replace(experiment, steps=extended[0]["before"])
+    return Loaded(directory.name, experiment, None, "", directory=directory)
 
 
 def _guarded(path: Path, act: Callable[[], Any]) -> Any:

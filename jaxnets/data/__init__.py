@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxnets.data.graphs import from_graphs as from_graphs
     from jaxnets.data.graphs import pad_graphs as pad_graphs
     from jaxnets.data.indexed import from_source as from_source
+    from jaxnets.data.sources.chat import Chat as Chat
     from jaxnets.data.sources.graph_sets import Cora as Cora
     from jaxnets.data.sources.graph_sets import KarateClub as KarateClub
     from jaxnets.data.sources.graph_sets import Rings as Rings
@@ -49,6 +50,7 @@ FILES = {
     "Dataset": "dataset",
     "Source": "dataset",
     "from_arrays": "arrays",
+    "Chat": "sources.chat",
     "Cora": "sources.graph_sets",
     "KarateClub": "sources.graph_sets",
     "Rings": "sources.graph_sets",
@@ -91,6 +93,7 @@ __all__ = [
     "AddingProblem",
     "Augment",
     "California",
+    "Chat",
     "CopyProblem",
     "Cora",
     "Dataset",

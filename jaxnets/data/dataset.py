@@ -65,6 +65,8 @@ class Dataset:
     """The split by which a run chooses (early stopping, the best checkpoint), with the same names; None: there is none."""
     overlap: int = 0
     """How many of the next training rows share targets with a row, as overlapping windows of a text do."""
+    divided: bool = False
+    """Whether a run set the validation split aside already."""
     hollow: bool = False
     """Whether the arrays are placeholders that only have the right shapes: a run opened without its data."""
 

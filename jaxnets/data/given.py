@@ -14,7 +14,7 @@ from jaxnets.data.prepare import Standardize, TokenIds
 from jaxnets.data.read_arrays import feature_names
 from jaxnets.data.several import by_array
 from jaxnets.data.tabular.csv_text import is_table
-from jaxnets.data.targets import check_finite
+from jaxnets.data.targets import check_finite, encode_targets
 from jaxnets.data.text.vocabulary import encode_texts, read_lines
 
 
@@ -92,6 +92,25 @@ def check_given(given: Any, preparation: Preparation, longest: int | None) -> Ar
     if preparation.columns is None and isinstance(preparation.prepare, Standardize):
         _note_outside(arrays["inputs"], preparation)
     return arrays
+
+
+def check_given_targets(given: Any, preparation: Preparation, count: int) -> np.ndarray:
+    """Targets of new examples `[N, ...]`, encoded as those of training: classes by name or number, labels, real numbers.
+
+    Raises:
+        DataError: there are not `count` of them, or they are of another kind or shape than in training.
+    """
+    kind: Any = preparation.card.target_kind
+    names = preparation.class_names
+    if kind in ("class", "labels", "number"):
+        targets = encode_targets("the given data", given, given, names or None, kind).test
+    else:
+        targets = plain_numbers("the given targets", given)
+    shape = preparation.form("targets").shape
+    if targets.shape[1:] != shape or len(targets) != count:
+        wanted = ", ".join(map(str, (count, *shape)))
+        raise DataError(f"the given targets have shape {targets.shape}, expected [{wanted}], one for each example")
+    return targets
 
 
 def _graph_sizes(arrays: Arrays, features: int) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ Early stopping and the best checkpoint look at it; the test split is then measur
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def with_validation(dataset: Dataset, wanted: Validation, *, seed: int, needed: 
         DataError: there are too few examples.
         UsageError: a share is wanted of data that have a validation split.
     """
-    if dataset.hollow:  # it has the splits of the run that it stands for
+    if dataset.hollow or dataset.divided:  # it has the splits of the run that it stands for
         return dataset
     if dataset.learned is not None:  # a run goes on with the splits that it began with
         began = dataset.learned.validation
@@ -81,7 +81,8 @@ def with_validation(dataset: Dataset, wanted: Validation, *, seed: int, needed: 
             f"{dataset.name}: {len(held):,} of {len(dataset.train['targets']):,} training examples are the validation split "
             f"({_in_words(how)})"
         )
-    return dataclasses.replace(dataset, train=take(dataset.train, kept), validation=take(dataset.train, held))
+    parts: dict[str, Any] = {"train": take(dataset.train, kept), "validation": take(dataset.train, held)}
+    return dataclasses.replace(dataset, **parts, divided=True)
 
 
 def take(arrays: Arrays, rows: np.ndarray) -> Arrays:

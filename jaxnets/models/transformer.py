@@ -114,7 +114,7 @@ class TransformerEncoder(Transformer):
         x = self.embed(self.vocab_size, "embedding")(tokens, train=train)
         if self.pool == "token":
             token = self.param("token", nn.initializers.normal(1.0), (1, 1, self.width)).astype(x.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
+            x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
             seen = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
         for index in range(self.layers):
             x = self.block(crossing=False, name=f"block_{index}")(x, mask=seen[:, None, None, :], train=train)

@@ -74,7 +74,7 @@ class UNet(nn.Module):
                 f"UNet.patch {self.patch} does not divide images of {x.shape[1]}x{x.shape[2]} pixels; pad them, or set "
                 f"patch to 1"
             )
-        time = jnp.zeros(len(x), x.dtype) if time is None else time
+        time = jnp.zeros(x.shape[0], x.dtype) if time is None else time
         wide = 4 * self.features[0]
         emb = Dense(wide, name="time_0")(waves(time, self.features[0]).astype(x.dtype))
         emb = Dense(wide, name="time_1")(nn.silu(emb))

@@ -50,7 +50,7 @@ class ViT(nn.Module):
                 f"ViT cuts images [batch, height, width, channels] into patches of {p}x{p} pixels, which do not fit "
                 f"{tuple(x.shape)}; choose a patch that divides height and width"
             )
-        B = len(x)
+        B = x.shape[0]
         # Patches and a dense layer equal the paper's convolution with window and stride of a patch.
         x = to_patches(x, p)
         x = x.reshape(B, -1, x.shape[-1])

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from jaxnets.core.errors import UsageError
 from jaxnets.report.log import Record
 
 if TYPE_CHECKING:
@@ -39,6 +40,18 @@ class History:
         from jaxnets.report.plots import curves
 
         return curves(self)
+
+    def frame(self) -> Any:
+        """The records as a pandas data frame, a row for each, a column for each field.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UsageError("history.frame() needs pandas: pip install pandas") from None
+        return pandas.DataFrame(list(self.records))
 
     def __len__(self) -> int:
         return len(self.records)

@@ -13,7 +13,7 @@ do not depend on how many steps were dispatched at once.
 import json
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,17 @@ class MetricsLog:
         *,
         resume_at: int = 0,
         rewrite: Collection[str] = (),
+        records: Sequence[Record] = (),
         send: Callable[[Record], None] = lambda record: None,
     ) -> None:
         """Open the log and drop the records after step `resume_at`: those steps will run again.
 
-        Records at exactly that step are dropped too, for the splits in `rewrite`. `send` gets each record that is appended.
+        Records at exactly that step are dropped too, for the splits in `rewrite`. `send` gets each record that is
+        appended. Without a file the log begins with `records`.
         """
         self._send = send
         self.path = path
-        self.records: list[Record] = []
+        self.records: list[Record] = list(records)
         if path is None:
             return
         if path.exists():

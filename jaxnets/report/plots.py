@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from jaxnets.report.history import History
 
 TRAIN, VALIDATION, TEST, INK = "#7a8ba3", "#2563eb", "#c2410c", "#1f2937"
+# Colours of runs drawn over each other (Okabe and Ito 2008, told apart without red or green).
+OVERLAID = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#9a8c00")
 
 
 def _matplotlib() -> Any:
@@ -80,6 +82,43 @@ def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+@_plainly
+def overlaid(histories: "Mapping[str, History]") -> "Figure":
+    """One panel per metric with a colour for each run: the held-out split in full, training dotted and thin.
+
+    Args:
+        histories: of the runs, by the name to show.
+    """
+    names = sorted({name for h in histories.values() for name in h.metrics()}, key=lambda n: (n != "loss", n)) or [
+        "loss"
+    ]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = _figure(4.2 * columns, 2.9 * rows + 0.3)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    shown: dict[str, Any] = {}
+    for axis, name in zip(axes, names, strict=False):
+        for number, (run, history) in enumerate(histories.items()):
+            colour = OVERLAID[number % len(OVERLAID)]
+            held = "validation" if history.last("validation") else "test"
+            for split, style, width in (("train", ":", 1.0), (held, "-", 1.7)):
+                steps, values = history.series(name, split)
+                if steps:
+                    numbers = [value if math.isfinite(value) else math.nan for value in values]
+                    marker = "o" if split != "train" and len(steps) < 40 else None
+                    (line,) = axis.plot(steps, numbers, style, color=colour, lw=width, marker=marker, ms=3)
+                    shown[run] = line if split != "train" else shown.get(run, line)
+        axis.set_title(name.replace("_", " "), fontsize=11, color=INK, loc="left")
+        axis.set_xlabel("step", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, lw=0.6)
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
+    figure.legend(list(shown.values()), list(shown), loc="outside upper left", ncols=4, frameon=False, fontsize=9)
+    return figure
 
 
 @_plainly

@@ -10,7 +10,7 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import DataError, JaxnetsError, UsageError, note
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import Augment
-from jaxnets.data.dataset import Dataset
+from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
 from jaxnets.data.split import WEIGHTS
@@ -77,6 +77,19 @@ class Parts:
         )
         return create()
 
+    def make_evaluator(self, arrays: Arrays) -> Evaluator:
+        """What measures the task on further examples: raw arrays by name, `inputs` and `targets` among them."""
+        count = len(arrays["inputs"])
+        return Evaluator(
+            self.task,
+            arrays,
+            self.dataset.preparation,
+            batch_size=eval_batch(self.experiment.eval_batch_size, count, self.mesh),
+            placement=placement(self.mesh),
+            precision=self.experiment.precision,
+            resident=False,
+        )
+
     @property
     def parameters(self) -> int:
         """Numbers in the model's parameters."""
@@ -128,16 +141,14 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         choice = choice_of(experiment, task, abstract, batch)
         _check_decay(experiment.optimizer, abstract)
         _check_batch_statistics(experiment, abstract, dataset)
-        step = with_average(task.make_step(recipe), recipe.average)
+        # Traced twice, to count its work and to compile it: as a function of its own it is traced once.
+        step = jax.jit(with_average(task.make_step(recipe), recipe.average), inline=True)
         placed = shardings(abstract, mesh)
         feed = road(dataset.train, order, transform, place)
         # No call is longer than the way from one log record to the next.
         many = min(experiment.steps_per_call or choose_steps_per_call(step, abstract, batch), experiment.log_every)
         program = Program(step, feed, steps_per_call=many, state_shardings=placed)
-    # Evaluation batches need no size of their own: any multiple of the devices gives the same result.
-    shares = batch_devices(mesh)
-    wanted = min(experiment.eval_batch_size, dataset.card.examples["test"])
-    eval_size = -(-wanted // shares) * shares
+    eval_size = eval_batch(experiment.eval_batch_size, dataset.card.examples["test"], mesh)
     common: dict[str, Any] = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
     evaluator = Evaluator(task, dataset.test, preparation, resident=resident, **common)
     held = dataset.validation
@@ -159,6 +170,12 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         resident=resident,
         batch_spec=batch,
     )
+
+
+def eval_batch(wanted: int, examples: int, mesh: Mesh) -> int:
+    """Examples in an evaluation batch: any multiple of the devices gives the same result."""
+    shares = batch_devices(mesh)
+    return -(-min(wanted, examples) // shares) * shares
 
 
 def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = None) -> Batch:

@@ -5,6 +5,7 @@ environment.json  platform, devices, mesh, versions, the data's fingerprint
 preparation.json  what the training data taught: scales, vocabularies, columns, names of classes
 metrics.jsonl     one object a line
 checkpoints/      the state at some steps, each with its manifest
+extended.json     changes of the number of steps by --extend or Run.fit; only after one
 quarantine.json   batches that are left out, and why; only after a guard went back
 report.html       one page that needs nothing else; its pictures also in plots/
 """
@@ -13,7 +14,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxnets.checkpoints.step_folders import StepFolders
 from jaxnets.config.check import LINEN_FIELDS
 from jaxnets.config.code_digest import edited, without_code
 from jaxnets.config.experiment import Experiment
+from jaxnets.config.extension import Extension, read_extensions
 from jaxnets.config.serialize import built_ins, differences, digest, essential, from_data, to_data
 from jaxnets.core.errors import RunDirectoryError, note
 from jaxnets.core.files import is_partial, replacing, user_path
@@ -42,8 +44,17 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def claim(cls, path: Path, experiment: Experiment, *, overwrite: bool = False) -> "RunDirectory":
+    def claim(
+        cls,
+        path: Path,
+        experiment: Experiment,
+        *,
+        overwrite: bool = False,
+        extend: Callable[[str], None] | None = None,
+    ) -> "RunDirectory":
         """The directory for an experiment: new, or with that same experiment in it (which is then resumed).
+
+        With `extend`, the experiment in it may have another number of steps; `extend` is called with what changes.
 
         Raises:
             RunDirectoryError: it holds another run or other files, or cannot be written.
@@ -55,7 +66,7 @@ class RunDirectory:
             if replaced:
                 directory._clear()
             elif config.exists():
-                directory._check_same(experiment)
+                directory._check_same(experiment, extend)
             if not replaced:
                 cls.check_free(path)
             directory.path.mkdir(parents=True, exist_ok=True)
@@ -157,6 +168,11 @@ class RunDirectory:
                 f"{self.path / 'quarantine.json'} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
             ) from error
 
+    @property
+    def extensions(self) -> list[dict[str, int]]:
+        """What `--extend` and `Run.fit` changed so far."""
+        return read_extensions(self.path)
+
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""
         with replacing(self.path / name, durable=True) as file:
@@ -192,6 +208,7 @@ class RunDirectory:
             "warm_start.json",
             "initial.json",
             "preparation.json",
+            "extended.json",
             "loggers.json",
             "wandb_id.txt",
             "mlflow_id.txt",
@@ -200,11 +217,16 @@ class RunDirectory:
         ):
             (self.path / name).unlink(missing_ok=True)
 
-    def _check_same(self, experiment: Experiment) -> None:
+    def _check_same(self, experiment: Experiment, extend: Callable[[str], None] | None) -> None:
         """Raise `RunDirectoryError` unless the run that is here can go on as this experiment."""
         saved, wanted = with_defaults(with_new_fields(self.read_json("config.json"))), to_data(experiment)
         changed = differences(without_code(essential(saved)), without_code(essential(wanted)))
-        if len(changed) == 1 and changed[0].startswith("steps: ") and isinstance(saved.get("steps"), int):
+        if extend is not None and changed and all(line.startswith(("steps: ", "stop.")) for line in changed):
+            done = StepFolders(self.checkpoints).complete[-1:]
+            extension = Extension(saved["steps"], experiment.steps, done[0] if done else 0)
+            extend(extension.said(experiment.optimizer))
+            self.write_json("extended.json", [*self.extensions, dataclasses.asdict(extension)])
+        elif len(changed) == 1 and changed[0].startswith("steps: ") and isinstance(saved.get("steps"), int):
             self._check_other_length(saved["steps"], experiment)
         elif changed:
             shown = "\n  ".join(changed[:8] + (["..."] if len(changed) > 8 else []))
@@ -233,7 +255,7 @@ class RunDirectory:
         if steps < trained:
             raise RunDirectoryError(
                 f"{self.path} holds a run that has done {trained} steps of {before}, more than steps={steps}; ask for "
-                f"{before} steps to have it as it is, {ways}"
+                f"{before} steps to have it as it is (or --extend {before - steps}), {ways}"
             )
         old, new = (experiment.optimizer.rates(length, trained) for length in (before, steps))
         if old is None or new is None:
@@ -246,8 +268,8 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path} holds another run; it differs in\n  steps: {before} there, {steps} here\nand the learning rates "
                 f"of the steps that are done depend on it: at step {at} {old[at]:.4g} there, {new[at]:.4g} here. A run with a "
-                f"constant rate (optim.Constant) can be trained for longer; else {ways}, or begin a new one from its weights "
-                f"(warm_start)"
+                f"constant rate (optim.Constant) can be trained for longer; else go on with a changed schedule (--extend, or "
+                f"open_run(directory).fit(steps=...)), {ways}, or begin a new one from its weights (warm_start)"
             )
 
 

@@ -26,13 +26,14 @@ from jaxnets.training.plan import Every
 
 def train_without_directory(session: Session) -> Trained:
     """Train, keeping nothing on the disk."""
-    log, begun = MetricsLog(None, send=session.loggers.record), _fresh(session, None)
+    begun = session.begun or _fresh(session, None)
+    log = MetricsLog(None, records=begun.records, send=session.loggers.record)
     state, kept = stretch(session, begun, log, None, ())
     if int(state.step) < session.parts.experiment.steps and not ends(session.parts, log, int(state.step)):
-        return Trained(state, log, 0, False, None)
+        return Trained(state, log, begun.start, False, None)
     metric = session.parts.choice.keep.best
     best = Best(kept[0], metric, kept[1], kept[2]) if kept is not None else None
-    return complete(session.parts, Trained(state, log, 0, True, best), session.stopping)
+    return complete(session.parts, Trained(state, log, begun.start, True, best), session.stopping)
 
 
 def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> Trained:
@@ -113,6 +114,12 @@ def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints,
     if found.step or at_most is None:
         what = "resuming" if at_most is None else "went back in"
         session.console.say(f"{what} {directory.path.name} at step {found.step} of {session.parts.experiment.steps}")
+    for one in directory.extensions:
+        if found.step < one["at"]:
+            session.console.say(
+                f"the learning rates of steps {found.step} to {one['at']} are those of {one['after']} steps now: the run was "
+                f"extended at step {one['at']}, and this checkpoint is an earlier one"
+            )
     host = _believable(found.host, checkpoints.folders.path(found.step))
     return Begun(found.state, found.step, host, _taken_back(session, checkpoints, found.step))
 

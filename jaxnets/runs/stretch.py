@@ -39,6 +39,8 @@ class Session:
     timing: Timing = dataclasses.field(default_factory=Timing)
     initial: Initial | None = None
     """Weights to begin with, where they are in memory."""
+    begun: "Begun | None" = None
+    """A state in memory to go on from."""
     hooks: tuple[Callback, ...] = ()
     """The user's callbacks."""
     loggers: Loggers = Loggers((), None)
@@ -55,6 +57,8 @@ class Begun:
     """What the checkpoint remembered beside the state."""
     taken_back: tuple[str, ...] = ()
     """Splits whose records at this very step were written because a shorter run ended here."""
+    records: tuple[dict[str, Any], ...] = ()
+    """What was logged so far, where no file has it."""
 
 
 def stretch(

@@ -1,118 +1,40 @@
 """One experiment from its configuration to its report."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxnets.callbacks.callback import Callback
-from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
+from jaxnets.checkpoints.checkpoint import Checkpoints
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.config.experiment import Expected, Experiment
 from jaxnets.config.serialize import to_data
-from jaxnets.core.errors import DamagedError, RunDirectoryError, UsageError, note
+from jaxnets.core.errors import UsageError
 from jaxnets.core.files import user_path
 from jaxnets.core.versions import versions
-from jaxnets.data.dataset import Dataset, hollow, with_learned
-from jaxnets.data.given import check_given
-from jaxnets.data.sources.memory import InMemory
-from jaxnets.interop.functions import Functions
-from jaxnets.models.layers import most_positions
-from jaxnets.optim.given import as_optimizer, transformations
+from jaxnets.data.dataset import Dataset, with_learned
 from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.hosts import is_first, meet
-from jaxnets.parallel.mesh import MeshShape
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
-from jaxnets.report.log import read_records
 from jaxnets.report.loggers import Loggers
 from jaxnets.report.tables import as_text
 from jaxnets.runs import lock as run_lock
 from jaxnets.runs.build import Parts, assemble
-from jaxnets.runs.choice import Best
 from jaxnets.runs.directory import RunDirectory
-from jaxnets.runs.environment import check_data
 from jaxnets.runs.finish import Words, finish
+from jaxnets.runs.run import Run
 from jaxnets.runs.session import Session, train_in, train_without_directory
-from jaxnets.steps.state import TrainState
-from jaxnets.tasks.base import Task
+from jaxnets.runs.stretch import Begun
 from jaxnets.training.stopping import SIGNALS, Stopping
-
-
-@dataclasses.dataclass
-class Run:
-    """A trained experiment: its weights, its history, and what can be asked of it."""
-
-    parts: Parts
-    """What the experiment was built into: data, task, step, mesh."""
-    state: TrainState
-    """The training state after the last step."""
-    history: History
-    """The logged numbers of training and of evaluations."""
-    directory: Path | None
-    """The run directory, where it was given one."""
-    best: Best | None = None
-    """The weights of the best evaluation, where the run chose by evaluations (`stop`, `keep.best`)."""
-
-    @property
-    def experiment(self) -> Experiment:
-        """What was run."""
-        return self.parts.experiment
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """`{"params": ..., ...}` for the model's `apply`: of the best evaluation where the run chose by evaluations, else of
-        the last step; averaged where the run averages."""
-        return self.state.best_variables if self.best is None else self.best.variables
-
-    def outputs(self, inputs: Any) -> np.ndarray:
-        """The model's raw outputs (logits, say) for raw inputs `[N, ...]`, float32.
-
-        Where the model takes more than one array (a graph's edges, say), give a dict of them, as in `Dataset.test`; several
-        inputs have the form that they had in training.
-        """
-        return self._asked(inputs, np.asarray)
-
-    def predict(self, inputs: Any) -> np.ndarray:
-        """Predictions for raw inputs (as for `outputs`) in the targets' own terms: class numbers, or values in their unit."""
-        return self._asked(inputs, self.parts.task.decide)
-
-    def _asked(self, inputs: Any, decide: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        arrays = check_given(inputs, self.parts.dataset.preparation, most_positions(self.parts.task.model))
-        with jax.set_mesh(self.parts.mesh):
-            return self.parts.predictor(self.variables, arrays, decide=decide)
-
-    def evaluate(self, split: Literal["test", "validation"] = "test") -> dict[str, float]:
-        """The task's metrics over a whole split, of `variables`.
-
-        Raises:
-            UsageError: the run was opened without its data, or has no validation split.
-        """
-        if self.parts.dataset.hollow:
-            raise UsageError(
-                f"{self.directory} was trained on arrays that only its program held, so there is no test split here; "
-                f"give them again, open_run(directory, dataset=from_arrays(...)), or predict"
-            )
-        evaluator = {"test": self.parts.evaluator, "validation": self.parts.validator}.get(split)
-        if evaluator is None:
-            raise UsageError(
-                f"this run has no split {split!r}; ask for 'test', or give validation= where it is trained"
-            )
-        with jax.set_mesh(self.parts.mesh):
-            return evaluator.metrics(self.variables)
-
-    def __repr__(self) -> str:
-        name = type(self.parts.task.model).__name__
-        return f"Run({name} on {self.parts.dataset.name}, {int(self.state.step)} steps, {self.history!r})"
 
 
 def train(
@@ -124,6 +46,8 @@ def train(
     overwrite: bool = False,
     stop_at: int | None = None,
     initial: Initial | None = None,
+    extend: bool = False,
+    begun: Begun | None = None,
     hooks: Sequence[Callback] = (),
     loggers: Sequence[Any] = (),
     progress: ProgressKind = "auto",
@@ -141,6 +65,9 @@ def train(
         overwrite: replace a run that is there already.
         stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
         initial: weights to begin with; a run that has checkpoints goes on from those.
+        extend: train the run in `run_dir` to another number of steps than it was made for, though the schedule of its
+            learning rate then changes at this point; the console says how.
+        begun: the state of a run without a directory that goes on.
         hooks: callbacks (see `jaxnets.Callback`), in the order in which they are called.
         loggers: where the log is repeated: "csv", "tensorboard", "wandb", "mlflow", or objects of `report.loggers`.
         progress: what to show on the console.
@@ -174,7 +101,9 @@ def train(
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
         stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
         sends = Loggers(loggers if is_first() else (), run_dir)
-        session = Session(parts, console, stopping, stop, initial=initial, hooks=tuple(hooks), loggers=sends)
+        session = Session(
+            parts, console, stopping, stop, initial=initial, begun=begun, hooks=tuple(hooks), loggers=sends
+        )
         began, directory = time.perf_counter(), None
         stack.enter_context(jax.set_mesh(parts.mesh))
         if run_dir is None:
@@ -182,7 +111,7 @@ def train(
             stack.callback(sends.close)
             trained = train_without_directory(session)
         else:
-            directory = _claim(Path(run_dir), experiment, overwrite, console, stack)
+            directory = _claim(Path(run_dir), experiment, overwrite, extend, console, stack)
             sends.open(title, to_data(experiment))
             stack.callback(sends.close)
             checkpoints = Checkpoints(directory.checkpoints, keep=experiment.keep, about=_about(parts))
@@ -201,13 +130,13 @@ def train(
 
 
 def _claim(
-    path: Path, experiment: Experiment, overwrite: bool, console: Console, stack: contextlib.ExitStack
+    path: Path, experiment: Experiment, overwrite: bool, extend: bool, console: Console, stack: contextlib.ExitStack
 ) -> RunDirectory:
     """The run directory, locked for as long as `stack` is open; with several processes the first one claims it for all."""
     if is_first():
         RunDirectory.check_free(path)
         stack.enter_context(run_lock.hold(path.absolute(), say=console.say))
-        directory = RunDirectory.claim(path, experiment, overwrite=overwrite)
+        directory = RunDirectory.claim(path, experiment, overwrite=overwrite, extend=console.say if extend else None)
     meet("run directory claimed")
     return directory if is_first() else RunDirectory(path.absolute())
 
@@ -236,79 +165,3 @@ def _about(parts: Parts) -> dict[str, Any]:
         "data": {"name": parts.dataset.name, "fingerprint": parts.dataset.fingerprint},
         "preparation": to_data(parts.dataset.preparation),
     }
-
-
-def open_run(
-    run_dir: str | Path,
-    *,
-    dataset: Dataset | None = None,
-    mesh: Mesh | None = None,
-    step: int | None = None,
-    model: Any = None,
-    task: Task | None = None,
-    optimizer: Any = None,
-    loss: Any = None,
-    metrics: Mapping[str, Any] | None = None,
-) -> Run:
-    """A run from its directory, with the weights of a checkpoint: the best where the run chose by evaluations (`stop`,
-    `keep.best`), else the newest that verifies.
-
-    Args:
-        run_dir: the directory.
-        dataset: the data, where they are not to be opened from the experiment's own. A run on arrays that only its program
-            held needs none to predict: what the arrays taught is kept with the run; to evaluate it does.
-        mesh: the devices to use.
-        step: of the checkpoint; None takes the best, or the newest.
-        model: the model, where it is of a class or of functions of your own, as it was given to `fit`; a saved configuration
-            names code and never runs it.
-        task: likewise.
-        optimizer: likewise.
-        loss: likewise.
-        metrics: likewise.
-
-    Raises:
-        JaxnetsError: no run, no good checkpoint, or other data than it was trained on.
-    """
-    own = [model if not isinstance(model, tuple) else Functions(*model), task, loss, *(metrics or {}).values()]
-    own += [] if optimizer is None else transformations(as_optimizer(optimizer))
-    directory, experiment = RunDirectory.existing(run_dir, [item for item in own if item is not None])
-    learned = directory.preparation
-    if mesh is None and experiment.mesh != MeshShape():
-        # The mesh it was trained on need not be here; any will do to look at it.
-        experiment = dataclasses.replace(
-            experiment, mesh=MeshShape(), batch_size=max(1, jax.device_count()), micro_batches=1
-        )
-    if dataset is None:
-        held = isinstance(experiment.data, InMemory) and learned is not None
-        dataset = hollow(learned) if held and learned is not None else experiment.data.open()
-    parts = assemble(experiment, with_learned(dataset, learned) if learned else dataset, mesh=mesh)
-    if not dataset.hollow:
-        check_data(directory, parts)
-    with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints, keep=parts.choice.keep) as checkpoints:
-        best = _open_best(parts, checkpoints) if step is None else None
-        if best is not None:
-            return Run(parts, best[0], History(tuple(read_records(directory.metrics))), directory.path, best[1])
-        if step is None:
-            found = checkpoints.newest_verified()
-            if found.step is None:
-                why = f" ({'; '.join(found.rejected)})" if found.rejected else ""
-                raise RunDirectoryError(
-                    f"{run_dir} has no good checkpoint yet{why}; train it first, with the same command"
-                )
-            step = found.step
-        state, _ = checkpoints.restore(step, abstract(parts.abstract, parts.shardings))
-    return Run(parts, state, History(tuple(read_records(directory.metrics))), directory.path)
-
-
-def _open_best(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Best] | None:
-    """The best checkpoint of a run; None where it has none, or where that one is damaged."""
-    found = checkpoints.best()
-    if found is None:
-        return None
-    step, value = found
-    try:
-        state, _ = checkpoints.restore(step, abstract(parts.abstract, parts.shardings))
-    except DamagedError as error:
-        note(f"the best checkpoint, of step {step}, is damaged, so the newest good one is opened instead: {error}")
-        return None
-    return state, Best(step, checkpoints.keep.best, value, state.best_variables)

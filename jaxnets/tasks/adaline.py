@@ -20,6 +20,8 @@ class Adaline(Classification):
     perceptron rule it approaches the least-squares solution, also on data that are not linearly separable.
     """
 
+    has_probabilities = False
+
     def bind(self, card: Card) -> Self:
         """Set the model's single output; raise `DataError` unless the data have two classes."""
         if len(card.class_names) != 2:

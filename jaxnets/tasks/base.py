@@ -115,6 +115,11 @@ class Task:
         """Predictions from `outputs`, in the form of the raw targets (a class, a value in its unit)."""
         return outputs
 
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Probabilities of classes or labels, float32 of the shape of `outputs`; None where a task has none."""
+        del outputs
+        return None
+
     def exhibit_rows(self, examples: int) -> np.ndarray:
         """Row numbers `[R]` of the test examples that `exhibits` uses, of `examples` in all; by default all of them."""
         return np.arange(examples)

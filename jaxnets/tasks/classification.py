@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ class Classification(Task):
 
     headline = "accuracy"
     higher_is_better = True
+    has_probabilities: ClassVar[bool] = True
+    """Whether the outputs are logits."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -88,6 +90,10 @@ class Classification(Task):
         """The class with the largest logit, `[B]` int32."""
         return outputs.argmax(axis=-1).astype(np.int32)
 
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
+        """The softmax of the logits, `[B, C]` float32; None where the task's scores are no logits."""
+        return softmax(outputs) if self.has_probabilities else None
+
     def exhibit_rows(self, examples: int) -> np.ndarray:
         """All rows, or as many as keep the outputs within `MOST_OUTPUTS`."""
         outputs = getattr(self.model, "outputs", None) or 1
@@ -132,6 +138,12 @@ def _class_table(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], 
     return Table(title, ("class", "examples", "precision", "recall"), rows)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last dim, on the host."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+
+
 def share(part: int, whole: int) -> str:
     """A share as text for a table; a dash if `whole` is 0."""
     return f"{part / whole:.3f}" if whole else "–"
@@ -141,8 +153,7 @@ def _most_wrong(
     outputs: np.ndarray, labels: np.ndarray, guesses: np.ndarray, images: np.ndarray, names: Sequence[str]
 ) -> Gallery:
     """The misclassified images with the highest predicted probability, at most 24, highest first."""
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)
-    probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    probabilities = softmax(outputs)
     wrong = np.flatnonzero(guesses != labels)
     surest = wrong[np.argsort(-probabilities[wrong, guesses[wrong]], kind="stable")][:24]
     captions = tuple(f"{names[guesses[i]]} {probabilities[i, guesses[i]]:.0%}\nis {names[labels[i]]}" for i in surest)

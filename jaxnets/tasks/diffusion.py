@@ -84,7 +84,7 @@ class Diffusion(Task):
 
     def init(self, key: Array, batch: Batch) -> Variables:
         """Initial variables; with labels, the model is initialised with them."""
-        given = (batch["inputs"], jnp.zeros(len(batch["inputs"])), self._hot(batch["targets"])) if self.classes else ()
+        given = (batch["inputs"], jnp.zeros(batch["inputs"].shape[0]), self._hot(batch["targets"])) if self.classes else ()
         return init_model(self.model, key, *(given or (batch["inputs"],)))
 
     @property
@@ -139,7 +139,7 @@ class Diffusion(Task):
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
         """The noise that the model predicts in the inputs at time 0, without labels, `[B, *shape]`."""
-        t = jnp.zeros(len(batch["inputs"]), jnp.int32)
+        t = jnp.zeros(batch["inputs"].shape[0], jnp.int32)
         label = self._hot(t - 1) if self.classes else None
         return self._noise_in(variables, batch["inputs"], t, label, None)[0]
 

@@ -108,6 +108,10 @@ class NextToken(Task):
         """The most likely next token, `[B]` int32."""
         return outputs.argmax(axis=-1).astype(np.int32)
 
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Of each next token, `[B, V]` float32."""
+        return np.exp(outputs)
+
     def exhibit_rows(self, examples: int) -> np.ndarray:
         """Eight windows."""
         return evenly(examples, 8)

@@ -16,6 +16,8 @@ class MarginClassification(Classification):
     Like `Classification`, but the model returns lengths `[B, C]` in [0, 1) instead of logits.
     """
 
+    has_probabilities = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_smoothing:

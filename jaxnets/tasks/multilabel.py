@@ -110,6 +110,10 @@ class MultiLabel(Task):
         """The labels whose probability reaches the threshold, `[B, C]` uint8."""
         return np.asarray(self._predicted(outputs), np.uint8)
 
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
+        """The sigmoid of the logits, `[B, C]` float32."""
+        return np.exp(-np.logaddexp(0.0, -np.asarray(outputs, np.float32)))
+
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """A table of the labels, and the worst mislabelled images."""
         known = np.asarray(arrays["targets"]) >= 0

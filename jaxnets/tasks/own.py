@@ -171,6 +171,10 @@ class Own(Task):
         """See `Task`."""
         return self.inner.decide(outputs)
 
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Those of the inner task, unless the loss is the user's."""
+        return None if self.objective is not None else self.inner.probabilities(outputs)
+
     def exhibit_rows(self, examples: int) -> np.ndarray:
         """See `Task`."""
         return self.inner.exhibit_rows(examples)

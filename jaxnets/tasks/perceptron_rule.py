@@ -31,6 +31,8 @@ class PerceptronRule(Classification):
     as XOR, `converged` stays 0.
     """
 
+    has_probabilities = False
+
     rate: float = 1.0
     """Step size of a correction, above 0; it only scales the weights."""
     examples: int | None = None

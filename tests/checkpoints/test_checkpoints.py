@@ -29,7 +29,8 @@ from jaxnets.core.errors import CheckpointError, HungError, UsageError
 from jaxnets.models import MLP
 from jaxnets.optim import EMA, SGD
 from jaxnets.parallel import MeshShape, make_mesh
-from jaxnets.runs.train import open_run, train
+from jaxnets.runs.open import open_run
+from jaxnets.runs.train import train
 from jaxnets.tasks import Classification
 
 

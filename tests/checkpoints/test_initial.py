@@ -44,6 +44,7 @@ def test_a_run_begins_with_the_weights_given_and_never_changes_them(data):
     assert same(first.variables, kept)
 
 
+@pytest.mark.slow
 def test_leaves_can_be_fresh_ignored_and_renamed(data):
     kept = jax.device_get(fitted(data, seed=5).variables)
     kept["params"]["old_head"] = kept["params"].pop("head")
@@ -77,6 +78,7 @@ def test_a_part_is_trained_and_the_rest_keeps_its_bits(data):
         fitted(data, train_only="a", freeze="b")
 
 
+@pytest.mark.slow
 def test_a_run_directory_knows_the_weights_it_began_with(data, tmp_path):
     where = tmp_path / "run"
     kept = jax.device_get(fitted(data, seed=5).variables)

@@ -130,6 +130,7 @@ def test_a_platform_that_is_none_is_one_message(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_configuration_may_compute_and_import_what_it_likes(tmp_path):
     (tmp_path / "neighbour.py").write_text(
         "import flax.linen as nn\nclass Net(nn.Module):\n  @nn.compact\n  def __call__(self, x, *, train=False):\n"

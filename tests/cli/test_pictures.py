@@ -38,6 +38,7 @@ def makes_films(tmp_path_factory):
     return directory, run
 
 
+@pytest.mark.slow
 def test_samples_are_written_as_a_picture_and_as_inputs(makes_digits, tmp_path, capsys):
     def draw(name, *flags):
         assert generate([str(makes_digits), "--output", str(tmp_path / f"{name}.png"), *flags]) == 0
@@ -53,6 +54,7 @@ def test_samples_are_written_as_a_picture_and_as_inputs(makes_digits, tmp_path, 
     assert not np.array_equal(first, other[:5])
 
 
+@pytest.mark.slow
 def test_films_are_continued_from_their_own_frames(makes_films, capsys):
     directory, run = makes_films
     assert generate([str(directory), "--samples", "3", "--frames", "5"]) == 0
@@ -96,6 +98,7 @@ def test_a_class_can_be_asked_for_and_gone_beyond(told_labels, tmp_path):
         np.testing.assert_array_equal(made, run.parts.dataset.as_raw(np.asarray(wanted)))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_is_said_before_anything_is_written(
     makes_digits, makes_films, told_labels, tmp_path, capsys
 ):

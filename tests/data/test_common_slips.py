@@ -61,6 +61,7 @@ class Widths(nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_lists_in_the_fields_of_a_module_are_tuples(tmp_path):
     runs = [
         jaxnets.fit(model, [X, Y], steps=3, progress="none", run_dir=tmp_path / str(place))

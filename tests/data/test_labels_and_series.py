@@ -329,6 +329,7 @@ def test_in_bfloat16_a_small_move_of_a_high_level_is_not_rounded_away():
     np.testing.assert_array_equal(task.metrics(variables, given)["last_mse"].sum, want.sum)
 
 
+@pytest.mark.slow
 def test_a_report_draws_the_forecasts(experiment, tmp_path):
     data = Series("sunspots").open()
     assert isinstance(data, Dataset)

@@ -51,6 +51,7 @@ def test_a_data_set_of_pytorch(images, in_memory):
         train(Endless())
 
 
+@pytest.mark.slow
 def test_a_data_set_of_hugging_face(images, in_memory, tmp_path):
     datasets = pytest.importorskip("datasets")
     pil = pytest.importorskip("PIL.Image")
@@ -75,6 +76,7 @@ def test_a_data_set_of_hugging_face(images, in_memory, tmp_path):
         from_source(made.to_iterable_dataset())
 
 
+@pytest.mark.slow
 def test_a_data_set_of_grain(images, in_memory):
     grain = pytest.importorskip("grain")
     x, y = images
@@ -117,6 +119,7 @@ def folder(images, tmp_path_factory):
     return where
 
 
+@pytest.mark.slow
 def test_a_folder_of_images(images, folder):
     x, y = images
     order = np.argsort(y, kind="stable")

@@ -22,7 +22,7 @@ from jaxnets.data import Dataset, Series, Tabular, from_arrays, from_graphs
 from jaxnets.data.dataset import TokenIds
 from jaxnets.data.text.vocabulary import encode_texts
 from jaxnets.ops.tokens import SPECIAL
-from jaxnets.runs.train import open_run
+from jaxnets.runs.open import open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxnets.core.errors.DataWarning")
 FORMATS = [
@@ -181,6 +181,7 @@ def test_the_rows_of_a_table_by_file_frame_and_array(tmp_path):
     assert run.evaluate()["mae"] == pytest.approx(np.abs(residual).mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_series_of_a_high_level_by_every_road(tmp_path):
     t = np.arange(160)
     (tmp_path / "s.csv").write_text("v\n" + "\n".join(f"{1.76e9 + 3 * np.sin(t0 / 5):.6f}" for t0 in t))
@@ -193,6 +194,7 @@ def test_a_series_of_a_high_level_by_every_road(tmp_path):
     np.testing.assert_array_equal(again.predict(data.test["inputs"]), said)
 
 
+@pytest.mark.slow
 def test_texts_by_every_road(tmp_path):
     tokens = Tokens((*SPECIAL, "good", "bad", "Film", "it's"), "words")
     texts = ["good Film", "bad Film", "it's good", "it's bad, bad"] * 6
@@ -208,6 +210,7 @@ def test_texts_by_every_road(tmp_path):
         run.outputs(["good unheard"])
 
 
+@pytest.mark.slow
 def test_graphs_by_every_road(tmp_path):
     rng = np.random.default_rng(0)
     graphs = [

@@ -62,6 +62,7 @@ def test_a_pair_of_functions_is_a_model(data, tmp_path):
     assert run.predict(data[0]).shape == (64,)
 
 
+@pytest.mark.slow
 def test_an_equinox_module_is_a_model(data):
     eqx = pytest.importorskip("equinox")
     module = eqx.nn.MLP(5, 3, 8, 1, key=jax.random.key(0))
@@ -73,6 +74,7 @@ def test_an_equinox_module_is_a_model(data):
     np.testing.assert_allclose(found["layers.1.bias"], wanted.layers[1].bias, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_nnx_module_is_a_model():
     code = """
 import jax, jax.numpy as jnp, numpy as np, optax, jaxnets

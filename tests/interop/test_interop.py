@@ -273,6 +273,7 @@ def torch_resnet(torch, blocks, width, outputs):
     return Net()
 
 
+@pytest.mark.slow
 def test_torchs_resnet_gives_its_logits_here():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)

@@ -302,6 +302,7 @@ def test_capsules_keep_their_lengths_in_half_precision(dtype):
     np.testing.assert_allclose(length(x.astype(dtype)), length(x), rtol=0.01, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_capsules_learn_digits():
     data = Digits().open()
     task = MarginClassification(model=CapsNet(width=16, window=3, maps=4, below=4, above=6)).bind(data.card)

@@ -15,7 +15,7 @@ from jaxnets.core.errors import UsageError
 from jaxnets.data.sources.text import Text
 from jaxnets.models import MLP, LanguageModel, LoRA
 from jaxnets.models.generation import Sampling, generate
-from jaxnets.runs.train import open_run
+from jaxnets.runs.open import open_run
 from jaxnets.tasks import NextToken
 
 TOKENS = np.arange(12).reshape(2, 6) % 7
@@ -101,6 +101,7 @@ def zero(variables):
     return jax.tree_util.tree_map_with_path(lambda p, a: a * 0 if "lora_" in str(p) else a, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", ["unrolled", "scanned"])
 def test_generation_with_a_cache_is_that_of_the_merged_model(blocks):
     model = LanguageModel(2, 16, 2, vocab_size=7, length=16, blocks=blocks)
@@ -135,6 +136,7 @@ class StackedOverTheSecond(nn.Module):
         return nn.vmap(nn.Dense, **options)(4)(x)
 
 
+@pytest.mark.slow
 def test_a_stack_over_another_dim_cannot_be_merged():
     # Shapes alone cannot tell where inputs, rank and layers are equally many (here 3).
     for inputs, rank in ((2, 2), (3, 2), (2, 3), (5, 3), (4, 1)):
@@ -225,6 +227,7 @@ class Noisy(nn.Module):
         return nn.Dense(2, name="output")(nn.Dropout(0.5, deterministic=self.deterministic)(x))
 
 
+@pytest.mark.slow
 def test_a_mode_that_is_a_field_or_an_argument_reaches_the_model():
     rng = np.random.default_rng(0)
     data = (rng.normal(size=(40, 5)).astype(np.float32), np.arange(40) % 2)

@@ -254,6 +254,7 @@ def test_the_loss_adds_the_routers_losses_and_masked_rows_count_for_nothing():
     assert isinstance(said.metrics["loss"], Mean)
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
     from jaxnets.training.initial import create_state
 

@@ -162,6 +162,7 @@ def exponential(a, t):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("solver", "steps", "error"), [("tsit5", 16, 1e-5), ("dopri5", 16, 1e-5), ("heun", 64, 2e-3)])
 def test_a_linear_equation_has_the_solution_of_the_matrix_exponential(solver, steps, error):
     pytest.importorskip("diffrax")

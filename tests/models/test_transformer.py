@@ -175,6 +175,7 @@ def torch_attention(ours, theirs, torch):
         theirs.out_proj.bias.copy_(torch.tensor(np.array(ours["merge"]["bias"])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["pre", "post"])
 def test_the_stack_equals_the_transformer_of_torch(place):
     torch = pytest.importorskip("torch")
@@ -288,6 +289,7 @@ def test_the_cache_gives_the_logits_of_the_whole_target(kind):
     assert int(cache["length"]) == 5
 
 
+@pytest.mark.slow
 def test_bfloat16_and_dropout():
     model, variables = make("learned")
     half, apply = jax.tree.map(lambda a: a.astype(jnp.bfloat16), variables), jax.jit(model.apply)
@@ -653,6 +655,7 @@ def test_it_learns_to_reverse_and_says_how(trained, tmp_path, capsys):
     assert told.stdout.splitlines() == [spell(row, names, "characters") for row in said[:3]], told.stderr
 
 
+@pytest.mark.slow
 def test_bleu_is_measured_over_the_whole_split(word_list, trained, one_device):
     task = SequenceToSequence(model=run_of(word_list).task.model, written="bleu", beam=2)
     parts = assemble(run_of(word_list, task=task, eval_batch_size=40), mesh=one_device)
@@ -696,6 +699,7 @@ def test_tokens_without_a_name_are_refused():
         Dataset("mine", split, split, ("a", "b"), prepare=TokenIds(), tokens=Tokens((*SPECIAL, "x", "y"), "words"))
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_a_word_that_decides(one_device):
     rng = np.random.default_rng(0)
     names = (*SPECIAL, *map(str, range(20)))

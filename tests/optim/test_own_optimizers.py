@@ -147,6 +147,7 @@ def test_a_group_with_its_own_optimizer_equals_that_optimizer_alone(data):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_schedule_free_evaluates_its_average(data):
     run = fitted(data, OPTIMIZERS["schedule-free"]())
     params, state, _ = by_hand(run, data, OPTIMIZERS["schedule-free"]())
@@ -156,6 +157,7 @@ def test_schedule_free_evaluates_its_average(data):
     assert run.evaluate()["loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_average_moves_when_the_weights_do(data):
     average = jaxnets.optim.EMA(decay=0.5)
     run = fitted(data, optax.MultiSteps(optax.sgd(0.1), 2), average=average, steps=6)

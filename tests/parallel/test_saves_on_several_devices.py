@@ -47,9 +47,8 @@ def records(run):
     return [record for record in lines if record["split"] == "test"]
 
 
-@pytest.mark.parametrize(
-    "kind", ["language", *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(KINDS)[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_with_saves_and_evaluations_ends_and_goes_on(kind, tmp_path):
     shutil.copy(ROOT / "tests" / "fixtures" / "before_rooms" / "words.txt", tmp_path)
     (tmp_path / "here.py").write_text(IMPORTS + KINDS[kind] + "\n")

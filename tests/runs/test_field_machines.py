@@ -59,6 +59,7 @@ def odd_run(odd_place):
     return run_cli("train", "meine.py", "--run-dir=~/runs/é [x]: 1", cwd=here, env=odd_environment(home))
 
 
+@pytest.mark.slow
 def test_a_run_under_odd_names_on_a_poor_console_is_whole(odd_run, odd_place):
     home, here = odd_place
     assert odd_run.returncode == 0, odd_run.stderr
@@ -108,6 +109,7 @@ def shell(command, cwd):
     return subprocess.run(["bash", "-c", command], cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
 def test_closed_streams_are_no_reason_to_fail_and_nothing_is_written_into_other_files(tiny):
     assert shell("PY train tiny.py --run-dir run >&- 2>&- <&-", tiny).returncode == 0

@@ -27,7 +27,7 @@ from jaxnets.interop import read_safetensors, write_safetensors
 from jaxnets.report.history import History
 from jaxnets.report.log import read_records
 from jaxnets.runs.directory import RunDirectory
-from jaxnets.runs.train import open_run
+from jaxnets.runs.open import open_run
 
 FIXTURES = ROOT / "tests" / "fixtures" / "before_rooms"
 EACH = 120

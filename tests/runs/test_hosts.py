@@ -79,6 +79,7 @@ def test_all_stop_together_when_one_is_told(tmp_path):
     assert "saved" in done[0][2]
 
 
+@pytest.mark.slow
 def test_a_lost_process_takes_the_others_with_it_and_the_next_start_resumes(tmp_path):
     write_config(tmp_path, 100_000)
     processes = start_together(2, "train", "tiny.py", "--run-dir", "run", cwd=tmp_path)

@@ -15,7 +15,8 @@ from jaxnets.core import renames
 from jaxnets.data import Text
 from jaxnets.models import LanguageModel
 from jaxnets.optim import AdamW
-from jaxnets.runs.train import open_run, train
+from jaxnets.runs.open import open_run
+from jaxnets.runs.train import train
 from jaxnets.tasks import NextToken
 
 OLD = ROOT / "tests" / "fixtures" / "before_rooms"

@@ -23,7 +23,8 @@ from jaxnets.models import CNN, GCN, MLP, Perceptron, Seq2SeqTransformer
 from jaxnets.optim import EMA, SGD, Adam, WarmupCosine
 from jaxnets.parallel import MeshShape
 from jaxnets.report.history import History
-from jaxnets.runs.train import open_run, train
+from jaxnets.runs.open import open_run
+from jaxnets.runs.train import train
 from jaxnets.tasks import Classification, PerceptronRule
 
 TIMED = ("examples_per_second",)

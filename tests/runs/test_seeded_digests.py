@@ -36,7 +36,7 @@ import json, sys, numpy as np
 from jaxnets import config
 from jaxnets.checkpoints.digest import leaf_paths, read_digests, start_digests
 from jaxnets.cli.main import run
-from jaxnets.runs.train import open_run
+from jaxnets.runs.open import open_run
 assert run(["train", {name!r}, *{RUNS[name]!r}, "--run-dir", {str(folder)!r}, "--progress", "none"]) == 0
 state = open_run({str(folder)!r}).state
 digests = read_digests(start_digests(leaf_paths(state.params)))

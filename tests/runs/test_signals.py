@@ -217,6 +217,7 @@ def test_a_last_save_that_fails_is_not_called_saved(tmp_path, experiment, blobs,
     assert max(seen) < 3000
 
 
+@pytest.mark.slow
 def test_a_signal_while_saving_waits_for_the_save(tmp_path, experiment, blobs, one_device, tell):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     experiment = replace(experiment, steps=3000, save_every=1000, log_every=500, eval_every=0, steps_per_call=1)

@@ -77,6 +77,7 @@ def logged(run, name="loss"):
     return [record[name] for record in run.history.records if record["split"] == "train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [("image", "tokens"), ("image", "tokens", "mask", "age"), ("tokens", "image")], ids="-".join
 )

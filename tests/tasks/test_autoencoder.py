@@ -161,6 +161,7 @@ def unit_pictures(pictures):
     return dataclasses.replace(pictures, prepare=prepare)
 
 
+@pytest.mark.slow
 def test_the_weight_of_the_divergence_grows_with_the_step(experiment, pictures, one_device):
     """The first step of a warm-up weighs nothing, so it does what beta=0 does; the step number is the state's."""
     data = unit_pictures(pictures)
@@ -247,6 +248,7 @@ def test_vq_trains_and_says_how_many_codes_it_uses(experiment, pictures, one_dev
     assert not [name for name in final if name.startswith("code_")]
 
 
+@pytest.mark.slow
 def test_denoising_beats_leaving_the_noise_in(experiment, one_device):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(512, 2)) @ rng.normal(size=(2, 10))).astype(np.float32)
@@ -292,6 +294,7 @@ def test_image_scales():
     assert ranges["standard"] == pytest.approx((-4.9 / 6, 11.1 / 6))
 
 
+@pytest.mark.slow
 def test_the_report_shows_reconstructions_and_samples(experiment, pictures, one_device, tmp_path):
     run = replace(experiment, task=Variational(model=VAE(widths=(), latent=2)), steps=2, eval_every=0)
     train(run, dataset=unit_pictures(pictures), mesh=one_device, run_dir=tmp_path / "run", progress="none")

@@ -71,6 +71,7 @@ def block(p, x, emb):
     return h + (correlate(x, p["shortcut"]) if "shortcut" in p else x)
 
 
+@pytest.mark.slow
 def test_unet_equals_a_numpy_reference(unet):
     model, x, time, variables = unet
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
@@ -126,6 +127,7 @@ def test_patches_are_put_together_and_taken_apart():
         jax.eval_shape(model.clone(patch=4).apply, variables, x)
 
 
+@pytest.mark.slow
 def test_a_label_moves_the_embedding_and_none_does_not(unet):
     model, x, time, _ = unet
     hot = jnp.eye(4)[jnp.array([3, 0, 1])]

@@ -323,6 +323,7 @@ def test_padding_nodes_have_no_part_in_the_statistics():
     np.testing.assert_allclose(new["batch_stats"]["norm"]["var"], 0.9 + 0.1 * h.var(0), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_penalty_on_weights_of_a_graph_network_follows_the_same_rule():
     task = tasks.NodeClassification(model=models.GAT(widths=(3,), heads=2, dropout=0.0, outputs=2), l2=1.0)
     batch = {

@@ -23,7 +23,8 @@ from jaxnets.data.dataset import Source
 from jaxnets.report.history import History
 from jaxnets.report.log import MetricsLog, read_records
 from jaxnets.runs.directory import RunDirectory
-from jaxnets.runs.train import open_run, train
+from jaxnets.runs.open import open_run
+from jaxnets.runs.train import train
 
 
 @pytest.fixture

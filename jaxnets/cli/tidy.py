@@ -1,0 +1,136 @@
+"""`jaxnets clean` and `jaxnets copy`: less of a run, and a run elsewhere. They start no JAX."""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from jaxnets.checkpoints import manifest
+from jaxnets.checkpoints.step_folders import StepFolders
+from jaxnets.cli.flags import parse
+from jaxnets.core.errors import CheckpointError, RunDirectoryError, UsageError
+from jaxnets.core.files import is_partial, user_path
+from jaxnets.runs import catalog, lock
+
+
+@dataclasses.dataclass(frozen=True)
+class CleanOptions:
+    """Options of `jaxnets clean`."""
+
+    yes: bool = False
+    """Remove; without it the list of what would go is shown, and nothing is done."""
+    keep: int = 1
+    """How many of the newest checkpoints stay, beside the best one."""
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep is at least 1, since a run without a checkpoint is lost; got {self.keep}")
+
+
+def clean(arguments: Sequence[str]) -> int:
+    """`jaxnets clean RUN_OR_FOLDER [--keep N] [--yes]`."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError("`jaxnets clean` takes a run directory, or a folder of them, first")
+    folder, *flags = arguments
+    options = parse(CleanOptions, flags, "jaxnets clean RUN_OR_FOLDER")
+    freed = 0
+    for entry in catalog.find(folder):
+        if entry.state == "training":
+            print(f"{entry.name}: in use, left alone")
+            continue
+        with lock.hold(entry.path.absolute()):
+            for path, why in superfluous(entry.path, options.keep, _chosen(entry)):
+                size = sum(file.stat().st_size for file in _files(path))
+                freed += size
+                print(f"{entry.name}/{path.relative_to(entry.path)}  {size / 1e6:.1f} MB  {why}")
+                if options.yes:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    verb = "removed" if options.yes else "would be removed; --yes removes it"
+    print(f"{freed / 1e6:.1f} MB {verb}")
+    return 0
+
+
+def superfluous(run: Path, keep: int, chosen: Collection[int]) -> Iterator[tuple[Path, str]]:
+    """What a run can do without, each with the reason: older checkpoints, damaged ones, unfinished files.
+
+    The newest checkpoint that verifies always stays, and so do the steps in `chosen`.
+    """
+    folders = StepFolders(run / "checkpoints")
+    complete = folders.complete
+    newest = folders.newest_verified().step
+    wanted = {*complete[-keep:], newest, *chosen}
+    for step in folders.all:
+        if step not in complete:
+            yield folders.path(step), "a checkpoint that was never complete"
+        elif step not in wanted:
+            yield folders.path(step), "an older checkpoint"
+    if folders.directory.is_dir():
+        for path in sorted(folders.directory.iterdir()):
+            if path.name.startswith(("damaged-", ".removed-")):
+                yield path, "a checkpoint that was set aside"
+    for path in sorted(run.iterdir()):
+        if is_partial(path.name):
+            yield path, "a file that was never whole"
+
+
+def copy(arguments: Sequence[str]) -> int:
+    """`jaxnets copy RUN TARGET`: a run into a new directory; what marks it as a run is written last."""
+    if len(arguments) != 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
+        raise UsageError("`jaxnets copy` takes a run directory and a directory that is not there yet")
+    source, target = catalog.existing(arguments[0]).path.absolute(), user_path(arguments[1]).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{arguments[1]!r} is there already; give a directory that is not there yet")
+    if target.is_relative_to(source):
+        raise UsageError(f"{arguments[1]!r} is inside the run itself; give another place")
+    try:
+        with lock.hold(source):
+            size = _copy(source, target)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot copy to {target} ({error}); choose another place, or free some space"
+        ) from error
+    folders = StepFolders(target / "checkpoints")
+    for step in folders.complete:
+        try:
+            folders.verify(step)
+        except CheckpointError as error:
+            print(f"checkpoint {step} is damaged, there as here: {error}")
+    print(f"{target}: {size / 1e6:.1f} MB")
+    return 0
+
+
+def _copy(source: Path, target: Path) -> int:
+    """Copy files, then the manifests of checkpoints, then the configuration; the size of all."""
+    last = {manifest.NAME: 1, catalog.CONFIG: 2}
+    files = sorted(_files(source), key=lambda file: (last.get(file.name, 0), file))
+    size = 0
+    for file in files:
+        place = file.relative_to(source)
+        if file.name == lock.NAME or any(is_partial(part) or part.startswith(".removed-") for part in place.parts):
+            continue
+        (target / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, target / place)
+        size += file.stat().st_size
+    return size
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The plain files below a path, no symbolic links."""
+    if path.is_symlink():
+        return
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        with contextlib.suppress(PermissionError):
+            for inside in path.iterdir():
+                yield from _files(inside)
+
+
+def _chosen(entry: catalog.Entry) -> set[int]:
+    """The steps among which the best weights of a run are: the one that its test names, else all that were measured."""
+    named = {int(record["weights_of_step"]) for record in entry.records if "weights_of_step" in record}
+    fields = catalog.flat_config(entry.config)
+    if named or not (fields.get("keep.best") or fields.get("stop.patience")):
+        return named
+    return {step for step, metrics in StepFolders(entry.path / "checkpoints").measured().items() if metrics}

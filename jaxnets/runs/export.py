@@ -1,0 +1,232 @@
+"""A trained run for other programs: the predictor and the training step as StableHLO, and the arrays as safetensors."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnets.checkpoints.digest import leaf_paths
+from jaxnets.core.errors import DataError, UsageError, note
+from jaxnets.core.files import replacing, user_path
+from jaxnets.core.versions import versions
+from jaxnets.data.feed import Transform
+from jaxnets.data.prepare import Standardize, fits_float32
+from jaxnets.interop.safetensors import write_safetensors
+from jaxnets.interop.stablehlo import PLATFORMS, any_batch, write_program
+from jaxnets.runs.build import Parts
+from jaxnets.runs.run import Run
+from jaxnets.steps.step import with_average
+
+EXAMPLE = '''"""Predictions with JAX, NumPy and safetensors alone: pip install jax flatbuffers safetensors"""
+
+import json
+
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+
+about = json.load(open("about.json"))
+predictor = export.deserialize(bytearray(open("predictor.stablehlo", "rb").read()))
+weights = load_file("weights.safetensors")
+
+# Raw examples, as in training: any number of them, unless about.json gives a number.
+size = about["batch"] or 2
+inputs = {name: np.zeros((size, *form["shape"]), form["dtype"]) for name, form in about["inputs"].items()}
+print(predictor.call(weights, inputs))
+'''
+
+
+def export_arrays(run: Run, folder: Path | str) -> list[str]:
+    """Write the weights as safetensors, named by their paths, and `about.json`; the names of the files.
+
+    Raises:
+        DataError: the folder is not empty, or cannot be written.
+    """
+    place = _new(folder)
+    _write_weights(place, run.variables)
+    _write_about(place, {"format": "jaxnets arrays", **_facts(run.parts)})
+    return sorted(path.name for path in place.iterdir())
+
+
+def export_programs(
+    run: Run, folder: Path | str, *, train_step: bool = True, platforms: Sequence[str] = PLATFORMS
+) -> list[str]:
+    """Write what another program needs to predict and to train on: JAX, but no jaxnets.
+
+        predictor.stablehlo    (weights, inputs) -> outputs, for raw inputs of any number
+        weights.safetensors    its weights, by path
+        train_step.stablehlo   (state, batch) -> (state, metrics), each metric a (sum, weight) pair
+        state.safetensors      the training state after the last step, by path
+        about.json             names, shapes, dtypes, classes, platforms, versions
+        example.py             how to load and call it
+
+    Args:
+        run: the run.
+        folder: a new or empty folder.
+        train_step: whether to write the training step and its state too.
+        platforms: what the programs are lowered for.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        UsageError: flatbuffers is not installed.
+        DataError: the folder is not empty, or cannot be written.
+    """
+    place, parts = _new(folder), run.parts
+    weights = leaf_paths(run.variables)
+    inputs = _raw_inputs(parts)
+    predict, like = _predictor(parts, run.variables), _shapes(weights)
+    batch = 0
+    try:
+        write_program(place / "predictor.stablehlo", predict, (like, any_batch(inputs)), platforms)
+    except (UsageError, DataError):
+        raise
+    except Exception as error:  # a shape of the model depends on the number of examples
+        batch = parts.experiment.batch_size
+        note(
+            f"{type(parts.task.model).__name__} cannot be exported for batches of any size "
+            f"({str(error).splitlines()[0][:200]}); the predictor takes {batch} examples"
+        )
+        fixed = {name: jax.ShapeDtypeStruct((batch, *s.shape[1:]), s.dtype) for name, s in inputs.items()}
+        write_program(place / "predictor.stablehlo", predict, (like, fixed), platforms)
+    _write_weights(place, run.variables)
+    about = {"format": "jaxnets programs", "batch": batch, "platforms": list(platforms), **_facts(parts)}
+    if train_step:
+        sent = _sent(parts)
+        write_program(
+            place / "train_step.stablehlo", _train_step(parts), (_shapes(leaf_paths(parts.abstract)), sent), platforms
+        )
+        write_safetensors(place / "state.safetensors", _on_host(leaf_paths(run.state)))
+        about["train_step"] = {"batch": _forms(sent), "targets": "encoded as the loss takes them"}
+    _write_about(place, about)
+    with replacing(place / "example.py") as file:
+        file.write(EXAMPLE.encode())
+    return sorted(path.name for path in place.iterdir())
+
+
+def _predictor(parts: Parts, variables: Any) -> Callable[[dict[str, Array], dict[str, Array]], Array]:
+    """Outputs from weights by path and raw inputs by name."""
+    structure, transform = jax.tree.structure(variables), Transform(parts.dataset.preparation)
+    names, precision = list(leaf_paths(variables)), parts.experiment.precision
+
+    def predict(weights: dict[str, Array], inputs: dict[str, Array]) -> Array:
+        tree = jax.tree.unflatten(structure, [weights[name] for name in names])
+        batch = transform.on_device(_scaled(parts, inputs), jnp.zeros((), jnp.int32))
+        return parts.task.outputs(*precision.cast(tree, batch))
+
+    return predict
+
+
+def _train_step(parts: Parts) -> Callable[[dict[str, Array], dict[str, Array]], Any]:
+    """One step from a state by path and a batch as the host sends it."""
+    structure, names = jax.tree.structure(parts.abstract), list(leaf_paths(parts.abstract))
+    transform = Transform(
+        parts.dataset.preparation, parts.task.encode_targets, parts.dataset.augment, parts.experiment.seed
+    )
+    step = with_average(parts.task.make_step(parts.recipe), parts.recipe.average)
+
+    def train(state: dict[str, Array], batch: dict[str, Array]) -> tuple[dict[str, Array], Any]:
+        whole = jax.tree.unflatten(structure, [state[name] for name in names])
+        new, metrics = step(whole, transform.on_device(dict(batch), whole.step))
+        return leaf_paths(new), {name: (mean.sum, mean.weight) for name, mean in metrics.items()}
+
+    return train
+
+
+def _scaled(parts: Parts, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Raw inputs as the host would send them.
+
+    The host subtracts the mean of numbers with more than 16 bits in float64. Here it is subtracted in two parts, which
+    loses no more than the rounding of the input itself.
+    """
+    done = {}
+    for name, array in inputs.items():
+        prepare = parts.dataset.preparation.prepare_of(name)
+        trained = np.dtype(parts.dataset.preparation.form(name).dtype)
+        if isinstance(prepare, Standardize) and _is_an_input(parts, name) and not fits_float32(trained):
+            shape = (1,) * (array.ndim - 1) + (-1,)
+            mean, std = np.array(prepare.mean).reshape(shape), np.array(prepare.std).reshape(shape)
+            high = mean.astype(np.float32)
+            low = (mean - high).astype(np.float32)
+            array = (array.astype(jnp.float32) - high - low) / std.astype(np.float32)
+        done[name] = array
+    return done
+
+
+def _is_an_input(parts: Parts, name: str) -> bool:
+    return name == "inputs" or any(one.array == name for one in parts.dataset.several)
+
+
+def _raw_inputs(parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays that a prediction needs, with a batch of one; 64-bit numbers as 32."""
+    preparation = parts.dataset.preparation
+    forms = [preparation.form(name) for name in preparation.names]
+    return {form.name: jax.ShapeDtypeStruct((1, *form.shape), _narrow(np.dtype(form.dtype))) for form in forms}
+
+
+def _sent(parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch as the host sends it."""
+    transform = Transform(parts.dataset.preparation, parts.task.encode_targets)
+    size = parts.experiment.batch_size
+    first = transform.on_host({name: array[:1] for name, array in parts.dataset.train.items()})
+    sent = {name: jax.ShapeDtypeStruct((size, *a.shape[1:]), _narrow(a.dtype)) for name, a in first.items()}
+    sent["mask"] = jax.ShapeDtypeStruct((size,), np.float32)
+    sent["index"] = jax.ShapeDtypeStruct((size,), np.int32)
+    return sent
+
+
+def _narrow(dtype: np.dtype) -> Any:
+    """The dtype on a device: at most 32 bits."""
+    return np.dtype(f"{dtype.kind}4") if dtype.itemsize > 4 else dtype
+
+
+def _shapes(leaves: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+
+
+def _on_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(jax.device_get(leaf)) for name, leaf in leaves.items()}
+
+
+def _forms(shapes: dict[str, Any], *, first: int = 0) -> dict[str, Any]:
+    return {name: {"shape": list(s.shape[first:]), "dtype": np.dtype(s.dtype).name} for name, s in shapes.items()}
+
+
+def _facts(parts: Parts) -> dict[str, Any]:
+    """What whoever loads the files wants to know."""
+    card = parts.dataset.card
+    return {
+        "model": type(parts.task.model).__name__,
+        "task": type(parts.task).__name__,
+        "data": card.name,
+        "inputs": _forms(_raw_inputs(parts), first=1),
+        "classes": list(card.class_names),
+        "versions": versions(),
+    }
+
+
+def _write_weights(place: Path, variables: Any) -> None:
+    write_safetensors(place / "weights.safetensors", _on_host(leaf_paths(variables)))
+
+
+def _write_about(place: Path, about: dict[str, Any]) -> None:
+    with replacing(place / "about.json") as file:
+        file.write((json.dumps(about, indent=2) + "\n").encode())
+
+
+def _new(folder: Path | str) -> Path:
+    """A new or empty folder; raises `DataError` for another."""
+    place = user_path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if any(place.iterdir()):
+            raise DataError(f"{place} holds files already; give a new folder")
+    except OSError as error:
+        raise DataError(f"cannot write {place} ({error}); choose another place") from error
+    return place

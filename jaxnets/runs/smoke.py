@@ -1,0 +1,58 @@
+"""A trial of a configuration before the run itself, and a length in epochs."""
+
+import dataclasses
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnets.config.experiment import Experiment
+from jaxnets.data.dataset import Dataset
+from jaxnets.data.validation import take, with_validation
+from jaxnets.report.console import ProgressKind
+from jaxnets.runs.train import train
+
+
+def smoke(experiment: Experiment, *, progress: ProgressKind = "auto", title: str = "") -> None:
+    """Two steps of everything that a run does: training, evaluation, a checkpoint, a resumed step, the report.
+
+    It has the model, the batches and the mesh of the run, and two evaluation batches of each split. Nothing is kept.
+
+    Raises:
+        JaxnetsError: whatever the run itself would raise in these steps.
+    """
+    short = dataclasses.replace(experiment, steps=2, log_every=1, eval_every=1, save_every=1)
+    dataset = _divided(experiment)
+    few = 2 * experiment.eval_batch_size
+    held: dict[str, Any] = {
+        split: take(arrays, np.arange(min(few, len(arrays["inputs"]))))
+        for split in ("test", "validation")
+        if (arrays := getattr(dataset, split)) is not None
+    }
+    dataset = dataclasses.replace(dataset, **held)
+    with tempfile.TemporaryDirectory(prefix="jaxnets-smoke-") as folder:
+        for stop_at in (1, None):  # the second goes on from the checkpoint of the first
+            train(
+                short,
+                dataset=dataset,
+                run_dir=Path(folder) / "run",
+                stop_at=stop_at,
+                progress=progress,
+                title=title,
+            )
+
+
+def in_epochs(experiment: Experiment, epochs: float) -> tuple[Experiment, Dataset]:
+    """The experiment with the steps of so many passes over the training split, and its data, opened to count them."""
+    dataset = _divided(experiment)
+    each = max(1, dataset.card.examples["train"] // experiment.batch_size)
+    return dataclasses.replace(experiment, steps=math.ceil(epochs * each)), dataset
+
+
+def _divided(experiment: Experiment) -> Dataset:
+    """The data with the validation split of the run."""
+    return with_validation(
+        experiment.data.open(), experiment.validation, seed=experiment.seed, needed=experiment.chooses
+    )

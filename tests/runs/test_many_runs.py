@@ -1,0 +1,178 @@
+"""Many runs: the table, the comparison, what can be removed, and a copy."""
+
+import json
+import time
+
+import pytest
+from conftest import assert_same_bits, replace, run_cli, run_here
+
+from jaxnets.cli.completion import candidates
+from jaxnets.core.errors import UsageError
+from jaxnets.optim import AdamW
+from jaxnets.runs import catalog, lock
+from jaxnets.runs.open import open_run
+from jaxnets.runs.train import train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, blobs):
+    """Two complete runs, one that stopped, and one whose log is damaged."""
+    from jaxnets.config.experiment import Experiment
+    from jaxnets.data import InMemory
+    from jaxnets.models import MLP
+    from jaxnets.tasks import Classification
+
+    root = tmp_path_factory.mktemp("many")
+    base = Experiment(
+        task=Classification(model=MLP(widths=(16,))),
+        data=InMemory("blobs"),
+        optimizer=AdamW(learning_rate=1e-2),
+        steps=12,
+        batch_size=24,
+        eval_every=6,
+        save_every=4,
+        log_every=3,
+    )
+    train(base, dataset=blobs, run_dir=root / "fast", progress="none")
+    slow = replace(base, optimizer=AdamW(learning_rate=1e-5))
+    train(slow, dataset=blobs, run_dir=root / "sweep" / "slow", progress="none")
+    train(replace(base, seed=5), dataset=blobs, run_dir=root / "stopped", stop_at=8, progress="none")
+    (root / "broken").mkdir()
+    (root / "broken" / "config.json").write_text("{")
+    return root
+
+
+def rows(done):
+    """The first three cells of each row of a printed table."""
+    return {line.split()[0]: line.split() for line in done.stdout.splitlines() if len(line.split()) > 2}
+
+
+def test_the_table_of_runs(folder):
+    done = run_here("runs", ".", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    table = rows(done)
+    assert table["fast"][1:3] == ["complete", "12"]
+    assert table["sweep/slow"][1] == "complete"
+    assert table["stopped"][1:5] == ["stopped", "8", "of", "12"]
+    assert table["broken"][1] == "damaged"
+    assert "broken: config.json" in done.stdout
+
+
+def test_it_needs_no_jax(folder, tmp_path):
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("raise SystemExit('jax was imported')")
+    for arguments in (("runs", "."), ("compare", "fast", "stopped"), ("clean", "fast"), ("completion", "bash")):
+        done = run_cli(*arguments, cwd=folder, env={"PYTHONPATH": str(tmp_path)})
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_sorted_and_filtered_by_any_field(folder):
+    done = run_here("runs", ".", "--sort", "accuracy", "--reverse", "--where", "state=complete", cwd=folder)
+    names = [line.split()[0] for line in done.stdout.splitlines() if "complete" in line]
+    assert names == ["fast", "sweep/slow"]
+    done = run_here(
+        "runs",
+        ".",
+        "--where",
+        "optimizer.learning_rate<1e-3",
+        "--columns",
+        "seed",
+        "optimizer.learning_rate",
+        cwd=folder,
+    )
+    assert list(rows(done))[1:] == ["sweep/slow"] or "sweep/slow" in rows(done)
+    assert "fast" not in rows(done)
+    wrong = run_here("runs", ".", "--where", "acuracy>0.5", cwd=folder)
+    assert wrong.returncode == 2
+    assert "accuracy" in wrong.stderr
+    assert "is no condition" in run_here("runs", ".", "--where", "accuracy", cwd=folder).stderr
+
+
+def test_conditions_compare_numbers_as_numbers(folder):
+    found = catalog.find(folder)
+    names = lambda *where: {entry.name for entry in catalog.matching(found, where)}  # noqa: E731
+    assert names("step>=12") == {"fast", "sweep/slow"}
+    assert names("step<12", "state!=damaged") == {"stopped"}
+    assert names("task.model=mlp", "seed!=0") == {"stopped"}
+    with pytest.raises(UsageError, match="no run has the field"):
+        catalog.matching(found, ["nothing=1"])
+
+
+def test_a_comparison_names_what_differs(folder):
+    done = run_here("compare", "fast", "sweep/slow", "--output", "curves.png", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    table = rows(done)
+    assert table["optimizer.learning_rate"][1:] == ["0.01", "1e-05"]
+    assert "seed" not in table
+    assert "steps" not in table
+    assert table["accuracy"][1] == f"{catalog.existing(folder / 'fast').scores['accuracy']:.4g}"
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    refused = run_here("compare", "fast", cwd=folder)
+    assert refused.returncode == 2
+
+
+def test_a_run_that_is_held_is_being_trained_and_left_alone(folder, blobs):
+    with lock.hold(folder / "stopped"):
+        assert catalog.existing(folder / "stopped").state == "training"
+        done = run_here("clean", ".", "--yes", cwd=folder / "stopped")
+        assert "in use" in done.stdout
+    assert catalog.existing(folder / "stopped").state == "stopped"
+
+
+def test_clean_shows_first_and_leaves_the_newest_and_the_best(experiment, blobs, tmp_path):
+    from jaxnets.checkpoints.retention import Keep
+
+    kept = replace(experiment, steps=20, eval_every=4, save_every=4, keep=Keep(last=9, best="loss"))
+    run = train(kept, dataset=blobs, run_dir=tmp_path / "run", progress="none")
+    (tmp_path / "run" / ".metrics.jsonl.1-a.partial").write_text("x")
+    steps = lambda: sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())  # noqa: E731
+    before = steps()
+    shown = run_here("clean", "run", cwd=tmp_path)
+    assert "would be removed" in shown.stdout
+    assert steps() == before
+    assert run_here("clean", "run", "--yes", cwd=tmp_path).returncode == 0
+    assert steps() == sorted({20, run.best.step})
+    assert not list((tmp_path / "run").glob(".*.partial"))
+    opened = open_run(tmp_path / "run", dataset=blobs)
+    assert opened.best.step == run.best.step
+    assert_same_bits(opened.best.variables, run.best.variables)
+
+
+def test_a_copy_is_the_run_and_its_mark_comes_last(folder, blobs, monkeypatch):
+    done = run_here("copy", "fast", "there/copied", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(
+        open_run(folder / "there" / "copied", dataset=blobs).state, open_run(folder / "fast", dataset=blobs).state
+    )
+    assert "is there already" in run_here("copy", "fast", "there/copied", cwd=folder).stderr
+    import shutil
+
+    copied = []
+    real = shutil.copy2
+    monkeypatch.setattr(shutil, "copy2", lambda a, b: (copied.append(b.name), real(a, b)))
+    assert run_here("copy", "fast", "second", cwd=folder).returncode == 0
+    assert copied[-1] == "config.json"
+    first_manifest = copied.index("manifest.json")
+    assert set(copied[first_manifest:-1]) == {"manifest.json"}
+    assert "is inside the run itself" in run_here("copy", "fast", "fast/inside", cwd=folder).stderr
+
+
+def test_a_stale_heartbeat_is_no_training(folder):
+    path = folder / "stopped" / lock.NAME
+    path.write_text(json.dumps({"host": "a", "pid": 1, "token": "t", "beat": time.time() - 1000}))
+    assert catalog.existing(folder / "stopped").state == "stopped"
+    path.unlink()
+
+
+def test_completion_offers_commands_configurations_runs_and_flags(folder, monkeypatch):
+    (folder / "runs").mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    assert candidates(["tra"]) == ["train"]
+    assert "digits_cnn" in candidates(["train", "digits_"])
+    (folder / "runs" / "mine").mkdir(exist_ok=True)
+    (folder / "runs" / "mine" / "config.json").write_text("{}")
+    assert candidates(["evaluate", "runs/m"]) == ["runs/mine"]
+    assert candidates(["train", "digits_cnn", "--optimizer.learn"]) == ["--optimizer.learning-rate"]
+    assert candidates(["predict", "runs/mine", "x.npy", "--top"]) == ["--top-k"]
+    for shell in ("bash", "zsh", "fish"):
+        assert "completion words" in run_here("completion", shell, cwd=folder).stdout
