@@ -15,7 +15,7 @@ from jaxnets.core.errors import DataError, UsageError, note
 from jaxnets.core.files import replacing, user_path
 from jaxnets.core.versions import versions
 from jaxnets.data.feed import Transform
-from jaxnets.data.prepare import Standardize, fits_float32
+from jaxnets.data.prepare import Standardize
 from jaxnets.interop.safetensors import write_safetensors
 from jaxnets.interop.stablehlo import PLATFORMS, any_batch, write_program
 from jaxnets.runs.build import Parts
@@ -36,8 +36,10 @@ weights = load_file("weights.safetensors")
 
 # Raw examples, as in training: any number of them, unless about.json gives a number.
 size = about["batch"] or 2
-inputs = {name: np.zeros((size, *form["shape"]), form["dtype"]) for name, form in about["inputs"].items()}
-print(predictor.call(weights, inputs))
+inputs = {name: np.zeros((size, *form["shape"])) for name, form in about["inputs"].items()}
+for name, scale in about["scale_first"].items():  # 64-bit numbers are scaled before they become 32-bit
+    inputs[name] = (inputs[name] - scale["subtract"]) / scale["divide"]
+print(predictor.call(weights, {name: inputs[name].astype(form["dtype"]) for name, form in about["inputs"].items()}))
 '''
 
 
@@ -140,16 +142,15 @@ def _train_step(parts: Parts) -> Callable[[dict[str, Array], dict[str, Array]], 
 
 
 def _scaled(parts: Parts, inputs: dict[str, Array]) -> dict[str, Array]:
-    """Raw inputs as the host would send them.
+    """Inputs of the program as the host would send them.
 
-    The host subtracts the mean of numbers with more than 16 bits in float64. Here it is subtracted in two parts, which
-    loses no more than the rounding of the input itself.
+    The host subtracts the mean of 32-bit numbers in float64. Here it is subtracted in two parts, which loses no more than
+    the rounding of the result. 64-bit numbers come in prepared (see `_scales`).
     """
     done = {}
     for name, array in inputs.items():
-        prepare = parts.dataset.preparation.prepare_of(name)
-        trained = np.dtype(parts.dataset.preparation.form(name).dtype)
-        if isinstance(prepare, Standardize) and _is_an_input(parts, name) and not fits_float32(trained):
+        prepare = _standardized(parts, name)
+        if prepare is not None and _dtype(parts, name).itemsize == 4:
             shape = (1,) * (array.ndim - 1) + (-1,)
             mean, std = np.array(prepare.mean).reshape(shape), np.array(prepare.std).reshape(shape)
             high = mean.astype(np.float32)
@@ -159,15 +160,39 @@ def _scaled(parts: Parts, inputs: dict[str, Array]) -> dict[str, Array]:
     return done
 
 
+def _scales(parts: Parts) -> dict[str, Any]:
+    """For inputs of 64 bits, which the program could not hold: what the caller subtracts and divides by, in float64."""
+    found = {}
+    for name in parts.dataset.preparation.names:
+        prepare = _standardized(parts, name)
+        if prepare is not None and _dtype(parts, name).itemsize > 4:
+            found[name] = {"subtract": list(prepare.mean), "divide": list(prepare.std)}
+    return found
+
+
+def _standardized(parts: Parts, name: str) -> Standardize | None:
+    """How an input is scaled; None where it is not."""
+    prepare = parts.dataset.preparation.prepare_of(name)
+    return prepare if isinstance(prepare, Standardize) and _is_an_input(parts, name) else None
+
+
+def _dtype(parts: Parts, name: str) -> np.dtype:
+    """The dtype of an array in training."""
+    return np.dtype(parts.dataset.preparation.form(name).dtype)
+
+
 def _is_an_input(parts: Parts, name: str) -> bool:
     return name == "inputs" or any(one.array == name for one in parts.dataset.several)
 
 
 def _raw_inputs(parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays that a prediction needs, with a batch of one; 64-bit numbers as 32."""
+    """The arrays that the predictor takes, with a batch of one; 64-bit numbers as 32."""
     preparation = parts.dataset.preparation
-    forms = [preparation.form(name) for name in preparation.names]
-    return {form.name: jax.ShapeDtypeStruct((1, *form.shape), _narrow(np.dtype(form.dtype))) for form in forms}
+    scaled, found = _scales(parts), {}
+    for form in (preparation.form(name) for name in preparation.names):
+        dtype = np.float32 if form.name in scaled else _narrow(np.dtype(form.dtype))
+        found[form.name] = jax.ShapeDtypeStruct((1, *form.shape), dtype)
+    return found
 
 
 def _sent(parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
@@ -206,6 +231,7 @@ def _facts(parts: Parts) -> dict[str, Any]:
         "task": type(parts.task).__name__,
         "data": card.name,
         "inputs": _forms(_raw_inputs(parts), first=1),
+        "scale_first": _scales(parts),
         "classes": list(card.class_names),
         "versions": versions(),
     }
