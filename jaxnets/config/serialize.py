@@ -130,6 +130,30 @@ def built_ins() -> dict[str, type]:
 INCIDENTAL = ("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement")
 
 
+def apart(data: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a saved configuration by dotted names: those that were chosen, and those that have their defaults.
+
+    The class of an object is the value of its own name. A field without a default was chosen.
+    """
+    chosen: dict[str, Any] = {}
+    default: dict[str, Any] = {}
+    cls = built_ins().get(str(data.get("type")))
+    fields = {field.name: field for field in dataclasses.fields(cls)} if cls and dataclasses.is_dataclass(cls) else {}
+    for key, value in data.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if key == "type":
+            continue
+        field = fields.get(key)
+        same = field is not None and field.default is not dataclasses.MISSING and to_data(field.default) == value
+        if isinstance(value, dict):
+            (default if same else chosen)[name] = value.get("type", "")
+            for part, into in zip(apart(value, name), (default if same else chosen, default), strict=True):
+                into |= part
+        else:
+            (default if same else chosen)[name] = value
+    return chosen, default
+
+
 def essential(data: dict[str, Any]) -> dict[str, Any]:
     """An experiment's data without the fields that do not decide what it computes."""
     return {key: value for key, value in data.items() if key not in INCIDENTAL}

@@ -175,13 +175,15 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True)
 class Scatter:
-    """Points `x`, `y`, both `[N]`, with the diagonal for comparison."""
+    """Points `x`, `y`, both `[N]`, with a line for comparison."""
 
     title: str
     x: np.ndarray
     y: np.ndarray
     x_label: str
     y_label: str
+    line: Literal["diagonal", "zero"] = "diagonal"
+    """The line that the points would lie on: x = y, or y = 0."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,11 @@ The plots are also saved in `plots/` as PNG files.
 """
 
 import base64
+import csv
 import dataclasses
 import html
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,13 @@ h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.4rem 0 .6
 figure { margin: 0; } img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .88rem; } td, th { text-align: left; padding: .22rem 1.1rem .22rem 0;
 border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--soft); font-weight: 500; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 0 2.2rem; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 0 2.2rem; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: .6rem 1rem; }
+.scroll { overflow-x: auto; } h2 a { font-size: .8rem; font-weight: 400; color: var(--soft); margin-left: .6rem; }
+@media (prefers-color-scheme: dark) {
+:root { color-scheme: dark; --ink: #e5e7eb; --soft: #9ca3af; --line: #374151; --accent: #fb923c; }
+body { background: #111827; } img { background: #fff; border-radius: 8px; padding: .5rem; box-sizing: border-box; } }
+@media (max-width: 500px) { body { margin: 1rem auto; padding: 0 .8rem; } .card { min-width: 5.5rem; padding: .5rem .8rem; } }
 code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 details { margin-top: 2rem; } summary { cursor: pointer; color: var(--soft); }
 """
@@ -53,6 +61,9 @@ class ReportData:
     """Short facts for the cards, e.g. time, parameters, speed."""
     exhibits: Sequence[Exhibit]
     config: Mapping[str, Any]
+    """The settings that were chosen, by dotted names."""
+    defaults: Mapping[str, Any]
+    """The settings that have their defaults, likewise."""
     environment: Mapping[str, Any]
     expectation: str = ""
     """One sentence that compares the score with the expected one of the configuration."""
@@ -60,7 +71,7 @@ class ReportData:
 
 def write_report(directory: Path, data: ReportData) -> Path:
     """Write `report.html` and `plots/*.png` into a run directory; returns the path of the page."""
-    drawn = [("Curves", plots.curves(data.history))]
+    drawn = []
     for exhibit in data.exhibits:
         match exhibit:
             case ConfusionMatrix():
@@ -74,14 +85,16 @@ def write_report(directory: Path, data: ReportData) -> Path:
     try:
         folder = directory / "plots"
         folder.mkdir(exist_ok=True)
-        images, taken = [], set[str]()
+        images, taken = [], {"curves"}
+        (folder / "curves.png").write_bytes(plots.to_png(plots.curves(data.history)))
+        panels = [(name, plots.to_png(plots.curve(data.history, name))) for name in data.history.metrics()]
         for title, figure in drawn:
             png = plots.to_png(figure)
             (folder / f"{_slug(title, taken)}.png").write_bytes(png)
             images.append((title, png))
         page = directory / PAGE
         with replacing(page) as file:
-            file.write(_page(data, images).encode(errors="backslashreplace"))
+            file.write(_page(data, panels, images).encode(errors="backslashreplace"))
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write the report in {directory} ({error}); the trained weights are saved. Free some space and run the "
@@ -90,44 +103,73 @@ def write_report(directory: Path, data: ReportData) -> Path:
     return page
 
 
-def _page(data: ReportData, images: Sequence[tuple[str, bytes]]) -> str:
-    cards = [_card(name, value, "head" if name == data.headline else "") for name, value in _ordered(data)]
+def _page(data: ReportData, panels: Sequence[tuple[str, bytes]], images: Sequence[tuple[str, bytes]]) -> str:
+    cards = [_card(name, value, "head" if name == f"test {data.headline}" else "") for name, value in _ordered(data)]
     cards += [_card(name, value, "") for name, value in data.facts.items()]
-    figures = "".join(
-        f"<section><h2>{html.escape(title)}</h2><figure><img alt='{html.escape(title)}' "
-        f"src='data:image/png;base64,{base64.b64encode(png).decode()}'></figure></section>"
-        for title, png in images
+    log = _csv_link("metrics", ("step", "split", *data.history.metrics()), _log_rows(data.history))
+    figures = (
+        f"<section><h2>Curves{log}</h2><div class='panels'>{''.join(_image(*one) for one in panels)}</div></section>"
     )
+    figures += "".join(f"<section><h2>{html.escape(title)}</h2>{_image(title, png)}</section>" for title, png in images)
     tables = "".join(_table(exhibit) for exhibit in data.exhibits if isinstance(exhibit, Table))
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"
         f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style></head><body>"
         f"<h1>{html.escape(data.title)}</h1><p class='sub'>{html.escape(data.subtitle)}</p>"
         f"<div class='cards'>{''.join(cards)}</div><p>{html.escape(data.expectation)}</p>{figures}{tables}"
-        f"<div class='two'><section><h2>Configuration</h2>{_pairs(_flat(data.config))}</section>"
+        f"<div class='two'><section><h2>Settings that were chosen</h2>{_pairs(_flat(data.config))}"
+        f"<details><summary>{len(data.defaults)} settings that have their defaults</summary>"
+        f"{_pairs(_flat(data.defaults))}</details></section>"
         f"<section><h2>Environment</h2>{_pairs(_flat(data.environment))}</section></div></body></html>\n"
     )
 
 
+def _image(title: str, png: bytes) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f"<figure><img alt='{html.escape(title)}' src='{source}'></figure>"
+
+
+def _csv_link(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A link that saves a table as a CSV file; the file is in the link."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    content = base64.b64encode(text.getvalue().encode(errors="backslashreplace")).decode()
+    return f"<a download='{_slug(name, set())}.csv' href='data:text/csv;base64,{content}'>CSV</a>"
+
+
+def _log_rows(history: History) -> list[list[Any]]:
+    names = history.metrics()
+    return [[r["step"], r["split"], *(r.get(name, "") for name in names)] for r in history.records]
+
+
 def _ordered(data: ReportData) -> list[tuple[str, str]]:
     names = sorted(data.final, key=lambda name: (name != data.headline, name == "examples"))
-    return [(name, f"{data.final[name]:.4g}" if name != "examples" else f"{data.final[name]:,.0f}") for name in names]
+    return [(f"test {name}", _number(data.final[name], whole=name == "examples")) for name in names]
+
+
+def _number(value: float, *, whole: bool = False) -> str:
+    """Four digits, and large numbers without an exponent."""
+    return f"{value:,.0f}" if whole or 1e4 <= abs(value) < 1e13 else f"{value:.4g}"
 
 
 def _card(name: str, value: str, kind: str) -> str:
-    label = "test examples" if name == "examples" else name.replace("_", " ")
+    label = name.replace("_", " ")
     return f"<div class='card {kind}'><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>"
 
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return f"<section><h2>{html.escape(table.title)}</h2><table><tr>{head}</tr>{rows}</table></section>"
+    link = _csv_link(table.title, table.header, table.rows)
+    return (
+        f"<section><h2>{html.escape(table.title)}{link}</h2><div class='scroll'><table><tr>{head}</tr>{rows}</table></div>"
+        f"</section>"
+    )
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     rows = (f"<tr><th>{html.escape(name)}</th><td><code>{html.escape(value)}</code></td></tr>" for name, value in pairs)
-    return f"<table>{''.join(rows)}</table>"
+    return f"<div class='scroll'><table>{''.join(rows)}</table></div>"
 
 
 def _flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -7,7 +7,8 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +78,14 @@ def to_png(figure: "Figure", *, dpi: int = 130) -> bytes:
     return buffer.getvalue()
 
 
+def read_images(paths: Sequence[Path]) -> list[np.ndarray]:
+    """PNG files as arrays `[H, W, 3]` in [0, 1]."""
+    _matplotlib()
+    from matplotlib.image import imread
+
+    return [np.asarray(imread(path))[..., :3] for path in paths]
+
+
 def _figure(width: float, height: float) -> "Figure":
     # Not pyplot: it keeps every figure open and needs a display.
     from matplotlib.figure import Figure
@@ -130,36 +139,57 @@ def curves(history: "History") -> "Figure":
     figure = _figure(4.2 * columns, 2.9 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, name in zip(axes, names, strict=False):
-        for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
-            steps, values = history.series(name, split)
-            if not steps:
-                continue
-            end, values = values[-1], [value if math.isfinite(value) else math.nan for value in values]
-            seen = [index for index, value in enumerate(values) if math.isfinite(value)]
-            marker = "o" if split != "train" and len(steps) < 40 else None
-            axis.plot(steps, values, color=colour, label=split, lw=1.6, marker=marker, ms=3.5)
-            if split == "test" and seen:
-                # Write the last test value at the last finite point.
-                axis.annotate(
-                    f"{end:.4g}",
-                    (steps[seen[-1]], values[seen[-1]]),
-                    xytext=(-4, 7),
-                    ha="right",
-                    textcoords="offset points",
-                    color=colour,
-                    fontsize=9,
-                )
-        axis.set_title(name.replace("_", " "), fontsize=11, color=INK, loc="left")
-        axis.set_xlabel("step", fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25, lw=0.6)
-        handles, labels = axis.get_legend_handles_labels()
-        if len(labels) > 1:
-            axis.legend(handles, labels, frameon=False, fontsize=8)
+        _draw_curve(axis, history, name)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
     return figure
+
+
+@_plainly
+def curve(history: "History", name: str) -> "Figure":
+    """The panel of one metric; see `curves`."""
+    figure = _figure(4.6, 3.1)
+    _draw_curve(figure.subplots(), history, name)
+    return figure
+
+
+def _draw_curve(axis: Any, history: "History", name: str) -> None:
+    """The curves of one metric; a loss over more than a decade has a logarithmic axis."""
+    drawn: list[float] = []
+    for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        steps, values = history.series(name, split)
+        if not steps:
+            continue
+        end, values = values[-1], [value if math.isfinite(value) else math.nan for value in values]
+        seen = [index for index, value in enumerate(values) if math.isfinite(value)]
+        drawn += [values[index] for index in seen]
+        marker = "o" if split != "train" and len(steps) < 40 else None
+        axis.plot(steps, values, color=colour, label=split, lw=1.6, marker=marker, ms=3.5)
+        if split == "test" and seen:
+            # Write the last test value at the last finite point.
+            axis.annotate(
+                f"{end:.4g}",
+                (steps[seen[-1]], values[seen[-1]]),
+                xytext=(-4, 7),
+                ha="right",
+                textcoords="offset points",
+                color=colour,
+                fontsize=9,
+            )
+    if "loss" in name and drawn and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
+        from matplotlib.ticker import FuncFormatter, NullFormatter
+
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # no formulas: see `_plain_style`
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_title(name.replace("_", " "), fontsize=11, color=INK, loc="left")
+    axis.set_xlabel("step", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25, lw=0.6)
+    handles, labels = axis.get_legend_handles_labels()
+    if len(labels) > 1:
+        axis.legend(handles, labels, frameon=False, fontsize=8)
 
 
 @_plainly
@@ -243,14 +273,16 @@ def lines(exhibit: Lines) -> "Figure":
 
 @_plainly
 def scatter(exhibit: Scatter) -> "Figure":
-    """A scatter plot with the diagonal."""
+    """A scatter plot with the line that the points would lie on."""
     figure = _figure(5, 5)
     axis = figure.subplots()
     axis.plot(exhibit.x, exhibit.y, ".", ms=3, alpha=0.35, color=TEST, rasterized=True)
     both = np.concatenate([np.ravel(exhibit.x), np.ravel(exhibit.y)])
     both = both[np.isfinite(both)]
-    if len(both):
+    if len(both) and exhibit.line == "diagonal":
         axis.plot([both.min(), both.max()], [both.min(), both.max()], color=INK, lw=1)
+    elif exhibit.line == "zero":
+        axis.axhline(0.0, color=INK, lw=1)
     axis.set_xlabel(exhibit.x_label)
     axis.set_ylabel(exhibit.y_label)
     axis.spines[["top", "right"]].set_visible(False)

@@ -10,16 +10,20 @@ import jax
 import numpy as np
 
 from jaxnets.config.experiment import Expected
-from jaxnets.core.types import Exhibit
+from jaxnets.config.serialize import apart
+from jaxnets.core.types import Exhibit, Gallery, Lines, Table
 from jaxnets.data.large import shown as rows_shown
 from jaxnets.parallel.hosts import from_first, is_first
 from jaxnets.report.console import Console
 from jaxnets.report.page import PAGE, ReportData, write_report
+from jaxnets.report.plots import read_images
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.training.loop import Timing
 
 # Field of a test record: updates done at the weights that were measured, where that is not the record's own step.
 CHOSEN = "weights_of_step"
+# Points of the curve of the learning rate.
+MOST_RATES = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,9 @@ def finish(
     exhibits = _exhibits(run) if reporting else []
     if not is_first():
         return
+    if reporting and directory is not None:
+        times = [_times(seconds, timing)] if trained else []
+        exhibits = [*_rates(run), *exhibits, *_shown_samples(directory.path), *times]
     final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split", CHOSEN)}
     speeds = run.history.series("examples_per_second")[1]
     done, of = int(run.state.step), parts.experiment.steps
@@ -65,6 +72,7 @@ def finish(
         facts["best step"] = f"{run.best.step:,} ({parts.watched[0]} {run.best.metric} {run.best.value:.4g})"
     if trained:
         facts["seconds to train"] = f"{seconds:.1f}"
+        facts["compiling (s)"] = f"{timing.compiling:.1f}"
         facts["waiting for data (s)"] = f"{timing.waiting_for_data:.1f}"
         facts["evaluating (s)"] = f"{timing.in_hooks:.1f}"
         facts["saving (s)"] = f"{timing.saving:.1f}"
@@ -77,6 +85,7 @@ def finish(
         facts["note"] = "more than a tenth of the time went into waiting for data; see --placement"
     verdict = _verdict(final, words.expected)
     if directory is not None and reporting:
+        chosen, defaults = apart(directory.read_object("config.json"))
         report = ReportData(
             title=words.title,
             subtitle=f"{words.subtitle} ".lstrip()
@@ -86,7 +95,8 @@ def finish(
             final=final,
             facts=facts,
             exhibits=exhibits,
-            config=directory.read_json("config.json"),
+            config=chosen,
+            defaults=defaults,
             environment=directory.read_json("environment.json"),
             expectation=verdict,
         )
@@ -116,6 +126,48 @@ def _exhibits(run: Any) -> list[Exhibit]:
         drawn = task.drawn(run.variables)
     columns = [preparation.columns.table()] if preparation.columns is not None else []
     return [*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn, *columns]
+
+
+def _times(seconds: float, timing: Timing) -> Table:
+    """Where the time of a run went."""
+    parts = {
+        "compiling": timing.compiling,
+        "waiting for data": timing.waiting_for_data,
+        "logging and evaluating": timing.in_hooks,
+        "copying states for checkpoints": timing.saving,
+    }
+    parts["training steps, opening the data and the rest"] = max(0.0, seconds - sum(parts.values()))
+    rows = [(name, f"{value:.1f}", f"{value / max(seconds, 1e-9):.0%}") for name, value in parts.items()]
+    return Table("Where the time went", ("part", "seconds", "share"), (*rows, ("all", f"{seconds:.1f}", "100%")))
+
+
+def _rates(run: Any) -> list[Exhibit]:
+    """The learning rate over the steps, where it is known."""
+    steps = int(run.state.step)
+    rates = run.experiment.optimizer.rates(run.experiment.steps, steps) if steps > 1 else None
+    if rates is None:
+        return []
+    at = np.unique(np.linspace(0, steps - 1, MOST_RATES).astype(int))
+    return [Lines("Learning rate", at, rates[at][None, None], ("learning rate",), ("",), "step", "learning rate")]
+
+
+def _shown_samples(directory: Path) -> list[Exhibit]:
+    """What callbacks showed while the run trained (`Progress.show`): up to eight pictures or texts of each name, over time."""
+    shown: list[Exhibit] = []
+    folder = directory / "samples"
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        files = sorted((file for file in place.iterdir() if file.stem.isdigit()), key=lambda file: int(file.stem))
+        few = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 8).astype(int))] if files else []
+        texts = [(file.stem, file.read_text(encoding="utf-8")) for file in few if file.suffix == ".txt"]
+        if texts:
+            shown.append(Table(f"{place.name} over time", ("step", "text"), tuple(texts)))
+        pictures = [file for file in few if file.suffix == ".png"]
+        if pictures:
+            images = read_images(pictures)
+            if len({image.shape for image in images}) == 1:
+                captions = tuple(f"step {file.stem}" for file in pictures)
+                shown.append(Gallery(f"{place.name} over time", np.stack(images), captions))
+    return shown
 
 
 def _counts(examples: Mapping[str, int]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxnets.core.errors import DataError, note
-from jaxnets.core.types import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Mean, Table, Variables
+from jaxnets.core.types import Aux, Batch, Card, ConfusionMatrix, Exhibit, Gallery, Lines, Mean, Table, Variables
 from jaxnets.tasks.base import Task, check_kind, evenly, with_outputs, with_padding, with_vocabulary
 from jaxnets.tasks.losses import cross_entropy
 
@@ -18,6 +18,8 @@ from jaxnets.tasks.losses import cross_entropy
 MATRIX_CLASSES = 100
 # Most numbers of outputs that a report uses: 100 MB.
 MOST_OUTPUTS = 25_000_000
+# Examples from which calibration is shown.
+ENOUGH_FOR_BINS = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,9 @@ class Classification(Task):
             np.add.at(counts, (labels, guesses), 1)
             shown.append(ConfusionMatrix(f"Confusion matrix ({of})", counts, names))
         shown.append(_class_table(labels, guesses, names, of))
+        probabilities = self.probabilities(outputs)
+        if probabilities is not None and len(labels) >= ENOUGH_FOR_BINS:
+            shown += confidence_curves(probabilities, labels, of)
         if len(card.input_shape) == 3 and card.input_shape[-1] in (1, 3):
             shown.append(_most_wrong(outputs, labels, guesses, arrays["inputs"], names))
         return shown
@@ -136,6 +141,50 @@ def _class_table(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], 
         (names[c], f"{true[c]}", share(hits[c], predicted[c]), share(hits[c], true[c])) for c in chosen.tolist()
     )
     return Table(title, ("class", "examples", "precision", "recall"), rows)
+
+
+def confidence_curves(probabilities: np.ndarray, labels: np.ndarray, of: str) -> list[Exhibit]:
+    """Calibration, and what a threshold does.
+
+    For two classes: precision and recall of class 1 where its probability reaches the threshold. For more: the accuracy among
+    the examples whose largest probability reaches it, and the share of these. Calibration is the accuracy in ten bins of the
+    largest probability (Guo et al. 2017, "On calibration of modern neural networks").
+
+    Args:
+        probabilities: `[N, C]`.
+        labels: `[N]` integers.
+        of: the examples, for the title.
+    """
+    surest, right = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
+    edges = np.linspace(0, 1, 11)
+    bins = np.clip(np.digitize(surest, edges) - 1, 0, 9)
+    counts = np.bincount(bins, minlength=10)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        accuracy_in = np.bincount(bins, right, 10) / counts
+        confidence_in = np.bincount(bins, surest, 10) / counts
+    rows = tuple(
+        (f"{edges[b]:.1f} to {edges[b + 1]:.1f}", f"{counts[b]}", f"{confidence_in[b]:.3f}", f"{accuracy_in[b]:.3f}")
+        for b in np.flatnonzero(counts)
+    )
+    error = float(np.nansum(np.abs(accuracy_in - confidence_in) * counts) / len(labels))
+    title = f"Calibration ({of}): expected error {error:.3f}"
+    table = Table(title, ("probability of the prediction", "examples", "mean probability", "accuracy"), rows)
+    thresholds = np.linspace(0, 1, 101)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if probabilities.shape[1] == 2:
+            taken = probabilities[:, 1][None, :] >= thresholds[:, None]
+            hits = (taken & (labels == 1)[None, :]).sum(axis=1)
+            curves, names = (hits / taken.sum(axis=1), hits / max(1, (labels == 1).sum())), ("precision", "recall")
+        else:
+            taken = surest[None, :] >= thresholds[:, None]
+            kept = taken.sum(axis=1)
+            curves, names = (
+                ((taken & right[None, :]).sum(axis=1) / kept, kept / len(labels)),
+                ("accuracy", "share kept"),
+            )
+    caption = "of class 1" if probabilities.shape[1] == 2 else "of examples whose prediction is that probable"
+    lines = Lines(f"Thresholds ({of})", thresholds, np.stack(curves)[None], names, (caption,), "threshold", "")
+    return [table, lines]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

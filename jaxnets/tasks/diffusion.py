@@ -84,7 +84,9 @@ class Diffusion(Task):
 
     def init(self, key: Array, batch: Batch) -> Variables:
         """Initial variables; with labels, the model is initialised with them."""
-        given = (batch["inputs"], jnp.zeros(batch["inputs"].shape[0]), self._hot(batch["targets"])) if self.classes else ()
+        given = (
+            (batch["inputs"], jnp.zeros(batch["inputs"].shape[0]), self._hot(batch["targets"])) if self.classes else ()
+        )
         return init_model(self.model, key, *(given or (batch["inputs"],)))
 
     @property

@@ -151,7 +151,7 @@ class Regression(Task):
         return values[:, 0] if values.shape[1] == 1 else values
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """Scatter plots of predicted against true values, for up to four targets."""
+        """Scatter plots of predicted against true values and of the residuals, for up to four targets."""
         true = np.asarray(arrays["targets"], np.float64).reshape(len(outputs), -1)
         predicted = self.decide(outputs).reshape(len(outputs), -1)
         shown = []
@@ -161,6 +161,9 @@ class Regression(Task):
                 "Predicted against true (test)" if true.shape[1] == 1 else f"Predicted against true (test), target {k}"
             )
             shown.append(Scatter(title, true[:, k], predicted[:, k], f"true {name}", f"predicted {name}"))
+            residuals = true[:, k] - predicted[:, k]
+            title = title.replace("Predicted against true", "Residuals")
+            shown.append(Scatter(title, predicted[:, k], residuals, f"predicted {name}", "true - predicted", "zero"))
         return shown
 
 
