@@ -7,6 +7,7 @@ from jaxnets.core.lazy import lazy
 if TYPE_CHECKING:
     from jaxnets.callbacks.callback import Callback as Callback
     from jaxnets.callbacks.callback import Progress as Progress
+    from jaxnets.callbacks.profile import Profile as Profile
     from jaxnets.callbacks.shipped import Call as Call
     from jaxnets.callbacks.shipped import DeviceMemory as DeviceMemory
     from jaxnets.callbacks.shipped import Samples as Samples
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 FILES = {
     "Callback": "callback",
     "Progress": "callback",
+    "Profile": "profile",
     "Call": "shipped",
     "DeviceMemory": "shipped",
     "Samples": "shipped",
@@ -27,6 +29,7 @@ __all__ = [
     "Call",
     "Callback",
     "DeviceMemory",
+    "Profile",
     "Progress",
     "Samples",
     "TimeLimit",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnets.callbacks.callback import Callback, CallbackError, Progress
 from jaxnets.core.errors import UsageError
 from jaxnets.training.guards import StepMetrics
-from jaxnets.training.plan import Every, Moment
+from jaxnets.training.plan import Moment
 from jaxnets.training.stopping import Stopping
 
 
@@ -25,7 +25,7 @@ class CallbackHook:
 
     def next_after(self, step: int) -> int | None:
         """See `Hook`."""
-        return Every(self.callback.every).next_after(step)
+        return self.callback.next_after(step)
 
     def observe(self, first_step: int, metrics: StepMetrics) -> None:
         """See `Hook`: one call for each step."""

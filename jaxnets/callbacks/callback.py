@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnets.core.errors import JaxnetsError, UsageError
 from jaxnets.core.files import replacing
+from jaxnets.training.plan import Every
 from jaxnets.training.stopping import Stopping
 
 
@@ -75,7 +76,11 @@ class Callback:
     """Base of callbacks; each method does nothing until it is overridden."""
 
     every = 0
-    """Steps between calls of `at`; 0: it is never called."""
+    """Steps between calls of `at`; 0: it is never called (unless `next_after` says otherwise)."""
+
+    def next_after(self, step: int) -> int | None:
+        """The next step, after `step`, at which `at` is called; None for none. By default the multiples of `every`."""
+        return Every(self.every).next_after(step)
 
     def started(self, run: Progress) -> None:
         """Before the first step of this stretch of training, with the state that it begins with (after `restore`)."""
@@ -94,7 +99,7 @@ class Callback:
         """After the state was copied off the device for a checkpoint (its files are written behind the next steps)."""
 
     def stopped(self, run: Progress, reason: str) -> None:
-        """When the run ends before its last step because of a signal or of `run.stop`; the state is saved."""
+        """When the run ends before its last step because of a signal, of `run.stop` or of `stop_at`; the state is saved."""
 
     def failed(self, run: Progress, error: BaseException) -> None:
         """When an error ends the run."""

@@ -26,6 +26,8 @@ class RunOptions:
     """Stop after this many steps, as if interrupted; the same command without it goes on. 0 trains to the end."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
     """What to show while training."""
+    profile: str = ""
+    """Steps to trace with JAX's profiler, such as 20:30; the trace is in RUN/profile, a table of it in the report."""
     loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ()
     """Where the log is repeated, into the run directory or as their environment variables say."""
     coordinator: str = ""
@@ -55,6 +57,7 @@ def run(loaded: Any, experiment: Any, options: RunOptions, *, initial: Any = Non
     elif (options.processes, options.process_id) != (1, 0):
         raise UsageError("processes and process_id go with coordinator, host:port of the first process")
     with hosts.together() if options.coordinator else contextlib.nullcontext():
+        from jaxnets.callbacks.profile import Profile
         from jaxnets.runs.directory import default_directory
         from jaxnets.runs.smoke import in_epochs, smoke
         from jaxnets.runs.train import train
@@ -75,7 +78,7 @@ def run(loaded: Any, experiment: Any, options: RunOptions, *, initial: Any = Non
             overwrite=options.overwrite,
             extend=bool(options.extend),
             initial=initial,
-            hooks=loaded.hooks(),
+            hooks=[*loaded.hooks(), *([Profile(options.profile)] if options.profile else [])],
             stop_at=options.stop_at or None,
             loggers=options.loggers,
             progress=options.progress,

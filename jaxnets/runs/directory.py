@@ -197,7 +197,7 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Remove what a run left here, and nothing else."""
-        for name in ("checkpoints", "plots", "samples", "tensorboard"):
+        for name in ("checkpoints", "plots", "samples", "tensorboard", "profile"):
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
         for name in (

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnets.callbacks.profile import FOLDER, TABLE
 from jaxnets.config.experiment import Expected
 from jaxnets.config.serialize import apart
 from jaxnets.core.types import Exhibit, Gallery, Lines, Table
@@ -63,7 +65,7 @@ def finish(
         return
     if reporting and directory is not None:
         times = [_times(seconds, timing)] if trained else []
-        exhibits = [*_rates(run), *exhibits, *_shown_samples(directory.path), *times]
+        exhibits = [*_rates(run), *exhibits, *_shown_samples(directory.path), *times, *_operations(directory.path)]
     final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split", CHOSEN)}
     speeds = run.history.series("examples_per_second")[1]
     done, of = int(run.state.step), parts.experiment.steps
@@ -139,6 +141,19 @@ def _times(seconds: float, timing: Timing) -> Table:
     parts["training steps, opening the data and the rest"] = max(0.0, seconds - sum(parts.values()))
     rows = [(name, f"{value:.1f}", f"{value / max(seconds, 1e-9):.0%}") for name, value in parts.items()]
     return Table("Where the time went", ("part", "seconds", "share"), (*rows, ("all", f"{seconds:.1f}", "100%")))
+
+
+def _operations(directory: Path) -> list[Exhibit]:
+    """The costliest operations, where steps were profiled."""
+    path = directory / FOLDER / TABLE
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        cells = tuple(
+            (str(r["operation"]), f"{r['calls']}", f"{r['milliseconds']:.2f}", f"{r['share']:.1%}") for r in rows
+        )
+    except (OSError, ValueError, TypeError, KeyError):  # a report is worth more than this table
+        return []
+    return [Table("The costliest operations", ("operation", "calls", "ms", "share"), cells)] if cells else []
 
 
 def _rates(run: Any) -> list[Exhibit]:

@@ -168,8 +168,8 @@ def _after(session: Session, log: MetricsLog, callbacks: Callbacks, log_hook: Lo
     callbacks.raise_first()
     if over:
         callbacks.tell_with("ended", state)
-    elif session.stopping.requested:
-        callbacks.tell_with("stopped", state, session.stopping.reason)
+    else:
+        callbacks.tell_with("stopped", state, session.stopping.reason or f"it was to stop at step {session.stop}")
     callbacks.raise_first()
 
 
