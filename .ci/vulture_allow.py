@@ -42,3 +42,10 @@ _.configure_optimizers
 # Events of a callback, called by name (jaxnets/callbacks/as_hooks.py).
 _.started
 _.failed
+
+# Called by http.server (jaxnets/cli/ui.py).
+_.do_GET
+_.log_message
+
+# For users: a conversation as a prompt for generation.
+prompt_of

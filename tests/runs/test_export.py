@@ -97,7 +97,9 @@ def language():
 
 
 def variational():
-    return jaxnets.fit(tasks.Variational(model=models.VAE(latent=2, widths=(8,)), likelihood="gaussian"), images(), **OPTIONS)
+    return jaxnets.fit(
+        tasks.Variational(model=models.VAE(latent=2, widths=(8,)), likelihood="gaussian"), images(), **OPTIONS
+    )
 
 
 def adversarial():
@@ -147,7 +149,9 @@ def exported(tmp_path_factory):
         runs = {}
         for name in names:
             run, folder = FAMILIES[name](), root / name
-            files = export_programs(run, folder, platforms=("cpu", "cuda", "tpu") if name == "convolutional" else ("cpu",))
+            files = export_programs(
+                run, folder, platforms=("cpu", "cuda", "tpu") if name == "convolutional" else ("cpu",)
+            )
             assert {"predictor.stablehlo", "train_step.stablehlo", "weights.safetensors", "about.json"} <= {*files}
             for file in ("weights", "state"):
                 np.savez(folder / f"{file}.npz", **read_safetensors(folder / f"{file}.safetensors"))
