@@ -29,10 +29,17 @@ if importlib.util.find_spec("jaxnets") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
 
 # %%
+import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from IPython.display import Image
+from jax import export
+
 import jaxnets
+from jaxnets.interop import read_safetensors
+from jaxnets.runs.export import export_programs
 
 # %% [markdown]
 # ## Train
@@ -56,9 +63,7 @@ run.evaluate()
 run.history.plot()
 
 # %%
-from IPython.display import HTML, display
-
-display(HTML(f"<p>The report is <code>{run.directory / 'report.html'}</code></p>"))
+print("the report is", run.directory / "report.html")
 
 # %% [markdown]
 # ## Predict
@@ -95,8 +100,6 @@ print(subprocess.run([*command, "runs", str(folder)], capture_output=True, text=
 print(subprocess.run(compare, capture_output=True, text=True, check=True).stdout)
 
 # %%
-from IPython.display import Image
-
 Image(curves.read_bytes())
 
 # %% [markdown]
@@ -106,14 +109,6 @@ Image(curves.read_bytes())
 # run in a process that has JAX and no jaxnets; `example.py` in the folder shows how.
 
 # %%
-import json
-
-import numpy as np
-from jax import export
-
-from jaxnets.interop import read_safetensors
-from jaxnets.runs.export import export_programs
-
 export_programs(longer, folder / "served", train_step=False)
 predictor = export.deserialize(bytearray((folder / "served" / "predictor.stablehlo").read_bytes()))
 weights = dict(read_safetensors(folder / "served" / "weights.safetensors"))

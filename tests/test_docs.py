@@ -34,6 +34,17 @@ def test_the_blocks_of_your_own_run():
 
 
 @pytest.mark.slow
+def test_the_blocks_about_living_with_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "living-with-a-run.md").read_text(), flags=re.S):
+        exec(block.replace("epochs=10)", "epochs=10, progress='none')"), names)
+    assert names["run"].evaluate()["accuracy"] > 0.5
+    assert int(names["longer"].state.step) > int(names["run"].state.step)
+    assert {"predictor.stablehlo", "example.py"} <= {*names["files"]}
+
+
+@pytest.mark.slow
 def test_a_model_added_as_the_page_says_trains_and_passes_its_test(tmp_path):
     configuration, test = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-model.md").read_text(), flags=re.S
