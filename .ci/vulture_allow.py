@@ -46,6 +46,3 @@ _.failed
 # Called by http.server (jaxnets/cli/ui.py).
 _.do_GET
 _.log_message
-
-# For users: a conversation as a prompt for generation.
-prompt_of

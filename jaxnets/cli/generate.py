@@ -13,7 +13,8 @@ class TextOptions:
     """Options of `jaxnets generate` for a language model."""
 
     prompt: str = ""
-    """Text to go on from; empty: the token that begins texts where there is one, else a new line."""
+    """Text to go on from; empty: the token that begins texts where there is one, else a new line. For a run on
+    conversations: what the user says."""
     tokens: int = 200
     """New tokens in each sample."""
     samples: int = 1
@@ -103,6 +104,8 @@ def _go_on(run: Any, options: TextOptions) -> int:
     import numpy as np
 
     from jaxnets import models
+    from jaxnets.data import Chat
+    from jaxnets.data.text.chat import prompt_of
     from jaxnets.data.text.textfile import plain_ends
     from jaxnets.models.lora import without_adapters
 
@@ -112,8 +115,12 @@ def _go_on(run: Any, options: TextOptions) -> int:
             f"the data of {run.directory} are tokens without a tokenizer, so no text can be read or written"
         )
     text = plain_ends(text)
-    prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
-    text = text or tokenizer.decode(prompt)
+    chat = isinstance(run.experiment.data, Chat)
+    if chat:
+        prompt = prompt_of([("user", text)], run.experiment.data.turns(tokenizer), tokenizer)
+    else:
+        prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
+        text = text or tokenizer.decode(prompt)
     window, asked = run.parts.dataset.card.input_shape[0], len(prompt) + options.tokens
     batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
     try:
@@ -129,8 +136,19 @@ def _go_on(run: Any, options: TextOptions) -> int:
             f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse"
         )
     for index, ids in enumerate(np.asarray(written)):
-        print(("" if index == 0 else "\n---\n") + _joined(tokenizer, prompt, ids, text))
+        joined = _reply(run, ids[len(prompt) :]) if chat else _joined(tokenizer, prompt, ids, text)
+        print(("" if index == 0 else "\n---\n") + joined)
     return 0
+
+
+def _reply(run: Any, ids: Any) -> str:
+    """What the assistant says: the text up to the mark that ends its turn."""
+    tokenizer = run.parts.dataset.tokenizer
+    end = run.experiment.data.turns(tokenizer).end
+    if end in tokenizer.symbols:
+        number = tokenizer.symbols.index(end)
+        return str(tokenizer.decode(ids[: ids.tolist().index(number)] if number in ids else ids))
+    return str(tokenizer.decode(ids)).split(end)[0]
 
 
 def _first_token(tokenizer: Any) -> Any:

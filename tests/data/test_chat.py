@@ -162,6 +162,10 @@ def test_a_folder_is_fine_tuned_by_one_command(their, tmp_path, monkeypatch):
     before = variables["params"]["block_0"]["query"]["kernel"]
     np.testing.assert_array_equal(run.params["block_0"]["query"]["kernel"], before)
     assert np.abs(run.params["block_0"]["query"]["lora_b"]).max() > 0
+    answer = run_here("generate", "tuned", "--prompt", "What colour is the sea?", "--tokens", 12, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "<|im_" not in answer.stdout
+    assert "What colour" not in answer.stdout
     whole = run_here("finetune", "gpt2", "talk.jsonl", "--run-dir", "whole", *flags, cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     changed = open_run(tmp_path / "whole").params["block_0"]["query"]["kernel"]

@@ -8,8 +8,8 @@ import numpy as np
 from jaxnets.core.errors import DataError, note
 from jaxnets.core.files import user_path
 from jaxnets.data.dataset import Arrays, Dataset, Source, TokenIds
-from jaxnets.data.text.chat import TEMPLATES, encode_conversation, read_conversations
-from jaxnets.data.text.tokenizers import open_tokenizer
+from jaxnets.data.text.chat import TEMPLATES, Template, encode_conversation, read_conversations
+from jaxnets.data.text.tokenizers import Tokenizer, open_tokenizer
 from jaxnets.data.text.vocabulary import narrowest
 from jaxnets.ops.tokens import IGNORED
 
@@ -40,16 +40,13 @@ class Chat(Source):
                 f"holdout is a share in (0, 1) and length at least 2, got {self.holdout} and {self.length}; change them"
             )
         path, tokenizer = user_path(self.path), open_tokenizer(self.tokens)
-        name = self.template if self.template != "auto" else _template_for(tokenizer.symbols)
-        conversations = read_conversations(path)
+        template, conversations = self.turns(tokenizer), read_conversations(path)
         held = max(1, round(len(conversations) * self.holdout))
         if held >= len(conversations):
             raise DataError(f"{path} has {len(conversations)} conversations; give at least two, one for the test")
         rows, empty, cut = [], 0, 0
         for number, turns in enumerate(conversations):
-            ids, learned = encode_conversation(
-                turns, TEMPLATES[name], tokenizer, where=f"{path}, conversation {number + 1}"
-            )
+            ids, learned = encode_conversation(turns, template, tokenizer, where=f"{path}, conversation {number + 1}")
             cut += len(ids) > self.length + 1
             inputs, targets = self._row(ids, learned)
             if (targets == IGNORED).all():
@@ -76,9 +73,13 @@ class Chat(Source):
             target_kind="token",
             target_name="next token",
             prepare=TokenIds(),
-            source=f"{self.path} as {name}",
+            source=f"{self.path} as {next(name for name, one in TEMPLATES.items() if one == template)}",
             tokenizer=tokenizer,
         )
+
+    def turns(self, tokenizer: Tokenizer) -> Template:
+        """How turns are written for a tokenizer."""
+        return TEMPLATES[self.template if self.template != "auto" else _template_for(tokenizer.symbols)]
 
     def _row(self, ids: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets `[length]` of one conversation."""

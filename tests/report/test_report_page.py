@@ -1,0 +1,95 @@
+"""The report page: what is chosen apart, curves one by one, tables as CSV, calibration and thresholds."""
+
+import base64
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from conftest import replace
+
+from jaxnets.config.serialize import apart, to_data
+from jaxnets.core.types import Lines, Table
+from jaxnets.optim import AdamW
+from jaxnets.runs.train import train
+from jaxnets.tasks.classification import confidence_curves
+
+
+@pytest.fixture(scope="module")
+def probabilities():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(400, 2)) * 2
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return p, (rng.random(400) < p[:, 1] ** 1.5).astype(int)
+
+
+def test_what_was_chosen_and_what_has_its_default(experiment):
+    saved = to_data(replace(experiment, optimizer=AdamW(3e-3), steps=77))
+    chosen, default = apart(saved)
+    assert chosen["steps"] == 77
+    assert chosen["optimizer.learning_rate"] == 3e-3
+    assert chosen["task"] == "Classification"
+    assert chosen["task.model.widths"] == [32, 16]
+    assert default["optimizer.weight_decay"] == saved["optimizer"]["weight_decay"]
+    assert default["seed"] == 0
+    assert not chosen.keys() & default.keys()
+    # Together they are the whole configuration.
+    assert {name for name in chosen | default if "." not in name} == saved.keys() - {"type"}
+
+
+def test_the_page_has_a_picture_for_each_curve_and_its_numbers_as_csv(experiment, blobs, tmp_path):
+    run = train(experiment, dataset=blobs, run_dir=tmp_path / "run", progress="none")
+    page = (tmp_path / "run" / "report.html").read_text()
+    panels = page.split("class='panels'")[1].split("</section>")[0]
+    assert re.findall(r"alt='([^']+)'", panels) == run.history.metrics()
+    assert "prefers-color-scheme: dark" in page
+    assert "test accuracy" in page
+    assert "Where the time went" in page
+    assert "Learning rate" in page
+    link = re.search(r"download='metrics.csv' href='data:text/csv;base64,([^']+)'", page)[1]
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(link).decode())))
+    assert len(rows) == len(run.history)
+    last = [row for row in rows if row["split"] == "test"][-1]
+    assert float(last["accuracy"]) == run.history.last()["accuracy"]
+    assert "http" not in re.sub(r"data:[^']+|Source: [^<]+", "", page)  # nothing is loaded from elsewhere
+
+
+def test_thresholds_equal_those_of_scikit_learn(probabilities):
+    metrics = pytest.importorskip("sklearn.metrics")
+    p, labels = probabilities
+    table, lines = confidence_curves(p, labels, "test")
+    assert isinstance(lines, Lines)
+    for place in (10, 50, 80):
+        taken = p[:, 1] >= lines.x[place]
+        precision, recall = (
+            metrics.precision_score(labels, taken),
+            metrics.recall_score(labels, taken),
+        )
+        np.testing.assert_allclose(lines.curves[0, :, place], (precision, recall), rtol=1e-12)
+    assert isinstance(table, Table)
+
+
+def test_calibration_is_the_error_of_its_definition(probabilities):
+    p, labels = probabilities
+    table, _ = confidence_curves(p, labels, "test")
+    surest, right = p.max(1), p.argmax(1) == labels
+    error = 0.0
+    for low in np.arange(0, 1, 0.1):
+        inside = (surest >= low) & ((surest < low + 0.1) | (low > 0.85))
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - surest[inside].mean())
+    assert table.title.endswith(f"expected error {error:.3f}")
+    assert sum(int(row[1]) for row in table.rows) == 400
+
+
+def test_several_classes_keep_the_sure_ones(probabilities):
+    rng = np.random.default_rng(1)
+    p = rng.dirichlet(np.ones(4) * 0.5, 200)
+    labels = p.argmax(1)
+    labels[:20] = (labels[:20] + 1) % 4
+    _, lines = confidence_curves(p, labels, "test")
+    accuracy, kept = lines.curves[0]
+    assert accuracy[0] == pytest.approx(0.9)
+    assert kept[0] == 1
+    assert (np.diff(kept) <= 0).all()
