@@ -136,7 +136,7 @@ def _go_on(run: Any, options: TextOptions) -> int:
             f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse"
         )
     for index, ids in enumerate(np.asarray(written)):
-        joined = _reply(run, ids[len(prompt) :]) if chat else _joined(tokenizer, prompt, ids, text)
+        joined = _reply(run, ids) if chat else _joined(tokenizer, prompt, ids, text)
         print(("" if index == 0 else "\n---\n") + joined)
     return 0
 
