@@ -57,6 +57,25 @@ class Shuffled:
 
 
 @dataclasses.dataclass(frozen=True)
+class Padded:
+    """An order whose batches are filled up with masked rows, so that every device gets as many of every micro-batch.
+
+    Each micro-batch keeps its rows, and the masked ones come after them, so random draws by position stay the same.
+    """
+
+    order: Order
+    batch_size: int
+    """Rows with the masked ones."""
+    micro_batches: int = 1
+
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch `step`; the masked rows repeat its first example, so that nothing about them is unusual."""
+        index, mask = (part.reshape(self.micro_batches, -1) for part in self.order.rows(step))
+        missing = (0, 0), (0, self.batch_size // self.micro_batches - index.shape[1])
+        return np.pad(index, missing, constant_values=index[0, 0]).ravel(), np.pad(mask, missing).ravel()
+
+
+@dataclasses.dataclass(frozen=True)
 class InOrder:
     """Evaluation order: every example once; the last batch is padded with masked rows."""
 

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.core.errors import UsageError
+from jaxnets.core.errors import UsageError, note
 from jaxnets.core.types import Placement
 from jaxnets.ops.axes import AXES
 
@@ -29,14 +29,14 @@ class MeshShape:
     """Number of shards of the layers, by the partition rules."""
 
     def sizes(self, devices: int) -> tuple[int, int, int]:
-        """The three sizes for a number of devices; raises `UsageError` unless their product is that number."""
+        """The three sizes for a number of devices; raises `UsageError` if that is too few, or no multiple where one is -1."""
         sizes = [self.data, self.fsdp, self.tensor]
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise UsageError(f"mesh sizes are at least 1, or -1 (once) for the rest of the devices; got {self}")
         given = math.prod(size for size in sizes if size != -1)
         if -1 in sizes and devices % given == 0:
             sizes[sizes.index(-1)] = devices // given
-        elif -1 in sizes or given != devices:
+        elif -1 in sizes or given > devices:
             raise UsageError(
                 f"mesh data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} needs "
                 f"{'a multiple of ' if -1 in sizes else ''}{given} devices, but there are {devices}; "
@@ -46,9 +46,21 @@ class MeshShape:
 
 
 def make_mesh(shape: MeshShape | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (by default all); enter it with `jax.set_mesh(mesh)`."""
+    """The mesh over `devices` (by default all); enter it with `jax.set_mesh(mesh)`.
+
+    A shape of fewer devices takes the first ones, with a note; over several processes it is refused, since each takes part.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = (shape or MeshShape()).sizes(len(devices))
+    count = math.prod(sizes)
+    if count < len(devices):
+        if jax.process_count() > 1:
+            raise UsageError(
+                f"the mesh has {count} devices, but the processes have {len(devices)}; every process takes part, so set one "
+                f"size to -1, or start fewer processes"
+            )
+        note(f"the mesh has {count} devices; {len(devices) - count} of {len(devices)} are not used")
+        devices = devices[:count]
     # The default of JAX is Explicit axes, under which Linen layers raise.
     return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
@@ -58,8 +70,23 @@ def batch_devices(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in AXES["batch"] or ())
 
 
+def padded_batch(batch_size: int, mesh: Mesh, *, micro_batches: int = 1) -> int:
+    """Rows of a batch that is filled up until every device gets the same number of rows of every micro-batch.
+
+    Raises:
+        UsageError: the batch is not divisible into the micro-batches.
+    """
+    if micro_batches < 1 or batch_size % micro_batches:
+        raise UsageError(
+            f"batch_size {batch_size} is not divisible into {micro_batches} micro-batches; "
+            f"choose a batch_size that is a multiple of micro_batches"
+        )
+    each = batch_devices(mesh) * micro_batches
+    return -(-batch_size // each) * each
+
+
 def check_batch(batch_size: int, mesh: Mesh, *, micro_batches: int = 1) -> None:
-    """Raise `UsageError` unless every device gets the same number of rows of every micro-batch."""
+    """Raise `UsageError` unless every device gets the same number of rows of every micro-batch without masked ones."""
     shares = batch_devices(mesh)
     if micro_batches < 1 or batch_size % micro_batches:
         raise UsageError(

@@ -12,14 +12,14 @@ from jaxnets.core.types import Batch
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
-from jaxnets.data.order import Shuffled
+from jaxnets.data.order import Order, Padded, Shuffled
 from jaxnets.data.split import WEIGHTS
 from jaxnets.data.validation import with_validation
 from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.ops.roles import without_role
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
-from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, placement
+from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, padded_batch, placement
 from jaxnets.parallel.partition import shardings
 from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.steps.state import TrainState
@@ -110,7 +110,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
-    check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+    rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
     recipe = Recipe(
         optimizer=experiment.optimizer.build(experiment.steps),
         seed=experiment.seed,
@@ -128,12 +128,14 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         raise UsageError(
             f"mesh.tensor is {experiment.mesh.tensor}, but no partition rule cuts a layer yet; set it to 1 and use mesh.fsdp"
         )
-    order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
+    order: Order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
+    order = Padded(order, rows, experiment.micro_batches) if rows != experiment.batch_size else order
     preparation = dataset.preparation
     transform = Transform(preparation, task.encode_targets, dataset.augment, experiment.seed)
-    batch = batch_spec(dataset, experiment.batch_size, transform)
+    batch = batch_spec(dataset, rows, transform)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
+        _check_padding(experiment, rows, mesh, task, abstract)
         _check_parameters(task, abstract)
         if task.players:
             experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
@@ -203,6 +205,24 @@ def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
                 f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
                 f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
             )
+
+
+def _check_padding(experiment: Experiment, rows: int, mesh: Mesh, task: Task, abstract: TrainState) -> None:
+    """Note the masked rows of a batch that the devices do not divide.
+
+    Raises:
+        UsageError: masked rows would have a part in the result: in a state beside the parameters (batch statistics, counts),
+            or where several players divide a batch.
+    """
+    if rows == experiment.batch_size:
+        return
+    if abstract.model_state or task.players:
+        check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+    note(
+        f"{batch_devices(mesh)} devices share each batch of {experiment.batch_size}; it is filled up with "
+        f"{rows - experiment.batch_size} masked rows, which change nothing and take {1 - experiment.batch_size / rows:.0%} of "
+        f"the work"
+    )
 
 
 def _check_batch_statistics(experiment: Experiment, abstract: TrainState, dataset: Dataset) -> None:

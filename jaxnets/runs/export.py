@@ -198,7 +198,7 @@ def _raw_inputs(parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
 def _sent(parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch as the host sends it."""
     transform = Transform(parts.dataset.preparation, parts.task.encode_targets)
-    size = parts.experiment.batch_size
+    size = parts.batch_spec["mask"].shape[0]
     first = transform.on_host({name: array[:1] for name, array in parts.dataset.train.items()})
     sent = {name: jax.ShapeDtypeStruct((size, *a.shape[1:]), _narrow(a.dtype)) for name, a in first.items()}
     sent["mask"] = jax.ShapeDtypeStruct((size,), np.float32)

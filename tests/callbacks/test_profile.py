@@ -11,6 +11,7 @@ from jaxnets.core.errors import UsageError
 from jaxnets.runs.train import train
 
 
+@pytest.mark.slow
 def test_ten_steps_are_traced_and_nothing_else_changes(experiment, blobs, tmp_path):
     experiment = replace(experiment, eval_every=0, save_every=0)  # nothing but steps in the trace
     plain = train(experiment, dataset=blobs, progress="none")

@@ -111,9 +111,9 @@ def test_help_and_lists_do_not_import_jax(tmp_path, arguments):
         (("evaluate", "--help"), "It has no flags."),
         (("evaluate", "RUN", "--help"), "jaxnets evaluate RUN_DIRECTORY"),
         (("predict", "--help"), ".csv   rows of a table"),
-        (("predict", "RUN", "--help"), "--raw gives the model's own outputs"),
+        (("predict", "RUN", "--help"), "--raw the model's own outputs"),
         (("generate", "-h"), "--prompt --beam"),
-        (("export", "RUN", "--help"), "Leaves a trained language model"),
+        (("export", "RUN", "--help"), "leaves a trained language model"),
     ],
 )
 def test_each_command_explains_itself(arguments, part, tmp_path):

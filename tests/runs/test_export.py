@@ -188,6 +188,7 @@ def check(root, name, run):
         np.testing.assert_allclose(trained[path], np.asarray(leaf), rtol=2e-5, atol=2e-6, err_msg=f"{name}: {path}")
 
 
+@pytest.mark.slow
 def test_a_stranger_predicts_and_trains(exported):
     root, runs = exported(DEFAULT)
     for name, run in runs.items():

@@ -85,6 +85,7 @@ def test_epochs_or_steps(run):
     assert int(longer.state.step) == 60 + 2 * (192 // run.experiment.batch_size)
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_early_goes_on_and_keeps_the_better_weights(words):
     stop = jaxnets.EarlyStop("accuracy", patience=1)
     ended = jaxnets.fit(MLP(widths=(16,)), words, stop=stop, eval_every=5, **constant(400))
@@ -95,6 +96,7 @@ def test_a_run_that_ended_early_goes_on_and_keeps_the_better_weights(words):
     assert longer.best.value >= ended.best.value
 
 
+@pytest.mark.slow
 def test_what_changes_in_the_schedule_is_said(experiment, blobs, tmp_path, capsys):
     shorter = replace(experiment, optimizer=AdamW(1e-2, schedule=WarmupCosine(warmup=0.1)))
     train(shorter, dataset=blobs, run_dir=tmp_path / "run", progress="none")
@@ -218,6 +220,7 @@ def test_extend_is_the_same_however_often_it_is_said(folder):
     assert int(open_run(folder / "runs" / "spirals").state.step) == 19
 
 
+@pytest.mark.slow
 def test_epochs_count_passes_and_smoke_leaves_nothing(folder):
     done = run_here("train", "spirals.py", "--epochs", 2, "--run-dir", "epochs", cwd=folder)
     assert done.returncode == 0, done.stderr

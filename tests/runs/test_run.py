@@ -138,7 +138,14 @@ def test_a_run_leaves_everything_behind(tmp_path, pictures, experiment):
     page = (directory / "report.html").read_text()
     assert "my &lt;title&gt;" in page
     assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:)?//", page), "the page needs a network"
-    for part in ("Curves", "Confusion matrix", "Class by class", "Configuration", "Environment", "task.model.features"):
+    for part in (
+        "Curves",
+        "Confusion matrix",
+        "Class by class",
+        "Settings that were chosen",
+        "Environment",
+        "task.model.features",
+    ):
         assert part in page
     assert (directory / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
     reopened = open_run(directory, dataset=pictures)
@@ -341,7 +348,7 @@ def test_fit_takes_your_arrays_and_leaves_them_as_they_are():
         ((MLP(),), {"stepz": 5}, UsageError, "no argument 'stepz'. Did you mean 'steps'"),
         ((MLP,), {}, UsageError, "add parentheses"),
         ((MLP(),), {"optimizer": 3}, UsageError, "an optimizer is one of .*; got 3"),
-        ((MLP(),), {"batch_size": 20}, UsageError, "batch_size 20 .*not divisible by the mesh"),
+        ((MLP(),), {"batch_size": 20, "micro_batches": 3}, UsageError, "not divisible into 3 micro-batches"),
         ((MLP(outputs=7),), {}, DataError, "outputs=7, but the labels of 'digits' run from 0 to 9"),
         (
             (CNN(features=(4, 4, 4, 4)),),

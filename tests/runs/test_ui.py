@@ -11,21 +11,40 @@ import pytest
 from conftest import replace
 
 from jaxnets.cli import ui
+from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError
+from jaxnets.data import InMemory
+from jaxnets.models import MLP
 from jaxnets.optim import AdamW
 from jaxnets.runs.train import train
+from jaxnets.tasks import Classification
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.fixture(scope="module")
+def folder(blobs, tmp_path_factory):
+    """Two runs, one with a name that would be markup."""
+    root = tmp_path_factory.mktemp("ui")
+    base = Experiment(
+        task=Classification(model=MLP(widths=(8,))),
+        data=InMemory("blobs"),
+        steps=14,
+        batch_size=24,
+        eval_every=7,
+        log_every=7,
+    )
+    train(base, dataset=blobs, run_dir=root / "runs" / "a<b>", progress="none")
+    other = replace(base, optimizer=AdamW(1e-4))
+    train(other, dataset=blobs, run_dir=root / "runs" / "deep" / "slow", progress="none")
+    (root / "secret.json").write_text("{}")
+    return root
+
+
 @pytest.fixture
-def address(experiment, blobs, tmp_path):
-    """A page of two runs, one with a name that would be markup."""
-    train(experiment, dataset=blobs, run_dir=tmp_path / "runs" / "a<b>", progress="none")
-    other = replace(experiment, optimizer=AdamW(1e-4), steps=14)
-    train(other, dataset=blobs, run_dir=tmp_path / "runs" / "deep" / "slow", progress="none")
-    (tmp_path / "secret.json").write_text("{}")
-    server = ui.make_server(str(tmp_path / "runs"), 0)
+def address(folder):
+    """The page, served."""
+    server = ui.make_server(str(folder / "runs"), 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -38,13 +57,13 @@ def get(url, **headers):
         return answer.read().decode(), dict(answer.headers)
 
 
-def test_data_reports_and_walls(address, tmp_path):
+def test_data_reports_and_walls(address, folder):
     runs = {run["name"]: run for run in json.loads(get(f"{address}/api/runs")[0])["runs"]}
     assert runs.keys() == {"a<b>", "deep/slow"}
     assert runs["deep/slow"]["step"] == 14
     assert runs["deep/slow"]["config"]["optimizer.learning_rate"] == 1e-4
     records = json.loads(get(f"{address}/api/records?run=deep%2Fslow")[0])
-    written = [json.loads(line) for line in (tmp_path / "runs/deep/slow/metrics.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (folder / "runs/deep/slow/metrics.jsonl").read_text().splitlines()]
     assert sorted(records, key=str) == sorted(written, key=str)
     page, headers = get(f"{address}/report/deep/slow")
     assert "Curves" in page
