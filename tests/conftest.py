@@ -93,7 +93,6 @@ KEPT = {
     "test_ops.test_max_pool_equals_its_reference": ("shape0",),
     "test_callbacks.test_what_a_callback_raises_names_it_and_the_state_is_saved_first": ("stepped", "started"),
     "test_callbacks.test_through_a_kill_each_step_is_seen_once_on_one_and_eight_devices": ("8",),
-    "test_parallel.test_eight_devices_equal_one": ("[mlp]",),
     "test_own.test_a_module_as_its_author_wrote_it_trains_and_draws_in_training_alone": (
         "[Field]",
         "[Boxed]",
@@ -109,7 +108,6 @@ KEPT = {
         "[a dense layer itself]",
     ),
     "test_loop.test_steps_per_call_gives_the_same_bits": ("[accumulated]",),
-    "test_signals.test_a_signal_saves_exits_75_and_the_next_start_goes_on": ("[2]",),
     "test_signals.test_a_signal_in_an_evaluation_leaves_it_pending_and_it_is_run": ("[at the end]",),
     "test_any_module.test_sown_losses_are_added_to_the_loss_and_logged": ("[{'micro_batches': 2}]",),
     "test_field_reports.test_nodes_without_edges_have_finite_outputs": ("[GraphSAGE]",),

@@ -60,19 +60,19 @@ class Shuffled:
 class Padded:
     """An order whose batches are filled up with masked rows, so that every device gets as many of every micro-batch.
 
-    Each micro-batch keeps its rows, and the masked ones come after them, so random draws by position stay the same.
+    The masked rows come last. A micro-batch takes every n-th row (`steps/step.py: _split`), so they are the last ones of each
+    too, and random draws by position stay the same.
     """
 
     order: Order
     batch_size: int
     """Rows with the masked ones."""
-    micro_batches: int = 1
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch `step`; the masked rows repeat its first example, so that nothing about them is unusual."""
-        index, mask = (part.reshape(self.micro_batches, -1) for part in self.order.rows(step))
-        missing = (0, 0), (0, self.batch_size // self.micro_batches - index.shape[1])
-        return np.pad(index, missing, constant_values=index[0, 0]).ravel(), np.pad(mask, missing).ravel()
+        index, mask = self.order.rows(step)
+        missing = (0, self.batch_size - len(index))
+        return np.pad(index, missing, constant_values=index[0]), np.pad(mask, missing)
 
 
 @dataclasses.dataclass(frozen=True)

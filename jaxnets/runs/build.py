@@ -129,7 +129,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
             f"mesh.tensor is {experiment.mesh.tensor}, but no partition rule cuts a layer yet; set it to 1 and use mesh.fsdp"
         )
     order: Order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
-    order = Padded(order, rows, experiment.micro_batches) if rows != experiment.batch_size else order
+    order = Padded(order, rows) if rows != experiment.batch_size else order
     preparation = dataset.preparation
     transform = Transform(preparation, task.encode_targets, dataset.augment, experiment.seed)
     batch = batch_spec(dataset, rows, transform)

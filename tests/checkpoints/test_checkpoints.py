@@ -395,6 +395,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_one_table(saved):
         assert re.search(row, text), (row, text)
 
 
+@pytest.mark.slow
 def test_warm_start_takes_what_fits_and_only_what_is_allowed_to_differ(tmp_path, experiment, blobs, one_device):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     averaged = replace(experiment, average=EMA(0.9))

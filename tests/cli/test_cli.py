@@ -38,6 +38,7 @@ def test_train_stop_resume_evaluate(tmp_path):
     assert (tmp_path / "cut" / "report.html").stat().st_size > 50_000
 
 
+@pytest.mark.slow
 def test_overrides_get_a_directory_of_their_own(tmp_path):
     done = run_cli("train", "tabular", "--steps", 5, "--data.path", "iris", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -154,6 +155,7 @@ def test_a_configuration_may_compute_and_import_what_it_likes(tmp_path):
     assert "Traceback" not in broken.stderr
 
 
+@pytest.mark.slow
 def test_errors_that_need_the_data_exit_1_without_a_traceback(tmp_path):
     for flags, message in (
         (("--batch-size", 5000), "larger than the training set (1438 examples)"),

@@ -21,7 +21,7 @@ WORDS = st.text(
 )
 NUMBERS = st.floats(-1e6, 1e6).map("{:.3f}".format) | st.integers(-(10**6), 10**6).map(str)
 MANY = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     database=None,
     derandomize=True,

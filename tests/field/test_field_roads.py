@@ -127,7 +127,7 @@ def test_arrays_by_every_road(dtype, kind, placement):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     dtype=st.sampled_from(FORMATS),
     kind=st.sampled_from(["class", "words", "number", "numbers", "labels"]),

@@ -88,6 +88,7 @@ def test_a_head_beside_a_tied_embedding_is_what_transformers_takes_it_for(export
     np.testing.assert_allclose(ours, their_logits(folder), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_tied_head_stands_for_a_missing_embedding_and_a_missing_head_is_refused(exported):
     def swap(held):
         held["lm_head.weight"] = held.pop("model.embed_tokens.weight")

@@ -182,6 +182,7 @@ def test_no_position_sees_what_comes_after_it():
     assert float(jnp.abs(a[:, 6:] - b[:, 6:]).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_attention_sees_its_window_and_the_recurrence_everything():
     def reach(kind):
         model, variables, _ = make(kind)

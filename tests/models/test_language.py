@@ -449,6 +449,7 @@ def test_a_task_and_data_that_do_not_belong_together(rhyme, blobs, one_device):
         train(rhyme_run(rhyme, task=Classification(model=MLP())), **options)
 
 
+@pytest.mark.slow
 def test_generate_and_predict_from_a_run_directory(rhyme, tmp_path):
     (tmp_path / "rhyme.py").write_text(
         "from jaxnets.config import Experiment\nfrom jaxnets.data import Text\nfrom jaxnets.models import LanguageModel\n"

@@ -588,6 +588,7 @@ def run_of(word_list, **changes):
     return replace(run, **changes)
 
 
+@pytest.mark.slow
 def test_label_smoothing_and_masks(word_list, one_device):
     parts = assemble(run_of(word_list), mesh=one_device)
     task, state = parts.task, parts.fresh_state()

@@ -161,6 +161,7 @@ def test_parameter_counts_of_the_named_architectures(model, size, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
 
 
+@pytest.mark.slow
 def test_stochastic_depth_leaves_out_whole_branches_in_training_only():
     model = ResNet(depth=18, width=2, stochastic_depth=0.9, outputs=4)
     x = jax.random.normal(jax.random.key(0), (6, 32, 32, 3))

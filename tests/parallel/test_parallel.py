@@ -22,7 +22,7 @@ MESHES = {"replicated": MeshShape(data=8), "fsdp": MeshShape(data=1, fsdp=8), "b
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (MeshShape(data=3), r"needs 3 devices, but there are 8"),
+        (MeshShape(data=3, fsdp=3), r"needs 9 devices, but there are 8"),
         (MeshShape(data=-1, fsdp=3), r"needs a multiple of 3 devices, but there are 8"),
         (MeshShape(data=-1, fsdp=-1), "once"),
         (MeshShape(data=0), "at least 1"),
@@ -106,6 +106,7 @@ def sharded(request, experiment, name):
     return run, request.getfixturevalue(data)
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_eight_devices_equal_one(request, experiment, one_device, name):

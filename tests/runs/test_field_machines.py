@@ -182,10 +182,10 @@ PLACES = {
 def test_any_name_is_a_place_for_a_run(tiny, name):
     place = PLACES[name]
     assert run_cli("train", "tiny.py", f"--run-dir={place}", cwd=tiny).returncode == 0
-    evaluated = run_cli("evaluate", place, cwd=tiny)
+    evaluated = run_here("evaluate", place, cwd=tiny)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "examples 14" in evaluated.stdout
-    assert run_cli("ckpt", "verify", place, cwd=tiny).returncode == 0
+    assert run_here("ckpt", "verify", place, cwd=tiny).returncode == 0
 
 
 CONDITIONS = {

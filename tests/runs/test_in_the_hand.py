@@ -57,6 +57,7 @@ def test_training_further_equals_the_longer_run_and_leaves_the_first_alone(words
     np.testing.assert_array_equal(short.outputs(words[0][:3]), before)
 
 
+@pytest.mark.slow
 def test_in_a_directory_too_and_a_run_that_was_opened_goes_on(words, tmp_path):
     first = jaxnets.fit(MLP(widths=(16,)), words, run_dir=tmp_path / "run", **constant(20))
     longer = first.fit(steps=10, **QUIET)
@@ -203,6 +204,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_extend_is_the_same_however_often_it_is_said(folder):
     done = run_here("train", "spirals.py", "--extend", 6, "--stop-at", 13, cwd=folder)
     assert done.returncode == 0, done.stderr

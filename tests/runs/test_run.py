@@ -198,6 +198,7 @@ def test_other_data_under_a_run_are_refused(tmp_path, experiment, blobs, picture
         open_run(tmp_path / "run", dataset=changed, mesh=one_device)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_meshes_and_intervals(tmp_path, experiment, blobs, one_device):
     options = {"dataset": blobs, "run_dir": tmp_path / "run", "progress": "none"}
     train(experiment, stop_at=10, mesh=one_device, **options)

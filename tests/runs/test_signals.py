@@ -73,6 +73,7 @@ def unharmed(tmp_path_factory):
     return log_of(folder / "run"), digest_of(folder, "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_exits_75_and_the_next_start_goes_on(tmp_path, unharmed, number):
     write_config(tmp_path, 300)
@@ -236,6 +237,7 @@ def test_a_signal_while_saving_waits_for_the_save(tmp_path, experiment, blobs, o
     check_goes_on(experiment, options, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_signal_while_waiting_for_data_does_not_wait_for_them(tmp_path, experiment, blobs, one_device, tell):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     streamed = replace(experiment, placement="host", steps_per_call=1)

@@ -171,6 +171,7 @@ def test_turns_are_the_critics_then_the_generators_and_a_refusal_undoes_all(expe
     assert (int(empty.guard["left_out"]), float(metrics["skipped"].sum)) == (1, 0.0)
 
 
+@pytest.mark.slow
 def test_players_have_their_own_rates(experiment, ring, one_device):
     batch = {name: jnp.asarray(a[:24]) for name, a in ring.train.items()} | {"mask": jnp.ones(24)}
 
@@ -192,6 +193,7 @@ def test_players_have_their_own_rates(experiment, ring, one_device):
         deltas({"crtic/.*": optax.sgd(0.04), ".*": optax.sgd(0.01)})
 
 
+@pytest.mark.slow
 def test_batch_statistics_of_both_players_move(experiment, pictures, one_device):
     data = dataclasses.replace(pictures, prepare=dataclasses.replace(pictures.prepare, mean=(127.5,), std=(127.5,)))
     parts = assemble(replace(experiment, task=dcgan()), data, mesh=one_device)

@@ -103,6 +103,7 @@ def test_inputs_by_name_reach_the_arguments_prepared_one_by_one(arrays, names):
     np.testing.assert_array_equal(run.predict(inputs), logits.argmax(axis=1))
 
 
+@pytest.mark.slow
 def test_a_tuple_a_list_and_frames_are_the_dict_by_position(arrays, tmp_path):
     a, b = np.random.default_rng(1).normal(size=(N, 16)), arrays["tokens"]
     runs = [

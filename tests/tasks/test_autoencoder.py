@@ -183,6 +183,7 @@ def test_the_weight_of_the_divergence_grows_with_the_step(experiment, pictures, 
     assert any(jax.tree.leaves(differ))
 
 
+@pytest.mark.slow
 def test_evaluation_noise_depends_on_the_example_alone(pictures):
     data = unit_pictures(pictures)
     task = Variational(model=VAE(widths=(8,), latent=2)).bind(data.card)
@@ -208,6 +209,7 @@ def test_samples_are_a_pure_function_of_the_key():
     assert 0 < a.min() < a.max() < 1
 
 
+@pytest.mark.slow
 def test_the_nearest_code_is_chosen_and_the_gradient_passes_straight_through():
     model = VQVAE(features=(3,), codes=5, width=2, shape=(4, 4, 1))
     x = jax.random.normal(jax.random.key(1), (3, 4, 4, 1))

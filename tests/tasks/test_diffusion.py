@@ -90,6 +90,7 @@ def test_unet_equals_a_numpy_reference(unet):
     assert np.abs(got - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_unet_shapes_precision_count_and_gradients(unet):
     model, x, time, variables = unet

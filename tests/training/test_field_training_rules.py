@@ -254,6 +254,7 @@ class Stateful(nn.Module):
         return nn.Dense(self.outputs or 1)(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_state_that_has_no_average_is_the_newest(micro_batches, tmp_path):
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
