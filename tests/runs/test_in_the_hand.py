@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pandas
 import pytest
 from conftest import assert_same_bits, replace, run_here
 
@@ -14,6 +13,7 @@ from jaxnets.optim import AdamW, Constant, WarmupCosine
 from jaxnets.runs.open import open_run
 from jaxnets.runs.train import train
 
+pandas = pytest.importorskip("pandas")
 QUIET = {"progress": "none"}
 
 
