@@ -73,7 +73,6 @@ KEPT = {
     "test_mixture.test_in_a_model_with_cache_scan_remat_and_bfloat16": (),
     "test_hybrid.test_logits_and_gradients_equal_those_of_a_plain_implementation": ("griffin",),
     "test_language.test_logits_and_gradients_equal_those_of_a_plain_implementation": ("llama",),
-    "test_run.test_a_run_cut_and_resumed_is_the_uncut_run": ("stops0",),
     "test_graphs.test_equals_a_dense_matrix_reference_forward_and_gradient": ("[gcn]", "[gin]"),
     "test_graphs.test_shapes_dtypes_and_a_gradient_for_every_parameter": ("[gcn]",),
     "test_graphs.test_renumbering_the_nodes_renumbers_the_outputs_and_padding_changes_nothing": ("[gcn]", "[sage]"),

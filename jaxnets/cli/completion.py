@@ -28,7 +28,7 @@ FISH = """complete -c jaxnets -a '(jaxnets completion words (commandline -opc)[2
 SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 # Commands whose first argument is a configuration, and those whose first is a run.
 OF_CONFIGURATIONS, OF_RUNS = (
-    ("train", "summary"),
+    ("train", "summary", "shard"),
     ("evaluate", "predict", "generate", "export", "compare", "clean", "copy"),
 )
 

@@ -16,6 +16,7 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
   jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
+  jaxnets shard CONFIG [--mesh.fsdp N ...]   where each leaf of the state goes on a mesh, also one that is not there
   jaxnets list                               the configurations by name
   jaxnets completion bash|zsh|fish           a script that completes commands, configurations, runs and flags
   jaxnets --version
@@ -97,6 +98,6 @@ safetensors writes the weights of any model, by name.
   python served/example.py""",
 }
 VERBS = (
-    *("train", "finetune", "evaluate", "summary", "list", "predict", "generate", "export"),
+    *("train", "finetune", "evaluate", "summary", "list", "predict", "generate", "export", "shard"),
     *("runs", "compare", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
 )

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.cli import fast_parse, machine, train
+from jaxnets.cli import fast_parse, machine, shard, train
 from jaxnets.cli.help import DETAILS, HELP, VERBS
 from jaxnets.core import streams
 from jaxnets.core.errors import (
@@ -43,7 +43,7 @@ class SummaryOptions:
 
 
 # The options of each command that takes a configuration, beside the experiment's own fields.
-OPTIONS: dict[str, type] = {"train": train.RunOptions, "summary": SummaryOptions}
+OPTIONS: dict[str, type] = {"train": train.RunOptions, "summary": SummaryOptions, "shard": shard.ShardOptions}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -188,6 +188,8 @@ def _on_experiment(verb: str, arguments: list[str]) -> int:
     _prepare_jax()
     if verb == "train":
         return train.run(loaded, experiment, options)
+    if verb == "shard":
+        return shard.run(loaded, experiment, options)
     from jaxnets.cli.summary import summarize
 
     summarize(loaded.name, experiment, compiled=options.compile)

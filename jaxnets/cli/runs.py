@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
         [entry.name, entry.state, _steps(entry), *(shown(entry.fields.get(name)) for name in columns), _when(entry)]
         for entry in entries
     ]
-    _print(header, rows)
+    print_table(header, rows)
     for entry in entries:
         if entry.trouble:
             print(f"{entry.name}: {entry.trouble}")
@@ -88,12 +88,12 @@ def compare(arguments: Sequence[str]) -> int:
     rows = differing([catalog.flat_config(entry.config) for entry in entries])
     print("settings that differ" if rows else "the settings are the same")
     if rows:
-        _print(["", *names], [[field, *map(shown, values)] for field, values in rows])
+        print_table(["", *names], [[field, *map(shown, values)] for field, values in rows])
     scores = list(dict.fromkeys(name for entry in entries for name in entry.scores))
     table = [["state", *(entry.state for entry in entries)], ["step", *map(_steps, entries)]]
     table += [[name, *(shown(entry.scores.get(name)) for entry in entries)] for name in scores]
     print("results")
-    _print(["", *names], table)
+    print_table(["", *names], table)
     if options.output:
         from jaxnets.report.plots import overlaid, to_png
 
@@ -144,7 +144,8 @@ def _when(entry: Any) -> str:
     return datetime.datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
 
 
-def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; files and pipes get wide lines."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape

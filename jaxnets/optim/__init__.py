@@ -7,6 +7,7 @@ from jaxnets.optim.given import Frozen as Frozen
 from jaxnets.optim.given import Named as Named
 from jaxnets.optim.given import Optax as Optax
 from jaxnets.optim.given import as_optimizer as as_optimizer
+from jaxnets.optim.later import Later as Later
 from jaxnets.optim.optimizers import SGD as SGD
 from jaxnets.optim.optimizers import Adam as Adam
 from jaxnets.optim.optimizers import AdamW as AdamW
@@ -25,6 +26,7 @@ __all__ = [
     "ByPath",
     "Constant",
     "Frozen",
+    "Later",
     "Named",
     "Optax",
     "Optimizer",

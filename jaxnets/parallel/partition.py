@@ -97,6 +97,18 @@ def _automatic(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*spec)
 
 
+def reason(shape: Sequence[int], sharding: NamedSharding) -> str:
+    """Why a leaf without a rule is placed as it is, in words."""
+    cuts = sharding.mesh.shape["fsdp"]
+    if "fsdp" in sharding.spec:
+        return f"its largest dim that {cuts} divides"
+    if cuts == 1:
+        return "fsdp is 1"
+    if math.prod(shape) < SMALLEST_CUT:
+        return f"fewer than {SMALLEST_CUT:,} numbers"
+    return f"no dim that {cuts} divides"
+
+
 def describe(state: Any, placed: Any) -> list[tuple[str, tuple[int, ...], str, str]]:
     """One row per leaf: path, shape, dtype and partition spec."""
     rows = []

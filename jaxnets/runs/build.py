@@ -124,9 +124,9 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
     resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
     road = ResidentFeed if resident else StreamFeed
-    if experiment.mesh.tensor != 1:
+    if mesh.shape.get("tensor", 1) != 1:
         raise UsageError(
-            f"mesh.tensor is {experiment.mesh.tensor}, but no partition rule cuts a layer yet; set it to 1 and use mesh.fsdp"
+            f"mesh.tensor is {mesh.shape['tensor']}, but no partition rule cuts a layer yet; set it to 1 and use mesh.fsdp"
         )
     order: Order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
     order = Padded(order, rows) if rows != experiment.batch_size else order

@@ -28,6 +28,7 @@ def test_ten_steps_are_traced_and_nothing_else_changes(experiment, blobs, tmp_pa
     assert "The costliest operations" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_between_ends_its_trace(experiment, blobs, tmp_path):
     train(experiment, dataset=blobs, run_dir=tmp_path / "a", stop_at=9, hooks=[Profile("3:15")], progress="none")
     # The profiler would refuse a second trace if the first were still on.

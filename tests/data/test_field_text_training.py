@@ -76,6 +76,7 @@ def test_means_are_over_what_counts_across_micro_batches_and_evaluation_batches(
     assert found["perplexity"] == pytest.approx(float(wanted.exp()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_of_which_nothing_counts_changes_nothing():
     split = answers(rows=64)
     quiet = {**split, "targets": np.full_like(split["targets"], -100)}

@@ -125,6 +125,7 @@ def shifted(rng, example):
     return {**example, "inputs": example["inputs"] + np.float32(rng.normal())}
 
 
+@pytest.mark.slow
 def test_a_run_on_rows_with_random_changes_goes_on_with_the_same_bits(tmp_path):
     x, y = images(80, np.float32)
 
@@ -179,6 +180,7 @@ def test_other_targets_are_those_in_memory(kind):
     assert rows.card.target_deviations == plain.card.target_deviations
 
 
+@pytest.mark.slow
 def test_tokens_stay_tokens():
     ids = np.random.default_rng(0).integers(0, 11, (50, 9))
     data = from_source(Rows(ids[:, :-1], ids[:, 1:]), input_kind="tokens", kind="token", class_names=11)

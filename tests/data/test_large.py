@@ -81,6 +81,7 @@ def test_statistics_are_those_of_plain_sums_to_the_bit(shape):
     np.testing.assert_array_equal(found[1], np.sqrt(np.maximum(spread - residual**2, 0)) * unit)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mapped_file_goes_on_with_the_same_bits(tmp_path, lazily):
     x, y = images()
     map_ = mapped(tmp_path / "x.npy", x)

@@ -162,6 +162,7 @@ def test_arrays_without_a_place_are_refused_by_name(exported, kind, change, mess
         language_model_from(exported(kind, arrays=change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_half_precision_weights_are_taken_to_the_last_bit(exported, kind, dtype):

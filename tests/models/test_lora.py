@@ -155,6 +155,7 @@ def test_fields_of_the_model_are_found_and_set_through_it():
         _ = adapted.no_such_field
 
 
+@pytest.mark.slow
 def test_fit_trains_only_the_adapters_like_a_hand_written_loop():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(32, 5)).astype(np.float32)

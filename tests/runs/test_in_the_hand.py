@@ -71,6 +71,7 @@ def test_in_a_directory_too_and_a_run_that_was_opened_goes_on(words, tmp_path):
     assert [(one["before"], one["after"], one["at"]) for one in listed] == [(20, 30, 20), (30, 35, 30)]
 
 
+@pytest.mark.slow
 def test_a_run_opened_without_its_data_cannot_train(words, tmp_path):
     jaxnets.fit(MLP(widths=(16,)), words, run_dir=tmp_path / "run", **constant(5))
     with pytest.raises(UsageError, match="opened without its data"):

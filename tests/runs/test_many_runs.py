@@ -119,6 +119,7 @@ def test_a_run_that_is_held_is_being_trained_and_left_alone(folder, blobs):
     assert catalog.existing(folder / "stopped").state == "stopped"
 
 
+@pytest.mark.slow
 def test_clean_shows_first_and_leaves_the_newest_and_the_best(experiment, blobs, tmp_path):
     from jaxnets.checkpoints.retention import Keep
 

@@ -38,6 +38,7 @@ def logged(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(10,), (3, 13), (7, 8, 19)])
 def test_a_run_cut_and_resumed_is_the_uncut_run(tmp_path, experiment, blobs, one_device, stops):
     experiment = replace(experiment, average=EMA(0.9))

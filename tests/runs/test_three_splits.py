@@ -109,6 +109,7 @@ def test_the_test_split_decides_nothing(stopped):
     assert np.array_equal(flat(run.best.variables), flat(stopped.best.variables))
 
 
+@pytest.mark.slow
 def test_with_a_directory_cut_and_resumed_it_ends_at_the_same_step_with_the_same_weights(stopped, tmp_path):
     from jaxnets.runs.train import train
 

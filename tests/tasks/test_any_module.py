@@ -130,6 +130,7 @@ class OneDict(nn.Module):
         return nn.Dense(3)(batch["left"]) + nn.Dense(3)(batch["right"])
 
 
+@pytest.mark.slow
 def test_names_that_are_no_arguments_make_one_dict():
     rng = np.random.default_rng(0)
     inputs, y = {name: rng.normal(size=(N, 2)) for name in ("left", "right")}, rng.integers(0, 3, N)

@@ -109,6 +109,7 @@ def test_unet_shapes_precision_count_and_gradients(unet):
     assert not [path for path, g in jax.tree_util.tree_leaves_with_path(gradient) if not np.abs(g).max() > 0]
 
 
+@pytest.mark.slow
 def test_patches_are_put_together_and_taken_apart():
     x = jax.random.normal(jax.random.key(2), (2, 6, 4, 3))
     whole = np.asarray(to_patches(x, 2))

@@ -104,6 +104,7 @@ def test_a_module_as_its_author_wrote_it_trains_and_draws_in_training_alone(mode
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(run.state.params))
 
 
+@pytest.mark.slow
 def test_a_run_directory_takes_modules_with_dtypes_and_functions_in_their_fields(data, tmp_path):
     for model in (Field(), nn.Sequential([nn.Dense(6, dtype=jnp.bfloat16), nn.relu, nn.Dense(3)])):
         where = tmp_path / type(model).__name__
