@@ -89,6 +89,7 @@ def test_through_a_stop_and_a_resume_each_step_is_seen_once(experiment, blobs, t
     assert counter.seen == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_a_callback_that_stops_gives_the_run_and_the_same_command_goes_on(plain, experiment, blobs, tmp_path):
     class Enough(jaxnets.Callback):
         def stepped(self, run, step, metrics):
@@ -147,6 +148,7 @@ print(json.dumps([hook.seen, float(run.history.last("test")["loss"])]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", ["1", "8"])
 def test_through_a_kill_each_step_is_seen_once_on_one_and_eight_devices(devices, tmp_path):
     here = os.path.dirname(__file__)

@@ -440,6 +440,7 @@ def test_damage_is_found_on_resuming_and_the_result_is_that_of_the_unharmed_run(
     assert_same_bits(whole.state, cut.state)
 
 
+@pytest.mark.slow
 def test_a_state_beside_the_weights_says_where_it_belongs(tmp_path, experiment, blobs, one_device):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none", "run_dir": tmp_path / "run"}
     run = train(replace(experiment, keep=Keep(best="accuracy")), **options)
@@ -451,6 +452,7 @@ def test_a_state_beside_the_weights_says_where_it_belongs(tmp_path, experiment, 
     assert open_run(tmp_path / "run", dataset=blobs, mesh=one_device, step=10).state.step == 10
 
 
+@pytest.mark.slow
 def test_saving_by_the_clock(tmp_path, experiment, blobs, one_device, monkeypatch):
     ticks = iter(range(10_000))
     monkeypatch.setattr("jaxnets.training.hooks.time.monotonic", lambda: 30.0 * next(ticks))
@@ -483,6 +485,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_ckpt_looks_at_a_run_without_its_code(trained):
     listed = run_cli("ckpt", "ls", "run", cwd=trained).stdout
     assert "10" in listed

@@ -46,6 +46,7 @@ def test_overrides_get_a_directory_of_their_own(tmp_path):
     assert re.fullmatch(r"tabular-[0-9a-f]{8}", directory.name)
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own(tmp_path):
     rng = np.random.default_rng(0)
     rows = "".join(f"{a:.3f},{b:.3f},{3 * a - b:.3f}\n" for a, b in rng.normal(size=(400, 2)))

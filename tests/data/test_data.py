@@ -330,6 +330,7 @@ def test_mnist_is_the_published_one():
     assert mnist.card.examples == {"train": 60000, "test": 10000}
 
 
+@pytest.mark.slow
 @needs_data
 def test_cifar_is_decoded_and_balanced():
     cifar = load("cifar10")

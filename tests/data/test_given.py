@@ -94,6 +94,7 @@ def opinions():
     return Dataset(name="opinions", train=split, test=split, prepare=TokenIds(), **names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [RNN(widths=(8,)), TransformerEncoder(layers=1, width=8, heads=2, length=8)])
 def test_lines_of_text_are_read_as_in_training(tmp_path, model):
     run = jaxnets.fit(model, opinions(), steps=3, batch_size=8, progress="none")

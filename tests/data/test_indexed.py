@@ -70,6 +70,7 @@ def in_memory():
     return {dtype: train(images(dtype=dtype)) for dtype in (np.uint8, np.float64)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [Rows, AtOnce, lambda x, y: list(zip(x, y, strict=True))], ids=["items", "batches", "list"]
 )

@@ -198,6 +198,7 @@ print(anonymous() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
 def test_a_mapped_file_is_not_copied_into_memory(tmp_path):
     made = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (200_000, 1024))
@@ -220,6 +221,7 @@ def brighten(key, inputs):
     return inputs + jax.random.normal(key, ())
 
 
+@pytest.mark.slow
 def test_an_augmentation_of_ones_own_has_a_key_for_each_step_and_row():
     x, y = images(64, np.float32)
     run = train(from_arrays(x, y, test=(x, y), augment=brighten, standardize=False), batch_size=64, steps=2)

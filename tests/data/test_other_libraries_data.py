@@ -34,6 +34,7 @@ def in_memory(images):
     return losses(train(images))
 
 
+@pytest.mark.slow
 def test_a_data_set_of_pytorch(images, in_memory):
     torch = pytest.importorskip("torch")
     x, y = map(torch.from_numpy, images)

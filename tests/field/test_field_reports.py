@@ -69,6 +69,7 @@ def test_a_score_that_is_no_number_is_never_the_best():
     assert best_step({1: {"score": nan}}, "score", "max") is None
 
 
+@pytest.mark.slow
 def test_the_weights_kept_as_best_have_the_best_score_and_others_carry_none(rows, tmp_path):
     x, _, noise = rows
     data = from_arrays(x, noise)

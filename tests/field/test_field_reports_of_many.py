@@ -21,7 +21,8 @@ def test_twenty_thousand_classes_make_a_table_and_no_matrix():
     outputs = np.zeros((len(rows), 20_000), np.float32)
     outputs[np.arange(len(rows)), labels] = 1
     outputs[0, 70], outputs[0, labels[0]] = 1, 0  # a mistake, in favour of a class that no example has
-    (table,) = task.exhibits(outputs, {"targets": labels, "index": rows}, card(names, 400_000))
+    table, calibration, _ = task.exhibits(outputs, {"targets": labels, "index": rows}, card(names, 400_000))
+    assert calibration.title.startswith("Calibration")
     assert "100 most frequent of 20,000 (1,250 of 400,000 test examples)" in table.title
     assert len(table.rows) == 100
     assert table.rows[0][1:] == (str(np.bincount(labels).max()), "1.000", "1.000")

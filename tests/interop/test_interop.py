@@ -156,6 +156,7 @@ def test_what_a_format_cannot_say_is_refused():
         load_weights(theirs, table, shapes_of(model.clone(norm_place="post"), TOKENS))
 
 
+@pytest.mark.slow
 def test_a_lost_expert_is_missed():
     model, table, _ = FAMILIES["mixtral"]
     theirs = save_weights(model.init(jax.random.key(0), TOKENS), table)

@@ -265,6 +265,7 @@ def test_graphs_without_edges_beside_them_are_named():
         from_graphs([(np.ones((3, 2)), [[0, 1], [2]])] * 5, np.arange(5))
 
 
+@pytest.mark.slow
 def test_whole_graphs_are_spread_over_devices_and_predicted(one_device):
     data = Rings(graphs=50).open()
     # Adam, or a norm over nodes that are all alike, would magnify the rounding of a gradient that is nearly 0.

@@ -47,6 +47,7 @@ def make(kind):
 # --- the recurrence
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     steps=st.sampled_from([1, 2, 7, 19]),
@@ -139,6 +140,7 @@ def plain(model, variables, tokens):
 SLOW = ("swiglu", "attention", "recurrent")  # "griffin", "most_biases" and "narrow" have all that these have
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k in SLOW else ()) for k in KINDS])
 def test_logits_and_gradients_equal_those_of_a_plain_implementation(kind):
     model, variables, tokens = make(kind)

@@ -216,6 +216,7 @@ def test_in_a_model_with_cache_scan_remat_and_bfloat16(kind, blocks):
     assert written.shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_scanned_layers_tell_what_unrolled_ones_tell():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 9)), jnp.int32)
     model = LanguageModel(**MODEL, experts=Experts(4))

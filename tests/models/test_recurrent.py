@@ -514,6 +514,7 @@ def test_a_logic_gate_is_its_truth_table():
         LogicGate(inputs=17).open()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
 def test_a_text_in_pieces_gives_the_outputs_of_the_whole(cell):
     model = RNN(cell=cell, widths=(5, 4), answer="every", vocab_size=9, embedding=3)

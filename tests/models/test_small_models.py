@@ -301,6 +301,7 @@ def test_the_copy_problem_is_what_it_says():
         CopyProblem(symbols=25).open()
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_reads_tokens_and_copies_them(experiment, one_device):
     source = CopyProblem(remember=1, gap=4, symbols=3, train=400, test=100)
     task = NextToken(model=RNN(cell="gru", widths=(32,), answer="every", embedding=8))

@@ -145,6 +145,7 @@ def without_key_biases(tree):
     return {k: v for k, v in jax.tree_util.tree_leaves_with_path(tree) if "'key'], DictKey(key='bias" not in str(k)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOOKED_INTO)
 def test_logits_and_gradients_equal_those_of_a_plain_implementation(kind):
     model, variables = make(kind)
@@ -248,6 +249,7 @@ def test_padding_changes_nothing(kind):
     np.testing.assert_allclose(alone[0], logits[1], rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pool", "place"), [("mean", "pre"), ("token", "post"), ("none", "pre")])
 def test_an_encoder_pools_what_is_real(pool, place):
     model = TransformerEncoder(**SMALL, vocab_size=11, pool=pool, norm_place=place, outputs=3)

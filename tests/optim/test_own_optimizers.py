@@ -125,6 +125,7 @@ def test_a_frozen_group_keeps_its_bits_and_has_no_moments(data):
     assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(after["output"]))
 
 
+@pytest.mark.slow
 def test_frozen_parameters_have_no_gradient(data):
     whole = fitted(data, "adamw", steps=1, log_every=1)
     part = fitted(data, {"hidden_0/.*": optax.set_to_zero(), ".*": "adamw"}, steps=1, log_every=1)

@@ -93,6 +93,7 @@ def test_cutting_changes_nothing_with_everything_on(tmp_path, pictures, one_devi
     assert_same_bits(best_whole.state, best_cut.state)
 
 
+@pytest.mark.slow
 def test_work_after_the_last_checkpoint_is_done_again_and_logged_once(tmp_path, experiment, blobs, one_device):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     whole = train(experiment, run_dir=tmp_path / "whole", **options)
@@ -155,6 +156,7 @@ def test_a_run_leaves_everything_behind(tmp_path, pictures, experiment):
     assert records(reopened) == records(run)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(tmp_path, experiment, blobs, one_device, capsys):
     options = {"dataset": blobs, "mesh": one_device, "run_dir": tmp_path / "run"}
     first = train(experiment, progress="none", **options)
@@ -211,6 +213,7 @@ def test_a_run_goes_on_with_other_meshes_and_intervals(tmp_path, experiment, blo
     assert open_run(tmp_path / "run", dataset=blobs).evaluate()["examples"] == 61
 
 
+@pytest.mark.slow
 def test_a_class_of_ones_own_is_named_and_never_taken_for_another(tmp_path, experiment, blobs, one_device):
     class MLP(nn.Module):  # the name of a built-in
         @nn.compact
@@ -238,6 +241,7 @@ def test_outputs_that_do_not_fit_the_data_are_refused(blobs):
         jaxnets.fit(Two(), (numbers, numbers[:, 0]), progress="none")
 
 
+@pytest.mark.slow
 def test_skipped_steps_do_not_spoil_the_log(tmp_path, experiment, blobs, one_device):
     wild = replace(experiment, optimizer=SGD(learning_rate=1e30), on_nonfinite="skip")
     run = train(wild, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")

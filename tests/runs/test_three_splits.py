@@ -252,6 +252,7 @@ def test_a_share_of_data_that_have_a_validation_split_is_refused():
         with_validation(Series("airline_passengers").open(), Validation(0.3), seed=0, needed=False)
 
 
+@pytest.mark.slow
 def test_another_validation_split_is_another_run(tmp_path):
     x, y = arrays(80)
     options = {"epochs": 1, "progress": "none", "run_dir": tmp_path / "run", "optimizer": "adamw"}

@@ -120,6 +120,7 @@ def test_dcgan_shapes_counts_precision_and_gradients():
     assert task.model.apply(whole, z).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_the_label_changes_what_is_made_and_judged():
     task, batch = images(dcgan())
     variables = jax.jit(task.init)(jax.random.key(0), batch)
@@ -147,6 +148,7 @@ def is_schedule(node):
     return isinstance(node, optax.ScaleByScheduleState)
 
 
+@pytest.mark.slow
 def test_turns_are_the_critics_then_the_generators_and_a_refusal_undoes_all(experiment, ring, one_device):
     task = small_game(critic_steps=3, penalty=1.0, objective="wasserstein")
     parts = assemble(replace(experiment, task=task, optimizer=Adam(learning_rate=1e-2)), ring, mesh=one_device)

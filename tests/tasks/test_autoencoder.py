@@ -240,6 +240,7 @@ def test_the_nearest_code_is_chosen_and_the_gradient_passes_straight_through():
     assert not np.abs(got["book"]).any()
 
 
+@pytest.mark.slow
 def test_vq_trains_and_says_how_many_codes_it_uses(experiment, pictures, one_device):
     task = VectorQuantization(model=VQVAE(features=(8,), codes=8, width=4))
     run = replace(experiment, task=task, steps=150, eval_every=0, optimizer=Adam(learning_rate=1e-2))

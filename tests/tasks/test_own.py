@@ -113,6 +113,7 @@ def test_a_run_directory_takes_modules_with_dtypes_and_functions_in_their_fields
         np.testing.assert_array_equal(*(jax.tree.leaves(r.state.params)[0] for r in (run, again)))
 
 
+@pytest.mark.slow
 def test_dropout_and_batch_statistics_are_those_of_a_hand_written_loop(data):
     run = fitted(Training(), data, steps=4, batch_size=88, optimizer=optax.sgd(0.1))
     state = run.parts.fresh_state()
@@ -169,6 +170,7 @@ def test_several_outputs_reach_the_loss(data):
     assert run.predict(data[0]).shape == (88,)
 
 
+@pytest.mark.slow
 def test_class_weights_are_those_of_a_weighted_mean(data):
     _x, y = data
     weights = np.array([1.0, 5.0, 0.5])
@@ -224,6 +226,7 @@ def test_metrics_of_ranks_equal_those_of_scikit_learn(classes, one_device):
     assert found["ece"] == pytest.approx(ece, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_metric_chooses_the_best_checkpoint(data, tmp_path):
     run = fitted(
         nn.Dense(3), data, metrics={"f1": F1()}, keep=Keep(best="f1"), eval_every=2, run_dir=tmp_path / "run", steps=6

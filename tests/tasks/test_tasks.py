@@ -198,6 +198,7 @@ class Adversarial(Task):
         return step
 
 
+@pytest.mark.slow
 def test_an_adversarial_task_needs_no_loop_of_its_own(experiment, one_device):
     x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32) + [3.0, -1.0]
     dataset = from_arrays(x, np.zeros(64, int), test=(x, np.zeros(64, int)), standardize=False)

@@ -174,6 +174,7 @@ class OwnNet(nn.Module):
         return nn.Dense(1)(Own(name="own")(x))
 
 
+@pytest.mark.slow
 def test_a_parameter_whose_name_says_nothing_is_named():
     x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     with pytest.warns(DataWarning, match="weight decay leaves own/ScanLayer_0/lift alone"):

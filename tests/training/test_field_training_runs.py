@@ -105,6 +105,7 @@ def test_the_first_of_equals_is_the_best_and_nan_never_is():
         Keep(best="zork").choose({1: {"zork": 1.0}})
 
 
+@pytest.mark.slow
 def test_the_best_evaluation_is_on_the_disk_through_cuts_and_ends(no_report, tmp_path):
     data, folder = arrays(), tmp_path / "run"
     options = small(steps=60, eval_every=4, keep=Keep(best="loss", last=1), run_dir=folder, optimizer=optim.Adam(0.05))
@@ -136,6 +137,7 @@ class Own(tasks.Regression):
         return {**super().derive(values), "zork": -values.get("loss", 0.0), "blub": 1.0}
 
 
+@pytest.mark.slow
 def test_a_tasks_own_headline_says_which_way_and_others_must_be_told(no_report, tmp_path):
     options = small(eval_every=3, run_dir=tmp_path / "run")
     run = jaxnets.fit(Own(model=models.MLP(widths=(8,))), arrays(), keep=Keep(best="zork", last=1), **options)
@@ -173,6 +175,7 @@ class Infinite(tasks.Regression):
         return {**super().derive(values), "gain": np.inf, "lost": -np.inf, "accuracy": np.nan}
 
 
+@pytest.mark.slow
 def test_a_run_with_such_metrics_ends_reports_and_is_shown_again(tmp_path):
     data = arrays()
     options = small(eval_every=3, keep=Keep(best="r2", last=1), run_dir=tmp_path / "run", log_every=2)

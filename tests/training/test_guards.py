@@ -90,6 +90,7 @@ def strip(record):
     return {k: v for k, v in record.items() if k != "examples_per_second"}
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_and_was_cut_goes_on_the_same(tmp_path, experiment, blobs, one_device, poison):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     spiking = replace(experiment, save_every=5, **SPIKING)
@@ -102,6 +103,7 @@ def test_a_run_that_went_back_and_was_cut_goes_on_the_same(tmp_path, experiment,
     assert [strip(r) for r in whole.history.records] == [strip(r) for r in cut.history.records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_every", [1, 5])
 def test_non_finite_numbers_go_back_as_well_and_take_the_batches_before(
     tmp_path, experiment, blobs, one_device, poison, monkeypatch, save_every
@@ -120,6 +122,7 @@ def test_non_finite_numbers_go_back_as_well_and_take_the_batches_before(
     assert_same_bits(run.state, never.state)
 
 
+@pytest.mark.slow
 def test_going_back_ends_at_its_limit(tmp_path, experiment, blobs, one_device, poison):
     poison(list(range(12, 20)), np.nan)
     wild = replace(experiment, on_nonfinite="rollback", guard=Guard(rollbacks=2))

@@ -107,6 +107,7 @@ def test_without_the_guard_the_damage_is_done():
     assert "skipped" not in metrics
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_low_and_keeps_parameters_and_statistics_high():
     model = CNN(features=(4,), dense=(8,), batch_norm=True)
     *_, batch, state, step = setup(model=model, shape=(8, 8, 1), precision=Precision("bfloat16"))
