@@ -17,7 +17,7 @@ from jaxnets.optim.optimizers import AdamW, Optimizer
 class LaterScheduleState(NamedTuple):
     """State of `Later`. Its name and its field `count` make it a schedule: see `schedules.on_schedule`."""
 
-    count: Array  # type: ignore[assignment] (a name that Optax's states have too)
+    count: Array  # type: ignore[assignment]
     """Steps of the run so far."""
     inner: Any
     """State of the optimizer."""

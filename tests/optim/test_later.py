@@ -60,6 +60,7 @@ def test_by_path_it_unfreezes_from_the_output_down(blobs):
     assert np.abs(seen[12]["hidden_0"]["kernel"] - start["hidden_0"]["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_a_cut_run_is_the_uncut_one(experiment, blobs, tmp_path):
     from jaxnets.runs.train import train
 
