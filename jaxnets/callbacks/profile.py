@@ -12,6 +12,7 @@ import jax
 from jaxnets.callbacks.callback import Callback, Progress
 from jaxnets.core.errors import UsageError, note
 from jaxnets.core.files import replacing
+from jaxnets.parallel.hosts import is_first
 
 # In a run directory: the trace (TensorBoard and xprof open it), and the table for the report.
 FOLDER, TABLE = "profile", "operations.json"
@@ -40,13 +41,15 @@ class Profile(Callback):
         """See `Callback`."""
         if self.directory is None and run.directory is None:
             raise UsageError("Profile needs a place for its trace: Profile(steps, directory=...), or a run directory")
-        if self.last > run.steps:
+        if run.step >= self.first:
+            note(f"step {self.first} is over, so nothing is profiled")
+        elif self.last > run.steps:
             note(f"the steps {self.first} to {self.last} are to be profiled, and the run has {run.steps}")
 
     def at(self, run: Progress) -> None:
         """See `Callback`."""
         jax.block_until_ready(run.variables)
-        if run.step == self.first:
+        if run.step == self.first and not self._tracing:
             jax.profiler.start_trace(str(self._folder(run)))
             self._tracing = True
         else:
@@ -69,10 +72,19 @@ class Profile(Callback):
             return
         self._tracing = False
         jax.profiler.stop_trace()
+        if not is_first():
+            return
         folder = self._folder(run)
-        rows = operations(folder)
-        with replacing(folder / TABLE) as file:
-            file.write(json.dumps(rows, indent=1).encode())
+        try:
+            rows = operations(folder)
+            with replacing(folder / TABLE) as file:
+                file.write(json.dumps(rows, indent=1).encode())
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+        ) as error:  # the trace itself is there, and the run is worth more than its table
+            note(f"the costliest operations cannot be listed from {folder} ({type(error).__name__}: {error})")
 
     def _folder(self, run: Progress) -> Path:
         assert self.directory is not None or run.directory is not None

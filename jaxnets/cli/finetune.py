@@ -51,7 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     from jaxnets.interop import language_model_from
 
     model, variables = language_model_from(folder)
-    adapters = any(flag.split("=")[0] == "--lora" for flag in flags)
+    text = " ".join(flags).replace("=", " ")
+    adapters = "--lora " in text and "--lora 0" not in text
     experiment = _experiment(folder, path, model, ADAPTER_RATE if adapters else RATE)
     name = f"{Path(folder).name}-{Path(path).stem}"
     loaded = Loaded(name, experiment, None, f"{Path(folder).name} on {Path(path).name}")

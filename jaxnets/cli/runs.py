@@ -84,6 +84,9 @@ def compare(arguments: Sequence[str]) -> int:
     from jaxnets.runs import catalog
 
     entries = [catalog.existing(path) for path in paths]
+    for entry in entries:
+        if entry.trouble:
+            print(f"{entry.name}: {entry.trouble}")
     names = short_names([entry.name for entry in entries])
     rows = differing([catalog.flat_config(entry.config) for entry in entries])
     print("settings that differ" if rows else "the settings are the same")

@@ -39,28 +39,31 @@ def clean(arguments: Sequence[str]) -> int:
         if entry.state == "training":
             print(f"{entry.name}: in use, left alone")
             continue
-        with lock.hold(entry.path.absolute()):
-            for path, why in superfluous(entry.path, options.keep, _chosen(entry)):
+        # Nothing is written where nothing is removed.
+        with lock.hold(entry.path.absolute()) if options.yes else contextlib.nullcontext():
+            entry = catalog.existing(entry.path)
+            for path, why in superfluous(entry.path, options.keep, _chosen(entry), _every(entry)):
                 size = sum(file.stat().st_size for file in _files(path))
                 freed += size
                 print(f"{entry.name}/{path.relative_to(entry.path)}  {size / 1e6:.1f} MB  {why}")
                 if options.yes:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    _remove(path)
     verb = "removed" if options.yes else "would be removed; --yes removes it"
     print(f"{freed / 1e6:.1f} MB {verb}")
     return 0
 
 
-def superfluous(run: Path, keep: int, chosen: Collection[int]) -> Iterator[tuple[Path, str]]:
+def superfluous(run: Path, keep: int, chosen: Collection[int], every: int = 0) -> Iterator[tuple[Path, str]]:
     """What a run can do without, each with the reason: older checkpoints, damaged ones, unfinished files.
 
-    The newest checkpoint that verifies always stays, and so do the steps in `chosen`.
+    The newest checkpoint that verifies always stays, and so do the steps in `chosen` and the multiples of `every`. Where none
+    verifies, all stay.
     """
     folders = StepFolders(run / "checkpoints")
     complete = folders.complete
     newest = folders.newest_verified().step
-    wanted = {*complete[-keep:], newest, *chosen}
-    for step in folders.all:
+    wanted = {*complete[-keep:], newest, *chosen, *(step for step in complete if every and step % every == 0)}
+    for step in folders.all if newest is not None else ():
         if step not in complete:
             yield folders.path(step), "a checkpoint that was never complete"
         elif step not in wanted:
@@ -78,7 +81,7 @@ def copy(arguments: Sequence[str]) -> int:
     """`jaxnets copy RUN TARGET`: a run into a new directory; what marks it as a run is written last."""
     if len(arguments) != 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         raise UsageError("`jaxnets copy` takes a run directory and a directory that is not there yet")
-    source, target = catalog.existing(arguments[0]).path.absolute(), user_path(arguments[1]).absolute()
+    source, target = catalog.existing(arguments[0]).path.resolve(), user_path(arguments[1]).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{arguments[1]!r} is there already; give a directory that is not there yet")
     if target.is_relative_to(source):
@@ -86,7 +89,8 @@ def copy(arguments: Sequence[str]) -> int:
     try:
         with lock.hold(source):
             size = _copy(source, target)
-    except OSError as error:
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(target, ignore_errors=True)  # it was not there, or empty
         raise RunDirectoryError(
             f"cannot copy to {target} ({error}); choose another place, or free some space"
         ) from error
@@ -122,15 +126,33 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
     elif path.is_dir():
-        with contextlib.suppress(PermissionError):
-            for inside in path.iterdir():
-                yield from _files(inside)
+        for inside in path.iterdir():
+            yield from _files(inside)
 
 
 def _chosen(entry: catalog.Entry) -> set[int]:
-    """The steps among which the best weights of a run are: the one that its test names, else all that were measured."""
-    named = {int(record["weights_of_step"]) for record in entry.records if "weights_of_step" in record}
+    """The steps among which the best weights of a run are: the one that the test at its last step names, else all that were
+    measured."""
+    last = [r["weights_of_step"] for r in entry.records if r["step"] == entry.step and "weights_of_step" in r]
+    if last and isinstance(last[-1], int):
+        return {last[-1]}
     fields = catalog.flat_config(entry.config)
-    if named or not (fields.get("keep.best") or fields.get("stop.patience")):
-        return named
+    if not (fields.get("keep.best") or fields.get("stop.patience")):
+        return set()
     return {step for step, metrics in StepFolders(entry.path / "checkpoints").measured().items() if metrics}
+
+
+def _every(entry: catalog.Entry) -> int:
+    """`keep.every` of a run: checkpoints that stay for good."""
+    every = catalog.flat_config(entry.config).get("keep.every", 0)
+    return every if isinstance(every, int) else 0
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder; a checkpoint first loses its name, so that a crash leaves nothing that looks like one."""
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        StepFolders(path.parent).remove(int(path.name))
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -44,6 +44,8 @@ class RunOptions:
             raise ValueError(f"extend is a number of steps, at least 0; got {self.extend}")
         if not 0 <= self.epochs < math.inf:
             raise ValueError(f"epochs is a number of passes, above 0; got {self.epochs}")
+        if self.smoke and self.coordinator:
+            raise ValueError("smoke is for one process; leave coordinator out")
         if self.smoke and (self.run_dir or self.overwrite or self.extend or self.stop_at or self.epochs):
             raise ValueError("smoke keeps nothing and has two steps; leave the other options of the run out")
 
@@ -63,7 +65,7 @@ def run(loaded: Any, experiment: Any, options: RunOptions, *, initial: Any = Non
         from jaxnets.runs.train import train
 
         if options.smoke:
-            smoke(experiment, progress=options.progress, title=loaded.name)
+            smoke(experiment, initial=initial, hooks=loaded.hooks(), progress=options.progress, title=loaded.name)
             return 0
         dataset = None
         if options.epochs:

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import secrets
+import sys
 import urllib.parse
 import webbrowser
 from collections.abc import Sequence
@@ -62,9 +63,18 @@ def make_server(folder: str, port: int) -> ThreadingHTTPServer:
     if not root.is_dir():
         raise UsageError(f"there is no folder {folder!r}; give the folder that holds run directories")
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, root, folder))
+        return _Server(("127.0.0.1", port), functools.partial(_Handler, root, folder))
     except OSError as error:
         raise UsageError(f"port {port} cannot be had ({error}); choose another, --port 0 takes a free one") from error
+
+
+class _Server(ThreadingHTTPServer):
+    """A server that says nothing of a tab that was closed while it answered."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """See `socketserver.BaseServer`."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -85,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             nonce = secrets.token_urlsafe(16)
             self._send(200, "text/html", PAGE.read_bytes().replace(b"NONCE", nonce.encode()), f"'nonce-{nonce}'")
         elif url.path == "/api/runs":
-            self._json({"folder": self._folder, "runs": [_about(entry) for entry in catalog.find(self._root)]})
+            self._json({"folder": self._folder, "runs": [_about(entry) for entry in self._entries()]})
         elif url.path == "/api/records":
             entry = self._entry(urllib.parse.parse_qs(url.query).get("run", [""])[0])
             self._missing() if entry is None else self._json(_thinned(entry.records))
@@ -101,7 +111,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _entry(self, name: str) -> catalog.Entry | None:
         """The run of a name, one of those in the folder: a name is never joined to a path."""
-        return next((entry for entry in catalog.find(self._root) if entry.name == name), None)
+        return next((entry for entry in self._entries() if entry.name == name), None)
+
+    def _entries(self) -> list[catalog.Entry]:
+        """The runs; none where the folder has gone."""
+        try:
+            return catalog.find(self._root)
+        except UsageError:
+            return []
 
     def _json(self, data: Any) -> None:
         self._send(200, "application/json", json.dumps(_plain(data), allow_nan=False).encode())

@@ -109,7 +109,7 @@ def load(name: str) -> Loaded:
         contents.get("EXPECTED"),
         summary,
         contents.get("PARAMETERS"),
-        lambda: _guarded(path, make),
+        lambda: list(_guarded(path, make) or ()),
     )
 
 

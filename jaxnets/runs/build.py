@@ -1,6 +1,7 @@
 """From an experiment to the parts that run it: data, mesh, bound task, compiled program, evaluator."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, padded_batch, placement
 from jaxnets.parallel.partition import shardings
 from jaxnets.runs.choice import Choice, choice_of
+from jaxnets.steps.sown import METRIC as SOWN
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import Recipe, with_average
 from jaxnets.tasks.base import Task, bound
@@ -135,7 +137,6 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     batch = batch_spec(dataset, rows, transform)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
-        _check_padding(experiment, rows, mesh, task, abstract)
         _check_parameters(task, abstract)
         if task.players:
             experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
@@ -145,6 +146,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         _check_batch_statistics(experiment, abstract, dataset)
         # Traced twice, to count its work and to compile it: as a function of its own it is traced once.
         step = jax.jit(with_average(task.make_step(recipe), recipe.average), inline=True)
+        _check_padding(experiment, rows, mesh, task, abstract, jax.eval_shape(step, abstract, batch)[1])
         placed = shardings(abstract, mesh)
         feed = road(dataset.train, order, transform, place)
         # No call is longer than the way from one log record to the next.
@@ -207,16 +209,20 @@ def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
             )
 
 
-def _check_padding(experiment: Experiment, rows: int, mesh: Mesh, task: Task, abstract: TrainState) -> None:
+def _check_padding(
+    experiment: Experiment, rows: int, mesh: Mesh, task: Task, abstract: TrainState, metrics: Mapping[str, Any]
+) -> None:
     """Note the masked rows of a batch that the devices do not divide.
 
     Raises:
-        UsageError: masked rows would have a part in the result: in a state beside the parameters (batch statistics, counts),
-            or where several players divide a batch.
+        UsageError: masked rows could have a part in the result: in a state beside the parameters (batch statistics, counts),
+            in losses that a module sows, where several players divide a batch, or in a loss or task of the user's, which may
+            look at the whole batch.
     """
     if rows == experiment.batch_size:
         return
-    if abstract.model_state or task.players:
+    own = getattr(task, "objective", None) is not None or not type(task).__module__.startswith("jaxnets.")
+    if abstract.model_state or task.players or SOWN in metrics or own:
         check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
     note(
         f"{batch_devices(mesh)} devices share each batch of {experiment.batch_size}; it is filled up with "

@@ -24,9 +24,10 @@ CONFIG, LOG, REPORT = "config.json", "metrics.jsonl", "report.html"
 DEPTH = 4
 # Fields of a record that are no scores.
 NO_SCORES = ("step", "split", "examples", "weights_of_step", "seconds")
-_FILTER = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
+_FILTER = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*")
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "=": operator.eq, "<": operator.lt, ">": operator.gt,
+    "==": operator.eq, "=": operator.eq, "!=": operator.ne,
+    "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
 
 
@@ -49,7 +50,7 @@ class Entry:
         """The log, for plots."""
         return History(self.records)
 
-    @property
+    @functools.cached_property
     def step(self) -> int:
         """Updates done, as far as the log and the checkpoints say."""
         saved = StepFolders(self.path / "checkpoints").complete
@@ -64,7 +65,9 @@ class Entry:
             return "training"
         report, log = self.path / REPORT, self.path / LOG
         with contextlib.suppress(OSError):
-            if self.step >= self.config.get("steps", 0) or report.stat().st_mtime >= log.stat().st_mtime:
+            tested = any("weights_of_step" in r and r["step"] == self.step for r in self.records[-3:])
+            over = tested or self.step >= self.config.get("steps", 0)
+            if over or report.stat().st_mtime >= log.stat().st_mtime:
                 return "complete" if report.exists() else "stopped"
         return "stopped" if self.records or self.step else "begun"
 
@@ -118,8 +121,24 @@ def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: config}
 
 
+# Entries by path, each with the sizes and times of its files: a page that looks every few seconds reads what has changed.
+_READ: dict[Path, tuple[Any, Entry]] = {}
+
+
 def read(path: Path, name: str) -> Entry:
-    """A run directory; what cannot be read is named in `trouble`."""
+    """A run directory; what cannot be read is named in `trouble`. A run whose files have not changed is not read again."""
+    stamp = [name]
+    for file in (path / CONFIG, path / LOG, path / "checkpoints"):
+        with contextlib.suppress(OSError):
+            about = file.stat()
+            stamp += [str(about.st_mtime_ns), str(about.st_size)]
+    known = _READ.get(path)
+    if known is None or known[0] != stamp:
+        known = _READ[path] = (stamp, _read(path, name))
+    return known[1]
+
+
+def _read(path: Path, name: str) -> Entry:
     config: Any = {}
     records: Sequence[dict[str, Any]] = ()
     trouble = ""
@@ -140,7 +159,7 @@ def read(path: Path, name: str) -> Entry:
 
 def find(folder: Path | str) -> list[Entry]:
     """The runs in a folder and below, by name; a run directory itself counts as one."""
-    root = user_path(folder)
+    root = user_path(folder).absolute()
     if not root.is_dir():
         raise UsageError(f"there is no folder {str(folder)!r}; give the folder that holds run directories")
     found = [read(path, path.relative_to(root).as_posix()) for path in _directories(root, DEPTH)]
@@ -182,7 +201,7 @@ def matching(entries: Sequence[Entry], where: Sequence[str]) -> list[Entry]:
         parsed = _FILTER.fullmatch(condition)
         if parsed is None:
             raise UsageError(
-                f"{condition!r} is no condition; write NAME, one of < <= = != >= >, and a value: accuracy>0.9"
+                f"{condition!r} is no condition; write NAME, one of < <= = == != >= >, and a value: accuracy>0.9"
             )
         field, sign, value = parsed.groups()
         check_field(entries, field)

@@ -221,7 +221,12 @@ class RunDirectory:
         """Raise `RunDirectoryError` unless the run that is here can go on as this experiment."""
         saved, wanted = with_defaults(with_new_fields(self.read_json("config.json"))), to_data(experiment)
         changed = differences(without_code(essential(saved)), without_code(essential(wanted)))
-        if extend is not None and changed and all(line.startswith(("steps: ", "stop.")) for line in changed):
+        if (
+            extend is not None
+            and changed
+            and isinstance(saved.get("steps"), int)
+            and all(line.startswith(("steps: ", "stop.")) for line in changed)
+        ):
             done = StepFolders(self.checkpoints).complete[-1:]
             extension = Extension(saved["steps"], experiment.steps, done[0] if done else 0)
             extend(extension.said(experiment.optimizer))

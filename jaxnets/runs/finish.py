@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnets.callbacks.profile import FOLDER, TABLE
 from jaxnets.config.experiment import Expected
+from jaxnets.config.extension import read_extensions
 from jaxnets.config.serialize import apart
 from jaxnets.core.types import Exhibit, Gallery, Lines, Table
 from jaxnets.data.large import shown as rows_shown
@@ -159,6 +160,10 @@ def _operations(directory: Path) -> list[Exhibit]:
 def _rates(run: Any) -> list[Exhibit]:
     """The learning rate over the steps, where it is known."""
     steps = int(run.state.step)
+    if run.directory is not None and read_extensions(
+        run.directory
+    ):  # its earlier steps had the rates of another length
+        return []
     rates = run.experiment.optimizer.rates(run.experiment.steps, steps) if steps > 1 else None
     if rates is None:
         return []

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
-from jaxnets.core.errors import DamagedError, RunDirectoryError, note
+from jaxnets.core.errors import DamagedError, RunDirectoryError, UsageError, note
 from jaxnets.data.dataset import Dataset, hollow, with_learned
 from jaxnets.data.sources.memory import InMemory
 from jaxnets.interop.functions import Functions
@@ -63,13 +63,19 @@ def open_run(
     learned = directory.preparation
     if mesh is None and experiment.mesh != MeshShape():
         # The mesh it was trained on need not be here; any will do to look at it.
-        experiment = dataclasses.replace(
-            experiment, mesh=MeshShape(), batch_size=max(1, jax.device_count()), micro_batches=1
-        )
+        experiment = dataclasses.replace(experiment, mesh=MeshShape())
     if dataset is None:
         held = isinstance(experiment.data, InMemory) and learned is not None
         dataset = hollow(learned) if held and learned is not None else experiment.data.open()
-    parts = assemble(experiment, with_learned(dataset, learned) if learned else dataset, mesh=mesh)
+    data = with_learned(dataset, learned) if learned else dataset
+    try:
+        parts = assemble(experiment, data, mesh=mesh)
+    except UsageError:
+        if mesh is not None:
+            raise
+        # Its batches cannot be divided among the devices that are here; to look at it, other batches will do.
+        smaller = dataclasses.replace(experiment, batch_size=max(1, jax.device_count()), micro_batches=1)
+        parts = assemble(smaller, data)
     if not dataset.hollow:
         check_data(directory, parts)
     with jax.set_mesh(parts.mesh), Checkpoints(directory.checkpoints, keep=parts.choice.keep) as checkpoints:

@@ -17,6 +17,7 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.given import check_given, check_given_targets
+from jaxnets.data.split import WEIGHTS
 from jaxnets.models.layers import most_positions
 from jaxnets.report.console import ProgressKind
 from jaxnets.report.history import History
@@ -109,7 +110,12 @@ class Run:
         count = len(self.class_names)
         if not 1 <= k <= max(count, 1):
             raise UsageError(f"k is from 1 to {count}, the number of classes; got {k}")
-        found = self.probabilities(inputs)[:, :count]
+        found = self.probabilities(inputs)
+        if found.ndim != 2:
+            raise UsageError(
+                f"{type(self.parts.task).__name__} gives more than one prediction for an example; use probabilities"
+            )
+        found = found[:, :count]
         order = np.argsort(-found, axis=1, kind="stable")[:, :k]
         return [
             [(self.class_names[c], float(row[c])) for c in best.tolist()]
@@ -154,11 +160,12 @@ class Run:
         """What measures given data."""
         preparation = self.parts.dataset.preparation
         if isinstance(data, Dataset):
-            if data.class_names != preparation.class_names:
-                raise UsageError(
-                    f"{data.name!r} has other classes than the run: {', '.join(data.class_names[:8])}; "
-                    f"it was trained on {', '.join(preparation.class_names[:8])}"
-                )
+            for what in ("class_names", "columns", "tokens", "several"):
+                if getattr(data, what) != getattr(preparation, what):
+                    raise UsageError(
+                        f"{data.name!r} is encoded by other {what} than the data of the run, {preparation.name!r}; give its "
+                        f"raw arrays: run.evaluate((inputs, targets))"
+                    )
             data = data.test
         if isinstance(data, tuple | list) and len(data) == 2:
             data = {**_arrays(data[0]), "targets": data[1]}
@@ -167,10 +174,11 @@ class Run:
                 f"evaluate takes 'test', 'validation', (inputs, targets), a dict with 'targets' or a Dataset; got "
                 f"{type(data).__name__}"
             )
-        rest = {name: array for name, array in data.items() if name != "targets"}
+        rest = {name: array for name, array in data.items() if name not in ("targets", *WEIGHTS)}
         given = rest["inputs"] if set(rest) == {"inputs"} else rest
         arrays = dict(check_given(given, preparation, most_positions(self.parts.task.model)))
         arrays["targets"] = check_given_targets(data["targets"], preparation, len(arrays["inputs"]))
+        arrays |= {name: np.asarray(data[name]) for name in WEIGHTS if name in data}
         return self.parts.make_evaluator(arrays)
 
     def fit(
@@ -197,8 +205,8 @@ class Run:
             progress: likewise.
 
         Raises:
-            UsageError: neither steps nor epochs, or both; the run was opened without its data; or its directory has other
-                steps than the run.
+            UsageError: neither steps nor epochs, or both; `stop` without a validation split; the run was opened without its
+                data; or its directory has other steps than the run.
         """
         if (steps is None) == (epochs is None):
             raise UsageError(f"give steps= or epochs=, one of them (got steps={steps}, epochs={epochs})")
@@ -219,14 +227,20 @@ class Run:
                     f"{self.directory} has gone on to step {at}, and this run is of step {int(self.state.step)}; open the "
                     f"directory again"
                 )
-        begun = Begun(jax.tree.map(jnp.copy, self.state), at, records=tuple(self.history.records))
+        if stop is not None and self.parts.validator is None:
+            raise UsageError(
+                "stop looks at a validation split, and this run has none; give validation= where it begins"
+            )
+        begun = None
+        if self.directory is None:
+            begun = Begun(jax.tree.map(jnp.copy, self.state), at, records=tuple(self.history.records))
         longer = train(
             self._longer(at, steps, stop),
             dataset=self.parts.dataset,
             mesh=self.parts.mesh,
             run_dir=self.directory,
             extend=True,
-            begun=begun if self.directory is None else None,
+            begun=begun,
             hooks=hooks,
             loggers=loggers,
             progress=progress,
@@ -235,7 +249,8 @@ class Run:
 
     def _longer(self, at: int, steps: int, stop: EarlyStop | None) -> Experiment:
         """The experiment with so many steps after those that are done."""
-        choice, early = self.parts.choice, at < self.experiment.steps
+        choice = self.parts.choice
+        early = choice.ends_at(self.history.records, self.parts.watched[0]) is not None
         changes: dict[str, Any] = {"steps": at + steps}
         if stop is not None:
             changes["stop"] = stop

@@ -93,6 +93,11 @@ def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
         if directory is not None and is_first():
             directory.write_json("warm_start.json", {"run": warm.run, "step": step})
         session.console.say(f"warm start: {summary}")
+    if session.initial is None and directory is not None and (directory.path / "initial.json").exists():
+        raise RunDirectoryError(
+            f"{directory.path} began with weights that were given in memory, and has no good checkpoint to go on from; run "
+            f"the command or the code that gave them, or replace the run with --overwrite"
+        )
     if session.initial is not None:
         state, summary = begin_with(session.initial, state, session.parts.shardings)
         if directory is not None and is_first():

@@ -3,11 +3,14 @@
 import dataclasses
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxnets.callbacks.callback import Callback
+from jaxnets.checkpoints.initial import Initial
 from jaxnets.config.experiment import Experiment
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.validation import take, with_validation
@@ -15,7 +18,14 @@ from jaxnets.report.console import ProgressKind
 from jaxnets.runs.train import train
 
 
-def smoke(experiment: Experiment, *, progress: ProgressKind = "auto", title: str = "") -> None:
+def smoke(
+    experiment: Experiment,
+    *,
+    initial: Initial | None = None,
+    hooks: Sequence[Callback] = (),
+    progress: ProgressKind = "auto",
+    title: str = "",
+) -> None:
     """Two steps of everything that a run does: training, evaluation, a checkpoint, a resumed step, the report.
 
     It has the model, the batches and the mesh of the run, and two evaluation batches of each split. Nothing is kept.
@@ -39,6 +49,8 @@ def smoke(experiment: Experiment, *, progress: ProgressKind = "auto", title: str
                 dataset=dataset,
                 run_dir=Path(folder) / "run",
                 stop_at=stop_at,
+                initial=initial,
+                hooks=hooks,
                 progress=progress,
                 title=title,
             )

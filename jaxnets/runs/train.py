@@ -25,11 +25,13 @@ from jaxnets.parallel.determinism import require_determinism
 from jaxnets.parallel.hosts import is_first, meet
 from jaxnets.report.console import Console, ProgressKind, make_console
 from jaxnets.report.history import History
+from jaxnets.report.log import read_records
 from jaxnets.report.loggers import Loggers
 from jaxnets.report.tables import as_text
 from jaxnets.runs import lock as run_lock
 from jaxnets.runs.build import Parts, assemble
 from jaxnets.runs.directory import RunDirectory
+from jaxnets.runs.environment import check_data
 from jaxnets.runs.finish import Words, finish
 from jaxnets.runs.run import Run
 from jaxnets.runs.session import Session, train_in, train_without_directory
@@ -111,6 +113,8 @@ def train(
             stack.callback(sends.close)
             trained = train_without_directory(session)
         else:
+            if extend:
+                _check_can_extend(Path(run_dir), parts)
             directory = _claim(Path(run_dir), experiment, overwrite, extend, console, stack)
             sends.open(title, to_data(experiment))
             stack.callback(sends.close)
@@ -139,6 +143,22 @@ def _claim(
         directory = RunDirectory.claim(path, experiment, overwrite=overwrite, extend=console.say if extend else None)
     meet("run directory claimed")
     return directory if is_first() else RunDirectory(path.absolute())
+
+
+def _check_can_extend(path: Path, parts: Parts) -> None:
+    """Raise before anything is written if the run in a directory has other data, or would end early at once."""
+    directory = RunDirectory(path.absolute())
+    if not (directory.path / "config.json").exists():
+        return
+    if (directory.path / "environment.json").exists():
+        check_data(directory, parts)
+    records = read_records(directory.metrics) if directory.metrics.exists() else []
+    at = parts.choice.ends_at(records, parts.watched[0])
+    if at is not None:
+        raise UsageError(
+            f"{path} ended early at step {at}, and would again; go on without (--stop.patience 0), or wait longer (a larger "
+            f"--stop.patience)"
+        )
 
 
 def _check_can_go_back(experiment: Experiment, run_dir: Any) -> None:

@@ -170,18 +170,18 @@ def confidence_curves(probabilities: np.ndarray, labels: np.ndarray, of: str) ->
     title = f"Calibration ({of}): expected error {error:.3f}"
     table = Table(title, ("probability of the prediction", "examples", "mean probability", "accuracy"), rows)
     thresholds = np.linspace(0, 1, 101)
+    two = probabilities.shape[1] == 2
+    scores, good = (probabilities[:, 1], labels == 1) if two else (surest, right)
+    order = np.argsort(scores)
+    # Of the examples in order of their scores: how many reach each threshold, and how many of these are good.
+    kept = len(labels) - np.searchsorted(scores[order], thresholds, side="left")
+    hits = np.concatenate([[0], np.cumsum(good[order][::-1])])[kept]
     with np.errstate(invalid="ignore", divide="ignore"):
-        if probabilities.shape[1] == 2:
-            taken = probabilities[:, 1][None, :] >= thresholds[:, None]
-            hits = (taken & (labels == 1)[None, :]).sum(axis=1)
-            curves, names = (hits / taken.sum(axis=1), hits / max(1, (labels == 1).sum())), ("precision", "recall")
-        else:
-            taken = surest[None, :] >= thresholds[:, None]
-            kept = taken.sum(axis=1)
-            curves, names = (
-                ((taken & right[None, :]).sum(axis=1) / kept, kept / len(labels)),
-                ("accuracy", "share kept"),
-            )
+        share_good = hits / kept
+    if two:
+        curves, names = (share_good, hits / max(1, good.sum())), ("precision", "recall")
+    else:
+        curves, names = (share_good, kept / len(labels)), ("accuracy", "share kept")
     caption = "of class 1" if probabilities.shape[1] == 2 else "of examples whose prediction is that probable"
     lines = Lines(f"Thresholds ({of})", thresholds, np.stack(curves)[None], names, (caption,), "threshold", "")
     return [table, lines]

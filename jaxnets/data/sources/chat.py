@@ -73,13 +73,19 @@ class Chat(Source):
             target_kind="token",
             target_name="next token",
             prepare=TokenIds(),
-            source=f"{self.path} as {next(name for name, one in TEMPLATES.items() if one == template)}",
+            source=f"{self.path} as {self._name(tokenizer)}",
             tokenizer=tokenizer,
         )
 
     def turns(self, tokenizer: Tokenizer) -> Template:
         """How turns are written for a tokenizer."""
-        return TEMPLATES[self.template if self.template != "auto" else _template_for(tokenizer.symbols)]
+        template, end = TEMPLATES[self._name(tokenizer)], tokenizer.special.get("end")
+        if template.before or end is None:
+            return template
+        return dataclasses.replace(template, end=tokenizer.symbols[end], gap="\n")
+
+    def _name(self, tokenizer: Tokenizer) -> str:
+        return self.template if self.template != "auto" else _template_for(tokenizer.symbols)
 
     def _row(self, ids: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets `[length]` of one conversation."""

@@ -71,7 +71,8 @@ def encode_conversation(
         DataError: a message holds a mark of the template as text.
     """
     known = {symbol: number for number, symbol in enumerate(tokenizer.symbols)}
-    marks = [mark for mark in (template.before, template.end, template.begin, *_marks(template.after)) if mark in known]
+    parts = (template.before, template.end, template.begin, *_split_marks(template.after))
+    marks = [part for part in parts if part in known and part.startswith("<")]
     ids: list[np.ndarray] = []
     learned: list[np.ndarray] = []
 
@@ -106,10 +107,6 @@ def prompt_of(turns: Sequence[tuple[str, str]], template: Template, tokenizer: T
         [(LEARNED, "")], dataclasses.replace(template, begin="", end="", gap=""), tokenizer
     )
     return ids[: len(ids) - (len(closing) - len(opening))]
-
-
-def _marks(text: str) -> list[str]:
-    return [part for part in _split_marks(text) if part.startswith("<|")]
 
 
 def _split_marks(text: str) -> list[str]:
