@@ -10,7 +10,7 @@ from jaxnets.core.errors import DataWarning, UsageError
 from jaxnets.data.order import Padded, Shuffled
 from jaxnets.data.sources.text import from_tokens
 from jaxnets.data.text.tokenizers import Characters
-from jaxnets.models import CNN, CifarResNet, LanguageModel
+from jaxnets.models import CNN, MLP, CifarResNet, LanguageModel
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.runs.train import train
 from jaxnets.steps.step import _split
@@ -87,3 +87,11 @@ def test_a_shipped_configuration_starts_on_eight_devices(name, tmp_path):
 def test_a_run_on_one_device_says_nothing(experiment, blobs, one_device, recwarn):
     train(replace(experiment, batch_size=13, steps=2), dataset=blobs, mesh=one_device, progress="none")
     assert not [w for w in recwarn if "masked" in str(w.message)]
+
+
+def test_a_loss_of_ones_own_may_look_at_the_whole_batch_and_needs_whole_batches(blobs):
+    def spread(outputs, batch):
+        return (outputs - outputs.mean(0)) ** 2
+
+    with pytest.raises(UsageError, match="not divisible by the mesh"):
+        jaxnets.fit(MLP(widths=(4,)), blobs, steps=2, batch_size=12, loss=spread, progress="none")

@@ -258,3 +258,12 @@ def test_predictions_as_lines_as_csv_and_as_json_lines(folder, tmp_path):
     refused = run_here("predict", place, "x.npy", "--output", "p.txt", cwd=tmp_path)
     assert refused.returncode == 2
     assert ".jsonl" in refused.stderr
+
+
+def test_another_encoding_and_a_stop_without_validation_are_refused(run, words):
+    x, y = words
+    renamed = jaxnets.from_arrays(x, np.where(y == "ant", "aphid", y))
+    with pytest.raises(UsageError, match="encoded by other class_names"):
+        run.evaluate(renamed)
+    with pytest.raises(UsageError, match="stop looks at a validation split"):
+        run.fit(steps=5, stop=jaxnets.EarlyStop(patience=1))

@@ -177,3 +177,28 @@ def test_completion_offers_commands_configurations_runs_and_flags(folder, monkey
     assert candidates(["predict", "runs/mine", "x.npy", "--top"]) == ["--top-k"]
     for shell in ("bash", "zsh", "fish"):
         assert "completion words" in run_here("completion", shell, cwd=folder).stdout
+
+
+def test_clean_keeps_what_is_kept_for_good_and_everything_where_nothing_verifies(tmp_path):
+    from jaxnets.cli.tidy import superfluous
+
+    for step in (10, 20, 30):
+        folder = tmp_path / "checkpoints" / str(step)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")  # which verifies nowhere
+    assert list(superfluous(tmp_path, 1, ())) == []
+
+
+def test_a_link_to_a_run_is_copied_as_the_run(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder / "fast")
+    done = run_here("copy", "link", "copied", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert catalog.existing(tmp_path / "copied").step == 12
+
+
+def test_a_run_is_read_again_only_when_its_files_changed(folder):
+    first = catalog.read(folder / "fast", "fast")
+    assert catalog.read(folder / "fast", "fast") is first
+    log = folder / "fast" / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 12, "split": "hook", "x": 1.0}\n')
+    assert catalog.read(folder / "fast", "fast").records[-1]["x"] == 1.0
