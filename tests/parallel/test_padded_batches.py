@@ -91,7 +91,7 @@ def test_a_run_on_one_device_says_nothing(experiment, blobs, one_device, recwarn
 
 def test_a_loss_of_ones_own_may_look_at_the_whole_batch_and_needs_whole_batches(blobs):
     def spread(outputs, batch):
-        return (outputs - outputs.mean(0)) ** 2
+        return ((outputs - outputs.mean(0, keepdims=True)) ** 2).sum(-1)
 
     with pytest.raises(UsageError, match="not divisible by the mesh"):
         jaxnets.fit(MLP(widths=(4,)), blobs, steps=2, batch_size=12, loss=spread, progress="none")
