@@ -505,6 +505,7 @@ def test_ckpt_looks_at_a_run_without_its_code(trained):
         assert arrays["params/output/kernel"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_ckpt_names_damage_and_exits_1(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "run")
     data = max((tmp_path / "run" / "checkpoints" / "20").rglob("d/*"), key=lambda p: p.stat().st_size)

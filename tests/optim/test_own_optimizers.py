@@ -202,6 +202,7 @@ def test_a_run_directory_knows_an_optimizer_by_what_it_closes_over(data, tmp_pat
         fitted(data, optax.adam(1e-3), run_dir=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_bits_of_the_uncut_one(data, tmp_path):
     whole = fitted(data, OPTIMIZERS["L-BFGS"](), steps=6)
     fitted(data, OPTIMIZERS["L-BFGS"](), steps=6, run_dir=tmp_path / "run", save_every=2)

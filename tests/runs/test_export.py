@@ -202,6 +202,7 @@ def test_a_stranger_predicts_and_trains_with_every_family(exported):
         check(root, name, run)
 
 
+@pytest.mark.slow
 def test_the_example_in_the_folder_runs_and_the_command_writes_it(tmp_path):
     pytest.importorskip("safetensors")
     run = jaxnets.fit(models.MLP(widths=(8,)), images(), run_dir=tmp_path / "run", **OPTIONS)

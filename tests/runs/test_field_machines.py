@@ -77,6 +77,7 @@ def test_a_run_under_odd_names_on_a_poor_console_is_whole(odd_run, odd_place):
     assert not {"runs", "cache"} & {path.name for path in here.iterdir()}
 
 
+@pytest.mark.slow
 def test_what_was_trained_there_is_there_when_it_is_asked(odd_run, odd_place):
     home, here = odd_place
     (here / "neue größen.csv").write_text("wert\n-3\n3\n", encoding="utf-8")

@@ -68,6 +68,7 @@ def test_one_two_and_four_processes_take_the_same_batches_and_the_same_state(tmp
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_all_stop_together_when_one_is_told(tmp_path):
     write_config(tmp_path, 100_000)
     processes = start_together(2, "train", "tiny.py", "--run-dir", "run", cwd=tmp_path)

@@ -72,6 +72,7 @@ def experiment():
     )
 
 
+@pytest.mark.slow
 def test_an_older_run_goes_on_from_its_checkpoint(old, capsys):
     before = last(old / "text", "test"), last(old / "text", "train")
     shutil.rmtree(old / "text" / "checkpoints" / "6")
