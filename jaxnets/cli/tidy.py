@@ -41,7 +41,7 @@ def clean(arguments: Sequence[str]) -> int:
             continue
         # Nothing is written where nothing is removed.
         with lock.hold(entry.path.absolute()) if options.yes else contextlib.nullcontext():
-            entry = catalog.existing(entry.path)
+            entry = catalog.read(entry.path, entry.name)  # as it is now that nothing else writes it
             for path, why in superfluous(entry.path, options.keep, _chosen(entry), _every(entry)):
                 size = sum(file.stat().st_size for file in _files(path))
                 freed += size

@@ -25,12 +25,12 @@ class Extension:
     def __post_init__(self) -> None:
         if self.after < self.at:
             raise RunDirectoryError(
-                f"the run has done {self.at} steps, more than the {self.after} that are asked for; give more steps"
+                f"the run has done {self.at} steps already, and {self.after} were requested; request more than {self.at}"
             )
 
     def said(self, optimizer: Optimizer) -> str:
         """A sentence about what changes."""
-        steps = f"the run goes on from step {self.at} to {self.after}, where it was to end at {self.before}"
+        steps = f"the run continues from step {self.at} to {self.after} (it was configured for {self.before})"
         old, new = optimizer.rates(self.before, self.at + 1), optimizer.rates(self.after, self.at + 1)
         if old is None or new is None:
             return f"{steps}; its schedule, if it has one, spans {self.after} steps from now on"

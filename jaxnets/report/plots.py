@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxnets.report.history import History
 
 TRAIN, VALIDATION, TEST, INK = "#7a8ba3", "#2563eb", "#c2410c", "#1f2937"
-# Colours of runs drawn over each other (Okabe and Ito 2008, told apart without red or green).
+# Colours of the curves of several runs in one panel, after the colour-blind safe palette of Okabe and Ito (2008).
 OVERLAID = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#9a8c00")
 
 

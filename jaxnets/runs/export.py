@@ -224,7 +224,7 @@ def _forms(shapes: dict[str, Any], *, first: int = 0) -> dict[str, Any]:
 
 
 def _facts(parts: Parts) -> dict[str, Any]:
-    """What whoever loads the files wants to know."""
+    """The part of `about.json` that describes the model, its inputs and its classes."""
     card = parts.dataset.card
     return {
         "model": type(parts.task.model).__name__,

@@ -1,4 +1,4 @@
-"""A run in the hand: trained further, asked for names and probabilities, measured on other data."""
+"""Methods of a trained run: fit, predict with names, probabilities, top_k, evaluate on other data."""
 
 import json
 
@@ -106,7 +106,7 @@ def test_what_changes_in_the_schedule_is_said(experiment, blobs, tmp_path, capsy
         train(replace(shorter, steps=40), dataset=blobs, run_dir=tmp_path / "run", progress="none")
     longer = train(replace(shorter, steps=40), dataset=blobs, run_dir=tmp_path / "run", progress="lines", extend=True)
     said = capsys.readouterr().err
-    assert "the run goes on from step 20 to 40, where it was to end at 20" in said
+    assert "the run continues from step 20 to 40 (it was configured for 20)" in said
     assert "at step 20 it is" in said
     assert int(longer.state.step) == 40
     # The same command again finds it done, and asks for no more.
@@ -209,11 +209,11 @@ def folder(tmp_path_factory):
 def test_extend_is_the_same_however_often_it_is_said(folder):
     done = run_here("train", "spirals.py", "--extend", 6, "--stop-at", 13, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "goes on from step 10 to 16" in done.stderr
+    assert "continues from step 10 to 16" in done.stderr
     assert "stopped at step 13 of 16" in done.stderr
     done = run_here("train", "spirals.py", "--extend", 6, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "goes on" not in done.stderr
+    assert "continues" not in done.stderr
     assert int(open_run(folder / "runs" / "spirals").state.step) == 16
     refused = run_here("train", "spirals.py", cwd=folder)
     assert refused.returncode == 1
