@@ -20,6 +20,7 @@ from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset, add_to_digest
 from jaxnets.data.indexed import from_source, is_source
+from jaxnets.data.order import steps_in
 from jaxnets.data.sources.memory import InMemory
 from jaxnets.data.validation import SHARE, Validation
 from jaxnets.interop.functions import Functions
@@ -119,12 +120,9 @@ def fit(
         batch_size = 128 if examples >= 10_000 else min(32, examples)
         shares = 1 if "mesh" in options else jax.device_count()
         batch_size -= batch_size % shares if batch_size > shares else 0  # every device gets as many
-    if steps is None and not 0 < (10 if epochs is None else epochs) < math.inf:
-        raise UsageError(f"epochs is a positive number, got {epochs}")
     if steps is None:
-        per_epoch = max(1, examples // max(1, batch_size))
-        steps = math.ceil((10 if epochs is None else epochs) * per_epoch)
-        options.setdefault("eval_every", per_epoch)
+        steps = steps_in(10 if epochs is None else epochs, examples, batch_size)
+        options.setdefault("eval_every", steps_in(1, examples, batch_size))
     elif chooses and isinstance(steps, int):
         options.setdefault("eval_every", max(1, steps // 20))
     if stop is not None:

@@ -185,7 +185,7 @@ def pictures():
     return from_arrays(x[:160], y[:160], test=(x[160:], y[160:]), name="pictures")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def experiment():
     """A small classification with dropout, a schedule and clipping: everything that depends on the step."""
     return Experiment(

@@ -11,6 +11,7 @@ from typing import Any
 from jaxnets.cli.flags import parse
 from jaxnets.core.errors import DataError, UsageError
 from jaxnets.core.files import replacing, user_path
+from jaxnets.core.flatten import flatten
 
 # Metrics in the table of runs.
 MOST_SCORES = 4
@@ -88,7 +89,7 @@ def compare(arguments: Sequence[str]) -> int:
         if entry.trouble:
             print(f"{entry.name}: {entry.trouble}")
     names = short_names([entry.name for entry in entries])
-    rows = differing([catalog.flat_config(entry.config) for entry in entries])
+    rows = differing([flatten(entry.config) for entry in entries])
     print("settings that differ" if rows else "the settings are the same")
     if rows:
         print_table(["", *names], [[field, *map(shown, values)] for field, values in rows])

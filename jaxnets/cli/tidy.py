@@ -11,6 +11,8 @@ from jaxnets.checkpoints.step_folders import StepFolders
 from jaxnets.cli.flags import parse
 from jaxnets.core.errors import CheckpointError, RunDirectoryError, UsageError
 from jaxnets.core.files import is_partial, user_path
+from jaxnets.core.flatten import flatten
+from jaxnets.report.log import CHOSEN
 from jaxnets.runs import catalog, lock
 
 
@@ -133,10 +135,10 @@ def _files(path: Path) -> Iterator[Path]:
 def _chosen(entry: catalog.Entry) -> set[int]:
     """The steps among which the best weights of a run are: the one that the test at its last step names, else all that were
     measured."""
-    last = [r["weights_of_step"] for r in entry.records if r["step"] == entry.step and "weights_of_step" in r]
+    last = [r[CHOSEN] for r in entry.records if r["step"] == entry.step and CHOSEN in r]
     if last and isinstance(last[-1], int):
         return {last[-1]}
-    fields = catalog.flat_config(entry.config)
+    fields = flatten(entry.config)
     if not (fields.get("keep.best") or fields.get("stop.patience")):
         return set()
     return {step for step, metrics in StepFolders(entry.path / "checkpoints").measured().items() if metrics}
@@ -144,7 +146,7 @@ def _chosen(entry: catalog.Entry) -> set[int]:
 
 def _every(entry: catalog.Entry) -> int:
     """`keep.every` of a run: checkpoints that stay for good."""
-    every = catalog.flat_config(entry.config).get("keep.every", 0)
+    every = flatten(entry.config).get("keep.every", 0)
     return every if isinstance(every, int) else 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from jaxnets.cli.flags import parse
 from jaxnets.core.errors import UsageError
 from jaxnets.core.files import user_path
+from jaxnets.core.flatten import flatten
 from jaxnets.runs import catalog
 
 PAGE = Path(__file__).resolve().parents[1] / "report" / "runs_page.html"
@@ -154,7 +155,7 @@ def _about(entry: catalog.Entry) -> dict[str, Any]:
         "model": entry.fields.get("model"),
         "data": entry.fields.get("data"),
         "scores": entry.scores,
-        "config": catalog.flat_config(entry.config),
+        "config": flatten(entry.config),
         "modified": entry.modified,
         "records": len(entry.records),
         "stamp": f"{len(entry.records)}-{entry.modified}",

@@ -6,11 +6,19 @@ of devices, and resuming needs one integer.
 
 import dataclasses
 import functools
+import math
 from typing import Protocol
 
 import numpy as np
 
 from jaxnets.core.errors import UsageError
+
+
+def steps_in(epochs: float, examples: int, batch_size: int) -> int:
+    """Steps of so many passes over the training examples; raises `UsageError` unless `epochs` is a positive number."""
+    if not 0 < epochs < math.inf:
+        raise UsageError(f"epochs is a positive number, got {epochs}")
+    return math.ceil(epochs * max(1, examples // max(1, batch_size)))
 
 
 class Order(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxnets.core.errors import UsageError
-from jaxnets.report.log import Record
+from jaxnets.report.log import CHOSEN, Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,9 +21,7 @@ class History:
         """Steps and values of one metric on one split ("train", "validation" or "test")."""
         rows = [r for r in self.records if r["split"] == split and r.get(metric) is not None]
         # A test of the best weights belongs to the step that they are of.
-        return [int(r["weights_of_step"] if "weights_of_step" in r else r["step"]) for r in rows], [
-            r[metric] for r in rows
-        ]
+        return [int(r[CHOSEN] if CHOSEN in r else r["step"]) for r in rows], [r[metric] for r in rows]
 
     def last(self, split: str = "test") -> Record:
         """The newest record of a split; {} if there is none."""
@@ -31,7 +29,7 @@ class History:
 
     def metrics(self) -> list[str]:
         """Names of the metrics to plot, the loss first."""
-        hidden = {"step", "split", "seconds", "examples", "examples_per_second", "skipped", "weights_of_step", "what"}
+        hidden = {"step", "split", "seconds", "examples", "examples_per_second", "skipped", CHOSEN, "what"}
         names = [name for record in self.records for name in record if name not in hidden]
         return sorted(dict.fromkeys(names), key=lambda n: (n != "loss", n == "gradient_norm"))
 

@@ -22,6 +22,8 @@ from jaxnets.core.files import replacing
 
 Record = dict[str, Any]
 INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+# Field of a test record: updates done at the weights that were measured, where that is not the record's own step.
+CHOSEN = "weights_of_step"
 # Fields of a record that are not metrics.
 WORDS = ("step", "split", "what")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxnets.core.errors import RunDirectoryError
 from jaxnets.core.files import replacing
+from jaxnets.core.flatten import flatten
 from jaxnets.core.types import ConfusionMatrix, Exhibit, Gallery, Lines, Scatter, Table
 from jaxnets.report import plots
 from jaxnets.report.history import History
@@ -117,10 +118,10 @@ def _page(data: ReportData, panels: Sequence[tuple[str, bytes]], images: Sequenc
         f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style></head><body>"
         f"<h1>{html.escape(data.title)}</h1><p class='sub'>{html.escape(data.subtitle)}</p>"
         f"<div class='cards'>{''.join(cards)}</div><p>{html.escape(data.expectation)}</p>{figures}{tables}"
-        f"<div class='two'><section><h2>Settings that were chosen</h2>{_pairs(_flat(data.config))}"
+        f"<div class='two'><section><h2>Settings that were chosen</h2>{_pairs(flatten(data.config))}"
         f"<details><summary>{len(data.defaults)} settings that have their defaults</summary>"
-        f"{_pairs(_flat(data.defaults))}</details></section>"
-        f"<section><h2>Environment</h2>{_pairs(_flat(data.environment))}</section></div></body></html>\n"
+        f"{_pairs(flatten(data.defaults))}</details></section>"
+        f"<section><h2>Environment</h2>{_pairs(flatten(data.environment))}</section></div></body></html>\n"
     )
 
 
@@ -167,23 +168,11 @@ def _table(table: Table) -> str:
     )
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    rows = (f"<tr><th>{html.escape(name)}</th><td><code>{html.escape(value)}</code></td></tr>" for name, value in pairs)
+def _pairs(data: Mapping[str, Any]) -> str:
+    rows = (
+        f"<tr><th>{html.escape(name)}</th><td><code>{html.escape(str(v))}</code></td></tr>" for name, v in data.items()
+    )
     return f"<div class='scroll'><table>{''.join(rows)}</table></div>"
-
-
-def _flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested data as dotted names and text."""
-    if isinstance(data, Mapping):
-        pairs = []
-        for key, value in data.items():
-            # Show the class name as the value of the object: "task: Classification", not "task.type: ...".
-            name = prefix if key == "type" and prefix else f"{prefix}.{key}" if prefix else str(key)
-            pairs += _flat(value, name)
-        return pairs
-    if isinstance(data, list | tuple):
-        return [(prefix, " ".join(str(item) for item in data))]
-    return [(prefix, str(data))]
 
 
 def _slug(title: str, taken: set[str]) -> str:

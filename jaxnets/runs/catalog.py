@@ -15,15 +15,16 @@ from typing import Any
 from jaxnets.checkpoints.step_folders import StepFolders
 from jaxnets.core.errors import JaxnetsError, RunDirectoryError, UsageError, did_you_mean
 from jaxnets.core.files import user_path
+from jaxnets.core.flatten import flatten
 from jaxnets.report.history import History
-from jaxnets.report.log import read_records
+from jaxnets.report.log import CHOSEN, read_records
 from jaxnets.runs import lock
 
 CONFIG, LOG, REPORT = "config.json", "metrics.jsonl", "report.html"
 # How deep below a folder runs are looked for.
 DEPTH = 4
 # Fields of a record that are no scores.
-NO_SCORES = ("step", "split", "examples", "weights_of_step", "seconds")
+NO_SCORES = ("step", "split", "examples", CHOSEN, "seconds")
 _FILTER = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*")
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "=": operator.eq, "!=": operator.ne,
@@ -65,7 +66,7 @@ class Entry:
             return "training"
         report, log = self.path / REPORT, self.path / LOG
         with contextlib.suppress(OSError):
-            tested = any("weights_of_step" in r and r["step"] == self.step for r in self.records[-3:])
+            tested = any(CHOSEN in r and r["step"] == self.step for r in self.records[-3:])
             over = tested or self.step >= self.config.get("steps", 0)
             if over or report.stat().st_mtime >= log.stat().st_mtime:
                 return "complete" if report.exists() else "stopped"
@@ -81,7 +82,7 @@ class Entry:
     @functools.cached_property
     def fields(self) -> dict[str, Any]:
         """All that a table can be sorted and filtered by: name, state, step, scores, and the configuration by dotted names."""
-        flat = flat_config(self.config)
+        flat = flatten(self.config)
         own = {"name": self.name, "state": self.state, "step": self.step, "model": flat.get("task.model", "")}
         return {**flat, **own, "task": flat.get("task", ""), "data": flat.get("data", ""), **self.scores}
 
@@ -102,23 +103,6 @@ def is_held(directory: Path) -> bool:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return False
     return abs(time.time() - beat) < lock.STALE_SECONDS
-
-
-def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A configuration as dotted names; the class of an object is the value of its own name (`task.model: CNN`)."""
-    if isinstance(config, Mapping):
-        flat: dict[str, Any] = {}
-        for key, value in config.items():
-            if key == "type" and prefix:
-                flat[prefix] = value
-            elif key != "type":
-                flat |= flat_config(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    if isinstance(config, list):
-        if any(isinstance(item, Mapping) for item in config):
-            return {k: v for i, item in enumerate(config) for k, v in flat_config(item, f"{prefix}.{i}").items()}
-        return {prefix: " ".join(map(str, config))}
-    return {prefix: config}
 
 
 # Entries by path, each with the sizes and times of its files: a page that looks every few seconds reads what has changed.

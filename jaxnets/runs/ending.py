@@ -7,10 +7,9 @@ import jax
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.core.errors import PreemptedError
 from jaxnets.parallel.hosts import from_first
-from jaxnets.report.log import MetricsLog
+from jaxnets.report.log import CHOSEN, MetricsLog
 from jaxnets.runs.build import Parts
 from jaxnets.runs.choice import Best
-from jaxnets.runs.finish import CHOSEN
 from jaxnets.steps.state import TrainState
 from jaxnets.training.stopping import Stopping, StopRequestedError
 

@@ -1,7 +1,6 @@
 """A trained run: its weights, its history, and what can be asked of it."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.given import check_given, check_given_targets
+from jaxnets.data.order import steps_in
 from jaxnets.data.split import WEIGHTS
 from jaxnets.models.layers import most_positions
 from jaxnets.report.console import ProgressKind
@@ -211,8 +211,7 @@ class Run:
         if (steps is None) == (epochs is None):
             raise UsageError(f"give steps= or epochs=, one of them (got steps={steps}, epochs={epochs})")
         if epochs is not None:
-            each = self.parts.dataset.card.examples["train"] // self.experiment.batch_size
-            steps = math.ceil(epochs * max(1, each))
+            steps = steps_in(epochs, self.parts.dataset.card.examples["train"], self.experiment.batch_size)
         if steps is None or steps < 1:
             raise UsageError(f"steps is at least 1, got {steps}")
         if self.parts.dataset.hollow:

@@ -1,7 +1,6 @@
 """A trial of a configuration before the run itself, and a length in epochs."""
 
 import dataclasses
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.config.experiment import Experiment
 from jaxnets.data.dataset import Dataset
+from jaxnets.data.order import steps_in
 from jaxnets.data.validation import take, with_validation
 from jaxnets.report.console import ProgressKind
 from jaxnets.runs.train import train
@@ -59,8 +59,8 @@ def smoke(
 def in_epochs(experiment: Experiment, epochs: float) -> tuple[Experiment, Dataset]:
     """The experiment with the steps of so many passes over the training split, and its data, opened to count them."""
     dataset = _divided(experiment)
-    each = max(1, dataset.card.examples["train"] // experiment.batch_size)
-    return dataclasses.replace(experiment, steps=math.ceil(epochs * each)), dataset
+    steps = steps_in(epochs, dataset.card.examples["train"], experiment.batch_size)
+    return dataclasses.replace(experiment, steps=steps), dataset
 
 
 def _divided(experiment: Experiment) -> Dataset:

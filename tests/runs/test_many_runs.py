@@ -15,24 +15,10 @@ from jaxnets.runs.train import train
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, blobs):
+def folder(experiment, blobs, tmp_path_factory):
     """Two complete runs, one that stopped, and one whose log is damaged."""
-    from jaxnets.config.experiment import Experiment
-    from jaxnets.data import InMemory
-    from jaxnets.models import MLP
-    from jaxnets.tasks import Classification
-
     root = tmp_path_factory.mktemp("many")
-    base = Experiment(
-        task=Classification(model=MLP(widths=(16,))),
-        data=InMemory("blobs"),
-        optimizer=AdamW(learning_rate=1e-2),
-        steps=12,
-        batch_size=24,
-        eval_every=6,
-        save_every=4,
-        log_every=3,
-    )
+    base = replace(experiment, steps=12, eval_every=6, save_every=4, log_every=3)
     train(base, dataset=blobs, run_dir=root / "fast", progress="none")
     slow = replace(base, optimizer=AdamW(learning_rate=1e-5))
     train(slow, dataset=blobs, run_dir=root / "sweep" / "slow", progress="none")

@@ -11,29 +11,18 @@ import pytest
 from conftest import replace
 
 from jaxnets.cli import ui
-from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError
-from jaxnets.data import InMemory
-from jaxnets.models import MLP
 from jaxnets.optim import AdamW
 from jaxnets.runs.train import train
-from jaxnets.tasks import Classification
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
-def folder(blobs, tmp_path_factory):
+def folder(experiment, blobs, tmp_path_factory):
     """Two runs, one with a name that would be markup."""
     root = tmp_path_factory.mktemp("ui")
-    base = Experiment(
-        task=Classification(model=MLP(widths=(8,))),
-        data=InMemory("blobs"),
-        steps=14,
-        batch_size=24,
-        eval_every=7,
-        log_every=7,
-    )
+    base = replace(experiment, steps=14)
     train(base, dataset=blobs, run_dir=root / "runs" / "a<b>", progress="none")
     other = replace(base, optimizer=AdamW(1e-4))
     train(other, dataset=blobs, run_dir=root / "runs" / "deep" / "slow", progress="none")

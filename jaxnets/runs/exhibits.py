@@ -1,0 +1,88 @@
+"""The figures and tables of a report beside its curves: those of the task, and those of the run itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnets.callbacks.profile import FOLDER, TABLE
+from jaxnets.config.extension import read_extensions
+from jaxnets.core.types import Exhibit, Gallery, Lines, Table
+from jaxnets.data.large import shown as rows_shown
+from jaxnets.report.plots import read_images
+from jaxnets.training.loop import Timing
+
+# Points of the curve of the learning rate.
+MOST_RATES = 500
+
+
+def of_task(run: Any) -> list[Exhibit]:
+    """What the task has to show; on every process, though one writes."""
+    parts, task, preparation = run.parts, run.parts.task, run.parts.dataset.preparation
+    with jax.set_mesh(parts.mesh):
+        seen = task.exhibit_rows(parts.dataset.card.examples["test"])
+        shown = rows_shown(parts.dataset.test, seen) | {"index": seen}
+        asked = {name: array for name, array in shown.items() if name in preparation.names}
+        outputs = parts.predictor(run.variables, asked) if len(seen) else np.zeros(0)
+        drawn = task.drawn(run.variables)
+    columns = [preparation.columns.table()] if preparation.columns is not None else []
+    return [*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn, *columns]
+
+
+def times(seconds: float, timing: Timing) -> Table:
+    """Where the time of a run went."""
+    parts = {
+        "compiling": timing.compiling,
+        "waiting for data": timing.waiting_for_data,
+        "logging and evaluating": timing.in_hooks,
+        "copying states for checkpoints": timing.saving,
+    }
+    parts["training steps, opening the data and the rest"] = max(0.0, seconds - sum(parts.values()))
+    rows = [(name, f"{value:.1f}", f"{value / max(seconds, 1e-9):.0%}") for name, value in parts.items()]
+    return Table("Where the time went", ("part", "seconds", "share"), (*rows, ("all", f"{seconds:.1f}", "100%")))
+
+
+def operations(directory: Path) -> list[Exhibit]:
+    """The costliest operations, where steps were profiled."""
+    path = directory / FOLDER / TABLE
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        cells = tuple(
+            (str(r["operation"]), f"{r['calls']}", f"{r['milliseconds']:.2f}", f"{r['share']:.1%}") for r in rows
+        )
+    except (OSError, ValueError, TypeError, KeyError):  # a report is worth more than this table
+        return []
+    return [Table("The costliest operations", ("operation", "calls", "ms", "share"), cells)] if cells else []
+
+
+def rates_of(run: Any) -> list[Exhibit]:
+    """The learning rate over the steps, where it is known."""
+    steps = int(run.state.step)
+    if run.directory is not None and read_extensions(run.directory):
+        return []  # its earlier steps had the rates of another length
+    rates = run.experiment.optimizer.rates(run.experiment.steps, steps) if steps > 1 else None
+    if rates is None:
+        return []
+    at = np.unique(np.linspace(0, steps - 1, MOST_RATES).astype(int))
+    return [Lines("Learning rate", at, rates[at][None, None], ("learning rate",), ("",), "step", "learning rate")]
+
+
+def shown_samples(directory: Path) -> list[Exhibit]:
+    """What callbacks showed while the run trained (`Progress.show`): up to eight pictures or texts of each name, over time."""
+    shown: list[Exhibit] = []
+    folder = directory / "samples"
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        files = sorted((file for file in place.iterdir() if file.stem.isdigit()), key=lambda file: int(file.stem))
+        few = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 8).astype(int))] if files else []
+        texts = [(file.stem, file.read_text(encoding="utf-8")) for file in few if file.suffix == ".txt"]
+        if texts:
+            shown.append(Table(f"{place.name} over time", ("step", "text"), tuple(texts)))
+        pictures = [file for file in few if file.suffix == ".png"]
+        if pictures:
+            images = read_images(pictures)
+            if len({image.shape for image in images}) == 1:
+                captions = tuple(f"step {file.stem}" for file in pictures)
+                shown.append(Gallery(f"{place.name} over time", np.stack(images), captions))
+    return shown
