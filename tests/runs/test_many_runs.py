@@ -1,5 +1,6 @@
 """Many runs: the table, the comparison, what can be removed, and a copy."""
 
+import dataclasses
 import json
 import time
 
@@ -7,6 +8,7 @@ import pytest
 from conftest import assert_same_bits, replace, run_cli, run_here
 
 from jaxnets.cli.completion import candidates
+from jaxnets.cli.tidy import _chosen, superfluous
 from jaxnets.core.errors import UsageError
 from jaxnets.optim import AdamW
 from jaxnets.runs import catalog, lock
@@ -120,6 +122,13 @@ def test_clean_shows_first_and_leaves_the_newest_and_the_best(experiment, blobs,
         return sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
 
     before = steps()
+    # The best step may be one that stays anyway, so other choices are asked for too.
+    gone = {choice: {p.name for p, _ in superfluous(tmp_path / "run", 1, choice)} for choice in ((), (4,))}
+    assert gone[()] - gone[4,] == {"4"}
+    entry = catalog.existing(tmp_path / "run")
+    assert _chosen(entry) == {run.best.step}
+    untested = dataclasses.replace(entry, records=tuple(r for r in entry.records if r["split"] != "test"))
+    assert _chosen(untested) >= {4, 8, 12, 16, 20}  # any of them may be the best
     shown = run_here("clean", "run", cwd=tmp_path)
     assert "would be removed" in shown.stdout
     assert steps() == before
@@ -172,8 +181,6 @@ def test_completion_offers_commands_configurations_runs_and_flags(folder, monkey
 
 
 def test_clean_keeps_what_is_kept_for_good_and_everything_where_nothing_verifies(tmp_path):
-    from jaxnets.cli.tidy import superfluous
-
     for step in (10, 20, 30):
         folder = tmp_path / "checkpoints" / str(step)
         folder.mkdir(parents=True)
