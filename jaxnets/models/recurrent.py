@@ -108,8 +108,11 @@ class Recurrent(nn.Module):
         x, input_kernel, input_bias = nn.dtypes.promote_dtype(x, *weights)
         inside = projects_inside(B, N)
 
+        # Over all steps the plain product is faster: its gradient reads the scan's time-major order without a copy.
+        product = dot_general if inside else jax.lax.dot_general
+
         def project(x: Array) -> Array:
-            return dot_general(x, input_kernel, (((x.ndim - 1,), (0,)), ((), ()))) + input_bias.reshape(
+            return product(x, input_kernel, (((x.ndim - 1,), (0,)), ((), ()))) + input_bias.reshape(
                 *(1,) * (x.ndim - 1), -1
             )
 
