@@ -20,25 +20,27 @@ HELP = """jaxnets ckpt: look at checkpoints, without the model's code
 
 RUN is a run directory; without :STEP the newest checkpoint that verifies is taken.
 """
+# The subcommands, and how many arguments each takes.
+VERBS = {"ls": 1, "verify": 1, "digest": 1, "diff": 2, "export": 2}
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one subcommand and return its exit code."""
-    verbs: dict[str, tuple[int, Callable[..., int]]] = {
-        "ls": (1, _ls), "verify": (1, _verify), "digest": (1, _digest), "diff": (2, _diff), "export": (2, _export),
+    actions: dict[str, Callable[..., int]] = {
+        "ls": _ls, "verify": _verify, "digest": _digest, "diff": _diff, "export": _export,
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return 0
     verb, *rest = arguments
-    if verb not in verbs:
-        raise UsageError(f"there is no command `jaxnets ckpt {verb}`. {did_you_mean(verb, verbs)}")
-    count, act = verbs[verb]
+    if verb not in VERBS:
+        raise UsageError(f"there is no command `jaxnets ckpt {verb}`. {did_you_mean(verb, VERBS)}")
+    count = VERBS[verb]
     if len(rest) != count:
         raise UsageError(
             f"`jaxnets ckpt {verb}` takes {count} argument{'s' * (count > 1)}, got {len(rest)}; see `jaxnets ckpt`"
         )
-    return act(*rest)
+    return actions[verb](*rest)
 
 
 def _ls(place: str) -> int:

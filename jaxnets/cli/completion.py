@@ -3,11 +3,16 @@
 The scripts call `jaxnets completion words WORD ...` with what is typed so far; it prints the candidates for the last word.
 """
 
+import dataclasses
+import importlib
+import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from jaxnets.cli.help import VERBS
 from jaxnets.core.errors import UsageError
+from jaxnets.core.files import user_path
 
 BASH = """_jaxnets() {
   local IFS=$'\\n'
@@ -31,6 +36,15 @@ OF_CONFIGURATIONS, OF_RUNS = (
     ("train", "summary", "shard"),
     ("evaluate", "predict", "generate", "export", "compare", "clean", "copy"),
 )
+# The module of `jaxnets.cli` and the dataclass in it that holds the flags of a command.
+FLAGS = {
+    "clean": ("tidy", "CleanOptions"),
+    "compare": ("runs", "CompareOptions"),
+    "export": ("export", "ExportOptions"),
+    "predict": ("predict", "PredictOptions"),
+    "runs": ("runs", "RunsOptions"),
+    "ui": ("ui", "UiOptions"),
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -57,6 +71,12 @@ def candidates(words: Sequence[str]) -> list[str]:
         found = [*available(), *_runs()]
     elif before[0] in OF_RUNS and (len(before) == 1 or before[0] == "compare"):
         found = _runs()
+    elif before[0] == "ckpt":
+        from jaxnets.cli.checkpoints import VERBS as OF_CHECKPOINTS
+
+        found = list(OF_CHECKPOINTS) if len(before) == 1 else _runs()
+    elif before == ["completion"]:
+        found = list(SHELLS)
     else:
         found = []
     return [word for word in found if word.startswith(last)]
@@ -75,47 +95,61 @@ def _runs() -> list[str]:
 
 def _flags(before: Sequence[str]) -> list[str]:
     """The flags of a command, by its own parser."""
-    import dataclasses
-
-    if before[0] in OF_CONFIGURATIONS and len(before) > 1:
+    verb = before[0]
+    if verb in FLAGS:
+        module, options = FLAGS[verb]
+        found = _names(getattr(importlib.import_module(f"jaxnets.cli.{module}"), options))
+    elif (verb in OF_CONFIGURATIONS and len(before) > 1) or verb in ("generate", "finetune"):
         from jaxnets.cli.fast_parse import stand_ins
-        from jaxnets.cli.main import OPTIONS
 
         with stand_ins():
-            from jaxnets import config
-
-            names = [
-                *_fields(config.load(before[1]).experiment),
-                *(f.name for f in dataclasses.fields(OPTIONS[before[0]])),
-            ]
-    elif before[0] == "predict":
-        from jaxnets.cli.predict import PredictOptions
-
-        names = [field.name for field in dataclasses.fields(PredictOptions)]
-    elif before[0] in ("runs", "compare"):
-        from jaxnets.cli.runs import CompareOptions, RunsOptions
-
-        kind = {"runs": RunsOptions, "compare": CompareOptions}[before[0]]
-        names = [field.name for field in dataclasses.fields(kind)]
+            found = _of_experiment(verb, before[1:])
     else:
-        names = []
-    return [f"--{name.replace('_', '-')}" for name in (*names, "help")]
+        found = []
+    return [f"--{name.replace('_', '-')}" for name in (*found, "help")]
 
 
-def _fields(value: object, prefix: str = "") -> list[str]:
-    """Dotted names of the plain fields of nested dataclasses."""
-    import dataclasses
+def _of_experiment(verb: str, given: Sequence[str]) -> list[str]:
+    """The flags of a command that depend on a configuration or a run; imported among the stand-ins for JAX."""
+    if verb == "generate":
+        return _of_generate(given[0]) if given else []
+    if verb == "finetune":
+        from jaxnets import models
+        from jaxnets.cli.finetune import FinetuneOptions, first_experiment
 
+        experiment = first_experiment("", given[1] if len(given) > 1 else "", models.LanguageModel())
+        return [*_names(experiment), *_names(FinetuneOptions)]
+    from jaxnets import config
+    from jaxnets.cli.main import OPTIONS
+
+    return [*_names(config.load(given[0]).experiment), *_names(OPTIONS[verb])]
+
+
+def _of_generate(run: str) -> list[str]:
+    """The flags for what a run makes, by the names of its task and its model: building them would take too long."""
+    from jaxnets import tasks
+    from jaxnets.cli import generate
+    from jaxnets.cli import generate_pictures as pictures
+
+    try:
+        task = json.loads((user_path(run) / "config.json").read_text(encoding="utf-8"))["task"]
+        cls = getattr(tasks, task["type"])
+        if pictures.makes_pictures(cls):
+            return _names(pictures.options_for(cls))
+        if task["model"]["type"] == "Seq2SeqTransformer":
+            return _names(generate.AnswerOptions)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no run, or one of a class of the user's
+        return []
+    return _names(generate.TextOptions) if task["type"] == "NextToken" else []
+
+
+def _names(value: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the plain fields of a dataclass and of the dataclasses in it; also `no_NAME` for what is on."""
     found = []
-    for field in dataclasses.fields(value):  # type: ignore[arg-type]
-        inner = getattr(value, field.name, None)
-        name = f"{prefix}{field.name}"
-        nested = dataclasses.is_dataclass(inner) and not isinstance(inner, type)
-        found += (
-            _fields(inner, f"{name}.")
-            if nested
-            else [name]
-            if field.init and field.name not in ("parent", "name")
-            else []
-        )
+    for field in dataclasses.fields(value):
+        inner = field.default if isinstance(value, type) else getattr(value, field.name, None)
+        if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
+            found += _names(inner, f"{prefix}{field.name}.")
+        elif field.init and field.name not in ("parent", "name"):
+            found += [f"{prefix}{field.name}"] + [f"{prefix}no_{field.name}"] * (inner is True)
     return found

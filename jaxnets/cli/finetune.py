@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     model, variables = language_model_from(folder)
     text = " ".join(flags).replace("=", " ")
     adapters = "--lora " in text and "--lora 0" not in text
-    experiment = _experiment(folder, path, model, ADAPTER_RATE if adapters else RATE)
+    experiment = first_experiment(folder, path, model, ADAPTER_RATE if adapters else RATE)
     name = f"{Path(folder).name}-{Path(path).stem}"
     loaded = Loaded(name, experiment, None, f"{Path(folder).name} on {Path(path).name}")
     experiment, options = fast_parse.with_flags(loaded, f"jaxnets finetune {folder} {path}", flags, FinetuneOptions)
@@ -62,7 +62,8 @@ def run(arguments: Sequence[str]) -> int:
     return train(loaded, _for_a_part(experiment, options), options, initial=Initial(variables))
 
 
-def _experiment(folder: str, path: str, model: Any, rate: float) -> Any:
+def first_experiment(folder: str, path: str, model: Any, rate: float = RATE) -> Any:
+    """The experiment of a model's folder and a file, before flags."""
     from jaxnets import data, optim, tasks
     from jaxnets.config.experiment import Experiment
 

@@ -4,14 +4,16 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxnets.core.errors import DataError, UsageError, did_you_mean, note
 from jaxnets.core.files import replacing, user_path
 from jaxnets.core.types import Gallery
-from jaxnets.runs.run import Run
+
+if TYPE_CHECKING:
+    from jaxnets.runs.run import Run
 
 # Images in one picture; more would be more pixels than a picture may have.
 MOST_SHOWN = 400
@@ -75,7 +77,7 @@ def makes_pictures(task: Any) -> bool:
     return hasattr(task, "sample") or hasattr(task, "roll_out")
 
 
-def draw(run: Run, options: ImageOptions | FilmOptions) -> Path:
+def draw(run: "Run", options: ImageOptions | FilmOptions) -> Path:
     """Write what the run draws: the picture `.png`, and `.npz` with the raw `inputs` it could have been trained on.
 
     Returns:
@@ -109,7 +111,7 @@ def draw(run: Run, options: ImageOptions | FilmOptions) -> Path:
     return picture
 
 
-def _samples(run: Run, options: ImageOptions) -> tuple[np.ndarray, int]:
+def _samples(run: "Run", options: ImageOptions) -> tuple[np.ndarray, int]:
     import jax
 
     task: Any = run.parts.task
@@ -124,7 +126,7 @@ def _samples(run: Run, options: ImageOptions) -> tuple[np.ndarray, int]:
     return run.parts.dataset.as_raw(np.asarray(drawn)), 8
 
 
-def _labels(run: Run, name: str, count: int) -> tuple[np.ndarray, ...]:
+def _labels(run: "Run", name: str, count: int) -> tuple[np.ndarray, ...]:
     """The argument that asks `sample` for one class; () where no class was named."""
     if not name:
         return ()
@@ -136,7 +138,7 @@ def _labels(run: Run, name: str, count: int) -> tuple[np.ndarray, ...]:
     return (np.full(count, names.index(name), np.int32),)
 
 
-def _films(run: Run, options: FilmOptions) -> tuple[np.ndarray, int]:
+def _films(run: "Run", options: FilmOptions) -> tuple[np.ndarray, int]:
     import jax
 
     task: Any = run.parts.task

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 
 import pytest
@@ -49,9 +50,20 @@ def test_the_table_of_runs(folder):
 def test_it_needs_no_jax(folder, tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax" / "__init__.py").write_text("raise SystemExit('jax was imported')")
-    for arguments in (("runs", "."), ("compare", "fast", "stopped"), ("clean", "fast"), ("completion", "bash")):
+    (folder / "of_text").mkdir(exist_ok=True)
+    written = {"task": {"type": "NextToken", "model": {"type": "LanguageModel"}}}
+    (folder / "of_text" / "config.json").write_text(json.dumps(written))
+    words = ("completion", "words")
+    for arguments in (
+        *(("runs", "."), ("compare", "fast", "stopped"), ("clean", "fast"), ("completion", "bash")),
+        *((*words, "finetune", "gpt2", "chats.jsonl", "--"), (*words, "generate", "of_text", "--")),
+    ):
         done = run_cli(*arguments, cwd=folder, env={"PYTHONPATH": str(tmp_path)})
         assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(folder / "of_text")
+    assert done.stdout.split() == [
+        *("--prompt", "--tokens", "--samples", "--temperature", "--top-k", "--top-p", "--seed", "--help")
+    ]
 
 
 def test_sorted_and_filtered_by_any_field(folder):
@@ -176,6 +188,19 @@ def test_completion_offers_commands_configurations_runs_and_flags(folder, monkey
     assert candidates(["evaluate", "runs/m"]) == ["runs/mine"]
     assert candidates(["train", "digits_cnn", "--optimizer.learn"]) == ["--optimizer.learning-rate"]
     assert candidates(["predict", "runs/mine", "x.npy", "--top"]) == ["--top-k"]
+    assert candidates(["clean", "runs/mine", "--"]) == ["--yes", "--keep", "--help"]
+    assert candidates(["copy", "runs/mine", "--"]) == ["--help"]
+    assert candidates(["ui", "--no"]) == ["--no-browser"]
+    assert candidates(["export", "runs/mine", "out", "--"])[:2] == ["--format", "--platforms"]
+    assert candidates(["finetune", "gpt2", "chats.jsonl", "--lora"]) == ["--lora", "--lora-at"]
+    assert "--data.template" in candidates(["finetune", "gpt2", "chats.jsonl", "--data."])
+    assert candidates(["ckpt", "ver"]) == ["verify"]
+    assert candidates(["ckpt", "diff", "runs/mine", ""]) == ["runs/mine"]
+    made = {"NextToken": "--prompt", "Adversarial": "--guidance", "NextFrame": "--frames", "Classification": "--help"}
+    for task, flag in made.items():
+        written = {"task": {"type": task, "model": {"type": "MLP"}}}
+        (folder / "runs" / "mine" / "config.json").write_text(json.dumps(written))
+        assert flag in candidates(["generate", "runs/mine", "--"])
     for shell in ("bash", "zsh", "fish"):
         assert "completion words" in run_here("completion", shell, cwd=folder).stdout
 
