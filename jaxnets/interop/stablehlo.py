@@ -22,6 +22,17 @@ def any_batch(shapes: Mapping[str, Any], name: str = "batch") -> dict[str, jax.S
     return {key: jax.ShapeDtypeStruct((size, *shape.shape[1:]), shape.dtype) for key, shape in shapes.items()}
 
 
+def check_exportable(platforms: Sequence[str]) -> None:
+    """Raise `UsageError` if flatbuffers is not installed, or a platform is unknown."""
+    try:
+        import flatbuffers  # noqa: F401 (jax.export serialises with it)
+    except ImportError:
+        raise UsageError("exporting programs needs flatbuffers: pip install jaxnets[export]") from None
+    unknown = [name for name in platforms if name not in (*PLATFORMS, "rocm")]
+    if unknown or not platforms:
+        raise UsageError(f"platforms are some of {', '.join(PLATFORMS)}, rocm; got {', '.join(map(str, platforms))}")
+
+
 def write_program(
     path: Path, function: Callable[..., Any], arguments: Sequence[Any], platforms: Sequence[str] = PLATFORMS
 ) -> None:
@@ -37,13 +48,7 @@ def write_program(
         UsageError: flatbuffers is not installed, or a platform is unknown.
         DataError: the file cannot be written.
     """
-    try:
-        import flatbuffers  # noqa: F401 (jax.export serialises with it)
-    except ImportError:
-        raise UsageError("exporting programs needs flatbuffers: pip install jaxnets[export]") from None
-    unknown = [name for name in platforms if name not in (*PLATFORMS, "rocm")]
-    if unknown or not platforms:
-        raise UsageError(f"platforms are some of {', '.join(PLATFORMS)}, rocm; got {', '.join(map(str, platforms))}")
+    check_exportable(platforms)
     made = export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
     try:
         with replacing(path) as file:

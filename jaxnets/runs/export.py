@@ -17,7 +17,7 @@ from jaxnets.core.versions import versions
 from jaxnets.data.feed import Transform
 from jaxnets.data.prepare import Standardize
 from jaxnets.interop.safetensors import write_safetensors
-from jaxnets.interop.stablehlo import PLATFORMS, any_batch, write_program
+from jaxnets.interop.stablehlo import PLATFORMS, any_batch, check_exportable, write_program
 from jaxnets.runs.build import Parts
 from jaxnets.runs.run import Run
 from jaxnets.steps.step import with_average
@@ -77,9 +77,10 @@ def export_programs(
         The names of the files.
 
     Raises:
-        UsageError: flatbuffers is not installed.
+        UsageError: flatbuffers is not installed, or a platform is unknown; nothing is written then.
         DataError: the folder is not empty, or cannot be written.
     """
+    check_exportable(platforms)
     place, parts = _new(folder), run.parts
     weights = leaf_paths(run.variables)
     inputs = _raw_inputs(parts)

@@ -225,7 +225,7 @@ def test_the_example_in_the_folder_runs_and_the_command_writes_it(tmp_path):
     assert run.class_names == tuple(json.loads((tmp_path / "out" / "about.json").read_text())["classes"])
 
 
-def test_the_weights_alone(tmp_path):
+def test_the_weights_alone(tmp_path, monkeypatch):
     run = jaxnets.fit(models.MLP(widths=(8,)), images(), **OPTIONS)
     assert export_arrays(run, tmp_path / "arrays") == ["about.json", "weights.safetensors"]
     found = read_safetensors(tmp_path / "arrays" / "weights.safetensors")
@@ -233,6 +233,13 @@ def test_the_weights_alone(tmp_path):
         np.testing.assert_array_equal(found[path], np.asarray(leaf))
     with pytest.raises(DataError, match="holds files already"):
         export_arrays(run, tmp_path / "arrays")
+    # What cannot be exported leaves no folder.
+    with pytest.raises(UsageError, match="cpu, cuda, tpu"):
+        export_programs(run, tmp_path / "programs", platforms=("abacus",))
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(UsageError, match=r"pip install jaxnets\[export\]"):
+        export_programs(run, tmp_path / "programs")
+    assert not (tmp_path / "programs").exists()
 
 
 def test_a_platform_that_there_is_not(tmp_path):
