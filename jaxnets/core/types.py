@@ -143,6 +143,8 @@ class Card:
     """Mean of the training targets in their own unit: one for each number or each channel of a series; () for classes."""
     target_deviations: tuple[float, ...] = ()
     """Standard deviation of each, 0 where they are all equal; () for classes."""
+    separator: int | None = None
+    """The token that ends each document, if a window may hold several and attention does not cross it."""
 
     @property
     def target_mean(self) -> float:

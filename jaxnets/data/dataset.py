@@ -63,6 +63,8 @@ class Dataset:
     """The preparation that an earlier run saved; None computes it from the training split."""
     validation: Arrays | None = None
     """The split by which a run chooses (early stopping, the best checkpoint), with the same names; None: there is none."""
+    separator: int | None = None
+    """The token that ends each document, if documents are packed into windows and attention does not cross it."""
     overlap: int = 0
     """How many of the next training rows share targets with a row, as overlapping windows of a text do."""
     divided: bool = False
@@ -119,7 +121,8 @@ class Dataset:
 
         Of a lazy array it covers some rows, and size and time of the file.
         """
-        tokens = tuple(part for part in (self.tokens, self.several) if part)
+        tokens: tuple[Any, ...] = tuple(part for part in (self.tokens, self.several) if part)
+        tokens += () if self.separator is None else (self.separator,)
         digest = hashlib.sha256(repr((self.prepare, self.augment, self.class_names, *tokens)).encode())
         if self.tokenizer is not None:
             digest.update(self.tokenizer.digest.encode())
@@ -195,6 +198,7 @@ def hollow(learned: Preparation) -> Dataset:
         columns=learned.columns,
         feature_names=learned.feature_names,
         several=learned.several,
+        separator=learned.separator,
         learned=learned,
         hollow=True,
     )

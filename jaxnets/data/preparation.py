@@ -79,6 +79,8 @@ class Preparation:
     """Digest of the tokenizer's files; "" if there are none."""
     several: tuple[Input, ...] = ()
     """The inputs of a model that takes several; () if there is one array."""
+    separator: int | None = None
+    """See `Card`."""
 
     @functools.cached_property
     def card(self) -> Card:
@@ -97,6 +99,7 @@ class Preparation:
             tokens=self.tokens,
             target_means=self.target_means,
             target_deviations=self.target_deviations,
+            separator=self.separator,
         )
 
     def form(self, name: str) -> Form:
@@ -215,6 +218,7 @@ def describe(dataset: Any) -> Preparation:
         columns=dataset.columns,
         tokenizer=dataset.tokenizer.digest if dataset.tokenizer is not None else "",
         several=dataset.several,
+        separator=dataset.separator,
     )
 
 

@@ -23,8 +23,11 @@ from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.beyond_promise import is_traced
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 
-# {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}
+# {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}; with a separator also
+# {"documents": [B, S] and "document": [B], int32, the number of each position's document, and of the next position's}.
 Cache = dict[str, Array]
+# Where documents are packed: which keys a query attends to, [B, T, S] bool, and each position in its document, [B, T].
+Packed = tuple[Array, Array] | None
 
 
 class Sizes(nn.Module):
@@ -92,6 +95,9 @@ class LanguageModel(Sizes):
     """scanned: one block in `nn.scan` over stacked parameters; compile time does not grow with depth."""
     remat: Literal["none", "blocks"] = "none"
     """blocks: store only each block's input and recompute the rest in the backward pass, to save memory."""
+    separator: int | None = None
+    """Token that ends a document: attention does not cross it, and positions start at 0 after it. None: that of the data, if
+    they pack documents into windows."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -137,13 +143,16 @@ class LanguageModel(Sizes):
             self.vocab_size or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding"
         )
         x = name_axes(embed(tokens), "batch", "length", "embed")
+        packed, cache = _packed(tokens, self.separator, cache)
         if self.positions == "learned":
             table = self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
-            x = x + jax.lax.dynamic_slice_in_dim(table, start, count).astype(x.dtype)[None]
+            rows = jax.lax.dynamic_slice_in_dim(table, start, count)[None] if packed is None else table[packed[1]]
+            x = x + rows.astype(x.dtype)
         elif self.positions == "sinusoidal":
-            x = x + sinusoids(start + jnp.arange(count), self.width).astype(x.dtype)[None]
+            places = start + jnp.arange(count)[None] if packed is None else packed[1]
+            x = x + sinusoids(places, self.width).astype(x.dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x, cache = _stack(self, x, cache, start, train)
+        x, cache = _stack(self, x, cache, start, train, packed)
         if self.norm_place == "pre":
             x = make_norm(self.norm, self.norm_epsilon, "final_norm")(x)
         tied = self.embedding == "tied"
@@ -157,11 +166,31 @@ class LanguageModel(Sizes):
             raise ValueError(f"a cache of {length} positions is longer than LanguageModel.length {self.length}")
         _, kv_heads, head_dim = self.attention_shape
         shape = (self.layers, batch, length, kv_heads, head_dim)
-        return {"keys": jnp.zeros(shape, dtype), "values": jnp.zeros(shape, dtype), "length": jnp.zeros((), jnp.int32)}
+        cache = {"keys": jnp.zeros(shape, dtype), "values": jnp.zeros(shape, dtype), "length": jnp.zeros((), jnp.int32)}
+        if self.separator is not None:
+            cache |= {name: jnp.zeros((batch, *more), jnp.int32)
+                      for name, more in (("documents", (length,)), ("document", ()))}  # fmt: skip
+        return cache
+
+
+def _packed(tokens: Array, separator: int | None, cache: Cache | None) -> tuple[Packed, Cache | None]:
+    """Which positions belong to one document, and the cache with the documents of these tokens `[B, T]`."""
+    if separator is None:
+        return None, cache
+    ends = (tokens == separator).astype(jnp.int32)
+    numbers = jnp.cumsum(ends, axis=1) - ends  # a separator belongs to the document that it ends
+    documents, start = numbers, jnp.zeros((), jnp.int32)
+    if cache is not None:
+        numbers, start = numbers + cache["document"][:, None], cache["length"]
+        documents = jax.lax.dynamic_update_slice_in_dim(cache["documents"], numbers, start, 1)
+        cache = {**cache, "documents": documents, "document": cache["document"] + ends.sum(axis=1)}
+    causal = jnp.arange(documents.shape[1])[None, :] <= start + jnp.arange(tokens.shape[1])[:, None]
+    seen = causal[None] & (numbers[:, :, None] == documents[:, None, :])
+    return (seen, seen.sum(axis=-1) - 1), cache
 
 
 def _stack(
-    model: LanguageModel, x: Array, cache: Cache | None, start: Array | int, train: bool
+    model: LanguageModel, x: Array, cache: Cache | None, start: Array | int, train: bool, packed: Packed
 ) -> tuple[Array, Cache | None]:
     """Run the blocks, each with its own layer of the cache."""
     kind: Any = nn.remat(Block, static_argnums=(4,)) if model.remat == "blocks" else Block
@@ -171,32 +200,34 @@ def _stack(
             kind,
             variable_axes={"params": 0, COLLECTION: 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=model.layers,
         )
-        x, stored = stack(**model.sizes, name="blocks")(x, stored, start, train)
+        x, stored = stack(**model.sizes, name="blocks")(x, stored, start, train, packed)
     else:
         layers = []
         for index in range(model.layers):
             layer = None if stored is None else jax.tree.map(lambda a, i=index: a[i], stored)
-            x, layer = kind(**model.sizes, name=f"block_{index}")(x, layer, start, train)
+            x, layer = kind(**model.sizes, name=f"block_{index}")(x, layer, start, train, packed)
             layers.append(layer)
         stored = None if stored is None else jax.tree.map(lambda *a: jnp.stack(a), *layers)
     if cache is None or stored is None:
         return x, None
-    return x, {"keys": stored[0], "values": stored[1], "length": cache["length"] + x.shape[1]}
+    return x, {**cache, "keys": stored[0], "values": stored[1], "length": cache["length"] + x.shape[1]}
 
 
 class Block(Sizes):
     """Attention, then the MLP, each with a residual connection and a norm before it or after the sum."""
 
     @nn.compact
-    def __call__(self, x: Array, stored: Any, start: Array | int, train: bool) -> tuple[Array, Any]:
+    def __call__(
+        self, x: Array, stored: Any, start: Array | int, train: bool, packed: Packed = None
+    ) -> tuple[Array, Any]:
         """`[B, T, D]` to the same, and the stored keys and values with those of this call written at `start`."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
         post = self.norm_place == "post"
         first, second = (make_norm(self.norm, self.norm_epsilon, name) for name in ("attention_norm", "mlp_norm"))
-        y, stored = self.attend(x if post else first(x), stored, start)
+        y, stored = self.attend(x if post else first(x), stored, start, packed)
         x = first(x + drop(y)) if post else x + drop(y)
         y = self.transform(x if post else second(x))
         return second(x + drop(y)) if post else x + drop(y), stored
@@ -208,7 +239,7 @@ class Block(Sizes):
         start = nn.initializers.normal(scale)
         return Dense(width, use_bias=bias, kernel_init=start, name=name)
 
-    def attend(self, x: Array, stored: Any, start: Array | int) -> tuple[Array, Any]:
+    def attend(self, x: Array, stored: Any, start: Array | int, packed: Packed) -> tuple[Array, Any]:
         """Causal self-attention."""
         (B, T, D), (H, G, K) = x.shape, self.attention_shape
         q = self.dense(H * K, "query")(x).reshape(B, T, H, K)
@@ -219,7 +250,7 @@ class Block(Sizes):
         q_positions = start + jnp.arange(T)
         if self.positions == "rotary":
             rotary: Any = {"base": self.rope_theta, "pairs": self.rope_pairs, "scaling": self.rope_scaling}
-            q, k = (rotate(a, q_positions, **rotary) for a in (q, k))
+            q, k = (rotate(a, q_positions if packed is None else packed[1], **rotary) for a in (q, k))
         if stored is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1)
                     for old, new in zip(stored, (k, v), strict=True))  # fmt: skip
@@ -229,8 +260,8 @@ class Block(Sizes):
         if self.positions == "alibi":
             distance = (q_positions[:, None] - k_positions[None, :]).astype(jnp.float32)
             bias = (-alibi_slopes(H)[:, None, None] * distance[None])[None]
-        mask = k_positions[None, :] <= q_positions[:, None]
-        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask[None, None])
+        mask = (k_positions[None, :] <= q_positions[:, None])[None] if packed is None else packed[0]
+        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask[:, None])
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
     def transform(self, x: Array) -> Array:

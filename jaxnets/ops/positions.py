@@ -8,8 +8,9 @@ from jax import Array
 
 
 def sinusoids(positions: Array, width: int, *, base: float = 10_000.0) -> Array:
-    """`[T, width]` float32: sines, then cosines, of positions at geometrically spaced wavelengths (Vaswani et al. 2017)."""
-    angles = positions[:, None].astype(jnp.float32) * _frequencies(2 * ((width + 1) // 2), base)[None]
+    """`[..., width]` float32: sines, then cosines, of positions `[...]` at geometrically spaced wavelengths (Vaswani et al.
+    2017)."""
+    angles = _angles(positions, _frequencies(2 * ((width + 1) // 2), base))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[:, :width]
 
 
@@ -25,7 +26,7 @@ def rotate(
 
     Args:
         x: `[B, T, H, K]`, K even.
-        positions: `[T]`.
+        positions: `[T]`, or `[B, T]` if they differ between rows.
         base: longest wavelength, in units of 2 pi positions.
         pairs: which numbers are rotated together: the two halves of K, or neighbours.
         scaling: Llama 3.1's RoPE scaling of long wavelengths; see `stretched`.
@@ -34,8 +35,8 @@ def rotate(
         Shape and dtype of `x`; computed in float32.
     """
     frequencies = stretched(_frequencies(x.shape[-1], base), scaling)
-    angles = positions[:, None].astype(jnp.float32) * frequencies[None]
-    cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
+    angles = _angles(jnp.atleast_2d(positions), frequencies)
+    cos, sin = (f(angles)[:, :, None, :] for f in (jnp.cos, jnp.sin))
     wide = x.astype(jnp.float32)
     if pairs == "halves":
         a, b = jnp.split(wide, 2, axis=-1)
@@ -68,6 +69,11 @@ def alibi_slopes(heads: int) -> Array:
     slopes = [2 ** (-8 * (i + 1) / nearest) for i in range(nearest)]
     slopes += [2 ** (-4 * (2 * i + 1) / nearest) for i in range(heads - nearest)]
     return jnp.asarray(slopes, jnp.float32)
+
+
+def _angles(positions: Array, frequencies: Array) -> Array:
+    """`[..., F]` radians of positions `[...]`."""
+    return positions[..., None].astype(jnp.float32) * frequencies.reshape(*(1,) * positions.ndim, -1)
 
 
 def _frequencies(width: int, base: float) -> Array:

@@ -24,8 +24,9 @@ class NextToken(Task):
     """Minimise the cross entropy of the next token at every position.
 
     A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`. Targets
-    that are -100 do not count (torch's `ignore_index`), for example those of a prompt. A model with experts reports its
-    routing in a collection of its own (see `models.mixture_of_experts`).
+    that are -100 do not count (torch's `ignore_index`), for example those of a prompt. Where documents are packed into
+    windows, the first token of a document does not count either. A model with experts reports its routing in a collection
+    of its own (see `models.mixture_of_experts`).
     """
 
     balance: float = 0.01
@@ -57,24 +58,32 @@ class NextToken(Task):
                 f"the windows of {card.name!r} have {length} tokens, more than {type(model).__name__}.length {model.length}; "
                 f"set task.model.length to {length}, or data.length lower"
             )
-        return dataclasses.replace(self, model=with_vocabulary(model, card.name, vocab_size=count))
+        model = with_vocabulary(model, card.name, vocab_size=count)
+        return dataclasses.replace(self, model=_with_separator(model, card))
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean cross entropy in nats per token, plus the two losses of the experts, if any."""
         logits, model_state, routing = self._routed(variables, batch, key if train else None)
-        measured = _measure(logits, batch)
+        measured = _measure(logits, batch, self._weights(batch))
         loss = measured["loss"]
         if routing and train:
             extra = self.balance * routing["balance"] + self.router_z * routing["router_z"]
             # A row's weight is the number of its counted tokens, since the mean divides by their total.
-            more = Mean.of(extra.sum(axis=0), _weights(batch).sum(axis=1)).sum
+            more = Mean.of(extra.sum(axis=0), self._weights(batch).sum(axis=1)).sum
             measured["cross_entropy"], loss = loss, Mean(loss.sum + more, loss.weight)
         return loss, Aux({**measured, "loss": loss, **_routing_metrics(routing, batch)}, model_state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """Cross entropy in nats per token, token accuracy and, with experts, the routing statistics."""
         logits, _, routing = self._routed(variables, batch, None)
-        return {**_measure(logits, batch), **_routing_metrics(routing, batch)}
+        return {**_measure(logits, batch, self._weights(batch)), **_routing_metrics(routing, batch)}
+
+    def _weights(self, batch: Batch) -> Array:
+        """The weight of each target, `[B, T]`: that of its row, or 0 if it is ignored or begins another document."""
+        counted = batch["targets"] != IGNORED
+        if (separator := getattr(self.model, "separator", None)) is not None:
+            counted &= batch["inputs"] != separator
+        return jnp.where(counted, batch["mask"][:, None], 0.0)
 
     def _routed(
         self, variables: Variables, batch: Batch, key: Array | None
@@ -134,13 +143,25 @@ def _routing_metrics(routing: Mapping[str, Array], batch: Batch) -> dict[str, Me
     return {name: Mean.of(values.mean(axis=0), batch["mask"]) for name, values in routing.items()}
 
 
-def _weights(batch: Batch) -> Array:
-    """The weight of each target, `[B, T]`: that of its row, or 0 if it is ignored."""
-    return jnp.where(batch["targets"] != IGNORED, batch["mask"][:, None], 0.0)
+def _with_separator(model: Any, card: Card) -> Any:
+    """The model with the separator of packed documents; raises `DataError` for a model that would read across it."""
+    if card.separator is None:
+        return model
+    if "separator" not in {field.name for field in dataclasses.fields(model)}:
+        raise DataError(
+            f"the windows of {card.name!r} pack documents, and {type(model).__name__} would read across their ends; use "
+            f"LanguageModel or a model with a field `separator`, or documents='apart', which gives windows of one document"
+        )
+    if model.separator not in (None, card.separator):
+        raise DataError(
+            f"{type(model).__name__}.separator is {model.separator}, and documents of {card.name!r} end with token "
+            f"{card.separator}; leave separator out to take it from the data"
+        )
+    return model.clone(separator=card.separator)
 
 
-def _measure(logits: Array, batch: Batch) -> dict[str, Mean]:
-    weights = _weights(batch).reshape(-1)
+def _measure(logits: Array, batch: Batch, weights: Array) -> dict[str, Mean]:
+    weights = weights.reshape(-1)
     hit = (jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32)
     losses = token_cross_entropy(logits, batch["targets"])
     return {"loss": Mean.of(losses.reshape(-1), weights), "accuracy": Mean.of(hit.reshape(-1), weights)}

@@ -15,7 +15,7 @@ from jaxnets.data.text.textfile import read_text
 from jaxnets.data.text.token_files import read_parts
 from jaxnets.data.text.tokenizers import Characters, Tokenizer, open_tokenizer
 from jaxnets.data.text.vocabulary import narrowest
-from jaxnets.data.windows import lazy_windows
+from jaxnets.data.windows import document_windows, lazy_windows
 
 SHAKESPEARE = Remote(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -40,6 +40,9 @@ class Text(Source):
     """Share of the characters in the test split, at the end of the text, in (0, 1)."""
     stride: int = 0
     """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
+    documents: Literal["joined", "packed", "apart"] = "joined"
+    """joined: windows ignore where documents end; packed: they may hold several, and attention does not cross the end token
+    between them; apart: a window has tokens of one document, and the last one of each is filled up."""
 
     def open(self) -> Dataset:
         """Windows `[length]` uint16 (uint32 for large vocabularies); targets are the same windows shifted by one token."""
@@ -58,6 +61,7 @@ class Text(Source):
             source=source,
             length=self.length,
             stride=self.stride,
+            documents=self.documents,
         )
 
     def _read(self) -> tuple[str, str]:
@@ -91,6 +95,9 @@ class TokenFile(Source):
     """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
     dtype: Literal["uint16", "uint32"] = "uint16"
     """Integers of a `.bin` without a header, as nanoGPT writes it."""
+    documents: Literal["joined", "packed", "apart"] = "joined"
+    """joined: windows ignore where documents end; packed: they may hold several, and attention does not cross the end token
+    between them; apart: a window has tokens of one document, and the last one of each is filled up."""
 
     def open(self) -> Dataset:
         """Windows as in `Text`."""
@@ -109,6 +116,7 @@ class TokenFile(Source):
             source=self.path,
             length=self.length,
             stride=self.stride,
+            documents=self.documents,
         )
 
 
@@ -160,22 +168,29 @@ class GPT2Tokens(Source):
 
 
 def from_tokens(
-    train: np.ndarray, test: np.ndarray, tokenizer: Tokenizer, *, name: str, source: str, length: int, stride: int = 0
-) -> Dataset:
+    train: np.ndarray, test: np.ndarray, tokenizer: Tokenizer, *, name: str, source: str, length: int, stride: int = 0,
+    documents: str = "joined",
+) -> Dataset:  # fmt: skip
     """A data set of windows of token ids `[T]`; raises `DataError` for invalid ids or too few of them.
 
-    Windows of a large memory-mapped file are cut when their batch comes.
+    Windows of a large memory-mapped file are cut when their batch comes. `documents` as in `Text`.
     """
-    size, parts = len(tokenizer.symbols), {}
+    size, parts, end = len(tokenizer.symbols), {}, _end_of_documents(name, tokenizer, documents)
     for split, ids in (("training", train), ("test", test)):
-        _check_windows(name, split, len(ids), length, stride)
+        _check_windows(name, split, len(ids), length if documents != "apart" else 1, stride)
         step = length if split == "test" else stride or max(1, length // 2)
         what = f"{name}: its {split} part"
+        how: dict[str, Any] = {"length": length, "stride": step, "size": size, "dtype": narrowest(size)}
         if is_stored(ids):
             _check_kind(what, ids)
-            parts[split] = lazy_windows(ids, what, length=length, stride=step, size=size, dtype=narrowest(size))
+            parts[split] = (
+                document_windows(ids, what, end=end, **how) if documents == "apart" else lazy_windows(ids, what, **how)
+            )
             continue
         _check_ids(what, ids, size)
+        if documents == "apart":
+            parts[split] = document_windows(np.asarray(ids), what, end=end, **how)
+            continue
         parts[split] = windows(ids.astype(narrowest(size), copy=False), length, step)
     return Dataset(
         name=name,
@@ -185,10 +200,24 @@ def from_tokens(
         target_kind="token",
         target_name="next token",
         prepare=TokenIds(),
-        source=source + _left_out(len(test), length),
+        source=source + (_left_out(len(test), length) if documents != "apart" else ""),
+        separator=end if documents == "packed" else None,
         overlap=-(-length // (stride or max(1, length // 2))) - 1,
         tokenizer=tokenizer,
     )
+
+
+def _end_of_documents(name: str, tokenizer: Tokenizer, documents: str) -> int:
+    """The token that ends a document; -1 where it is not asked for."""
+    if documents == "joined":
+        return -1
+    end = tokenizer.special.get("end")
+    if end is None:
+        raise DataError(
+            f"{name}: documents={documents!r} needs a token that ends a document, and its tokenizer has none; name one that "
+            f"has (gpt2, or a folder with tokenizer_config.json), or take documents='joined'"
+        )
+    return end
 
 
 def _note_unseen(path: str, parts: dict[str, np.ndarray], tokenizer: Tokenizer) -> None:
