@@ -35,6 +35,7 @@ def from_folder(
     augment: Augment | OwnAugment | Callable[..., Any] | None = None,
     standardize: bool = True,
     threads: int = 4,
+    processes: int = 0,
 ) -> Dataset:
     """A data set of images `[H, W, C]` uint8 by class: `path/cat/1.jpg`, `path/dog/2.jpg`, ...
 
@@ -51,6 +52,7 @@ def from_folder(
         augment: random changes on the device, as in `from_arrays`.
         standardize: scale each channel by mean and deviation of a sample of the training images.
         threads: how many read files at the same time.
+        processes: how many processes do, in place of threads, as in `from_source`.
 
     Raises:
         DataError: there are no such folders or images, an image is damaged or of another size, or Pillow is not installed.
@@ -67,6 +69,7 @@ def from_folder(
     return from_source(
         train, test=held, holdout=holdout, seed=seed, name=name or user_path(path).name, transform=transform, augment=augment,
         standardize=standardize, kind="class", class_names=train.classes, target_name="class", threads=threads,
+        processes=processes,
     )  # fmt: skip
 
 

@@ -1,9 +1,10 @@
-"""Reads the examples of an object with `__len__` and `__getitem__`, in threads; results are in the order of the rows."""
+"""Reads the examples of an object with `__len__` and `__getitem__`, in threads or processes, in the order of the rows."""
 
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,8 +15,10 @@ from jaxnets.core.errors import DataError, first_line
 from jaxnets.data.augment import named
 from jaxnets.data.flavours import plain_array
 from jaxnets.data.large import Moment
+from jaxnets.data.workers import Workers
 
 Example = dict[str, np.ndarray]
+Transform = Callable[[np.random.Generator, Example], Mapping[str, Any]]
 # Rows that are read twice, to see whether they are the same each time.
 TWICE = 16
 
@@ -83,9 +86,53 @@ class Item:
             ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The items of a source as examples: what threads and processes call."""
+
+    source: Any
+    """It has `__len__` and `__getitem__`, and perhaps `__getitems__` for several rows at once."""
+    item: Item
+    """What its items mean."""
+
+    def __call__(self, rows: Sequence[int], transform: Transform | None, seeds: Sequence[Any]) -> list[Example]:
+        """The examples of some rows; with a transform, changed by it with a random generator of each seed."""
+        if not hasattr(self.source, "__getitems__"):
+            items = [self._tried(f"row {row}", self.source.__getitem__, row) for row in rows]
+        else:
+            items = list(self._tried(f"one of the rows {rows[0]} to {rows[-1]}", self.source.__getitems__, list(rows)))
+            if len(items) != len(rows):
+                raise DataError(
+                    f"{self.item.what}: __getitems__ gave {len(items)} items for {len(rows)} rows; give one for each"
+                )
+        found = [self._tried(f"row {row}", self.item.example, item, row) for item, row in zip(items, rows, strict=True)]
+        if transform is None:
+            return found
+        return [self._changed(transform, seed, example) for seed, example in zip(seeds, found, strict=True)]
+
+    def _changed(self, transform: Transform, seed: Any, example: Example) -> Example:
+        changed = transform(np.random.default_rng(seed), dict(example))
+        if not isinstance(changed, Mapping) or changed.keys() != example.keys():
+            raise DataError(
+                f"{self.item.what}: transform(rng, example) returns a dict with {', '.join(example)}, got {changed!r:.80}"
+            )
+        return {name: np.asarray(value) for name, value in changed.items()}
+
+    def _tried(self, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of a function of the user's; an exception from it becomes a `DataError` that names the row."""
+        try:
+            return function(*arguments)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{self.item.what}: {where} cannot be read ({type(error).__name__}: {first_line(error)})"
+            ) from error
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class IndexReader:
-    """Reads rows of a source. The arrays are the same for any number of threads."""
+    """Reads rows of a source. The arrays are the same for any number of threads or processes."""
 
     source: Any
     """It has `__len__` and `__getitem__`, and perhaps `__getitems__` for several rows at once."""
@@ -93,7 +140,9 @@ class IndexReader:
     """What its items mean."""
     threads: int = 4
     """Threads that read at the same time; 1 for a source that is not safe for threads."""
-    transform: Callable[[np.random.Generator, Example], Mapping[str, Any]] | None = None
+    workers: Workers | None = None
+    """Processes that call `Rows(source, item)`, in place of threads."""
+    transform: Transform | None = None
     """Random changes to an example while training; they keep shapes and dtypes."""
     forms: Mapping[str, tuple[tuple[int, ...], np.dtype]] = dataclasses.field(default_factory=dict)
     """Shape and dtype of each array of an example, targets as they are in the source."""
@@ -107,37 +156,17 @@ class IndexReader:
     def _pool(self) -> concurrent.futures.ThreadPoolExecutor:
         return concurrent.futures.ThreadPoolExecutor(self.threads, thread_name_prefix="jaxnets-rows")
 
-    def examples(self, rows: Sequence[int]) -> list[Example]:
-        """The examples of some rows, in their order."""
-        count = len(rows)
-        if self.threads == 1 or count == 1:
+    def examples(self, rows: Sequence[int], seeds: Sequence[Any] = ()) -> list[Example]:
+        """The examples of some rows, in their order; with a seed for each, after the random changes."""
+        count, transform, read = len(rows), self.transform if len(seeds) else None, Rows(self.source, self.item)
+        if count == 1 or (self.threads == 1 and self.workers is None):
             with self.lock if self.threads == 1 else contextlib.nullcontext():
-                return self._some(rows)
+                return read(rows, transform, seeds)
         parts = min(count, 4 * self.threads)  # several for each, so that a slow one holds up little
-        cuts = [rows[count * i // parts : count * (i + 1) // parts] for i in range(parts)]
-        return [example for part in self._pool.map(self._some, cuts) for example in part]
-
-    def _some(self, rows: Sequence[int]) -> list[Example]:
-        if not hasattr(self.source, "__getitems__"):
-            items = [self._tried(f"row {row}", self.source.__getitem__, row) for row in rows]
-        else:
-            items = list(self._tried(f"one of the rows {rows[0]} to {rows[-1]}", self.source.__getitems__, list(rows)))
-            if len(items) != len(rows):
-                raise DataError(
-                    f"{self.item.what}: __getitems__ gave {len(items)} items for {len(rows)} rows; give one for each"
-                )
-        return [self._tried(f"row {row}", self.item.example, item, row) for item, row in zip(items, rows, strict=True)]
-
-    def _tried(self, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of a function of the user's; an exception from it becomes a `DataError` that names the row."""
-        try:
-            return function(*arguments)
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"{self.item.what}: {where} cannot be read ({type(error).__name__}: {first_line(error)})"
-            ) from error
+        edges = [count * i // parts for i in range(parts + 1)]
+        cuts, drawn = ([of[a:b] for a, b in itertools.pairwise(edges)] for of in (rows, seeds))
+        run = self._pool.map if self.workers is None else lambda _, *lists: self.workers.map(*lists)
+        return [example for part in run(read, cuts, [transform] * parts, drawn) for example in part]
 
     def read(self, rows: np.ndarray, moment: Moment | None = None) -> dict[str, np.ndarray]:
         """The arrays of some rows, stacked; with a moment, after the random changes of that seed and those steps."""
@@ -146,15 +175,8 @@ class IndexReader:
             found = self.examples(different.tolist())
             return {name: array[back] for name, array in self.stacked(found, different).items()}
         seed, steps = moment
-        found = []
-        for example, row, step in zip(self.examples(rows.tolist()), rows.tolist(), steps.tolist(), strict=True):
-            changed = self.transform(np.random.default_rng((seed, step, row)), dict(example))
-            if not isinstance(changed, Mapping) or changed.keys() != example.keys():
-                raise DataError(
-                    f"{self.item.what}: transform(rng, example) returns a dict with {', '.join(example)}, got {changed!r:.80}"
-                )
-            found.append({name: np.asarray(value) for name, value in changed.items()})
-        return self.stacked(found, rows)
+        seeds = [(seed, step, row) for step, row in zip(steps.tolist(), rows.tolist(), strict=True)]
+        return self.stacked(self.examples(rows.tolist(), seeds), rows)
 
     def stacked(self, found: list[Example], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Examples as arrays with a leading dim, targets encoded; raises `DataError` for one of another form."""
@@ -190,7 +212,7 @@ class IndexReader:
     def steady(self) -> bool:
         """Whether some rows are the same when they are read twice, the second time in threads."""
         rows = np.unique(np.linspace(0, len(self.source) - 1, TWICE).astype(np.int64))
-        first = dataclasses.replace(self, threads=1, transform=None).read(rows)
+        first = dataclasses.replace(self, threads=1, workers=None, transform=None).read(rows)
         again = dataclasses.replace(self, transform=None).read(rows)
         return all(first[name].tobytes() == again[name].tobytes() for name in first)
 

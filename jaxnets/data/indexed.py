@@ -12,11 +12,12 @@ from jaxnets.data.arrays import check_prepared, from_arrays
 from jaxnets.data.augment import Augment, OwnAugment, as_augment
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.held_out import holdout_rows
-from jaxnets.data.index_reader import IndexReader, Item
+from jaxnets.data.index_reader import IndexReader, Item, Rows
 from jaxnets.data.large import LazyArray, check_rows, sample_rows
 from jaxnets.data.prepare import Standardize, TokenIds, fit_standardize
 from jaxnets.data.read_arrays import check_inputs
 from jaxnets.data.source_targets import encoder_of, names_in, read_kind
+from jaxnets.data.workers import Workers, pickled
 
 # Row numbers are int32 on the device.
 MOST_ROWS = 2**31 - 1
@@ -42,11 +43,13 @@ def from_source(
     class_names: Sequence[str] | int | None = None,
     target_name: str = "target",
     threads: int = 4,
+    processes: int = 0,
 ) -> Dataset:
     """A data set from anything that gives its examples by number: nothing is read before its batch comes, but a sample.
 
     That is a PyTorch map-style `Dataset`, a Hugging Face `datasets.Dataset`, a Grain `MapDataset`, a list of files with
-    `read`, or an object of your own. Threads read the rows, in the exact order of the run; a resumed run has the same bits.
+    `read`, or an object of your own. Threads or processes read the rows, in the exact order of the run; a resumed run has
+    the same bits.
 
     Args:
         source: an object with `__len__` and `__getitem__(row)`, which gives `(inputs, targets)` or a dict; where it has
@@ -70,6 +73,8 @@ def from_source(
             Hugging Face data set), else those found in the sample.
         target_name: name of the predicted quantity.
         threads: how many read at the same time; 1 for an object that is not safe for threads.
+        processes: how many processes read in place of threads, where reading is Python code that takes long, such as random
+            changes of images. Each has a copy of `source`, which can be pickled.
 
     Raises:
         DataError: a row cannot be read, or does not have the form of the first rows, or has an unknown class.
@@ -80,19 +85,18 @@ def from_source(
             source, test, inputs, targets, holdout=holdout, seed=seed, name=name, standardize=standardize,
             input_kind=input_kind, kind=kind, class_names=class_names, target_name=target_name, augment=augment,
         )  # fmt: skip
-    if threads < 1:
-        raise UsageError(f"threads is at least 1, got {threads}")
     check_source(name, source)
+    _check_reading(name, threads, processes, transform)
     item = Item(name, inputs, targets, tuple(also), read)
     class_names = names_in(source, targets) if class_names is None else class_names
-    plain = IndexReader(source, item, threads)
+    plain = _reader(source, item, threads, processes)
     if test is None:
         train_rows, test_rows = holdout_rows(name, len(source), holdout, seed)
         readers = (plain, plain)
     else:
         check_source(f"{name}, test", test)
         train_rows, test_rows = np.arange(len(source)), np.arange(len(test))
-        readers = (plain, IndexReader(test, dataclasses.replace(item, what=f"{name}, test"), threads))
+        readers = (plain, _reader(test, dataclasses.replace(item, what=f"{name}, test"), threads, processes))
     samples = [_sample(reader, rows) for reader, rows in zip(readers, (train_rows, test_rows), strict=True)]
     found = read_kind(name, samples[0].targets(), samples[1].targets(), class_names, kind)
     complete = all(sample.complete for sample in samples)
@@ -179,6 +183,21 @@ def is_source(data: Any) -> bool:
     if isinstance(data, list):
         return len(data) > 3 and all(isinstance(item, tuple | Mapping) for item in data[:FIRST_ROWS])
     return isinstance(data, Mapping) or hasattr(data, "__getitem__") or hasattr(data, "__iter__")
+
+
+def _check_reading(name: str, threads: int, processes: int, transform: Any) -> None:
+    if threads < 1:
+        raise UsageError(f"threads is at least 1, got {threads}")
+    if processes < 0:
+        raise UsageError(f"processes is a number of processes, or 0 for threads; got {processes}")
+    if processes:
+        pickled(f"{name}: transform", transform)
+
+
+def _reader(source: Any, item: Item, threads: int, processes: int) -> IndexReader:
+    if not processes:
+        return IndexReader(source, item, threads)
+    return IndexReader(source, item, processes, Workers(item.what, Rows(source, item), processes))
 
 
 def _sample(reader: IndexReader, rows: np.ndarray) -> Sample:
