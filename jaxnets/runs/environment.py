@@ -3,11 +3,12 @@
 import datetime
 import platform
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from jaxnets.core.errors import RunDirectoryError
+from jaxnets.core.errors import RunDirectoryError, note
 from jaxnets.core.versions import versions
 from jaxnets.runs.build import Parts
 from jaxnets.runs.directory import RunDirectory
@@ -31,8 +32,19 @@ def check_data(directory: RunDirectory, parts: Parts) -> None:
         )
 
 
-def write_environment(directory: RunDirectory, parts: Parts) -> None:
-    """What a reader needs to repeat the run: machine, versions, mesh, data."""
+def note_missing_callbacks(directory: RunDirectory, callbacks: Sequence[str]) -> None:
+    """Say it if a run was trained with callbacks and goes on without any: its directory has their names, not their code."""
+    missing = [] if callbacks else _callbacks_before(directory)
+    if missing:
+        note(
+            f"{directory.path.name} was trained with callbacks ({', '.join(missing)}) and goes on without them, since a run "
+            f"directory holds no code. To go on with them, give the file whose hooks() makes them (`jaxnets train FILE.py "
+            f"--run-dir {directory.path}`), or hooks=[...] in Python"
+        )
+
+
+def write_environment(directory: RunDirectory, parts: Parts, callbacks: Sequence[str] = ()) -> None:
+    """What a reader needs to repeat the run: machine, versions, mesh, data, names of callbacks."""
     device = jax.devices()[0]
     data = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -49,6 +61,7 @@ def write_environment(directory: RunDirectory, parts: Parts) -> None:
             "resident": parts.resident,
             **({"tokenizer": tokenizer} if (tokenizer := _tokenizer(parts)) else {}),
         },
+        "callbacks": list(callbacks) or _callbacks_before(directory),
         "parameters": parts.parameters,
         "python": platform.python_version(),
         "versions": versions(),
@@ -58,6 +71,14 @@ def write_environment(directory: RunDirectory, parts: Parts) -> None:
         directory.write_json("environment.json", data)
     except OSError as error:
         raise RunDirectoryError(f"cannot write {directory.path / 'environment.json'} ({error})") from error
+
+
+def _callbacks_before(directory: RunDirectory) -> list[str]:
+    """The callbacks that a run was trained with so far."""
+    if not (directory.path / "environment.json").exists():
+        return []
+    names = directory.read_object("environment.json").get("callbacks")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _tokenizer(parts: Parts) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from jaxnets.callbacks.profile import Profile
 from jaxnets.checkpoints.begin import begin_from
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.checkpoints.initial import begin_with
@@ -18,7 +19,7 @@ from jaxnets.report.log import MetricsLog
 from jaxnets.runs.choice import Best
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.runs.ending import Trained, best_kept, complete, ends
-from jaxnets.runs.environment import check_data, write_environment
+from jaxnets.runs.environment import check_data, note_missing_callbacks, write_environment
 from jaxnets.runs.stretch import Begun, Session, stretch
 from jaxnets.training.guards import RollBackError
 from jaxnets.training.plan import Every
@@ -43,7 +44,10 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
     begun = _resume(session, directory, checkpoints)
     first = begun.start
     if is_first():
-        write_environment(directory, session.parts)
+        callbacks = [type(hook).__name__ for hook in session.hooks if not isinstance(hook, Profile)]
+        if begun.start < session.stop:
+            note_missing_callbacks(directory, callbacks)
+        write_environment(directory, session.parts, callbacks)
         directory.write_json("preparation.json", to_data(session.parts.dataset.preparation))
     while True:
         pending = session.parts.watched[:1] if "evaluate" in begun.host.get("pending", ()) else ()

@@ -1,6 +1,7 @@
 """Methods of a trained run: fit, predict with names, probabilities, top_k, evaluate on other data."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -203,6 +204,36 @@ def folder(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "a hook saw the start" in done.stdout
     return path
+
+
+def test_a_run_that_goes_on_without_its_callbacks_says_so(experiment, blobs, tmp_path, recwarn):
+    def go_on(hooks, stop_at):
+        recwarn.clear()
+        base = replace(experiment, steps=6, eval_every=0)
+        train(base, dataset=blobs, run_dir=tmp_path / "run", hooks=hooks, stop_at=stop_at, **QUIET)
+        return [str(w.message) for w in recwarn if "callbacks" in str(w.message)]
+
+    assert go_on([jaxnets.Callback()], 2) == []
+    (said,) = go_on([], None)
+    assert "was trained with callbacks (Callback) and goes on without them" in said
+    assert go_on([], None) == []  # it is complete
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_by_its_directory_says_that_its_callbacks_do_not(folder):
+    shutil.copytree(folder / "runs" / "spirals", folder / "cut")
+    done = run_here("train", "cut", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "callbacks" not in done.stderr  # it is complete
+    done = run_here("train", "cut", "--extend", 2, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("was trained with callbacks (Count) and goes on without them") == 1
+    assert f"jaxnets train FILE.py --run-dir {folder / 'cut'}" in done.stderr
+    done = run_here("train", "spirals.py", "--run-dir", "cut", "--extend", 4, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "callbacks" not in done.stderr
+    assert "a hook saw the start" in done.stdout
+    shutil.rmtree(folder / "cut")
 
 
 @pytest.mark.slow
