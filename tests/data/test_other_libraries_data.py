@@ -186,3 +186,27 @@ def test_channels_first_are_noted(images):
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32))
     with pytest.warns(DataWarning, match="channels first"):
         from_source(torch.utils.data.TensorDataset(x, torch.arange(40) % 3))
+
+
+@pytest.mark.parametrize("targets", ["text", "bool", "category", "number", "one-hot", "frame"])
+def test_frames_of_polars_give_what_frames_of_pandas_give(targets):
+    pl, pd = pytest.importorskip("polars"), pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=40), "b": rng.integers(0, 5, 40)}
+    words = np.array(["cat", "dog"])[np.arange(40) % 2]
+    given = {
+        "text": lambda of: of.Series(words),
+        "bool": lambda of: of.Series(words == "cat"),
+        "category": lambda of: (
+            of.Series(words, dtype="category") if of is pd else of.Series(words).cast(pl.Categorical)
+        ),
+        "number": lambda of: of.Series(x["a"] * 2),
+        "one-hot": lambda of: of.DataFrame({"c": [1, 0] * 20, "d": [0, 1] * 20}),
+        "frame": lambda of: of.DataFrame({"kind": words}),
+    }[targets]
+    ours, theirs = (from_arrays(of.DataFrame(x), given(of), name="frame") for of in (pl, pd))
+    assert ours.feature_names == ("a", "b")
+    assert ours.preparation == theirs.preparation
+    for split in ("train", "test"):
+        for name, array in getattr(theirs, split).items():
+            np.testing.assert_array_equal(getattr(ours, split)[name], array)
