@@ -41,7 +41,9 @@ def run(loaded: Any, experiment: Any, options: ShardOptions) -> int:
         there, here = (math.prod(s) * leaf.dtype.itemsize for s in (leaf.shape, shape))
         whole, each = whole + there, each + here
         split = ", ".join(str(axis or "-") for axis in placed[path].spec) or "-"
-        rows.append([path, _dims(leaf.shape), str(leaf.dtype), split, f"{here:,}", reason(leaf.shape, placed[path])])
+        rows.append(
+            [path, _dims(leaf.shape), str(leaf.dtype), split, f"{here:,}", reason(path, leaf.shape, placed[path])]
+        )
     print_table(["leaf", "shape", "dtype", "split over", "bytes a device", "because"], rows)
     mesh = ", ".join(f"{axis} {size}" for axis, size in parts.mesh.shape.items())
     print(

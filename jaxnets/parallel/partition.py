@@ -1,8 +1,8 @@
 """Sharding of the training state over the mesh; no other file defines it.
 
-A state is a plain tree, and every leaf has a path such as `params/hidden_0/kernel`. Rules match paths. Leaves without a rule
-are split along their largest divisible dim over the `fsdp` axis. The path of an optimizer moment ends in the path of its
-parameter (`opt_state/0/mu/hidden_0/kernel`), so the same rule matches and both get the same sharding.
+A state is a plain tree, and every leaf has a path such as `params/hidden_0/kernel`. Rules match paths. What no rule splits is
+split along its largest divisible dim over the `fsdp` axis. The path of an optimizer moment ends in the path of its parameter
+(`opt_state/0/mu/hidden_0/kernel`), so the same rule matches and both get the same sharding.
 """
 
 import dataclasses
@@ -31,13 +31,32 @@ class Rule:
     """Mesh axis of each trailing dim; None leaves the dim to automatic FSDP."""
 
 
+# Tensor parallelism (Shoeybi et al. 2019): layers come in pairs. The first splits its outputs, the second its inputs, so that
+# between them each device computes its own heads or hidden units, and one all-reduce follows the pair. The names are those
+# that the models of jaxnets share. A rule whose axis does not divide the dim leaves the leaf to automatic FSDP.
+TENSOR_RULES = (
+    Rule(r"/(query|key|value|up|gate|into|side)/kernel", (None, "tensor")),
+    Rule(r"/(query|key|value|up|gate|into|side)/bias", ("tensor",)),
+    Rule(r"/(merge|down)/kernel", ("tensor", None)),
+    Rule(r"/mixture/(up|gate)_kernel", (None, "tensor")),
+    Rule(r"/mixture/down_kernel", ("tensor", None)),
+    Rule(r"/embedding", ("tensor", None)),
+    Rule(r"/output/kernel", (None, "tensor")),
+    Rule(r"/output/bias", ("tensor",)),
+    Rule(r"/hidden_\d*[02468]/kernel", (None, "tensor")),
+    Rule(r"/hidden_\d*[02468]/bias", ("tensor",)),
+    Rule(r"/hidden_\d*[13579]/kernel", ("tensor", None)),
+)
+
+
 def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
     """The sharding of every leaf of a state.
 
     Args:
         state: a tree of arrays or `jax.ShapeDtypeStruct`.
         mesh: axes `data`, `fsdp` and `tensor`.
-        rules: the first rule that matches a leaf applies.
+        rules: the first rule that matches a leaf applies. Leaves that none matches follow `TENSOR_RULES`, if the mesh has
+            more than one device along `tensor`.
 
     Returns:
         The same tree with a `NamedSharding` at each leaf.
@@ -53,6 +72,8 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
             if re.search(f"(?:{rule.pattern})$", name):
                 used.add(index)
                 return NamedSharding(mesh, _apply(rule, name, leaf.shape, mesh))
+        if (fitting := tensor_rule(name, leaf.shape, mesh)) is not None:
+            return NamedSharding(mesh, _apply(fitting, name, leaf.shape, mesh))
         return NamedSharding(mesh, _automatic([None] * len(leaf.shape), leaf.shape, mesh))
 
     placed = jax.tree_util.tree_map_with_path(place, state)
@@ -60,6 +81,16 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
         if index not in used:
             raise UsageError(f"partition rule {rule.pattern!r} matches no leaf of the state; correct or remove it")
     return placed
+
+
+def tensor_rule(name: str, shape: Sequence[int], mesh: Any) -> Rule | None:
+    """The rule of `TENSOR_RULES` that splits a leaf on this mesh, if there is one that can."""
+    size = mesh.shape["tensor"]
+    rule = next((rule for rule in TENSOR_RULES if re.search(f"(?:{rule.pattern})$", name)), None)
+    if size == 1 or rule is None or len(rule.axes) > len(shape):
+        return None
+    dim = len(shape) - len(rule.axes) + rule.axes.index("tensor")
+    return rule if shape[dim] % size == 0 else None
 
 
 def path_name(path: Any) -> str:
@@ -97,9 +128,12 @@ def _automatic(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*spec)
 
 
-def reason(shape: Sequence[int], sharding: NamedSharding) -> str:
-    """Why a leaf without a rule is placed as it is, in words."""
+def reason(name: str, shape: Sequence[int], sharding: NamedSharding) -> str:
+    """Why a leaf that no rule of a user's splits is placed as it is, in words."""
     cuts = sharding.mesh.shape["fsdp"]
+    if (rule := tensor_rule(name, shape, sharding.mesh)) is not None:
+        more = f", and the largest other dim that {cuts} divides" if "fsdp" in sharding.spec else ""
+        return f"tensor rule {rule.pattern.lstrip('/')}{more}"
     if "fsdp" in sharding.spec:
         return f"its largest dim that {cuts} divides"
     if cuts == 1:

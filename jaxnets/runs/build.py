@@ -126,10 +126,6 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
     resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
     road = ResidentFeed if resident else StreamFeed
-    if mesh.shape.get("tensor", 1) != 1:
-        raise UsageError(
-            f"mesh.tensor is {mesh.shape['tensor']}, but no partition rule cuts a layer yet; set it to 1 and use mesh.fsdp"
-        )
     order: Order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
     order = Padded(order, rows) if rows != experiment.batch_size else order
     preparation = dataset.preparation
@@ -148,6 +144,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         step = jax.jit(with_average(task.make_step(recipe), recipe.average), inline=True)
         _check_padding(experiment, rows, mesh, task, abstract, jax.eval_shape(step, abstract, batch)[1])
         placed = shardings(abstract, mesh)
+        _check_tensor(task, placed, mesh)
         feed = road(dataset.train, order, transform, place)
         # No call is longer than the way from one log record to the next.
         many = min(experiment.steps_per_call or choose_steps_per_call(step, abstract, batch), experiment.log_every)
@@ -207,6 +204,16 @@ def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
                 f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
                 f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
             )
+
+
+def _check_tensor(task: Task, placed: Any, mesh: Mesh) -> None:
+    """Raise `UsageError` if the mesh has devices for splitting layers, and no layer of the model is split."""
+    size = mesh.shape["tensor"]
+    if size > 1 and not any("tensor" in sharding.spec for sharding in jax.tree.leaves(placed)):
+        raise UsageError(
+            f"mesh.tensor is {size}, but no layer of {type(task.model).__name__} is split: the partition rules are for "
+            f"attention, MLPs, embeddings and output layers whose sizes {size} divides; set it to 1 and use mesh.fsdp"
+        )
 
 
 def _check_padding(
