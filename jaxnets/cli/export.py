@@ -12,9 +12,9 @@ from jaxnets.core.errors import UsageError
 class ExportOptions:
     """Options of `jaxnets export`."""
 
-    format: Literal["huggingface", "stablehlo", "safetensors"] = "huggingface"
+    format: Literal["huggingface", "stablehlo", "onnx", "safetensors"] = "huggingface"
     """huggingface: a language model as their library reads it; stablehlo: the predictor and the training step as programs
-    that run with JAX alone; safetensors: the weights by name."""
+    that run with JAX alone; onnx: the predictor for ONNX Runtime; safetensors: the weights by name."""
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
     """What the programs are for."""
     train_step: bool = True
@@ -32,6 +32,10 @@ def run(arguments: Sequence[str]) -> int:
     trained = open_run(run_dir)
     if options.format == "huggingface":
         names = _for_huggingface(run_dir, folder, trained)
+    elif options.format == "onnx":
+        from jaxnets.runs.export_onnx import export_onnx
+
+        names = export_onnx(trained, folder)
     else:
         from jaxnets.runs.export import export_arrays, export_programs
 

@@ -7,7 +7,7 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
   jaxnets predict RUN_DIRECTORY FILE         predictions of a trained run for new examples (.npz, .npy, .csv, .txt)
   jaxnets generate RUN_DIRECTORY             text, images or frames, by a run that makes them (`... generate RUN --help`)
-  jaxnets export RUN_DIRECTORY FOLDER        for other programs: Hugging Face folders, StableHLO, safetensors
+  jaxnets export RUN_DIRECTORY FOLDER        for other programs: Hugging Face folders, StableHLO, ONNX
   jaxnets runs [DIRECTORY]                   the runs in a folder (`runs`), sorted and filtered by any setting or metric
   jaxnets compare RUN RUN ...                settings that differ, results side by side, curves over each other
   jaxnets ui [DIRECTORY]                     a page on this machine: all runs, curves over each other, live
@@ -87,11 +87,12 @@ What a run makes. `jaxnets generate RUN_DIRECTORY --help` shows the flags of tha
   translations  --prompt --beam
   images        --samples --seed --label --guidance --output
   films         --samples --frames --output""",
-    "export": """jaxnets export RUN_DIRECTORY FOLDER [--format huggingface|stablehlo|safetensors]
+    "export": """jaxnets export RUN_DIRECTORY FOLDER [--format huggingface|stablehlo|onnx|safetensors]
 
 huggingface (the default) leaves a trained language model as the Hugging Face library reads it: config.json, safetensors, its
 tokenizer. The model must be one that the library has: GPT-2, Llama, Qwen2 or Qwen3 in its choices; what is not so is named.
 stablehlo writes the predictor and the training step as programs for JAX alone (--platforms cpu cuda tpu; --no-train-step).
+onnx writes the predictor as predict.onnx, for ONNX Runtime, and compares it with the run first.
 safetensors writes the weights of any model, by name.
 
   jaxnets export runs/digits_cnn served --format stablehlo

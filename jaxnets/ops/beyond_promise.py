@@ -9,13 +9,14 @@ jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them thr
 | --- | --- | --- |
 | `jax.extend.core.Primitive`, parts of `jax.interpreters` | `ops/bilinear.py` | products are plain, differentiated by JAX |
 | `jax.core.Tracer` | `is_traced` | adapt `is_traced` |
-| `AbstractMesh.abstract_device` | `compiled_for` | the default device decides |
+| `AbstractMesh.abstract_device` | `compiled_for`, `compiling_for` | the default device decides |
 | `backends_are_initialized` of `jax._src.xla_bridge` | `devices_started` | devices count as started |
 | `jax.experimental.multihost_utils` | `parallel/hosts.py` | adapt `multihost` |
 | `eqns`, `params`, `source_info` of jaxprs | `training/program.py`, `cli/summary.py` | adapt `equations` and both readers |
 | option `xla_backend_optimization_level` | `quick_compilation` | return None there |
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -49,6 +50,17 @@ def compiled_for() -> str:
         return str(device.platform)
     default = getattr(jax.config, "jax_default_device", None)
     return str(getattr(default, "platform", default) or jax.default_backend())
+
+
+def compiling_for(platform: str) -> AbstractContextManager[Any]:
+    """What is traced in this context sees `platform` in `compiled_for`; any name but "cpu" chooses the plain forms.
+
+    It is a mesh of one device that is not there, so JAX keeps these traces apart from those of this machine.
+    """
+    device = jax.sharding.AbstractDevice(device_kind=platform, platform=platform, num_cores=None)
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), abstract_device=device)
+    context: AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(mesh)
+    return context
 
 
 def devices_started() -> bool:

@@ -20,6 +20,7 @@ from jaxnets.interop.safetensors import write_safetensors
 from jaxnets.interop.stablehlo import PLATFORMS, any_batch, check_exportable, write_program
 from jaxnets.runs.build import Parts
 from jaxnets.runs.run import Run
+from jaxnets.steps.precision import Precision
 from jaxnets.steps.step import with_average
 
 EXAMPLE = '''"""Predictions with JAX, NumPy and safetensors alone: pip install jax flatbuffers safetensors"""
@@ -49,9 +50,9 @@ def export_arrays(run: Run, folder: Path | str) -> list[str]:
     Raises:
         DataError: the folder is not empty, or cannot be written.
     """
-    place = _new(folder)
+    place = new_folder(folder)
     _write_weights(place, run.variables)
-    _write_about(place, {"format": "jaxnets arrays", **_facts(run.parts)})
+    write_about(place, {"format": "jaxnets arrays", **facts(run.parts)})
     return sorted(path.name for path in place.iterdir())
 
 
@@ -81,10 +82,10 @@ def export_programs(
         DataError: the folder is not empty, or cannot be written.
     """
     check_exportable(platforms)
-    place, parts = _new(folder), run.parts
+    place, parts = new_folder(folder), run.parts
     weights = leaf_paths(run.variables)
-    inputs = _raw_inputs(parts)
-    predict, like = _predictor(parts, run.variables), _shapes(weights)
+    inputs = raw_inputs(parts)
+    predict, like = predictor(parts, run.variables), _shapes(weights)
     batch = 0
     try:
         write_program(place / "predictor.stablehlo", predict, (like, any_batch(inputs)), platforms)
@@ -99,7 +100,7 @@ def export_programs(
         fixed = {name: jax.ShapeDtypeStruct((batch, *s.shape[1:]), s.dtype) for name, s in inputs.items()}
         write_program(place / "predictor.stablehlo", predict, (like, fixed), platforms)
     _write_weights(place, run.variables)
-    about = {"format": "jaxnets programs", "batch": batch, "platforms": list(platforms), **_facts(parts)}
+    about = {"format": "jaxnets programs", "batch": batch, "platforms": list(platforms), **facts(parts)}
     if train_step:
         sent = _sent(parts)
         write_program(
@@ -107,16 +108,18 @@ def export_programs(
         )
         write_safetensors(place / "state.safetensors", _on_host(leaf_paths(run.state)))
         about["train_step"] = {"batch": _forms(sent), "targets": "encoded as the loss takes them"}
-    _write_about(place, about)
+    write_about(place, about)
     with replacing(place / "example.py") as file:
         file.write(EXAMPLE.encode())
     return sorted(path.name for path in place.iterdir())
 
 
-def _predictor(parts: Parts, variables: Any) -> Callable[[dict[str, Array], dict[str, Array]], Array]:
-    """Outputs from weights by path and raw inputs by name."""
+def predictor(
+    parts: Parts, variables: Any, *, precision: Precision | None = None
+) -> Callable[[dict[str, Array], dict[str, Array]], Array]:
+    """Outputs from weights by path and raw inputs by name, in the number format of the run or another."""
     structure, transform = jax.tree.structure(variables), Transform(parts.dataset.preparation)
-    names, precision = list(leaf_paths(variables)), parts.experiment.precision
+    names, precision = list(leaf_paths(variables)), precision or parts.experiment.precision
 
     def predict(weights: dict[str, Array], inputs: dict[str, Array]) -> Array:
         tree = jax.tree.unflatten(structure, [weights[name] for name in names])
@@ -146,7 +149,7 @@ def _scaled(parts: Parts, inputs: dict[str, Array]) -> dict[str, Array]:
     """Inputs of the program as the host would send them.
 
     The host subtracts the mean of 32-bit numbers in float64. Here it is subtracted in two parts, which loses no more than
-    the rounding of the result. 64-bit numbers come in prepared (see `_scales`).
+    the rounding of the result. 64-bit numbers come in prepared (see `scales`).
     """
     done = {}
     for name, array in inputs.items():
@@ -161,7 +164,7 @@ def _scaled(parts: Parts, inputs: dict[str, Array]) -> dict[str, Array]:
     return done
 
 
-def _scales(parts: Parts) -> dict[str, Any]:
+def scales(parts: Parts) -> dict[str, Any]:
     """For inputs of 64 bits, which the program could not hold: what the caller subtracts and divides by, in float64."""
     found = {}
     for name in parts.dataset.preparation.names:
@@ -186,10 +189,10 @@ def _is_an_input(parts: Parts, name: str) -> bool:
     return name == "inputs" or any(one.array == name for one in parts.dataset.several)
 
 
-def _raw_inputs(parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
+def raw_inputs(parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays that the predictor takes, with a batch of one; 64-bit numbers as 32."""
     preparation = parts.dataset.preparation
-    scaled, found = _scales(parts), {}
+    scaled, found = scales(parts), {}
     for form in (preparation.form(name) for name in preparation.names):
         dtype = np.float32 if form.name in scaled else _narrow(np.dtype(form.dtype))
         found[form.name] = jax.ShapeDtypeStruct((1, *form.shape), dtype)
@@ -224,15 +227,15 @@ def _forms(shapes: dict[str, Any], *, first: int = 0) -> dict[str, Any]:
     return {name: {"shape": list(s.shape[first:]), "dtype": np.dtype(s.dtype).name} for name, s in shapes.items()}
 
 
-def _facts(parts: Parts) -> dict[str, Any]:
+def facts(parts: Parts) -> dict[str, Any]:
     """The part of `about.json` that describes the model, its inputs and its classes."""
     card = parts.dataset.card
     return {
         "model": type(parts.task.model).__name__,
         "task": type(parts.task).__name__,
         "data": card.name,
-        "inputs": _forms(_raw_inputs(parts), first=1),
-        "scale_first": _scales(parts),
+        "inputs": _forms(raw_inputs(parts), first=1),
+        "scale_first": scales(parts),
         "classes": list(card.class_names),
         "versions": versions(),
     }
@@ -242,17 +245,19 @@ def _write_weights(place: Path, variables: Any) -> None:
     write_safetensors(place / "weights.safetensors", _on_host(leaf_paths(variables)))
 
 
-def _write_about(place: Path, about: dict[str, Any]) -> None:
+def write_about(place: Path, about: dict[str, Any]) -> None:
+    """Write `about.json` in a folder."""
     with replacing(place / "about.json") as file:
         file.write((json.dumps(about, indent=2) + "\n").encode())
 
 
-def _new(folder: Path | str) -> Path:
-    """A new or empty folder; raises `DataError` for another."""
+def new_folder(folder: Path | str, *, make: bool = True) -> Path:
+    """A new or empty folder, made where it is missing; raises `DataError` for another."""
     place = user_path(folder)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        if any(place.iterdir()):
+        if make:
+            place.mkdir(parents=True, exist_ok=True)
+        if place.exists() and any(place.iterdir()):
             raise DataError(f"{place} holds files already; give a new folder")
     except OSError as error:
         raise DataError(f"cannot write {place} ({error}); choose another place") from error
