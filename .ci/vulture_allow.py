@@ -46,3 +46,4 @@ _.failed
 # Called by http.server (jaxnets/cli/ui.py).
 _.do_GET
 _.log_message
+log_severity_level  # onnxruntime reads it (interop/onnx.py)

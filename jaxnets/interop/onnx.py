@@ -74,7 +74,7 @@ def run_onnx(program: bytes, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
 def _operation(error: Exception) -> str:
     """The operation that jax2onnx does not have, or what it says."""
     named = re.search(r"primitive '([\w-]+)'", str(error))
-    return f"the operation {named[1]}" if named else f"this model ({type(error).__name__}: {first_line(error)})"
+    return f"the operation {named[1]}" if named else f"this model ({first_line(error)})"
 
 
 @contextlib.contextmanager

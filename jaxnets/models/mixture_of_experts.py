@@ -92,7 +92,7 @@ class MixtureOfExperts(nn.Module):
             y, dropped = self.with_places(x, weights, chosen, self.experts.places(T))
         else:
             dense = self.experts.products == "dense"
-            dense |= self.experts.products == "auto" and compiled_for() == "cpu"
+            dense |= self.experts.products == "auto" and compiled_for() in ("cpu", "onnx")
             y, dropped = (self.dense if dense else self.grouped)(x, weights, chosen), jnp.zeros(x.shape[0])
         shares = jax.nn.one_hot(chosen, E).sum(axis=2).mean(axis=1) / k
         self.tell("balance", E * (shares * probabilities.mean(axis=1)).sum(axis=-1))

@@ -25,7 +25,7 @@ def linear_recurrence(
         b: inputs, with the shape of `a`.
         start: the state before the first step, `[B, ...]`; None: zeros.
         method: associative joins steps in a tree (`lax.associative_scan`), sequential is `lax.scan`; results are equal up to
-            rounding. auto: sequential on the CPU, where a tree gains nothing, associative elsewhere.
+            rounding. auto: sequential on the CPU, where a tree gains nothing, and for ONNX, associative elsewhere.
 
     Returns:
         `[B, T, ...]`, in the dtype of `b`.
@@ -36,7 +36,7 @@ def linear_recurrence(
         )
     if start is not None:
         b = b.at[:, 0].add((a[:, 0] * start).astype(b.dtype))
-    walk = method == "sequential" or (method == "auto" and compiled_for() == "cpu")
+    walk = method == "sequential" or (method == "auto" and compiled_for() in ("cpu", "onnx"))
     return (_walked if walk else _joined)(a.astype(b.dtype), b)
 
 

@@ -13,6 +13,7 @@ from test_export import FAMILIES, OPTIONS, images
 import jaxnets
 from jaxnets import models
 from jaxnets.core.errors import DataError, DataWarning, UsageError
+from jaxnets.data import Tabular
 from jaxnets.interop.onnx import run_onnx, to_onnx
 from jaxnets.ops import dense
 from jaxnets.ops.beyond_promise import compiled_for, compiling_for
@@ -29,10 +30,6 @@ def recurrent(cell, **options):
     return jaxnets.fit(models.RNN(widths=(8,), cell=cell, **options), data, **OPTIONS)
 
 
-def pictures(model):
-    return jaxnets.fit(model, images(), **OPTIONS)
-
-
 def autoencoder():
     from jaxnets.tasks import Reconstruction
 
@@ -41,30 +38,32 @@ def autoencoder():
 
 def encoder():
     rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(list("abcdefg"), 8)) for _ in range(64)]
-    data = jaxnets.from_texts(texts, rng.integers(0, 2, 64), length=8)
-    return jaxnets.fit(models.TransformerEncoder(layers=1, heads=2, width=8), data, **OPTIONS)
+    model = models.TransformerEncoder(vocab_size=9, layers=1, heads=2, width=8)
+    data = jaxnets.from_arrays(rng.integers(1, 9, (64, 8)), rng.integers(0, 2, 64), input_kind="tokens")
+    return jaxnets.fit(model, data, **OPTIONS)
 
 
-def table():
-    import pandas
-
+def table(tmp_path):
     rng = np.random.default_rng(0)
-    columns = {"a": rng.normal(5, 2, 64), "b": rng.choice(["x", "y", "z"], 64), "y": rng.choice(["no", "yes"], 64)}
-    return jaxnets.fit(models.MLP(widths=(8,)), jaxnets.from_frame(pandas.DataFrame(columns), "y"), **OPTIONS)
+    numbers, words, classes = rng.normal(5, 2, 64), rng.choice([*"xyz"], 64), rng.choice([*"no"], 64)
+    rows = [f"{numbers[row]:.3f},{words[row]},{classes[row]}" for row in range(64)]
+    (tmp_path / "table.csv").write_text("\n".join(["a,b,y", *rows]))
+    return jaxnets.fit(models.MLP(widths=(8,)), Tabular(str(tmp_path / "table.csv"), target="y").open(), **OPTIONS)
+
+
+def resnet():
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, (32, 32, 32, 3)).astype(np.uint8), rng.integers(0, 2, 32)
+    return jaxnets.fit(models.ResNet(depth=18, width=4), data, **OPTIONS)
 
 
 WORK = {
     **{name: make for name, make in FAMILIES.items() if name != "graphs"},
     "autoencoder": autoencoder,
     "encoder": encoder,
-    "table": table,
     "gru": lambda: recurrent("gru"),
-    "both_directions": lambda: recurrent("lstm", bidirectional=True),
-    "lenet": lambda: pictures(models.LeNet5()),
-    "resnet": lambda: pictures(models.ResNet(depth=18, width=4)),
-    "convnext": lambda: pictures(models.ConvNeXt(depths=(1,), widths=(4,))),
-}  # fmt: skip
+    "convnext": lambda: jaxnets.fit(models.ConvNeXt(depths=(1,), widths=(4,)), images(), **OPTIONS),
+}
 QUICK = ("convolutional",)
 
 
@@ -126,6 +125,19 @@ def test_an_operation_that_has_no_form_is_named():
     x = jax.ShapeDtypeStruct((1, 3), jnp.float32)
     with pytest.raises(UsageError, match=r"cannot convert the operation jaxnets_dense; use --format stablehlo"):
         to_onnx(lambda arrays: dense._multiply(arrays["x"], jnp.ones((3, 2))), {"x": x})
+
+
+@pytest.mark.slow
+def test_onnx_runtime_gives_the_outputs_for_a_table(tmp_path):
+    check(table(tmp_path), tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [FAMILIES["graphs"], lambda: recurrent("lstm", bidirectional=True), resnet])
+def test_a_family_that_cannot_be_converted_is_refused(make, tmp_path):
+    with pytest.raises(UsageError, match="jax2onnx cannot convert .*; use --format stablehlo"):
+        export_onnx(make(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_traced_sees_the_platform_that_it_is_for():
