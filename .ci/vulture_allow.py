@@ -46,4 +46,6 @@ _.failed
 # Called by http.server (jaxnets/cli/ui.py).
 _.do_GET
 _.log_message
-log_severity_level  # onnxruntime reads it (interop/onnx.py)
+
+# Read by ONNX Runtime (jaxnets/interop/onnx.py).
+_.log_severity_level
