@@ -122,10 +122,43 @@ KEPT = {
 }
 
 
+# Sweeps of 20 to 140 seconds that a shorter test stands for in `.ci/run`; they run before a release (`-m nightly`).
+NIGHTLY = (
+    "test_field_roads.test_arrays_of_any_format_by_every_road",
+    "test_field_roads.test_arrays_by_the_command_line",
+    "test_export.test_a_stranger_predicts_and_trains_with_every_family",
+    "test_transformer.test_it_learns_to_reverse_and_says_how",
+    "test_transformer.test_logits_and_gradients_equal_those_of_a_plain_implementation[rotary]",
+    "test_hybrid.test_it_trains_and_writes_from_the_command_line",
+    "test_hybrid.test_logits_and_gradients_equal_those_of_a_plain_implementation[most_biases]",
+    "test_hybrid.test_logits_and_gradients_equal_those_of_a_plain_implementation[swiglu]",
+    "test_saves_on_several_devices.test_a_run_with_saves_and_evaluations_ends_and_goes_on[batch_statistics]",
+    "test_saves_on_several_devices.test_a_run_with_saves_and_evaluations_ends_and_goes_on[average]",
+    "test_field_tables_property.test_many_tables",
+    "test_parallel.test_eight_devices_equal_one[cnn]",
+    "test_lora.test_a_language_model_in_a_task_from_base_to_adapted_run",
+    "test_huggingface.test_a_run_leaves_with_its_tokenizer",
+    "test_language.test_generate_and_predict_from_a_run_directory",
+    "test_large.test_a_sparse_file_of_ten_gigabytes_opens_trains_and_goes_on",
+    "test_mixture.test_experts_come_to_be_used_alike",
+    "test_interop.test_a_trained_resnet_has_its_published_accuracy_on_the_whole_test_set",
+    "test_loop.test_steps_per_call_gives_the_same_bits[resnet]",
+    "test_diffusion.test_diffusion_trains_and_the_report_shows_samples",
+    "test_graphs.test_chords_are_told_apart",
+    "test_documents.test_packed_documents_are_computed_as_each_alone[sinusoidal",
+    "test_documents.test_packed_documents_are_computed_as_each_alone[learned-unrolled]",
+    "test_tensor.test_layers_split_over_devices_train_as_on_one[hybrid]",
+    "test_tensor.test_layers_split_over_devices_train_as_on_one[experts]",
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the cases that `KEPT` does not name as slow, before pytest selects by marks."""
+    """Mark the cases that `KEPT` does not name as slow, and those of `NIGHTLY`, before pytest selects by marks."""
     for item in items:
+        if f"{item.module.__name__}.{item.name}".startswith(NIGHTLY):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.nightly)
         name, case = item.originalname, item.name.removeprefix(item.originalname or "")
         kept = KEPT.get(f"{item.module.__name__}.{name}")
         if kept is not None and not any(part in case for part in kept):
