@@ -26,6 +26,7 @@ from jaxnets.data.validation import SHARE, Validation
 from jaxnets.interop.functions import Functions
 from jaxnets.optim.given import ByPath, Frozen, as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
+from jaxnets.optim.plateau import plateau_of
 from jaxnets.report.console import ProgressKind
 from jaxnets.runs.run import Run
 from jaxnets.runs.train import train
@@ -110,7 +111,8 @@ def fit(
         raise UsageError(f"give either epochs or steps, not both (got epochs={epochs}, steps={steps})")
     if isinstance(model, tuple):
         model = _from_functions(model)
-    chooses = bool((stop and stop.patience) or getattr(options.get("keep"), "best", ""))
+    optimizer = _partly(AdamW() if optimizer is None else as_optimizer(optimizer), train_only, freeze)
+    chooses = bool((stop and stop.patience) or getattr(options.get("keep"), "best", "") or plateau_of(optimizer))
     arrays = isinstance(data, tuple | list) and len(data) in (2, 3)
     if arrays and validation is None and chooses:
         validation = SHARE  # set aside before the scales are computed, so that they are those of the training examples
@@ -134,7 +136,7 @@ def fit(
     experiment = Experiment(
         task=task,
         data=InMemory(dataset.name, _fingerprint(dataset)),
-        optimizer=_partly(AdamW() if optimizer is None else as_optimizer(optimizer), train_only, freeze),
+        optimizer=optimizer,
         steps=steps,
         batch_size=batch_size,
         seed=seed,

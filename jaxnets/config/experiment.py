@@ -16,6 +16,7 @@ from jaxnets.data.validation import Validation
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
+from jaxnets.optim.plateau import plateau_of
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
@@ -97,7 +98,7 @@ class Experiment:
     @property
     def chooses(self) -> bool:
         """Whether evaluations decide what the run gives, so that it needs a validation split."""
-        return bool(self.stop.patience or self.keep.best)
+        return bool(self.stop.patience or self.keep.best or plateau_of(self.optimizer))
 
 
 @dataclasses.dataclass(frozen=True)

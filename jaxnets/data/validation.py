@@ -25,7 +25,7 @@ class Validation:
 
     share: float | None = None
     """A share of the training examples, in (0, 1). 0: none. None: the validation split that the data have; where they have
-    none, a tenth if the run chooses by it (`stop`, `keep.best`), else none."""
+    none, a tenth if the run chooses by it (`stop`, `keep.best`, `optim.Plateau`), else none."""
     by: By = "auto"
     """class: the same share of every class; time: the last examples; random. auto: class for classes, time for series and
     text, else random."""
@@ -55,7 +55,9 @@ def with_validation(dataset: Dataset, wanted: Validation, *, seed: int, needed: 
         wanted, needed = (wanted, True) if began else (dataclasses.replace(wanted, share=0.0), False)
     if wanted.share == 0:
         if needed:
-            raise UsageError("validation.share is 0, but stop or keep.best need a validation split; give a share")
+            raise UsageError(
+                "validation.share is 0, but stop, keep.best or Plateau need a validation split; give a share"
+            )
         return dataclasses.replace(dataset, validation=None) if dataset.validation else dataset
     if dataset.validation is not None:
         if wanted.share is not None:

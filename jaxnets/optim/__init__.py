@@ -12,6 +12,7 @@ from jaxnets.optim.optimizers import SGD as SGD
 from jaxnets.optim.optimizers import Adam as Adam
 from jaxnets.optim.optimizers import AdamW as AdamW
 from jaxnets.optim.optimizers import Optimizer as Optimizer
+from jaxnets.optim.plateau import Plateau as Plateau
 from jaxnets.optim.schedules import Constant as Constant
 from jaxnets.optim.schedules import Schedule as Schedule
 from jaxnets.optim.schedules import WarmupCosine as WarmupCosine
@@ -30,6 +31,7 @@ __all__ = [
     "Named",
     "Optax",
     "Optimizer",
+    "Plateau",
     "Schedule",
     "WarmupCosine",
     "WarmupLinear",

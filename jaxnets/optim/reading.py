@@ -20,11 +20,19 @@ def _nodes(opt_state: Any, *fields: str) -> list[Any]:
     return [node for node in jax.tree.leaves(opt_state, is_leaf=has) if has(node)]
 
 
-def learning_rate(opt_state: Any) -> Array | None:
-    """The learning rate in force, float32, where the state has it (`optax.inject_hyperparams`); None elsewhere."""
-    rates = [node.hyperparams["learning_rate"] for node in _nodes(opt_state, "hyperparams", "count")
-             if "learning_rate" in node.hyperparams]  # fmt: skip
-    return jnp.asarray(rates[0], jnp.float32) if len(rates) == 1 else None
+def rates(opt_state: Any) -> dict[str, Array]:
+    """What the state says of the learning rate in force, float32.
+
+    `learning_rate`, where the state has it (`optax.inject_hyperparams`), and `learning_rate_scale`, by which `optim.Plateau`
+    has multiplied it.
+    """
+    injected = [node.hyperparams["learning_rate"] for node in _nodes(opt_state, "hyperparams", "count")
+                if "learning_rate" in node.hyperparams]  # fmt: skip
+    scales = [node.rate_scale for node in _nodes(opt_state, "rate_scale")]
+    found = {"learning_rate": jnp.asarray(injected[0], jnp.float32)} if len(injected) == 1 else {}
+    if scales:
+        found = {name: rate * scales[0] for name, rate in found.items()} | {"learning_rate_scale": scales[0]}
+    return found
 
 
 def moved(opt_state: Any) -> Array:

@@ -1,4 +1,4 @@
-"""What a run chooses by its evaluations: the checkpoint that is kept as the best, and when to end early."""
+"""What a run chooses by its evaluations: the checkpoint that is kept as the best, when to end early, the learning rate."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from jaxnets.checkpoints.retention import Keep, direction
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean, note
 from jaxnets.core.types import Batch
+from jaxnets.optim.plateau import Plateau, plateau_of
 from jaxnets.steps.state import TrainState
 from jaxnets.tasks.base import Task
 from jaxnets.training.early_stop import EarlyStop
@@ -43,11 +44,25 @@ class Choice:
     stop: EarlyStop
     """The experiment's, with its metric filled in."""
     stop_mode: Mode
+    plateau: Plateau | None = None
+    """What reduces the learning rate, if anything does."""
+    plateau_mode: Mode = "min"
 
     def ends_at(self, records: Sequence[Mapping[str, Any]], split: str) -> int | None:
         """The step at which the run ends early, from the records of its log; None: it goes on."""
-        values = [(r["step"], float(r.get(self.stop.metric, "nan"))) for r in records if r["split"] == split]
-        return self.stop.ends_at(values, self.stop_mode)
+        return self.stop.ends_at(_values(records, split, self.stop.metric), self.stop_mode)
+
+    def reductions(self, records: Sequence[Mapping[str, Any]], split: str) -> int:
+        """How often `Plateau` has reduced the learning rate, from the records of the log."""
+        if self.plateau is None:
+            return 0
+        values = (value for _, value in _values(records, split, self.plateau.metric))
+        return self.plateau.reductions(values, self.plateau_mode)
+
+
+def _values(records: Sequence[Mapping[str, Any]], split: str, metric: str) -> list[tuple[int, float]]:
+    """`(step, value)` of a metric in the evaluations of a split; NaN where it is not measured."""
+    return [(r["step"], float(r.get(metric, "nan"))) for r in records if r["split"] == split]
 
 
 def choice_of(experiment: Experiment, task: Task, abstract: TrainState, batch: Batch) -> Choice:
@@ -62,21 +77,26 @@ def choice_of(experiment: Experiment, task: Task, abstract: TrainState, batch: B
     stop = dataclasses.replace(stop, metric=stop.metric or task.headline)
     if stop.patience and not keep.best:
         keep = dataclasses.replace(keep, best=stop.metric, mode=stop.mode)
+    plateau = plateau_of(experiment.optimizer)
     measured = task.derive(dict.fromkeys(jax.eval_shape(task.metrics, abstract.variables, batch), 1.0))
-    for field, name in (("keep.best", keep.best), ("stop.metric", stop.metric)):
-        if name not in measured and (field == "keep.best" or stop.patience):
+    by = {"keep.best": keep.best, "stop.metric": stop.metric if stop.patience else ""}
+    by |= {} if plateau is None else {"Plateau.metric": plateau.metric}
+    for field, name in by.items():
+        if name and name not in measured:
             raise UsageError(f"{field} is {name!r}, which is not measured. {did_you_mean(name, measured)}")
     if not 0 < experiment.eval_every < experiment.steps:
-        note(f"{keep.best!r} is measured at the end alone; set eval_every to have more to choose from")
-    mode = _mode(stop, task.directions) if stop.patience else "min"
-    return Choice(keep.resolved(task.directions), stop, mode)
+        name = next(filter(None, by.values()))
+        note(f"{name!r} is measured at the end alone; set eval_every to have more to choose from")
+    mode = _mode("stop", stop, task.directions) if stop.patience else "min"
+    other = "min" if plateau is None else _mode("Plateau", plateau, task.directions)
+    return Choice(keep.resolved(task.directions), stop, mode, plateau, other)
 
 
-def _mode(stop: EarlyStop, known: Mapping[str, Mode]) -> Mode:
-    found = stop.mode if stop.mode != "auto" else known.get(stop.metric) or direction(stop.metric)
+def _mode(who: str, chooser: EarlyStop | Plateau, known: Mapping[str, Mode]) -> Mode:
+    found = chooser.mode if chooser.mode != "auto" else known.get(chooser.metric) or direction(chooser.metric)
     if found is None:
         raise UsageError(
-            f"stop.metric is {stop.metric!r}, and nothing says whether more or less of it is better; set stop.mode to 'max' "
-            f"or 'min'"
+            f"{who}.metric is {chooser.metric!r}, and nothing says whether more or less of it is better; set {who}.mode to "
+            f"'max' or 'min'"
         )
     return found

@@ -6,6 +6,7 @@ import jax
 
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.core.errors import PreemptedError
+from jaxnets.optim.plateau import with_rate_scale
 from jaxnets.parallel.hosts import from_first
 from jaxnets.report.log import CHOSEN, MetricsLog
 from jaxnets.runs.build import Parts
@@ -36,6 +37,17 @@ def ends(parts: Parts, log: MetricsLog, step: int) -> bool:
     at = parts.choice.ends_at(log.records, parts.watched[0])
     with jax.transfer_guard("allow"):
         return bool(from_first(at is not None and at <= step))
+
+
+def adjusted(parts: Parts, log: MetricsLog, state: TrainState) -> TrainState:
+    """The state with the scale of the learning rate (`optim.Plateau`) that the evaluations so far give."""
+    plateau = parts.choice.plateau
+    if plateau is None:
+        return state
+    with jax.transfer_guard("allow"):
+        count = from_first(parts.choice.reductions(log.records, parts.watched[0]))
+        opt_state = with_rate_scale(state.opt_state, plateau.scale_after(count))
+    return dataclasses.replace(state, opt_state=opt_state)
 
 
 def best_kept(parts: Parts, checkpoints: Checkpoints, state: TrainState) -> Best | None:

@@ -17,7 +17,7 @@ from jaxnets.report.console import Console
 from jaxnets.report.log import MetricsLog
 from jaxnets.report.loggers import Loggers
 from jaxnets.runs.build import Parts
-from jaxnets.runs.ending import ends
+from jaxnets.runs.ending import adjusted, ends
 from jaxnets.steps.state import TrainState
 from jaxnets.training.best import BestInMemory
 from jaxnets.training.guards import RollBackError, SpikeWatch
@@ -119,13 +119,7 @@ def stretch(
             saver=saver,
             pending=pending,
             left_out=left_out,
-            watch=Watch(
-                experiment.on_nonfinite,
-                spikes,
-                stopping,
-                session.timing,
-                ended=lambda step: ends(session.parts, log, step),
-            ),
+            watch=_watch(session, log, spikes),
             prefetch_depth=0 if parts.resident else 2,
         )
     except PreemptedError as error:
@@ -140,6 +134,18 @@ def stretch(
         session.console.stop()
     _after(session, log, callbacks, log_hook, state)
     return state, saver.best if isinstance(saver, BestInMemory) else None
+
+
+def _watch(session: Session, log: MetricsLog, spikes: SpikeWatch) -> Watch:
+    """What the loop looks at beside the steps."""
+    return Watch(
+        session.parts.experiment.on_nonfinite,
+        spikes,
+        session.stopping,
+        session.timing,
+        ended=lambda step: ends(session.parts, log, step),
+        adjusted=lambda state: adjusted(session.parts, log, state),
+    )
 
 
 def _log_hook(session: Session, log: MetricsLog, begun: Begun, last: int) -> LogHook:

@@ -99,9 +99,8 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         counters = _count(state.guard, finite, empty)
         new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
         metrics = {**metrics, "loss": mean, "gradient_norm": _counted(norm, ~empty), TAKEN: _flag(taken)}
-        rate = reading.learning_rate(opt_state)
-        if rate is not None:
-            metrics["learning_rate"] = _counted(rate, ~empty)
+        for name, value in reading.rates(opt_state).items():
+            metrics[name] = _counted(value, ~empty)
         if recipe.guard == "skip":
             # float16 finds its loss scale by overflowing now and then: such a step is not counted as skipped.
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)

@@ -58,6 +58,8 @@ class Watch:
     """Where the time went, filled in by the loop."""
     ended: Callable[[int], bool] = lambda step: False
     """Whether the run is to end early, after the evaluation at a step; the same on every process."""
+    adjusted: Callable[[Any], Any] = lambda state: state
+    """The state to go on with, by the evaluations so far: `optim.Plateau` sets its scale. The same on every process."""
 
 
 def fit(
@@ -97,6 +99,7 @@ def fit(
         raise UsageError(f"there are no steps to train: the run is at step {start} and is to stop at {stop}")
     work = _Work(program, hooks, saver, watch or Watch())
     work.run_pending(pending, Moment(start, state))
+    state = work.watch.adjusted(state)
     stop = start if pending and work.watch.ended(start) else stop
     calls = plan(start, stop, program.capacity, hooks, saver)
     payloads = work.payloads(calls, frozenset(left_out), prefetch_depth)
@@ -129,6 +132,7 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
             work.deliver(unread)
             unread = None
             pending = work.run(call.due, Moment(step, state))
+            state = state if pending else watch.adjusted(state)
             better = saver is not None and saver.improved(step)
             ended = bool(call.due) and not pending and watch.ended(step)
             if saver is not None and (save or pending or better or ended):
