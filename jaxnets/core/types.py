@@ -205,6 +205,18 @@ class Lines:
 
 
 @dataclasses.dataclass(frozen=True)
+class AttentionMap:
+    """Attention weights `[H, T, S]` of heads for one example: how much each of T places looks at each of S."""
+
+    title: str
+    weights: np.ndarray
+    rows: tuple[str, ...]
+    """Names of the T places."""
+    columns: tuple[str, ...]
+    """Names of the S places."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Rows of text under a header."""
 
@@ -214,4 +226,4 @@ class Table:
 
 
 # What a report shows of a finished run beside its curves.
-Exhibit = ConfusionMatrix | Gallery | Lines | Scatter | Table
+Exhibit = AttentionMap | ConfusionMatrix | Gallery | Lines | Scatter | Table

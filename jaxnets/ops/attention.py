@@ -1,5 +1,8 @@
-"""Attention in dtypes that the back end supports."""
+"""Attention in dtypes that the back end supports, and its weights for a report."""
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -8,13 +11,40 @@ from jax import Array
 
 from jaxnets.ops.beyond_promise import compiled_for
 
+# Takes the weights of each call, inside `attention_weights`; None: they are not computed.
+_SEEN: ContextVar[list[Array] | None] = ContextVar("attention weights", default=None)
+
 
 def dot_product_attention(query: Array, key: Array, value: Array, **options: Any) -> Array:
     """`jax.nn.dot_product_attention`: `[B, T, H, K]`, `[B, S, H, K]`, `[B, S, H, K]` to `[B, T, H, K]`, with its options.
 
     The CPU has no float16 product with float32 accumulation. There float16 inputs are computed in float32 and cast back.
     """
+    if (seen := _SEEN.get()) is not None:
+        seen.append(_weights(query, key, **options))
     if query.dtype == jnp.float16 and compiled_for() == "cpu":
         wide = (array.astype(jnp.float32) for array in (query, key, value))
         return jax.nn.dot_product_attention(*wide, **options).astype(jnp.float16)
     return jax.nn.dot_product_attention(query, key, value, **options)
+
+
+@contextlib.contextmanager
+def attention_weights() -> Iterator[list[Array]]:
+    """A context with a list, to which each call of `dot_product_attention` traced in it adds its weights `[B, H, T, S]`.
+
+    They are float32 and sum to 1 over the last dim. Outside of the context nothing is computed for them.
+    """
+    seen: list[Array] = []
+    token = _SEEN.set(seen)
+    try:
+        yield seen
+    finally:
+        _SEEN.reset(token)
+
+
+def _weights(query: Array, key: Array, bias: Array | None = None, mask: Array | None = None) -> Array:
+    """The softmax of attention; several heads of the query may share one of the key."""
+    key = jnp.repeat(key, query.shape[2] // key.shape[2], axis=2)
+    logits = jnp.einsum("bthk,bshk->bhts", query.astype(jnp.float32), key.astype(jnp.float32))
+    logits = logits / query.shape[-1] ** 0.5 + (0.0 if bias is None else bias)
+    return jax.nn.softmax(logits if mask is None else jnp.where(mask, logits, jnp.finfo(jnp.float32).min))

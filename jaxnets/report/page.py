@@ -15,7 +15,7 @@ from typing import Any
 from jaxnets.core.errors import RunDirectoryError
 from jaxnets.core.files import replacing
 from jaxnets.core.flatten import flatten
-from jaxnets.core.types import ConfusionMatrix, Exhibit, Gallery, Lines, Scatter, Table
+from jaxnets.core.types import AttentionMap, ConfusionMatrix, Exhibit, Gallery, Lines, Scatter, Table
 from jaxnets.report import plots
 from jaxnets.report.history import History
 
@@ -75,6 +75,8 @@ def write_report(directory: Path, data: ReportData) -> Path:
     drawn = []
     for exhibit in data.exhibits:
         match exhibit:
+            case AttentionMap():
+                drawn.append((exhibit.title, plots.attention(exhibit)))
             case ConfusionMatrix():
                 drawn.append((exhibit.title, plots.confusion_matrix(exhibit)))
             case Gallery() if len(exhibit.images):

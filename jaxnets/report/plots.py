@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnets.core.errors import note
-from jaxnets.core.types import ConfusionMatrix, Gallery, Lines, Scatter
+from jaxnets.core.types import AttentionMap, ConfusionMatrix, Gallery, Lines, Scatter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -222,6 +222,27 @@ def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     axis.spines[:].set_visible(False)
+    return figure
+
+
+@_plainly
+def attention(exhibit: AttentionMap) -> "Figure":
+    """A grid of weights for each head, two in a row: a row of it looks at the columns."""
+    heads = len(exhibit.weights)
+    columns = min(2, heads)
+    figure = _figure(3.6 * columns + 0.4, 3.5 * -(-heads // columns))
+    axes = list(figure.subplots(-(-heads // columns), columns, squeeze=False).flat)
+    for head, axis in enumerate(axes):
+        axis.set_visible(head < heads)
+        if head < heads:
+            image = axis.imshow(exhibit.weights[head], cmap="Blues", vmin=0, vmax=float(exhibit.weights.max()))
+            axis.set_title(f"head {head + 1}", fontsize=11, color=INK, loc="left")
+            axis.spines[:].set_visible(False)
+            for set_ticks, names, turn in ((axis.set_xticks, exhibit.columns, 90), (axis.set_yticks, exhibit.rows, 0)):
+                shown = range(0, len(names), -(-len(names) // 20))
+                set_ticks(shown, [names[i] for i in shown], fontsize=10, rotation=turn)
+    figure.colorbar(image, ax=axes, shrink=0.5).ax.tick_params(labelsize=9)
+    figure.supxlabel("looked at", fontsize=10, color=INK)
     return figure
 
 

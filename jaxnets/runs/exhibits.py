@@ -12,6 +12,7 @@ from jaxnets.config.extension import read_extensions
 from jaxnets.core.types import Exhibit, Gallery, Lines, Table
 from jaxnets.data.large import shown as rows_shown
 from jaxnets.report.plots import read_images
+from jaxnets.runs.attention import attention_of
 from jaxnets.training.loop import Timing
 
 # Points of the curve of the learning rate.
@@ -27,8 +28,9 @@ def of_task(run: Any) -> list[Exhibit]:
         asked = {name: array for name, array in shown.items() if name in preparation.names}
         outputs = parts.predictor(run.variables, asked) if len(seen) else np.zeros(0)
         drawn = task.drawn(run.variables)
+        looked = attention_of(run) if len(seen) else []
     columns = [preparation.columns.table()] if preparation.columns is not None else []
-    return [*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn, *columns]
+    return [*(task.exhibits(outputs, shown, parts.dataset.card) if len(seen) else ()), *drawn, *looked, *columns]
 
 
 def times(seconds: float, timing: Timing) -> Table:
