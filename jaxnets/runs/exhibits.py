@@ -1,6 +1,7 @@
 """The figures and tables of a report beside its curves: those of the task, and those of the run itself."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 
 from jaxnets.callbacks.profile import FOLDER, TABLE
 from jaxnets.config.extension import read_extensions
+from jaxnets.core.files import physical_memory
 from jaxnets.core.types import Exhibit, Gallery, Lines, Table
 from jaxnets.data.large import shown as rows_shown
+from jaxnets.parallel.host_memory import resident_memory
 from jaxnets.report.plots import read_images
 from jaxnets.runs.attention import attention_of
 from jaxnets.training.loop import Timing
@@ -44,6 +47,26 @@ def times(seconds: float, timing: Timing) -> Table:
     parts["training steps, opening the data and the rest"] = max(0.0, seconds - sum(parts.values()))
     rows = [(name, f"{value:.1f}", f"{value / max(seconds, 1e-9):.0%}") for name, value in parts.items()]
     return Table("Where the time went", ("part", "seconds", "share"), (*rows, ("all", f"{seconds:.1f}", "100%")))
+
+
+def memory(devices: Sequence[Any] | None = None) -> list[Exhibit]:
+    """Memory of the devices of this process where they count it (GPU and TPU do), else that of the process.
+
+    Peaks are since the process began.
+    """
+    rows = []
+    for device in jax.local_devices() if devices is None else devices:
+        stats = device.memory_stats() or {}
+        if "bytes_in_use" in stats:
+            counted = (stats.get(name) for name in ("peak_bytes_in_use", "bytes_in_use", "bytes_limit"))
+            rows.append((f"{device.device_kind}, {device.platform} {device.id}", *map(_bytes, counted)))
+    if not rows and (resident := resident_memory()) is not None:
+        rows.append(("resident memory of the process", *map(_bytes, (*resident, physical_memory()))))
+    return [Table("Memory", ("device", "peak", "in use at the end", "limit"), tuple(rows))] if rows else []
+
+
+def _bytes(count: int | None) -> str:
+    return f"{count / 1e6:,.1f} MB" if count else ""
 
 
 def operations(directory: Path) -> list[Exhibit]:

@@ -53,7 +53,7 @@ def finish(
     if not is_first():
         return
     if reporting and directory is not None:
-        times = [exhibits.times(seconds, timing)] if trained else []
+        times = [exhibits.times(seconds, timing), *exhibits.memory()] if trained else []
         shown = [
             *exhibits.rates_of(run),
             *shown,

@@ -4,6 +4,9 @@ import base64
 import csv
 import io
 import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from conftest import replace
 from jaxnets.config.serialize import apart, to_data
 from jaxnets.core.types import Lines, Table
 from jaxnets.optim import AdamW
+from jaxnets.runs import exhibits
 from jaxnets.runs.train import train
 from jaxnets.tasks.classification import confidence_curves
 
@@ -47,12 +51,34 @@ def test_the_page_has_a_picture_for_each_curve_and_its_numbers_as_csv(experiment
     assert "test accuracy" in page
     assert "Where the time went" in page
     assert "Learning rate" in page
+    assert "<td>resident memory of the process</td>" in page
     link = re.search(r"download='metrics.csv' href='data:text/csv;base64,([^']+)'", page)[1]
     rows = list(csv.DictReader(io.StringIO(base64.b64decode(link).decode())))
     assert len(rows) == len(run.history)
     last = [row for row in rows if row["split"] == "test"][-1]
     assert float(last["accuracy"]) == run.history.last()["accuracy"]
     assert "http" not in re.sub(r"data:[^']+|Source: [^<]+", "", page)  # nothing is loaded from elsewhere
+
+
+def test_memory_is_that_of_the_devices_that_count_it_else_that_of_the_process():
+    counts = {"peak_bytes_in_use": 2_500_000, "bytes_in_use": 1_000_000, "bytes_limit": 8_000_000_000}
+    gpus = [
+        SimpleNamespace(
+            device_kind="A card", platform="gpu", id=n, memory_stats=lambda n=n: counts | {"bytes_in_use": n}
+        )
+        for n in (7_000_000, 1_000)
+    ]
+    (table,) = exhibits.memory(gpus)
+    assert table.rows[0] == ("A card, gpu 7000000", "2.5 MB", "7.0 MB", "8,000.0 MB")
+    assert table.rows[1][2] == "0.0 MB"
+    (table,) = exhibits.memory([SimpleNamespace(memory_stats=lambda: None)])
+    ((label, peak, now, _),) = table.rows
+    assert label == "resident memory of the process"
+    if sys.platform.startswith("linux"):
+        status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if "kB" in line)
+        kept = float(status["VmRSS"].split()[0]) * 1024 / 1e6
+        assert float(now.replace(",", "").split()[0]) == pytest.approx(kept, rel=0.1)
+        assert float(peak.replace(",", "").split()[0]) >= kept * 0.9
 
 
 def test_thresholds_equal_those_of_scikit_learn(probabilities):
