@@ -17,7 +17,7 @@ from jaxnets.data.large import LazyArray, check_rows, sample_rows
 from jaxnets.data.prepare import Standardize, TokenIds, fit_standardize
 from jaxnets.data.read_arrays import check_inputs
 from jaxnets.data.source_targets import encoder_of, names_in, read_kind
-from jaxnets.data.workers import Workers, pickled
+from jaxnets.data.workers import Workers, check_copied
 
 # Row numbers are int32 on the device.
 MOST_ROWS = 2**31 - 1
@@ -191,7 +191,7 @@ def _check_reading(name: str, threads: int, processes: int, transform: Any) -> N
     if processes < 0:
         raise UsageError(f"processes is a number of processes, or 0 for threads; got {processes}")
     if processes:
-        pickled(f"{name}: transform", transform)
+        check_copied(f"{name}: transform", transform)
 
 
 def _reader(source: Any, item: Item, threads: int, processes: int) -> IndexReader:

@@ -8,8 +8,8 @@ import concurrent.futures
 import concurrent.futures.process
 import functools
 import multiprocessing
+import multiprocessing.reduction
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -34,7 +34,8 @@ class Workers:
         Raises:
             DataError: the function, or the data set in it, cannot be pickled.
         """
-        self._what, self._count, self._pickled = what, count, pickled(what, function)
+        check_copied(what, function)
+        self._what, self._count, self._function = what, count, function
 
     @functools.cached_property
     def _pool(self) -> concurrent.futures.ProcessPoolExecutor:
@@ -42,7 +43,7 @@ class Workers:
             self._count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start,
-            initargs=(self._pickled,),
+            initargs=(self._function,),
         )
 
     def map(self, *arguments: list[Any]) -> list[Any]:
@@ -57,10 +58,10 @@ class Workers:
             ) from error
 
 
-def pickled(what: str, value: Any) -> bytes:
-    """A value as bytes for another process; raises `DataError` if it cannot be pickled."""
+def check_copied(what: str, value: Any) -> None:
+    """Raise `DataError` if a value cannot be copied to another process, which multiprocessing does by pickling it."""
     try:
-        return pickle.dumps(value)
+        multiprocessing.reduction.ForkingPickler.dumps(value)
     except Exception as error:  # what a user's object raises while it is pickled can be anything
         raise DataError(
             f"{what}: processes need a copy of what reads the rows, and it cannot be pickled ({first_line(error)}); open "
@@ -68,7 +69,7 @@ def pickled(what: str, value: Any) -> bytes:
         ) from error
 
 
-def _start(pickled: bytes) -> None:
+def _start(function: Callable[..., Any]) -> None:
     """Prepare a worker: Ctrl-C is for the main process, the accelerator too, and the worker ends when that process does."""
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -78,7 +79,7 @@ def _start(pickled: bytes) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    _function = pickle.loads(pickled)
+    _function = function
 
 
 def _end_with(parent: Any) -> None:
