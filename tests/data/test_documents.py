@@ -100,7 +100,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("positions", "blocks"),
     [
-        ("rotary", "unrolled"),
+        pytest.param("rotary", "unrolled", marks=SLOW),
         pytest.param("learned", "scanned", marks=SLOW),
         pytest.param("sinusoidal", "unrolled", marks=SLOW),
         pytest.param("alibi", "scanned", marks=SLOW),
@@ -160,6 +160,7 @@ def test_the_first_token_of_a_document_does_not_count():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, wanted)
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_separator_from_the_data_and_keeps_it(files, tokenizer, tmp_path):
     model = LanguageModel(layers=1, heads=2, width=16, length=16, positions="rotary")
     experiment = jaxnets.Experiment(

@@ -22,6 +22,7 @@ RATE = SGD(3e-1, momentum=0.5, schedule=Constant())
 STRICT = Plateau(RATE, factor=0.5, patience=1, min_delta=0.2, cooldown=1, minimum=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize(("patience", "min_delta", "cooldown"), [(1, 0.0, 0), (2, 0.1, 0), (3, 0.3, 2), (1, 0.2, 4)])
 def test_it_reduces_where_torch_does(mode, patience, min_delta, cooldown):
@@ -51,6 +52,7 @@ def test_the_scale_multiplies_the_update():
     assert_same_bits(half, jax.tree.map(lambda u: u / 2, expected))
 
 
+@pytest.mark.slow
 def test_a_run_follows_its_evaluations_and_a_cut_changes_no_bit(experiment, blobs, tmp_path):
     base = replace(experiment, optimizer=STRICT, steps=14, eval_every=2, log_every=1, save_every=3, steps_per_call=2)
     whole = train(base, dataset=blobs, run_dir=tmp_path / "whole", progress="none")

@@ -73,6 +73,7 @@ def test_layers_split_over_devices_train_as_on_one(family):
     assert split.evaluate()["loss"] == pytest.approx(one.evaluate()["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_each_device_holds_its_share():
     run = trained("gpt", MeshShape(data=1, tensor=4, fsdp=2))
     placed, whole = leaf_paths(run.parts.shardings), leaf_paths(run.parts.abstract)

@@ -80,6 +80,7 @@ def test_the_report_has_it(experiment, of_text, tmp_path):
     assert (tmp_path / "run" / "plots" / "attention_of_the_last_layer.png").exists()
 
 
+@pytest.mark.slow
 def test_a_decoder_looks_at_the_source_and_a_vision_transformer_at_patches():
     words = tasks.SequenceToSequence(model=models.Seq2SeqTransformer(**SMALL, length=16))
     (made,) = looked(words, data.ReversedWords())

@@ -114,6 +114,7 @@ def test_the_command_and_its_mistakes(tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_is_written_in_float32(tmp_path):
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     run = jaxnets.fit(models.MLP(widths=(8,)), (x, x[:, 0] > 0), precision="bfloat16", **OPTIONS)
