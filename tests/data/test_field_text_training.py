@@ -49,7 +49,8 @@ def test_loss_and_gradient_of_ignored_targets_are_torchs():
     wanted.backward()
 
     def ours(logits):
-        mean = _measure(logits, {"targets": jnp.asarray(split["targets"]), "mask": jnp.ones(16)})["loss"]
+        batch = {"targets": jnp.asarray(split["targets"]), "mask": jnp.ones(16)}
+        mean = _measure(logits, batch, NextToken(model=LanguageModel())._weights(batch))["loss"]
         return mean.sum / mean.weight
 
     value, gradient = jax.jit(jax.value_and_grad(ours))(logits)
