@@ -87,8 +87,8 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """The items of a source as examples: what threads and processes call."""
+class Examples:
+    """The items of a source as examples, by row number: what threads and processes call."""
 
     source: Any
     """It has `__len__` and `__getitem__`, and perhaps `__getitems__` for several rows at once."""
@@ -141,7 +141,7 @@ class IndexReader:
     threads: int = 4
     """Threads that read at the same time; 1 for a source that is not safe for threads."""
     workers: Workers | None = None
-    """Processes that call `Rows(source, item)`, in place of threads."""
+    """Processes that call `Examples(source, item)`, in place of threads."""
     transform: Transform | None = None
     """Random changes to an example while training; they keep shapes and dtypes."""
     forms: Mapping[str, tuple[tuple[int, ...], np.dtype]] = dataclasses.field(default_factory=dict)
@@ -158,7 +158,7 @@ class IndexReader:
 
     def examples(self, rows: Sequence[int], seeds: Sequence[Any] = ()) -> list[Example]:
         """The examples of some rows, in their order; with a seed for each, after the random changes."""
-        count, transform, read = len(rows), self.transform if len(seeds) else None, Rows(self.source, self.item)
+        count, transform, read = len(rows), self.transform if len(seeds) else None, Examples(self.source, self.item)
         if count == 1 or (self.threads == 1 and self.workers is None):
             with self.lock if self.threads == 1 else contextlib.nullcontext():
                 return read(rows, transform, seeds)

@@ -12,7 +12,7 @@ from jaxnets.data.arrays import check_prepared, from_arrays
 from jaxnets.data.augment import Augment, OwnAugment, as_augment
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.held_out import holdout_rows
-from jaxnets.data.index_reader import IndexReader, Item, Rows
+from jaxnets.data.index_reader import Examples, IndexReader, Item
 from jaxnets.data.large import LazyArray, check_rows, sample_rows
 from jaxnets.data.prepare import Standardize, TokenIds, fit_standardize
 from jaxnets.data.read_arrays import check_inputs
@@ -197,7 +197,7 @@ def _check_reading(name: str, threads: int, processes: int, transform: Any) -> N
 def _reader(source: Any, item: Item, threads: int, processes: int) -> IndexReader:
     if not processes:
         return IndexReader(source, item, threads)
-    return IndexReader(source, item, processes, Workers(item.what, Rows(source, item), processes))
+    return IndexReader(source, item, processes, Workers(item.what, Examples(source, item), processes))
 
 
 def _sample(reader: IndexReader, rows: np.ndarray) -> Sample:

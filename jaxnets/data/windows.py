@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.scaling import extremes
-from jaxnets.data.large import LazyArray, Moment, about_map
+from jaxnets.data.large import LazyArray, Moment, about_map, is_stored
 from jaxnets.ops.tokens import IGNORED
 
 # Windows that are checked before training.
@@ -109,7 +109,7 @@ class DocumentWindows(Windows):
         return f"{super().identity()}{self.end}"
 
 
-def document_windows(ids: Any, what: str, *, end: int, **how: Any) -> dict[str, Any]:
+def document_windows(ids: Any, what: str, *, end: int | None, **how: Any) -> dict[str, Any]:
     """Inputs and targets `[windows, length]` of token ids `[T]`, each window in one document; arguments as `lazy_windows`.
 
     Of a mapped file they are unread but for a sample, and for one search of the whole file for `end`.
@@ -117,7 +117,8 @@ def document_windows(ids: Any, what: str, *, end: int, **how: Any) -> dict[str, 
     Raises:
         DataError: no document has two tokens.
     """
-    mapped = isinstance(ids, np.memmap)
+    assert end is not None, "only a tokenizer with an end token has documents"
+    mapped = is_stored(ids)
     about = about_map(ids) if mapped else ""
     reader = DocumentWindows(np.asarray(ids), about, what, how["length"], how["stride"], how["size"], how["dtype"], end)
     if not len(reader):

@@ -134,7 +134,7 @@ def test_clean_shows_first_and_leaves_the_newest_and_the_best(experiment, blobs,
         return sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
 
     before = steps()
-    # The best step may be one that stays anyway, so other choices are asked for too.
+    # The best step may be one that stays for another reason. So the rule is also tried with step 4 as the chosen one.
     gone = {choice: {p.name for p, _ in superfluous(tmp_path / "run", 1, choice)} for choice in ((), (4,))}
     assert gone[()] - gone[4,] == {"4"}
     entry = catalog.existing(tmp_path / "run")

@@ -175,23 +175,22 @@ def from_tokens(
 
     Windows of a large memory-mapped file are cut when their batch comes. `documents` as in `Text`.
     """
-    size, parts, end = len(tokenizer.symbols), {}, _end_of_documents(name, tokenizer, documents)
+    size, parts, end = len(tokenizer.symbols), {}, _end_token(name, tokenizer, documents)
     for split, ids in (("training", train), ("test", test)):
         _check_windows(name, split, len(ids), length if documents != "apart" else 1, stride)
         step = length if split == "test" else stride or max(1, length // 2)
         what = f"{name}: its {split} part"
         how: dict[str, Any] = {"length": length, "stride": step, "size": size, "dtype": narrowest(size)}
-        if is_stored(ids):
-            _check_kind(what, ids)
-            parts[split] = (
-                document_windows(ids, what, end=end, **how) if documents == "apart" else lazy_windows(ids, what, **how)
-            )
-            continue
-        _check_ids(what, ids, size)
+        mapped = is_stored(ids)
+        _check_kind(what, ids)
+        if not mapped:
+            _check_ids(what, ids, size)
         if documents == "apart":
-            parts[split] = document_windows(np.asarray(ids), what, end=end, **how)
-            continue
-        parts[split] = windows(ids.astype(narrowest(size), copy=False), length, step)
+            parts[split] = document_windows(ids, what, end=end, **how)
+        elif mapped:
+            parts[split] = lazy_windows(ids, what, **how)
+        else:
+            parts[split] = windows(ids.astype(narrowest(size), copy=False), length, step)
     return Dataset(
         name=name,
         train=parts["training"],
@@ -207,10 +206,10 @@ def from_tokens(
     )
 
 
-def _end_of_documents(name: str, tokenizer: Tokenizer, documents: str) -> int:
-    """The token that ends a document; -1 where it is not asked for."""
+def _end_token(name: str, tokenizer: Tokenizer, documents: str) -> int | None:
+    """The token that ends a document; None if it does not matter where documents end."""
     if documents == "joined":
-        return -1
+        return None
     end = tokenizer.special.get("end")
     if end is None:
         raise DataError(
@@ -276,7 +275,6 @@ def _stride(source: GPT2Tokens) -> int:
 
 
 def _check_ids(what: str, ids: np.ndarray, size: int) -> None:
-    _check_kind(what, ids)
     if len(ids) and not 0 <= ids.min() <= ids.max() < size:
         place = int(((ids < 0) | (ids >= size)).argmax())
         raise DataError(
