@@ -116,7 +116,7 @@ def overlaid(histories: "Mapping[str, History]") -> "Figure":
                 steps, values = history.series(name, split)
                 if steps:
                     numbers = [value if math.isfinite(value) else math.nan for value in values]
-                    marker = "o" if split != "train" and len(steps) < 40 else None
+                    marker = _marker(split, len(steps))
                     (line,) = axis.plot(steps, numbers, style, color=colour, lw=width, marker=marker, ms=3)
                     shown[run] = line if split != "train" else shown.get(run, line)
         axis.set_title(name.replace("_", " "), fontsize=11, color=INK, loc="left")
@@ -153,6 +153,11 @@ def curve(history: "History", name: str) -> "Figure":
     return figure
 
 
+def _marker(split: str, points: int) -> str | None:
+    """Few points are drawn as points too: evaluations, and one point, which has no line."""
+    return "o" if points == 1 or (split != "train" and points < 40) else None
+
+
 def _draw_curve(axis: Any, history: "History", name: str) -> None:
     """The curves of one metric; a loss over more than a decade has a logarithmic axis."""
     drawn: list[float] = []
@@ -163,7 +168,7 @@ def _draw_curve(axis: Any, history: "History", name: str) -> None:
         end, values = values[-1], [value if math.isfinite(value) else math.nan for value in values]
         seen = [index for index, value in enumerate(values) if math.isfinite(value)]
         drawn += [values[index] for index in seen]
-        marker = "o" if split != "train" and len(steps) < 40 else None
+        marker = _marker(split, len(steps))
         axis.plot(steps, values, color=colour, label=split, lw=1.6, marker=marker, ms=3.5)
         if split == "test" and seen:
             # Write the last test value at the last finite point.

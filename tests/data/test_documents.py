@@ -132,6 +132,9 @@ def test_packed_documents_are_computed_as_each_alone(positions, blocks):
 def test_a_text_goes_on_as_if_the_document_were_alone():
     model = LanguageModel(**SIZES, positions="rotary", separator=END)
     variables = model.init(jax.random.key(1), jnp.ones((1, 4), jnp.int32))
+    # Sums over other numbers of keys are rounded otherwise.
+    after, alone = (model.apply(variables, jnp.array([words]))[0, -1] for words in ([5, 6, 7, END, 8, 9], [8, 9]))
+    np.testing.assert_allclose(after, alone, atol=2e-6)
     greedy = {"key": jax.random.key(0), "sampling": Sampling(temperature=0)}
     after = generate(model, variables, jnp.array([[5, 6, 7, END, 8, 9]]), 6, **greedy)
     np.testing.assert_array_equal(after, generate(model, variables, jnp.array([[8, 9]]), 6, **greedy))

@@ -15,6 +15,8 @@ from conftest import replace
 from jaxnets.config.serialize import apart, to_data
 from jaxnets.core.types import Lines, Table
 from jaxnets.optim import AdamW
+from jaxnets.report import plots
+from jaxnets.report.history import History
 from jaxnets.runs import exhibits
 from jaxnets.runs.train import train
 from jaxnets.tasks.classification import confidence_curves
@@ -119,3 +121,10 @@ def test_several_classes_keep_the_sure_ones(probabilities):
     assert accuracy[0] == pytest.approx(0.9)
     assert kept[0] == 1
     assert (np.diff(kept) <= 0).all()
+
+
+def test_a_run_with_one_record_has_a_point_in_its_curve():
+    records = [{"step": 40, "split": split, "loss": 2.0} for split in ("train", "test")]
+    assert [line.get_marker() for line in plots.curve(History(records), "loss").axes[0].lines] == ["o", "o"]
+    longer = [{"step": step, "split": "train", "loss": 2.0} for step in (20, 40)]
+    assert [line.get_marker() for line in plots.curve(History(longer), "loss").axes[0].lines] == ["None"]
