@@ -24,7 +24,10 @@ class ExportOptions:
 def run(arguments: Sequence[str]) -> int:
     """`jaxnets export RUN FOLDER [flags]`."""
     if len(arguments) < 2 or arguments[1].startswith("-"):
-        raise UsageError("`jaxnets export` takes a run directory and a folder that is not there yet: `jaxnets export runs/digits_cnn exported`")
+        raise UsageError(
+            "`jaxnets export` takes a run directory and a folder that is not there yet, as in "
+            "`jaxnets export runs/digits_cnn exported`"
+        )
     run_dir, folder, *flags = arguments
     options = parse(ExportOptions, flags, "jaxnets export RUN FOLDER")
     from jaxnets.runs.open import open_run
