@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.cli import fast_parse, machine, shard, train
+from jaxnets.cli import estimate, fast_parse, machine, shard, train
 from jaxnets.cli.help import DETAILS, HELP, VERBS
 from jaxnets.core import streams
 from jaxnets.core.errors import (
@@ -43,7 +43,12 @@ class SummaryOptions:
 
 
 # The options of each command that takes a configuration, beside the experiment's own fields.
-OPTIONS: dict[str, type] = {"train": train.RunOptions, "summary": SummaryOptions, "shard": shard.ShardOptions}
+OPTIONS: dict[str, type] = {
+    "train": train.RunOptions,
+    "summary": SummaryOptions,
+    "shard": shard.ShardOptions,
+    "estimate": estimate.EstimateOptions,
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -188,6 +193,8 @@ def _on_experiment(verb: str, arguments: list[str]) -> int:
     _prepare_jax()
     if verb == "train":
         return train.run(loaded, experiment, options)
+    if verb == "estimate":
+        return estimate.run(loaded, experiment, options)
     if verb == "shard":
         return shard.run(loaded, experiment, options)
     from jaxnets.cli.summary import summarize

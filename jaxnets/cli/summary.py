@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxnets.cli.units import show_bytes, show_count
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.types import Batch
 from jaxnets.ops.beyond_promise import compiled_for, equations
@@ -276,19 +277,3 @@ def _count_work(
 
 def _nbytes(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def show_bytes(size: float) -> str:
-    """Bytes with three digits and a unit."""
-    return f"{show_count(size)}B"
-
-
-def show_count(number: float) -> str:
-    """A number with three digits and a unit: 12.3 M."""
-    if number < 1000:
-        return f"{number:.0f} "
-    for unit in ("k", "M", "G", "T", "P"):
-        number /= 1000
-        if number < 999.5 or unit == "P":
-            break
-    return f"{number:.{max(0, 3 - len(str(int(number))))}f} {unit}"

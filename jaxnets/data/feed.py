@@ -11,6 +11,7 @@ run inside the program. `StreamFeed` gathers rows on the host, in a thread, ahea
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol, TypeVar
@@ -81,6 +82,9 @@ class Feed(Protocol):
         Batches whose numbers are in `left_out` get a mask of 0, so that their steps change nothing.
         """
 
+    def describe(self, capacity: int) -> Payload:
+        """Shapes, dtypes and shardings of what `load` returns; nothing is read or sent, so the devices need not exist."""
+
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Batch number `index` of a payload, for global step `step`; traced, pure."""
 
@@ -90,13 +94,27 @@ class ResidentFeed:
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
         self._order, self._transform, self._placement = order, transform, placement
-        sent = transform.on_host(in_memory(arrays))
-        self._arrays = {name: to_devices(a, placement.whole) for name, a in sent.items()}
+        self._given = arrays
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, Array]:
+        """The data on the device, sent when they are first needed."""
+        sent = self._transform.on_host(in_memory(self._given))
+        return {name: to_devices(a, self._placement.whole) for name, a in sent.items()}
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """The resident arrays, row numbers `[capacity, B]` and masks `[capacity, B]`."""
         index, mask = _rows(self._order, step, count, capacity, left_out)
         return self._arrays, *to_devices((index, mask), self._placement.stacked_rows)
+
+    def describe(self, capacity: int) -> Payload:
+        """See `Feed.describe`."""
+        whole = self._placement.whole
+        sent = _sent(self._transform, self._given)
+        examples = len(next(iter(self._given.values())))
+        arrays = {n: jax.ShapeDtypeStruct((examples, *a.shape[1:]), a.dtype, sharding=whole) for n, a in sent.items()}
+        index, mask = _rows_described(capacity, self._order.batch_size, self._placement.stacked_rows)
+        return arrays, index, mask
 
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Gather the rows on the device."""
@@ -127,10 +145,33 @@ class StreamFeed:
             batches = {n: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for n, a in batches.items()}
         return own_to_devices(batches, place, own, index.shape) | to_devices({"mask": mask, "index": index}, place)
 
+    def describe(self, capacity: int) -> Payload:
+        """See `Feed.describe`."""
+        place, rows = self._placement.stacked_rows, self._order.batch_size
+        index, mask = _rows_described(capacity, rows, place)
+        sent = _sent(self._transform, self._arrays)
+        batches = {
+            n: jax.ShapeDtypeStruct((capacity, rows, *a.shape[1:]), a.dtype, sharding=place) for n, a in sent.items()
+        }
+        return batches | {"mask": mask, "index": index}
+
     def batch(self, payload: Payload, index: Array | int, step: Array) -> Batch:
         """Pick one batch of the stack."""
         batch = self._transform.on_device({name: stack[index] for name, stack in payload.items()}, step)
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
+
+
+def _sent(transform: Transform, arrays: Arrays) -> dict[str, Any]:
+    """The arrays that go to the device for one raw row, in the dtypes that they have there."""
+    sent = transform.on_host({name: array[:1] for name, array in arrays.items()})
+    return jax.eval_shape(lambda tree: tree, sent)
+
+
+def _rows_described(capacity: int, rows: int, place: Any) -> tuple[Any, Any]:
+    """Row numbers and masks of the steps of a payload, as shapes."""
+    kinds = (np.int32, np.float32)
+    index, mask = (jax.ShapeDtypeStruct((capacity, rows), dtype, sharding=place) for dtype in kinds)
+    return index, mask
 
 
 def _rows(

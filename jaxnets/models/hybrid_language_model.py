@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Dense, check_layers
+from jaxnets.models.layers import Dense, Embed, check_layers
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.positions import rotate
 from jaxnets.ops.scan import linear_recurrence
@@ -109,7 +109,7 @@ class HybridLanguageModel(nn.Module):
                 f"HybridLanguageModel takes tokens [batch, positions] of integers, got {tokens.dtype}{list(tokens.shape)}"
             )
         init = nn.initializers.normal(0.02)
-        embed = nn.Embed(self.vocab_size or 1, self.width, embedding_init=init, name="embedding")
+        embed = Embed(self.vocab_size or 1, self.width, embedding_init=init, name="embedding")
         x = name_axes(embed(tokens), "batch", "length", "embed")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         start: Array | int = 0 if cache is None else cache["length"]
@@ -125,7 +125,7 @@ class HybridLanguageModel(nn.Module):
         x = nn.RMSNorm(epsilon=self.norm_epsilon, name="final_norm")(x)
         tied = self.embedding == "tied"
         head = embed.attend if tied else Dense(self.vocab_size or 1, use_bias=False, name="output")
-        logits = head(x).astype(jnp.float32)
+        logits = name_axes(head(x), "batch", "length", "vocab").astype(jnp.float32)
         if cache is None:
             return logits
         after = {"length": cache["length"] + tokens.shape[1]}

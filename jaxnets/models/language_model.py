@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Dense, check_layers, most_positions
+from jaxnets.models.layers import Dense, Embed, check_layers, most_positions
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
@@ -139,9 +139,7 @@ class LanguageModel(Sizes):
         if limit is not None and filled + count > limit:
             what = "LanguageModel.length" if cache is None else f"a cache that holds {filled} of"
             raise ValueError(f"{count} tokens do not fit {what} {limit}; cut them, or make the length larger")
-        embed = nn.Embed(
-            self.vocab_size or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding"
-        )
+        embed = Embed(self.vocab_size or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding")
         x = name_axes(embed(tokens), "batch", "length", "embed")
         packed, cache = _packed(tokens, self.separator, cache)
         if self.positions == "learned":
@@ -153,11 +151,12 @@ class LanguageModel(Sizes):
             x = x + sinusoids(places, self.width).astype(x.dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x, cache = _stack(self, x, cache, start, train, packed)
+        x = name_axes(x, "batch", "length", "embed")
         if self.norm_place == "pre":
             x = make_norm(self.norm, self.norm_epsilon, "final_norm")(x)
         tied = self.embedding == "tied"
         head = embed.attend if tied else Dense(self.vocab_size or 1, use_bias=False, name="output")
-        logits = head(x).astype(jnp.float32)
+        logits = name_axes(head(x), "batch", "length", "vocab").astype(jnp.float32)
         return logits if cache is None else (logits, cache)
 
     def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:

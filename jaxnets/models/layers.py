@@ -3,9 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
 
 from jaxnets.core.typecheck import check_choices
-from jaxnets.ops import conv_general_dilated, dot_general
+from jaxnets.ops import conv_general_dilated, dot_general, name_axes
 
 
 class Dense(nn.Dense):
@@ -18,6 +20,20 @@ class Conv(nn.Conv):
     """Flax's convolution with the product and gradients of `jaxnets.ops.convolution`."""
 
     conv_general_dilated: Any = conv_general_dilated
+
+
+class Embed(nn.Embed):
+    """Flax's embedding, whose table is gathered before rows are taken from it.
+
+    Where a mesh splits the table, each device otherwise looks up its own rows for the tokens of all devices, and the
+    gradient gathers the activations of the whole batch.
+    """
+
+    def __call__(self, inputs: Array) -> Array:
+        """Rows `[..., features]` of the table for tokens `[...]` of integers."""
+        if self.num_embeddings == 1:
+            return super().__call__(inputs)
+        return jnp.take(name_axes(self.embedding, "vocab", "embed"), inputs, axis=0)
 
 
 SIZES = (

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Dense, check_layers
+from jaxnets.models.layers import Dense, Embed, check_layers
 from jaxnets.ops import dot_general
 from jaxnets.ops.beyond_promise import compiled_for
 
@@ -204,7 +204,7 @@ class RNN(nn.Module):
             if lengths is None and self.padding is not None:
                 # Up to the last token that is not padding.
                 lengths = ((x != self.padding) * (1 + jnp.arange(x.shape[1]))[None, :]).max(axis=1)
-            x = nn.Embed(self.vocab_size, self.embedding, name="embedding")(x)
+            x = Embed(self.vocab_size, self.embedding, name="embedding")(x)
         if x.ndim != 3:
             raise ValueError(f"RNN needs sequences [batch, time, features], got {tuple(x.shape)}; add the missing dim")
         last, states = x, []

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Dense, check_layers, most_positions
+from jaxnets.models.layers import Dense, Embed, check_layers, most_positions
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
@@ -205,7 +205,7 @@ class Seq2SeqTransformer(Transformer):
         """Float32 logits from the output of the last block."""
         x = self.decoder_norm(x) if self.norm_place == "pre" else x
         logits = self.output(x) if self.embedding == "untied" else self.target_embedding.tokens.attend(x)
-        return logits.astype(jnp.float32)
+        return name_axes(logits, "batch", "length", "vocab").astype(jnp.float32)
 
 
 class Embedding(nn.Module):
@@ -219,7 +219,7 @@ class Embedding(nn.Module):
 
     def setup(self) -> None:
         """Make the layers. Scaled by sqrt(D), embeddings have variance 1, on the scale of the sinusoids (1/2)."""
-        self.tokens = nn.Embed(self.vocab_size, self.width, embedding_init=nn.initializers.normal(self.width**-0.5))
+        self.tokens = Embed(self.vocab_size, self.width, embedding_init=nn.initializers.normal(self.width**-0.5))
         if self.positions == "learned":
             self.places = self.param("places", nn.initializers.normal(0.02), (self.length, self.width))
         self.drop = nn.Dropout(self.dropout)

@@ -13,6 +13,7 @@ AXES: dict[str, tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "length": None,
     "embed": None,
+    "vocab": ("tensor",),
     "height": None,
     "width": None,
     "channel": None,

@@ -11,6 +11,7 @@ jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them thr
 | `jax.core.Tracer` | `is_traced` | adapt `is_traced` |
 | `AbstractMesh.abstract_device` | `compiled_for`, `compiling_for` | the default device decides |
 | `backends_are_initialized` of `jax._src.xla_bridge` | `devices_started` | devices count as started |
+| `jax.experimental.topologies` | `accelerators/topology.py` | adapt `topology_devices` |
 | `jax.experimental.multihost_utils` | `parallel/hosts.py` | adapt `multihost` |
 | `eqns`, `params`, `source_info` of jaxprs | `training/program.py`, `cli/summary.py` | adapt `equations` and both readers |
 | option `xla_backend_optimization_level` | `quick_compilation` | return None there |
@@ -61,6 +62,13 @@ def compiling_for(platform: str) -> AbstractContextManager[Any]:
     mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), abstract_device=device)
     context: AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(mesh)
     return context
+
+
+def topology_devices(platform: str, name: str, **options: Any) -> Any:
+    """Devices of a topology that is not there, for a mesh to compile for."""
+    from jax.experimental import topologies
+
+    return topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
 
 
 def devices_started() -> bool:

@@ -82,6 +82,14 @@ class Program:
         number = jax.device_put(np.int32(count)) if self._whole is None else to_devices(np.int32(count), self._whole)
         return self._run(state, payload, number)
 
+    def lower(self, state: Any) -> Any:
+        """The program as it is before compilation, for a state of `jax.ShapeDtypeStruct`; no device need be there."""
+        described = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, self._shardings
+        )
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._whole)
+        return self._run.lower(described, self.feed.describe(self.capacity), count)
+
     def _check_signature(self, arguments: Any) -> None:
         """Raise `RecompileError` at a second trace, naming what is not as it was at the first."""
         seen = {path: _describe(leaf) for path, leaf in leaf_paths(arguments).items()}

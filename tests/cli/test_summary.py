@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, run_cli
 
 from jaxnets import config
-from jaxnets.cli.summary import _shortened, layers_of, show_count
+from jaxnets.cli.summary import _shortened, layers_of
+from jaxnets.cli.units import show_count
 from jaxnets.core.errors import DataError
 from jaxnets.data import GPT2Tokens, Ring, from_arrays
 from jaxnets.models import CNN, MLP, RNN, LanguageModel

@@ -1,0 +1,118 @@
+"""Memory of a training step by arithmetic, without a compiler: what must be on a device at the height of a step.
+
+At the end of the forward pass a device holds its part of the state, the data that live there, and what the backward pass
+needs of each layer; at the end of the backward pass the gradients are there in place of the latter. The compiler adds copies
+and fuses operations, so its figure differs; `docs/scaling.md` has both for a dozen configurations.
+"""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+
+from jaxnets.accelerators.chips import Chip
+from jaxnets.core.types import Batch
+from jaxnets.data.feed import ResidentFeed
+from jaxnets.parallel.mesh import batch_devices
+from jaxnets.runs.build import Parts
+from jaxnets.steps.sown import with_sown
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """Bytes on one device."""
+
+    parameters: int
+    optimizer: int
+    """Moments, and whatever else the optimizer keeps."""
+    other: int
+    """Averages of weights, statistics of the model, counters."""
+    data: int
+    """The data set, where it lives on the devices, and the batches of a call."""
+    gradients: int
+    """Those of one micro-batch, and their sum where there are several."""
+    saved: int
+    """What the backward pass of one micro-batch needs of the forward pass."""
+
+    @property
+    def state(self) -> int:
+        """What is there between two steps."""
+        return self.parameters + self.optimizer + self.other
+
+    @property
+    def peak(self) -> int:
+        """At the height of a step."""
+        return self.state + self.data + max(self.saved + self.gradients // 2, self.gradients)
+
+
+def account(parts: Parts, chip: Chip) -> Account:
+    """The account of a run's training step on one device of its mesh; nothing is compiled."""
+    state = parts.abstract
+    placed = parts.shardings
+    parameters = held(state.params, placed.params)
+    optimizer = held(state.opt_state, placed.opt_state)
+    whole = held(state, placed)
+    copies = 2 if parts.experiment.micro_batches > 1 else 1
+    return Account(
+        parameters=parameters,
+        optimizer=optimizer,
+        other=whole - parameters - optimizer,
+        data=_data(parts),
+        gradients=copies * parameters,
+        saved=_saved(parts, chip),
+    )
+
+
+def held(tree: Any, placed: Any) -> int:
+    """Bytes of a tree of shapes on one device."""
+    total = 0
+    for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True):
+        total += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return total
+
+
+def _data(parts: Parts) -> int:
+    described = parts.feed.describe(parts.program.capacity)
+    leaves = jax.tree.leaves(described[0] if isinstance(parts.feed, ResidentFeed) else described)
+    return held(leaves, [leaf.sharding for leaf in leaves])
+
+
+def _saved(parts: Parts, chip: Chip) -> int:
+    """Bytes that the backward pass of one micro-batch needs, on one device."""
+    experiment = parts.experiment
+    shares = batch_devices(parts.mesh) * experiment.micro_batches
+    rows = -(-experiment.batch_size // shares)
+    batch = {n: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for n, a in parts.batch_spec.items()}
+
+    def saved(params: Any, model_state: Any, batch: Batch, key: Any) -> list[Any]:
+        def total(params: Any) -> Any:
+            cast = experiment.precision.cast({"params": parts.recipe.held(params), **model_state}, batch)
+            mean, aux = with_sown(*parts.task.loss(*cast, key, True))
+            return mean.sum, aux
+
+        return jax.tree.leaves(jax.vjp(total, params, has_aux=True)[1])
+
+    with jax.set_mesh(parts.mesh):
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        traced = jax.make_jaxpr(saved)(parts.abstract.params, parts.abstract.model_state, batch, key).jaxpr
+    inputs = set(map(id, traced.invars))
+    kept = {id(var): var.aval for var in traced.outvars if id(var) not in inputs and not hasattr(var, "val")}
+    return sum(size_on(chip, aval) for aval in kept.values())
+
+
+def size_on(chip: Chip, array: Any) -> int:
+    """Bytes of an array in a chip's memory; a TPU fills two of its dims up to tiles of 8 x 128 words."""
+    shape, width = tuple(array.shape), array.dtype.itemsize
+    count = math.prod(shape)
+    if chip.platform != "tpu" or len(shape) < 2:
+        return count * width
+    rows = 8 * max(1, 4 // width)
+
+    def padded(minor: int, second: int) -> int:
+        filled = (-(-shape[minor] // 128) * 128) * (-(-shape[second] // rows) * rows)
+        return count // (shape[minor] * shape[second]) * filled if count else 0
+
+    # The compiler chooses the order of the dims.
+    return min(padded(a, b) for a, b in itertools.permutations(range(len(shape)), 2)) * width

@@ -1,0 +1,187 @@
+"""What a configuration's training takes on accelerators that need not be there: memory, collectives, a floor of the time.
+
+The program is the one that `jaxnets train` dispatches, compiled for the topology with abstract data and an abstract state. A
+floor is a time that no execution can be faster than: the work divided by a published peak.
+"""
+
+import dataclasses
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxnets.accelerators.account import Account, account
+from jaxnets.accelerators.hlo import Collective, collectives
+from jaxnets.accelerators.topology import Topology
+from jaxnets.config.experiment import Experiment
+from jaxnets.core.errors import UsageError
+from jaxnets.parallel.mesh import make_mesh
+from jaxnets.runs.build import Parts, assemble
+from jaxnets.steps.step import with_average
+from jaxnets.training.program import count_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What a compiler says of the program, for one device."""
+
+    compiler: str
+    """Of the accelerator, or "cpu" where devices of the CPU stood for it."""
+    seconds: float
+    """Time that the compilation took."""
+    arguments: int
+    """Bytes of the state, the data and the batches."""
+    temporary: int
+    """Bytes of activations, gradients and copies."""
+    peak: int
+    """Bytes at the height; more than the device has where the program does not fit."""
+    collectives: tuple[Collective, ...]
+    text: str = dataclasses.field(repr=False, default="")
+    """The optimised program, as HLO."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What one configuration takes on one topology."""
+
+    topology: Topology
+    mesh: Mapping[str, int]
+    steps: int
+    batch: int
+    """Examples in a batch."""
+    tokens: int
+    """Tokens of an example; 1 where an example is not a sequence of tokens."""
+    parameters: int
+    flops: float
+    """FLOPs of a step's matrix products and convolutions, on all devices together, what is computed twice included."""
+    model_flops: float
+    """Three times those of the forward pass: what MFU counts."""
+    account: Account
+    """By arithmetic."""
+    compiled: Compiled | None = None
+    """By a compiler; None if none was asked."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the height of a step, on one device."""
+        return self.compiled.peak if self.compiled is not None else self.account.peak
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is in the device's memory."""
+        return self.peak <= self.topology.chip.memory
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Seconds that a step takes at least, for each resource."""
+        chip = self.topology.chip
+        temporary = self.compiled.temporary if self.compiled is not None else self.account.saved
+        floors = {
+            "compute": self.flops / self.topology.count / chip.flops,
+            # What is in memory at the height was written once and is read once; the state is read and written.
+            "memory": 2 * (self.account.state + temporary) / chip.bandwidth,
+        }
+        if self.compiled is not None:
+            floors |= self._exchange(self.compiled.collectives)
+        return floors
+
+    def _exchange(self, moved: Sequence[Collective]) -> dict[str, float]:
+        chip = self.topology.chip
+        near = sum(one.sent for one in moved if one.devices <= chip.group and self.topology.count <= chip.group)
+        far = sum(one.sent for one in moved) - near
+        found = {"interconnect": near / chip.link}
+        return found | ({"network": far / chip.network} if far else {})
+
+    @property
+    def step_seconds(self) -> float:
+        """The floor of a step: the largest of `floors`, as if all else were done at the same time."""
+        return max(self.floors.values())
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation at this floor, the most that can be reached."""
+        return self.model_flops / (self.step_seconds * self.topology.count * self.topology.chip.flops)
+
+    def cost(self, price: float) -> float:
+        """Price of the whole run at the floor, for a price of one device for one hour."""
+        return price * self.topology.count * self.step_seconds * self.steps / 3600
+
+
+def prepare(experiment: Experiment, devices: Sequence[Any]) -> Parts:
+    """The parts of a run on devices that need not be there; data of the right shapes stand for the real ones."""
+    return assemble(experiment, experiment.data.outline(), mesh=make_mesh(experiment.mesh, devices=devices))
+
+
+def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estimate:
+    """The estimate of a run whose parts `prepare` made.
+
+    Args:
+        parts: on devices of this topology, or on ones of the CPU that stand for them.
+        topology: the accelerators.
+        compile: ask the compiler of the mesh's devices; otherwise arithmetic alone.
+    """
+    experiment = parts.experiment
+    inputs = parts.batch_spec["inputs"]
+    tokens = inputs.shape[1] if inputs.ndim == 2 and jax.numpy.issubdtype(inputs.dtype, jax.numpy.integer) else 1
+    step, forward = _flops(parts)
+    found = Estimate(
+        topology,
+        {axis: int(size) for axis, size in parts.mesh.shape.items()},
+        experiment.steps,
+        experiment.batch_size,
+        tokens,
+        parts.parameters,
+        step,
+        3 * forward,
+        account(parts, topology.chip),
+    )
+    return dataclasses.replace(found, compiled=_compile(parts)) if compile else found
+
+
+def _flops(parts: Parts) -> tuple[float, float]:
+    """FLOPs of one step, and of its forward pass alone, over the whole batch."""
+    task, recipe = parts.task, parts.recipe
+
+    def forward(state: Any, batch: Any, key: Any) -> Any:
+        variables, part = recipe.precision.cast(state.variables, batch)
+        return task.loss(variables, part, key, True)[0]
+
+    with jax.set_mesh(parts.mesh):
+        step = with_average(task.make_step(recipe), recipe.average)
+        whole = count_flops(jax.make_jaxpr(step)(parts.abstract, parts.batch_spec).jaxpr)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        once = count_flops(jax.make_jaxpr(forward)(parts.abstract, parts.batch_spec, key).jaxpr)
+    return whole, once
+
+
+def _compile(parts: Parts) -> Compiled:
+    """Compile the program; one that does not fit is an answer, not an error."""
+    began = time.perf_counter()
+    platform = parts.mesh.devices.flat[0].platform
+    with jax.set_mesh(parts.mesh):
+        lowered = parts.program.lower(parts.abstract)
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            needed = _needed(str(error))
+            if needed is None:
+                raise UsageError(f"the compiler refuses the program: {str(error)[:2000]}") from error
+            return Compiled(platform, time.perf_counter() - began, 0, needed, needed, ())
+    memory = compiled.memory_analysis()
+    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    live = arguments + memory.output_size_in_bytes - memory.alias_size_in_bytes + temporary
+    # The TPU's compiler knows when each buffer is free again; what it counts as temporary is the room that it sets aside.
+    peak = max(getattr(memory, "peak_memory_in_bytes", 0), arguments) if platform == "tpu" else live
+    text = compiled.as_text()
+    found = tuple(collectives(text, parts.mesh))
+    return Compiled(platform, time.perf_counter() - began, arguments, temporary, peak, found, text)
+
+
+def _needed(error: str) -> int | None:
+    """Bytes that a program needs, by the error of a compiler that has not got them."""
+    used = re.search(r"Used ([\d.]+)([KMGT]) of", error)
+    if used is None:
+        return None
+    return int(float(used[1]) * 1024 ** (1 + "KMGT".index(used[2])))
