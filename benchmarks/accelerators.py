@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from jaxnets.config.find import names
+from jaxnets.config.find import shipped
 
 RESULTS = Path(__file__).parent / "results" / "accelerators.jsonl"
 # Configurations whose state is too large for a replica on each chip.
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="append the records to benchmarks/results/accelerators.jsonl")
     given = parser.parse_args()
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
-    for name in given.names or names():
+    for name in given.names or shipped():
         record = measure(name, given.on, given.timeout)
         print(line(record), flush=True)
         if given.keep:

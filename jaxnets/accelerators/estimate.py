@@ -5,6 +5,7 @@ floor is a time that no execution can be faster than: the work divided by a publ
 """
 
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,11 @@ class Estimate:
     """By a compiler; None if none was asked."""
 
     @property
+    def devices(self) -> int:
+        """Devices of the mesh; it may leave some of the topology out."""
+        return math.prod(self.mesh.values())
+
+    @property
     def peak(self) -> int:
         """Bytes at the height of a step, on one device."""
         return self.compiled.peak if self.compiled is not None else self.account.peak
@@ -79,7 +85,7 @@ class Estimate:
         chip = self.topology.chip
         temporary = self.compiled.temporary if self.compiled is not None else self.account.saved
         floors = {
-            "compute": self.flops / self.topology.count / chip.flops,
+            "compute": self.flops / self.devices / chip.flops,
             # What is in memory at the height was written once and is read once; the state is read and written.
             "memory": 2 * (self.account.state + temporary) / chip.bandwidth,
         }
@@ -102,7 +108,7 @@ class Estimate:
     @property
     def mfu(self) -> float:
         """Model FLOPs utilisation at this floor, the most that can be reached."""
-        return self.model_flops / (self.step_seconds * self.topology.count * self.topology.chip.flops)
+        return self.model_flops / (self.step_seconds * self.devices * self.topology.chip.flops)
 
     def cost(self, price: float) -> float:
         """Price of the whole run at the floor, for a price of one device for one hour."""

@@ -125,6 +125,8 @@ def devices_of(topology: Topology, *, stand_in: bool = False) -> Sequence[Any]:
         )
     # It would ask a metadata server of the cloud what machine this is.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Its lock is for devices; programs may be compiled side by side.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -22,7 +22,9 @@ def run(loaded: Any, experiment: Any, options: ShardOptions) -> int:
     """Print a line for each leaf: path, shape, how it is split, bytes on each device, why; and the sums."""
     import jax
 
-    sizes = (experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
+    from jaxnets.parallel.mesh import ORDER
+
+    sizes = [getattr(experiment.mesh, axis) for axis in ORDER]
     count = options.devices or (0 if -1 in sizes else math.prod(sizes))
     if count:  # devices of the CPU stand for those of the mesh: nothing is computed on them
         os.environ["JAX_PLATFORMS"] = "cpu"

@@ -9,7 +9,7 @@ query heads (Ainslie et al. 2023). Qwen2 adds biases to query, key and value; Qw
 Mixtral replaces MLPs by experts (`mixture_of_experts.py`). Vaswani et al. (2017) normalise after the residual sums.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -22,12 +22,14 @@ from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.beyond_promise import is_traced
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
+from jaxnets.ops.split_attention import can_split, split_attention
 
 # {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}; with a separator also
 # {"documents": [B, S] and "document": [B], int32, the number of each position's document, and of the next position's}.
 Cache = dict[str, Array]
-# Where documents are packed: which keys a query attends to, [B, T, S] bool, and each position in its document, [B, T].
-Packed = tuple[Array, Array] | None
+# Where documents are packed: which keys a query attends to, [B, T, S] bool, each position in its document, [B, T], and the
+# number of its document, [B, T].
+Packed = tuple[Array, Array, Array] | None
 
 
 class Sizes(nn.Module):
@@ -67,6 +69,9 @@ class Sizes(nn.Module):
     """Which linear maps have a bias; queries: those of query, key and value only."""
     qk_norm: Literal["no", "rms"] = "no"
     """RMSNorm of each head's queries and keys before their product."""
+    split_attention: Literal["ring", "heads"] = "ring"
+    """How attention runs where several devices hold parts of each sequence (`mesh.sequence`): keys and values travel around
+    the devices, or each device takes some of the heads."""
     dropout: float = 0.0
     """Dropout rate after the embedding, attention and MLP while training, in [0, 1)."""
 
@@ -98,6 +103,8 @@ class LanguageModel(Sizes):
     separator: int | None = None
     """Token that ends a document: attention does not cross it, and positions start at 0 after it. None: that of the data, if
     they pack documents into windows."""
+
+    splits_sequence: ClassVar[bool] = True  # its attention runs where several devices hold parts of a sequence
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -185,7 +192,7 @@ def _packed(tokens: Array, separator: int | None, cache: Cache | None) -> tuple[
         cache = {**cache, "documents": documents, "document": cache["document"] + ends.sum(axis=1)}
     causal = jnp.arange(documents.shape[1])[None, :] <= start + jnp.arange(tokens.shape[1])[:, None]
     seen = causal[None] & (numbers[:, :, None] == documents[:, None, :])
-    return (seen, seen.sum(axis=-1) - 1), cache
+    return (seen, seen.sum(axis=-1) - 1, numbers), cache
 
 
 def _stack(
@@ -227,7 +234,7 @@ class Block(Sizes):
         post = self.norm_place == "post"
         first, second = (make_norm(self.norm, self.norm_epsilon, name) for name in ("attention_norm", "mlp_norm"))
         y, stored = self.attend(x if post else first(x), stored, start, packed)
-        x = first(x + drop(y)) if post else x + drop(y)
+        x = name_axes(first(x + drop(y)) if post else x + drop(y), "batch", "length", "embed")
         y = self.transform(x if post else second(x))
         return second(x + drop(y)) if post else x + drop(y), stored
 
@@ -254,13 +261,19 @@ class Block(Sizes):
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1)
                     for old, new in zip(stored, (k, v), strict=True))  # fmt: skip
             stored = (k, v)
+        k, v = k.astype(q.dtype), v.astype(q.dtype)
+        if stored is None and can_split():
+            slopes = alibi_slopes(H) if self.positions == "alibi" else None
+            documents = None if packed is None else packed[2]
+            y = split_attention(q, k, v, by=self.split_attention, causal=True, documents=documents, slopes=slopes)
+            return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
         k_positions = jnp.arange(k.shape[1])
         bias = None
         if self.positions == "alibi":
             distance = (q_positions[:, None] - k_positions[None, :]).astype(jnp.float32)
             bias = (-alibi_slopes(H)[:, None, None] * distance[None])[None]
         mask = (k_positions[None, :] <= q_positions[:, None])[None] if packed is None else packed[0]
-        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask[:, None])
+        y = dot_product_attention(q, k, v, bias=bias, mask=mask[:, None])
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
     def transform(self, x: Array) -> Array:

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.typecheck import check_choices
+from jaxnets.ops import name_axes
+from jaxnets.ops.axes import axis_size
 from jaxnets.ops.beyond_promise import compiled_for
 
 COLLECTION = "routing"
@@ -92,7 +94,8 @@ class MixtureOfExperts(nn.Module):
             y, dropped = self.with_places(x, weights, chosen, self.experts.places(T))
         else:
             dense = self.experts.products == "dense"
-            dense |= self.experts.products == "auto" and compiled_for() in ("cpu", "onnx")
+            # Sorted rows of one expert are on all devices, so with experts on several devices every product is dense.
+            dense |= (self.experts.products == "auto" and compiled_for() in ("cpu", "onnx")) or axis_size("expert") > 1
             y, dropped = (self.dense if dense else self.grouped)(x, weights, chosen), jnp.zeros(x.shape[0])
         shares = jax.nn.one_hot(chosen, E).sum(axis=2).mean(axis=1) / k
         self.tell("balance", E * (shares * probabilities.mean(axis=1)).sum(axis=-1))
@@ -148,10 +151,13 @@ class MixtureOfExperts(nn.Module):
     def serve(self, x: Array, multiply: Any) -> Array:
         """The experts' MLPs; `multiply(x, kernels, biases)` applies each expert's kernel to its rows."""
         D, F = x.shape[-1], self.mlp_dim
+        if x.ndim == 4:  # the rows of a batch go to the devices that hold their experts
+            x = name_axes(x, "group", "expert", "length", "embed")
         h = multiply(x, *self.maps("up", D, F, x.dtype))
         gate = multiply(x, *self.maps("gate", D, F, x.dtype)) if self.mlp == "swiglu" else None
         h = nn.gelu(h, approximate=True) if gate is None else nn.silu(gate) * h
-        return multiply(h, *self.maps("down", F, D, x.dtype))
+        y = multiply(h, *self.maps("down", F, D, x.dtype))
+        return name_axes(y, "batch", "expert_home", "length", "embed") if x.ndim == 4 else y
 
     def maps(self, name: str, inputs: int, outputs: int, dtype: Any) -> tuple[Array, Array | None]:
         """Kernels `[E, inputs, outputs]` and biases `[E, outputs]` or None."""

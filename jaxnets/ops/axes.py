@@ -10,14 +10,22 @@ from jax.sharding import PartitionSpec
 
 # Logical name -> mesh axes. A name that is not here is an error; None: replicated.
 AXES: dict[str, tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
-    "length": None,
+    "batch": ("replica", "data", "fsdp", "expert"),
+    "group": ("replica", "data", "fsdp"),  # a batch whose rows go to the experts
+    "expert": ("expert",),
+    "expert_home": None,  # the results of the experts, back with their rows
+    "length": ("sequence",),
     "embed": None,
     "vocab": ("tensor",),
     "height": None,
     "width": None,
     "channel": None,
 }
+
+
+def axis_size(axis: str) -> int:
+    """Devices along an axis of the mesh in use; 1 outside of a mesh."""
+    return int(jax.sharding.get_abstract_mesh().shape.get(axis, 1))
 
 
 def name_axes(x: Array, *names: str) -> Array:

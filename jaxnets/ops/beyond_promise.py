@@ -11,16 +11,19 @@ jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them thr
 | `jax.core.Tracer` | `is_traced` | adapt `is_traced` |
 | `AbstractMesh.abstract_device` | `compiled_for`, `compiling_for` | the default device decides |
 | `backends_are_initialized` of `jax._src.xla_bridge` | `devices_started` | devices count as started |
+| `jax.experimental.mesh_utils` | `parallel/mesh.py` | adapt `device_grid` |
 | `jax.experimental.topologies` | `accelerators/topology.py` | adapt `topology_devices` |
 | `jax.experimental.multihost_utils` | `parallel/hosts.py` | adapt `multihost` |
 | `eqns`, `params`, `source_info` of jaxprs | `training/program.py`, `cli/summary.py` | adapt `equations` and both readers |
 | option `xla_backend_optimization_level` | `quick_compilation` | return None there |
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def primitive_tools() -> tuple[Any, Any, Any, Any] | None:
@@ -69,6 +72,13 @@ def topology_devices(platform: str, name: str, **options: Any) -> Any:
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
+
+
+def device_grid(groups: Sequence[Sequence[Any]], shape: tuple[int, ...]) -> Any:
+    """An array of devices `[groups, *shape]`, each group arranged so that neighbours in the grid are neighbours in it."""
+    from jax.experimental import mesh_utils
+
+    return np.stack([mesh_utils.create_device_mesh(shape, list(group)) for group in groups])
 
 
 def devices_started() -> bool:

@@ -1,8 +1,9 @@
 """Sharding of the training state over the mesh; no other file defines it.
 
 A state is a plain tree, and every leaf has a path such as `params/hidden_0/kernel`. Rules match paths. What no rule splits is
-split along its largest divisible dim over the `fsdp` axis. The path of an optimizer moment ends in the path of its parameter
-(`opt_state/0/mu/hidden_0/kernel`), so the same rule matches and both get the same sharding.
+split along its largest divisible dim over the `fsdp` axis, unless `zero` says that parameters stay whole. The path of an
+optimizer moment ends in the path of its parameter (`opt_state/0/mu/hidden_0/kernel`), so the same rule matches and both get
+the same sharding.
 """
 
 import dataclasses
@@ -31,15 +32,17 @@ class Rule:
     """Mesh axis of each trailing dim; None leaves the dim to automatic FSDP."""
 
 
-# Tensor parallelism (Shoeybi et al. 2019): layers come in pairs. The first splits its outputs, the second its inputs, so that
-# between them each device computes its own heads or hidden units, and one all-reduce follows the pair. The names are those
-# that the models of jaxnets share. A rule whose axis does not divide the dim leaves the leaf to automatic FSDP.
-TENSOR_RULES = (
+# Layers whose split the library knows. Tensor parallelism (Shoeybi et al. 2019): layers come in pairs. The first splits its
+# outputs, the second its inputs, so that between them each device computes its own heads or hidden units, and one all-reduce
+# follows the pair. Expert parallelism (Lepikhin et al. 2021): each device holds some of the experts. The names are those that
+# the models of jaxnets share. An axis that does not divide the dim leaves it to automatic FSDP.
+RULES = (
     Rule(r"/(query|key|value|up|gate|into|side)/kernel", (None, "tensor")),
     Rule(r"/(query|key|value|up|gate|into|side)/bias", ("tensor",)),
     Rule(r"/(merge|down)/kernel", ("tensor", None)),
-    Rule(r"/mixture/(up|gate)_kernel", (None, "tensor")),
-    Rule(r"/mixture/down_kernel", ("tensor", None)),
+    Rule(r"/mixture/(up|gate)_kernel", ("expert", None, "tensor")),
+    Rule(r"/mixture/down_kernel", ("expert", "tensor", None)),
+    Rule(r"/mixture/(up|gate|down)_bias", ("expert", None)),
     Rule(r"/embedding", ("tensor", None)),
     Rule(r"/output/kernel", (None, "tensor")),
     Rule(r"/output/bias", ("tensor",)),
@@ -49,14 +52,15 @@ TENSOR_RULES = (
 )
 
 
-def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
+def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int = 3) -> Any:
     """The sharding of every leaf of a state.
 
     Args:
         state: a tree of arrays or `jax.ShapeDtypeStruct`.
-        mesh: axes `data`, `fsdp` and `tensor`.
-        rules: the first rule that matches a leaf applies. Leaves that none matches follow `TENSOR_RULES`, if the mesh has
-            more than one device along `tensor`.
+        mesh: axes `data`, `fsdp` and `tensor`, and others.
+        rules: the first rule that matches a leaf applies. Leaves that none matches follow `RULES`, as far as the mesh has
+            more than one device along their axes.
+        zero: 3: `fsdp` splits every leaf; 1 and 2: not the parameters and the model's own state.
 
     Returns:
         The same tree with a `NamedSharding` at each leaf.
@@ -68,13 +72,14 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         name = path_name(path)
+        cuts = mesh.shape["fsdp"] if zero == 3 or not re.match(r"(params|model_state)/", name) else 1
         for index, rule in enumerate(rules):
             if re.search(f"(?:{rule.pattern})$", name):
                 used.add(index)
-                return NamedSharding(mesh, _apply(rule, name, leaf.shape, mesh))
-        if (fitting := tensor_rule(name, leaf.shape, mesh)) is not None:
-            return NamedSharding(mesh, _apply(fitting, name, leaf.shape, mesh))
-        return NamedSharding(mesh, _automatic([None] * len(leaf.shape), leaf.shape, mesh))
+                return NamedSharding(mesh, _apply(rule, name, leaf.shape, mesh, cuts))
+        if (fitting := built_in_rule(name, leaf.shape, mesh)) is not None:
+            return NamedSharding(mesh, _apply(fitting, name, leaf.shape, mesh, cuts))
+        return NamedSharding(mesh, _automatic([None] * len(leaf.shape), leaf.shape, cuts))
 
     placed = jax.tree_util.tree_map_with_path(place, state)
     for index, rule in enumerate(rules):
@@ -83,14 +88,28 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = ()) -> Any:
     return placed
 
 
-def tensor_rule(name: str, shape: Sequence[int], mesh: Any) -> Rule | None:
-    """The rule of `TENSOR_RULES` that splits a leaf on this mesh, if there is one that can."""
-    size = mesh.shape["tensor"]
-    rule = next((rule for rule in TENSOR_RULES if re.search(f"(?:{rule.pattern})$", name)), None)
-    if size == 1 or rule is None or len(rule.axes) > len(shape):
+def gradient_shardings(params: Any, mesh: Mesh, *, zero: int = 3) -> Any:
+    """Where gradients and their sums over micro-batches go: as the parameters, and from ZeRO stage 2 on split over `fsdp`.
+
+    None where `fsdp` is 1: then the compiler may sum them on each device and exchange the sums once.
+    """
+    if mesh.shape["fsdp"] == 1 or zero == 1:
         return None
-    dim = len(shape) - len(rule.axes) + rule.axes.index("tensor")
-    return rule if shape[dim] % size == 0 else None
+    return shardings({"params": params}, mesh)["params"]
+
+
+def built_in_rule(name: str, shape: Sequence[int], mesh: Any) -> Rule | None:
+    """The rule of `RULES` that splits a leaf on this mesh, with the axes that can; None if there is none."""
+    rule = next((rule for rule in RULES if re.search(f"(?:{rule.pattern})$", name)), None)
+    if rule is None or len(rule.axes) > len(shape):
+        return None
+    last = shape[len(shape) - len(rule.axes) :]
+    able = (
+        axis if axis is not None and mesh.shape.get(axis, 1) > 1 and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(rule.axes, last, strict=True)
+    )
+    fitting = Rule(rule.pattern, tuple(able))
+    return fitting if any(fitting.axes) else None
 
 
 def path_name(path: Any) -> str:
@@ -98,7 +117,7 @@ def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _apply(rule: Rule, name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+def _apply(rule: Rule, name: str, shape: tuple[int, ...], mesh: Mesh, cuts: int) -> P:
     axes = [axis for axis in rule.axes if axis is not None]
     if len(rule.axes) > len(shape):
         raise UsageError(f"{name} has {len(shape)} dims, partition rule {rule.pattern!r} names {len(rule.axes)}")
@@ -114,12 +133,11 @@ def _apply(rule: Rule, name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
             raise UsageError(
                 f"{name} dim {dim} has size {shape[dim]}, not divisible by mesh axis {cut!r} of size {mesh.shape[cut]}"
             )
-    return _automatic(spec, shape, mesh)
+    return _automatic(spec, shape, cuts)
 
 
-def _automatic(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Split the largest free divisible dim over `fsdp`, if there is one and the leaf is large enough."""
-    cuts = mesh.shape["fsdp"]
+def _automatic(spec: list[str | None], shape: tuple[int, ...], cuts: int) -> P:
+    """Split the largest free divisible dim into `cuts` over `fsdp`, if there is one and the leaf is large enough."""
     if cuts > 1 and "fsdp" not in spec and math.prod(shape) >= SMALLEST_CUT:
         for dim in sorted(range(len(shape)), key=lambda d: -shape[d]):
             if spec[dim] is None and shape[dim] % cuts == 0:
@@ -131,15 +149,18 @@ def _automatic(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> P:
 def reason(name: str, shape: Sequence[int], sharding: NamedSharding) -> str:
     """Why a leaf that no rule of a user's splits is placed as it is, in words."""
     cuts = sharding.mesh.shape["fsdp"]
-    if (rule := tensor_rule(name, shape, sharding.mesh)) is not None:
+    if (rule := built_in_rule(name, shape, sharding.mesh)) is not None:
         more = f", and the largest other dim that {cuts} divides" if "fsdp" in sharding.spec else ""
-        return f"tensor rule {rule.pattern.lstrip('/')}{more}"
+        kind = " and ".join(axis for axis in rule.axes if axis)
+        return f"{kind} rule {rule.pattern.lstrip('/')}{more}"
     if "fsdp" in sharding.spec:
         return f"its largest dim that {cuts} divides"
     if cuts == 1:
         return "fsdp is 1"
     if math.prod(shape) < SMALLEST_CUT:
         return f"fewer than {SMALLEST_CUT:,} numbers"
+    if any(size % cuts == 0 for size in shape):
+        return "parameters are whole with zero below 3"
     return f"no dim that {cuts} divides"
 
 

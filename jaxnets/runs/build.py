@@ -1,29 +1,26 @@
 """From an experiment to the parts that run it: data, mesh, bound task, compiled program, evaluator."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
-from jaxnets.core.errors import DataError, JaxnetsError, UsageError, note
+from jaxnets.core.errors import DataError, JaxnetsError
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Order, Padded, Shuffled
-from jaxnets.data.split import WEIGHTS
 from jaxnets.data.validation import with_validation
 from jaxnets.ops.beyond_promise import quick_compilation
-from jaxnets.ops.roles import without_role
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
-from jaxnets.parallel.mesh import batch_devices, check_batch, make_mesh, padded_batch, placement
-from jaxnets.parallel.partition import shardings
+from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placement
+from jaxnets.parallel.partition import gradient_shardings, shardings
+from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
-from jaxnets.steps.sown import METRIC as SOWN
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import Recipe, with_average
 from jaxnets.tasks.base import Task, bound
@@ -133,18 +130,21 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     batch = batch_spec(dataset, rows, transform)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
-        _check_parameters(task, abstract)
+        checks.check_parameters(task, abstract)
         if task.players:
             experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
-        _check_arrays(task, dataset)
+        checks.check_arrays(task, dataset)
+        zero = experiment.mesh.zero
+        if not task.players:  # each has gradients of its own
+            recipe = dataclasses.replace(recipe, gradients=gradient_shardings(abstract.params, mesh, zero=zero))
         choice = choice_of(experiment, task, abstract, batch)
-        _check_decay(experiment.optimizer, abstract)
-        _check_batch_statistics(experiment, abstract, dataset)
+        checks.check_decay(experiment.optimizer, abstract)
+        checks.check_batch_statistics(experiment, abstract, dataset)
         # Traced twice, to count its work and to compile it: as a function of its own it is traced once.
         step = jax.jit(with_average(task.make_step(recipe), recipe.average), inline=True)
-        _check_padding(experiment, rows, mesh, task, abstract, jax.eval_shape(step, abstract, batch)[1])
-        placed = shardings(abstract, mesh)
-        _check_tensor(task, placed, mesh)
+        checks.check_padding(experiment, rows, mesh, task, abstract, jax.eval_shape(step, abstract, batch)[1])
+        placed = shardings(abstract, mesh, zero=zero)
+        checks.check_axes(task, placed, mesh)
         feed = road(dataset.train, order, transform, place)
         # No call is longer than the way from one log record to the next.
         many = min(experiment.steps_per_call or choose_steps_per_call(step, abstract, batch), experiment.log_every)
@@ -193,86 +193,6 @@ def _players(optimizer: Optimizer, task: Task, steps: int) -> dict[str, Any]:
     """The optimizer of each player of a task, and which of its parameters are frozen."""
     own = {who: optimizer.under(who) for who in task.players}
     return {who: (part.build(steps), part.frozen) for who, part in own.items()}
-
-
-def _check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
-    """Note the parameters that do not decay because their names give no role."""
-    if getattr(optimizer, "weight_decay", 0.0) and not getattr(optimizer, "weight_decay_on", ()):
-        unknown = without_role(abstract.params)
-        if unknown:
-            note(
-                f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
-                f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
-            )
-
-
-def _check_tensor(task: Task, placed: Any, mesh: Mesh) -> None:
-    """Raise `UsageError` if the mesh has devices for splitting layers, and no layer of the model is split."""
-    size = mesh.shape["tensor"]
-    if size > 1 and not any("tensor" in sharding.spec for sharding in jax.tree.leaves(placed)):
-        raise UsageError(
-            f"mesh.tensor is {size}, but no layer of {type(task.model).__name__} is split: the partition rules are for "
-            f"attention, MLPs, embeddings and output layers whose sizes {size} divides; set it to 1 and use mesh.fsdp"
-        )
-
-
-def _check_padding(
-    experiment: Experiment, rows: int, mesh: Mesh, task: Task, abstract: TrainState, metrics: Mapping[str, Any]
-) -> None:
-    """Note the masked rows of a batch that the devices do not divide.
-
-    Raises:
-        UsageError: masked rows could have a part in the result: in a state beside the parameters (batch statistics, counts),
-            in losses that a module sows, where several players divide a batch, or in a loss or task of the user's, which may
-            look at the whole batch.
-    """
-    if rows == experiment.batch_size:
-        return
-    own = getattr(task, "objective", None) is not None or not type(task).__module__.startswith("jaxnets.")
-    if abstract.model_state or task.players or SOWN in metrics or own:
-        check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
-    note(
-        f"{batch_devices(mesh)} devices share each batch of {experiment.batch_size}; it is filled up with "
-        f"{rows - experiment.batch_size} masked rows, which change nothing and take {1 - experiment.batch_size / rows:.0%} of "
-        f"the work"
-    )
-
-
-def _check_batch_statistics(experiment: Experiment, abstract: TrainState, dataset: Dataset) -> None:
-    """Raise `UsageError` where batch norm would see one example at a time: it makes every feature its bias."""
-    alone = experiment.batch_size // experiment.micro_batches == 1
-    if alone and "batch_stats" in abstract.model_state and len(dataset.card.input_shape) == 1:
-        raise UsageError(
-            f"batch_size={experiment.batch_size} with micro_batches={experiment.micro_batches} gives the model's batch norm "
-            f"one example at a time, whose variance is 0; take more, or another norm (norm='layer')"
-        )
-
-
-def _check_parameters(task: Task, abstract: TrainState) -> None:
-    """Raise `UsageError` for a parameter that has no gradient, as whole numbers have none."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.params):
-        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise UsageError(
-                f"{type(task.model).__name__}'s parameter {name} is {leaf.dtype}, which has no gradient; keep it in a "
-                f"collection of its own, self.variable('constants', ...)"
-            )
-
-
-def _check_arrays(task: Task, dataset: Dataset) -> None:
-    """Raise `DataError` for an array that the user put beside the inputs and that nothing would read."""
-    known = ("inputs", "targets", *WEIGHTS, *task.reads, *(one.array for one in dataset.several))
-    for split, arrays in dataset.splits.items():
-        for name in arrays:
-            if name not in known:
-                raise DataError(
-                    f"{dataset.name}: the {split} split holds an array {name!r}, which neither {type(task).__name__} nor "
-                    f"{type(task.model).__name__} reads; leave it out, or use one of {', '.join(known[2:])}"
-                )
-        for name in set(dataset.train) - set(arrays) - {*WEIGHTS}:
-            raise DataError(
-                f"{dataset.name}: the training split has an array {name!r}, the {split} split has none; give it there too"
-            )
 
 
 def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:

@@ -51,6 +51,8 @@ class Recipe:
         default_factory=dict
     )
     """Optimizer and `frozen` of each player, where a task has several; {}: those above for all."""
+    gradients: Any = None
+    """Shardings of the gradients, as a tree like the parameters. None: what the compiler chooses."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 
@@ -66,6 +68,10 @@ class Recipe:
         if self.frozen is None:
             return params
         return jax.tree.map(lambda a, fixed: jax.lax.stop_gradient(a) if fixed else a, params, self.frozen(params))
+
+    def placed(self, gradients: Any) -> Any:
+        """The gradients, where they go."""
+        return gradients if self.gradients is None else jax.lax.with_sharding_constraint(gradients, self.gradients)
 
     def key(self, stream: str, step: Array) -> Array:
         """The random key of a named stream at a step."""
@@ -219,7 +225,7 @@ def _gradients(
     count = recipe.micro_batches
     if count == 1:
         gradients, (mean, aux) = differentiate(state.params, state.model_state, batch, key)
-        metrics, model_state = aux.metrics, aux.model_state
+        gradients, metrics, model_state = recipe.placed(gradients), aux.metrics, aux.model_state
     else:
         parts = jax.tree.map(lambda a: _split(a, count), batch)
 
@@ -227,12 +233,13 @@ def _gradients(
             so_far, model_state = carry
             piece, index = part
             gradients, (mean, aux) = differentiate(state.params, model_state, piece, jax.random.fold_in(key, index))
-            so_far = jax.tree.map(jnp.add, so_far, (gradients, mean, aux.metrics))
+            so_far = jax.tree.map(jnp.add, so_far, (recipe.placed(gradients), mean, aux.metrics))
             return (so_far, aux.model_state), None
 
         first = jax.tree.map(lambda a: a[0], parts)
         shapes = jax.eval_shape(differentiate, state.params, state.model_state, first, key)
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes[0], shapes[1][0], shapes[1][1].metrics))
+        zeros = (recipe.placed(zeros[0]), *zeros[1:])
         (sums, model_state), _ = jax.lax.scan(accumulate, (zeros, state.model_state), (parts, jnp.arange(count)))
         gradients, mean, metrics = sums
     # A batch in which everything is masked has no gradient, rather than 0/0.

@@ -1,0 +1,115 @@
+"""What can be wrong with an experiment and its data together, found before the first step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxnets.config.experiment import Experiment
+from jaxnets.core.errors import DataError, UsageError, note
+from jaxnets.data.dataset import Dataset
+from jaxnets.data.split import WEIGHTS
+from jaxnets.ops.roles import without_role
+from jaxnets.optim.optimizers import Optimizer
+from jaxnets.parallel.mesh import batch_devices, check_batch
+from jaxnets.steps.sown import METRIC as SOWN
+from jaxnets.steps.state import TrainState
+from jaxnets.tasks.base import Task
+
+
+def check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
+    """Note the parameters that do not decay because their names give no role."""
+    if getattr(optimizer, "weight_decay", 0.0) and not getattr(optimizer, "weight_decay_on", ()):
+        unknown = without_role(abstract.params)
+        if unknown:
+            note(
+                f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
+                f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
+            )
+
+
+def check_axes(task: Task, placed: Any, mesh: Mesh) -> None:
+    """Raise `UsageError` if an axis of the mesh would split nothing of the model; note heads that are divided."""
+    model = task.model
+    kind = type(model).__name__
+    parts = {
+        "tensor": "attention, MLPs, embeddings and output layers whose sizes it divides; set it to 1 and use mesh.fsdp",
+        "expert": "mixtures of experts whose number it divides; set it to 1",
+    }
+    for axis, what in parts.items():
+        size = mesh.shape.get(axis, 1)
+        if size > 1 and not any(axis in sharding.spec for sharding in jax.tree.leaves(placed)):
+            raise UsageError(
+                f"mesh.{axis} is {size}, but no layer of {kind} is split: the partition rules are for {what}"
+            )
+    if mesh.shape.get("sequence", 1) > 1 and not getattr(model, "splits_sequence", False):
+        raise UsageError(
+            f"mesh.sequence is {mesh.shape['sequence']}, but {kind} needs whole sequences: LanguageModel can split them, by "
+            f"attention over several devices; set it to 1 and use mesh.fsdp"
+        )
+    heads = getattr(model, "heads", None)
+    if isinstance(heads, int) and heads % mesh.shape["tensor"]:
+        note(
+            f"mesh.tensor {mesh.shape['tensor']} does not divide the {heads} heads of {kind}, so devices add up parts of the "
+            f"attention scores; a number that divides them is faster"
+        )
+
+
+def check_padding(
+    experiment: Experiment, rows: int, mesh: Mesh, task: Task, abstract: TrainState, metrics: Mapping[str, Any]
+) -> None:
+    """Note the masked rows of a batch that the devices do not divide.
+
+    Raises:
+        UsageError: masked rows could have a part in the result: in a state beside the parameters (batch statistics, counts),
+            in losses that a module sows, where several players divide a batch, or in a loss or task of the user's, which may
+            look at the whole batch.
+    """
+    if rows == experiment.batch_size:
+        return
+    own = getattr(task, "objective", None) is not None or not type(task).__module__.startswith("jaxnets.")
+    if abstract.model_state or task.players or SOWN in metrics or own:
+        check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+    note(
+        f"{batch_devices(mesh)} devices share each batch of {experiment.batch_size}; it is filled up with "
+        f"{rows - experiment.batch_size} masked rows, which change nothing and take {1 - experiment.batch_size / rows:.0%} of "
+        f"the work"
+    )
+
+
+def check_batch_statistics(experiment: Experiment, abstract: TrainState, dataset: Dataset) -> None:
+    """Raise `UsageError` where batch norm would see one example at a time: it makes every feature its bias."""
+    alone = experiment.batch_size // experiment.micro_batches == 1
+    if alone and "batch_stats" in abstract.model_state and len(dataset.card.input_shape) == 1:
+        raise UsageError(
+            f"batch_size={experiment.batch_size} with micro_batches={experiment.micro_batches} gives the model's batch norm "
+            f"one example at a time, whose variance is 0; take more, or another norm (norm='layer')"
+        )
+
+
+def check_parameters(task: Task, abstract: TrainState) -> None:
+    """Raise `UsageError` for a parameter that has no gradient, as whole numbers have none."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.params):
+        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(
+                f"{type(task.model).__name__}'s parameter {name} is {leaf.dtype}, which has no gradient; keep it in a "
+                f"collection of its own, self.variable('constants', ...)"
+            )
+
+
+def check_arrays(task: Task, dataset: Dataset) -> None:
+    """Raise `DataError` for an array that the user put beside the inputs and that nothing would read."""
+    known = ("inputs", "targets", *WEIGHTS, *task.reads, *(one.array for one in dataset.several))
+    for split, arrays in dataset.splits.items():
+        for name in arrays:
+            if name not in known:
+                raise DataError(
+                    f"{dataset.name}: the {split} split holds an array {name!r}, which neither {type(task).__name__} nor "
+                    f"{type(task.model).__name__} reads; leave it out, or use one of {', '.join(known[2:])}"
+                )
+        for name in set(dataset.train) - set(arrays) - {*WEIGHTS}:
+            raise DataError(
+                f"{dataset.name}: the training split has an array {name!r}, the {split} split has none; give it there too"
+            )

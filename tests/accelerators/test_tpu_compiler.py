@@ -1,0 +1,100 @@
+"""What the compiler of a TPU says: these tests need it (`pip install "jaxnets[tpu]"`), and no TPU."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from jaxnets.accelerators.estimate import estimate, prepare
+from jaxnets.accelerators.topology import devices_of, parse
+from jaxnets.config.experiment import Experiment
+from jaxnets.data.dataset import Source
+from jaxnets.data.sources.text import from_tokens
+from jaxnets.data.text.tokenizers import Characters
+from jaxnets.models import LanguageModel
+from jaxnets.optim import AdamW
+from jaxnets.parallel import MeshShape
+from jaxnets.steps.precision import Precision
+from jaxnets.tasks import NextToken
+
+pytest.importorskip("libtpu", reason="the compiler of a TPU is not installed")
+pytestmark = pytest.mark.compiler
+
+VOCABULARY, LENGTH, WIDTH, BATCH = 4096, 256, 256, 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens(Source):
+    """A source of tokens without a file."""
+
+    def outline(self):
+        ids = np.arange(20_000) % VOCABULARY
+        letters = Characters(tuple(chr(0x4E00 + i) for i in range(VOCABULARY)))
+        return from_tokens(ids, ids[:2000], letters, name="t", source="s", length=LENGTH)
+
+
+@functools.cache
+def compiled(on="v5e:2x4", mesh=None, micro_batches=1, **fields):
+    model = LanguageModel(layers=2, heads=4, width=WIDTH, length=LENGTH, **fields)
+    experiment = Experiment(
+        data=Tokens(),
+        task=NextToken(model=model),
+        optimizer=AdamW(learning_rate=1e-3),
+        batch_size=BATCH,
+        micro_batches=micro_batches,
+        steps=100,
+        mesh=mesh or MeshShape(),
+        precision=Precision(compute="bfloat16"),
+    )
+    topology = parse(on)
+    return estimate(prepare(experiment, devices_of(topology)), topology)
+
+
+LOGITS = BATCH * LENGTH * VOCABULARY
+ACTIVATIONS = BATCH * LENGTH * WIDTH
+
+
+def sizes(one):
+    return [
+        np.prod([int(n) for n in shape.split("[")[1].rstrip("]").split(",") if n], dtype=int) for shape in one.shapes
+    ]
+
+
+@pytest.mark.parametrize("axis", ["data", "fsdp", "tensor"])
+def test_neither_logits_nor_the_activations_of_all_devices_are_exchanged(axis):
+    found = compiled(
+        mesh=MeshShape(**{"data": 1, axis: 4 if axis == "tensor" else 8} | ({"data": 2} if axis == "tensor" else {}))
+    )
+    for one in found.compiled.collectives:
+        assert one.kind != "all-to-all" or max(sizes(one)) < ACTIVATIONS / 8, one
+        assert max(sizes(one)) < LOGITS / 8, one
+        if one.kind == "all-gather":
+            assert max(sizes(one)) < ACTIVATIONS, one
+
+
+def test_data_parallel_reduces_each_gradient_once():
+    found = compiled(mesh=MeshShape(data=8))
+    reduced = sum(one.sent for one in found.compiled.collectives)
+    assert reduced == pytest.approx(2 * 7 / 8 * 4 * found.parameters, rel=0.35)  # some in bfloat16
+    assert {one.kind for one in found.compiled.collectives} == {"all-reduce"}
+
+
+def test_tensor_parallel_reduces_twice_a_layer_forward_and_back():
+    found = compiled(mesh=MeshShape(data=1, tensor=8))
+    layers = [one for one in found.compiled.collectives if max(sizes(one)) >= ACTIVATIONS and "block_" in one.source]
+    assert sum(one.repeats for one in layers) <= 2 * 2 * 2
+
+
+def test_fsdp_holds_an_eighth_and_the_program_fits():
+    whole, cut = compiled(mesh=MeshShape(data=8)), compiled(mesh=MeshShape(data=1, fsdp=8))
+    assert whole.account.state / cut.account.state > 7.5
+    assert cut.compiled.arguments < whole.compiled.arguments / 4
+    assert cut.fits
+    assert cut.compiled.compiler == "tpu"
+
+
+def test_more_chips_take_less_memory_and_time_each():
+    small, large = (compiled(on, mesh=MeshShape(data=1, fsdp=-1)) for on in ("v5e:2x2", "v5e:4x4"))
+    assert large.compiled.peak < small.compiled.peak
+    assert large.floors["compute"] == pytest.approx(small.floors["compute"] / 4)
