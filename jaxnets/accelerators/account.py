@@ -80,7 +80,9 @@ def _data(parts: Parts) -> int:
 
 
 def _saved(parts: Parts, chip: Chip) -> int:
-    """Bytes that the backward pass of one micro-batch needs, on one device."""
+    """Bytes that the backward pass of one micro-batch needs, on one device; 0 where several players have losses."""
+    if parts.task.players:
+        return 0
     experiment = parts.experiment
     shares = batch_devices(parts.mesh) * experiment.micro_batches
     rows = -(-experiment.batch_size // shares)

@@ -98,9 +98,15 @@ class ResidentFeed:
 
     @functools.cached_property
     def _arrays(self) -> dict[str, Array]:
-        """The data on the device, sent when they are first needed."""
+        """The data on the device, sent when they are first needed; each example is a row, so that a TPU, which fills the last
+        two dims of an array up to tiles, keeps images without gaps and gathers them without a copy of the whole set."""
         sent = self._transform.on_host(in_memory(self._given))
-        return {name: to_devices(a, self._placement.whole) for name, a in sent.items()}
+        return {name: to_devices(_as_rows(a), self._placement.whole) for name, a in sent.items()}
+
+    @functools.cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one example."""
+        return {name: a.shape[1:] for name, a in _sent(self._transform, self._given).items()}
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """The resident arrays, row numbers `[capacity, B]` and masks `[capacity, B]`."""
@@ -112,7 +118,8 @@ class ResidentFeed:
         whole = self._placement.whole
         sent = _sent(self._transform, self._given)
         examples = len(next(iter(self._given.values())))
-        arrays = {n: jax.ShapeDtypeStruct((examples, *a.shape[1:]), a.dtype, sharding=whole) for n, a in sent.items()}
+        one = {name: jax.eval_shape(_as_rows, a) for name, a in sent.items()}
+        arrays = {n: jax.ShapeDtypeStruct((examples, *a.shape[1:]), a.dtype, sharding=whole) for n, a in one.items()}
         index, mask = _rows_described(capacity, self._order.batch_size, self._placement.stacked_rows)
         return arrays, index, mask
 
@@ -121,6 +128,7 @@ class ResidentFeed:
         arrays, rows, mask = payload
         # Row numbers are in range by construction; "promise_in_bounds" removes the bounds check of each gather.
         batch = {name: a.at[rows[index]].get(mode="promise_in_bounds") for name, a in arrays.items()}
+        batch = {name: a.reshape(a.shape[0], *self._shapes[name]) for name, a in batch.items()}
         batch = self._transform.on_device({**batch, "mask": mask[index], "index": rows[index]}, step)
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
 
@@ -159,6 +167,11 @@ class StreamFeed:
         """Pick one batch of the stack."""
         batch = self._transform.on_device({name: stack[index] for name, stack in payload.items()}, step)
         return jax.lax.with_sharding_constraint(batch, self._placement.rows)
+
+
+def _as_rows(array: Any) -> Any:
+    """`[N, ...]` to `[N, numbers of an example]`; numbers alone stay `[N]`."""
+    return array.reshape(array.shape[0], -1) if array.ndim > 2 else array
 
 
 def _sent(transform: Transform, arrays: Arrays) -> dict[str, Any]:

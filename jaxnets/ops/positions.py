@@ -11,7 +11,7 @@ def sinusoids(positions: Array, width: int, *, base: float = 10_000.0) -> Array:
     """`[..., width]` float32: sines, then cosines, of positions `[...]` at geometrically spaced wavelengths (Vaswani et al.
     2017)."""
     angles = _angles(positions, _frequencies(2 * ((width + 1) // 2), base))
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[:, :width]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[..., :width]
 
 
 def rotate(
