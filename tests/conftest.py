@@ -62,7 +62,7 @@ KEPT = {
         "cora_gcn",
         "gpt2_124m",
     ),
-    "test_torch.test_outputs_and_gradients_equal_those_of_torch": ("lstm", "gru", "experts", "conv"),
+    "test_torch.test_outputs_and_gradients_equal_those_of_torch": ("lstm", "gru", "experts"),
     "test_huggingface.test_out_and_in_again_gives_the_same_logits": ("gpt2", "qwen3"),
     "test_huggingface.test_their_loader_reads_ours_and_gives_the_same_logits": ("llama",),
     "test_huggingface.test_theirs_is_read_and_gives_the_same_logits": ("gpt2",),
@@ -105,7 +105,7 @@ KEPT = {
     "test_any_module.test_sown_losses_are_added_to_the_loss_and_logged": ("[{'micro_batches': 2}]",),
     "test_field_reports.test_nodes_without_edges_have_finite_outputs": ("[GraphSAGE]",),
     "test_vision.test_outputs_and_gradients_equal_those_of_a_plain_implementation": ("[vit]",),
-    "test_field_text_training.test_models_without_a_table_of_positions_go_on_past_the_window": ("[alibi-unrolled]",),
+    "test_field_text_training.test_models_without_a_table_of_positions_go_on_past_the_window": ("[alibi-unrolled]", "[sinusoidal-scanned]"),
     "test_strangers_folder.test_a_run_does_not_write_through_links_in_its_directory": (
         "[checkpoints]",
         "[plots/curves.png]",
@@ -149,6 +149,14 @@ NIGHTLY = (
     "test_documents.test_packed_documents_are_computed_as_each_alone[learned-unrolled]",
     "test_tensor.test_layers_split_over_devices_train_as_on_one[hybrid]",
     "test_tensor.test_layers_split_over_devices_train_as_on_one[experts]",
+    "test_tensor.test_layers_split_over_devices_train_as_on_one[vision transformer]",
+    "test_documents.test_packed_documents_are_computed_as_each_alone[rotary-unrolled]",
+    "test_documents.test_the_first_token_of_a_document_does_not_count",
+    "test_vision.test_outputs_and_gradients_equal_those_of_a_plain_implementation[resnet50]",
+    "test_saves_on_several_devices.test_a_run_with_saves_and_evaluations_ends_and_goes_on[gan]",
+    "test_axes.test_a_run_is_saved_on_one_mesh_and_goes_on_on_another",
+    "test_axes.test_the_result_is_that_of_one_device[expert, tensor]",
+    "test_axes.test_the_result_is_that_of_one_device[zero 1]",
 )
 
 

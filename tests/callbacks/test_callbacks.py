@@ -82,6 +82,7 @@ def test_every_step_is_seen_once_in_order_and_the_run_keeps_its_bits(plain, expe
     assert steps[0] == 7
 
 
+@pytest.mark.slow
 def test_through_a_stop_and_a_resume_each_step_is_seen_once(experiment, blobs, tmp_path):
     for stop_at in (5, 13, None):
         counter = Counter()
@@ -240,6 +241,7 @@ print(0 < int(run.state.step) < 4000, run.predict(run.parts.dataset.test["inputs
 """
 
 
+@pytest.mark.slow
 def test_an_interrupt_in_a_notebook_gives_the_run_as_far_as_it_is(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED.format(tests=os.path.dirname(os.path.dirname(__file__))))

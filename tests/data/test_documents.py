@@ -129,6 +129,7 @@ def test_packed_documents_are_computed_as_each_alone(positions, blocks):
     np.testing.assert_allclose(jnp.concatenate(pieces), together, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_text_goes_on_as_if_the_document_were_alone():
     model = LanguageModel(**SIZES, positions="rotary", separator=END)
     variables = model.init(jax.random.key(1), jnp.ones((1, 4), jnp.int32))

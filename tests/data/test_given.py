@@ -45,6 +45,7 @@ def priced(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_are_encoded_as_in_training(priced):
     # Columns in another order, one that the training did not have, none for the target, an empty cell, an unseen word.
     (priced / "new.csv").write_text("note,age,size,colour\nx,1,3,red\ny,,0,green\n")

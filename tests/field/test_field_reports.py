@@ -275,6 +275,7 @@ def test_draws_differ_from_step_to_step_layer_to_layer_and_seed_to_seed(rows):
     np.testing.assert_array_equal(masks(1), drawn[0])
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_in_their_own_unit_under_a_loss_scale(rows):
     x, y, _ = rows
     exact, scaled = (

@@ -136,6 +136,7 @@ def test_all_roads_give_the_same_where_nothing_is_dropped(count, per_token, leng
         assert_close(other, first, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_expert_is_the_plain_mlp():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 7)), jnp.int32)
     model = LanguageModel(vocab_size=29, layers=2, width=12, heads=3, mlp_dim=10, length=8)
@@ -231,6 +232,7 @@ def test_scanned_layers_tell_what_unrolled_ones_tell():
         assert float(one[name].value) == pytest.approx(float(other[name].value), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_adds_the_routers_losses_and_masked_rows_count_for_nothing():
     model = LanguageModel(**MODEL, experts=Experts(4))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (4, 9)), jnp.int32)

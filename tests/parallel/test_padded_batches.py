@@ -51,6 +51,7 @@ def test_masked_rows_come_last_also_in_each_micro_batch():
     assert _split(mask, 2).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]] * 2
 
 
+@pytest.mark.slow
 def test_streamed_data_give_the_same(experiment, blobs):
     odd = replace(experiment, batch_size=12, steps=4)
     assert_same_bits(
@@ -65,6 +66,7 @@ def test_batch_statistics_and_players_need_whole_batches(pictures):
     jaxnets.fit(CNN(features=(4,), dense=(8,)), pictures, steps=2, batch_size=12, progress="none")
 
 
+@pytest.mark.slow
 def test_a_mesh_may_leave_devices_out(experiment, blobs):
     with pytest.warns(DataWarning, match="the mesh has 2 devices; 6 of 8 are not used"):
         mesh = make_mesh(MeshShape(data=2))

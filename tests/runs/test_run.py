@@ -274,6 +274,7 @@ def test_a_directory_that_cannot_be_written_is_an_error_before_any_work(tmp_path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_what_was_saved_stays(tmp_path, experiment, blobs, one_device):
     # A limit on the size of files stands for the full disk: every write beyond it fails as one on a full disk does.
     wide = replace(experiment, task=Classification(model=MLP(widths=(256, 256))), steps=40)
@@ -378,6 +379,7 @@ def test_predict_says_what_shape_it_wants(experiment, blobs, one_device):
         run.predict(np.zeros((0, 12)))
 
 
+@pytest.mark.slow
 def test_panels_that_are_left_over_stay_empty_of_frames(experiment, blobs, one_device):
     figure = train(replace(experiment, steps=14), dataset=blobs, mesh=one_device, progress="none").history.plot()
     shown = [axis for axis in figure.axes if axis.get_visible()]

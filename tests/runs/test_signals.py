@@ -107,6 +107,7 @@ def test_a_signal_while_compiling_is_kept_until_the_step_is_done(tmp_path):
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(tmp_path):
     (tmp_path / "slow.py").write_text(
         CONFIG.replace("STEPS", "10")
@@ -183,6 +184,7 @@ def test_a_signal_in_an_evaluation_leaves_it_pending_and_it_is_run(tmp_path, exp
     check_goes_on(short, options, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_pending_is_run_once_and_counts_for_the_best(tmp_path, experiment, blobs, one_device, tell):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none", "run_dir": tmp_path / "run"}
     with pytest.MonkeyPatch.context() as patch:
@@ -261,6 +263,7 @@ def test_a_signal_while_waiting_for_data_does_not_wait_for_them(tmp_path, experi
     check_goes_on(streamed, options, tmp_path)
 
 
+@pytest.mark.slow
 def test_handlers_are_put_back(tmp_path, experiment, blobs, one_device):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     train(replace(experiment, steps=2), dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")

@@ -213,6 +213,7 @@ def test_batch_statistics_of_both_players_move(experiment, pictures, one_device)
     assert not still
 
 
+@pytest.mark.slow
 def test_a_game_trains_and_counts_modes(experiment, ring, one_device):
     task = small_game(penalty=0.1, modes=ring_centres(8, 2.0), mode_radius=0.5)
     run = replace(experiment, task=task, steps=300, batch_size=64, optimizer=Adam(learning_rate=3e-3, b1=0.0))

@@ -196,6 +196,7 @@ def test_samples_are_of_their_label_and_guided_beyond_it(guidance, factor):
     np.testing.assert_allclose(chosen, np.array([wanted[2], wanted[0], 0])[:, None] * [1, 1], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_labels_are_withheld_from_a_share_of_the_training_examples():
     seen = []
 

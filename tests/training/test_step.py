@@ -58,6 +58,7 @@ def test_micro_batches_with_ragged_masks_equal_the_whole_batch(parts):
     assert float(metrics_b["loss"].weight) == ragged().sum()
 
 
+@pytest.mark.slow
 def test_a_gradient_is_the_mean_over_unmasked_examples_only():
     task, _, batch, state, step = setup(mask=ragged())
     kept = {name: value[ragged() > 0] for name, value in batch.items()}
