@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from jaxnets.accelerators.chips import Chip
+from jaxnets.accelerators.saved import saved_bytes
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.parallel.mesh import batch_devices
@@ -32,9 +33,15 @@ class Account:
     data: int
     """The data set, where it lives on the devices, and the batches of a call."""
     gradients: int
-    """Those of one micro-batch, and their sum where there are several."""
+    """Those of one micro-batch."""
+    sums: int
+    """Their sum over micro-batches, where there are several, and the parameters in the dtype of the layers."""
+    gathered: int
+    """Parameters that `fsdp` splits, whole for the layer that is computed and the next."""
     saved: int
     """What the backward pass of one micro-batch needs of the forward pass."""
+    largest: int
+    """The largest of these, whose gradient is there beside it."""
 
     @property
     def state(self) -> int:
@@ -44,7 +51,7 @@ class Account:
     @property
     def peak(self) -> int:
         """At the height of a step."""
-        return self.state + self.data + max(self.saved + self.gradients // 2, self.gradients)
+        return self.state + self.data + self.sums + self.gathered + max(self.saved + self.largest, self.gradients)
 
 
 def account(parts: Parts, chip: Chip) -> Account:
@@ -54,15 +61,34 @@ def account(parts: Parts, chip: Chip) -> Account:
     parameters = held(state.params, placed.params)
     optimizer = held(state.opt_state, placed.opt_state)
     whole = held(state, placed)
-    copies = 2 if parts.experiment.micro_batches > 1 else 1
+    several = parts.experiment.micro_batches > 1
+    narrow = jax.numpy.dtype(parts.experiment.precision.compute).itemsize < 4
+    saved, largest = _saved(parts, chip)
     return Account(
         parameters=parameters,
         optimizer=optimizer,
         other=whole - parameters - optimizer,
         data=_data(parts),
-        gradients=copies * parameters,
-        saved=_saved(parts, chip),
+        gradients=parameters,
+        sums=several * parameters + narrow * parameters // 2,
+        gathered=_gathered(parts),
+        saved=saved,
+        largest=largest,
     )
+
+
+def _gathered(parts: Parts) -> int:
+    """Bytes of the two largest parameters that `fsdp` splits, whole and in the dtype of the layers."""
+    width = jax.numpy.dtype(parts.experiment.precision.compute).itemsize
+    layers = getattr(parts.task.model, "layers", 0)
+    whole = []
+    for (path, leaf), placed in zip(
+        jax.tree_util.tree_leaves_with_path(parts.abstract.params), jax.tree.leaves(parts.shardings.params), strict=True
+    ):
+        if "fsdp" in placed.spec:
+            once = layers if "'blocks'" in jax.tree_util.keystr(path) and leaf.shape[0] == layers else 1
+            whole.append(leaf.size * width // once // parts.mesh.shape["tensor"])
+    return sum(sorted(whole)[-2:])
 
 
 def held(tree: Any, placed: Any) -> int:
@@ -79,10 +105,13 @@ def _data(parts: Parts) -> int:
     return held(leaves, [leaf.sharding for leaf in leaves])
 
 
-def _saved(parts: Parts, chip: Chip) -> int:
-    """Bytes that the backward pass of one micro-batch needs, on one device; 0 where several players have losses."""
+def _saved(parts: Parts, chip: Chip) -> tuple[int, int]:
+    """Bytes that the backward pass of one micro-batch needs, on one device, and of the largest array of these.
+
+    0 where several players have losses.
+    """
     if parts.task.players:
-        return 0
+        return 0, 0
     experiment = parts.experiment
     shares = batch_devices(parts.mesh) * experiment.micro_batches
     rows = -(-experiment.batch_size // shares)
@@ -99,9 +128,7 @@ def _saved(parts: Parts, chip: Chip) -> int:
     with jax.set_mesh(parts.mesh):
         key = jax.eval_shape(lambda: jax.random.key(0))
         traced = jax.make_jaxpr(saved)(parts.abstract.params, parts.abstract.model_state, batch, key).jaxpr
-    inputs = set(map(id, traced.invars))
-    kept = {id(var): var.aval for var in traced.outvars if id(var) not in inputs and not hasattr(var, "val")}
-    return sum(size_on(chip, aval) for aval in kept.values())
+    return saved_bytes(traced, lambda array: size_on(chip, array))
 
 
 def size_on(chip: Chip, array: Any) -> int:

@@ -1,0 +1,111 @@
+"""Bytes that a backward pass needs of its forward pass, read from a jaxpr.
+
+`jax.vjp` says which values it saves. A compiler does not keep all of them: what operations element by element make of another
+saved value, it computes again inside the operation that needs it. So of the values that come from one product, convolution,
+reduction or gather by such operations alone, one is counted, the widest.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from jaxnets.ops.beyond_promise import equations
+
+# Operations that a compiler computes again rather than keep their results.
+CHEAP = frozenset(
+    "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy copy_p cos custom_jvp_call div eq erf "
+    "exp exp2 expand_dims expm1 floor ge gt integer_pow iota is_finite le log log1p logistic lt max min mul ne neg not or pad "
+    "pow real reshape rsqrt select_n sign sin slice sqrt square squeeze stop_gradient sub tanh transpose xor".split()
+)
+INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+
+
+@dataclasses.dataclass(eq=False)
+class Value:
+    """A value of a function, wherever it is inside of functions that it calls."""
+
+    aval: Any
+    equation: Any = None
+    """What makes it; None for inputs."""
+    place: int = 0
+    """Its place among the results of the equation."""
+    inputs: Sequence["Value"] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Its size without the gaps of any layout."""
+        return int(getattr(self.aval, "size", 0)) * int(getattr(getattr(self.aval, "dtype", None), "itemsize", 0))
+
+
+def saved_bytes(jaxpr: Any, size: Callable[[Any], int]) -> tuple[int, int]:
+    """Bytes of the outputs of a jaxpr as a compiler keeps them, and of the largest of them in its own dtype.
+
+    Its inputs, and what is made of them alone by cheap operations, do not count.
+
+    Args:
+        jaxpr: a function whose outputs are what `jax.vjp` saves.
+        size: bytes of an abstract array.
+    """
+    inputs = [Value(var.aval) for var in [*jaxpr.constvars, *jaxpr.invars]]
+    values = _values(jaxpr, inputs)
+    return _kept((values[id(var)] for var in jaxpr.outvars if id(var) in values), size, set(inputs))
+
+
+def _values(jaxpr: Any, inputs: Sequence[Value]) -> dict[int, Value]:
+    """The values of a jaxpr's variables for these inputs, calls of functions opened."""
+    values = {id(var): value for var, value in zip([*jaxpr.constvars, *jaxpr.invars], inputs, strict=True)}
+    for equation in equations(jaxpr):
+        given = [values.get(id(var)) or Value(var.aval) for var in equation.invars]
+        inner = next((equation.params[key] for key in INNER if key in equation.params), None)
+        if equation.primitive.name in CALLS and inner is not None:
+            body = getattr(inner, "jaxpr", inner)
+            constants = [Value(var.aval) for var in body.constvars]
+            inside = _values(body, [*constants, *given[: len(body.invars)]])
+            for outer, var in zip(equation.outvars, body.outvars, strict=False):
+                values[id(outer)] = inside.get(id(var)) or Value(var.aval)
+        else:
+            for place, var in enumerate(equation.outvars):
+                values[id(var)] = Value(var.aval, equation, place, given)
+    return values
+
+
+def _kept(needed: Iterable[Value], size: Callable[[Any], int], free: set[Value]) -> tuple[int, int]:
+    """Bytes of some values, one for each that is not cheap to make, and of the largest."""
+    groups: dict[Value, int] = {}
+    loops: dict[int, tuple[Any, set[int]]] = {}
+    largest = 0
+    for value in dict.fromkeys(needed):
+        origin = _origin(value)
+        if origin in free or (origin.equation is not None and origin.equation.primitive.name in CHEAP):
+            continue  # made of the inputs, or of constants alone
+        if origin.equation is not None and origin.equation.primitive.name == "scan":
+            loops.setdefault(id(origin.equation), (origin.equation, set()))[1].add(origin.place)
+            continue
+        groups[origin] = max(groups.get(origin, 0), min(size(value.aval), size(origin.aval)))
+        largest = max(largest, size(value.aval))
+    stacked = sum(_of_scan(scan, places, size) for scan, places in loops.values())
+    return sum(groups.values()) + stacked, largest
+
+
+def _origin(value: Value) -> Value:
+    """The value that one comes from by cheap operations alone; the largest where several are combined."""
+    while value.equation is not None and value.equation.primitive.name in CHEAP:
+        rest = [one for one in value.inputs if one.bytes > 8]
+        if not rest:
+            break
+        value = max(rest, key=lambda one: (one.bytes, one.equation is not None))
+    return value
+
+
+def _of_scan(scan: Any, places: set[int], size: Callable[[Any], int]) -> int:
+    """Bytes of the results of a loop: those that it stacks are counted together in its body, times its length."""
+    body, carried = scan.params["jaxpr"].jaxpr, scan.params["num_carry"]
+    inputs = [Value(var.aval) for var in [*body.constvars, *body.invars]]
+    values = _values(body, inputs)
+    total = sum(size(scan.outvars[place].aval) for place in places if place < carried)
+    stacked = [values[id(body.outvars[p])] for p in sorted(places) if p >= carried and id(body.outvars[p]) in values]
+    given = set(inputs)
+    whole = sum(size(value.aval) for value in dict.fromkeys(stacked) if value in given)
+    rest, _ = _kept([value for value in stacked if value not in given], size, set())
+    return total + (whole + rest) * scan.params["length"]
