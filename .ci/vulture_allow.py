@@ -49,3 +49,7 @@ _.log_message
 
 # Read by ONNX Runtime (jaxnets/interop/onnx.py).
 _.log_severity_level
+
+# Axes of a mesh, read by name (jaxnets/parallel/mesh.py).
+_.sequence
+_.replica

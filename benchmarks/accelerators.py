@@ -59,7 +59,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="configurations; none: all")
     parser.add_argument("--on", default="v5e:2x4")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one configuration")
-    parser.add_argument("--keep", action="store_true", help="append the records to benchmarks/results/accelerators.jsonl")
+    parser.add_argument(
+        "--keep", action="store_true", help="append the records to benchmarks/results/accelerators.jsonl"
+    )
     given = parser.parse_args()
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     for name in given.names or shipped():

@@ -105,7 +105,10 @@ KEPT = {
     "test_any_module.test_sown_losses_are_added_to_the_loss_and_logged": ("[{'micro_batches': 2}]",),
     "test_field_reports.test_nodes_without_edges_have_finite_outputs": ("[GraphSAGE]",),
     "test_vision.test_outputs_and_gradients_equal_those_of_a_plain_implementation": ("[vit]",),
-    "test_field_text_training.test_models_without_a_table_of_positions_go_on_past_the_window": ("[alibi-unrolled]", "[sinusoidal-scanned]"),
+    "test_field_text_training.test_models_without_a_table_of_positions_go_on_past_the_window": (
+        "[alibi-unrolled]",
+        "[sinusoidal-scanned]",
+    ),
     "test_strangers_folder.test_a_run_does_not_write_through_links_in_its_directory": (
         "[checkpoints]",
         "[plots/curves.png]",

@@ -54,8 +54,11 @@ class Account:
         return self.state + self.data + self.sums + self.gathered + max(self.saved + self.largest, self.gradients)
 
 
-def account(parts: Parts, chip: Chip) -> Account:
-    """The account of a run's training step on one device of its mesh; nothing is compiled."""
+def account(parts: Parts, chip: Chip, *, saved: tuple[int, int] | None = None) -> Account:
+    """The account of a run's training step on one device of its mesh; nothing is compiled.
+
+    `saved` is what `saved_of` gave, where it is known.
+    """
     state = parts.abstract
     placed = parts.shardings
     parameters = held(state.params, placed.params)
@@ -63,7 +66,10 @@ def account(parts: Parts, chip: Chip) -> Account:
     whole = held(state, placed)
     several = parts.experiment.micro_batches > 1
     narrow = jax.numpy.dtype(parts.experiment.precision.compute).itemsize < 4
-    saved, largest = _saved(parts, chip)
+    shares = batch_devices(parts.mesh) * parts.experiment.micro_batches
+    kept, largest = saved_of(parts, chip, -(-parts.experiment.batch_size // shares)) if saved is None else saved
+    # About half of it is as wide as a hidden layer or belongs to a head, and is split with these.
+    kept = round(kept * (1 + 1 / parts.mesh.shape["tensor"]) / 2)
     return Account(
         parameters=parameters,
         optimizer=optimizer,
@@ -72,7 +78,7 @@ def account(parts: Parts, chip: Chip) -> Account:
         gradients=parameters,
         sums=several * parameters + narrow * parameters // 2,
         gathered=_gathered(parts),
-        saved=saved,
+        saved=kept,
         largest=largest,
     )
 
@@ -105,16 +111,14 @@ def _data(parts: Parts) -> int:
     return held(leaves, [leaf.sharding for leaf in leaves])
 
 
-def _saved(parts: Parts, chip: Chip) -> tuple[int, int]:
-    """Bytes that the backward pass of one micro-batch needs, on one device, and of the largest array of these.
+def saved_of(parts: Parts, chip: Chip, rows: int) -> tuple[int, int]:
+    """Bytes that the backward pass of a micro-batch of some rows needs, on one device, and of the largest array of these.
 
     0 where several players have losses.
     """
     if parts.task.players:
         return 0, 0
     experiment = parts.experiment
-    shares = batch_devices(parts.mesh) * experiment.micro_batches
-    rows = -(-experiment.batch_size // shares)
     batch = {n: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for n, a in parts.batch_spec.items()}
 
     def saved(params: Any, model_state: Any, batch: Batch, key: Any) -> list[Any]:

@@ -131,7 +131,7 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
     experiment = parts.experiment
     inputs = parts.batch_spec["inputs"]
     tokens = inputs.shape[1] if inputs.ndim == 2 and jax.numpy.issubdtype(inputs.dtype, jax.numpy.integer) else 1
-    step, forward = _flops(parts)
+    step, forward = flops_of_step(parts)
     found = Estimate(
         topology,
         {axis: int(size) for axis, size in parts.mesh.shape.items()},
@@ -146,7 +146,7 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
     return dataclasses.replace(found, compiled=_compile(parts)) if compile else found
 
 
-def _flops(parts: Parts) -> tuple[float, float]:
+def flops_of_step(parts: Parts) -> tuple[float, float]:
     """FLOPs of one step, and of its forward pass alone, over the whole batch."""
     task, recipe = parts.task, parts.recipe
 

@@ -12,11 +12,17 @@ from typing import Any
 from jaxnets.ops.beyond_promise import equations
 
 # Operations that a compiler computes again rather than keep their results.
-CHEAP = frozenset(
-    "abs add add_any and broadcast_in_dim ceil clamp concatenate convert_element_type copy copy_p cos custom_jvp_call div eq erf "
-    "exp exp2 expand_dims expm1 floor ge gt integer_pow iota is_finite le log log1p logistic lt max min mul ne neg not or pad "
-    "pow real reshape rsqrt select_n sign sin slice sqrt square squeeze stop_gradient sub tanh transpose xor".split()
-)
+# fmt: off
+CHEAP = frozenset((
+    "abs", "add", "add_any", "and", "broadcast_in_dim", "ceil", "clamp", "concatenate", "convert_element_type",
+    "copy", "copy_p", "cos", "custom_jvp_call", "div", "eq", "erf", "exp", "exp2",
+    "expand_dims", "expm1", "floor", "ge", "gt", "integer_pow", "iota", "is_finite", "le",
+    "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
+    "not", "or", "pad", "pow", "real", "reshape", "rsqrt", "select_n", "sign",
+    "sin", "slice", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tanh", "transpose",
+    "xor",
+))
+# fmt: on
 INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 
@@ -30,7 +36,8 @@ class Value:
     """What makes it; None for inputs."""
     place: int = 0
     """Its place among the results of the equation."""
-    inputs: Sequence["Value"] = ()
+    origin: "Value | None" = None
+    """The value that it comes from by cheap operations alone, the largest of several; None: from constants alone."""
 
     @property
     def bytes(self) -> int:
@@ -47,9 +54,28 @@ def saved_bytes(jaxpr: Any, size: Callable[[Any], int]) -> tuple[int, int]:
         jaxpr: a function whose outputs are what `jax.vjp` saves.
         size: bytes of an abstract array.
     """
-    inputs = [Value(var.aval) for var in [*jaxpr.constvars, *jaxpr.invars]]
+    inputs = _inputs(jaxpr)
     values = _values(jaxpr, inputs)
     return _kept((values[id(var)] for var in jaxpr.outvars if id(var) in values), size, set(inputs))
+
+
+def _inputs(jaxpr: Any) -> list[Value]:
+    """Values for the constants and arguments of a jaxpr; each is its own origin."""
+    values = [Value(var.aval) for var in [*jaxpr.constvars, *jaxpr.invars]]
+    for value in values:
+        value.origin = value
+    return values
+
+
+def _result(aval: Any, equation: Any, place: int, given: Sequence[Value]) -> Value:
+    """The value that an operation makes of others."""
+    value = Value(aval, equation, place)
+    if equation.primitive.name in CHEAP:
+        sources = [one for one in given if one.origin is not None]
+        value.origin = max(sources, key=lambda one: one.bytes).origin if sources else None
+    else:
+        value.origin = value
+    return value
 
 
 def _values(jaxpr: Any, inputs: Sequence[Value]) -> dict[int, Value]:
@@ -66,7 +92,7 @@ def _values(jaxpr: Any, inputs: Sequence[Value]) -> dict[int, Value]:
                 values[id(outer)] = inside.get(id(var)) or Value(var.aval)
         else:
             for place, var in enumerate(equation.outvars):
-                values[id(var)] = Value(var.aval, equation, place, given)
+                values[id(var)] = _result(var.aval, equation, place, given)
     return values
 
 
@@ -76,9 +102,9 @@ def _kept(needed: Iterable[Value], size: Callable[[Any], int], free: set[Value])
     loops: dict[int, tuple[Any, set[int]]] = {}
     largest = 0
     for value in dict.fromkeys(needed):
-        origin = _origin(value)
-        if origin in free or (origin.equation is not None and origin.equation.primitive.name in CHEAP):
-            continue  # made of the inputs, or of constants alone
+        origin = value.origin
+        if origin is None or origin in free:
+            continue
         if origin.equation is not None and origin.equation.primitive.name == "scan":
             loops.setdefault(id(origin.equation), (origin.equation, set()))[1].add(origin.place)
             continue
@@ -88,20 +114,10 @@ def _kept(needed: Iterable[Value], size: Callable[[Any], int], free: set[Value])
     return sum(groups.values()) + stacked, largest
 
 
-def _origin(value: Value) -> Value:
-    """The value that one comes from by cheap operations alone; the largest where several are combined."""
-    while value.equation is not None and value.equation.primitive.name in CHEAP:
-        rest = [one for one in value.inputs if one.bytes > 8]
-        if not rest:
-            break
-        value = max(rest, key=lambda one: (one.bytes, one.equation is not None))
-    return value
-
-
 def _of_scan(scan: Any, places: set[int], size: Callable[[Any], int]) -> int:
     """Bytes of the results of a loop: those that it stacks are counted together in its body, times its length."""
     body, carried = scan.params["jaxpr"].jaxpr, scan.params["num_carry"]
-    inputs = [Value(var.aval) for var in [*body.constvars, *body.invars]]
+    inputs = _inputs(body)
     values = _values(body, inputs)
     total = sum(size(scan.outvars[place].aval) for place in places if place < carried)
     stacked = [values[id(body.outvars[p])] for p in sorted(places) if p >= carried and id(body.outvars[p]) in values]

@@ -18,6 +18,7 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
   jaxnets shard CONFIG [--mesh.fsdp N ...]   where each leaf of the state goes on a mesh, also one that is not there
   jaxnets estimate CONFIG --on v5e:2x4       on accelerators that are not there: does it fit, what is exchanged, how fast
+  jaxnets plan CONFIG --chips v5e:16         the mesh, micro-batches and rematerialisation that suit it there
   jaxnets list                               the configurations by name
   jaxnets completion bash|zsh|fish           a script that completes commands, configurations, runs and flags
   jaxnets --version
@@ -100,6 +101,6 @@ safetensors writes the weights of any model, by name.
   python served/example.py""",
 }
 VERBS = (
-    *("train", "finetune", "evaluate", "summary", "list", "predict", "generate", "export", "shard", "estimate"),
+    *("train", "finetune", "evaluate", "summary", "list", "predict", "generate", "export", "shard", "estimate", "plan"),
     *("runs", "compare", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
 )

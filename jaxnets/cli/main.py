@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.cli import estimate, fast_parse, machine, shard, train
+from jaxnets.cli import estimate, fast_parse, machine, plan, shard, train
 from jaxnets.cli.help import DETAILS, HELP, VERBS
 from jaxnets.core import streams
 from jaxnets.core.errors import (
@@ -48,6 +48,7 @@ OPTIONS: dict[str, type] = {
     "summary": SummaryOptions,
     "shard": shard.ShardOptions,
     "estimate": estimate.EstimateOptions,
+    "plan": plan.PlanOptions,
 }
 
 
@@ -193,6 +194,8 @@ def _on_experiment(verb: str, arguments: list[str]) -> int:
     _prepare_jax()
     if verb == "train":
         return train.run(loaded, experiment, options)
+    if verb == "plan":
+        return plan.run(loaded, experiment, options)
     if verb == "estimate":
         return estimate.run(loaded, experiment, options)
     if verb == "shard":

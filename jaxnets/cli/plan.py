@@ -1,0 +1,88 @@
+"""`jaxnets plan`: the mesh, micro-batches and rematerialisation that suit a configuration on some accelerators."""
+
+import dataclasses
+from typing import Any
+
+from jaxnets.cli.units import show_memory, show_seconds
+
+SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Options of `jaxnets plan`."""
+
+    chips: str = ""
+    """The accelerators: v5e:16, v5p:4x4x4, h100:64."""
+    compile: int = 3
+    """How many of the best are compiled; 0: arithmetic alone."""
+
+    def __post_init__(self) -> None:
+        if self.compile < 0:
+            raise ValueError(f"compile is a number of ways, at least 0; got {self.compile}")
+
+
+def run(loaded: Any, experiment: Any, options: PlanOptions) -> int:
+    """Print the ways that fit, the best first, its flags, and why the others lose."""
+    from jaxnets.accelerators.chips import CHIPS
+    from jaxnets.accelerators.topology import devices_of, has_compiler, parse
+    from jaxnets.core.errors import UsageError, note
+
+    if not options.chips:
+        raise UsageError(f"say on which accelerators: --chips v5e:16, say; known are {', '.join(CHIPS)}")
+    topology = parse(options.chips)
+    stand_in = not has_compiler(topology)
+    devices = devices_of(topology, stand_in=stand_in)
+    from jaxnets.accelerators.plan import plan
+
+    if stand_in and options.compile:
+        note(f"compiled for devices of the CPU in place of {topology.name}, by the CPU's compiler")
+    ways = plan(experiment, topology, devices, compile=options.compile)
+    show(loaded.name, experiment, topology, ways)
+    return 0
+
+
+def show(name: str, experiment: Any, topology: Any, ways: Any) -> None:
+    """Print the result of a search."""
+    from jaxnets.cli.runs import print_table
+
+    fitting = [way for way in ways if not way.reason]
+    rows = []
+    for way in fitting[:SHOWN]:
+        peak = way.account.peak if way.compiled is None else way.compiled.peak
+        moved = way.exchange
+        if way.compiled is not None:
+            moved = sum(
+                way.compiled.floors[what] for what in ("interconnect", "network") if what in way.compiled.floors
+            )
+        rows.append(
+            [
+                f"{way.mesh.data} x {way.mesh.fsdp} x {way.mesh.tensor}",
+                str(way.micro_batches),
+                way.remat or "-",
+                show_memory(peak),
+                show_seconds(way.seconds),
+                show_seconds(way.compute),
+                show_seconds(moved),
+                "arithmetic" if way.compiled is None else f"{way.compiled.compiled.compiler} compiler",
+            ]
+        )
+    header = ["data x fsdp x tensor", "micro-batches", "remat", "memory", "step at least", "compute", "exchange", "by"]
+    print_table(header, rows)
+    best, out = fitting[0], [way for way in ways if way.reason]
+    print(
+        f"{len(ways)} ways to run {name} (batch of {experiment.batch_size}) on {topology.name}: {len(fitting)} fit into "
+        f"{show_memory(topology.chip.memory)} a device, {len(out)} do not"
+    )
+    slower = [way for way in fitting[1:] if way.seconds > 1.02 * best.seconds]
+    if slower:
+        worst = max(slower, key=lambda way: way.seconds)
+        what = "exchanges" if worst.exchange > worst.compute else "computing again"
+        print(
+            f"{len(slower)} that fit are slower, most of all {worst.mesh.data} x {worst.mesh.fsdp} x {worst.mesh.tensor} with "
+            f"{worst.micro_batches} micro-batches, by {what}: {show_seconds(worst.seconds)}"
+        )
+    if out:
+        near = min(out, key=lambda way: way.account.peak)
+        print(f"of those that do not fit, the smallest is {near.flags()}: {near.reason}")
+    print(f"\njaxnets train {name} {best.flags()}")

@@ -1,0 +1,100 @@
+"""`jaxnets plan`: what fits, what is fastest, and what is asked of a backward pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import run_here
+
+from jaxnets.accelerators.plan import plan
+from jaxnets.accelerators.saved import saved_bytes
+from jaxnets.accelerators.topology import parse
+from jaxnets.config import load
+from jaxnets.core.errors import UsageError
+
+
+def plain_size(array):
+    return int(np.prod(array.shape)) * array.dtype.itemsize
+
+
+def saved(function, *arguments):
+    def leaves(*args):
+        return jax.tree.leaves(jax.vjp(function, *args)[1])
+
+    return saved_bytes(jax.make_jaxpr(leaves)(*arguments).jaxpr, plain_size)
+
+
+A = jax.ShapeDtypeStruct((32, 64), jnp.float32)
+W = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+
+
+def test_a_product_of_inputs_saves_nothing_more():
+    assert saved(lambda x, w: x @ w, A, W) == (0, 0)
+
+
+def test_element_by_element_work_on_one_product_is_counted_once():
+    total, _ = saved(lambda x, w: jnp.sum(jnp.tanh(jnp.exp(jnp.sin(x @ w)) * 2 + 1)), A, W)
+    assert total == 32 * 64 * 4
+
+
+def test_each_product_of_a_chain_counts_also_inside_of_functions_that_are_called_twice():
+    layer = jax.jit(lambda x, w: jax.nn.gelu(x @ w))
+    total, _ = saved(lambda x, w: layer(layer(layer(x, w), w), w).sum(), A, W)
+    assert total == 3 * 32 * 64 * 4
+
+
+def test_a_loop_counts_its_rounds_and_remat_leaves_its_carry():
+    def loop(body):
+        def run(x, w):
+            return jax.lax.scan(lambda x, _: (body(x, w), None), x, None, length=5)[0].sum()
+
+        return run
+
+    def layer(x, w):
+        return jnp.tanh(jnp.tanh(x @ w) @ w)
+
+    one = 32 * 64 * 4
+    assert saved(loop(layer), A, W)[0] == pytest.approx(5 * 3 * one, rel=0.34)
+    assert saved(loop(jax.checkpoint(layer)), A, W)[0] == 5 * one
+
+
+def test_the_best_way_fits_and_no_other_that_fits_is_faster():
+    experiment = load("shakespeare_char").experiment
+    ways = plan(experiment, parse("v5e:4"), jax.devices()[:4], compile=0)
+    fitting = [way for way in ways if not way.reason]
+    assert ways[: len(fitting)] == fitting
+    assert all(fitting[0].seconds <= way.seconds for way in fitting)
+    for way in ways:
+        sizes = way.mesh.data * way.mesh.fsdp * way.mesh.tensor
+        assert sizes == 4
+        assert experiment.batch_size % (way.micro_batches * way.mesh.data * way.mesh.fsdp) == 0
+        assert experiment.task.model.heads % way.mesh.tensor == 0
+    # A small network on fast links: what needs the fewest exchanges and nothing again.
+    assert fitting[0].remat == "none"
+    assert fitting[0].micro_batches == 1
+
+
+def test_what_is_split_takes_less_and_what_is_computed_again_takes_longer():
+    ways = plan(load("llama_1b").experiment, parse("v5e:8"), jax.devices(), compile=0)
+    by = {way.flags(): way for way in ways}
+    full = by["--mesh.data 8 --mesh.fsdp 1 --mesh.tensor 1 --micro-batches 1 --task.model.remat blocks"]
+    assert "it needs" in full.reason  # 1.2 billion parameters with two moments on each chip of 16 GiB
+    cut = by["--mesh.data 1 --mesh.fsdp 8 --mesh.tensor 1 --micro-batches 1 --task.model.remat blocks"]
+    assert not cut.reason
+    assert cut.account.state < full.account.state / 7.5
+    plain = by["--mesh.data 1 --mesh.fsdp 8 --mesh.tensor 1 --micro-batches 1 --task.model.remat none"]
+    assert plain.account.saved > 2 * cut.account.saved
+    assert plain.compute < cut.compute
+
+
+def test_where_nothing_fits_the_smallest_way_is_named():
+    with pytest.raises(UsageError, match=r"no way to run it on v5e:1x1 fits: the smallest needs"):
+        plan(load("llama_1b").experiment, parse("v5e:1"), jax.devices()[:1], compile=0)
+
+
+def test_the_command_prints_the_flags_and_mistakes_are_said(tmp_path):
+    wrong = run_here("plan", "digits_cnn", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "--chips v5e:16" in wrong.stderr
+    wrong = run_here("plan", "digits_cnn", "--chips", "v5e:8", "--compile", -1, cwd=tmp_path)
+    assert wrong.returncode == 2
