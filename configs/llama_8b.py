@@ -2,8 +2,9 @@
 
     jaxnets estimate llama_8b --on v5p:16 --mesh.data 1 --mesh.fsdp 16
     jaxnets plan llama_8b --chips v5p:16
+    jaxnets train llama_8b --mesh.data 1 --mesh.fsdp -1
 
-Sizes of the published model (32 layers, width 4,096, 32 heads, 8 key heads, vocabulary 128,256, not tied). Not run: it is meant
+Sizes of the published model (32 layers, width 4,096, 32 heads, 8 key heads, vocabulary 128,256, untied). Not run: it is meant
 to be estimated and planned, and to be trained where the devices are. The data are those of `llama_1b`.
 """
 

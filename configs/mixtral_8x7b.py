@@ -2,6 +2,7 @@
 
     jaxnets estimate mixtral_8x7b --on v5p:32 --mesh.data 1 --mesh.fsdp 4 --mesh.expert 8
     jaxnets plan mixtral_8x7b --chips v5p:64
+    jaxnets train mixtral_8x7b --mesh.data 1 --mesh.fsdp -1
 
 Sizes of the published model (32 layers, width 4,096, 32 heads, 8 key heads, 8 experts of which 2 for each token). Not run: it
 is meant to be estimated and planned, and to be trained where the devices are. The data are those of `llama_1b`, with their

@@ -78,6 +78,7 @@ def made(name, folder):
         "rings_gin": Rings(), "adding_gru": AddingProblem(),
         "moving_digits": MovingDigits(), "shakespeare_char": Text(str(folder / "text.txt")),
         "gpt2_124m": GPT2Tokens("books", length=1024), "llama_1b": GPT2Tokens("books", length=2048),
+        **dict.fromkeys(("llama_8b", "llama_70b", "mixtral_8x7b"), GPT2Tokens("books", length=4096)),
         "overlaid_digits": OverlaidDigits(train=600, test=20), "etth1_forecast": Series("sunspots", history=96, horizon=24),
     }  # fmt: skip
     if name in ("reverse_words", "multi30k_translation", "rotten_tomatoes"):
