@@ -114,5 +114,3 @@ def life(pod: Pod) -> list[tuple[str, list[list[str]]]]:
 
 def _where(pod: Pod) -> list[str]:
     return [f"--project={pod.project}", f"--zone={pod.zone}"]
-
-

@@ -22,6 +22,11 @@ REFUSALS = (
         "run `gcloud services enable tpu.googleapis.com --project={project}`",
     ),
     (
+        r"no (more )?capacity|stockout|UNAVAILABLE|timed? ?out|Connection (reset|refused)",
+        "the service has no room or no answer for {name} in {zone} now",
+        "try again later, or choose another zone",
+    ),
+    (
         r"quota|RESOURCE_EXHAUSTED",
         "the quota of project {project} does not cover {accelerator}{spot} in {zone}",
         "ask for more under IAM & Admin, Quotas (TPU API), or choose another zone, a smaller accelerator or {other}",
@@ -42,11 +47,27 @@ REFUSALS = (
         "see `pod.py status`, or remove it with `pod.py down`",
     ),
     (
+        r"NOT_FOUND|not found",
+        "there is no pod {name} in {zone} of project {project}",
+        "make it with `pod.py up`, or check name, zone and project",
+    ),
+    (
+        r"publickey",
+        "the machines do not take this ssh key yet",
+        "try again in a minute; if the key has a passphrase, give it to ssh-agent (`ssh-add ~/.ssh/google_compute_engine`)",
+    ),
+    (
         r"PERMISSION_DENIED|permission",
         "this account may not do that in project {project}",
         "ask for the role TPU Admin (roles/tpu.admin), and check the project's name",
     ),
-)  # fmt: skip
+)
+# Another try may not meet these, nor what is not in the list.
+PASSING = [rule for _, rule, _ in REFUSALS if "now" in rule.split() or "yet" in rule.split()]
+
+
+class PassingError(PodError):
+    """A refusal that another try may not meet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +108,9 @@ def refusal(pod: Pod, command: Sequence[str], result: Result) -> PodError:
     }
     for pattern, rule, remedy in REFUSALS:
         if re.search(pattern, said, re.IGNORECASE):
-            return PodError(f"{rule.format(**words)}; {remedy.format(**words)}. gcloud says: {said}")
-    return PodError(f"gcloud refuses `{commands.text(list(command))}`; it says: {said}")
+            kind = PassingError if rule in PASSING else PodError
+            return kind(f"{rule.format(**words)}; {remedy.format(**words)}. gcloud says: {said}")
+    return PassingError(f"gcloud refuses `{commands.text(list(command))}`; it says: {said}")
 
 
 def checked(pod: Pod, command: Sequence[str], runner: Runner) -> Result:

@@ -56,10 +56,17 @@ class Pod:
             if not getattr(self, field):
                 raise PodUsageError(f"{field} is missing; give --{field}, or write it in pod.toml")
         _match("name", self.name, NAME, "lower-case letters, digits and hyphens, a letter first, at most 63")
-        _match("project", self.project, r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "the id of a project, not its title")
+        _match(
+            "project",
+            self.project,
+            r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]",
+            "the id of a project, not its title",
+        )
         _match("zone", self.zone, r"[a-z]+-[a-z]+\d+-[a-z]", "a region and a letter, such as us-west4-a")
         if self.bucket:
-            _match("bucket", self.bucket, r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", "the bucket's name alone, without gs://")
+            _match(
+                "bucket", self.bucket, r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", "the bucket's name alone, without gs://"
+            )
         if self.version:
             _match("version", self.version, r"[a-z0-9][a-z0-9._-]*", "the name of a runtime version")
         _check_accelerator(self.accelerator)
@@ -131,15 +138,19 @@ def read(path: Path | None, flags: dict[str, object]) -> Pod:
         try:
             values = tomllib.loads(path.read_text())
         except OSError as error:
-            raise PodUsageError(f"{path} cannot be read ({error.strerror}); give the settings as flags, or another file") from error
+            raise PodUsageError(
+                f"{path} cannot be read ({error.strerror}); give the settings as flags, or another file"
+            ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise PodUsageError(f"{path} is not TOML ({error}); write lines such as  name = \"llama\"") from error
+            raise PodUsageError(f'{path} is not TOML ({error}); write lines such as  name = "llama"') from error
     kinds = {field.name: field.type for field in dataclasses.fields(Pod)}
     for name, value in values.items():
         if name not in kinds:
             raise PodUsageError(f"{path} has {name!r}, which is no setting; there are {', '.join(kinds)}")
         if not isinstance(value, kinds[name]):  # type: ignore[arg-type]
-            raise PodUsageError(f"{path}: {name} is {value!r}; write {'true or false' if name == 'spot' else 'a text in quotes'}")
+            raise PodUsageError(
+                f"{path}: {name} is {value!r}; write {'true or false' if name == 'spot' else 'a text in quotes'}"
+            )
     values |= flags
     return Pod(**{name: "" for name in ("name", "project", "zone", "accelerator")} | values)  # type: ignore[arg-type]
 
