@@ -176,7 +176,8 @@ class Sitter:
         self._again()
 
     def _look_at_workers(self) -> int | None:
-        workers = read_status(self.runner(commands.status(self.pod)).out)
+        asked = self.runner(commands.status(self.pod))
+        workers = read_status(asked.out)
         verdict, step = judge(workers, self.pod.workers), newest_step(workers)
         if step is not None and (self.step is None or step > self.step):
             self.step, self.tries = step, 0
@@ -202,16 +203,16 @@ class Sitter:
         elif verdict.kind == "failed":
             self._restart(verdict.why)
         else:
-            self._wait_for_all(verdict)
+            self._wait_for_all(verdict, asked.err.strip()[-400:])
         return None
 
-    def _wait_for_all(self, verdict: Verdict) -> None:
+    def _wait_for_all(self, verdict: Verdict, error: str) -> None:
         """Some workers say nothing, or run on where others have ended: wait a little, then act."""
         self.waiting += 1
         if self.waiting <= self.limits.patience:
             self.sleep(self.limits.poll)
         elif verdict.kind == "silent":
-            self._count(verdict.why, "they may have lost their machine")
+            self._count(verdict.why, error or "they may have lost their machine")
             self._delete()
         else:
             self._stop()

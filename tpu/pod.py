@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tpu import babysit, commands, gcloud
 from tpu.gcloud import Runner
-from tpu.settings import Pod, PodError, PodUsageError, check_command, read
+from tpu.settings import Pod, PodError, PodUsageError, check_command, check_wheel, read
 
 VERBS = {
     "plan": "say what would be made, and ask gcloud whether the zone has it; makes nothing",
@@ -45,7 +45,7 @@ class Outside:
     """Asks for a line."""
 
 
-def main(arguments: Sequence[str], outside: Outside = Outside()) -> int:  # noqa: B008
+def main(arguments: Sequence[str], outside: Outside = Outside()) -> int:
     """Run one verb and return its exit code."""
     options = _parser().parse_args(list(arguments))
     try:
@@ -165,10 +165,7 @@ def _up(pod: Pod, options: argparse.Namespace, outside: Outside) -> int:
 
 
 def _setup(pod: Pod, options: argparse.Namespace, outside: Outside) -> int:
-    if pod.wheel and not Path(pod.wheel).is_file():
-        raise PodUsageError(
-            f"package is {pod.package!r}, and there is no such wheel; make it: pip wheel --no-deps -w dist ."
-        )
+    check_wheel(pod)
     result = gcloud.Result(0)
     for command in commands.setup(pod):
         result = gcloud.checked(pod, command, outside.runner)
@@ -241,6 +238,7 @@ def _down(pod: Pod, options: argparse.Namespace, outside: Outside) -> int:
 
 
 def _babysit(pod: Pod, options: argparse.Namespace, outside: Outside) -> int:
+    check_wheel(pod)
     sitter = babysit.Sitter(pod, outside.runner, outside.sleep, lambda text: outside.say(f"babysit: {text}"))
     code = sitter.watch()
     if code == 0 and options.down:

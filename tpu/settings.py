@@ -131,6 +131,12 @@ def check_command(pod: Pod, *, kept: bool = False) -> None:
         )
 
 
+def check_wheel(pod: Pod) -> None:
+    """Raise `PodUsageError` if the package is a wheel that is not here."""
+    if pod.wheel and not Path(pod.wheel).is_file():
+        raise PodUsageError(f"package is {pod.package!r}, and there is no such wheel; make it: pip wheel --no-deps -w dist .")
+
+
 def read(path: Path | None, flags: dict[str, object]) -> Pod:
     """The settings of a file, if there is one, with those of the flags over them."""
     values: dict[str, object] = {}
@@ -139,7 +145,7 @@ def read(path: Path | None, flags: dict[str, object]) -> Pod:
             values = tomllib.loads(path.read_text())
         except OSError as error:
             raise PodUsageError(
-                f"{path} cannot be read ({error.strerror}); give the settings as flags, or another file"
+                f"{path} cannot be read ({error.strerror}); give another file, or flags"
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise PodUsageError(f'{path} is not TOML ({error}); write lines such as  name = "llama"') from error
@@ -165,7 +171,7 @@ def _check_accelerator(value: str) -> None:
     found = re.fullmatch(r"([a-z0-9]+)-(\d{1,5})", value)
     if not found or found[1] not in GENERATIONS:
         raise PodUsageError(
-            f"accelerator is {value!r}, which is not known; it is one of the generations {', '.join(GENERATIONS)} with a size, "
+            f"accelerator is {value!r}, which is not known; it is one of {', '.join(GENERATIONS)} with a size, "
             f"such as {known}; TPU7x and later are on GKE only (tpu/jobset.yaml)"
         )
     size, by_chips = int(found[2]), GENERATIONS[found[1]][1]
