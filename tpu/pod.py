@@ -118,14 +118,8 @@ def _would_run(pod: Pod, options: argparse.Namespace) -> list[list[str]]:
     if options.verb == "status":
         return [commands.describe(pod), commands.status(pod)]
     if options.verb == "babysit":
-        return [
-            commands.describe(pod),
-            commands.create(pod),
-            *life["setup"],
-            *life["run"],
-            *life["stop"],
-            *life["down"],
-        ]
+        later = [line for verb in ("setup", "run", "logs", "stop", "down") for line in life[verb]]
+        return [commands.describe(pod), commands.create(pod), *later]
     return life[options.verb]
 
 
