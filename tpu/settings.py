@@ -134,7 +134,9 @@ def check_command(pod: Pod, *, kept: bool = False) -> None:
 def check_wheel(pod: Pod) -> None:
     """Raise `PodUsageError` if the package is a wheel that is not here."""
     if pod.wheel and not Path(pod.wheel).is_file():
-        raise PodUsageError(f"package is {pod.package!r}, and there is no such wheel; make it: pip wheel --no-deps -w dist .")
+        raise PodUsageError(
+            f"package is {pod.package!r}, and there is no such wheel; make it: pip wheel --no-deps -w dist ."
+        )
 
 
 def read(path: Path | None, flags: dict[str, object]) -> Pod:
@@ -144,9 +146,7 @@ def read(path: Path | None, flags: dict[str, object]) -> Pod:
         try:
             values = tomllib.loads(path.read_text())
         except OSError as error:
-            raise PodUsageError(
-                f"{path} cannot be read ({error.strerror}); give another file, or flags"
-            ) from error
+            raise PodUsageError(f"{path} cannot be read ({error.strerror}); give another file, or flags") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise PodUsageError(f'{path} is not TOML ({error}); write lines such as  name = "llama"') from error
     kinds = {field.name: field.type for field in dataclasses.fields(Pod)}

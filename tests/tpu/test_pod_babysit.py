@@ -9,9 +9,9 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from tpu import gcloud, pod  # noqa: E402
-from tpu.babysit import GivenUpError, Limits, Sitter, Verdict, Worker, judge, read_status  # noqa: E402
-from tpu.settings import Pod  # noqa: E402
+from tpu import gcloud, pod
+from tpu.babysit import GivenUpError, Limits, Sitter, Verdict, Worker, judge, read_status
+from tpu.settings import Pod
 
 # Each life of a pod is a dict: states (one for each `describe`), status (the lines of the workers for each look); the last of
 # each is repeated. `refuse`, `setup` and `run` are what gcloud says when that fails, `log` is the log of worker 0.
@@ -64,7 +64,9 @@ NEW = ["worker - new - -", "worker - new - -"]
 IDLE = ["worker 0 idle - -", "worker 1 idle - -"]
 DONE = ["worker 0 ended 0 900", "worker 1 ended 0 900"]
 COMMAND = "jaxnets train llama_1b --run-dir bucket/runs/a"
-POD = Pod(name="a", project="my-project", zone="us-west4-a", accelerator="v4-16", bucket="b-b", command=COMMAND, spot=True)
+POD = Pod(
+    name="a", project="my-project", zone="us-west4-a", accelerator="v4-16", bucket="b-b", command=COMMAND, spot=True
+)
 
 
 def both(state, code="-", step="-"):
@@ -209,7 +211,9 @@ def test_a_usage_error_is_not_started_again_and_the_log_is_shown(stage):
 )
 def test_the_same_failure_three_times_without_a_newer_checkpoint_ends_it(lines, why, stage):
     with pytest.raises(GivenUpError) as error:
-        stage.play({"states": ["ACTIVE"], "status": [lines], "log": "Traceback: boom"}, there=True, script="lost" in why)
+        stage.play(
+            {"states": ["ACTIVE"], "status": [lines], "log": "Traceback: boom"}, there=True, script="lost" in why
+        )
     for word in (why, "3 times", "step 100", "boom", "pod.py down"):
         assert word in str(error.value)
     assert stage.calls() == ["run", "run", "tail"]

@@ -9,8 +9,8 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from tpu import commands, gcloud, pod  # noqa: E402
-from tpu.settings import Pod, PodError, PodUsageError, check_command, read  # noqa: E402
+from tpu import commands, gcloud, pod
+from tpu.settings import Pod, PodError, PodUsageError, check_command, read
 
 README = (ROOT / "tpu" / "README.md").read_text()
 GOLDEN = re.findall(r"```\n\$ python tpu/pod\.py ([^\n]*)\n(.*?)```", README, flags=re.S)
