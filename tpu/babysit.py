@@ -259,8 +259,8 @@ class Sitter:
         if times >= self.limits.same:
             where = f"the checkpoint of step {self.step}" if self.step is not None else "any checkpoint"
             raise GivenUpError(
-                f"{about}. That is {times} times without progress beyond {where}, so another try would end the same way; "
-                f"find the cause, then run babysit again. The pod is still there and costs money (`pod.py down`). {self._log()}"
+                f"{about}. That is {times} times without progress beyond {where}, so another try would end the same way; find "
+                f"the cause, then run babysit again. The pod still costs money (`pod.py down` removes it). {self._log()}"
             )
         self.say(f"{about} ({times} of {self.limits.same})")
 

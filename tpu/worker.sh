@@ -12,11 +12,17 @@ attribute() { curl -sf --max-time 10 -H 'Metadata-Flavor: Google' "$metadata/$1"
 
 number() { attribute agent-worker-number || echo 0; }
 
-alive() {  # whether the process of the file is there and is still this script's, not another with its number
-  local process
-  process=$(cat "$pod/pid" 2>/dev/null) || return 1
-  grep -aqs worker.sh "/proc/$process/cmdline"
+held() {  # whether the process of the file is there and is still this script's, not another with its number
+  grep -aqs worker.sh "/proc/$(cat "$pod/pid" 2>/dev/null || echo none)/cmdline"
 }
+
+orphaned() {  # whether the command runs on although that process is gone; prints its process group
+  local group since
+  read -r group since 2>/dev/null <"$pod/group" || return 1
+  [ "$since" = "$(cat /proc/sys/kernel/random/boot_id)" ] && kill -0 -- "-$group" 2>/dev/null && echo "$group"
+}
+
+alive() { held || orphaned >/dev/null; }
 
 place() {  # which worker this is, of how many, and where the first one is
   local workers first
@@ -33,6 +39,7 @@ hold() {  # runs the command in a process group of its own, passes SIGTERM on, a
   set -m
   bash -c "$1" &
   child=$!
+  echo "$child $(cat /proc/sys/kernel/random/boot_id)" >"$pod/group"
   trap 'asked=$((asked + 1)); kill -TERM -- "-$child" 2>/dev/null || true' TERM
   while :; do
     before=$asked code=0
@@ -42,6 +49,7 @@ hold() {  # runs the command in a process group of its own, passes SIGTERM on, a
   echo "== $(date -u +%FT%TZ) exit code $code"
   echo "$code" >"$pod/exit.new"
   mv "$pod/exit.new" "$pod/exit"
+  rm -f "$pod/group"
 }
 
 run() {
@@ -54,7 +62,7 @@ run() {
     sudo rm -f "$lock"
   fi
   place
-  rm -f "$pod/exit" "$pod/pid"
+  rm -f "$pod/exit" "$pod/pid" "$pod/group"
   cd "$HOME"
   export PATH=$pod/venv/bin:$PATH
   if [ -d "$HOME/bucket/data" ]; then export JAXNETS_DATA=$HOME/bucket/data; fi
@@ -91,9 +99,9 @@ stop() {
     echo "worker $(number): nothing runs"
     return
   fi
-  kill -TERM "$(cat "$pod/pid")"
-  while alive && [ "$waited" -lt "$(($1 * 5))" ]; do
-    sleep 0.2
+  if held; then kill -TERM "$(cat "$pod/pid")"; else kill -TERM -- "-$(orphaned)"; fi
+  while alive && [ "$waited" -lt "$(($1 * 10))" ]; do
+    sleep 0.1
     waited=$((waited + 1))
   done
   if alive; then

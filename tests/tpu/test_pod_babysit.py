@@ -16,11 +16,9 @@ from tpu.settings import Pod
 # Each life of a pod is a dict: states (one for each `describe`), status (the lines of the workers for each look); the last of
 # each is repeated. `refuse`, `setup` and `run` are what gcloud says when that fails, `log` is the log of worker 0.
 GCLOUD = """
-import json
-
 def answer(here, words):
-    lives, now = json.loads((here / "lives.json").read_text()), json.loads((here / "now.json").read_text())
-    with (here / "calls").open("a") as file:
+    lives, now = eval(open(f"{here}/lives").read()), eval(open(f"{here}/now").read())
+    with open(f"{here}/calls", "a") as file:
         file.write(words + "\\n")
     life = lives[min(now["life"], len(lives) - 1)]
     out = error = ""
@@ -33,7 +31,7 @@ def answer(here, words):
     if " describe " in words and not now["there"]:
         error = "ERROR: (gcloud) NOT_FOUND: no such resource"
     elif " describe " in words:
-        out = json.dumps({"state": life["why"]}) if "json" in words else turn("states")
+        out = str({"state": life["why"]}) if "json" in words else turn("states")
     elif " create " in words:
         now.update(life=now["life"] + 1, there=True, at={})
         error = lives[min(now["life"], len(lives) - 1)].get("refuse", "")
@@ -49,13 +47,12 @@ def answer(here, words):
         error = life.get("run", "")
     elif "tail" in words:
         out = life.get("log", "")
-    (here / "now.json").write_text(json.dumps(now))
+    open(f"{here}/now", "w").write(repr(now))
     return bool(error), out, error
 """
 SCRIPT = """
 import sys
-from pathlib import Path
-code, out, error = answer(Path(__file__).parent, " ".join(sys.argv[1:]))
+code, out, error = answer(__file__.rpartition("/")[0], " ".join(sys.argv[1:]))
 print(out)
 print(error, file=sys.stderr)
 sys.exit(code)
@@ -83,8 +80,8 @@ class Stage:
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
     def set(self, *lives, there=False):
-        (self.folder / "lives.json").write_text(json.dumps(lives))
-        (self.folder / "now.json").write_text(json.dumps({"life": 0 if there else -1, "there": there, "at": {}}))
+        (self.folder / "lives").write_text(repr(lives))
+        (self.folder / "now").write_text(repr({"life": 0 if there else -1, "there": there, "at": {}}))
         (self.folder / "calls").write_text("")
 
     def here(self, command):

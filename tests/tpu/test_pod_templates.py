@@ -157,7 +157,7 @@ def test_a_worker_runs_once_is_stopped_and_keeps_the_exit_code(machine):
 
 
 def test_a_training_that_does_not_stop_in_time_is_said(machine):
-    machine.run("run", 'trap "" TERM; echo begun; for i in {1..15}; do sleep 0.1; done')
+    machine.run("run", 'trap "" TERM; echo begun; for i in {1..8}; do sleep 0.1; done')
     while "begun\n" not in machine.log():
         time.sleep(0.02)
     code, said = machine.run("stop", "0")
@@ -174,6 +174,9 @@ def test_a_killed_command_and_a_lost_one_are_told_apart(machine):
     machine.run("run", "sleep 5")
     machine.wait("running")
     os.kill(int((machine.home / "pod" / "pid").read_text()), signal.SIGKILL)
+    machine.wait("running")  # the command goes on without the process that held it
+    assert machine.run("run", "true")[0] == 3
+    assert machine.run("stop", "5")[1] == "worker 0: ended with no exit code"
     machine.wait("lost - -")
     # The number of a process that is not the training's, as after a restart of the machine.
     (machine.home / "pod" / "pid").write_text(str(os.getpid()))
