@@ -20,8 +20,8 @@ if [ $# = 0 ]; then
 fi
 : "${SLURM_JOB_ID:?is not set, so this is not inside a job; start it by sbatch}"
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export COORDINATOR=$first:$((20000 + SLURM_JOB_ID % 20000))
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export COORDINATOR=${nodes%%$'\n'*}:$((20000 + SLURM_JOB_ID % 20000))
 
 # JAX gives each process the GPU of its local number. One failure ends the others by jaxnets' own heartbeat; srun must not end
 # them at the first exit code, since the first process may still be saving.

@@ -65,13 +65,16 @@ class Machine:
         done = subprocess.run(command, cwd=self.home, env=variables, capture_output=True, text=True, timeout=20)
         return done.returncode, (done.stdout + done.stderr).strip()
 
-    def wait(self, text, *arguments):
+    def wait(self, text):
         """Until the status has this text."""
-        for _ in range(200):
-            if text in (said := self.run("status", *arguments)[1]):
-                return said
+        self.until(lambda: text in self.run("status")[1])
+
+    def until(self, there):
+        for _ in range(300):
+            if there():
+                return
             time.sleep(0.02)
-        raise AssertionError(said)
+        raise AssertionError(self.run("status")[1])
 
     def log(self):
         return (self.home / "pod" / "log").read_text()
@@ -148,8 +151,7 @@ def test_a_worker_runs_once_is_stopped_and_keeps_the_exit_code(machine):
     code, said = machine.run("run", command)
     assert code == 3
     assert "stop it first" in said
-    while "begun 10.0.0.2:8476 2 0" not in machine.log():
-        time.sleep(0.02)
+    machine.until(lambda: "begun 10.0.0.2:8476 2 0" in machine.log())
     assert machine.run("stop", "10") == (0, "worker 0: ended with 75")
     assert machine.run("status")[1] == "worker 0 ended 75 -"
     assert machine.run("stop", "10") == (0, "worker 0: nothing runs")
@@ -158,8 +160,7 @@ def test_a_worker_runs_once_is_stopped_and_keeps_the_exit_code(machine):
 
 def test_a_training_that_does_not_stop_in_time_is_said(machine):
     machine.run("run", 'trap "" TERM; echo begun; for i in {1..8}; do sleep 0.1; done')
-    while "begun\n" not in machine.log():
-        time.sleep(0.02)
+    machine.until(lambda: "begun\n" in machine.log())
     code, said = machine.run("stop", "0")
     assert code == 4
     assert "still saving" in said
@@ -172,7 +173,7 @@ def test_a_killed_command_and_a_lost_one_are_told_apart(machine):
     machine.run("run", "exit 2")
     machine.wait("ended 2")
     machine.run("run", "sleep 5")
-    machine.wait("running")
+    machine.until((machine.home / "pod" / "group").exists)
     os.kill(int((machine.home / "pod" / "pid").read_text()), signal.SIGKILL)
     machine.wait("running")  # the command goes on without the process that held it
     assert machine.run("run", "true")[0] == 3
