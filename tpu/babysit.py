@@ -131,6 +131,8 @@ class Sitter:
     """Each kind of failure since then."""
     waiting: int = 0
     """Looks in a row at which an answer was missing or only some workers ran."""
+    reached: bool = False
+    """Whether any worker of this pod has answered."""
     said: str = ""
     """The last state that was told."""
 
@@ -172,12 +174,13 @@ class Sitter:
 
     def _delete(self) -> None:
         gcloud.checked(self.pod, commands.delete(self.pod), self.runner)
-        self.waiting = 0
+        self.waiting, self.reached = 0, False
         self._again()
 
     def _look_at_workers(self) -> int | None:
         asked = self.runner(commands.status(self.pod))
         workers = read_status(asked.out)
+        self.reached = self.reached or bool(workers)
         verdict, step = judge(workers, self.pod.workers), newest_step(workers)
         if step is not None and (self.step is None or step > self.step):
             self.step, self.tries = step, 0
@@ -211,6 +214,9 @@ class Sitter:
         self.waiting += 1
         if self.waiting <= self.limits.patience:
             self.sleep(self.limits.poll)
+        elif verdict.kind == "silent" and not self.reached:  # a new pod would not take this key or this network either
+            self._count("no worker has answered yet", error)
+            self._again()
         elif verdict.kind == "silent":
             self._count(verdict.why, error or "they may have lost their machine")
             self._delete()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from tpu import commands
 from tpu.settings import Pod, PodError
 
+# Seconds that a question may take, and anything else. A machine that dies leaves ssh waiting.
+QUICK, SLOW = 180, 1800
 # What gcloud says, in a pattern, and what to do about it. The first that fits counts.
 REFUSALS = (
     (
@@ -94,7 +96,13 @@ def execute(command: Sequence[str]) -> Result:
             f"{command[0]} is not on PATH, and it makes the pods; install the Google Cloud CLI "
             f"(https://cloud.google.com/sdk/docs/install), or look at the commands with --dry-run"
         )
-    done = subprocess.run(list(command), capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    seconds = QUICK if any(word == "describe" or "worker.sh status" in word for word in command) else SLOW
+    try:
+        done = subprocess.run(
+            list(command), capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return Result(124, err=f"timed out after {seconds} s")
     return Result(done.returncode, done.stdout, done.stderr)
 
 

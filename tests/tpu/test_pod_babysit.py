@@ -173,6 +173,13 @@ def test_a_dead_worker_has_its_pod_made_anew(stage):
     assert any("1 of 2 workers do not answer: ssh: no route" in line for line in stage.told)
 
 
+def test_a_pod_that_never_answered_is_not_made_anew(stage):
+    with pytest.raises(GivenUpError, match="no route to host"):
+        stage.play({"states": ["ACTIVE"], "status": [[]]})
+    assert stage.calls() == ["create", "tail"]
+    assert stage.slept == [30.0] * 3 + [30.0, 60.0]
+
+
 def test_a_worker_that_is_silent_for_a_moment_changes_nothing(stage):
     looks = [both("running"), ["worker 1 running - -"], both("running"), ["worker 1 running - -"], DONE]
     assert stage.play({"states": ["ACTIVE"], "status": looks}, there=True) == 0

@@ -205,6 +205,15 @@ def test_without_gcloud_the_remedy_is_told(tmp_path, monkeypatch, capsys, settin
     assert pod.main(["up", "--dry-run", "--settings", str(settings)]) == 0
 
 
+def test_a_question_that_hangs_has_an_end(tmp_path, monkeypatch):
+    (tmp_path / "gcloud").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "gcloud").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(gcloud, "QUICK", 0.1)
+    with pytest.raises(gcloud.PassingError, match="try again later.*timed out after 0.1 s"):
+        gcloud.state(a_pod(), gcloud.execute)
+
+
 def test_plan_asks_the_zone_and_says_when_nobody_is_logged_in(settings, capsys):
     world = World()
     assert pod.main(["plan", "--settings", str(settings)], world.outside()) == 0
