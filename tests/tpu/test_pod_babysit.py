@@ -74,7 +74,7 @@ class Stage:
     """The played gcloud, and what the sitter did with it."""
 
     def __init__(self, folder, monkeypatch):
-        self.folder, self.told, self.slept = folder, [], []
+        self.folder, self.told, self.slept, self.asked = folder, [], [], 0
         (folder / "gcloud").write_text(f"#!{sys.executable} -IS\n{GCLOUD}{SCRIPT}")
         (folder / "gcloud").chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -84,8 +84,14 @@ class Stage:
         (self.folder / "now").write_text(repr({"life": 0 if there else -1, "there": there, "at": {}}))
         (self.folder / "calls").write_text("")
 
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        assert len(self.slept) < 50, "it waits without end"
+
     def here(self, command):
         """The same without a process."""
+        self.asked += 1
+        assert self.asked < 200, "it asks without end"
         names = {}
         exec(GCLOUD, names)
         return gcloud.Result(*names["answer"](self.folder, " ".join(command[1:])))
@@ -93,7 +99,7 @@ class Stage:
     def play(self, *lives, there=False, script=False):
         self.set(*lives, there=there)
         runner = gcloud.execute if script else self.here
-        return Sitter(POD, runner, self.slept.append, self.told.append).watch()
+        return Sitter(POD, runner, self.sleep, self.told.append).watch()
 
     def calls(self):
         """The calls that change something, as verbs in their order."""
@@ -155,7 +161,7 @@ def test_a_refused_quota_ends_at_once_with_the_remedy(stage, tmp_path, monkeypat
     (tmp_path / "pod.toml").write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in vars(POD).items()))
     stage.set({"refuse": "Quota limit 'TPUV4' has been exceeded"})
     monkeypatch.chdir(tmp_path)
-    outside = pod.Outside(sleep=stage.slept.append, say=stage.told.append)
+    outside = pod.Outside(sleep=stage.sleep, say=stage.told.append)
     assert pod.main(["babysit"], outside) == 1
     told = capsys.readouterr().err
     for word in ("quota", "my-project", "v4-16", "us-west4-a", "TPUV4", "Quotas"):
@@ -254,7 +260,7 @@ def test_a_pod_that_fails_says_why(stage):
 
 def test_a_gcloud_that_fails_for_a_moment_is_asked_again(stage):
     results = [gcloud.Result(1, err="connection reset")] * 2 + [gcloud.Result(0, "ACTIVE")]
-    sitter = Sitter(POD, lambda _: results.pop(0), stage.slept.append, stage.told.append)
+    sitter = Sitter(POD, lambda _: results.pop(0), stage.sleep, stage.told.append)
     results.append(gcloud.Result(0, "\n".join(DONE)))
     assert sitter.watch() == 0
     assert stage.slept == [30.0, 60.0]

@@ -44,8 +44,12 @@ class World:
                 return result.pop(0) if isinstance(result, list) else result
         return gcloud.Result(0, "me@example.org\n" if "auth" in command else "")
 
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        assert len(self.slept) < 50, "it waits without end"
+
     def outside(self, answer=""):
-        return pod.Outside(self.run, self.slept.append, self.told.append, lambda question: answer)
+        return pod.Outside(self.run, self.sleep, self.told.append, lambda question: answer)
 
 
 @pytest.mark.parametrize(("arguments", "printed"), GOLDEN, ids=[arguments.split()[0] for arguments, _ in GOLDEN])
