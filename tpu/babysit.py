@@ -222,6 +222,7 @@ class Sitter:
             self._delete()
         else:
             self._stop()
+            self.waiting = 0  # they have as long again to end
 
     def _restart(self, why: str) -> None:
         self.sleep(self.limits.poll)  # a pod that is taken away ends its processes first and says so later

@@ -187,7 +187,7 @@ def test_a_pod_that_never_answered_is_not_made_anew(stage):
 
 
 def test_a_worker_that_is_silent_for_a_moment_changes_nothing(stage):
-    looks = [both("running"), ["worker 1 running - -"], both("running"), ["worker 1 running - -"], DONE]
+    looks = [both("running"), ["worker 1 running - -"]] * 5 + [DONE]
     assert stage.play({"states": ["ACTIVE"], "status": looks}, there=True) == 0
     assert stage.calls() == []
 
