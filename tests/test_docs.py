@@ -121,7 +121,17 @@ def test_the_table_of_configurations_names_every_shipped_one():
 
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md")),
+    *(
+        ROOT / name
+        for name in (
+            "README.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+            "benchmarks/README.md",
+            "tpu/README.md",
+        )
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 

@@ -92,7 +92,7 @@ def test_the_way_from_the_command_to_the_loss_is_short():
 
 def test_tests_mirror_the_rooms():
     folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
-    assert folders <= {*rooms(), ".", "field"}
+    assert folders <= {*rooms(), ".", "field", "tpu"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
