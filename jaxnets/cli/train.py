@@ -5,8 +5,6 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from jaxnets.core.errors import UsageError
-
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -32,10 +30,12 @@ class RunOptions:
     """Where the log is repeated, into the run directory or as their environment variables say."""
     coordinator: str = ""
     """host:port of the first process, where several processes train one run together; the same command on each."""
-    processes: int = 1
-    """How many there are."""
+    processes: int = 0
+    """How many there are. 0: as SLURM, Open MPI, Cloud TPU or Kubernetes say; 1: this one alone."""
     process_id: int = 0
     """Which one this is, from 0."""
+    wait_seconds: float = 60.0
+    """How long to wait for the other processes at the start; then those that did not come are named."""
 
     def __post_init__(self) -> None:
         if self.stop_at < 0:
@@ -44,6 +44,8 @@ class RunOptions:
             raise ValueError(f"extend is a number of steps, at least 0; got {self.extend}")
         if not 0 <= self.epochs < math.inf:
             raise ValueError(f"epochs is a number of passes, above 0; got {self.epochs}")
+        if not 0 < self.wait_seconds < math.inf:
+            raise ValueError(f"wait_seconds is a number of seconds above 0; got {self.wait_seconds}")
         if self.smoke and self.coordinator:
             raise ValueError("smoke is for one process; leave coordinator out")
         if self.smoke and (self.run_dir or self.overwrite or self.extend or self.stop_at or self.epochs):
@@ -54,11 +56,10 @@ def run(loaded: Any, experiment: Any, options: RunOptions, *, initial: Any = Non
     """Train the experiment of a configuration file (`loaded`), with the flags applied, from weights in memory if given."""
     from jaxnets.parallel import hosts
 
-    if options.coordinator:
-        hosts.start(options.coordinator, options.processes, options.process_id)
-    elif (options.processes, options.process_id) != (1, 0):
-        raise UsageError("processes and process_id go with coordinator, host:port of the first process")
-    with hosts.together() if options.coordinator else contextlib.nullcontext():
+    launch = None if options.smoke else hosts.requested(options.coordinator, options.processes, options.process_id)
+    if launch is not None:
+        hosts.start(launch, wait_seconds=options.wait_seconds)
+    with hosts.together() if launch is not None else contextlib.nullcontext():
         from jaxnets.callbacks.profile import Profile
         from jaxnets.runs.directory import default_directory
         from jaxnets.runs.smoke import in_epochs, smoke

@@ -5,30 +5,66 @@ cost nothing.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from jaxnets.core.errors import LostProcessError, UsageError, first_line
+from jaxnets.core.errors import LostProcessError, UsageError, first_line, note
 from jaxnets.ops.beyond_promise import multihost
+from jaxnets.parallel.launch import Launch, detect, tpu_metadata
+from jaxnets.parallel.roll_call import roll_call
 
 
-def start(coordinator: str, processes: int, index: int, *, heartbeat_seconds: int = 30) -> None:
+def requested(coordinator: str, processes: int, index: int) -> Launch | None:
+    """How this process was started with others, by flags or else by the environment; None if it is alone.
+
+    Args:
+        coordinator: `host:port` of the first process, or "".
+        processes: how many there are; 0 leaves it to the environment, 1 without a coordinator trains alone.
+        index: number of this process, from 0.
+
+    Raises:
+        UsageError: flags that do not go together, or variables of a launcher that are not complete.
+    """
+    if coordinator:
+        if processes < 1:
+            raise UsageError("coordinator needs processes, the number of processes of the run")
+        return Launch("--coordinator", coordinator, processes, index)
+    if processes == 0 and index == 0:
+        return detect(os.environ, tpu_metadata())
+    if (processes, index) != (1, 0):
+        raise UsageError("processes and process_id go with coordinator, host:port of the first process")
+    return None
+
+
+def start(launch: Launch, *, wait_seconds: float = 60.0, heartbeat_seconds: int = 30) -> None:
     """Join the other processes of the run; call it before anything uses a device.
 
     Args:
-        coordinator: `host:port` of the first process, the same for all.
-        processes: number of processes.
-        index: number of this process, from 0.
+        launch: this process, and where the first one is.
+        wait_seconds: how long to wait for the others.
         heartbeat_seconds: if a process sends no heartbeat for this long, all processes end.
+
+    Raises:
+        LostProcessError: a process did not come in time; the message names it.
     """
-    if processes < 1 or not 0 <= index < processes:
-        raise UsageError(f"process_id is in 0 .. processes - 1, got process_id {index} of processes {processes}")
-    if ":" not in coordinator:
-        raise UsageError(f"coordinator is host:port of the first process, got {coordinator!r}")
+    first = launch.index == 0
+    roll_call(launch, seconds=wait_seconds, say=note if first else lambda text: None)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator, processes, index, heartbeat_timeout_seconds=heartbeat_seconds)
+    jax.distributed.initialize(
+        launch.coordinator,
+        launch.processes,
+        launch.index,
+        local_device_ids=launch.local_devices,
+        cluster_detection_method="deactivate",
+        heartbeat_timeout_seconds=heartbeat_seconds,
+    )
+    if first and launch.launcher != "--coordinator":
+        note(
+            f"{launch.processes} processes train together, as {launch.launcher} says; --processes 1 trains in this one alone"
+        )
 
 
 @contextlib.contextmanager

@@ -23,17 +23,25 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start_together(count, *arguments, cwd):
-    """The same command in `count` processes that know of each other."""
+def start_together(count, *arguments, cwd, by="flags"):
+    """The same command in `count` processes that know of each other by flags, or by the variables that SLURM sets."""
     full = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
     port = free_port()
+
+    def known(index):
+        if by == "flags":
+            return ["--coordinator", f"localhost:{port}", "--processes", str(count), "--process-id", str(index)], {}
+        return [], {
+            "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_TASKS": str(count),
+            "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index), "JAX_COORDINATOR_PORT": str(port),
+        }  # fmt: skip
+
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "jaxnets", *map(str, arguments), "--coordinator", f"localhost:{port}",
-             "--processes", str(count), "--process-id", str(index)],
-            cwd=cwd, env=full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "jaxnets", *map(str, arguments), *flags],
+            cwd=cwd, env={**full, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for index in range(count)
+        for flags, variables in map(known, range(count))
     ]  # fmt: skip
 
 
@@ -103,10 +111,11 @@ def test_a_lost_process_takes_the_others_with_it_and_the_next_start_resumes(tmp_
 @pytest.mark.slow
 def test_streamed_batches_of_two_processes_are_those_of_data_on_the_devices(tmp_path):
     write_config(tmp_path, 20)
-    for place in ("host", "device"):
+    for place, by in (("host", "flags"), ("device", "SLURM")):
         arguments = ("train", "tiny.py", "--run-dir", place, "--placement", place)
-        done = finish(start_together(2, *arguments, cwd=tmp_path))
+        done = finish(start_together(2, *arguments, cwd=tmp_path, by=by))
         assert [code for code, _, _ in done] == [0, 0], done[0][2][-2000:] + done[1][2][-2000:]
+        assert ("2 processes train together, as SLURM says" in done[0][2]) == (by == "SLURM")
     digests = [run_cli("ckpt", "digest", place, cwd=tmp_path).stdout.splitlines()[-1] for place in ("host", "device")]
     assert digests[0] == digests[1]
 
