@@ -55,6 +55,31 @@ def test_all_that_come_go_on_and_the_port_is_free_for_jax():
         s.bind(("", port))  # without SO_REUSEADDR: nothing of the roll call is left there
 
 
+def test_the_first_closes_last_and_so_leaves_the_port_to_jax():
+    (first,) = launches(2, 0)
+    port = int(first.coordinator.split(":")[1])
+    mine = {"index": 1, "processes": 2, "host": "b", "jax": module.versions()["jax"]}
+    answers = []
+
+    def slow():
+        for _ in range(100):
+            try:
+                connection = socket.create_connection(("localhost", port), timeout=5)
+            except OSError:
+                time.sleep(0.01)
+            else:
+                break
+        with connection:
+            connection.sendall(json.dumps(mine).encode() + b"\n")
+            answers.append(connection.recv(4096))
+            time.sleep(0.3)
+
+    assert call(first, seconds=10, before=slow) == [None]
+    assert json.loads(answers[0])["missing"] == []
+    with socket.socket() as s:
+        s.bind(("", port))
+
+
 def test_who_does_not_come_is_named_on_every_process_that_did():
     began = time.monotonic()
     met = call(*launches(4, 0, 2, hosts=("a", "b", "c", "d")))
