@@ -194,15 +194,15 @@ def fitted(moments, model=LanguageModel(layers=1, heads=4, width=64, length=16),
     return jaxnets.fit(NextToken(model=model), text(), optimizer=AdamW(learning_rate=3e-3, moments=moments), **given_)
 
 
-# What evaluations say with another seed, in float32, over three seeds; and how far 8 bits were from float32 with one seed.
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["8-bit", "bfloat16"])
 def test_a_language_model_ends_as_with_float32(kind):
     deep = LanguageModel(layers=2, heads=4, width=64, length=16)
-    exact = [fitted("float32", deep, steps=300, batch_size=32, seed=seed).evaluate()["loss"] for seed in range(3)]
-    found = fitted(kind, deep, steps=300, batch_size=32, seed=0).evaluate()["loss"]
-    assert abs(found - exact[0]) < (max(exact) - min(exact)) / 2
-    assert exact[0] < 2.6  # it has learned: log 16 is 2.77
+    exact, found = (fitted(k, deep, steps=300, batch_size=32, seed=0).evaluate()["loss"] for k in ("float32", kind))
+    # Six seeds of float32: losses from 1.91 to 2.07, with a deviation of .05. Seen for the same seeds: 8 bits within .016 of
+    # float32, bfloat16 within .002.
+    assert found == pytest.approx(exact, abs=0.05)
+    assert exact < 2.3  # it has learned: log 16 is 2.77
 
 
 @pytest.mark.slow
