@@ -198,11 +198,12 @@ def fitted(moments, model=LanguageModel(layers=1, heads=4, width=64, length=16),
 @pytest.mark.parametrize("kind", ["8-bit", "bfloat16"])
 def test_a_language_model_ends_as_with_float32(kind):
     deep = LanguageModel(layers=2, heads=4, width=64, length=16)
-    exact, found = (fitted(k, deep, steps=300, batch_size=32, seed=0).evaluate()["loss"] for k in ("float32", kind))
-    # Six seeds of float32: losses from 1.91 to 2.07, with a deviation of .05. Seen for the same seeds: 8 bits within .016 of
+    given_ = {"steps": 150, "batch_size": 32, "seed": 0, "mesh": MeshShape(data=1)}
+    exact, found = (fitted(k, deep, **given_).evaluate()["loss"] for k in ("float32", kind))
+    # Six seeds of float32, after 300 steps: losses from 1.91 to 2.07, with a deviation of .05. Seen for the same seeds: 8 bits within .016 of
     # float32, bfloat16 within .002.
     assert found == pytest.approx(exact, abs=0.05)
-    assert exact < 2.3  # it has learned: log 16 is 2.77
+    assert exact < 2.5  # it has learned: log 16 is 2.77
 
 
 @pytest.mark.slow
@@ -212,11 +213,11 @@ def test_digits_end_as_with_float32(kind):
 
     def accuracy(moments):
         optimizer = dataclasses.replace(experiment.optimizer, moments=moments)
-        given_ = {"steps": 400, "batch_size": 64, "seed": 0, "progress": "none"}
+        given_ = {"steps": 200, "batch_size": 128, "seed": 0, "progress": "none", "mesh": MeshShape(data=1)}
         return jaxnets.fit(experiment.task, experiment.data.open(), optimizer=optimizer, **given_).evaluate()
 
     found, exact = accuracy(kind), accuracy("float32")
-    # Three seeds of float32 differ by .009 in accuracy and by .011 in loss; 8 bits from float32 by .003 and .003.
+    # Three seeds of float32 differ, after 300 steps, by .009 in accuracy and by .011 in loss; 8 bits from float32 by .003 and .003.
     assert found["accuracy"] == pytest.approx(exact["accuracy"], abs=0.009)
     assert found["loss"] == pytest.approx(exact["loss"], abs=0.011)
 
