@@ -32,6 +32,11 @@ from jaxnets.training.guards import Guard
 # Where the classes that a saved configuration may name are found.
 BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
 
+# Fields that a class got after runs were named by it, each with the value that it stood for before: with it they have no part
+# in the name of a run's directory.
+DEEP = ("TransformerEncoder", "Seq2SeqTransformer", "ViT", "CoAtNet", "ConvNeXt", "ResNet", "CifarResNet", "UNet")
+YOUNGER = {"AdamW": {"moments": "float32"}} | {model: {"remat": "none"} for model in DEEP}
+
 
 def to_data(value: Any) -> Any:
     """A configuration object as JSON data; "type" says the class: its bare name, or `module:name` and a digest of its code."""
@@ -165,7 +170,19 @@ def digest(experiment: Experiment) -> str:
     # Fields younger than the names of run directories: at their defaults they have no part in the name.
     younger = {"stop": EarlyStop(patience=0), "validation": Validation()}
     data = {key: value for key, value in data.items() if key not in younger or value != to_data(younger[key])}
-    return hashlib.sha256(json.dumps(without_code(data), sort_keys=True).encode()).hexdigest()[:8]
+    text = json.dumps(_without_younger(without_code(data)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _without_younger(data: Any) -> Any:
+    """The same without the fields in `YOUNGER` that have the value under which they change nothing."""
+    if isinstance(data, list):
+        return [_without_younger(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    kind = data.get("type")
+    younger = YOUNGER.get(kind, {}) if isinstance(kind, str) else {}
+    return {key: _without_younger(v) for key, v in data.items() if key not in younger or v != younger[key]}
 
 
 def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:

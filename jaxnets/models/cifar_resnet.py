@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Conv, Dense, check_layers
+from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import BatchNorm
 
 
@@ -22,7 +22,7 @@ class Block(nn.Module):
     """2 halves height and width."""
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
         conv = functools.partial(
             Conv,
@@ -50,6 +50,8 @@ class CifarResNet(nn.Module):
     """Weighted layers, one of 20, 32, 44, 56, 110 or any other 6n + 2."""
     width: int = 16
     """Channels of the first stage; the second and third have two and four times as many."""
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
     """Output units; None: the number of classes in the data."""
 
@@ -73,8 +75,9 @@ class CifarResNet(nn.Module):
             name="stem",
         )(x)
         x = nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="stem_norm")(x))
+        block = rematerialised(Block, self.remat, static=(2,))
         for stage in range(3):
             for index in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and index == 0 else 1
-                x = Block(self.width * 2**stage, stride, name=f"stage_{stage}_block_{index}")(x, train=train)
+                x = block(self.width * 2**stage, stride, name=f"stage_{stage}_block_{index}")(x, train)
         return Dense(self.outputs or 1, name="output")(x.mean(axis=(1, 2)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.models.layers import Conv, Dense, check_layers
+from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import BatchNorm, LayerNorm
 from jaxnets.ops import average_pool, dot_product_attention
 
@@ -40,6 +40,8 @@ class CoAtNet(nn.Module):
     """Reduction ratio of squeeze-and-excitation in convolutional blocks (Hu et al. 2018); 0: none."""
     dropout: float = 0.0
     """Dropout rate after attention and after the MLP of an attention block while training, in [0, 1)."""
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
     """Output units; None: the number of classes in the data."""
 
@@ -73,6 +75,7 @@ class CoAtNet(nn.Module):
             )
         x = nn.gelu(batch_norm(train, "stem_norm")(conv(self.stem, 3, 2, "stem_0")(x)))
         x = conv(self.stem, 3, 1, "stem_1")(x)
+        bottleneck, attention = (rematerialised(kind, self.remat, static=(2,)) for kind in (Bottleneck, Attention))
         for stage, kind in enumerate(self.layout):
             for index in range(self.blocks[stage]):
                 shared: dict[str, Any] = {
@@ -82,9 +85,9 @@ class CoAtNet(nn.Module):
                     "name": f"stage_{stage}_block_{index}",
                 }
                 if kind == "convolution":
-                    x = Bottleneck(squeeze=self.squeeze, **shared)(x, train=train)
+                    x = bottleneck(squeeze=self.squeeze, **shared)(x, train)
                 else:
-                    x = Attention(heads=self.heads, dropout=self.dropout, **shared)(x, train=train)
+                    x = attention(heads=self.heads, dropout=self.dropout, **shared)(x, train)
         x = LayerNorm(name="final_norm")(x.mean(axis=(1, 2)))
         return Dense(self.outputs or 1, name="output")(x)
 
@@ -98,7 +101,7 @@ class Bottleneck(nn.Module):
     squeeze: int
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
         inner = self.expansion * self.width
         y = conv(inner, 1, 1, "up")(batch_norm(train, "norm")(x))
@@ -123,7 +126,7 @@ class Attention(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = average_pool(LayerNorm(name="attention_norm")(x), self.stride)

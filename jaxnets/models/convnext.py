@@ -8,7 +8,7 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels.
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import Conv, Dense, check_layers
+from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import LayerNorm
 
 START = nn.initializers.truncated_normal(0.02)
@@ -28,6 +28,8 @@ class ConvNeXt(nn.Module):
     stochastic_depth: float = 0.0
     """Probability of skipping the last block while training, decreasing linearly to 0 for the first (Huang et al. 2016), in
     [0, 1). The paper: 0.1 for tiny, 0.4 for small, 0.5 for base."""
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
     """Output units; None: the number of classes in the data."""
 
@@ -55,13 +57,13 @@ class ConvNeXt(nn.Module):
                 f"larger images"
             )
         x = norm("stem_norm")(patches(self.widths[0], self.patch, "stem")(x))
-        done = 0
+        block, done = rematerialised(Block, self.remat, static=(2,)), 0
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if stage:
                 x = patches(width, 2, f"down_{stage}")(norm(f"down_norm_{stage}")(x))
             for index in range(depth):
                 drop = self.stochastic_depth * done / max(1, sum(self.depths) - 1)
-                x, done = Block(self.layer_scale, drop, name=f"stage_{stage}_block_{index}")(x, train=train), done + 1
+                x, done = block(self.layer_scale, drop, name=f"stage_{stage}_block_{index}")(x, train), done + 1
         x = norm("final_norm")(x.mean(axis=(1, 2)))
         return Dense(self.outputs or 1, kernel_init=START, name="output")(x)
 
@@ -73,7 +75,7 @@ class Block(nn.Module):
     drop: float
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """`[B, H, W, C]` to the same."""
         C = x.shape[-1]
         y = Conv(

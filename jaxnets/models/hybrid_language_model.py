@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Dense, Embed, check_layers
+from jaxnets.models.layers import Dense, Embed, Remat, check_layers, rematerialised
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.positions import rotate
 from jaxnets.ops.scan import linear_recurrence
@@ -66,8 +66,8 @@ class HybridLanguageModel(nn.Module):
     """Whether the output layer is the embedding's transpose."""
     dropout: float = 0.0
     """Dropout rate after the embedding and after each half of a block while training, in [0, 1)."""
-    remat: Literal["none", "blocks"] = "none"
-    """blocks: store only each block's input and recompute the rest in the backward pass, to save memory."""
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
 
     length: ClassVar[None] = None  # no limit on the length of a text
 
@@ -113,7 +113,7 @@ class HybridLanguageModel(nn.Module):
         x = name_axes(embed(tokens), "batch", "length", "embed")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         start: Array | int = 0 if cache is None else cache["length"]
-        kind: Any = nn.remat(Block, static_argnums=(4,)) if self.remat == "blocks" else Block
+        kind = rematerialised(Block, self.remat, static=(4,))
         left: dict[str, list[Any]] = {"recurrent": [], "attention": []}
         for index, mixes in enumerate(self.kinds):
             names = ("states", "tails") if mixes == "recurrent" else ("keys", "values")

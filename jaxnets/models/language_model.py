@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Dense, Embed, check_layers, most_positions
+from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
@@ -98,8 +98,8 @@ class LanguageModel(Sizes):
     """Whether the output layer is the embedding's transpose."""
     blocks: Literal["unrolled", "scanned"] = "unrolled"
     """scanned: one block in `nn.scan` over stacked parameters; compile time does not grow with depth."""
-    remat: Literal["none", "blocks"] = "none"
-    """blocks: store only each block's input and recompute the rest in the backward pass, to save memory."""
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     separator: int | None = None
     """Token that ends a document: attention does not cross it, and positions start at 0 after it. None: that of the data, if
     they pack documents into windows."""
@@ -199,7 +199,7 @@ def _stack(
     model: LanguageModel, x: Array, cache: Cache | None, start: Array | int, train: bool, packed: Packed
 ) -> tuple[Array, Cache | None]:
     """Run the blocks, each with its own layer of the cache."""
-    kind: Any = nn.remat(Block, static_argnums=(4,)) if model.remat == "blocks" else Block
+    kind = rematerialised(Block, model.remat, static=(4,))
     stored = None if cache is None else (cache["keys"], cache["values"])
     if model.blocks == "scanned":
         stack = nn.scan(

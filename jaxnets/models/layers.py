@@ -1,13 +1,25 @@
 """Layers and checks that three or more model families share."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.typecheck import check_choices
 from jaxnets.ops import conv_general_dilated, dot_general, name_axes
+from jaxnets.ops.bilinear import PLAIN
+
+Remat = Literal["none", "blocks", "products", "products_with_weights"]
+"""Which results inside a block the backward pass computes again, so that they need no memory in between:
+
+- none: no results; all are stored.
+- blocks: all; only the input of each block is stored.
+- products: all but those of matrix products and convolutions.
+- products_with_weights: all but those of products with a kernel. Attention's products, whose size grows with the square of the
+  length, and those of experts are computed again as well.
+"""
 
 
 class Dense(nn.Dense):
@@ -35,6 +47,36 @@ class Embed(nn.Embed):
             return super().__call__(inputs)
         return jnp.take(name_axes(self.embedding, "vocab", "embed"), inputs, axis=0)
 
+
+def rematerialised(block: type[nn.Module], remat: Remat, *, static: tuple[int, ...] = ()) -> Any:
+    """The class of a block whose backward pass computes again what `remat` says (Chen et al. 2016); same parameters.
+
+    Args:
+        block: its `__call__` takes positional arguments.
+        remat: see `Remat`.
+        static: numbers of the arguments that are no arrays (`train`), where `self` is 0.
+    """
+    return block if remat == "none" else nn.remat(block, policy=KEPT[remat], static_argnums=static)
+
+
+def _is_product(primitive: Any, *shapes: Any, **options: Any) -> bool:
+    """Whether an operation is a matrix product or a convolution: `dots_saveable`, and the products of `jaxnets.ops`."""
+    return primitive.name in PLAIN or jax.checkpoint_policies.dots_saveable(primitive, *shapes, **options)
+
+
+def _has_weights(primitive: Any, *shapes: Any, **options: Any) -> bool:
+    """Whether it is one without batch dims: a product of two activations has some, one with a kernel has none."""
+    if primitive.name == "dot_general":
+        return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *shapes, **options)
+    return _is_product(primitive, *shapes, **options)
+
+
+# What is stored, by the name of what is computed again.
+KEPT = {
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "products": _is_product,
+    "products_with_weights": _has_weights,
+}
 
 SIZES = (
     "widths", "features", "dense", "convolutions", "inputs", "outputs", "width", "hidden", "mlp_dim", "code", "latent",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.layers import Conv, Dense, check_layers
+from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import blur_pool
 
@@ -33,6 +33,8 @@ class ResNet(nn.Module):
     downsample: Literal["stride", "blur"] = "stride"
     """How images are halved after the stem's convolution. stride: by strides; blur: by subsampling after a blur (Zhang 2019),
     which makes a network less sensitive to shifts and costs more time."""
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
     """Output units; None: the number of classes in the data."""
 
@@ -60,10 +62,11 @@ class ResNet(nn.Module):
         blur = self.downsample == "blur"
         x = nn.max_pool(x, (3, 3), strides=(1, 1) if blur else (2, 2), padding=((1, 1), (1, 1)))
         x = blur_pool(x) if blur else x
+        kind = rematerialised(Block, self.remat, static=(2,))
         stages, done = STAGES[self.depth], 0
         for stage, count in enumerate(stages):
             for index in range(count):
-                block = Block(
+                block = kind(
                     width=self.width * 2**stage,
                     stride=2 if stage > 0 and index == 0 else 1,
                     bottleneck=self.depth >= 50,
@@ -72,7 +75,7 @@ class ResNet(nn.Module):
                     drop=self.stochastic_depth * done / max(1, sum(stages) - 1),
                     name=f"stage_{stage}_block_{index}",
                 )
-                x, done = block(x, train=train), done + 1
+                x, done = block(x, train), done + 1
         return Dense(self.outputs or 1, name="output")(x.mean(axis=(1, 2)))
 
 
@@ -87,7 +90,7 @@ class Block(nn.Module):
     drop: float
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width (times 4)]`."""
         w, s = self.width, self.stride
         plan = [(w, 1, 1), (w, 3, s), (4 * w, 1, 1)] if self.bottleneck else [(w, 3, s), (w, 3, 1)]

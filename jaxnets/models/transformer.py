@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Dense, Embed, check_layers, most_positions
+from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
@@ -52,8 +52,7 @@ class Transformer(nn.Module):
     mlp_dim: int | None = None
     """Hidden units of the MLP; None: four times the width."""
     length: int = 512
-    """Maximum tokens of a training sequence, begin and end included. With learned positions, also of any
-    call."""
+    """Maximum tokens of a training sequence, begin and end included; with learned positions, also of any call."""
     positions: Literal["sinusoidal", "learned", "rotary", "alibi"] = "sinusoidal"
     """Kind of position encoding."""
     norm_place: Literal["pre", "post"] = "pre"
@@ -62,6 +61,8 @@ class Transformer(nn.Module):
     """The non-linearity of the MLP."""
     dropout: float = 0.0
     """Dropout rate after the embedding and after each branch while training, in [0, 1)."""
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -76,10 +77,11 @@ class Transformer(nn.Module):
         """An embedding of this model's sizes."""
         return Embedding(vocabulary or 1, self.width, self.length, self.positions, self.dropout, name=name)
 
-    def block(self, *, crossing: bool, name: str | None = None) -> "Block":
+    def block(self, *, crossing: bool, name: str | None = None) -> Any:
         """A block of this model's sizes; `crossing`: with attention to a source."""
         shared = (self.positions, self.norm_place, self.activation, self.dropout)
-        return Block(self.width, self.heads, self.mlp_dim or 4 * self.width, *shared, crossing, name=name)
+        kind = rematerialised(Block, self.remat, static=(7,))
+        return kind(self.width, self.heads, self.mlp_dim or 4 * self.width, *shared, crossing, name=name)
 
     def check(self, what: str, tokens: Array) -> None:
         """Raise `ValueError` unless tokens are integers `[B, T]` that the model has positions for."""
@@ -117,7 +119,7 @@ class TransformerEncoder(Transformer):
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
             seen = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
         for index in range(self.layers):
-            x = self.block(crossing=False, name=f"block_{index}")(x, mask=seen[:, None, None, :], train=train)
+            x = self.block(crossing=False, name=f"block_{index}")(x, seen[:, None, None, :], None, None, None, 0, train)
         if self.norm_place == "pre":
             x = LayerNorm(EPSILON, name="final_norm")(x)
         if self.pool == "none":
@@ -166,7 +168,7 @@ class Seq2SeqTransformer(Transformer):
         seen, x = pair.source != PAD, self.target_embedding(pair.previous, train=train)
         causal = jnp.tri(x.shape[1], dtype=bool)[None, None]
         for block in self.decoder:
-            x = block(x, mask=causal, memory=block.memory(memory), seen=seen, train=train)
+            x = block(x, causal, block.memory(memory), seen, None, 0, train)
         return self.logits(x)
 
     def encode(self, source: Array, *, train: bool = False) -> Array:
@@ -174,7 +176,7 @@ class Seq2SeqTransformer(Transformer):
         self.check("source", source)
         x = (self.target_embedding if self.embedding == "shared" else self.source_embedding)(source, train=train)
         for block in self.encoder:
-            x = block(x, mask=(source != PAD)[:, None, None, :], train=train)
+            x = block(x, (source != PAD)[:, None, None, :], None, None, None, 0, train)
         return self.encoder_norm(x) if self.norm_place == "pre" else x
 
     def begin(self, source: Array, length: int) -> Cache:
@@ -197,7 +199,7 @@ class Seq2SeqTransformer(Transformer):
         q_positions, k_positions = start + jnp.arange(previous.shape[1]), jnp.arange(cache["layers"][0][0].shape[1])
         mask = (k_positions[None, :] <= q_positions[:, None])[None, None]
         for block, old, memory in zip(self.decoder, cache["layers"], cache["memory"], strict=True):
-            x, new = block(x, mask=mask, memory=memory, seen=cache["seen"], stored=old, start=start)
+            x, new = block(x, mask, memory, cache["seen"], old, start, False)
             stored.append(new)
         return self.logits(x), {**cache, "layers": tuple(stored), "length": start + previous.shape[1]}
 
@@ -256,8 +258,8 @@ class Block(nn.Module):
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(
-        self, x: Array, *, mask: Array, memory: KeysValues | None = None, seen: Array | None = None,
-        stored: KeysValues | None = None, start: Array | int = 0, train: bool = False,
+        self, x: Array, mask: Array, memory: KeysValues | None, seen: Array | None,
+        stored: KeysValues | None, start: Array | int, train: bool,
     ) -> Any:  # fmt: skip
         """`[B, T, D]` to the same; with `stored`, also the stored keys and values with this call's written at `start`."""
 
@@ -269,11 +271,8 @@ class Block(nn.Module):
             nonlocal stored
             current = self.attention.keys_values(y, start)
             if stored is not None:
-                current = stored = jax.tree.map(
-                    lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1),
-                    stored,
-                    current,
-                )
+                write = jax.lax.dynamic_update_slice_in_dim
+                current = stored = jax.tree.map(lambda a, b: write(a, b.astype(a.dtype), start, 1), stored, current)
             return self.attention(y, current, mask, start)
 
         x = add(x, self.attention_norm, attend)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Conv, Dense, check_layers
+from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import GroupNorm
 from jaxnets.ops.patches import from_patches, to_patches
 
@@ -55,6 +55,9 @@ class UNet(nn.Module):
     """Side of the square patches whose pixels become channels of one position; the output is converted back. 2 takes a quarter
     of the work (Luhman and Luhman 2022, "Improving diffusion model efficiency through patching")."""
 
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
+
     def __post_init__(self) -> None:
         check_layers(self, filled="features")
         for name in ("blocks", "groups", "patch"):
@@ -82,20 +85,20 @@ class UNet(nn.Module):
             emb = emb + Dense(wide, use_bias=False, name="label")(label.astype(x.dtype))
         x = to_patches(x, self.patch)
         h = Conv(self.features[0], (3, 3), name="stem")(x)
-        skips = []
+        block, skips = rematerialised(TimedBlock, self.remat), []
         for level, width in enumerate(self.features):
             if level:
                 h = Conv(width, (3, 3), strides=(2, 2), name=f"shrink_{level}")(h)
             for index in range(self.blocks):
-                h = TimedBlock(width, self.groups, name=f"down_{level}_{index}")(h, emb)
+                h = block(width, self.groups, name=f"down_{level}_{index}")(h, emb)
                 skips.append(h)
-        h = TimedBlock(self.features[-1], self.groups, name="middle")(h, emb)
+        h = block(self.features[-1], self.groups, name="middle")(h, emb)
         for level, width in reversed(list(enumerate(self.features))):
             for index in range(self.blocks):
                 skip = skips.pop()
                 # The way down rounds odd sizes up, so h may be one pixel too large here.
                 h = jnp.concatenate([h[:, : skip.shape[1], : skip.shape[2]], skip], axis=-1)
-                h = TimedBlock(width, self.groups, name=f"up_{level}_{index}")(h, emb)
+                h = block(width, self.groups, name=f"up_{level}_{index}")(h, emb)
             if level:
                 h = h.repeat(2, axis=1).repeat(2, axis=2)
         h = nn.silu(GroupNorm(math.gcd(self.groups, h.shape[-1]), name="norm")(h))

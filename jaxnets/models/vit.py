@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.models.layers import Dense, check_layers
+from jaxnets.models.layers import Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.patches import to_patches
@@ -32,6 +32,8 @@ class ViT(nn.Module):
     """Input of the last layer: a class token, or the mean of all patches."""
     dropout: float = 0.0
     """Dropout rate after the embedding and after each half of a block while training, in [0, 1)."""
+    remat: Remat = "none"
+    """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
     """Output units; None: the number of classes in the data."""
 
@@ -61,8 +63,9 @@ class ViT(nn.Module):
         positions = self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], self.width))
         x = name_axes(x + positions.astype(x.dtype), "batch", "length", "embed")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        block = rematerialised(Block, self.remat, static=(2,))
         for index in range(self.layers):
-            x = Block(self.heads, self.mlp_dim or 4 * self.width, self.dropout, name=f"block_{index}")(x, train=train)
+            x = block(self.heads, self.mlp_dim or 4 * self.width, self.dropout, name=f"block_{index}")(x, train)
         x = LayerNorm(epsilon=1e-6, name="final_norm")(x)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
         return Dense(self.outputs or 1, name="output")(x)
@@ -76,7 +79,7 @@ class Block(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """`[B, T, D]` to the same."""
         B, T, D = x.shape
         drop = nn.Dropout(self.dropout, deterministic=not train)

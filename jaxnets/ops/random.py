@@ -55,3 +55,24 @@ def with_keys(batch: Mapping[str, Any], key: Array) -> dict[str, Any]:
 def named_keys(key: Array, names: Iterable[str]) -> dict[str, Array]:
     """A key for each name, from the name and `key` alone."""
     return {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in names}
+
+
+def hashed_uniform(shape: tuple[int, ...], *seeds: Array | int) -> Array:
+    """Numbers in [0, 1), float32 `shape`, from their place in the array and the seeds; for the rounding of large arrays.
+
+    A few integer operations a number, which the compiler joins with what uses them, where `jax.random` would write an array
+    first. The place is counted in the whole array, so sharding plays no part.
+    """
+    x = jnp.zeros(shape, jnp.uint32)
+    for dim, size in enumerate(shape):
+        x = x * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, dim)
+    for seed in seeds:
+        x = _scrambled(x) + _scrambled(jnp.asarray(seed, jnp.uint32) + jnp.uint32(1))
+    return (_scrambled(x) >> 8).astype(jnp.float32) / 2**24
+
+
+def _scrambled(x: Array) -> Array:
+    """A bijection of uint32 in which every bit depends on every other (Murmur3's finaliser)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

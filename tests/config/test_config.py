@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jaxnets import config, models
 from jaxnets.config.check import check_types
 from jaxnets.config.experiment import Experiment
-from jaxnets.config.serialize import differences, from_data, to_data
+from jaxnets.config.serialize import differences, digest, from_data, to_data
 from jaxnets.core.errors import UsageError
 from jaxnets.core.typecheck import annotations
 from jaxnets.core.types import Tokens
@@ -53,6 +53,17 @@ def test_a_shipped_configuration_documents_itself_and_round_trips(name):
     data = json.loads(json.dumps(to_data(loaded.experiment)))
     assert from_data(data) == loaded.experiment
     assert differences(data, to_data(loaded.experiment)) == []
+
+
+def test_a_field_at_what_it_stood_for_before_it_was_there_renames_no_run():
+    def name(model, optimizer):
+        return digest(Experiment(task=Classification(model=model), data=Digits(), optimizer=optimizer, steps=1))
+
+    # As they were before `moments` and the `remat` of these models.
+    assert name(models.ViT(), AdamW()) == "7a584b05"
+    assert name(models.CoAtNet(), SGD()) == "9d5ae336"
+    assert name(models.ViT(remat="blocks"), AdamW()) != "7a584b05"
+    assert name(models.ViT(), AdamW(moments="8-bit")) != "7a584b05"
 
 
 SHAPES = {
