@@ -122,7 +122,7 @@ def _ways(experiment: Experiment, topology: Topology, devices: Sequence[Any]) ->
 
 def _policies(model: Any) -> list[str | None]:
     """The values of the model's field `remat` to try."""
-    return ["none", "blocks"] if hasattr(model, "remat") else [None]
+    return ["none", "products", "products_with_weights", "blocks"] if hasattr(model, "remat") else [None]
 
 
 def _meshes(experiment: Experiment, topology: Topology, model: Any) -> Iterator[tuple[MeshShape, int]]:
