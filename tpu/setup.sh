@@ -50,8 +50,8 @@ mount_bucket() {
     sudo apt-get -qq install -y gcsfuse
   fi
   mkdir -p "$HOME/bucket"
-  # No memory of names and sizes: a worker must see at once what another has written.
-  gcsfuse --implicit-dirs --metadata-cache-ttl-secs 0 "$bucket" "$HOME/bucket"
+  # No memory of names and sizes, nor of names that were not there: a worker must see at once what another has written.
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs 0 --metadata-cache-negative-ttl-secs 0 "$bucket" "$HOME/bucket"
 }
 
 wheel=${package%%\[*}

@@ -28,7 +28,7 @@ export COORDINATOR=${nodes%%$'\n'*}:$((20000 + SLURM_JOB_ID % 20000))
 code=0
 # shellcheck disable=SC2016  # the variables are those of each process
 srun --kill-on-bad-exit=0 bash -c \
-  'exec "$@" --coordinator "$COORDINATOR" --processes "$SLURM_NTASKS" --process-id "$SLURM_PROCID"' jaxnets "$@" || code=$?
+  'exec "$@" --coordinator "$COORDINATOR" --processes "$SLURM_NTASKS" --process-id "$SLURM_PROCID" --wait-seconds 300' jaxnets "$@" || code=$?
 
 if [ "$code" = 75 ]; then
   echo "slurm.sh: stopped after saving; the job goes back to the queue and resumes there"

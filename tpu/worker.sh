@@ -66,6 +66,12 @@ run() {
   cd "$HOME"
   export PATH=$pod/venv/bin:$PATH
   if [ -d "$HOME/bucket/data" ]; then export JAXNETS_DATA=$HOME/bucket/data; fi
+  # Compiled programs outlive the machines: a run that comes back on new ones starts sooner.
+  if mountpoint -q "$HOME/bucket" 2>/dev/null; then
+    export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/bucket/jax-cache}
+  fi
+  # libtpu's own logs fill the small disk of a machine within days.
+  export TPU_LOG_DIR=${TPU_LOG_DIR:-disabled}
   echo "== $(date -u +%FT%TZ) worker $PROCESS_ID of $PROCESSES: $1" >>"$pod/log"
   setsid nohup bash "$pod/worker.sh" hold "$1" >>"$pod/log" 2>&1 </dev/null &
   echo $! >"$pod/pid"

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnets.core.errors import LostProcessError, UsageError, first_line, note
 from jaxnets.ops.beyond_promise import multihost
-from jaxnets.parallel.launch import Launch, detect, tpu_metadata
+from jaxnets.parallel.launch import Launch, detect, own_devices, tpu_metadata
 from jaxnets.parallel.roll_call import roll_call
 
 
@@ -31,7 +31,7 @@ def requested(coordinator: str, processes: int, index: int) -> Launch | None:
     if coordinator:
         if processes < 1:
             raise UsageError("coordinator needs processes, the number of processes of the run")
-        return Launch("--coordinator", coordinator, processes, index)
+        return Launch("--coordinator", coordinator, processes, index, local_devices=own_devices(os.environ))
     if processes == 0 and index == 0:
         return detect(os.environ, tpu_metadata())
     if (processes, index) != (1, 0):

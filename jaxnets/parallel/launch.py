@@ -117,8 +117,8 @@ def _open_mpi(environment: Mapping[str, str], port: str) -> Launch | None:
             f"Open MPI started {count} processes on several machines and does not say where the first is; give its address: "
             f"--coordinator HOST:12355 --processes $OMPI_COMM_WORLD_SIZE --process-id $OMPI_COMM_WORLD_RANK"
         )
-    local = _own_devices(environment, on_this_machine, _number(environment, "OMPI_COMM_WORLD_LOCAL_RANK", launcher))
-    return Launch(launcher, f"{host}:{port or number % PORTS + FIRST_PORT}", count, index, local_devices=local)
+    coordinator = f"{host}:{port or number % PORTS + FIRST_PORT}"
+    return Launch(launcher, coordinator, count, index, local_devices=own_devices(environment))
 
 
 def _slurm(environment: Mapping[str, str], port: str) -> Launch | None:
@@ -130,15 +130,10 @@ def _slurm(environment: Mapping[str, str], port: str) -> Launch | None:
     index = _number(environment, "SLURM_PROCID", launcher)
     nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
     number = _number(environment, "SLURM_JOB_ID", launcher)
-    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")  # "2(x3),1": two on each of three nodes, one on the next
-    spread = [
-        int(match[1]) for match in re.finditer(r"([0-9]+)(?:\(x([0-9]+)\))?", tasks) for _ in range(int(match[2] or 1))
-    ]
-    here = int(environment.get("SLURM_NODEID", "0"))
-    on_this_machine = spread[here] if here < len(spread) else count
-    local = _own_devices(environment, on_this_machine, _number(environment, "SLURM_LOCALID", launcher))
-    names = tuple(nodes) if len(nodes) == count else ()
-    return Launch(launcher, f"{nodes[0]}:{port or number % PORTS + FIRST_PORT}", count, index, names, local)
+    coordinator = f"{nodes[0]}:{port or number % PORTS + FIRST_PORT}"
+    return Launch(
+        launcher, coordinator, count, index, tuple(nodes) if len(nodes) == count else (), own_devices(environment)
+    )
 
 
 def expand_nodes(text: str) -> list[str]:
@@ -156,12 +151,31 @@ def expand_nodes(text: str) -> list[str]:
     return nodes
 
 
-def _own_devices(environment: Mapping[str, str], processes_here: int, local_index: int) -> tuple[int, ...] | None:
-    """One GPU for each process of a machine; all for the only one, and where the launcher shows each its own already."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    if processes_here == 1 or "JAX_LOCAL_DEVICE_IDS" in environment or (visible and "," not in visible):
+def own_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Which GPUs of this machine a process that SLURM or Open MPI started takes; None for all.
+
+    One each where several processes share a machine; all for the only one, and where the launcher shows each its own already.
+    """
+    if environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
+        launcher, name = "Open MPI", "OMPI_COMM_WORLD_LOCAL_RANK"
+        here = _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", launcher)
+    elif environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        launcher, name = "SLURM", "SLURM_LOCALID"
+        here = _tasks_of_this_node(environment)
+    else:
         return None
-    return (local_index,)
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    if here == 1 or "JAX_LOCAL_DEVICE_IDS" in environment or (visible and "," not in visible):
+        return None
+    return (_number(environment, name, launcher),)
+
+
+def _tasks_of_this_node(environment: Mapping[str, str]) -> int:
+    """From a list such as `2(x3),1`: two on each of three nodes, one on the next."""
+    tasks = re.finditer(r"([0-9]+)(?:\(x([0-9]+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    spread = [int(match[1]) for match in tasks for _ in range(int(match[2] or 1))]
+    node = int(environment.get("SLURM_NODEID", "0"))
+    return spread[node] if node < len(spread) else _number(environment, "SLURM_STEP_NUM_TASKS", "SLURM")
 
 
 def _tpu_in_kubernetes(environment: Mapping[str, str], port: str) -> Launch | None:

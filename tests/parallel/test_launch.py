@@ -183,7 +183,10 @@ def test_flags_come_before_the_environment(monkeypatch):
         monkeypatch.setenv(name, value)
     assert hosts.requested("", 0, 0).launcher == "SLURM"
     assert hosts.requested("", 1, 0) is None
-    assert hosts.requested("a:1", 2, 1) == Launch("--coordinator", "a:1", 2, 1)
+    # Flags say who the processes are; the launcher says which of them share a machine, where each takes one GPU.
+    assert hosts.requested("a:1", 8, 5) == Launch("--coordinator", "a:1", 8, 5, local_devices=(1,))
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1(x8)")
+    assert hosts.requested("a:1", 8, 5).local_devices is None
     with pytest.raises(UsageError, match="coordinator needs processes"):
         hosts.requested("a:1", 0, 0)
 

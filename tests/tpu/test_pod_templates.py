@@ -269,6 +269,64 @@ def test_from_nothing_to_a_finished_run_with_the_real_scripts(tmp_path, monkeypa
     assert machine.called("-m pip install") == 2  # once on each
 
 
+def test_compiled_programs_are_kept_in_the_bucket_and_logs_of_libtpu_nowhere(machine):
+    said = 'echo "[$JAX_COMPILATION_CACHE_DIR] [$TPU_LOG_DIR]"'
+    machine.run("run", said)
+    machine.wait("ended")
+    assert "\n[] [disabled]\n" in machine.log()
+    (machine.bin.parent / "mounted").touch()
+    machine.run("run", said)
+    machine.wait("ended")
+    assert f"\n[{machine.home}/bucket/jax-cache] [disabled]\n" in machine.log()
+
+
+# A cloud that is this machine: one worker, whose home is a folder.
+HERE = """#!/bin/bash
+export HOME={home}
+case "$3 $4" in
+  "queued-resources describe") echo ACTIVE ;;
+  "tpu-vm scp") cp "$5" "$6" "$HOME/pod" ;;
+  "tpu-vm ssh") for line; do :; done; cd "$HOME" && exec bash -c "${{line#--command=}}" ;;
+esac
+"""
+
+
+@pytest.mark.slow
+def test_a_real_run_that_is_killed_is_brought_back_and_finished(tmp_path, monkeypatch):
+    machine = Machine(tmp_path)
+    (tmp_path / "mounted").touch()
+    tools = machine.home / "pod" / "venv" / "bin"
+    tools.mkdir(parents=True)
+    python = f"#!/bin/bash\nJAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=4 PYTHONPATH={ROOT} exec {sys.executable}"
+    for path, text in (
+        (machine.bin / "gcloud", HERE.format(home=machine.home)),
+        (tools / "python", f'{python} "$@"\n'),
+        (tools / "jaxnets", f'{python} -m jaxnets "$@"\n'),
+    ):
+        path.write_text(text)
+        path.chmod(0o755)
+    (machine.home / "pod" / "ready").write_text("jaxnets[tpu] ")  # it is installed
+    monkeypatch.setenv("PATH", f"{machine.bin}:/usr/bin:/bin")
+    checkpoints, told, killed = machine.home / "bucket" / "runs" / "a" / "checkpoints", [], []
+
+    def sleep(_):
+        time.sleep(0.1)
+        if not killed and any(checkpoints.glob("*/manifest.json")):
+            group = (machine.home / "pod" / "group").read_text().split()[0]
+            killed.append(int(group))
+            os.killpg(killed[0], signal.SIGKILL)
+
+    flags = ["--name=a", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-4", "--bucket=my-bucket"]
+    command = "jaxnets train digits_softmax --steps 4000 --save-every 1000 --eval-every 4000 --run-dir bucket/runs/a"
+    code = pod.main(["babysit", *flags, "--command", command], pod.Outside(sleep=sleep, say=told.append))
+    assert code == 0, told
+    assert killed
+    assert any("killed by signal 9" in line for line in told)
+    assert "resuming a at step" in machine.log()
+    assert (checkpoints / "4000" / "manifest.json").exists()
+    assert any("finished" in line and "step 4000" in line for line in told)
+
+
 def slurm(tmp_path, code, *arguments):
     """slurm.sh with a played SLURM of two processes: the exit code, what was said, what was called."""
     machine = Machine(tmp_path)
@@ -285,7 +343,7 @@ def slurm(tmp_path, code, *arguments):
 def test_slurm_gives_each_process_its_place_and_goes_back_to_the_queue(tmp_path):
     code, said, called = slurm(tmp_path / "a", 75, "jaxnets", "train", "digits_cnn", "--run-dir", "/my runs/a")
     for number in (0, 1):
-        place = f"--coordinator node7:30001 --processes 2 --process-id {number}"
+        place = f"--coordinator node7:30001 --processes 2 --process-id {number} --wait-seconds 300"
         assert f"train digits_cnn --run-dir /my runs/a {place}" in said
     assert code == 75
     assert "scontrol requeue 70001" in called
@@ -342,5 +400,6 @@ def test_the_jobset_starts_what_jaxnets_takes(tmp_path):
 
     _, experiment, options = fast_parse.read_experiment(verb, rest, train.RunOptions)
     assert (options.coordinator, options.process_id) == ("a.b:8476", 3)
+    assert options.wait_seconds >= 600  # each machine installs first
     assert options.processes == int(re.search(r"parallelism: (\d+)", text)[1])
     assert experiment.mesh.fsdp == 16
