@@ -189,7 +189,7 @@ def _compile(parts: Parts) -> Compiled:
 
 def _needed(error: str) -> int | None:
     """Bytes that a program needs, by the error of a compiler that has not got them."""
-    used = re.search(r"Used ([\d.]+)([KMGT]) of", error)
+    used = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])\b", error)
     if used is None:
         return None
     return int(float(used[1]) * 1024 ** (1 + "KMGT".index(used[2])))

@@ -78,7 +78,8 @@ def device_grid(groups: Sequence[Sequence[Any]], shape: tuple[int, ...]) -> Any:
     """An array of devices `[groups, *shape]`, each group arranged so that neighbours in the grid are neighbours in it."""
     from jax.experimental import mesh_utils
 
-    return np.stack([mesh_utils.create_device_mesh(shape, list(group)) for group in groups])
+    split = {"allow_split_physical_axes": True}  # an axis of the grid may take a part of an axis of a torus
+    return np.stack([mesh_utils.create_device_mesh(shape, list(group), **split) for group in groups])
 
 
 def devices_started() -> bool:

@@ -91,7 +91,10 @@ def make_mesh(shape: MeshShape | None = None, *, devices: Sequence[Any] | None =
         groups = _groups(devices, sizes["replica"])
         return Mesh(device_grid(groups, tuple(sizes.values())[1:]), names, axis_types=kinds)
     # The default of JAX is Explicit axes, under which Linen layers raise.
-    return jax.make_mesh(tuple(sizes.values()), names, axis_types=kinds, devices=devices)
+    try:
+        return jax.make_mesh(tuple(sizes.values()), names, axis_types=kinds, devices=devices)
+    except NotImplementedError:  # the axes of a torus of TPUs have to be divided for these sizes
+        return Mesh(device_grid([devices], tuple(sizes.values()))[0], names, axis_types=kinds)
 
 
 def _groups(devices: Sequence[Any], count: int) -> list[list[Any]]:

@@ -12,7 +12,7 @@ from conftest import run_cli, run_here
 
 from jaxnets.accelerators.account import size_on
 from jaxnets.accelerators.chips import chip_named
-from jaxnets.accelerators.estimate import Compiled, estimate, prepare
+from jaxnets.accelerators.estimate import Compiled, _needed, estimate, prepare
 from jaxnets.accelerators.hlo import Collective
 from jaxnets.accelerators.topology import parse
 from jaxnets.config import load
@@ -120,6 +120,24 @@ def test_a_program_that_does_not_fit_is_an_answer():
     large = dataclasses.replace(found, compiled=Compiled("tpu", 1.0, 0, 20 << 30, 20 << 30, ()))
     assert not large.fits
     assert found.fits
+
+
+@pytest.mark.parametrize(
+    ("said", "bytes_"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Used 20.50G of 15.75G hbm. Exceeded by 4.75G",
+            20.5 * 2**30,
+        ),
+        (
+            "Ran out of memory on HBM, the total memory required for HLO temporaries (17.38G) exceeds available",
+            17.38 * 2**30,
+        ),
+        ("INVALID_ARGUMENT: something else", None),
+    ],
+)
+def test_what_a_compiler_says_of_too_large_a_program_is_read(said, bytes_):
+    assert _needed(said) == (None if bytes_ is None else int(bytes_))
 
 
 def test_the_tiles_of_a_tpu_are_counted():

@@ -14,7 +14,7 @@ from jaxnets.data.sources.text import from_tokens
 from jaxnets.data.text.tokenizers import Characters
 from jaxnets.models import LanguageModel
 from jaxnets.optim import AdamW
-from jaxnets.parallel import MeshShape
+from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.steps.precision import Precision
 from jaxnets.tasks import NextToken
 
@@ -92,6 +92,12 @@ def test_fsdp_holds_an_eighth_and_the_program_fits():
     assert cut.compiled.arguments < whole.compiled.arguments / 4
     assert cut.fits
     assert cut.compiled.compiler == "tpu"
+
+
+def test_a_mesh_may_divide_the_axes_of_a_torus():
+    mesh = make_mesh(MeshShape(data=64, fsdp=64), devices=devices_of(parse("v5p:4096")))
+    assert dict(mesh.shape) == {"data": 64, "fsdp": 64, "tensor": 1}
+    assert len({device.id for device in mesh.devices.flat}) == 4096
 
 
 def test_more_chips_take_less_memory_and_time_each():

@@ -129,3 +129,18 @@ def test_the_compiler_takes_the_options():
     options = beyond_promise.quick_compilation("cpu")
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2, f"mend quick_compilation of {FILE}"
     assert beyond_promise.quick_compilation("tpu") is None
+
+
+def test_devices_are_arranged_in_groups():
+    devices = jax.devices()
+    grid = beyond_promise.device_grid([devices[:4], devices[4:8]], (2, 2))
+    assert grid.shape == (2, 2, 2), f"mesh_utils.create_device_mesh has changed: adapt device_grid of {FILE}"
+    assert {device.id for device in grid[0].flat} == {device.id for device in devices[:4]}
+
+
+def test_topologies_have_devices():
+    pytest.importorskip("libtpu", reason="the compiler of a TPU is not installed")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    found = beyond_promise.topology_devices("tpu", "v5e:2x2")
+    assert len(found) == 4, f"jax.experimental.topologies has changed: adapt topology_devices of {FILE}"
+    assert found[0].platform == "tpu"
