@@ -151,13 +151,18 @@ class MixtureOfExperts(nn.Module):
     def serve(self, x: Array, multiply: Any) -> Array:
         """The experts' MLPs; `multiply(x, kernels, biases)` applies each expert's kernel to its rows."""
         D, F = x.shape[-1], self.mlp_dim
-        if x.ndim == 4:  # the rows of a batch go to the devices that hold their experts
+        apart = x.ndim == 4 and axis_size("expert") > 1
+        if apart:  # the rows of a batch go to the devices that hold their experts, also the gradients on their way back
+            x = name_axes(x, "batch", "expert_home", "length", "embed")
             x = name_axes(x, "group", "expert", "length", "embed")
         h = multiply(x, *self.maps("up", D, F, x.dtype))
         gate = multiply(x, *self.maps("gate", D, F, x.dtype)) if self.mlp == "swiglu" else None
         h = nn.gelu(h, approximate=True) if gate is None else nn.silu(gate) * h
+        h = name_axes(h, "group", "expert", "length", "mlp") if apart else h
         y = multiply(h, *self.maps("down", F, D, x.dtype))
-        return name_axes(y, "batch", "expert_home", "length", "embed") if x.ndim == 4 else y
+        if not apart:
+            return y
+        return name_axes(name_axes(y, "group", "expert", "length", "embed"), "batch", "expert_home", "length", "embed")
 
     def maps(self, name: str, inputs: int, outputs: int, dtype: Any) -> tuple[Array, Array | None]:
         """Kernels `[E, inputs, outputs]` and biases `[E, outputs]` or None."""

@@ -17,6 +17,7 @@ AXES: dict[str, tuple[str, ...] | None] = {
     "length": ("sequence",),
     "embed": None,
     "vocab": ("tensor",),
+    "mlp": ("tensor",),
     "height": None,
     "width": None,
     "channel": None,

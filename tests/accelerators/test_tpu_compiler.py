@@ -12,7 +12,7 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.data.dataset import Source
 from jaxnets.data.sources.text import from_tokens
 from jaxnets.data.text.tokenizers import Characters
-from jaxnets.models import LanguageModel
+from jaxnets.models import Experts, LanguageModel
 from jaxnets.optim import AdamW
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.steps.precision import Precision
@@ -61,11 +61,9 @@ def sizes(one):
     ]
 
 
-@pytest.mark.parametrize("axis", ["data", "fsdp", "tensor"])
-def test_neither_logits_nor_the_activations_of_all_devices_are_exchanged(axis):
-    found = compiled(
-        mesh=MeshShape(**{"data": 1, axis: 4 if axis == "tensor" else 8} | ({"data": 2} if axis == "tensor" else {}))
-    )
+@pytest.mark.parametrize("mesh", [MeshShape(data=8), MeshShape(data=1, fsdp=8), MeshShape(data=2, tensor=4)], ids=str)
+def test_neither_logits_nor_the_activations_of_all_devices_are_exchanged(mesh):
+    found = compiled(mesh=mesh)
     for one in found.compiled.collectives:
         assert one.kind != "all-to-all" or max(sizes(one)) < ACTIVATIONS / 8, one
         assert max(sizes(one)) < LOGITS / 8, one
@@ -76,14 +74,28 @@ def test_neither_logits_nor_the_activations_of_all_devices_are_exchanged(axis):
 def test_data_parallel_reduces_each_gradient_once():
     found = compiled(mesh=MeshShape(data=8))
     reduced = sum(one.sent for one in found.compiled.collectives)
-    assert reduced == pytest.approx(2 * 7 / 8 * 4 * found.parameters, rel=0.35)  # some in bfloat16
+    once = 2 * 7 / 8 * found.parameters
+    assert 2 * once < 1.01 * reduced < 1.1 * 4 * once  # in bfloat16 or in float32
     assert {one.kind for one in found.compiled.collectives} == {"all-reduce"}
 
 
+def test_experts_get_their_tokens_by_all_to_all():
+    """Four a layer: to the experts and back, forward and backward. Neither hidden units nor whole batches are gathered."""
+    routing = Experts(count=4, routing="capacity")
+    found = compiled(mesh=MeshShape(data=1, fsdp=2, expert=4), experts=routing, mlp="swiglu")
+    moved = [one for one in found.compiled.collectives if one.kind == "all-to-all"]
+    assert {one.axes for one in moved} == {("expert",)}
+    assert sum(one.repeats for one in moved) == 2 * 4
+    places = routing.places(LENGTH)
+    assert all(max(sizes(one)) == BATCH // 2 // 4 * 4 * places * WIDTH for one in moved)
+    gathered = [one for one in found.compiled.collectives if one.kind == "all-gather"]
+    assert all(max(sizes(one)) < ACTIVATIONS for one in gathered)
+
+
 def test_tensor_parallel_reduces_twice_a_layer_forward_and_back():
-    found = compiled(mesh=MeshShape(data=1, tensor=8))
-    layers = [one for one in found.compiled.collectives if max(sizes(one)) >= ACTIVATIONS and "block_" in one.source]
-    assert sum(one.repeats for one in layers) <= 2 * 2 * 2
+    found = compiled(mesh=MeshShape(data=2, tensor=4))
+    layers = [one for one in found.compiled.collectives if "tensor" in one.axes and "block_" in one.source]
+    assert sum(one.repeats for one in layers if max(sizes(one)) >= ACTIVATIONS / 2) <= 2 * 2 * 2
 
 
 def test_fsdp_holds_an_eighth_and_the_program_fits():
