@@ -4,8 +4,8 @@
     jaxnets plan llama_70b --chips v5e:256
     jaxnets train llama_70b --mesh.data 1 --mesh.fsdp -1
 
-Sizes of the published model (80 layers, width 8,192, 64 heads, 8 key heads, vocabulary 128,256, untied). Not run: it is meant
-to be estimated and planned, and to be trained where the devices are. The data are those of `llama_1b`.
+Sizes of the published model (80 layers, width 8,192, 64 heads, 8 key heads, vocabulary 128,256, untied). Not run yet: it is
+meant to be estimated and planned, and to be trained where the devices are. The data are those of `llama_1b`.
 """
 
 from jaxnets.config import Experiment

@@ -4,8 +4,8 @@
     jaxnets plan llama_8b --chips v5p:16
     jaxnets train llama_8b --mesh.data 1 --mesh.fsdp -1
 
-Sizes of the published model (32 layers, width 4,096, 32 heads, 8 key heads, vocabulary 128,256, untied). Not run: it is meant
-to be estimated and planned, and to be trained where the devices are. The data are those of `llama_1b`.
+Sizes of the published model (32 layers, width 4,096, 32 heads, 8 key heads, vocabulary 128,256, untied). Not run yet: it is
+meant to be estimated and planned, and to be trained where the devices are. The data are those of `llama_1b`.
 """
 
 from jaxnets.config import Experiment

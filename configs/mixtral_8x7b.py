@@ -4,9 +4,9 @@
     jaxnets plan mixtral_8x7b --chips v5p:64
     jaxnets train mixtral_8x7b --mesh.data 1 --mesh.fsdp -1
 
-Sizes of the published model (32 layers, width 4,096, 32 heads, 8 key heads, 8 experts of which 2 for each token). Not run: it
-is meant to be estimated and planned, and to be trained where the devices are. The data are those of `llama_1b`, with their
-vocabulary in place of the published 32,000.
+Sizes of the published model (32 layers, width 4,096, 32 heads, 8 key heads, 8 experts of which 2 for each token).
+Not run yet: it is meant to be estimated and planned, and to be trained where the devices are. The data are those
+of `llama_1b`, with their vocabulary in place of the published 32,000.
 """
 
 from jaxnets.config import Experiment

@@ -35,7 +35,12 @@ BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
 # Fields that a class got after runs were named by it, each with the value that it stood for before: with it they have no part
 # in the name of a run's directory.
 DEEP = ("TransformerEncoder", "Seq2SeqTransformer", "ViT", "CoAtNet", "ConvNeXt", "ResNet", "CifarResNet", "UNet")
-YOUNGER = {"AdamW": {"moments": "float32"}} | {model: {"remat": "none"} for model in DEEP}
+YOUNGER: dict[str, dict[str, Any]] = {
+    "AdamW": {"moments": "float32"},
+    "LanguageModel": {"split_attention": "ring"},
+    "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3},
+    **{model: {"remat": "none"} for model in DEEP},
+}
 
 
 def to_data(value: Any) -> Any:
