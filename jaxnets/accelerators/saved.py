@@ -18,7 +18,7 @@ CHEAP = frozenset((
     "copy", "copy_p", "cos", "custom_jvp_call", "div", "eq", "erf", "exp", "exp2",
     "expand_dims", "expm1", "floor", "ge", "gt", "integer_pow", "iota", "is_finite", "le",
     "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
-    "not", "or", "pad", "pow", "real", "reshape", "rsqrt", "select_n", "sign",
+    "not", "one_minus_square", "or", "pad", "pow", "real", "reshape", "rsqrt", "select_n", "sign",
     "sin", "slice", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tanh", "transpose",
     "xor",
 ))
@@ -116,11 +116,16 @@ def _kept(needed: Iterable[Value], size: Callable[[Any], int], free: set[Value])
 
 def _of_scan(scan: Any, places: set[int], size: Callable[[Any], int]) -> int:
     """Bytes of the results of a loop: those that it stacks are counted together in its body, times its length."""
-    body, carried = scan.params["jaxpr"].jaxpr, scan.params["num_carry"]
+    body = getattr(scan.params["jaxpr"], "jaxpr", scan.params["jaxpr"])
     inputs = _inputs(body)
     values = _values(body, inputs)
-    total = sum(size(scan.outvars[place].aval) for place in places if place < carried)
-    stacked = [values[id(body.outvars[p])] for p in sorted(places) if p >= carried and id(body.outvars[p]) in values]
+    total, stacked = 0, list[Value]()
+    for place in sorted(places):
+        result, inside = scan.outvars[place], body.outvars[place]
+        if result.aval.ndim == inside.aval.ndim:  # carried from round to round, not stacked
+            total += size(result.aval)
+        elif id(inside) in values:
+            stacked.append(values[id(inside)])
     given = set(inputs)
     whole = sum(size(value.aval) for value in dict.fromkeys(stacked) if value in given)
     rest, _ = _kept([value for value in stacked if value not in given], size, set())

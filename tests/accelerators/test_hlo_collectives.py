@@ -65,6 +65,7 @@ def test_groups_of_one_device_exchange_nothing():
     assert read(f"%r = f32[8]{{0}} all-reduce(%x), channel_id=1, replica_groups={groups}, to_apply=%add") == []
 
 
+@pytest.mark.smoke
 def test_a_compiled_program_says_what_its_sharding_means():
     """A loop of six rounds, each with a product whose contracted dim is split: six all-reduces of its result."""
     mesh = make_mesh(MeshShape(data=2, fsdp=4))

@@ -32,17 +32,20 @@ def test_a_product_of_inputs_saves_nothing_more():
     assert saved(lambda x, w: x @ w, A, W) == (0, 0)
 
 
+@pytest.mark.smoke
 def test_element_by_element_work_on_one_product_is_counted_once():
     total, _ = saved(lambda x, w: jnp.sum(jnp.tanh(jnp.exp(jnp.sin(x @ w)) * 2 + 1)), A, W)
     assert total == 32 * 64 * 4
 
 
+@pytest.mark.smoke
 def test_each_product_of_a_chain_counts_also_inside_of_functions_that_are_called_twice():
     layer = jax.jit(lambda x, w: jax.nn.gelu(x @ w))
     total, _ = saved(lambda x, w: layer(layer(layer(x, w), w), w).sum(), A, W)
     assert total == 3 * 32 * 64 * 4
 
 
+@pytest.mark.smoke
 def test_a_loop_counts_its_rounds_and_remat_leaves_its_carry():
     def loop(body):
         def run(x, w):

@@ -70,6 +70,7 @@ def test_memory_of_a_device_falls_with_the_number_of_devices(by):
     assert temporary(2) / temporary(8) > 3.5
 
 
+@pytest.mark.smoke
 def test_a_ring_never_gathers_the_sequence():
     shape = jax.ShapeDtypeStruct((1, 512, H, K), jnp.float32)
     mesh = make_mesh(MeshShape(data=1, sequence=8))
