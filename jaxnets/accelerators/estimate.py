@@ -95,7 +95,7 @@ class Estimate:
 
     def _exchange(self, moved: Sequence[Collective]) -> dict[str, float]:
         chip = self.topology.chip
-        near = sum(one.sent for one in moved if one.devices <= chip.group and self.topology.count <= chip.group)
+        near = sum(one.sent for one in moved if one.reach < chip.group)
         far = sum(one.sent for one in moved) - near
         found = {"interconnect": near / chip.link}
         return found | ({"network": far / chip.network} if far else {})

@@ -36,6 +36,8 @@ class Collective:
     """Axes of the mesh along which the devices exchange."""
     devices: int
     """Devices that exchange with each other."""
+    reach: int
+    """How far apart two of them are at most, in the order of the mesh's devices; below the size of a host they share one."""
     shapes: tuple[str, ...]
     """Its operands' and results' types, the largest first, such as f32[16,2048]."""
     source: str
@@ -84,7 +86,7 @@ def _collective(line: str, computation: str, sizes: Mapping[str, int]) -> Collec
     # An all-reduce of a tuple reduces each of its parts; the other kinds list operand and result.
     each = [_size(one) for one in _types(result)] if kind == "all-reduce" and operation == kind else [_size(types[0])]
     total = sum(each) if not operation.endswith("-start") else max(each)
-    axes, devices = _axes(line, sizes)
+    axes, devices, reach = _axes(line, sizes)
     source = re.search(r'op_name="([^"]*)"', line)
     return Collective(
         "reduce-scatter" if scattered else kind,
@@ -92,6 +94,7 @@ def _collective(line: str, computation: str, sizes: Mapping[str, int]) -> Collec
         1,
         axes,
         devices,
+        reach,
         tuple(f"{dtype}[{dims}]" for dtype, dims in types),
         source[1] if source else "",
     )
@@ -105,8 +108,8 @@ def _size(one: tuple[str, str]) -> float:
     return BYTES[one[0]] * math.prod(int(n) for n in one[1].split(",") if n)
 
 
-def _axes(line: str, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """The axes along which the devices of one group differ, and how many devices a group has."""
+def _axes(line: str, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int, int]:
+    """The axes along which the devices of one group differ, how many devices a group has, and how far apart they are."""
     total = math.prod(sizes.values())
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
         groups = [[int(n) for n in re.findall(r"\d+", pair)] for pair in re.findall(r"\{[^{}]*", pairs[1])]
@@ -118,7 +121,8 @@ def _axes(line: str, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
         for axis, places in zip(sizes, zip(*(coordinates[device] for device in group), strict=True), strict=True):
             if len({int(place) for place in places}) > 1:
                 moved.add(axis)
-    return tuple(axis for axis in sizes if axis in moved), max(map(len, groups), default=1)
+    reach = max((max(group) - min(group) for group in groups), default=0)
+    return tuple(axis for axis in sizes if axis in moved), max(map(len, groups), default=1), reach
 
 
 def _groups(line: str, total: int) -> list[list[int]]:

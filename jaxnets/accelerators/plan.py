@@ -154,17 +154,19 @@ def _exchange(parts: Parts, topology: Topology, mesh: MeshShape, micro: int, rem
     width = jax.numpy.dtype(parts.experiment.precision.compute).itemsize
     bytes_ = parts.parameters * width / mesh.tensor
 
-    def share(size: int) -> float:
-        return (size - 1) / size
+    def seconds(sent: float, size: int, inside: int) -> float:
+        """For a ring of `size` devices that are `inside` apart in the order of the mesh."""
+        rate = chip.link if (size - 1) * inside < chip.group else chip.network
+        return sent * (size - 1) / size / rate
 
-    sent = 2 * bytes_ / mesh.fsdp * share(mesh.data)
-    sent += 3 * bytes_ * share(mesh.fsdp) * micro
+    total = seconds(2 * bytes_ / mesh.fsdp, mesh.data, mesh.fsdp * mesh.tensor)
+    total += seconds(3 * bytes_ * micro, mesh.fsdp, mesh.tensor)
     model, inputs = parts.task.model, parts.batch_spec["inputs"]
     if mesh.tensor > 1:
         tokens = math.prod(inputs.shape[:2]) / batch_devices(parts.mesh)
         times = (6 if remat not in (None, "none") else 4) * getattr(model, "layers", 1)
-        sent += times * tokens * getattr(model, "width", 1) * width * 2 * share(mesh.tensor)
-    return sent / (chip.link if topology.count <= chip.group else chip.network)
+        total += seconds(times * tokens * getattr(model, "width", 1) * width * 2, mesh.tensor, 1)
+    return total
 
 
 _NOTHING = Account(0, 0, 0, 0, 0, 0, 0, 0, 0)

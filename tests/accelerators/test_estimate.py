@@ -97,7 +97,7 @@ def test_flops_are_those_of_all_devices_and_count_what_is_computed_again():
 def test_floors_are_work_divided_by_peaks():
     found = estimated(on="v5e:2x4", compile=False)
     chip = chip_named("v5e")
-    move = Collective("all-reduce", 8_000_000, 3, ("data",), 8, ("f32[2000000]",), "")
+    move = Collective("all-reduce", 8_000_000, 3, ("data",), 8, 7, ("f32[2000000]",), "")
     compiled = Compiled("tpu", 1.0, 100, 1000, 1100, (move,))
     full = dataclasses.replace(found, compiled=compiled)
     assert full.floors["compute"] == pytest.approx(found.flops / 8 / chip.flops)
@@ -110,7 +110,7 @@ def test_floors_are_work_divided_by_peaks():
     far = dataclasses.replace(
         full,
         topology=parse("h100:16"),
-        compiled=dataclasses.replace(compiled, collectives=(dataclasses.replace(move, devices=16),)),
+        compiled=dataclasses.replace(compiled, collectives=(dataclasses.replace(move, devices=16, reach=15),)),
     )
     assert far.floors["network"] > far.floors["interconnect"]
 

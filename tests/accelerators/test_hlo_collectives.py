@@ -51,6 +51,11 @@ def test_each_kind_counts_what_a_ring_sends():
     )
     assert permute.axes == ("fsdp",)
     assert permute.sent == 64
+    assert permute.reach == 3
+    (far,) = read(
+        "%r = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add"
+    )
+    assert far.reach == 4
 
 
 def test_one_that_runs_in_phases_counts_once():
