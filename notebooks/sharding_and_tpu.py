@@ -16,8 +16,8 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnets/jaxnets/blob/main/notebooks/sharding_and_tpu.ipynb)
 #
-# One configuration on eight devices, split in six ways, with the result of one device. Then what it would take on TPUs that nobody
-# has rented yet: memory, exchanges, time and cost. On a CPU eight threads act as eight devices; on a TPU the same cells take its
+# One configuration on eight devices, split in six ways, and each gives the result of one device. Then an estimate for TPUs
+# before one is rented: memory, exchanges, time and cost. On a CPU eight threads act as eight devices; on a TPU the same cells take its
 # chips. It takes about two minutes.
 
 # %%

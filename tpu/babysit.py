@@ -134,7 +134,7 @@ class Sitter:
     reached: bool = False
     """Whether any worker of this pod has answered."""
     said: str = ""
-    """The last state that was told."""
+    """The last state that was printed."""
 
     def watch(self) -> int:
         """Until the end: 0 finished, 2 the command is wrong. Raises `PodError` when it gives up."""

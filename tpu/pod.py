@@ -141,7 +141,7 @@ def _plan(pod: Pod, options: argparse.Namespace, outside: Outside) -> int:
 
 
 def _up(pod: Pod, options: argparse.Namespace, outside: Outside) -> int:
-    state, told = gcloud.state(pod, outside.runner), ""
+    state, printed = gcloud.state(pod, outside.runner), ""
     if not state:
         gcloud.checked(pod, commands.create(pod), outside.runner)
     while (state := gcloud.state(pod, outside.runner)) != babysit.ACTIVE:
@@ -150,9 +150,9 @@ def _up(pod: Pod, options: argparse.Namespace, outside: Outside) -> int:
             raise PodError(
                 f"pod {pod.name} is {state}, which does not change by itself; remove it with `pod.py down`. {why}"
             )
-        if state != told:
+        if state != printed:
             outside.say(f"{pod.name}: {state or 'asked for'}; it may take hours until there is room")
-            told = state
+            printed = state
         outside.sleep(babysit.Limits().poll)
     outside.say(f"{pod.name}: {state}; next: pod.py setup")
     return 0

@@ -131,8 +131,11 @@ ACCOUNT = (
     ("optimizer", "optimizer"),
     ("averages, statistics, counters", "other"),
     ("data and batches", "data"),
-    ("gradients", "gradients"),
+    ("gradients of a micro-batch", "gradients"),
+    ("their sum, parameters in the layers' dtype", "sums"),
+    ("parameters gathered for two layers", "gathered"),
     ("kept for the backward pass", "saved"),
+    ("gradient of the largest of these", "largest"),
 )
 
 

@@ -2,7 +2,7 @@
 
 `detect` reads environment variables and returns a `Launch`, or None for a process that is alone. The rules are those of
 `jax.distributed.initialize`, except for two. The tasks of a SLURM *step* count, so that one process in an allocation for
-many is alone and waits for nobody. And a process that is the only one on its machine keeps all devices of it.
+many is alone and does not wait for others. And a process that is the only one on its machine keeps all devices of it.
 """
 
 import dataclasses

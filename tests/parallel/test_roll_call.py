@@ -168,9 +168,9 @@ def test_a_run_whose_third_process_does_not_come_ends_in_seconds(tmp_path):
         )
         for index in range(2)
     ]  # fmt: skip
-    told = [(*process.communicate(timeout=60), process.returncode) for process in processes]
+    ended = [(*process.communicate(timeout=60), process.returncode) for process in processes]
     assert time.monotonic() - began < 40  # most of it is the import of JAX, twice at a time
-    for _, error, code in told:
+    for _, error, code in ended:
         assert code == 1
         assert "jaxnets: process 2 of 3 did not come within 4 s" in error
         assert "Traceback" not in error

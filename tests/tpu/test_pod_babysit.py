@@ -74,7 +74,7 @@ class Stage:
     """The played gcloud, and what the sitter did with it."""
 
     def __init__(self, folder, monkeypatch):
-        self.folder, self.told, self.slept, self.asked = folder, [], [], 0
+        self.folder, self.printed, self.slept, self.asked = folder, [], [], 0
         (folder / "gcloud").write_text(f"#!{sys.executable} -IS\n{GCLOUD}{SCRIPT}")
         (folder / "gcloud").chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -99,7 +99,7 @@ class Stage:
     def play(self, *lives, there=False, script=False):
         self.set(*lives, there=there)
         runner = gcloud.execute if script else self.here
-        return Sitter(POD, runner, self.sleep, self.told.append).watch()
+        return Sitter(POD, runner, self.sleep, self.printed.append).watch()
 
     def calls(self):
         """The calls that change something, as verbs in their order."""
@@ -122,14 +122,14 @@ def test_a_pod_that_is_there_at_once_trains_to_the_end(stage):
     assert stage.play(life, script=True) == 0
     assert stage.calls() == ["create", "setup", "run"]
     assert stage.slept == [30.0, 30.0]
-    assert "step 900" in stage.told[-1]
+    assert "step 900" in stage.printed[-1]
 
 
 def test_it_waits_for_room_and_says_each_state_once(stage):
     life = {"states": ["WAITING_FOR_RESOURCES"] * 3 + ["PROVISIONING", "ACTIVE"], "status": [NEW, DONE]}
     assert stage.play(life) == 0
     assert stage.calls() == ["create", "setup", "run"]
-    assert sum("WAITING" in line for line in stage.told) == 1
+    assert sum("WAITING" in line for line in stage.printed) == 1
     assert stage.slept == [30.0] * 4
 
 
@@ -154,18 +154,18 @@ def test_processes_that_end_before_the_pod_says_that_it_goes_are_no_failures(sta
     life = {"states": ["ACTIVE", "ACTIVE", "SUSPENDED"], "status": [NEW, both("ended", 75, 10)]}
     assert stage.play(*[life] * 5, {"states": ["ACTIVE"], "status": [DONE]}) == 0
     assert stage.calls().count("run") == 5
-    assert not any("of 3" in line for line in stage.told)
+    assert not any("of 3" in line for line in stage.printed)
 
 
 def test_a_refused_quota_ends_at_once_with_the_remedy(stage, tmp_path, monkeypatch, capsys):
     (tmp_path / "pod.toml").write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in vars(POD).items()))
     stage.set({"refuse": "Quota limit 'TPUV4' has been exceeded"})
     monkeypatch.chdir(tmp_path)
-    outside = pod.Outside(sleep=stage.sleep, say=stage.told.append)
+    outside = pod.Outside(sleep=stage.sleep, say=stage.printed.append)
     assert pod.main(["babysit"], outside) == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for word in ("quota", "my-project", "v4-16", "us-west4-a", "TPUV4", "Quotas"):
-        assert word in told
+        assert word in printed
     assert stage.calls() == ["create"]
     assert stage.slept == []
 
@@ -176,7 +176,7 @@ def test_a_dead_worker_has_its_pod_made_anew(stage):
     lives = {"states": ["ACTIVE"], "status": looks}, {"states": ["ACTIVE"], "status": [NEW, DONE]}
     assert stage.play(*lives, script=True) == 0
     assert stage.calls() == ["create", "setup", "run", "delete", "create", "setup", "run"]
-    assert any("1 of 2 workers do not answer: ssh: no route" in line for line in stage.told)
+    assert any("1 of 2 workers do not answer: ssh: no route" in line for line in stage.printed)
 
 
 def test_a_pod_that_never_answered_is_not_made_anew(stage):
@@ -198,7 +198,7 @@ def test_workers_that_run_on_beside_an_ended_one_are_stopped_and_all_start_again
     life = {"states": ["ACTIVE"], "status": [*[partly] * 4, ended, both("running", step=120), DONE]}
     assert stage.play(life, there=True) == 0
     assert stage.calls() == ["stop", "run"]
-    assert any("signal 9 (1 of 3)" in line for line in stage.told)
+    assert any("signal 9 (1 of 3)" in line for line in stage.printed)
 
 
 def test_a_usage_error_is_not_started_again_and_the_log_is_shown(stage):
@@ -206,7 +206,7 @@ def test_a_usage_error_is_not_started_again_and_the_log_is_shown(stage):
     looks = [IDLE, ["worker 0 ended 2 -", "worker 1 running - -"]]
     assert stage.play({"states": ["ACTIVE"], "status": looks, "log": log}, there=True, script=True) == 2
     assert stage.calls() == ["run", "stop", "tail"]
-    assert log in stage.told[-1]
+    assert log in stage.printed[-1]
     assert stage.slept == []
 
 
@@ -260,7 +260,7 @@ def test_a_pod_that_fails_says_why(stage):
 
 def test_a_gcloud_that_fails_for_a_moment_is_asked_again(stage):
     results = [gcloud.Result(1, err="connection reset")] * 2 + [gcloud.Result(0, "ACTIVE")]
-    sitter = Sitter(POD, lambda _: results.pop(0), stage.sleep, stage.told.append)
+    sitter = Sitter(POD, lambda _: results.pop(0), stage.sleep, stage.printed.append)
     results.append(gcloud.Result(0, "\n".join(DONE)))
     assert sitter.watch() == 0
     assert stage.slept == [30.0, 60.0]

@@ -34,7 +34,7 @@ class World:
     """gcloud as a table: words that a command has, and what it answers."""
 
     def __init__(self, *answers):
-        self.answers, self.ran, self.told, self.slept = list(answers), [], [], []
+        self.answers, self.ran, self.printed, self.slept = list(answers), [], [], []
 
     def run(self, command):
         self.ran.append(list(command))
@@ -49,7 +49,7 @@ class World:
         assert len(self.slept) < 50, "it waits without end"
 
     def outside(self, answer=""):
-        return pod.Outside(self.run, self.sleep, self.told.append, lambda question: answer)
+        return pod.Outside(self.run, self.sleep, self.printed.append, lambda question: answer)
 
 
 @pytest.mark.parametrize(("arguments", "printed"), GOLDEN, ids=[arguments.split()[0] for arguments, _ in GOLDEN])
@@ -57,9 +57,9 @@ def test_the_walkthrough_shows_what_dry_run_prints(arguments, printed, settings,
     monkeypatch.chdir(ROOT)
     world = World()
     assert pod.main([*arguments.split(), "--settings", str(settings)], world.outside()) == 0
-    assert world.told == printed.splitlines()
+    assert world.printed == printed.splitlines()
     assert world.ran == []  # nothing is run
-    for line in world.told:
+    for line in world.printed:
         assert shlex.split(line)[0] == "gcloud"
 
 
@@ -119,9 +119,9 @@ def test_a_wrong_setting_is_named_with_the_rule_and_the_remedy(changed, words, c
     flags = [f"--{name}={value}" for name, value in (SETTINGS | changed).items()]
     world = World()
     assert pod.main(["up", *flags, "--settings", ""], world.outside()) == 2
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for word in words.split():
-        assert word in told
+        assert word in printed
     assert world.ran == []
 
 
@@ -194,18 +194,18 @@ def test_a_refusal_of_gcloud_is_explained(said, words, capsys):
         (" create", gcloud.Result(1, err=said)), ("describe", gcloud.Result(1, err="ERROR: NOT_FOUND: no resource"))
     )
     assert pod.main(["up", *flags], world.outside()) == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for word in words.split():
-        assert word in told
-    assert said in told
+        assert word in printed
+    assert said in printed
 
 
 def test_without_gcloud_the_remedy_is_told(tmp_path, monkeypatch, capsys, settings):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert pod.main(["up", "--settings", str(settings)]) == 1
-    told = capsys.readouterr().err
-    assert "gcloud is not on PATH" in told
-    assert "docs/install" in told
+    printed = capsys.readouterr().err
+    assert "gcloud is not on PATH" in printed
+    assert "docs/install" in printed
     assert pod.main(["up", "--dry-run", "--settings", str(settings)]) == 0
 
 
@@ -221,7 +221,7 @@ def test_a_question_that_hangs_has_an_end(tmp_path, monkeypatch):
 def test_plan_asks_the_zone_and_says_when_nobody_is_logged_in(settings, capsys):
     world = World()
     assert pod.main(["plan", "--settings", str(settings)], world.outside()) == 0
-    assert "16 chips, 4 workers" in "\n".join(world.told)
+    assert "16 chips, 4 workers" in "\n".join(world.printed)
     assert not any("create" in command or "delete" in command for command in world.ran)
     world = World(("auth list", gcloud.Result(0)))
     assert pod.main(["plan", "--settings", str(settings)], world.outside()) == 1
@@ -235,7 +235,7 @@ def test_up_waits_until_the_pod_is_there_and_refuses_one_that_is_gone(settings, 
     assert pod.main(["up", "--settings", str(settings)], world.outside()) == 0
     assert sum("create" in command for command in world.ran) == 1
     assert len(world.slept) == 3
-    assert len(world.told) == 3  # a state is told once
+    assert len(world.printed) == 3  # a state is printed once
     world = World(("describe", gcloud.Result(0, "SUSPENDED")))
     assert pod.main(["up", "--settings", str(settings)], world.outside()) == 1
     assert "pod.py down" in capsys.readouterr().err
@@ -262,7 +262,7 @@ def test_status_shows_each_worker_and_names_a_dead_one(settings, capsys):
     world = World(("describe", gcloud.Result(0, "ACTIVE")), ("status", gcloud.Result(1, "\n".join(lines), "no route")))
     assert pod.main(["status", "--settings", str(settings)], world.outside()) == 1
     want = ["worker 0: running", "worker 2: ended, exit code 75", "worker 10: lost", "newest checkpoint: step 400"]
-    assert world.told == ["llama: ACTIVE", *want]
+    assert world.printed == ["llama: ACTIVE", *want]
     assert "3 of 4 workers" in capsys.readouterr().err
 
 
