@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.accelerators.chips import Chip, chip_named
-from jaxnets.core.errors import UsageError
+from jaxnets.accelerators.chips import CHIPS, Chip, chip_named
+from jaxnets.core.errors import UsageError, note
 from jaxnets.ops.beyond_promise import topology_devices
 
 
@@ -99,6 +99,28 @@ def has_compiler(topology: Topology) -> bool:
         and topology.chip.name != "v4"
         and importlib.util.find_spec("libtpu") is not None
     )
+
+
+def asked_for(text: str, flag: str) -> tuple[Topology, Sequence[Any], bool]:
+    """The topology that a user names, its devices, and whether devices of the CPU stand for them.
+
+    Raises:
+        UsageError: nothing is named, or there is no such topology.
+    """
+    if not text:
+        raise UsageError(
+            f"say on which accelerators: {flag} v5e:2x4 or {flag} h100:8, say; known are {', '.join(CHIPS)}"
+        )
+    topology = parse(text)
+    stand_in = not has_compiler(topology)
+    return topology, devices_of(topology, stand_in=stand_in), stand_in
+
+
+def note_stand_in(topology: Topology) -> None:
+    """Say that the compiler is that of the CPU, and how to get the other."""
+    tpu = topology.chip.platform == "tpu"
+    why = "install jaxnets[tpu] for that of the TPU" if tpu else "that of a GPU needs one"
+    note(f"compiled for devices of the CPU in place of {topology.name}, by the CPU's compiler; {why}")
 
 
 def devices_of(topology: Topology, *, stand_in: bool = False) -> Sequence[Any]:

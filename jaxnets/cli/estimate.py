@@ -28,23 +28,14 @@ class EstimateOptions:
 
 def run(loaded: Any, experiment: Any, options: EstimateOptions) -> int:
     """Print the estimate: memory of a device, exchanges, floors of the time."""
-    from jaxnets.accelerators.chips import CHIPS
-    from jaxnets.accelerators.topology import devices_of, has_compiler, parse
-    from jaxnets.core.errors import UsageError, note
+    from jaxnets.accelerators.topology import asked_for, note_stand_in
 
-    if not options.on:
-        raise UsageError(f"say on which accelerators: --on v5e:2x4, say, or --on h100:8; known are {', '.join(CHIPS)}")
-    topology = parse(options.on)
-    stand_in = not has_compiler(topology)
-    devices = devices_of(topology, stand_in=stand_in)
+    topology, devices, stand_in = asked_for(options.on, "--on")
     from jaxnets.accelerators.estimate import estimate, prepare
 
     parts = prepare(experiment, devices)
     if options.compile and stand_in:
-        why = (
-            "install jaxnets[tpu] for that of the TPU" if topology.chip.platform == "tpu" else "that of a GPU needs one"
-        )
-        note(f"compiled for devices of the CPU in place of {topology.name}, by the CPU's compiler; {why}")
+        note_stand_in(topology)
     found = estimate(parts, topology, compile=options.compile)
     if options.json:
         print(json.dumps(as_data(loaded.name, found, options.price)))

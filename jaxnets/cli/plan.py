@@ -24,19 +24,13 @@ class PlanOptions:
 
 def run(loaded: Any, experiment: Any, options: PlanOptions) -> int:
     """Print the ways that fit, the best first, its flags, and why the others lose."""
-    from jaxnets.accelerators.chips import CHIPS
-    from jaxnets.accelerators.topology import devices_of, has_compiler, parse
-    from jaxnets.core.errors import UsageError, note
+    from jaxnets.accelerators.topology import asked_for, note_stand_in
 
-    if not options.chips:
-        raise UsageError(f"say on which accelerators: --chips v5e:16, say; known are {', '.join(CHIPS)}")
-    topology = parse(options.chips)
-    stand_in = not has_compiler(topology)
-    devices = devices_of(topology, stand_in=stand_in)
+    topology, devices, stand_in = asked_for(options.chips, "--chips")
     from jaxnets.accelerators.plan import plan
 
     if stand_in and options.compile:
-        note(f"compiled for devices of the CPU in place of {topology.name}, by the CPU's compiler")
+        note_stand_in(topology)
     ways = plan(experiment, topology, devices, compile=options.compile)
     show(loaded.name, experiment, topology, ways)
     return 0

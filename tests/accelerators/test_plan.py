@@ -98,6 +98,6 @@ def test_where_nothing_fits_the_smallest_way_is_named():
 def test_the_command_prints_the_flags_and_mistakes_are_said(tmp_path):
     wrong = run_here("plan", "digits_cnn", cwd=tmp_path)
     assert wrong.returncode == 2
-    assert "--chips v5e:16" in wrong.stderr
+    assert "--chips v5e:2x4" in wrong.stderr
     wrong = run_here("plan", "digits_cnn", "--chips", "v5e:8", "--compile", -1, cwd=tmp_path)
     assert wrong.returncode == 2
