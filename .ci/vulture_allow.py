@@ -53,3 +53,4 @@ _.log_severity_level
 # Axes of a mesh, read by name (jaxnets/parallel/mesh.py).
 _.sequence
 _.replica
+_.pipeline

@@ -16,7 +16,8 @@ from jaxnets.accelerators.chips import Chip
 from jaxnets.accelerators.saved import saved_bytes
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
-from jaxnets.parallel.mesh import batch_devices
+from jaxnets.ops.pipeline import bubble, parts_of
+from jaxnets.parallel.mesh import MeshShape, batch_devices, make_mesh
 from jaxnets.runs.build import Parts
 from jaxnets.steps.sown import with_sown
 
@@ -68,6 +69,11 @@ def account(parts: Parts, chip: Chip, *, saved: tuple[int, int] | None = None) -
     narrow = jax.numpy.dtype(parts.experiment.precision.compute).itemsize < 4
     shares = batch_devices(parts.mesh) * parts.experiment.micro_batches
     kept, largest = saved_of(parts, chip, -(-parts.experiment.batch_size // shares)) if saved is None else saved
+    if (stages := parts.mesh.shape.get("pipeline", 1)) > 1:
+        # A stage has a share of the layers and sees the rows of all stages; it keeps results of idle turns as well.
+        with jax.set_mesh(parts.mesh):
+            count = parts_of(parts.batch_spec["mask"].shape[0] // parts.experiment.micro_batches)
+        kept = round(kept / (1 - bubble(stages, count, parts.task.model.pipeline_rounds)))
     # About half of it is as wide as a hidden layer or belongs to a head, and is split with these.
     kept = round(kept * (1 + 1 / parts.mesh.shape["tensor"]) / 2)
     return Account(
@@ -129,7 +135,10 @@ def saved_of(parts: Parts, chip: Chip, rows: int) -> tuple[int, int]:
 
         return jax.tree.leaves(jax.vjp(total, params, has_aux=True)[1])
 
-    with jax.set_mesh(parts.mesh):
+    mesh = parts.mesh
+    if mesh.shape.get("pipeline", 1) > 1:
+        mesh = make_mesh(MeshShape(data=1), devices=[mesh.devices.flat[0]])
+    with jax.set_mesh(mesh):
         key = jax.eval_shape(lambda: jax.random.key(0))
         traced = jax.make_jaxpr(saved)(parts.abstract.params, parts.abstract.model_state, batch, key).jaxpr
     return saved_bytes(traced, lambda array: size_on(chip, array))

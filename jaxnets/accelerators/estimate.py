@@ -18,9 +18,9 @@ from jaxnets.accelerators.hlo import Collective, collectives
 from jaxnets.accelerators.topology import Topology
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError
-from jaxnets.parallel.mesh import make_mesh
+from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.runs.build import Parts, assemble
-from jaxnets.steps.step import with_average
+from jaxnets.steps.local import whole_step
 from jaxnets.training.program import count_flops
 
 
@@ -155,11 +155,13 @@ def flops_of_step(parts: Parts) -> tuple[float, float]:
         return task.loss(variables, part, key, True)[0]
 
     with jax.set_mesh(parts.mesh):
-        step = with_average(task.make_step(recipe), recipe.average)
+        step = whole_step(task.make_step, recipe)
         whole = count_flops(jax.make_jaxpr(step)(parts.abstract, parts.batch_spec).jaxpr)
         if task.players:  # several losses: the step is all that is known
             return whole, whole / 3
-        key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    # As on one device: turns of a pipeline in which a stage has nothing to do are no work of the model.
+    with jax.set_mesh(make_mesh(MeshShape(data=1), devices=[parts.mesh.devices.flat[0]])):
         once = count_flops(jax.make_jaxpr(forward)(parts.abstract, parts.batch_spec, key).jaxpr)
     return whole, once
 

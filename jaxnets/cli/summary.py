@@ -16,7 +16,7 @@ from jaxnets.core.types import Batch
 from jaxnets.ops.beyond_promise import compiled_for, equations
 from jaxnets.report.tables import fitting
 from jaxnets.runs.build import Parts, assemble, batch_spec
-from jaxnets.steps.step import with_average
+from jaxnets.steps.local import whole_step
 from jaxnets.tasks.base import Task
 from jaxnets.training.program import count_flops, flops_of, inner_jaxprs
 
@@ -104,7 +104,7 @@ def summarize(name: str, experiment: Experiment, *, compiled: bool = False) -> N
     with jax.set_mesh(parts.mesh):
         layers = layers_of(parts.task, batch)
         console.print(fitting(console, (_table(layers, wide=True), _table(layers, wide=False))))
-        step = with_average(parts.task.make_step(parts.recipe), parts.recipe.average)
+        step = whole_step(parts.task.make_step, parts.recipe)
         flops = count_flops(jax.make_jaxpr(step)(parts.abstract, batch).jaxpr)
         console.print(
             f"Of one batch of {experiment.batch_size}: shapes, FLOPs of matrix products and convolutions (forward), bytes of "

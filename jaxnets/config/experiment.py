@@ -15,6 +15,7 @@ from jaxnets.data.dataset import Source
 from jaxnets.data.validation import Validation
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import as_optimizer
+from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.optim.plateau import plateau_of
 from jaxnets.parallel.mesh import MeshShape
@@ -44,6 +45,8 @@ class Experiment:
     """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
     average: EMA = EMA()
     """Averaging of the weights for evaluation."""
+    local: LocalSGD = LocalSGD()
+    """Replicas of the model that train apart for some steps and are then averaged, for slow networks."""
     precision: Precision = Precision()
     """Number formats in which the layers compute."""
     mesh: MeshShape = MeshShape()
@@ -92,6 +95,7 @@ class Experiment:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
         if self.stop.patience and not self.eval_every:
             raise UsageError("stop looks at evaluations, and eval_every is 0; set eval_every to the steps between them")
+        self.local.check(batch_size=self.batch_size, micro_batches=self.micro_batches, steps=self.steps)
         if self.seed >= 2**32:
             raise UsageError(f"seed is below 2^32, got {self.seed}")
 

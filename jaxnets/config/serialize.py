@@ -24,6 +24,7 @@ from jaxnets.data.preparation import CLASSES
 from jaxnets.data.validation import Validation
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import is_transformation
+from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.training.early_stop import EarlyStop
@@ -37,8 +38,9 @@ BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
 DEEP = ("TransformerEncoder", "Seq2SeqTransformer", "ViT", "CoAtNet", "ConvNeXt", "ResNet", "CifarResNet", "UNet")
 YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
-    "LanguageModel": {"split_attention": "ring"},
-    "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3},
+    "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
+    "Experiment": {"local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD())},
+    "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1},
     **{model: {"remat": "none"} for model in DEEP},
 }
 

@@ -21,6 +21,7 @@ from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExpe
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.beyond_promise import is_traced
+from jaxnets.ops.pipeline import pipelined, stages
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.ops.split_attention import can_split, split_attention
 
@@ -100,11 +101,14 @@ class LanguageModel(Sizes):
     """scanned: one block in `nn.scan` over stacked parameters; compile time does not grow with depth."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
+    pipeline_rounds: int = 1
+    """How often a part of a batch goes around the devices of a pipeline (`mesh.pipeline`): see `ops/pipeline.py`."""
     separator: int | None = None
     """Token that ends a document: attention does not cross it, and positions start at 0 after it. None: that of the data, if
     they pack documents into windows."""
 
     splits_sequence: ClassVar[bool] = True  # its attention runs where several devices hold parts of a sequence
+    splits_layers: ClassVar[bool] = True  # its blocks may be the stages of a pipeline
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -200,6 +204,8 @@ def _stack(
 ) -> tuple[Array, Cache | None]:
     """Run the blocks, each with its own layer of the cache."""
     kind = rematerialised(Block, model.remat, static=(4,))
+    if model.blocks == "scanned" and cache is None and stages() > 1 and not model.is_initializing():
+        return _pipeline(model, kind, x, train, packed), None
     stored = None if cache is None else (cache["keys"], cache["values"])
     if model.blocks == "scanned":
         stack = nn.scan(
@@ -220,6 +226,25 @@ def _stack(
     if cache is None or stored is None:
         return x, None
     return x, {**cache, "keys": stored[0], "values": stored[1], "length": cache["length"] + x.shape[1]}
+
+
+def _pipeline(model: LanguageModel, kind: Any, x: Array, train: bool, packed: Packed) -> Array:
+    """Run the blocks as the stages of a pipeline. Each part of the batch draws its own dropout."""
+    block = kind(**model.sizes, parent=None)
+    key = model.make_rng("dropout") if train and model.dropout else None
+
+    def run(params: Any, x: Array, extras: tuple[Packed, Array], first: Array) -> Array:
+        packed, rows = extras
+
+        def layer(x: Array, one: tuple[Any, Array]) -> tuple[Array, None]:
+            own = None if key is None else jax.random.fold_in(jax.random.fold_in(key, one[1]), rows[0])
+            rngs = {} if own is None else {"dropout": own}
+            return block.apply({"params": one[0]}, x, None, 0, train, packed, rngs=rngs)[0], None
+
+        return jax.lax.scan(layer, x, (params, first + jnp.arange(jax.tree.leaves(params)[0].shape[0])))[0]
+
+    rows = jnp.arange(x.shape[0])
+    return pipelined(run, model.variables["params"]["blocks"], x, (packed, rows), rounds=model.pipeline_rounds)
 
 
 class Block(Sizes):

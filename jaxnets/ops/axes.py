@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec
 
 # Logical name -> mesh axes. A name that is not here is an error; None: replicated.
 AXES: dict[str, tuple[str, ...] | None] = {
-    "batch": ("replica", "data", "fsdp", "expert"),
-    "group": ("replica", "data", "fsdp"),  # a batch whose rows go to the experts
+    "batch": ("pipeline", "replica", "data", "fsdp", "expert"),
+    "group": ("pipeline", "replica", "data", "fsdp"),  # a batch whose rows go to the experts
     "expert": ("expert",),
     "expert_home": None,  # the results of the experts, back with their rows
     "length": ("sequence",),
@@ -51,7 +51,8 @@ def name_axes(x: Array, *names: str) -> Array:
         return x
     spec = []
     for name, size in zip(names, x.shape, strict=True):
-        axes = tuple(axis for axis in (AXES[name] or ()) if axis in mesh.shape)
+        # Inside a `shard_map` an array has only this device's part along the axes that it maps over.
+        axes = tuple(axis for axis in (AXES[name] or ()) if axis in mesh.shape and axis not in mesh.manual_axes)
         devices = 1
         for axis in axes:
             devices *= mesh.shape[axis]

@@ -8,6 +8,7 @@ from jaxnets.optim.given import Named as Named
 from jaxnets.optim.given import Optax as Optax
 from jaxnets.optim.given import as_optimizer as as_optimizer
 from jaxnets.optim.later import Later as Later
+from jaxnets.optim.local_sgd import LocalSGD as LocalSGD
 from jaxnets.optim.optimizers import SGD as SGD
 from jaxnets.optim.optimizers import Adam as Adam
 from jaxnets.optim.optimizers import AdamW as AdamW
@@ -28,6 +29,7 @@ __all__ = [
     "Constant",
     "Frozen",
     "Later",
+    "LocalSGD",
     "Named",
     "Optax",
     "Optimizer",

@@ -47,6 +47,11 @@ def updates_done(opt_state: Any, batches: Array) -> Array:
     return counts[0] if counts else batches
 
 
+def evaluates_others(opt_state: Any) -> bool:
+    """Whether the parameters to evaluate are other ones than those that are trained (schedule-free)."""
+    return bool(_nodes(opt_state, "b1", "weight_sum", "z"))
+
+
 def evaluation_params(opt_state: Any, params: Any) -> Any:
     """The parameters to evaluate and export: those of a schedule-free optimizer are an average that its state holds."""
     free = _nodes(opt_state, "b1", "weight_sum", "z")

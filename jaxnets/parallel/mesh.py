@@ -1,8 +1,8 @@
 """The mesh: a grid of devices with named axes.
 
 `data` replicates the parameters and splits the batch; `fsdp` splits both; `tensor` splits layers. Every mesh has these three;
-an axis of size 1 costs nothing, so one device uses the same code as many. `replica`, `expert` and `sequence` are there if they
-are larger than 1.
+an axis of size 1 costs nothing, so one device uses the same code as many. `replica`, `pipeline`, `expert` and `sequence` are
+there if they are larger than 1.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jaxnets.ops.beyond_promise import device_grid
 
 # The axes in the order of the grid: neighbours along the last one are neighbours in the machine, so what exchanges most is
 # last, and what exchanges once a step is first.
-ORDER = ("replica", "data", "fsdp", "expert", "sequence", "tensor")
+ORDER = ("replica", "pipeline", "data", "fsdp", "expert", "sequence", "tensor")
 ALWAYS = ("data", "fsdp", "tensor")
 
 
@@ -40,6 +40,8 @@ class MeshShape:
     """Number of shards of the experts of a mixture; each also takes a share of the batch."""
     sequence: int = 1
     """Number of parts of each sequence, for texts too long for one device."""
+    pipeline: int = 1
+    """Number of stages of a pipeline: each holds some of the layers, and also takes a share of the batch outside of them."""
     replica: int = 1
     """Number of groups of machines that a slower network joins, such as TPU slices; each has copies of the parameters."""
     zero: Literal[1, 2, 3] = 3

@@ -50,6 +50,11 @@ RULES = (
     Rule(r"/hidden_\d*[02468]/bias", ("tensor",)),
     Rule(r"/hidden_\d*[13579]/kernel", ("tensor", None)),
 )
+# Leaves with a leading dim for the layers of a model, which a pipeline divides into its stages.
+STACKED = re.compile(r"^(?!opt_state/replicas/).*/blocks/")
+# Leaves with a leading dim for the replicas of a model that train apart (`steps/local.py`).
+REPLICAS = re.compile(r"^opt_state/replicas/")
+PARAMETERS = re.compile(r"^(opt_state/replicas/)?(params|model_state)/")
 
 
 def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int = 3) -> Any:
@@ -72,14 +77,14 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int =
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         name = path_name(path)
-        cuts = mesh.shape["fsdp"] if zero == 3 or not re.match(r"(params|model_state)/", name) else 1
+        cuts = mesh.shape["fsdp"] if zero == 3 or not PARAMETERS.match(name) else 1
         for index, rule in enumerate(rules):
             if re.search(f"(?:{rule.pattern})$", name):
                 used.add(index)
                 return NamedSharding(mesh, _apply(rule, name, leaf.shape, mesh, cuts))
         if (fitting := built_in_rule(name, leaf.shape, mesh)) is not None:
             return NamedSharding(mesh, _apply(fitting, name, leaf.shape, mesh, cuts))
-        return NamedSharding(mesh, _automatic([None] * len(leaf.shape), leaf.shape, cuts))
+        return NamedSharding(mesh, _automatic(_first(name, leaf.shape, mesh), leaf.shape, cuts))
 
     placed = jax.tree_util.tree_map_with_path(place, state)
     for index, rule in enumerate(rules):
@@ -126,14 +131,23 @@ def _apply(rule: Rule, name: str, shape: tuple[int, ...], mesh: Mesh, cuts: int)
             raise UsageError(f"partition rule {rule.pattern!r}: no mesh axis {axis!r}; there are {tuple(mesh.shape)}")
     if len(set(axes)) != len(axes):
         raise UsageError(f"partition rule {rule.pattern!r} uses a mesh axis twice: {rule.axes}")
-    unnamed: list[str | None] = [None] * (len(shape) - len(rule.axes))
-    spec = [*unnamed, *rule.axes]
+    spec = _first(name, shape, mesh)[: len(shape) - len(rule.axes)] + list(rule.axes)
     for dim, cut in enumerate(spec):
         if cut is not None and shape[dim] % mesh.shape[cut]:
             raise UsageError(
                 f"{name} dim {dim} has size {shape[dim]}, not divisible by mesh axis {cut!r} of size {mesh.shape[cut]}"
             )
     return _automatic(spec, shape, cuts)
+
+
+def _first(name: str, shape: Sequence[int], mesh: Any) -> list[str | None]:
+    """The axes of a leaf's dims before any rule: those of its first dim, if it is one of layers or replicas."""
+    spec: list[str | None] = [None] * len(shape)
+    for axis, pattern in (("pipeline", STACKED), ("replica", REPLICAS)):
+        size = mesh.shape.get(axis, 1)
+        if size > 1 and shape and shape[0] % size == 0 and pattern.search(name):
+            spec[0] = axis
+    return spec
 
 
 def _automatic(spec: list[str | None], shape: tuple[int, ...], cuts: int) -> P:
@@ -148,6 +162,14 @@ def _automatic(spec: list[str | None], shape: tuple[int, ...], cuts: int) -> P:
 
 def reason(name: str, shape: Sequence[int], sharding: NamedSharding) -> str:
     """Why a leaf that no rule of a user's splits is placed as it is, in words."""
+    if "pipeline" in sharding.spec:
+        return f"its layers are divided into stages; {_reason_of_dims(name, shape, sharding)}"
+    if "replica" in sharding.spec:
+        return f"each group has its own replica; {_reason_of_dims(name, shape, sharding)}"
+    return _reason_of_dims(name, shape, sharding)
+
+
+def _reason_of_dims(name: str, shape: Sequence[int], sharding: NamedSharding) -> str:
     cuts = sharding.mesh.shape["fsdp"]
     if (rule := built_in_rule(name, shape, sharding.mesh)) is not None:
         more = f", and the largest other dim that {cuts} divides" if "fsdp" in sharding.spec else ""

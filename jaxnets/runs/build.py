@@ -21,8 +21,9 @@ from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placem
 from jaxnets.parallel.partition import gradient_shardings, shardings
 from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
+from jaxnets.steps.local import whole_step
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import Recipe, with_average
+from jaxnets.steps.step import Recipe
 from jaxnets.tasks.base import Task, bound
 from jaxnets.tasks.call_errors import about_call
 from jaxnets.training.evaluate import Evaluator, Predictor
@@ -116,6 +117,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         micro_batches=experiment.micro_batches,
         precision=experiment.precision,
         average=experiment.average,
+        local=experiment.local,
         frozen=experiment.optimizer.frozen,
         players=_players(experiment.optimizer, task, experiment.steps),
     )
@@ -128,6 +130,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     preparation = dataset.preparation
     transform = Transform(preparation, task.encode_targets, dataset.augment, experiment.seed)
     batch = batch_spec(dataset, rows, transform)
+    checks.check_pipeline(task.model, mesh)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
         checks.check_parameters(task, abstract)
@@ -138,10 +141,11 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         if not task.players:  # each has gradients of its own
             recipe = dataclasses.replace(recipe, gradients=gradient_shardings(abstract.params, mesh, zero=zero))
         choice = choice_of(experiment, task, abstract, batch)
+        checks.check_replicas(experiment, abstract, mesh)
         checks.check_decay(experiment.optimizer, abstract)
         checks.check_batch_statistics(experiment, abstract, dataset)
         # Traced twice, to count its work and to compile it: as a function of its own it is traced once.
-        step = jax.jit(with_average(task.make_step(recipe), recipe.average), inline=True)
+        step = jax.jit(whole_step(task.make_step, recipe), inline=True)
         checks.check_padding(experiment, rows, mesh, task, abstract, jax.eval_shape(step, abstract, batch)[1])
         placed = shardings(abstract, mesh, zero=zero)
         checks.check_axes(task, placed, mesh)

@@ -12,6 +12,7 @@ from jaxnets.data.dataset import Dataset
 from jaxnets.data.split import WEIGHTS
 from jaxnets.ops.roles import without_role
 from jaxnets.optim.optimizers import Optimizer
+from jaxnets.optim.reading import evaluates_others
 from jaxnets.parallel.mesh import batch_devices, check_batch
 from jaxnets.steps.sown import METRIC as SOWN
 from jaxnets.steps.state import TrainState
@@ -53,6 +54,51 @@ def check_axes(task: Task, placed: Any, mesh: Mesh) -> None:
         note(
             f"mesh.tensor {mesh.shape['tensor']} does not divide the {heads} heads of {kind}, so devices add up parts of the "
             f"attention scores; a number that divides them is faster"
+        )
+
+
+def check_pipeline(model: Any, mesh: Mesh) -> None:
+    """Raise `UsageError` if the layers of a model cannot be the stages of the mesh's pipeline."""
+    count = mesh.shape.get("pipeline", 1)
+    if count == 1:
+        return
+    kind, name = type(model).__name__, f"mesh.pipeline is {count}, but"
+    rounds = getattr(model, "pipeline_rounds", 1)
+    if not getattr(model, "splits_layers", False) or kind == "LoRA":
+        raise UsageError(f"{name} the layers of {kind} cannot be its stages, those of LanguageModel can; set it to 1")
+    if model.blocks != "scanned":
+        raise UsageError(f"{name} the blocks of {kind} are unrolled; set task.model.blocks to scanned")
+    if model.layers % (count * rounds):
+        raise UsageError(
+            f"{name} {count} stages in {rounds} rounds do not divide the {model.layers} layers of {kind}; change it, or "
+            f"task.model.pipeline_rounds"
+        )
+    if model.experts.count:
+        raise UsageError(f"{name} a pipeline has no way for the losses of experts; set it to 1 and use mesh.expert")
+    if mesh.shape.get("sequence", 1) > 1:
+        raise UsageError(
+            f"{name} mesh.sequence is {mesh.shape['sequence']}; a stage needs whole sequences: set one to 1"
+        )
+
+
+def check_replicas(experiment: Experiment, abstract: TrainState, mesh: Mesh) -> None:
+    """Raise `UsageError` if replicas that train apart cannot do so on this mesh or with this optimizer."""
+    local = experiment.local
+    if not local.active:
+        return
+    if local.replicas % mesh.shape.get("replica", 1):
+        raise UsageError(
+            f"mesh.replica {mesh.shape['replica']} does not divide local.replicas {local.replicas}; make them equal, or set "
+            f"mesh.replica to 1"
+        )
+    if mesh.shape.get("pipeline", 1) > 1:
+        raise UsageError(
+            f"local.replicas is {local.replicas}, but mesh.pipeline is {mesh.shape['pipeline']}; set one of them to 1"
+        )
+    if evaluates_others(abstract.opt_state):
+        raise UsageError(
+            f"local.replicas is {local.replicas}, but the optimizer evaluates other weights than it trains, of which replicas "
+            f"have no mean; take another optimizer, or set it to 1"
         )
 
 

@@ -20,8 +20,8 @@ from jaxnets.interop.safetensors import write_safetensors
 from jaxnets.interop.stablehlo import PLATFORMS, any_batch, check_exportable, write_program
 from jaxnets.runs.build import Parts
 from jaxnets.runs.run import Run
+from jaxnets.steps.local import whole_step
 from jaxnets.steps.precision import Precision
-from jaxnets.steps.step import with_average
 
 EXAMPLE = '''"""Predictions with JAX, NumPy and safetensors alone: pip install jax flatbuffers safetensors"""
 
@@ -135,7 +135,7 @@ def _train_step(parts: Parts) -> Callable[[dict[str, Array], dict[str, Array]], 
     transform = Transform(
         parts.dataset.preparation, parts.task.encode_targets, parts.dataset.augment, parts.experiment.seed
     )
-    step = with_average(parts.task.make_step(parts.recipe), parts.recipe.average)
+    step = whole_step(parts.task.make_step, parts.recipe)
 
     def train(state: dict[str, Array], batch: dict[str, Array]) -> tuple[dict[str, Array], Any]:
         whole = jax.tree.unflatten(structure, [state[name] for name in names])

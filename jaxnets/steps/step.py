@@ -15,6 +15,7 @@ from jaxnets.ops.norm import global_norm
 from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA
+from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.precision import Precision
 from jaxnets.steps.sown import with_sown
@@ -45,6 +46,10 @@ class Recipe:
     """What the layers compute in."""
     average: EMA = EMA()
     """Averaging of the weights."""
+    local: LocalSGD = LocalSGD()
+    """Replicas of the model that train apart for some steps."""
+    replica: Any = None
+    """Number of the replica that this recipe is for; None where there are none."""
     frozen: Callable[[Any], Any] | None = None
     """Which parameters the optimizer never changes, as a tree of bools; they have no gradient. None: it changes all."""
     players: Mapping[str, tuple[optax.GradientTransformation, Callable[[Any], Any]]] = dataclasses.field(
@@ -74,8 +79,9 @@ class Recipe:
         return gradients if self.gradients is None else jax.lax.with_sharding_constraint(gradients, self.gradients)
 
     def key(self, stream: str, step: Array) -> Array:
-        """The random key of a named stream at a step."""
-        return stream_key(self.seed, stream, step)
+        """The random key of a named stream at a step; in the model each replica has its own."""
+        key = stream_key(self.seed, stream, step)
+        return key if self.replica is None or stream != "model" else jax.random.fold_in(key, self.replica)
 
 
 def make_train_step(loss: Loss, recipe: Recipe) -> Step:

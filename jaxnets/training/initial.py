@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxnets.core.types import Batch
 from jaxnets.ops.random import stream_key
+from jaxnets.steps.local import spread
 from jaxnets.steps.state import TrainState, strongly_typed
 from jaxnets.steps.step import Recipe
 from jaxnets.tasks.base import Task
@@ -27,7 +28,7 @@ def create_state(task: Task, recipe: Recipe, batch: Batch) -> TrainState:
     # A copy: the first step could not donate the same buffer twice.
     average = jax.tree.map(jnp.copy, {"params": params, **variables}) if recipe.average.active else ()
     optimizer = {who: own for who, (own, _) in recipe.players.items()} or recipe.optimizer
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=variables,
@@ -36,6 +37,7 @@ def create_state(task: Task, recipe: Recipe, batch: Batch) -> TrainState:
         average=average,
         guard=guard,
     )
+    return spread(state, recipe.local) if recipe.local.active else state
 
 
 def abstract_state(task: Task, recipe: Recipe, batch: Batch) -> TrainState:

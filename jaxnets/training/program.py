@@ -173,6 +173,9 @@ def inner_jaxprs(equation: Any) -> list[tuple[int, Any]]:
     if equation.primitive.name in ("dot_general", "conv_general_dilated"):
         return []
     repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+    if equation.primitive.name == "shard_map":  # every device along its axes runs the inside on its part
+        sizes, axes = equation.params["mesh"].shape, equation.params.get("newly_manual_axes", ())
+        repeats = math.prod(sizes[axis] for axis in axes)
     values = equation.params.values()
     found = [v for value in values for v in jax.tree.leaves(value, is_leaf=_is_jaxpr) if _is_jaxpr(v)]
     return [(repeats, getattr(v, "jaxpr", v)) for v in found]
