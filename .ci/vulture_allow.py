@@ -54,3 +54,6 @@ _.log_severity_level
 _.sequence
 _.replica
 _.pipeline
+
+# Fields that a template is filled from (jaxnets/accelerators/gpu.py).
+_.cores

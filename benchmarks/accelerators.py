@@ -1,8 +1,10 @@
-"""Every shipped configuration through the compiler of a TPU that is not there.
+"""Every shipped configuration through the compiler of a TPU or GPU that is not there.
 
     pip install "jaxnets[tpu]"
     python -m benchmarks.accelerators                       # all, on v5e:2x4
     python -m benchmarks.accelerators gpt2_124m llama_1b --on v5p:2x2x2
+    pip install "jaxnets[cuda12]"
+    python -m benchmarks.accelerators --on h100:8
 
 Each configuration is a process of its own, `jaxnets estimate NAME --on v5e:2x4 --json`, so one that takes too long is ended
 and counted as such. Prints a line for each: time of the compilation, memory by the compiler and by arithmetic, exchanges,
@@ -23,6 +25,11 @@ from jaxnets.config.find import shipped
 RESULTS = Path(__file__).parent / "results" / "accelerators.jsonl"
 # Configurations whose state is too large for a replica on each chip.
 SHARDED = {"llama_1b": ["--mesh.data", "1", "--mesh.fsdp", "-1"]}
+
+
+def installed(name: str) -> bool:
+    """Whether a distribution is there."""
+    return bool(importlib.metadata.packages_distributions().get(name.replace("-", "_")))
 
 
 def measure(name: str, on: str, timeout: float) -> dict[str, object]:
@@ -63,7 +70,9 @@ def main() -> None:
         "--keep", action="store_true", help="append the records to benchmarks/results/accelerators.jsonl"
     )
     given = parser.parse_args()
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("jax", "libtpu", "jax-cuda12-plugin") if installed(name)
+    }
     for name in given.names or shipped():
         record = measure(name, given.on, given.timeout)
         print(line(record), flush=True)

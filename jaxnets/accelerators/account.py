@@ -18,6 +18,7 @@ from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.ops.pipeline import bubble, parts_of
 from jaxnets.parallel.mesh import MeshShape, batch_devices, make_mesh
+from jaxnets.parallel.partition import HOST
 from jaxnets.runs.build import Parts
 from jaxnets.steps.sown import with_sown
 
@@ -43,6 +44,8 @@ class Account:
     """What the backward pass of one micro-batch needs of the forward pass."""
     largest: int
     """The largest of these, whose gradient is there beside it."""
+    host: int = 0
+    """State that waits in the memory of the host (`mesh.offload`); not on the device."""
 
     @property
     def state(self) -> int:
@@ -86,6 +89,7 @@ def account(parts: Parts, chip: Chip, *, saved: tuple[int, int] | None = None) -
         gathered=_gathered(parts),
         saved=kept,
         largest=largest,
+        host=held(state, placed, on_host=True),
     )
 
 
@@ -103,11 +107,12 @@ def _gathered(parts: Parts) -> int:
     return sum(sorted(whole)[-2:])
 
 
-def held(tree: Any, placed: Any) -> int:
-    """Bytes of a tree of shapes on one device."""
+def held(tree: Any, placed: Any, *, on_host: bool = False) -> int:
+    """Bytes of a tree of shapes on one device, or of the leaves whose place is the memory of its host."""
     total = 0
     for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True):
-        total += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        if (sharding.memory_kind == HOST) == on_host:
+            total += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     return total
 
 

@@ -181,9 +181,10 @@ def _compile(parts: Parts) -> Compiled:
             return Compiled(platform, time.perf_counter() - began, 0, needed, needed, ())
     memory = compiled.memory_analysis()
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    on_host = getattr(memory, "host_argument_size_in_bytes", 0)
     live = arguments + memory.output_size_in_bytes - memory.alias_size_in_bytes + temporary
     # The TPU's compiler knows when each buffer is free again; what it counts as temporary is the room that it sets aside.
-    peak = max(getattr(memory, "peak_memory_in_bytes", 0), arguments) if platform == "tpu" else live
+    peak = max(getattr(memory, "peak_memory_in_bytes", 0) - on_host, arguments) if platform == "tpu" else live
     text = compiled.as_text()
     found = tuple(collectives(text, parts.mesh))
     return Compiled(platform, time.perf_counter() - began, arguments, temporary, peak, found, text)

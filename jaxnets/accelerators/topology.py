@@ -1,8 +1,8 @@
 """Devices that are not there: `v5e:2x4`, `v5p:64`, `h100:8`. Programs are compiled for them, and nothing runs on them.
 
-For a TPU this takes its compiler, which `pip install "jaxnets[tpu]"` brings to any machine. Where it is missing, and for GPUs,
-whose compiler needs the CUDA libraries and a description of the device, devices of the CPU stand for the same number of
-accelerators: shardings and collectives are the same, memory and fusions are the CPU's.
+This takes their compiler, which `pip install "jaxnets[tpu]"` and `"jaxnets[cuda12]"` bring to any machine. Where it is
+missing, devices of the CPU stand for the same number of accelerators: shardings and collectives are the same, memory and
+fusions are the CPU's.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxnets.accelerators.chips import CHIPS, Chip, chip_named
+from jaxnets.accelerators.gpu import described
 from jaxnets.core.errors import UsageError, note
 from jaxnets.ops.beyond_promise import topology_devices
 
@@ -93,12 +94,10 @@ def _example(chip: Chip) -> str:
 
 def has_compiler(topology: Topology) -> bool:
     """Whether the accelerator's own compiler is installed here."""
+    if topology.chip.platform == "gpu":
+        return any(importlib.util.find_spec(name) is not None for name in ("jax_cuda12_plugin", "jax_cuda13_plugin"))
     # That of a v4 compiles for its cores, of which a program sees the two of a chip as one device.
-    return (
-        topology.chip.platform == "tpu"
-        and topology.chip.name != "v4"
-        and importlib.util.find_spec("libtpu") is not None
-    )
+    return topology.chip.name != "v4" and importlib.util.find_spec("libtpu") is not None
 
 
 def asked_for(text: str, flag: str) -> tuple[Topology, Sequence[Any], bool]:
@@ -118,8 +117,8 @@ def asked_for(text: str, flag: str) -> tuple[Topology, Sequence[Any], bool]:
 
 def note_stand_in(topology: Topology) -> None:
     """Say that the compiler is that of the CPU, and how to get the other."""
-    tpu = topology.chip.platform == "tpu"
-    why = "install jaxnets[tpu] for that of the TPU" if tpu else "that of a GPU needs one"
+    extra = "tpu" if topology.chip.platform == "tpu" else "cuda12"
+    why = f"install jaxnets[{extra}] for its own"
     note(f"compiled for devices of the CPU in place of {topology.name}, by the CPU's compiler; {why}")
 
 
@@ -141,10 +140,13 @@ def devices_of(topology: Topology, *, stand_in: bool = False) -> Sequence[Any]:
         jax.config.update("jax_num_cpu_devices", topology.count)
         return jax.devices("cpu")
     if not has_compiler(topology):
+        extra = "tpu" if topology.chip.platform == "tpu" else "cuda12"
         raise UsageError(
-            f"compiling for {topology.name} needs the compiler of its TPU, which `pip install 'jaxnets[tpu]'` brings to any "
-            f"machine"
+            f"compiling for {topology.name} needs its compiler, which `pip install 'jaxnets[{extra}]'` brings to any machine"
         )
+    if topology.chip.platform == "gpu":
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        return _gpus(topology)
     # It would ask a metadata server of the cloud what machine this is.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     # Its lock is for devices; programs may be compiled side by side.
@@ -161,3 +163,14 @@ def devices_of(topology: Topology, *, stand_in: bool = False) -> Sequence[Any]:
                 "another compilation for a TPU is running on this machine, and the compiler allows one; wait until it ends"
             ) from error
         raise UsageError(f"the compiler refuses {topology.name}: {str(error).splitlines()[0]}") from error
+
+
+def _gpus(topology: Topology) -> Sequence[Any]:
+    """GPUs in hosts of the usual number."""
+    each = min(topology.count, topology.chip.host)
+    if topology.count % each:
+        raise UsageError(
+            f"{topology.name}: a host has {each} GPUs; take a multiple of {each}, or fewer than that for a part of one"
+        )
+    shape = f"1x{topology.count // each}x{each}"
+    return topology_devices("cuda", topology.name, topology=shape, target_config=described(topology.chip.name))

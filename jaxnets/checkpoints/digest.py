@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnets.parallel.collectives import one_at_a_time
-from jaxnets.parallel.partition import path_name
+from jaxnets.parallel.partition import in_device_memory, path_name
 
 # Odd multipliers of two mixing functions (Murmur3's finaliser and a relative, from Wellons' search).
 LANES = ((0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35), (0x7FEB352D, 0x846CA68B, 0xA2D39C2F))
@@ -45,7 +45,7 @@ def _digests(leaves: dict[str, Array]) -> dict[str, Array]:
 
 def _digest(array: Array) -> Array:
     """`[2]` uint32."""
-    words = _words(array)
+    words = _words(in_device_memory(array))
     position = jnp.zeros(words.shape, jnp.uint32)
     for dim, size in enumerate(words.shape):
         position = position * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, words.shape, dim)

@@ -89,6 +89,8 @@ def show(name: str, found: Any, price: float = 0.0) -> None:
     rows = [[label, show_memory(getattr(account, field)), ""] for label, field in ACCOUNT]
     by_compiler = "" if compiled is None else show_memory(compiled.peak)
     rows.append(["at the height of a step", show_memory(account.peak), by_compiler])
+    if account.host:
+        rows.append(["in the memory of its host", show_memory(account.host), ""])
     print_table(["memory of a device", "by arithmetic", "compiled" if compiled is not None else ""], rows)
     share = found.peak / topology.chip.memory
     much = "less than 1%" if share < 0.01 else f"{share:.0%}"

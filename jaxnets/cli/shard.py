@@ -32,17 +32,19 @@ def run(loaded: Any, experiment: Any, options: ShardOptions) -> int:
         jax.config.update("jax_num_cpu_devices", count)
     from jaxnets.checkpoints.digest import leaf_paths
     from jaxnets.cli.runs import print_table
-    from jaxnets.parallel.partition import reason
+    from jaxnets.parallel.partition import HOST, reason
     from jaxnets.runs.build import assemble
 
     parts = assemble(experiment, experiment.data.outline())
     placed = leaf_paths(parts.shardings)
-    rows, whole, each = [], 0, 0
+    rows, whole, each, on_host = [], 0, 0, 0
     for path, leaf in leaf_paths(parts.abstract).items():
         shape = placed[path].shard_shape(leaf.shape)
         there, here = (math.prod(s) * leaf.dtype.itemsize for s in (leaf.shape, shape))
         whole, each = whole + there, each + here
         split = ", ".join(str(axis or "-") for axis in placed[path].spec) or "-"
+        if placed[path].memory_kind == HOST:
+            split, on_host = f"{split} (on the host)", on_host + here
         rows.append(
             [path, _dims(leaf.shape), str(leaf.dtype), split, f"{here:,}", reason(path, leaf.shape, placed[path])]
         )
@@ -52,6 +54,8 @@ def run(loaded: Any, experiment: Any, options: ShardOptions) -> int:
         f"{loaded.name} on {parts.mesh.devices.size} devices ({mesh}): the state has {whole:,} bytes, {each:,} on each device "
         f"({whole / max(1, each):.2f} times less). Activations and gradients are not in this."
     )
+    if on_host:
+        print(f"{on_host:,} of these bytes are in the memory of the device's host.")
     return 0
 
 

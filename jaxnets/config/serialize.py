@@ -40,7 +40,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
     "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
     "Experiment": {"local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD())},
-    "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1},
+    "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1, "offload": "none"},
     **{model: {"remat": "none"} for model in DEEP},
 }
 

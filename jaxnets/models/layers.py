@@ -11,7 +11,7 @@ from jaxnets.core.typecheck import check_choices
 from jaxnets.ops import conv_general_dilated, dot_general, name_axes
 from jaxnets.ops.bilinear import PLAIN
 
-Remat = Literal["none", "blocks", "products", "products_with_weights"]
+Remat = Literal["none", "blocks", "products", "products_with_weights", "products_on_host"]
 """Which results inside a block the backward pass computes again, so that they need no memory in between:
 
 - none: no results; all are stored.
@@ -19,6 +19,8 @@ Remat = Literal["none", "blocks", "products", "products_with_weights"]
 - products: all but those of matrix products and convolutions.
 - products_with_weights: all but those of products with a kernel. Attention's products, whose size grows with the square of the
   length, and those of experts are computed again as well.
+- products_on_host: as products_with_weights, and what is stored waits in the memory of the host. On the CPU, which has one
+  memory, it is the same.
 """
 
 
@@ -71,11 +73,20 @@ def _has_weights(primitive: Any, *shapes: Any, **options: Any) -> bool:
     return _is_product(primitive, *shapes, **options)
 
 
+def _on_host(primitive: Any, *shapes: Any, **options: Any) -> Any:
+    """The products of `_has_weights`, where plain ones are moved to the host (the CPU's own products stay)."""
+    if primitive.name == "dot_general":
+        move = jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host")
+        return move(primitive, *shapes, **options)
+    return _has_weights(primitive, *shapes, **options)
+
+
 # What is stored, by the name of what is computed again.
 KEPT = {
     "blocks": jax.checkpoint_policies.nothing_saveable,
     "products": _is_product,
     "products_with_weights": _has_weights,
+    "products_on_host": _on_host,
 }
 
 SIZES = (

@@ -82,9 +82,12 @@ def pipelined(
         parts, own = jax.tree.map(lambda a: _every_part(a, per_stage), (x, extras))
         return _travel(run, mine, number[0], parts, own, each)
 
-    cut = P(AXIS)
+    # Also along the axes that only split the batch, every device works on its own: gradients of the parameters are summed
+    # over them once, after the last turn.
+    own = tuple(axis for axis in (AXIS, "replica", "data") if axis_size(axis) > 1)
+    row = P(own)
     program = jax.shard_map(
-        local, in_specs=(P(None, AXIS), cut, cut, cut), out_specs=cut, axis_names={AXIS}, check_vma=False
+        local, in_specs=(P(None, AXIS), P(AXIS), row, row), out_specs=row, axis_names={*own}, check_vma=False
     )
     # Under `jit` also where the caller is not: a part of the mesh's axes is left to the compiler, which eager code has not.
     return jax.jit(program)(stacked, jnp.arange(devices), x, extras)

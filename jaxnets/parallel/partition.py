@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnets.core.errors import UsageError
 
+# The kind of memory of the host from which accelerators read.
+HOST = "pinned_host"
 # Smaller leaves are replicated: splitting a bias saves nothing and costs a collective.
 SMALLEST_CUT = 1024
 
@@ -57,7 +59,7 @@ REPLICAS = re.compile(r"^opt_state/replicas/")
 PARAMETERS = re.compile(r"^(opt_state/replicas/)?(params|model_state)/")
 
 
-def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int = 3) -> Any:
+def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int = 3, offload: str = "none") -> Any:
     """The sharding of every leaf of a state.
 
     Args:
@@ -66,6 +68,7 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int =
         rules: the first rule that matches a leaf applies. Leaves that none matches follow `RULES`, as far as the mesh has
             more than one device along their axes.
         zero: 3: `fsdp` splits every leaf; 1 and 2: not the parameters and the model's own state.
+        offload: optimizer: the large leaves of the optimizer state are in the memory of the host.
 
     Returns:
         The same tree with a `NamedSharding` at each leaf.
@@ -76,6 +79,11 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int =
     used: set[int] = set()
 
     def place(path: Any, leaf: Any) -> NamedSharding:
+        sharding = on_devices(path, leaf)
+        waits = offload == "optimizer" and path_name(path).startswith("opt_state/")
+        return sharding.with_memory_kind(HOST) if waits and leaf.size >= SMALLEST_CUT else sharding
+
+    def on_devices(path: Any, leaf: Any) -> NamedSharding:
         name = path_name(path)
         cuts = mesh.shape["fsdp"] if zero == 3 or not PARAMETERS.match(name) else 1
         for index, rule in enumerate(rules):
@@ -101,6 +109,17 @@ def gradient_shardings(params: Any, mesh: Mesh, *, zero: int = 3) -> Any:
     if mesh.shape["fsdp"] == 1 or zero == 1:
         return None
     return shardings({"params": params}, mesh)["params"]
+
+
+def on_device(tree: Any) -> Any:
+    """The shardings of a tree with all of it in the memory of the devices."""
+    return jax.tree.map(lambda one: one.with_memory_kind("device") if one.memory_kind == HOST else one, tree)
+
+
+def in_device_memory(array: jax.Array) -> jax.Array:
+    """An array of a program that is traced, moved to the devices if it is in the memory of the host."""
+    on_host = jax.typeof(array).memory_space == jax.memory.Space.Host
+    return jax.device_put(array, jax.memory.Space.Device) if on_host else array
 
 
 def built_in_rule(name: str, shape: Sequence[int], mesh: Any) -> Rule | None:

@@ -18,7 +18,7 @@ from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placement
-from jaxnets.parallel.partition import gradient_shardings, shardings
+from jaxnets.parallel.partition import gradient_shardings, on_device, shardings
 from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.steps.local import whole_step
@@ -140,6 +140,10 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         zero = experiment.mesh.zero
         if not task.players:  # each has gradients of its own
             recipe = dataclasses.replace(recipe, gradients=gradient_shardings(abstract.params, mesh, zero=zero))
+        placed = shardings(abstract, mesh, zero=zero, offload=experiment.mesh.offload)
+        if experiment.mesh.offload == "optimizer":
+            checks.check_offload(experiment, task, abstract)
+            recipe = dataclasses.replace(recipe, optimizer_home=(placed.opt_state, on_device(placed.opt_state)))
         choice = choice_of(experiment, task, abstract, batch)
         checks.check_replicas(experiment, abstract, mesh)
         checks.check_decay(experiment.optimizer, abstract)
@@ -147,7 +151,6 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         # Traced twice, to count its work and to compile it: as a function of its own it is traced once.
         step = jax.jit(whole_step(task.make_step, recipe), inline=True)
         checks.check_padding(experiment, rows, mesh, task, abstract, jax.eval_shape(step, abstract, batch)[1])
-        placed = shardings(abstract, mesh, zero=zero)
         checks.check_axes(task, placed, mesh)
         feed = road(dataset.train, order, transform, place)
         # No call is longer than the way from one log record to the next.

@@ -81,6 +81,19 @@ def check_pipeline(model: Any, mesh: Mesh) -> None:
         )
 
 
+def check_offload(experiment: Experiment, task: Task, abstract: TrainState) -> None:
+    """Raise `UsageError` if something beside the update reads the optimizer state, which then is not on the devices."""
+    why = ""
+    if task.players:
+        why = f"{type(task).__name__} has several optimizers"
+    elif experiment.local.active:
+        why = f"local.replicas is {experiment.local.replicas}, and the replicas are in the optimizer state"
+    elif evaluates_others(abstract.opt_state):
+        why = "the optimizer evaluates weights that are in its state"
+    if why:
+        raise UsageError(f"mesh.offload is 'optimizer', but {why}; set it to 'none'")
+
+
 def check_replicas(experiment: Experiment, abstract: TrainState, mesh: Mesh) -> None:
     """Raise `UsageError` if replicas that train apart cannot do so on this mesh or with this optimizer."""
     local = experiment.local

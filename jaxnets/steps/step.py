@@ -58,6 +58,9 @@ class Recipe:
     """Optimizer and `frozen` of each player, where a task has several; {}: those above for all."""
     gradients: Any = None
     """Shardings of the gradients, as a tree like the parameters. None: what the compiler chooses."""
+    optimizer_home: tuple[Any, Any] | None = None
+    """Shardings of the optimizer state between steps, where it is in the memory of the host, and during the update; as trees
+    like it. None: it stays where it is."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 
@@ -106,7 +109,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         extra = {"value": mean.sum / jnp.maximum(mean.weight, 1e-30), "grad": gradients}
         value_fn = _mean_loss(loss, recipe, state, batch)
         extra |= {"value_fn": value_fn, "grad_fn": lambda params, *_: jax.grad(value_fn)(params)}
-        params, opt_state = _update(recipe.optimizer, gradients, state, taken, extra)
+        params, opt_state = _update(recipe, gradients, state, taken, extra)
         kept = _keep_if(taken, model_state, state.model_state)
         counters = _count(state.guard, finite, empty)
         new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
@@ -148,26 +151,29 @@ def _norm(gradients: Any) -> tuple[Array, Array]:
     return norm, jnp.where(finite.all(), 0.0, jnp.argmin(finite) + 1.0)
 
 
-def _update(
-    optimizer: optax.GradientTransformation, gradients: Any, state: TrainState, taken: Array, extra: dict[str, Any]
-) -> Any:
+def _update(recipe: Recipe, gradients: Any, state: TrainState, taken: Array, extra: dict[str, Any]) -> Any:
     """The parameters and optimizer state after a step; those before it unless `taken`.
 
     `extra` are keywords for optimizers that use more than the gradient: `value`, `grad`, `value_fn`, `grad_fn`.
     """
-    update = optax.with_extra_args_support(optimizer).update
+    update = optax.with_extra_args_support(recipe.optimizer).update
+    opt_state, home = state.opt_state, recipe.optimizer_home
+    if home is not None:
+        opt_state = jax.device_put(opt_state, home[1])
 
     def moved(gradients: Any, opt_state: Any, params: Any) -> Any:
         # Schedules depend on the number of the batch, whether or not the batches before were skipped.
         updates, opt_state = update(gradients, on_schedule(opt_state, state.step), params, **extra)
         return optax.apply_updates(params, updates), strongly_typed(opt_state)
 
-    arguments = (gradients, state.opt_state, state.params)
+    arguments = (gradients, opt_state, state.params)
     # A branch costs the CPU nothing, where selecting reads every array once more. An accelerator would wait for the
     # host to learn which branch to take.
     if compiled_for() == "cpu":
-        return jax.lax.cond(taken, moved, lambda _, opt_state, params: (params, opt_state), *arguments)
-    return _keep_if(taken, moved(*arguments), (state.params, state.opt_state))
+        params, opt_state = jax.lax.cond(taken, moved, lambda _, opt_state, params: (params, opt_state), *arguments)
+    else:
+        params, opt_state = _keep_if(taken, moved(*arguments), (state.params, opt_state))
+    return params, opt_state if home is None else jax.device_put(opt_state, home[0])
 
 
 def with_average(step: Step, average: EMA) -> Step:

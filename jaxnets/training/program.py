@@ -22,6 +22,7 @@ from jaxnets.data.feed import Feed, Payload
 from jaxnets.ops import to_devices
 from jaxnets.ops.beyond_promise import compiled_for, equations
 from jaxnets.ops.bilinear import PLAIN
+from jaxnets.parallel.partition import HOST
 from jaxnets.steps.step import Metrics, Step
 
 # Work in one dispatch: FLOPs, and elements written at the price of some FLOPs each. A dispatch costs some tenths of a ms,
@@ -109,8 +110,13 @@ class Program:
 
     def adopt(self, state: Any) -> Any:
         """A copy of a state, placed as the program wants it: the caller's own arrays are never donated."""
-        copied = jax.tree.map(jnp.copy, state)
-        return jax.device_put(copied, self._shardings) if self._shardings is not None else copied
+        if self._shardings is None:
+            return jax.tree.map(jnp.copy, state)
+        return jax.device_put(jax.tree.map(_copied, state, self._shardings), self._shardings)
+
+
+def _copied(leaf: Array, place: Any) -> Array:
+    return jax.device_put(leaf, place, may_alias=False) if place.memory_kind == HOST else jnp.copy(leaf)
 
 
 def _describe(leaf: Any) -> str:

@@ -116,3 +116,23 @@ def test_more_chips_take_less_memory_and_time_each():
     small, large = (compiled(on, mesh=MeshShape(data=1, fsdp=-1)) for on in ("v5e:2x2", "v5e:4x4"))
     assert large.compiled.peak < small.compiled.peak
     assert large.floors["compute"] == pytest.approx(small.floors["compute"] / 4)
+
+
+def test_optimizer_state_on_the_host_is_gone_from_the_device():
+    here, there = (
+        compiled(mesh=MeshShape(data=1, fsdp=8, offload=kind), blocks="scanned") for kind in ("none", "optimizer")
+    )
+    moved = there.account.host
+    assert moved == pytest.approx(here.account.optimizer, rel=0.01)
+    # What the compiler counts as arguments are the state and the data.
+    assert here.compiled.arguments - there.compiled.arguments == pytest.approx(moved, rel=0.03)
+    assert there.compiled.peak < here.compiled.peak
+
+
+def test_stages_sum_their_gradients_once_a_step():
+    found = compiled(mesh=MeshShape(data=4, pipeline=2), blocks="scanned", micro_batches=2)
+    kinds = {(one.kind, one.axes) for one in found.compiled.collectives}
+    assert ("collective-permute", ("pipeline",)) in kinds
+    # A stage has one block, of 12 WIDTH^2 numbers, which four devices sum: once for each micro-batch at most, not every turn.
+    sums = [one for one in found.compiled.collectives if one.kind == "all-reduce" and one.axes == ("data",)]
+    assert 0 < sum(one.bytes * one.repeats for one in sums) <= 2 * 1.1 * 12 * WIDTH**2 * 4

