@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxnets.data.sources.graph_sets import Cora as Cora
     from jaxnets.data.sources.graph_sets import KarateClub as KarateClub
     from jaxnets.data.sources.graph_sets import Rings as Rings
+    from jaxnets.data.sources.image_folder import ImageFolder as ImageFolder
     from jaxnets.data.sources.images import CIFAR10 as CIFAR10
     from jaxnets.data.sources.images import MNIST as MNIST
     from jaxnets.data.sources.images import Digits as Digits
@@ -59,6 +60,7 @@ FILES = {
     "from_graphs": "graphs",
     "pad_graphs": "graphs",
     "from_source": "indexed",
+    "ImageFolder": "sources.image_folder",
     "CIFAR10": "sources.images",
     "MNIST": "sources.images",
     "Digits": "sources.images",
@@ -100,6 +102,7 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "GPT2Tokens",
+    "ImageFolder",
     "InMemory",
     "KarateClub",
     "LogicGate",

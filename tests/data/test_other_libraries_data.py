@@ -7,7 +7,7 @@ import pytest
 
 import jaxnets
 from jaxnets.core.errors import DataError, DataWarning, UsageError
-from jaxnets.data import from_arrays, from_folder, from_source, large
+from jaxnets.data import ImageFolder, from_arrays, from_folder, from_source, large
 from jaxnets.models import MLP
 
 
@@ -134,6 +134,16 @@ def test_a_folder_of_images(images, folder):
     assert train(grey).predict(np.asarray(grey.test["inputs"])).shape == (24,)
     means = from_folder(folder, read=lambda file: np.asarray([file.stat().st_size, 1.0]))
     assert means.card.input_shape == (2,)
+
+
+def test_a_folder_as_the_source_of_an_experiment(folder):
+    source = ImageFolder(str(folder), size=(4, 6), color="L", classes=3)
+    found, outline = source.open(), source.outline()
+    assert found.card.input_shape == outline.card.input_shape == (4, 6, 1)
+    assert len(found.card.class_names) == len(outline.card.class_names) == 3
+    assert np.asarray(found.test["inputs"]).dtype == outline.test["inputs"].dtype == np.uint8
+    with pytest.raises(DataError, match="at least 2 classes; got"):
+        ImageFolder(classes=1)
 
 
 def test_folders_of_training_and_test_images(images, tmp_path):
