@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from jaxnets.core.errors import DataError
+from jaxnets.core.types import Arrays
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Dataset, Source
 from jaxnets.data.folder import from_folder
@@ -55,7 +56,7 @@ class ImageFolder(Source):
     def outline(self) -> Dataset:
         """The shapes of `open`; nothing is read."""
         shape = (*self.size, 3 if self.color == "RGB" else 1)
-        split = {
+        split: Arrays = {
             "inputs": np.broadcast_to(np.uint8(0), (STAND_INS, *shape)),
             "targets": np.broadcast_to(np.int32(0), (STAND_INS,)),
         }
