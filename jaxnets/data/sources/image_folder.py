@@ -6,9 +6,8 @@ from typing import Literal
 import numpy as np
 
 from jaxnets.core.errors import DataError
-from jaxnets.core.types import Arrays
 from jaxnets.data.augment import Augment
-from jaxnets.data.dataset import Dataset, Source
+from jaxnets.data.dataset import Arrays, Dataset, Source
 from jaxnets.data.folder import from_folder
 from jaxnets.data.prepare import Standardize
 
