@@ -18,6 +18,7 @@ from jaxnets.accelerators.hlo import Collective, collectives
 from jaxnets.accelerators.topology import Topology
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError
+from jaxnets.ops.beyond_promise import untimed_compilation
 from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.runs.build import Parts, assemble
 from jaxnets.steps.local import whole_step
@@ -173,7 +174,7 @@ def _compile(parts: Parts) -> Compiled:
     with jax.set_mesh(parts.mesh):
         lowered = parts.program.lower(parts.abstract)
         try:
-            compiled = lowered.compile()
+            compiled = lowered.compile(compiler_options=untimed_compilation(platform))
         except jax.errors.JaxRuntimeError as error:
             needed = _needed(str(error))
             if needed is None:

@@ -16,6 +16,7 @@ jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them thr
 | `jax.experimental.multihost_utils` | `parallel/hosts.py` | adapt `multihost` |
 | `eqns`, `params`, `source_info` of jaxprs | `training/program.py`, `cli/summary.py` | adapt `equations` and both readers |
 | option `xla_backend_optimization_level` | `quick_compilation` | return None there |
+| option `xla_gpu_enable_triton_gemm` | `untimed_compilation` | return None there |
 """
 
 from collections.abc import Sequence
@@ -104,3 +105,9 @@ def equations(jaxpr: Any) -> list[Any]:
 def quick_compilation(platform: str) -> dict[str, Any] | None:
     """Compiler options for a program that runs once. On the CPU, optimisation takes longer than it saves."""
     return {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+
+
+def untimed_compilation(platform: str) -> dict[str, Any] | None:
+    """Compiler options for a device that is not there. Tiles of XLA's own products for GPUs are found by timing them, and the
+    guess in its place fails for some shapes, so products are those of cuBLAS."""
+    return {"xla_gpu_enable_triton_gemm": False} if platform == "gpu" else None

@@ -131,6 +131,14 @@ def test_the_compiler_takes_the_options():
     assert beyond_promise.quick_compilation("tpu") is None
 
 
+def test_the_option_for_gpus_that_are_not_there_is_known():
+    options = beyond_promise.untimed_compilation("gpu")
+    # Every compiler knows the options of all platforms.
+    compiled = jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=options)
+    assert compiled(1) == 2, f"mend untimed_compilation of {FILE}"
+    assert beyond_promise.untimed_compilation("tpu") is None
+
+
 def test_devices_are_arranged_in_groups():
     devices = jax.devices()
     grid = beyond_promise.device_grid([devices[:4], devices[4:8]], (2, 2))
