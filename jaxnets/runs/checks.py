@@ -79,6 +79,8 @@ def check_pipeline(model: Any, mesh: Mesh) -> None:
         raise UsageError(
             f"{name} mesh.sequence is {mesh.shape['sequence']}; a stage needs whole sequences: set one to 1"
         )
+    if model.dropout:
+        note("each part of a batch in the pipeline draws its own dropout, so the draws are other ones than without it")
 
 
 def check_offload(experiment: Experiment, task: Task, abstract: TrainState) -> None:
