@@ -127,11 +127,16 @@ def _axes(line: str, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int, in
 
 def _groups(line: str, total: int) -> list[list[int]]:
     """The groups of devices of a collective: written out, as an iota `[2,4]<=[4,2]T(1,0)`, or by axes of a mesh."""
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+    order = r"(?:, device_ids=\(\[([\d,]+)\]T\(([\d,]+)\)\))?"  # of the devices in the mesh, where it is not theirs
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]" + order + r" \{([^}]*)\}", line):
         axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
-        together = [list(axes).index(name) for name in re.findall(r"'([^']+)'", named[2])]
+        together = [list(axes).index(name) for name in re.findall(r"'([^']+)'", named[4])]
         apart = [dim for dim in range(len(axes)) if dim not in together]
-        devices = np.arange(math.prod(axes.values())).reshape(tuple(axes.values())).transpose(apart + together)
+        devices: np.ndarray = np.arange(math.prod(axes.values()))
+        if named[2]:
+            dims, moved = ([int(n) for n in part.split(",")] for part in named.groups()[1:3])
+            devices = devices.reshape(dims).transpose(moved)
+        devices = devices.reshape(tuple(axes.values())).transpose(apart + together)
         width = math.prod(list(axes.values())[dim] for dim in together)
         return [list(map(int, row)) for row in devices.reshape(-1, width)]
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):

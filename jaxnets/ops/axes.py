@@ -4,6 +4,9 @@ A model names an activation where sharding propagation needs a constraint: `x = 
 Outside a mesh this is a no-op, so model files do not depend on the devices.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 from jax import Array
 from jax.sharding import PartitionSpec
@@ -22,6 +25,20 @@ AXES: dict[str, tuple[str, ...] | None] = {
     "width": None,
     "channel": None,
 }
+
+
+# Axes that `name_axes` leaves out, because what is traced sees one of several arrays along them (`jax.vmap`).
+_ELSEWHERE: list[str] = []
+
+
+@contextlib.contextmanager
+def apart_along(axis: str) -> Iterator[None]:
+    """In this context no activation is split over a mesh axis: everything is mapped over it."""
+    _ELSEWHERE.append(axis)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.remove(axis)
 
 
 def axis_size(axis: str) -> int:
@@ -52,7 +69,8 @@ def name_axes(x: Array, *names: str) -> Array:
     spec = []
     for name, size in zip(names, x.shape, strict=True):
         # Inside a `shard_map` an array has only this device's part along the axes that it maps over.
-        axes = tuple(axis for axis in (AXES[name] or ()) if axis in mesh.shape and axis not in mesh.manual_axes)
+        taken = (*mesh.manual_axes, *_ELSEWHERE)
+        axes = tuple(axis for axis in (AXES[name] or ()) if axis in mesh.shape and axis not in taken)
         devices = 1
         for axis in axes:
             devices *= mesh.shape[axis]

@@ -12,6 +12,7 @@ devices, with the same result.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Batch, Mean
-from jaxnets.ops.axes import axis_size
+from jaxnets.ops.axes import AXES, apart_along, axis_size
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import TAKEN, Metrics, Recipe, Step, with_average
@@ -80,9 +80,9 @@ def local_step(make: Callable[[Recipe], Step], recipe: Recipe) -> Step:
             return {**moved, "taken": own["taken"] + (taken > 0).astype(jnp.int32)}, metrics
 
         old: LocalState = state.opt_state
-        parts = jax.tree.map(lambda a: a.reshape(local.replicas, -1, *a.shape[1:]), batch)
-        each = _on_its_devices(jax.vmap(one), local.replicas)
-        replicas, metrics = each(jnp.arange(local.replicas), old.replicas, parts)
+        with apart_along(AXIS):
+            each = jax.vmap(one, spmd_axis_name=AXIS if axis_size(AXIS) > 1 else None)
+            replicas, metrics = each(jnp.arange(local.replicas), old.replicas, _by_replica(batch, local.replicas))
         due = (state.step + 1) % local.every == 0
         moved = (state.params, state.model_state, LocalState(replicas, old.momentum))
 
@@ -103,16 +103,20 @@ def _specs(shardings: Any) -> Any:
     return None if shardings is None else jax.tree.map(lambda one: one.spec, shardings)
 
 
-def _on_its_devices(each: Callable[..., Any], replicas: int) -> Callable[..., Any]:
-    """A function of arrays `[R, ...]`, of which every device along the axis computes its own rows."""
-    if axis_size(AXIS) == 1:
-        return each
-    if replicas % axis_size(AXIS):
-        raise UsageError(
-            f"mesh.replica {axis_size(AXIS)} does not divide local.replicas {replicas}; make them equal, or one a multiple"
-        )
-    cut = P(AXIS)
-    return jax.shard_map(each, in_specs=cut, out_specs=cut, axis_names={AXIS}, check_vma=False)
+def _by_replica(batch: Batch, replicas: int) -> Batch:
+    """The rows `[B, ...]` of a batch as `[R, B / R, ...]`, each replica's split over the devices that it has."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in (AXES["batch"] or ()) if mesh.shape.get(axis, 1) > 1 and axis != AXIS)
+    shares = math.prod(axis_size(axis) for axis in axes)
+
+    def part(array: Array) -> Array:
+        array = array.reshape(replicas, -1, *array.shape[1:])
+        if mesh.empty:
+            return array
+        spec = P(AXIS if axis_size(AXIS) > 1 else None, axes if array.shape[1] % shares == 0 else None)
+        return jax.lax.with_sharding_constraint(array, spec)
+
+    return jax.tree.map(part, batch)
 
 
 def _counted(state: TrainState, old: LocalState, replicas: dict[str, Any]) -> dict[str, Array]:

@@ -32,6 +32,8 @@ def read(line, *more):
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", ("fsdp",), 4),
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_0'}", ("data",), 2),
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", ("data", "fsdp"), 8),
+        ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}", ("data",), 2),
+        ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", ("fsdp",), 4),
     ],
 )
 def test_groups_of_devices_in_every_form(groups, axes, devices):
