@@ -24,7 +24,7 @@ from jaxnets.config.find import shipped
 
 RESULTS = Path(__file__).parent / "results" / "accelerators.jsonl"
 # Configurations whose state is too large for a replica on each chip.
-SHARDED = {"llama_1b": ["--mesh.data", "1", "--mesh.fsdp", "-1"]}
+SHARDED = ("llama_1b", "llama_8b", "llama_70b", "mixtral_8x7b")
 
 
 def installed(name: str) -> bool:
@@ -34,7 +34,8 @@ def installed(name: str) -> bool:
 
 def measure(name: str, on: str, timeout: float) -> dict[str, object]:
     """One record."""
-    command = [sys.executable, "-m", "jaxnets", "estimate", name, "--on", on, "--json", *SHARDED.get(name, [])]
+    more = ["--mesh.data", "1", "--mesh.fsdp", "-1"] if name in SHARDED else []
+    command = [sys.executable, "-m", "jaxnets", "estimate", name, "--on", on, "--json", *more]
     began = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=timeout)

@@ -10,6 +10,7 @@ import flax.linen as nn
 from jax import Array
 
 from jaxnets.models.layers import Conv, Dense, check_layers, check_shape
+from jaxnets.ops import name_axes
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
 
@@ -52,8 +53,8 @@ class Autoencoder(nn.Module):
     def decode(self, z: Array, *, train: bool = False) -> Array:
         """Reconstructions `[B, *shape]` from codes `[B, Z]`."""
         for layer in self.decoder:
-            z = ACTIVATIONS[self.activation](layer(z))
-        return self.output(z).reshape(-1, *self.shape)
+            z = name_axes(ACTIVATIONS[self.activation](layer(z)), "batch", "embed")
+        return name_axes(self.output(z), "batch", "embed").reshape(-1, *self.shape)
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Reconstructions `[B, *shape]` of inputs `[B, *shape]`."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.layers import Dense, check_layers, check_shape
+from jaxnets.ops import name_axes
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "silu": nn.silu}
 
@@ -53,8 +54,8 @@ class VAE(nn.Module):
     def decode(self, z: Array, *, train: bool = False) -> Array:
         """Parameters of `p(x | z)`, `[B, *shape]` (logits for pixels in [0, 1], else means), for latent codes `[B, Z]`."""
         for layer in self.decoder:
-            z = ACTIVATIONS[self.activation](layer(z))
-        return self.output(z).reshape(-1, *self.shape)
+            z = name_axes(ACTIVATIONS[self.activation](layer(z)), "batch", "embed")
+        return name_axes(self.output(z), "batch", "embed").reshape(-1, *self.shape)
 
     def infer(self, x: Array, noise: Array, *, train: bool = False) -> tuple[Array, Array, Array]:
         """One draw from the posterior, decoded: (parameters of `p(x | z)`, mean, log variance); `noise` is `[B, Z]`."""
