@@ -15,8 +15,8 @@ from jax import Array
 def step(x: Array) -> Array:
     """The unit step: 1 for `x >= 0`, 0 below; the same dtype. A potential of exactly 0 fires.
 
-    Its derivative is 0 wherever it exists, so nothing before it would be trained. The gradient here is straight-through: that of
-    the identity for `|x| <= 1`, 0 elsewhere (Bengio et al. 2013; Hubara et al. 2016, eq. 4).
+    Its derivative is 0 wherever it exists, so nothing before it would be trained. The gradient here is straight-through:
+    that of the identity for `|x| <= 1`, 0 elsewhere (Bengio et al. 2013; Hubara et al. 2016, eq. 4).
     """
     return jnp.where(x >= 0, 1, 0).astype(x.dtype)
 

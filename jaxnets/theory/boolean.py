@@ -19,12 +19,12 @@ def xor() -> Construction:
     return of_layers([([[2, -2], [2, -2]], [-1, 3]), ([[2], [2]], [-3])], "step")
 
 
-def boolean(table: Sequence[int] | np.ndarray) -> Construction:
+def boolean_function(table: Sequence[int] | np.ndarray) -> Construction:
     """Any function of `N` bits by two layers: a unit for each true row, and an `or` of them.
 
-    The unit of a row `v` has weights 1 where `v` is 1 and -1 where it is 0, and the bias `-|v|`. Its potential is 0 at `v`, and at
-    most -1 elsewhere. It has as many hidden units as true rows (one that never fires if there is none). Parity has `2^(N - 1)` true
-    rows; there, other networks are exponentially smaller.
+    The unit of a row `v` has weights 1 where `v` is 1 and -1 where it is 0, and the bias `-|v|`. Its potential is 0 at `v`,
+    and at most -1 elsewhere. It has as many hidden units as true rows (one that never fires if there is none). Parity has
+    `2^(N - 1)` true rows; there, other networks are exponentially smaller.
 
     Args:
         table: values 0 and 1 for the rows `0 ... 2^N - 1`; the first input is the highest bit.
@@ -42,7 +42,7 @@ def boolean(table: Sequence[int] | np.ndarray) -> Construction:
 def parity(inputs: int) -> Construction:
     """Parity of `N` bits by `N` step units: unit `k` fires where at least `k` inputs are 1, and their signs alternate.
 
-    So depth is not what parity needs; a unit for each true row (`boolean`) is what is exponential.
+    So depth is not what parity needs; a unit for each true row (`boolean_function`) is what is exponential.
     """
     if inputs < 1:
         raise ValueError(f"parity has at least 1 input, got {inputs}")
@@ -59,7 +59,8 @@ def lookup(points: np.ndarray, values: np.ndarray) -> Construction:
     """Any table on distinct points, exactly: a staircase along a direction in which no two points coincide.
 
     With `R` points it has `R - 1` step units. Unit `i` switches from value `i` to value `i + 1` in the middle between the two
-    neighbours. Whole numbers come out exactly; others up to the rounding of a sum of `R` numbers. It says nothing about other points.
+    neighbours. Whole numbers come out exactly; others up to the rounding of a sum of `R` numbers. It says nothing about
+    other points.
 
     Args:
         points: `[R, N]`, distinct.
@@ -71,9 +72,7 @@ def lookup(points: np.ndarray, values: np.ndarray) -> Construction:
     points, values = np.asarray(points, float), np.asarray(values, float)
     values = values[:, None] if values.ndim == 1 else values
     if points.ndim != 2 or values.ndim != 2 or len(points) != len(values) or len(points) < 2:
-        raise ValueError(
-            f"give at least two points [R, N] and a value for each; got {points.shape} and {values.shape}"
-        )
+        raise ValueError(f"give at least two points [R, N] and a value for each; got {points.shape} and {values.shape}")
     if len(np.unique(points, axis=0)) < len(points):
         raise ValueError("two points are equal; leave one of them out, since a function has one value at a point")
     direction = _direction(points)

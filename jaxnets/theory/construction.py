@@ -21,8 +21,8 @@ Layers = Sequence[tuple[Any, Any]]
 class Construction(NamedTuple):
     """A model and its variables. It unpacks: `model, variables = theory.xor()`.
 
-    The variables are those that `model.init` would make, so `jaxnets.fit(model, data, initial=variables)` trains them further. They
-    are float32, or float64 where they are made and used under `jax.enable_x64(True)`.
+    The variables are those that `model.init` would make, so `jaxnets.fit(model, data, initial=variables)` trains them
+    further. They are float32, or float64 where they are made and used under `jax.enable_x64(True)`.
     """
 
     model: Any
@@ -36,7 +36,9 @@ class Construction(NamedTuple):
         return outputs
 
     def fires(self, x: Any) -> np.ndarray:
-        """Whether the first output is at least 0, bool `[B]`: the threshold unit that ends a network of gates or half-spaces."""
+        """Whether the first output is at least 0, bool `[B]`: the threshold unit that ends a network of gates or
+        half-spaces.
+        """
         return np.asarray(self(x)[:, 0]) >= 0
 
     def units(self) -> int:

@@ -8,9 +8,9 @@ from jaxnets.theory.construction import Construction, of_layers
 def tent(depth: int) -> Construction:
     """The tent map `T(x) = 2 min(x, 1 - x)` on [0, 1], applied `depth` times: `2^depth` linear pieces by `2 depth` ReLU units.
 
-    Each hidden layer has the units `relu(t)` and `relu(t - 1/2)` of the value `t` so far, and `T(t) = 2 relu(t) - 4 relu(t - 1/2)`. A
-    layer folds the interval in half, so what the next layer draws appears in both halves. All weights are powers of two: values at
-    multiples of `2^-k` are exact.
+    Each hidden layer has the units `relu(t)` and `relu(t - 1/2)` of the value `t` so far, and `T(t) = 2 relu(t) - 4 relu(t
+    - 1/2)`. A layer folds the interval in half, so what the next layer draws appears in both halves. All weights are powers
+    of two: values at multiples of `2^-k` are exact.
     """
     if depth < 1:
         raise ValueError(f"depth is the number of tent maps, at least 1; got {depth}")
@@ -30,9 +30,10 @@ def tent_values(x: np.ndarray, depth: int) -> np.ndarray:
 def least_error(depth: int, pieces: int) -> float:
     """No function with `pieces` linear pieces comes nearer to `tent(depth)` than this, in the mean of `|f - g|` on [0, 1].
 
-    The tent crosses 1/2 in such a way that `2^depth - 1` triangles of area `2^-depth / 4` lie in turn above and below it. `g` has at most
-    `pieces` changes of sign around 1/2, so at most `pieces + 1` stretches without one. In a stretch with `r` whole triangles at least
-    `(r - 1) / 2` are on the other side, and each costs its area. The sum is at least `1/8 - (pieces + 1) / 2^(depth + 2)`.
+    The tent crosses 1/2 in such a way that `2^depth - 1` triangles of area `2^-depth / 4` lie in turn above and below it.
+    `g` has at most `pieces` changes of sign around 1/2, so at most `pieces + 1` stretches without one. In a stretch with
+    `r` whole triangles at least `(r - 1) / 2` are on the other side, and each costs its area. The sum is at least `1/8 -
+    (pieces + 1) / 2^(depth + 2)`.
 
     A network with one hidden layer of `m` ReLU units has at most `m + 1` pieces, so it needs about `2^(depth - 1)` units where
     `2 depth` do it in depth.
@@ -43,7 +44,9 @@ def least_error(depth: int, pieces: int) -> float:
 
 
 def shallow_fit(depth: int, units: int) -> Construction:
-    """The least-squares fit of `tent(depth)` by one hidden layer of ReLU units with equally spaced kinks: something to compare."""
+    """The least-squares fit of `tent(depth)` by one hidden layer of ReLU units with equally spaced kinks: something to
+    compare.
+    """
     if units < 1:
         raise ValueError(f"units is at least 1, got {units}")
     x = (np.arange(2**depth * 16) + 0.5) / (2**depth * 16)

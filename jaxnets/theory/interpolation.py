@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxnets.theory.construction import Construction, of_layers
+import itertools
 
 Function = Callable[[np.ndarray], np.ndarray]
 """A function of numbers `[K]` to numbers `[K]`."""
@@ -16,7 +17,8 @@ Function = Callable[[np.ndarray], np.ndarray]
 def relu_interpolation(function: Function, units: int, *, low: float = 0.0, high: float = 1.0) -> Construction:
     """The piecewise linear interpolation of a continuous function at `n + 1` equally spaced knots, by `n` ReLU units.
 
-    Unit `i` begins at knot `i`, and its weight is the change of the slope there. With the distance of knots `h = (high - low) / n`:
+    Unit `i` begins at knot `i`, and its weight is the change of the slope there. With the distance of knots `h = (high -
+    low) / n`:
 
     - `f` continuous: the error is at most its modulus of continuity at `h` (so it tends to 0 for every continuous `f`);
     - `f` with a Lipschitz constant `L`: at most `L h / 2`;
@@ -46,8 +48,8 @@ def interpolation_bound(second_derivative: float, units: int, *, width: float = 
 def ridge(function: Function, direction: Sequence[float] | np.ndarray, units: int, *, radius: float) -> Construction:
     """A function of one direction in a space of any dim: `f(direction . x)`, with the bounds of `relu_interpolation`.
 
-    The number of units does not depend on the dim. That is how structure breaks the curse of dimensionality: a network finds the
-    direction, while a grid or nearest neighbours spend their points in all dims.
+    The number of units does not depend on the dim. That is how structure breaks the curse of dimensionality: a network
+    finds the direction, while a grid or nearest neighbours spend their points in all dims.
 
     Args:
         function: f, on `[-radius, radius]`.
@@ -69,21 +71,19 @@ def ridge(function: Function, direction: Sequence[float] | np.ndarray, units: in
 def open_set(intervals: Sequence[tuple[float, float]], precision: int) -> Construction:
     """A network that is above 0 exactly inside given open intervals, but for a set of length `2 / precision`.
 
-    Over an interval `(a, b)` three units make the tent `min(x - a, b - x)`, which is 0 outside. A bias below 0 keeps rounding outside
-    from looking like a member. It takes `1 / (precision k)` off each end of `k` intervals.
+    Over an interval `(a, b)` three units make the tent `min(x - a, b - x)`, which is 0 outside. A bias below 0 keeps
+    rounding outside from looking like a member. It takes `1 / (precision k)` off each end of `k` intervals.
 
     Args:
         intervals: `(low, high)`, disjoint.
         precision: the n of the bound `2 / n`.
     """
     ends = sorted((float(a), float(b)) for a, b in intervals)
-    apart = all(before[1] <= after[0] for before, after in zip(ends, ends[1:], strict=False))
+    apart = all(before[1] <= after[0] for before, after in itertools.pairwise(ends))
     if not ends or precision < 1 or not apart or any(a >= b for a, b in ends):
         raise ValueError(
             f"give disjoint intervals (low, high) with low < high, and a precision >= 1; got {intervals}, {precision}"
         )
     places = np.array([[a, (a + b) / 2, b] for a, b in ends]).ravel()
     weights = np.tile([1.0, -2.0, 1.0], len(ends))
-    return of_layers(
-        [(np.ones((1, places.size)), -places), (weights[:, None], [-1 / (precision * len(ends))])], "relu"
-    )
+    return of_layers([(np.ones((1, places.size)), -places), (weights[:, None], [-1 / (precision * len(ends))])], "relu")

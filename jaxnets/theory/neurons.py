@@ -75,5 +75,7 @@ def recoded(construction: Construction) -> Construction:
 
 
 def tanh_half(x: Array) -> Array:
-    """`(1 - exp(-x)) / (1 + exp(-x))`, which lectures call the hyperbolic tangent. It is `tanh(x / 2)`, and `2 sigmoid(x) - 1`."""
+    """`(1 - exp(-x)) / (1 + exp(-x))`, which lectures call the hyperbolic tangent. It is `tanh(x / 2)`, and `2 sigmoid(x) -
+    1`.
+    """
     return jnp.tanh(x / 2)

@@ -1,6 +1,7 @@
 """How many linear regions there can be, and how many there are at initialisation.
 
-Networks do not have a number of regions that grows exponentially with depth: their *maximum* does. At a random initialisation the number
+Networks do not have a number of regions that grows exponentially with depth: their *maximum* does. At a random
+    initialisation the number
 is far below it (Hanin and Rolnick 2019).
 """
 
@@ -10,10 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnets.theory.construction import Construction, of_layers
+import itertools
 
 
 def arrangement_regions(planes: int, dims: int) -> int:
-    """The regions of `n` hyperplanes in general position: `sum_{j <= d} C(n, j)` (Zaslavsky 1975). One hidden layer cannot have more."""
+    """The regions of `n` hyperplanes in general position: `sum_{j <= d} C(n, j)` (Zaslavsky 1975). One hidden layer cannot
+    have more.
+    """
     _check(planes=planes, dims=dims)
     return sum(math.comb(planes, j) for j in range(min(dims, planes) + 1))
 
@@ -21,8 +25,8 @@ def arrangement_regions(planes: int, dims: int) -> int:
 def most_regions(widths: Sequence[int], inputs: int) -> int:
     """No ReLU network with these hidden layers has more: the product of `arrangement_regions(n_l, d_l)`.
 
-    `d_l` is the smallest of the number of inputs and the widths before, because a region's image lies in a space of that dim (Raghu
-    et al. 2017; Serra et al. 2018 have a sharper form). It is exact for one layer.
+    `d_l` is the smallest of the number of inputs and the widths before, because a region's image lies in a space of that
+    dim (Raghu et al. 2017; Serra et al. 2018 have a sharper form). It is exact for one layer.
     """
     _check(inputs=inputs, **{f"widths[{i}]": width for i, width in enumerate(widths)})
     product, dims = 1, inputs
@@ -35,8 +39,8 @@ def most_regions(widths: Sequence[int], inputs: int) -> int:
 def reached_regions(widths: Sequence[int], inputs: int) -> int:
     """Some network with these hidden layers has at least so many (Montufar et al. 2014, theorem 4).
 
-    `(prod_{l < L} floor(n_l / d)^d) sum_{j <= d} C(n_L, j)`: every layer but the last folds each dim `floor(n_l / d)` times. It needs
-    widths of at least the number `d` of inputs.
+    `(prod_{l < L} floor(n_l / d)^d) sum_{j <= d} C(n_L, j)`: every layer but the last folds each dim `floor(n_l / d)`
+    times. It needs widths of at least the number `d` of inputs.
     """
     _check(inputs=inputs, **{f"widths[{i}]": width for i, width in enumerate(widths)})
     if not widths or min(widths) < inputs:
@@ -60,7 +64,7 @@ def initialised(widths: Sequence[int], inputs: int, *, seed: int, biases: float 
     sizes = [inputs, *widths, 1]
     layers = [
         (rng.normal(size=(before, after)) * math.sqrt(2 / before), rng.normal(size=after) * biases)
-        for before, after in zip(sizes, sizes[1:], strict=False)
+        for before, after in itertools.pairwise(sizes)
     ]
     return of_layers(layers, "relu")
 

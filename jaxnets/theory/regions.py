@@ -1,7 +1,7 @@
 """The linear regions of a ReLU network, counted exactly.
 
-A region is a set of inputs with one pattern of active units; there the network is an affine function. Sampling misses small regions, so
-none of this samples.
+A region is a set of inputs with one pattern of active units; there the network is an affine function. Sampling misses small
+regions, so none of this samples.
 
 Shapes: `N` inputs, `M` half-spaces.
 """
@@ -21,7 +21,8 @@ LEAST_RADIUS = 1e-7
 def pieces_1d(construction: Construction, *, low: float = 0.0, high: float = 1.0) -> np.ndarray:
     """The ends of the linear pieces of a network with one input on `[low, high]`, float64 `[pieces + 1]`.
 
-    Layer by layer: on each interval so far a unit is an affine function of the input, and its zero splits the interval. In the end,
+    Layer by layer: on each interval so far a unit is an affine function of the input, and its zero splits the interval. In
+        the end,
     neighbours with the same slope and value are one piece (a unit whose effect the next layers cancel makes no kink).
     """
     layers = _relu_layers(construction)
@@ -56,12 +57,13 @@ class Region:
     """The centre of the largest ball in it, `[N]`."""
 
 
-def regions(construction: Construction, *, low: float = -1.0, high: float = 1.0) -> list[Region]:
+def linear_regions(construction: Construction, *, low: float = -1.0, high: float = 1.0) -> list[Region]:
     """All linear regions of a ReLU network in the box `[low, high]^N`, by linear programs.
 
     One hidden unit after another splits the regions so far: in a region the unit is an affine function, so its zero set is a
-    hyperplane. A linear program finds the largest ball on each side of it. Where the ball has a radius, there is a region. The result is exact up to
-    regions that no ball of radius 1e-7 fits in. Each pair of a region and a unit costs one linear program, about a millisecond.
+    hyperplane. A linear program finds the largest ball on each side of it. Where the ball has a radius, there is a region.
+    The result is exact up to regions that no ball of radius 1e-7 fits in. Each pair of a region and a unit costs one linear
+    program, about a millisecond.
 
     Args:
         construction: an MLP with relu, or a Perceptron, whose units then count as hidden ones.

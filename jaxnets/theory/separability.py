@@ -9,7 +9,8 @@ import numpy as np
 
 
 def separable_labellings(points: int, dims: int) -> int:
-    """Of the `2^P` labellings of points in general position so many are separated by a hyperplane through the origin (Cover 1965).
+    """Of the `2^P` labellings of points in general position so many are separated by a hyperplane through the origin (Cover
+    1965).
 
     `2 sum_{k < d} C(P - 1, k)`. With a bias, points of dim `d` are points of dim `d + 1` whose last number is 1.
     """

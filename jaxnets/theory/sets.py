@@ -51,11 +51,11 @@ def union(polytopes: Sequence[tuple[np.ndarray, np.ndarray]]) -> Construction:
 def cube_cover(mask: np.ndarray) -> Construction:
     """Three layers: the union of those cells of a grid on `[0, 1)^N` that a mask names.
 
-    The cells share their half-spaces: dim `i` has the `k + 1` thresholds `x_i >= j / k`, so the first layer has `N (k + 1)` units, not
-    `2 N` for each cell. A unit of the second layer is a cell `[j / k, (j + 1) / k)` in every dim.
+    The cells share their half-spaces: dim `i` has the `k + 1` thresholds `x_i >= j / k`, so the first layer has `N (k + 1)`
+    units, not `2 N` for each cell. A unit of the second layer is a cell `[j / k, (j + 1) / k)` in every dim.
 
-    For a set `A` with the boundary length (area, ...) `P`, the cells that meet the boundary have about the volume `P sqrt(N) / k`, and
-    the mistakes lie in them. So the error falls with `1 / k`, and the number of cells grows with `k^N`.
+    For a set `A` with the boundary length (area, ...) `P`, the cells that meet the boundary have about the volume `P
+    sqrt(N) / k`, and the mistakes lie in them. So the error falls with `1 / k`, and the number of cells grows with `k^N`.
 
     Args:
         mask: bool, `[k] * N`; True for the cells of the set.

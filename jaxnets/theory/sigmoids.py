@@ -15,9 +15,9 @@ from jaxnets.theory.interpolation import Function
 def sigmoid_staircase(function: Function, pieces: int, *, steepness: float | None = None) -> Construction:
     """A continuous function on [0, 1] by a sum of steep sigmoids (Cybenko 1989, as a construction).
 
-    `F(x) = f(m_1) + sum_i (f(m_{i+1}) - f(m_i)) sigmoid(steepness (x - i / n))`, with the middles `m_i` of `n` equal pieces. For a
-    Lipschitz constant `L` its error is at most `staircase_bound(L, n)`, about `L / 2n`. `F` may leave the range of `f` by that much: the
-    output unit is linear. With steepness to infinity the sigmoids become steps.
+    `F(x) = f(m_1) + sum_i (f(m_{i+1}) - f(m_i)) sigmoid(steepness (x - i / n))`, with the middles `m_i` of `n` equal
+    pieces. For a Lipschitz constant `L` its error is at most `staircase_bound(L, n)`, about `L / 2n`. `F` may leave the
+    range of `f` by that much: the output unit is linear. With steepness to infinity the sigmoids become steps.
 
     Args:
         function: f.
@@ -36,8 +36,8 @@ def sigmoid_staircase(function: Function, pieces: int, *, steepness: float | Non
 def staircase_bound(lipschitz: float, pieces: int, *, steepness: float | None = None) -> float:
     """The largest error of `sigmoid_staircase`: `L / 2n + (2 L / n) e^(-s / 2n) / (1 - e^(-s / n))`.
 
-    The nearest step of the staircase mixes the values of two neighbouring pieces, in favour of the piece that contains `x`; that keeps
-    `L / 2n`. The other steps are at least `1 / 2n, 3 / 2n, ...` away on both sides, and each is off by at most
+    The nearest step of the staircase mixes the values of two neighbouring pieces, in favour of the piece that contains `x`;
+    that keeps `L / 2n`. The other steps are at least `1 / 2n, 3 / 2n, ...` away on both sides, and each is off by at most
     `(L / n) e^(-s distance)`. Their sum is the second term.
     """
     steep = 20.0 * pieces if steepness is None else steepness
@@ -56,8 +56,8 @@ def random_features(
 ) -> Construction:
     """A continuous function on `[0, 1]^N` by sigmoids with random weights, of which only the output layer is fitted.
 
-    Cybenko's theorem says that such sums come as near as one likes. It does not say how to find one. Here, the hidden weights are
-    drawn and the output weights solve least squares with a small ridge (Rahimi and Recht 2008), in float64.
+    Cybenko's theorem says that such sums come as near as one likes. It does not say how to find one. Here, the hidden
+    weights are drawn and the output weights solve least squares with a small ridge (Rahimi and Recht 2008), in float64.
 
     Args:
         function: points `[P, N]` to values `[P]`.
