@@ -26,6 +26,11 @@ eager
 _.single_word
 _.normalized
 
+# For users and tests (jaxnets/theory): the rule of a derivative, an automaton by its definition, the diagram of a computation.
+_step_jvp
+_.accepts
+_.mermaid
+
 # For users and tests: constructions of the course, the plain reference of a fast operation, a checkpoint's newest step.
 _.latest
 _.baseline

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Union
 
+import jax
 import jax.numpy as jnp
 
 Number = Union["Node", float]
@@ -45,7 +46,8 @@ class Node:
 
     def tanh(self) -> "Node":
         """The hyperbolic tangent, by jax's own, so that it has the same last bit."""
-        y = float(jnp.tanh(self.value))
+        with jax.enable_x64(True):
+            y = float(jnp.tanh(self.value))
         out = Node(y, "tanh", (self,))
         out.adjust = lambda gradient: ((self, gradient * (1 - y * y)),)
         return out

@@ -3,6 +3,7 @@
 Shapes: `B` batch, `N` inputs, `C` outputs.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -32,8 +33,7 @@ class Construction(NamedTuple):
 
     def __call__(self, x: Any) -> Array:
         """Outputs `[B, C]` of inputs `[B, N]`."""
-        outputs: Array = self.model.apply(self.variables, jnp.asarray(x, jnp.result_type(float)))
-        return outputs
+        return _apply(self.model, self.variables, jnp.asarray(x, jnp.result_type(float)))
 
     def fires(self, x: Any) -> np.ndarray:
         """Whether the first output is at least 0, bool `[B]`: the threshold unit that ends a network of gates or
@@ -46,6 +46,13 @@ class Construction(NamedTuple):
         layers = {**self.variables["params"]}
         layers.pop("output", None)
         return sum(layer["bias"].shape[0] for layer in layers.values())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model: Any, variables: dict[str, Any], x: Array) -> Array:
+    """The model compiled once for each shape: calling it operation by operation compiles each of them."""
+    outputs: Array = model.apply(variables, x)
+    return outputs
 
 
 def of_layers(layers: Layers, activation: Literal["relu", "tanh", "sigmoid", "step", "clip"]) -> Construction:

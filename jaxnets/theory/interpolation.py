@@ -3,12 +3,12 @@
 Shapes: `B` batch, `N` inputs.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from jaxnets.theory.construction import Construction, of_layers
-import itertools
 
 Function = Callable[[np.ndarray], np.ndarray]
 """A function of numbers `[K]` to numbers `[K]`."""

@@ -105,5 +105,5 @@ def scaled_training(scale: float, *, units: int = 64, steps: int = 2000, rate: f
         return jax.tree.map(lambda p, g: p - rate / scale**2 * g, params, jax.grad(loss)(params)), None
 
     end, _ = jax.jit(lambda params: jax.lax.scan(update, params, length=steps))(start)
-    moved = optax.global_norm(jax.tree.map(jnp.subtract, end, start)) / optax.global_norm(start)
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, end, start)) / optax.tree.norm(start)
     return Trained(float(moved), float(loss(start)), float(loss(end)))

@@ -5,13 +5,13 @@ Networks do not have a number of regions that grows exponentially with depth: th
 is far below it (Hanin and Rolnick 2019).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from jaxnets.theory.construction import Construction, of_layers
-import itertools
 
 
 def arrangement_regions(planes: int, dims: int) -> int:

@@ -75,6 +75,9 @@ def random_features(
     x = rng.uniform(size=(points or max(2000, 8 * units), dims))
     hidden = np.concatenate([1 / (1 + np.exp(-(x @ kernel + bias))), np.ones((len(x), 1))], axis=1)
     ridge = 1e-7 * np.eye(units + 1)
-    target = np.concatenate([np.asarray(function(x), float), np.zeros(units + 1)])
+    values = np.asarray(function(x), float)
+    if values.shape != x.shape[:1]:
+        raise ValueError(f"function gives one number for each point of {x.shape}, [{len(x)}]; got shape {values.shape}")
+    target = np.concatenate([values, np.zeros(units + 1)])
     weights = np.linalg.lstsq(np.concatenate([hidden, ridge]), target, rcond=None)[0]
     return of_layers([(kernel, bias), (weights[:-1, None], weights[-1:])], "sigmoid")

@@ -30,7 +30,7 @@ class TuringMachine:
         good = all(len(r) == 3 and r[0] in "01" and r[1] in "LR" and r[2] in [*states, HALT] for r in self.rules)
         if len(self.rules) % 2 or not 2 <= len(self.rules) <= 14 or not good:
             raise ValueError(
-                f"a machine has two rules for each of its states A, B, ... (at most G); a rule is a bit, L or R, and a state or H,"
+                f"a machine has two rules for each of its states A to at most G; a rule is a bit, L or R, a state or H,"
                 f" such as 1RB; got {self.rules}"
             )
 
