@@ -83,11 +83,13 @@ def cover_curve(dims: Sequence[int] = (5, 20, 100), *, trials: int = 0, seed: in
     return panels.figure
 
 
-def double_descent_curve(features: Sequence[int] = (10, 30, 60, 80, 100, 120, 160, 300, 1000, 3000)) -> "Figure":
+def double_descent_curve(
+    features: Sequence[int] = (10, 30, 60, 80, 100, 120, 160, 300, 1000), *, trials: int = 10
+) -> "Figure":
     """The test error of least squares on random features against their number, with the peak where they fit 100 examples
     exactly.
     """
-    errors = double_descent_errors(features)
+    errors = double_descent_errors(features, trials=trials)
     with Panels(size=(4.6, 3.2)) as panels:
         (axes,) = panels.axes
         axes.loglog(features, errors, "o-", color=COLOURS[0])

@@ -1,5 +1,7 @@
 """How the pictures of this room look: no background, grey text and colours that are readable on white and on black."""
 
+import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +31,12 @@ class Panels:
         self, columns: int = 1, rows: int = 1, *, size: tuple[float, float] = (3.6, 3.0), **options: Any
     ) -> None:
         import matplotlib
-        from matplotlib.figure import Figure
 
         self._context = matplotlib.rc_context()
         self._context.__enter__()
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        self.figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        self.figure = _picture()(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
         self.axes: Sequence[Any] = self.figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
     def __enter__(self) -> "Panels":
@@ -45,6 +46,20 @@ class Panels:
         self._context.__exit__(*problem)
 
 
-def save(figure: "Figure", path: str | Path, *, dpi: int = 110) -> None:
+@functools.cache
+def _picture() -> type["Figure"]:
+    """A figure that a notebook shows; a plain one is shown only after pyplot was imported."""
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            save(self, buffer)
+            return buffer.getvalue()
+
+    return Picture
+
+
+def save(figure: "Figure", path: str | Path | io.BytesIO, *, dpi: int = 110) -> None:
     """Write a figure as a PNG file without a background."""
-    figure.savefig(path, dpi=dpi, transparent=True)
+    figure.savefig(path, format="png", dpi=dpi, transparent=True)

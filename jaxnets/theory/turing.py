@@ -170,10 +170,10 @@ def ones(ended: Ended) -> int:
     Raises:
         ValueError: it has not halted, or rounding left numbers that are the code of no tape.
     """
-    halted, left, right = ended.outputs
+    halted, left, right = map(_number, ended.outputs)
     if halted != 1:
         raise ValueError(f"the network has not halted after {int(ended.steps)} updates; raise the budget")
-    return (from_cantor_code(_number(left)) + from_cantor_code(_number(right))).count("1")
+    return (from_cantor_code(left) + from_cantor_code(right)).count("1")
 
 
 def _number(value: Any) -> Any:

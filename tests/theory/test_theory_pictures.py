@@ -41,6 +41,10 @@ def test_pictures_have_no_background_and_are_readable_on_white_and_on_black(name
             assert contrast(matplotlib.colors.to_rgb(text.get_color()), matplotlib.colors.to_rgb("#0d1117")) > 3
 
 
+def test_a_notebook_shows_a_picture_without_pyplot():
+    assert theory.folding(1)._repr_png_().startswith(b"\x89PNG")
+
+
 def contrast(a, b):
     """The contrast ratio of two colours (WCAG 2); 3 is the least for large text and graphics."""
 
