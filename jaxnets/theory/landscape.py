@@ -65,9 +65,10 @@ def critical_point(loss: Callable[[Any], Any], params: Any, *, zero: float = 1e-
     def of_flat(vector: jax.Array) -> Any:
         return loss(unravel(vector))
 
-    hessian = np.asarray(jax.hessian(of_flat)(flat), float)
+    slope, curvature = jax.jit(lambda vector: (jax.grad(of_flat)(vector), jax.hessian(of_flat)(vector)))(flat)
+    hessian = np.asarray(curvature, float)
     eigenvalues = np.linalg.eigvalsh((hessian + hessian.T) / 2)
-    return CriticalPoint(float(np.linalg.norm(jax.grad(of_flat)(flat))), eigenvalues, kind_of(eigenvalues, zero=zero))
+    return CriticalPoint(float(np.linalg.norm(slope)), eigenvalues, kind_of(eigenvalues, zero=zero))
 
 
 def permuted(construction: Construction, order: Sequence[int], *, layer: int = 0) -> Construction:

@@ -91,19 +91,21 @@ def scaled_training(scale: float, *, units: int = 64, steps: int = 2000, rate: f
     x, y = jnp.asarray(rng.normal(size=(8, 2)), jnp.float32), jnp.asarray(rng.normal(size=8), jnp.float32)
     model = MLP(widths=(units,), outputs=1, activation="tanh")
     start = model.init(jax.random.key(seed), x)["params"]
+    return Trained(*map(float, _train_scaled(model, steps, start, x, y, scale, rate)))
 
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _train_scaled(model: MLP, steps: int, start: Any, x: Array, y: Array, scale: float, rate: float) -> Trained:
     def outputs(params: Any) -> Array:
         found: Any = model.apply({"params": params}, x)
         return found[:, 0]
 
-    at_start = outputs(start)
-
-    def loss(params: Any) -> Array:
-        return jnp.square(scale * (outputs(params) - at_start) - y).mean()
+    def loss(params: Any) -> Any:
+        return jnp.square(scale * (outputs(params) - outputs(start)) - y).mean()
 
     def update(params: Any, _: None) -> tuple[Any, None]:
         return jax.tree.map(lambda p, g: p - rate / scale**2 * g, params, jax.grad(loss)(params)), None
 
-    end, _ = jax.jit(lambda params: jax.lax.scan(update, params, length=steps))(start)
-    moved = optax.tree.norm(jax.tree.map(jnp.subtract, end, start)) / optax.tree.norm(start)
-    return Trained(float(moved), float(loss(start)), float(loss(end)))
+    end, _ = jax.lax.scan(update, start, length=steps)
+    moved: Any = optax.tree.norm(jax.tree.map(jnp.subtract, end, start)) / optax.tree.norm(start)
+    return Trained(moved, loss(start), loss(end))

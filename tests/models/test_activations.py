@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import drawn, output_and_gradient
 
 from jaxnets.models import MLP
 from jaxnets.models.activations import ACTIVATIONS, clip, step
@@ -36,9 +37,9 @@ def test_a_steep_sigmoid_tends_to_the_step_away_from_zero():
 def test_an_mlp_has_them(name):
     model = MLP(widths=(5,), outputs=2, activation=name)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
-    variables = model.init(jax.random.key(0), x)
-    params = variables["params"]
-    hidden = ACTIVATIONS[name](x @ params["hidden_0"]["kernel"])
-    np.testing.assert_allclose(model.apply(variables, x), hidden @ params["output"]["kernel"], rtol=1e-5, atol=1e-6)
-    gradient = jax.grad(lambda v: jnp.square(model.apply(v, x)).sum())(variables)
-    assert float(jnp.abs(gradient["params"]["hidden_0"]["kernel"]).max()) > 0
+    variables = drawn(model, x)
+    got, gradient = output_and_gradient(lambda v: model.apply(v, x), variables)
+    hidden, output = (jax.device_get(variables["params"][layer]) for layer in ("hidden_0", "output"))
+    units = np.asarray(ACTIVATIONS[name](x @ hidden["kernel"] + hidden["bias"][None]))
+    np.testing.assert_allclose(got, units @ output["kernel"] + output["bias"], rtol=1e-5, atol=1e-6)
+    assert np.abs(gradient["params"]["hidden_0"]["kernel"]).max() > 0

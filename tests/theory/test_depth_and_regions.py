@@ -144,10 +144,8 @@ def test_the_maximum_grows_exponentially_with_depth_and_a_random_network_is_far_
     ratio = theory.arrangement_regions(200, 3) / theory.arrangement_regions(100, 3)
     assert ratio == pytest.approx(2**3, rel=0.02)
     widths = (6, 6, 6)
-    random = [
-        len(theory.linear_regions(theory.initialised(widths, 2, seed=seed), low=-20, high=20)) for seed in range(3)
-    ]
-    assert theory.reached_regions(widths, 2) > 10 * np.median(random)
+    random = theory.linear_regions(theory.initialised(widths, 2, seed=0), low=-20, high=20)
+    assert theory.reached_regions(widths, 2) > 10 * len(random)
 
 
 @settings(max_examples=20, deadline=None)

@@ -16,7 +16,7 @@ from jaxnets.models.hopfield import hebbian, recall
 WORDS = st.text("01", max_size=40)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(0, 100))
 def test_an_mlp_as_a_digraph_computes_the_same_and_stops(widths, seed):
     network = theory.initialised(widths, 2, seed=seed)
@@ -113,7 +113,7 @@ def test_no_fixed_gain_reads_the_binary_code_of_long_words():
     short = theory.automaton_net(theory.PARITY, code="binary", gain=2.0**5)  # for words of up to 4 bits
     wrong = {
         length: sum(
-            theory.run_exactly(short.net, short.start(word)).outputs[0] != word.count("1") % 2
+            theory.run_exactly(short.net, short.start(word), budget=40).outputs[0] != word.count("1") % 2
             for word in map("".join, itertools.product("01", repeat=length))
         )
         for length in (4, 7)
@@ -154,14 +154,11 @@ RULES = st.tuples(st.sampled_from("01"), st.sampled_from("LR"), st.sampled_from(
 @given(st.lists(RULES, min_size=6, max_size=6), st.text("01", max_size=6))
 def test_any_machine_and_its_network_have_the_same_tape_after_each_step(rules, word):
     machine = theory.TuringMachine(tuple(rules))
-    network, budget = theory.turing_net(machine), 12
-    history = machine.tapes(word=word, budget=budget)
-    for steps in range(len(history)):
-        tape, head = history[steps]
-        ended = theory.run_exactly(network.net, network.start(word), budget=3 * steps or 1)
-        if steps == 0:
-            continue
-        values = {name: ended.state[unit] for name, unit in network.units.items()}
+    network = theory.turing_net(machine)
+    state = network.start(word)
+    for tape, head in machine.tapes(word=word, budget=12)[1:]:
+        state = theory.run_exactly(network.net, state, budget=3).state
+        values = {name: state[unit] for name, unit in network.units.items()}
         left = sum(value for name, value in values.items() if name.startswith("left, went"))
         right = sum(value for name, value in values.items() if name.startswith("right, went"))
         places = [*tape, head]
@@ -182,18 +179,18 @@ def test_a_machine_that_never_halts_spends_its_budget():
 def test_hopfields_energy_falls_with_every_unit_that_changes_and_all_at_once_may_go_round():
     patterns = jax.random.rademacher(jax.random.key(0), (4, 40), jnp.float32)
     weights = jnp.round(40 * hebbian(patterns))  # whole numbers, so nothing is rounded
-    state = jax.random.rademacher(jax.random.key(1), (6, 40), jnp.float32)
+    rows, state = np.asarray(weights), np.array(jax.random.rademacher(jax.random.key(1), (6, 40), jnp.float32))
     energies = [np.asarray(theory.binary_energy(state, weights))]
     for unit in list(range(40)) * 3:
-        potential = state @ weights[unit]
-        changed = jnp.where(potential == 0, state[:, unit], jnp.sign(potential))
-        flips = np.asarray(changed != state[:, unit])
-        state = state.at[:, unit].set(changed)
+        potential = state @ rows[unit]
+        changed = np.where(potential == 0, state[:, unit], np.sign(potential))
+        flips = changed != state[:, unit]
+        state[:, unit] = changed
         energies.append(np.asarray(theory.binary_energy(state, weights)))
         assert (energies[-1] <= energies[-2]).all()
-        assert (energies[-1] < energies[-2])[flips & np.asarray(potential != 0)].all()
+        assert (energies[-1] < energies[-2])[flips].all()
     assert (energies[-1] < energies[0]).all()
-    np.testing.assert_array_equal(recall(state, weights, sweeps=1), state)  # it has stopped
+    np.testing.assert_array_equal(recall(jnp.asarray(state), weights, sweeps=1), state)  # it has stopped
     # Two units that excite each other, updated at once from (1, -1), change places for ever.
     pair = theory.Digraph(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([-0.5, -0.5]), (), (0, 1), "step")
     ended = theory.run(pair, [1.0, 0.0], budget=50)

@@ -57,7 +57,7 @@ def test_cubes_cover_a_disc_with_an_error_that_falls_with_their_side(count):
     assert network.model.widths == (2 * (count + 1), mask.sum())
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(0, 1000))
 def test_a_cover_is_the_mask_it_was_made_of(dims, count, seed):
     mask = np.random.default_rng(seed).uniform(size=(count,) * dims) < 0.5

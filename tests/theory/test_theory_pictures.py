@@ -18,7 +18,7 @@ PICTURES = {
     "regions": lambda: theory.regions_in_the_plane(theory.initialised([4, 3], 2, seed=0)),
     "error": lambda: theory.approximation_error(wave, lipschitz=np.pi, second_derivative=2 * np.pi**2, widths=(4, 8)),
     "cover": lambda: theory.cover_curve((2, 5), trials=5),
-    "descent": lambda: theory.double_descent_curve((10, 100, 300)),
+    "descent": lambda: theory.double_descent_curve((10, 100, 300), trials=2),
     "tape": lambda: theory.tape(theory.BUSY_BEAVERS[3]),
     "bent": lambda: theory.bent_space(theory.xor()),
 }
