@@ -34,7 +34,7 @@ def trigonometric(coefficients):
 FUNCTIONS = st.lists(st.floats(-1, 1), min_size=1, max_size=4).map(trigonometric)
 
 
-@pytest.mark.parametrize("units", [4, 8, 16, 32, 64, 128])
+@pytest.mark.parametrize("units", [4, 32, 128])
 def test_relu_interpolation_keeps_its_bound_and_comes_near_it(units):
     error = theory.largest_error(theory.relu_interpolation(wave, units), wave)
     bound = theory.interpolation_bound(CURVATURE, units)
@@ -46,7 +46,7 @@ def test_the_error_falls_with_the_square_of_the_width():
     assert np.log(errors[0] / errors[1]) / np.log(8) == pytest.approx(2, abs=0.05)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(FUNCTIONS, st.integers(1, 60))
 def test_relu_interpolation_of_functions_drawn_at_random(drawn, units):
     function, slope, curvature = drawn
@@ -56,7 +56,7 @@ def test_relu_interpolation_of_functions_drawn_at_random(drawn, units):
     assert network.units() == units
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(1, 50), st.floats(0.1, 1))
 def test_a_function_that_is_only_continuous(units, power):
     # |x - 1/3|^p is Hoelder continuous: its modulus of continuity is h^p.
@@ -67,7 +67,7 @@ def test_a_function_that_is_only_continuous(units, power):
     assert error <= (1 / units) ** power + 1e-6
 
 
-@pytest.mark.parametrize("units", [8, 32])
+@pytest.mark.parametrize("units", [16])
 def test_the_slope_is_approximated_too(units):
     with jax.enable_x64(True):
         network = theory.relu_interpolation(wave, units)
@@ -77,7 +77,7 @@ def test_the_slope_is_approximated_too(units):
     assert 0.8 * CURVATURE / (2 * units) < error <= CURVATURE / (2 * units)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=8, unique=True), st.integers(20, 400))
 def test_an_open_set_up_to_a_length(ends, precision):
     places = sorted(ends)[: len(ends) // 2 * 2]
@@ -90,7 +90,7 @@ def test_an_open_set_up_to_a_length(ends, precision):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("pieces", [2, 10, 50, 200])
+@pytest.mark.parametrize("pieces", [2, 200])
 def test_the_sigmoid_staircase_keeps_its_bound(pieces):
     error = theory.largest_error(theory.sigmoid_staircase(wave, pieces), wave)
     bound = theory.staircase_bound(SLOPE, pieces)
@@ -98,7 +98,7 @@ def test_the_sigmoid_staircase_keeps_its_bound(pieces):
     assert bound == pytest.approx(SLOPE / (2 * pieces), rel=1e-3)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(FUNCTIONS, st.integers(2, 60), st.floats(2, 30))
 def test_staircases_of_functions_and_steepness_drawn_at_random(drawn, pieces, steep):
     function, slope, _ = drawn
@@ -116,10 +116,10 @@ def test_random_features_in_two_dims_get_better_with_their_number():
     with jax.enable_x64(True):
         errors = [
             float(np.abs(np.asarray(theory.random_features(surface, units, dims=2)(x)[:, 0]) - surface(x)).max())
-            for units in (64, 256)
+            for units in (32, 128)
         ]
-    assert errors[0] < 2e-3
-    assert errors[1] < 2e-5
+    assert errors[0] < 2e-2
+    assert errors[1] < 2e-4
 
 
 def test_random_features_tell_a_disc_from_the_rest():
@@ -131,7 +131,7 @@ def test_random_features_tell_a_disc_from_the_rest():
     assert (network.fires(x) != (height(x) >= 0)).mean() < 0.01
 
 
-@pytest.mark.parametrize("dims", [1, 5, 100])
+@pytest.mark.parametrize("dims", [1, 100])
 def test_a_function_of_one_direction_takes_as_many_units_in_any_dim(dims):
     direction = np.random.default_rng(dims).normal(size=dims)
     direction /= np.linalg.norm(direction)
@@ -158,6 +158,7 @@ def test_grids_and_neighbours_suffer_from_the_number_of_dims():
     assert near[2][1] > 30 * near[0][1]
 
 
+@pytest.mark.slow
 def test_an_interpolation_trains_further():
     x = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
     model, variables = theory.relu_interpolation(wave, 8)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxnets import theory
 
 
-@pytest.mark.parametrize("depth", [1, 2, 5, 10])
+@pytest.mark.parametrize("depth", [1, 5, 10])
 def test_tents_fold_twice_as_often_with_each_layer(depth):
     network = theory.tent(depth)
     x = np.arange(2**depth * 4 + 1) / (2**depth * 4)
@@ -55,7 +55,7 @@ def test_pieces_of_a_deep_network_are_those_of_its_slopes(widths, seed):
     assert (np.abs(np.diff(slopes)) > 1e-9).all()
 
 
-@pytest.mark.parametrize(("depth", "units"), [(6, 8), (8, 16), (8, 64)])
+@pytest.mark.parametrize(("depth", "units"), [(6, 8), (8, 64)])
 def test_no_shallow_network_follows_a_deep_tent(depth, units):
     x = ((np.arange(2**14) + 0.5) / 2**14)[:, None]
     tent = theory.tent_values(x[:, 0], depth)
@@ -110,7 +110,7 @@ def test_arrangements_drawn_at_random(planes, dims, seed):
     assert len(found) == theory.arrangement_regions(planes, dims)
 
 
-@pytest.mark.parametrize("widths", [(4, 4), (3, 3, 3)])
+@pytest.mark.parametrize("widths", [(3, 3, 3)])
 def test_regions_of_a_deep_network_are_all_that_dense_sampling_finds(widths):
     network = theory.initialised(widths, 2, seed=1, biases=0.5)
     found = {region.pattern: region for region in theory.linear_regions(network, low=-3, high=3)}
@@ -143,7 +143,7 @@ def test_the_maximum_grows_exponentially_with_depth_and_a_random_network_is_far_
     # Width alone is polynomial: twice the width, about 2^d times the regions.
     ratio = theory.arrangement_regions(200, 3) / theory.arrangement_regions(100, 3)
     assert ratio == pytest.approx(2**3, rel=0.02)
-    widths = (6, 6, 6)
+    widths = (6, 6, 6)  # 18 units
     random = theory.linear_regions(theory.initialised(widths, 2, seed=0), low=-20, high=20)
     assert theory.reached_regions(widths, 2) > 10 * len(random)
 

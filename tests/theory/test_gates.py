@@ -89,7 +89,7 @@ def test_a_sixteenth_of_all_functions_of_four_bits():
         np.testing.assert_array_equal(theory.boolean_function(table).fires(x), table)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(4, 8).flatmap(lambda n: st.lists(st.integers(0, 1), min_size=2**n, max_size=2**n)))
 def test_functions_of_more_bits(table):
     inputs = len(table).bit_length() - 1

@@ -17,7 +17,7 @@ def test_a_half_space_and_the_point_on_its_edge():
     np.testing.assert_array_equal(half.fires([[0.25, 0.5], [0.5, 0.5], [0.75, 0.5]]), [True, True, False])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(3, 9), st.integers(0, 1000))
 def test_a_polygon_contains_what_its_edges_enclose(corners, seed):
     angles = np.sort(np.random.default_rng(seed).uniform(0, 2 * np.pi, corners))
@@ -45,7 +45,7 @@ def test_a_union_of_polytopes_that_is_not_convex():
     np.testing.assert_array_equal(network.fires([[0.7, 0.2], [0.2, 0.7], [0.45, 0.45]]), [True, True, False])
 
 
-@pytest.mark.parametrize("count", [10, 20, 40, 80])
+@pytest.mark.parametrize("count", [10, 40])
 def test_cubes_cover_a_disc_with_an_error_that_falls_with_their_side(count):
     centres = theory.cells(2, count)
     mask = np.square(centres - 0.5).sum(axis=-1) <= 0.3**2
