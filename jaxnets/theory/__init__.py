@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from jaxnets.theory.depth import shallow_fit as shallow_fit
     from jaxnets.theory.depth import tent as tent
     from jaxnets.theory.depth import tent_values as tent_values
+    from jaxnets.theory.descent import descend as descend
+    from jaxnets.theory.descent import gradient_variance as gradient_variance
+    from jaxnets.theory.descent import largest_rate as largest_rate
     from jaxnets.theory.digraph import Digraph as Digraph
     from jaxnets.theory.digraph import Ended as Ended
     from jaxnets.theory.digraph import from_mlp as from_mlp
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
     from jaxnets.theory.separability import separable_fraction as separable_fraction
     from jaxnets.theory.separability import separable_labellings as separable_labellings
     from jaxnets.theory.separability import separating_plane as separating_plane
+    from jaxnets.theory.sets import ball as ball
     from jaxnets.theory.sets import cells as cells
     from jaxnets.theory.sets import cube_cover as cube_cover
     from jaxnets.theory.sets import half_space as half_space
@@ -112,6 +116,7 @@ FILES = {
     "lookup": "boolean",
     "parity": "boolean",
     "xor": "boolean",
+    "ball": "sets",
     "cells": "sets",
     "cube_cover": "sets",
     "half_space": "sets",
@@ -170,6 +175,9 @@ FILES = {
     "least_curvature": "landscape",
     "midpoint": "landscape",
     "permuted": "landscape",
+    "descend": "descent",
+    "gradient_variance": "descent",
+    "largest_rate": "descent",
     "Trained": "learnability",
     "scaled_training": "learnability",
     "xor_learned": "learnability",
@@ -213,6 +221,7 @@ __all__ = [
     "arrangement_regions",
     "at_least",
     "automaton_net",
+    "ball",
     "bent_space",
     "binary_code",
     "binary_energy",
@@ -225,6 +234,7 @@ __all__ = [
     "critical_point",
     "cube_cover",
     "decision_boundary",
+    "descend",
     "double_descent_curve",
     "double_descent_errors",
     "fold_bias",
@@ -233,12 +243,14 @@ __all__ = [
     "from_cantor_code",
     "from_mlp",
     "gate",
+    "gradient_variance",
     "half_space",
     "initialised",
     "interpolation_bound",
     "kind_of",
     "largest_ball",
     "largest_error",
+    "largest_rate",
     "layers_of",
     "least_curvature",
     "least_error",

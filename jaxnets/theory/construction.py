@@ -43,9 +43,7 @@ class Construction(NamedTuple):
 
     def units(self) -> int:
         """The hidden units, all layers together."""
-        layers = {**self.variables["params"]}
-        layers.pop("output", None)
-        return sum(layer["bias"].shape[0] for layer in layers.values())
+        return sum(bias.size for _, bias in layers_of(self)[:-1])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -28,7 +28,8 @@ def tent_values(x: np.ndarray, depth: int) -> np.ndarray:
 
 
 def least_error(depth: int, pieces: int) -> float:
-    """No function with `pieces` linear pieces comes nearer to `tent(depth)` than this, in the mean of `|f - g|` on [0, 1].
+    """No continuous function with `pieces` linear pieces comes nearer to `tent(depth)` than this, in the mean of `|f - g|`
+    on [0, 1].
 
     The tent crosses 1/2 in such a way that `2^depth - 1` triangles of area `2^-depth / 4` lie in turn above and below it.
     `g` has at most `pieces` changes of sign around 1/2, so at most `pieces + 1` stretches without one. In a stretch with

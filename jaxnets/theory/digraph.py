@@ -43,9 +43,9 @@ class Digraph:
     """
 
     weights: np.ndarray
-    """`[U, U]`."""
+    """Of the edges, `[U, U]`; the row is the unit that an edge enters."""
     bias: np.ndarray
-    """`[U]`."""
+    """What a unit adds to its weighted sum, `[U]`."""
     inputs: tuple[int, ...]
     """The units whose values are given and kept."""
     outputs: tuple[int, ...]

@@ -50,9 +50,9 @@ class Region:
     pattern: tuple[bool, ...]
     """Which hidden units are active, in the order of the layers."""
     normals: np.ndarray
-    """`[M, N]`, rows of length 1; the box comes first."""
+    """The half-spaces' normals, `[M, N]`, rows of length 1; the box comes first."""
     offsets: np.ndarray
-    """`[M]`."""
+    """The right-hand sides, `[M]`."""
     centre: np.ndarray
     """The centre of the largest ball in it, `[N]`."""
 

@@ -5,10 +5,13 @@ A network represents the set where its output is at least 0 (`Construction.fires
 Shapes: `B` batch, `N` inputs, `M` half-spaces.
 """
 
+import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxnets.models.rbf import RBF
 from jaxnets.theory.construction import Construction, of_layers
 from jaxnets.theory.neurons import neuron
 
@@ -16,6 +19,21 @@ from jaxnets.theory.neurons import neuron
 def half_space(normal: Sequence[float] | np.ndarray, offset: float) -> Construction:
     """One neuron: it fires where `normal . x <= offset`."""
     return neuron(-np.asarray(normal, float), bias=offset)
+
+
+def ball(centre: Sequence[float] | np.ndarray, radius: float) -> Construction:
+    """One radial unit, whose inner potential is `|x - centre|`: it fires within the radius. No single half-space does.
+
+    Args:
+        centre: `[N]`.
+        radius: above 0.
+    """
+    middle = np.asarray(centre, float)
+    if middle.ndim != 1 or not radius > 0:
+        raise ValueError(f"a ball has a centre [N] and a radius above 0, got shape {middle.shape} and {radius}")
+    output = {"kernel": jnp.ones((1, 1)), "bias": jnp.asarray([-math.exp(-1)])}  # exp(-(|x - c| / radius)^2) >= 1 / e
+    params = {"centres": jnp.asarray(middle[None]), "log_widths": jnp.asarray([math.log(radius)]), "output": output}
+    return Construction(RBF(centres=1, outputs=1), {"params": params})
 
 
 def polytope(normals: np.ndarray, offsets: np.ndarray) -> Construction:

@@ -71,7 +71,7 @@ class TuringNet:
     """A network that does what a machine does."""
 
     machine: TuringMachine
-    """The machine."""
+    """What the network simulates."""
     net: Digraph
     """Outputs: `halted`, `left` and `right`, the stacks once it has halted."""
     units: Mapping[str, int]
