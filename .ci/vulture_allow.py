@@ -11,6 +11,9 @@ _.use_fast_variance
 # Called by a task through `method="infer"` (jaxnets/tasks/variational.py).
 _.infer
 
+# Called by Jupyter (jaxnets/theory/picture_style.py).
+_._repr_png_
+
 # Called by Python or a library: the import system's protocol, hooks of a class, the warnings module, JAX's decorators, and an
 # attribute of another library's tokenizer.
 _.find_spec
@@ -25,6 +28,11 @@ eager
 # Read by name, in a loop over the flags of an added token (jaxnets/data/text/added_tokens.py).
 _.single_word
 _.normalized
+
+# For users and tests (jaxnets/theory): the rule of a derivative, an automaton by its definition, the diagram of a computation.
+_step_jvp
+_.accepts
+_.mermaid
 
 # For users and tests: constructions of the course, the plain reference of a fast operation, a checkpoint's newest step.
 _.latest

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxnets import optim as optim
     from jaxnets import parallel as parallel
     from jaxnets import tasks as tasks
+    from jaxnets import theory as theory
     from jaxnets import training as training
     from jaxnets.api import fit as fit
     from jaxnets.callbacks.callback import Callback as Callback
@@ -48,7 +49,8 @@ FILES = {
     "open_run": "runs.open",
     "train": "runs.train",
     **dict.fromkeys(
-        ("callbacks", "data", "interop", "models", "ops", "optim", "parallel", "report", "tasks", "training"), ""
+        ("callbacks", "data", "interop", "models", "ops", "optim", "parallel", "report", "tasks", "theory", "training"),
+        "",
     ),
 }
 __all__ = [*FILES, "__version__"]

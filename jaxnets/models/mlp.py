@@ -8,10 +8,9 @@ from typing import Any, Literal
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.activations import ACTIVATIONS
 from jaxnets.models.layers import Dense, check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
-
-ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
 
 
 class MLP(nn.Module):
@@ -21,8 +20,9 @@ class MLP(nn.Module):
     """Units of each hidden layer; an empty tuple makes a linear model."""
     outputs: int | None = None
     """Output units; None: as many as the task needs (classes, or 1 for regression)."""
-    activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu"] = "relu"
-    """The non-linearity after every hidden layer."""
+    activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu", "step", "clip"] = "relu"
+    """The non-linearity after every hidden layer. leaky_relu: slope .01 below 0; step: 1 from 0 on, 0 below, with a
+    straight-through gradient; clip: the saturated-linear function, `min(max(x, 0), 1)`."""
     norm: Literal["none", "layer", "batch"] = "none"
     """Normalisation before each activation (layer: Ba et al. 2016; batch: Ioffe and Szegedy 2015)."""
     dropout: float = 0.0
