@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from jaxnets.data.sources.text import GPT2Tokens as GPT2Tokens
     from jaxnets.data.sources.text import Text as Text
     from jaxnets.data.sources.text import TokenFile as TokenFile
+    from jaxnets.data.sources.toys import Disc as Disc
+    from jaxnets.data.sources.toys import Glyphs as Glyphs
+    from jaxnets.data.sources.toys import HalfMoons as HalfMoons
+    from jaxnets.data.sources.toys import Teacher as Teacher
     from jaxnets.data.text.tokenizers import open_tokenizer as open_tokenizer
     from jaxnets.data.validation import Validation as Validation
 
@@ -80,6 +84,10 @@ FILES = {
     "CopyProblem": "sources.synthetic",
     "California": "sources.tables",
     "Tabular": "sources.tables",
+    "Disc": "sources.toys",
+    "Glyphs": "sources.toys",
+    "HalfMoons": "sources.toys",
+    "Teacher": "sources.toys",
     "GPT2Tokens": "sources.text",
     "Text": "sources.text",
     "TokenFile": "sources.text",
@@ -100,8 +108,11 @@ __all__ = [
     "Cora",
     "Dataset",
     "Digits",
+    "Disc",
     "FashionMNIST",
     "GPT2Tokens",
+    "Glyphs",
+    "HalfMoons",
     "ImageFolder",
     "InMemory",
     "KarateClub",
@@ -116,6 +127,7 @@ __all__ = [
     "Series",
     "Source",
     "Tabular",
+    "Teacher",
     "Text",
     "TokenFile",
     "TwoSpirals",
