@@ -30,11 +30,9 @@ class CriticalPoint(NamedTuple):
 def kind_of(eigenvalues: Sequence[float] | np.ndarray, *, zero: float = 1e-9) -> Kind:
     """What the eigenvalues of the Hessian say about a critical point.
 
-    All above 0: a minimum. All below 0: a maximum. Both signs: a saddle, whatever the others are. Otherwise some are 0 and
-        the rest
-    have one sign: degenerate, and the Hessian does not decide. `x^2 + y^4` has a minimum there, `x^2 - y^4` a saddle. So
-        "else it is a
-    saddle" is wrong.
+    All above 0: a minimum. All below 0: a maximum. Both signs: a saddle, whatever the others are. Otherwise some are 0 and the
+    rest have one sign: degenerate, and the Hessian does not decide. `x^2 + y^4` has a minimum there, `x^2 - y^4` a saddle. So
+    "else it is a saddle" is wrong.
 
     Args:
         eigenvalues: `[P]`.
