@@ -8,6 +8,7 @@ from conftest import drawn, output_and_gradient
 
 from jaxnets.models import MLP
 from jaxnets.models.activations import ACTIVATIONS, clip, step
+from jaxnets.ops.roles import weights
 
 POINTS = jnp.array([-2.0, -1.0, -0.25, 0.0, 0.25, 1.0, 2.0])
 
@@ -31,6 +32,30 @@ def test_a_steep_sigmoid_tends_to_the_step_away_from_zero():
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 1e-6
     assert float(jax.nn.sigmoid(100 * 0.0)) == 0.5
+
+
+def test_the_relu_has_no_gradient_at_zero_and_the_leaky_one_its_small_slope():
+    """The derivative at 0 is a choice: 0 for ReLU; 1 for the leaky one, which jax takes from the right."""
+    relu, leaky = ACTIVATIONS["relu"], ACTIVATIONS["leaky_relu"]
+    np.testing.assert_array_equal(jax.vmap(jax.grad(relu))(POINTS), [0, 0, 0, 0, 1, 1, 1])
+    np.testing.assert_allclose(jax.vmap(jax.grad(leaky))(POINTS), [0.01, 0.01, 0.01, 1, 1, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(leaky(POINTS), jnp.where(POINTS < 0, 0.01 * POINTS, POINTS), rtol=1e-6)
+
+
+def test_prelu_learns_a_slope_for_each_layer():
+    """He et al. 2015, with one slope for all units of a layer; it begins at .01 and does not decay."""
+    model = MLP(widths=(5, 4), outputs=2, activation="prelu")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
+    variables = model.init(jax.random.key(0), x)
+    slopes = [variables["params"][f"slope_{layer}"]["negative_slope"] for layer in (0, 1)]
+    assert [float(slope) for slope in slopes] == pytest.approx([0.01, 0.01])
+    with_leaky = MLP(widths=(5, 4), outputs=2, activation="leaky_relu")
+    np.testing.assert_allclose(model.apply(variables, x), with_leaky.apply(variables, x), rtol=1e-6)
+    gradient = jax.grad(lambda v: jnp.square(model.apply(v, x)).sum())(variables)["params"]
+    assert all(abs(float(gradient[f"slope_{layer}"]["negative_slope"])) > 1e-4 for layer in (0, 1))
+    decays = weights(variables["params"])
+    assert not decays["slope_0"]["negative_slope"]
+    assert decays["hidden_0"]["kernel"]
 
 
 @pytest.mark.parametrize("name", ["leaky_relu", "step", "clip"])
