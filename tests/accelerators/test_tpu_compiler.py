@@ -123,7 +123,7 @@ def test_optimizer_state_on_the_host_is_gone_from_the_device():
         compiled(mesh=MeshShape(data=1, fsdp=8, offload=kind), blocks="scanned") for kind in ("none", "optimizer")
     )
     moved = there.account.host
-    assert moved == pytest.approx(here.account.optimizer, rel=0.01)
+    assert moved == pytest.approx(here.account.optimizer, rel=0.03)  # all but small leaves
     # What the compiler counts as arguments are the state and the data.
     assert here.compiled.arguments - there.compiled.arguments == pytest.approx(moved, rel=0.03)
     assert there.compiled.peak < here.compiled.peak
