@@ -15,6 +15,7 @@ from jaxnets.core.lazy import lazy
 if TYPE_CHECKING:
     from jaxnets import callbacks as callbacks
     from jaxnets import data as data
+    from jaxnets import diagnose as diagnose
     from jaxnets import models as models
     from jaxnets import optim as optim
     from jaxnets import parallel as parallel
@@ -49,7 +50,20 @@ FILES = {
     "open_run": "runs.open",
     "train": "runs.train",
     **dict.fromkeys(
-        ("callbacks", "data", "interop", "models", "ops", "optim", "parallel", "report", "tasks", "theory", "training"),
+        (
+            "callbacks",
+            "data",
+            "diagnose",
+            "interop",
+            "models",
+            "ops",
+            "optim",
+            "parallel",
+            "report",
+            "tasks",
+            "theory",
+            "training",
+        ),
         "",
     ),
 }
