@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnets.core.errors import note
+from jaxnets.core.figures import shown_in_notebooks
 from jaxnets.core.types import AttentionMap, ConfusionMatrix, Gallery, Lines, Scatter
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ def read_images(paths: Sequence[Path]) -> list[np.ndarray]:
 
 def _figure(width: float, height: float) -> "Figure":
     # Not pyplot: it keeps every figure open and needs a display.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+    return shown_in_notebooks(to_png)(figsize=(width, height), layout="constrained")
 
 
 @_plainly

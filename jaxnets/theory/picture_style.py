@@ -1,10 +1,11 @@
 """How the pictures of this room look: no background, grey text and colours that are readable on white and on black."""
 
-import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jaxnets.core.figures import shown_in_notebooks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ class Panels:
         self._context.__enter__()
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        self.figure = _picture()(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        self.figure = shown_in_notebooks(_png)(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
         self.axes: Sequence[Any] = self.figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
     def __enter__(self) -> "Panels":
@@ -46,18 +47,10 @@ class Panels:
         self._context.__exit__(*problem)
 
 
-@functools.cache
-def _picture() -> type["Figure"]:
-    """A figure that a notebook shows; a plain one is shown only after pyplot was imported."""
-    from matplotlib.figure import Figure
-
-    class Picture(Figure):
-        def _repr_png_(self) -> bytes:
-            buffer = io.BytesIO()
-            save(self, buffer)
-            return buffer.getvalue()
-
-    return Picture
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    save(figure, buffer)
+    return buffer.getvalue()
 
 
 def save(figure: "Figure", path: str | Path | io.BytesIO, *, dpi: int = 110) -> None:

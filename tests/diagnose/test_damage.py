@@ -64,6 +64,7 @@ def test_a_wrong_share_is_refused():
         diagnose.damage_curve(lambda params: 0.0, {}, [0.5], repeats=0)
 
 
+@pytest.mark.slow
 def test_a_network_degrades_gracefully_and_learns_again_with_what_is_left():
     params = trained().params
     whole = accuracy(params)

@@ -72,6 +72,7 @@ def test_units_that_never_fire_are_dead():
         diagnose.dead_units(lambda params, x: x * params["scale"][None], {"scale": jnp.ones(8)}, X)
 
 
+@pytest.mark.slow
 def test_dead_relu_units_stay_dead_and_leaky_ones_recover():
     data = Disc(train=400, test=400).open()
     scores = {}

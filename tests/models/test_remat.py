@@ -122,6 +122,7 @@ def test_the_field_keeps_its_old_meaning_and_refuses_other_words(family):
     assert saved.pop("remat") == "none"
     assert from_data(saved) == model
     with pytest.raises(
-        ValueError, match="remat is one of 'none', 'blocks', 'products', 'products_with_weights', got 'all'"
+        ValueError,
+        match="remat is one of 'none', 'blocks', 'products', 'products_with_weights', 'products_on_host', got 'all'",
     ):
         with_remat(model, "all")

@@ -75,8 +75,9 @@ def test_what_a_code_loses(shape, seed, orders, size, zeros, noise):
             assert (got[wanted > 0] > 0).all()
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), orders=st.floats(0, 20), b1=st.sampled_from([0.0, 0.9]))
+# Below 1e-17 mean squares are no normal numbers of float32, and Adam's own steps explode.
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), orders=st.floats(0, 17), b1=st.sampled_from([0.0, 0.9]))
 def test_no_step_explodes(seed, orders, b1):
     """A step is at most that of Adam times the distance of codes: 12 % of a mean, half of it of a root of squares."""
     rng = np.random.default_rng(seed)

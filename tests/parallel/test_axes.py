@@ -57,10 +57,10 @@ CASES = {
     "zero 3": (MeshShape(data=2, fsdp=4, zero=3), {}, {"micro_batches": 2}),
     "replica": (MeshShape(replica=2, data=2, fsdp=2), {}, {}),
 }
-FAST = ("sequence, ring",)
 
 
-@pytest.mark.parametrize("case", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in CASES])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_the_result_is_that_of_one_device(case):
     mesh, model, options = CASES[case]
     one, split = trained(MeshShape(data=1), model, **options), trained(mesh, model, **options)

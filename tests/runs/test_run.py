@@ -388,6 +388,12 @@ def test_panels_that_are_left_over_stay_empty_of_frames(experiment, blobs, one_d
     assert sum(axis.get_visible() for axis in History((record,)).plot().axes) == 4
 
 
+def test_a_notebook_shows_the_plot_of_a_history_as_a_picture():
+    """Without pyplot, which alone makes notebooks show plain figures."""
+    figure = History(({"step": 1, "split": "train", "loss": 1.0},)).plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 def test_a_metric_that_will_not_be_measured_is_named_before_anything_is_trained(
     experiment, blobs, one_device, tmp_path
 ):

@@ -65,7 +65,8 @@ def test_the_outer_update_is_that_of_the_paper():
     assert_close(run.state.params, params, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("exchange", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("exchange", ["float32", "int8"])
 def test_the_result_does_not_depend_on_the_mesh(exchange):
     local = LocalSGD(replicas=4, every=2, exchange=exchange)
     one = trained(local, optimizer=Adam(learning_rate=1e-2))
