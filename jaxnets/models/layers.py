@@ -92,7 +92,7 @@ KEPT = {
 SIZES = (
     "widths", "features", "dense", "convolutions", "inputs", "outputs", "width", "hidden", "mlp_dim", "code", "latent",
     "codes", "layers", "decoder_layers", "heads", "head_dim", "patch", "length", "vocab_size", "source_vocab_size",
-    "embedding",
+    "embedding", "pipeline_rounds",
 )  # fmt: skip
 
 

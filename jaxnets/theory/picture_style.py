@@ -10,7 +10,7 @@ from jaxnets.core.figures import shown_in_notebooks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Blue, orange, green, purple: told apart also without seeing red or green, and in the middle between white and black.
+# Blue, orange, green, purple: distinct for colour-blind readers, with enough contrast on white and on black.
 COLOURS = ("#3b82f6", "#e0702c", "#12a07a", "#b36ad6")
 INK = "#7d8590"
 

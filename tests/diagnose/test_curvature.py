@@ -24,7 +24,10 @@ def problem():
     x, y = jnp.asarray(rng.normal(size=(20, 3))), jnp.asarray(rng.normal(size=(20, 2)))
     model = MLP(widths=(4,), outputs=2, activation="tanh")
     params = jax.tree.map(lambda a: a.astype(jnp.float64), model.init(jax.random.key(0), x)["params"])
-    loss = lambda params: jnp.square(model.apply({"params": params}, x) - y).mean()  # noqa: E731
+
+    def loss(params):
+        return jnp.square(model.apply({"params": params}, x) - y).mean()
+
     flat, unravel = ravel_pytree(params)
     return loss, params, np.asarray(jax.hessian(lambda v: loss(unravel(v)))(flat)), unravel
 
@@ -81,7 +84,10 @@ def test_products_through_our_own_gradients_are_those_of_finite_differences():
     model = Smooth()
     params = jax.tree.map(lambda a: a.astype(jnp.float64), model.init(jax.random.key(0), x)["params"])
     vector = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), params)
-    loss = lambda params: jnp.square(model.apply({"params": params}, x) - y).mean()  # noqa: E731
+
+    def loss(params):
+        return jnp.square(model.apply({"params": params}, x) - y).mean()
+
     found = diagnose.hessian_product(loss, params, vector)
 
     def gradient(step):

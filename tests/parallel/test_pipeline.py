@@ -11,6 +11,7 @@ from jaxnets.accelerators.estimate import flops_of_step
 from jaxnets.accelerators.hlo import collectives
 from jaxnets.checkpoints.digest import leaf_paths
 from jaxnets.core.errors import UsageError
+from jaxnets.models import LanguageModel
 from jaxnets.ops.pipeline import bubble, parts_of, pipelined
 from jaxnets.parallel import MeshShape, make_mesh
 
@@ -60,6 +61,11 @@ def test_forward_and_gradient_are_those_of_one_device(mesh, depth, rows, rounds)
     for a, b in zip(jax.tree.leaves(staged), jax.tree.leaves(whole), strict=True):
         # Sums over rows in another order: measured up to 2.6e-6 of the largest.
         assert float(jnp.abs(a - b).max()) <= 5e-6 * float(jnp.abs(b).max())
+
+
+def test_rounds_are_at_least_one():
+    with pytest.raises(ValueError, match="LanguageModel.pipeline_rounds is at least 1, got 0"):
+        LanguageModel(pipeline_rounds=0)
 
 
 def test_the_bubble_and_the_number_of_parts():

@@ -85,9 +85,7 @@ class Toy(Source):
 
     def drawn(self, example: Callable[[Array, Array], Example]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Inputs and targets of both splits; raises `DataError` for a split without examples."""
-        for name in ("train", "test"):
-            if getattr(self, name) < 1:
-                raise DataError(f"{type(self).__name__}.{name} is at least 1, got {getattr(self, name)}")
+        self.check(train=1, test=1)
         numbers = jnp.arange(self.train + self.test)
         key = jax.random.key(self.seed)
         x, y = (np.asarray(a) for a in jax.jit(jax.vmap(lambda index: example(key, index)))(numbers))
