@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.ops.roles import weights
+from jaxnets.parallel.partition import path_name
 
 Kind = Literal["weights", "units"]
 
@@ -38,11 +39,11 @@ def damaged(
     if not 0 <= share <= 1:
         raise UsageError(f"share is a part of the weights or units, in [0, 1]; got {share}")
     rng = np.random.default_rng(seed)
-    chosen = {_name(path): flag for path, flag in jax.tree_util.tree_leaves_with_path(weights(params))}
+    chosen = {path_name(path): flag for path, flag in jax.tree_util.tree_leaves_with_path(weights(params))}
     units: dict[str, np.ndarray] = {}
 
     def mask_of(path: Any, leaf: Array) -> Array:
-        name = _name(path)
+        name = path_name(path)
         layer = name.rpartition("/")[0]
         if re.fullmatch(spare, name):
             return jnp.ones_like(leaf)
@@ -60,9 +61,9 @@ def damaged(
         )
 
     # Kernels first: they say which units of their layer go, and biases follow.
-    order = sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: not chosen[_name(item[0])])
-    masks = {_name(path): mask_of(path, leaf) for path, leaf in order}
-    mask = jax.tree_util.tree_map_with_path(lambda path, _: masks[_name(path)], params)
+    order = sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: not chosen[path_name(item[0])])
+    masks = {path_name(path): mask_of(path, leaf) for path, leaf in order}
+    mask = jax.tree_util.tree_map_with_path(lambda path, _: masks[path_name(path)], params)
     return jax.tree.map(jnp.multiply, params, mask), mask
 
 
@@ -118,7 +119,3 @@ def _some(rng: np.random.Generator, count: int, share: float) -> np.ndarray:
     left = np.ones(count)
     left[rng.permutation(count)[: round(share * count)]] = 0
     return left
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

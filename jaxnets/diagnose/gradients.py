@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnets.checkpoints.digest import leaf_paths
 from jaxnets.core.errors import UsageError
 
 
@@ -24,7 +25,7 @@ def gradient_profile(loss: Callable[[Any], Array], params: Any) -> dict[str, flo
     """
     gradients = jax.jit(jax.grad(loss))(params)
     norms = {
-        name: float(jnp.linalg.norm(leaf.astype(jnp.float32).ravel())) for name, leaf in _by_path(gradients).items()
+        name: float(jnp.linalg.norm(leaf.astype(jnp.float32).ravel())) for name, leaf in leaf_paths(gradients).items()
     }
     return dict(sorted(norms.items(), key=lambda item: _natural(item[0])))
 
@@ -49,7 +50,7 @@ def dead_units(outputs: Callable[[Any, Any], Array], params: Any, inputs: Any, *
         made = outputs(params, inputs)
         return (made * jax.random.normal(jax.random.key(seed), made.shape, made.dtype)).sum()
 
-    gradients = {name: np.asarray(leaf) for name, leaf in _by_path(jax.jit(jax.grad(combined))(params)).items()}
+    gradients = {name: np.asarray(leaf) for name, leaf in leaf_paths(jax.jit(jax.grad(combined))(params)).items()}
     shares = {}
     for name in sorted(gradients, key=_natural):
         layer, _, last = name.rpartition("/")
@@ -66,11 +67,6 @@ def dead_units(outputs: Callable[[Any, Any], Array], params: Any, inputs: Any, *
             f"dead_units looks at layers with a 'kernel', and the parameters are {', '.join(gradients) or 'none'}"
         )
     return shares
-
-
-def _by_path(tree: Any) -> dict[str, Array]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _natural(name: str) -> list[tuple[int, Any]]:

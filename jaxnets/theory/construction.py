@@ -1,4 +1,4 @@
-"""What every constructor of this room returns: an ordinary model with ordinary variables that compute what was asked for.
+"""The result of a constructor: a model of `jaxnets.models` and variables with which it computes the function of the theorem.
 
 Shapes: `B` batch, `N` inputs, `C` outputs.
 """
