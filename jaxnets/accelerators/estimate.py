@@ -156,7 +156,7 @@ def flops_of_step(parts: Parts) -> tuple[float, float]:
         return task.loss(variables, part, key, True)[0]
 
     with jax.set_mesh(parts.mesh):
-        step = whole_step(task.make_step, recipe)
+        step = whole_step(task, recipe)
         whole = count_flops(jax.make_jaxpr(step)(parts.abstract, parts.batch_spec).jaxpr)
         if task.players:  # several losses: the step is all that is known
             return whole, whole / 3

@@ -104,7 +104,7 @@ def summarize(name: str, experiment: Experiment, *, compiled: bool = False) -> N
     with jax.set_mesh(parts.mesh):
         layers = layers_of(parts.task, batch)
         console.print(fitting(console, (_table(layers, wide=True), _table(layers, wide=False))))
-        step = whole_step(parts.task.make_step, parts.recipe)
+        step = whole_step(parts.task, parts.recipe)
         flops = count_flops(jax.make_jaxpr(step)(parts.abstract, batch).jaxpr)
         console.print(
             f"Of one batch of {experiment.batch_size}: shapes, FLOPs of matrix products and convolutions (forward), bytes of "

@@ -13,7 +13,7 @@ from jaxnets.config.check import check_types
 from jaxnets.core.errors import UsageError
 from jaxnets.data.dataset import Source
 from jaxnets.data.validation import Validation
-from jaxnets.optim.averaging import EMA
+from jaxnets.optim.averaging import EMA, Average
 from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.optimizers import AdamW, Optimizer
@@ -23,6 +23,7 @@ from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
 from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.guards import Guard
+from jaxnets.training.ramp import Ramp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Experiment:
     """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics."""
     seed: int = 0
     """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
-    average: EMA = EMA()
+    average: Average = EMA()
     """Averaging of the weights for evaluation."""
     local: LocalSGD = LocalSGD()
     """Replicas of the model that train apart for some steps and are then averaged, for slow networks."""
@@ -51,6 +52,8 @@ class Experiment:
     """Number formats in which the layers compute."""
     mesh: MeshShape = MeshShape()
     """How the devices are arranged."""
+    ramp: Ramp = Ramp()
+    """Smaller batches, images or sequences at the beginning of the run."""
     log_every: int = 50
     """Steps between lines of the training log."""
     eval_every: int = 0

@@ -29,6 +29,7 @@ from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.guards import Guard
+from jaxnets.training.ramp import Ramp
 
 # Where the classes that a saved configuration may name are found.
 BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
@@ -39,7 +40,10 @@ DEEP = ("TransformerEncoder", "Seq2SeqTransformer", "ViT", "CoAtNet", "ConvNeXt"
 YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
     "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
-    "Experiment": {"local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD())},
+    "Experiment": {
+        "local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD()),
+        "ramp": {"type": "Ramp", "until": 0.5, "batch_size": [], "resolution": [], "length": []},
+    },
     "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1, "offload": "none"},
     **{model: {"remat": "none"} for model in DEEP},
 }
@@ -127,7 +131,19 @@ def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
     found: dict[str, type] = {
         cls.__name__: cls
-        for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, EarlyStop, Validation, *CLASSES)
+        for cls in (
+            Experiment,
+            EMA,
+            MeshShape,
+            Precision,
+            Keep,
+            WarmStart,
+            Guard,
+            EarlyStop,
+            Ramp,
+            Validation,
+            *CLASSES,
+        )
     }
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)

@@ -10,6 +10,7 @@ run inside the program. `StreamFeed` gathers rows on the host, in a thread, ahea
 
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections import deque
@@ -96,6 +97,20 @@ class ResidentFeed:
         self._order, self._transform, self._placement = order, transform, placement
         self._given = arrays
 
+    def ordered(self, order: Order) -> "Feed":
+        """A feed of the same data in another order, with the same arrays on the device."""
+        other = copy.copy(self)
+        other._order, other._whole = order, self._whole or self
+        return other
+
+    @property
+    def examples(self) -> int:
+        """Rows of the data."""
+        return len(next(iter(self._given.values())))
+
+    _whole: "ResidentFeed | None" = None
+    """The feed that holds the arrays; None: this one."""
+
     @functools.cached_property
     def _arrays(self) -> dict[str, Array]:
         """The data on the device, sent when they are first needed; each example is a row, so that a TPU, which fills the last
@@ -111,15 +126,16 @@ class ResidentFeed:
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """The resident arrays, row numbers `[capacity, B]` and masks `[capacity, B]`."""
         index, mask = _rows(self._order, step, count, capacity, left_out)
-        return self._arrays, *to_devices((index, mask), self._placement.stacked_rows)
+        return (self._whole or self)._arrays, *to_devices((index, mask), self._placement.stacked_rows)
 
     def describe(self, capacity: int) -> Payload:
         """See `Feed.describe`."""
         whole = self._placement.whole
         sent = _sent(self._transform, self._given)
-        examples = len(next(iter(self._given.values())))
         one = {name: jax.eval_shape(_as_rows, a) for name, a in sent.items()}
-        arrays = {n: jax.ShapeDtypeStruct((examples, *a.shape[1:]), a.dtype, sharding=whole) for n, a in one.items()}
+        arrays = {
+            n: jax.ShapeDtypeStruct((self.examples, *a.shape[1:]), a.dtype, sharding=whole) for n, a in one.items()
+        }
         index, mask = _rows_described(capacity, self._order.batch_size, self._placement.stacked_rows)
         return arrays, index, mask
 
@@ -138,6 +154,15 @@ class StreamFeed:
 
     def __init__(self, arrays: Arrays, order: Order, transform: Transform, placement: Placement) -> None:
         self._arrays, self._order, self._transform, self._placement = arrays, order, transform, placement
+
+    def ordered(self, order: Order) -> "Feed":
+        """A feed of the same data in another order."""
+        return StreamFeed(self._arrays, order, self._transform, self._placement)
+
+    @property
+    def examples(self) -> int:
+        """Rows of the data."""
+        return len(next(iter(self._arrays.values())))
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """Gathered rows, `[capacity, B, ...]` for each array. Each process reads those of its own devices alone."""

@@ -7,7 +7,8 @@ of devices, and resuming needs one integer.
 import dataclasses
 import functools
 import math
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -62,6 +63,48 @@ class Shuffled:
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _permutation(self.examples, self.seed, epoch)
         return order[position * self.batch_size : (position + 1) * self.batch_size], _ones(self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Onward:
+    """Training order from a step on, with batches of another size than before; it goes on where those before ended.
+
+    The permutations are those of `Shuffled`. An epoch that has no whole batch left is over.
+    """
+
+    examples: int
+    batch_size: int
+    seed: int
+    first: int
+    """The step of its first batch."""
+    epoch: int
+    """The epoch in which it begins."""
+    position: int
+    """Examples of that epoch that are used already."""
+
+    def place(self, step: int) -> tuple[int, int]:
+        """The epoch of batch `step`, and the examples of that epoch before it."""
+        count, here = step - self.first, (self.examples - self.position) // self.batch_size
+        if count < here:
+            return self.epoch, self.position + count * self.batch_size
+        epochs, batches = divmod(count - here, self.examples // self.batch_size)
+        return self.epoch + 1 + epochs, batches * self.batch_size
+
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch `step`, counted from 0 over the whole run."""
+        epoch, position = self.place(step)
+        order = _permutation(self.examples, self.seed, epoch)
+        return order[position : position + self.batch_size], _ones(self.batch_size)
+
+
+def staged(examples: int, seed: int, sizes: Sequence[tuple[int, int]]) -> list[Order]:
+    """The orders of a run whose batch size changes: `sizes` are pairs of the first step and the batch size from there on."""
+    orders: list[Any] = []
+    for first, batch_size in sizes:
+        Shuffled(examples, batch_size, seed)  # says if a batch is larger than the data
+        epoch, position = orders[-1].place(first) if orders else (0, 0)
+        orders.append(Onward(examples, batch_size, seed, first, epoch, position))
+    return orders
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Optimizers (Optax chains as small frozen dataclasses), learning-rate schedules and weight averaging."""
 
 from jaxnets.optim.averaging import EMA as EMA
+from jaxnets.optim.averaging import SWA as SWA
+from jaxnets.optim.averaging import Average as Average
 from jaxnets.optim.by_depth import ByDepth as ByDepth
 from jaxnets.optim.given import ByPath as ByPath
 from jaxnets.optim.given import Frozen as Frozen
@@ -22,8 +24,10 @@ from jaxnets.optim.schedules import WarmupLinear as WarmupLinear
 __all__ = [
     "EMA",
     "SGD",
+    "SWA",
     "Adam",
     "AdamW",
+    "Average",
     "ByDepth",
     "ByPath",
     "Constant",

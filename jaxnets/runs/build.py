@@ -21,6 +21,7 @@ from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placem
 from jaxnets.parallel.partition import gradient_shardings, on_device, shardings
 from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
+from jaxnets.runs.stages import in_stages
 from jaxnets.steps.local import whole_step
 from jaxnets.steps.state import TrainState
 from jaxnets.steps.step import Recipe
@@ -29,6 +30,7 @@ from jaxnets.tasks.call_errors import about_call
 from jaxnets.training.evaluate import Evaluator, Predictor
 from jaxnets.training.initial import abstract_state, create_state
 from jaxnets.training.program import Program, choose_steps_per_call
+from jaxnets.training.stages import StagedProgram
 
 # Up to this size a data set is kept on the device.
 RESIDENT_BYTES = 1 << 30
@@ -44,7 +46,8 @@ class Parts:
     task: Task
     recipe: Recipe
     feed: Feed
-    program: Program
+    """Of batches of the full sizes."""
+    program: Program | StagedProgram
     evaluator: Evaluator
     """On the test split."""
     validator: Evaluator | None
@@ -111,16 +114,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
-    recipe = Recipe(
-        optimizer=experiment.optimizer.build(experiment.steps),
-        seed=experiment.seed,
-        micro_batches=experiment.micro_batches,
-        precision=experiment.precision,
-        average=experiment.average,
-        local=experiment.local,
-        frozen=experiment.optimizer.frozen,
-        players=_players(experiment.optimizer, task, experiment.steps),
-    )
+    recipe = _recipe(experiment, task)
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
     resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
@@ -149,13 +143,14 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         checks.check_decay(experiment.optimizer, abstract)
         checks.check_batch_statistics(experiment, abstract, dataset)
         # Traced twice, to count its work and to compile it: as a function of its own it is traced once.
-        step = jax.jit(whole_step(task.make_step, recipe), inline=True)
+        step = jax.jit(whole_step(task, recipe), inline=True)
         checks.check_padding(experiment, rows, mesh, task, abstract, jax.eval_shape(step, abstract, batch)[1])
         checks.check_axes(task, placed, mesh)
         feed = road(dataset.train, order, transform, place)
         # No call is longer than the way from one log record to the next.
         many = min(experiment.steps_per_call or choose_steps_per_call(step, abstract, batch), experiment.log_every)
-        program = Program(step, feed, steps_per_call=many, state_shardings=placed)
+        whole = Program(step, feed, steps_per_call=many, state_shardings=placed)
+        program = in_stages(whole, experiment, task, mesh, step, abstract, batch)
     eval_size = eval_batch(experiment.eval_batch_size, dataset.card.examples["test"], mesh)
     common: dict[str, Any] = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
     evaluator = Evaluator(task, dataset.test, preparation, resident=resident, **common)
@@ -194,6 +189,20 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
     sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
     sent["index"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.int32)
     return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
+
+
+def _recipe(experiment: Experiment, task: Task) -> Recipe:
+    """What a step is built from, before it is known where the state goes."""
+    return Recipe(
+        optimizer=experiment.optimizer.build(experiment.steps),
+        seed=experiment.seed,
+        micro_batches=experiment.micro_batches,
+        precision=experiment.precision,
+        average=experiment.average.in_run(experiment.steps),
+        local=experiment.local,
+        frozen=experiment.optimizer.frozen,
+        players=_players(experiment.optimizer, task, experiment.steps),
+    )
 
 
 def _players(optimizer: Optimizer, task: Task, steps: int) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _train_step(parts: Parts) -> Callable[[dict[str, Array], dict[str, Array]], 
     transform = Transform(
         parts.dataset.preparation, parts.task.encode_targets, parts.dataset.augment, parts.experiment.seed
     )
-    step = whole_step(parts.task.make_step, parts.recipe)
+    step = whole_step(parts.task, parts.recipe)
 
     def train(state: dict[str, Array], batch: dict[str, Array]) -> tuple[dict[str, Array], Any]:
         whole = jax.tree.unflatten(structure, [state[name] for name in names])

@@ -1,6 +1,7 @@
 """A stretch of training: the loop with its hooks, from where a run begins or goes on to where it stops."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from jaxnets.training.guards import RollBackError, SpikeWatch
 from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
 from jaxnets.training.loop import Timing, Watch, fit
 from jaxnets.training.plan import Every, Moment
+from jaxnets.training.ramp import examples_until
+from jaxnets.training.stages import StagedProgram, StageHook
 from jaxnets.training.stopping import Stopping
 
 
@@ -115,7 +118,7 @@ def stretch(
             begun.state,
             start=begun.start,
             stop=max(session.stop, begun.start),
-            hooks=[log_hook, evaluate, *callbacks.hooks],
+            hooks=[log_hook, evaluate, *callbacks.hooks, *_stages(session)],
             saver=saver,
             pending=pending,
             left_out=left_out,
@@ -148,13 +151,19 @@ def _watch(session: Session, log: MetricsLog, spikes: SpikeWatch) -> Watch:
     )
 
 
+def _stages(session: Session) -> tuple[StageHook, ...]:
+    """What ends a call where the sizes of batches change."""
+    program = session.parts.program
+    return (StageHook(program.stages, session.console.say),) if isinstance(program, StagedProgram) else ()
+
+
 def _log_hook(session: Session, log: MetricsLog, begun: Begun, last: int) -> LogHook:
     """The hook that writes train records, with the sums that a checkpoint remembered."""
     experiment = session.parts.experiment
     hook = LogHook(
         Every(experiment.log_every, (last,)),
         session.parts.task,
-        batch_size=experiment.batch_size,
+        examples=functools.partial(examples_until, experiment.ramp.stages(experiment.steps, experiment.batch_size)),
         record=log.append,
         show=session.console.advance,
         event=lambda step, what: _event(session, log, step, what),

@@ -13,15 +13,15 @@ devices, with the same result.
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.core.types import Batch, Mean
+from jaxnets.core.types import Aux, Batch, Mean, Variables
 from jaxnets.ops.axes import AXES, apart_along, axis_size
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.steps.state import TrainState
@@ -42,9 +42,25 @@ class LocalState:
     """Of the outer optimizer, as the parameters."""
 
 
-def whole_step(make: Callable[[Recipe], Step], recipe: Recipe) -> Step:
-    """The step of a run: a task's own (`make`), of every replica where there are some, and the average of the weights."""
-    return with_average(local_step(make, recipe) if recipe.local.active else make(recipe), recipe.average)
+class _Task(Protocol):
+    """What a step needs of a task."""
+
+    @property
+    def players(self) -> Sequence[str]:
+        """Names of parts with a loss each; () where there is one loss."""
+
+    def make_step(self, recipe: Recipe) -> Step:
+        """The task's own step."""
+
+    def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
+        """What it minimises."""
+
+
+def whole_step(task: _Task, recipe: Recipe) -> Step:
+    """The step of a run: the task's own, of every replica where there are some, and the average of the weights."""
+    make = task.make_step
+    step = local_step(make, recipe) if recipe.local.active else make(recipe)
+    return with_average(step, recipe, None if task.players else task.loss)
 
 
 def spread(state: TrainState, local: LocalSGD) -> TrainState:

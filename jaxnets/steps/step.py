@@ -14,7 +14,7 @@ from jaxnets.ops.beyond_promise import compiled_for
 from jaxnets.ops.norm import global_norm
 from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim import reading
-from jaxnets.optim.averaging import EMA
+from jaxnets.optim.averaging import EMA, Average
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.precision import Precision
@@ -44,8 +44,8 @@ class Recipe:
     """Parts a batch is processed in, to save memory; the update is that of the whole batch."""
     precision: Precision = Precision()
     """What the layers compute in."""
-    average: EMA = EMA()
-    """Averaging of the weights."""
+    average: Average = EMA()
+    """Averaging of the weights, with its durations in steps (`Average.in_run`)."""
     local: LocalSGD = LocalSGD()
     """Replicas of the model that train apart for some steps."""
     replica: Any = None
@@ -176,12 +176,14 @@ def _update(recipe: Recipe, gradients: Any, state: TrainState, taken: Array, ext
     return params, opt_state if home is None else jax.device_put(opt_state, home[0])
 
 
-def with_average(step: Step, average: EMA) -> Step:
+def with_average(step: Step, recipe: Recipe, loss: Loss | None = None) -> Step:
     """A task's step that also updates the average of the weights, where there is one.
 
     A step that was not taken leaves the average as it is. A step that says nothing of it (no `taken` among its metrics) is
-    always taken. `taken` itself is not handed on.
+    always taken. `taken` itself is not handed on. By `loss` the averaged model measures its batch statistics, where the
+    average asks for it; None: they are averaged like the weights.
     """
+    average = recipe.average
 
     def averaged(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         new, metrics = step(state, batch)
@@ -190,12 +192,31 @@ def with_average(step: Step, average: EMA) -> Step:
         if not average.active:
             return new, metrics
         batches = state.step - state.guard["skipped"] - state.guard["left_out"]
-        after = average.update(state.average, new.variables, reading.updates_done(state.opt_state, batches))
+        updates = reading.updates_done(state.opt_state, batches)
+        after = average.update(state.average, new.variables, updates)
+        measured = average.recomputes(updates)
+        if loss is not None and measured is not None and state.model_state:
+            after |= _statistics(loss, recipe, state, after, batch, measured)
         return dataclasses.replace(
             new, average=_keep_if(taken & reading.moved(new.opt_state), after, state.average)
         ), metrics
 
     return averaged
+
+
+def _statistics(
+    loss: Loss, recipe: Recipe, state: TrainState, after: Any, batch: Batch, measured: Array
+) -> dict[str, Any]:
+    """The other collections of the averaged model: after it has seen this batch if `measured`, else those of `after`."""
+    batch = with_keys(batch, recipe.key("examples", state.step))
+    part = jax.tree.map(lambda a: _split(a, recipe.micro_batches)[0], batch)
+
+    def measure() -> dict[str, Any]:
+        own = {name: state.average[name] for name in state.model_state}
+        variables, given = recipe.precision.cast({"params": after["params"], **own}, part)
+        return dict(_minimised(loss)(variables, given, recipe.key("model", state.step), True)[1].model_state)
+
+    return jax.lax.cond(measured, measure, lambda: {name: after[name] for name in state.model_state})
 
 
 def _mean_loss(loss: Loss, recipe: Recipe, state: TrainState, batch: Batch) -> Callable[[Any], Array]:

@@ -32,7 +32,7 @@ class LogHook:
         due: Every,
         task: Task,
         *,
-        batch_size: int,
+        examples: Callable[[int], int],
         record: Callable[[Record], None],
         show: Callable[[int, Mapping[str, float]], None],
         event: Callable[[int, str], None] = lambda step, what: None,
@@ -44,7 +44,7 @@ class LogHook:
         Args:
             due: steps at which to write.
             task: derives the numbers that are not means.
-            batch_size: examples in a step.
+            examples: gives the examples of all steps before one.
             record: takes a record.
             show: takes the step and the newest numbers, after every call.
             event: takes the step and the description of each step that was left out because it was not finite.
@@ -52,7 +52,7 @@ class LogHook:
             elsewhere: gives the seconds so far that went into anything but steps; the speed is without them.
         """
         self._elsewhere = elsewhere
-        self._due, self._task, self._batch_size = due, task, batch_size
+        self._due, self._task, self._examples = due, task, examples
         self._event, self._leaves = event, leaves
         self._record, self._show = record, show
         self._sums: dict[str, list[float]] = {}
@@ -99,7 +99,8 @@ class LogHook:
         values = {name: total / weight if weight else float("nan") for name, (total, weight) in self._sums.items()}
         values = self._task.derive(values)
         now = self._clock()
-        speed = self._timed * self._batch_size / max(now - self._began, 1e-9)
+        used = self._examples(moment.step) - self._examples(moment.step - self._timed)
+        speed = used / max(now - self._began, 1e-9)
         self._began, self._timed = now, 0
         if self._due.is_multiple(moment.step):
             self._sums = {}  # a record at the end alone leaves them to a longer run, which has none there

@@ -21,6 +21,7 @@ from jaxnets.parallel.hosts import any_process
 from jaxnets.training.guards import SpikeWatch, describe, fault, first_bad
 from jaxnets.training.plan import Call, Hook, Moment, Saver, plan
 from jaxnets.training.program import Program
+from jaxnets.training.stages import StagedProgram
 from jaxnets.training.stopping import Stopping, StopRequestedError
 
 
@@ -63,7 +64,7 @@ class Watch:
 
 
 def fit(
-    program: Program,
+    program: Program | StagedProgram,
     state: Any,
     *,
     start: int,
@@ -157,7 +158,7 @@ class Unread(NamedTuple):
 class _Work:
     """The parts of the loop, and what it does between two calls."""
 
-    program: Program
+    program: Program | StagedProgram
     hooks: Sequence[Hook]
     saver: Saver | None
     watch: Watch

@@ -78,6 +78,10 @@ class Program:
             options = {"out_shardings": (state_shardings, self._whole)}
         self._run = jax.jit(run, donate_argnums=0, **options)
 
+    def over(self, step: Step, feed: Feed) -> "Program":
+        """A program of as many steps in a call, with the state in the same places, over the batches of another feed."""
+        return Program(step, feed, steps_per_call=self.capacity, state_shardings=self._shardings)
+
     def __call__(self, state: Any, payload: Payload, count: int) -> tuple[Any, Metrics]:
         """Run `count` steps (at most the capacity); metrics are stacked, `[capacity]` for each, the first `count` valid."""
         number = jax.device_put(np.int32(count)) if self._whole is None else to_devices(np.int32(count), self._whole)

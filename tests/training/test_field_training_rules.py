@@ -189,7 +189,7 @@ def small_game(optimizer, **fields):
     task = tasks.Regression(model=models.MLP(widths=())).bind(from_arrays(x, x[:, 0]).card)
     recipe = Recipe(optimizer=optimizer, **fields)
     batch = {"inputs": jnp.asarray(x[:8]), "targets": jnp.asarray(x[:8, 0]), "mask": jnp.ones(8)}
-    step = jax.jit(with_average(task.make_step(recipe), recipe.average))
+    step = jax.jit(with_average(task.make_step(recipe), recipe))
     return step, create_state(task, recipe, batch), batch
 
 

@@ -405,7 +405,12 @@ def test_speeds_are_of_steps_alone():
     lost, records = [0.0], []
     task = tasks.Regression(model=models.MLP())
     hook = LogHook(
-        Every(1), task, batch_size=1000, record=records.append, show=lambda *a: None, elsewhere=lambda: lost[0]
+        Every(1),
+        task,
+        examples=lambda step: 1000 * step,
+        record=records.append,
+        show=lambda *a: None,
+        elsewhere=lambda: lost[0],
     )
     ones = {"loss": (np.ones(1), np.ones(1))}
     hook.observe(0, ones)

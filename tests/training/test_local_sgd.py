@@ -109,7 +109,7 @@ def test_a_lost_replica_has_no_part_and_goes_on_with_the_others():
     run = trained(LocalSGD(replicas=2, every=2, **PLAIN))
     parts = run.parts
     state = parts.fresh_state()
-    step = jax.jit(whole_step(parts.task.make_step, parts.recipe))
+    step = jax.jit(whole_step(parts.task, parts.recipe))
     with jax.set_mesh(parts.mesh):
         for number in range(2):
             batch = parts.feed.batch(parts.feed.load(number, 1, 1), 0, jnp.asarray(number))

@@ -197,7 +197,7 @@ def test_evaluation_is_exact_for_any_number_of_examples(experiment, blobs, one_d
 
 
 def test_what_a_save_remembers_of_the_log_does_not_change_afterwards():
-    hook = LogHook(Every(10), None, batch_size=1, record=lambda record: None, show=lambda step, shown: None)
+    hook = LogHook(Every(10), None, examples=int, record=lambda record: None, show=lambda step, shown: None)
     observed = {"loss": (np.array([2.0]), np.array([1.0]))}
     hook.observe(0, observed)
     remembered = hook.partial  # handed to a writer that works in the background

@@ -36,7 +36,7 @@ def setup(*, model=None, shape=(6,), rows=24, mask=None, scale=1.0, **recipe):
         recipe,
         batch,
         create_state(task, recipe, batch),
-        jax.jit(with_average(task.make_step(recipe), recipe.average)),
+        jax.jit(with_average(task.make_step(recipe), recipe)),
     )
 
 
