@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxnets.data import load as load
     from jaxnets.runs.open import open_run as open_run
     from jaxnets.runs.run import Run as Run
+    from jaxnets.runs.soup import soup as soup
     from jaxnets.runs.train import train as train
     from jaxnets.training.early_stop import EarlyStop as EarlyStop
 
@@ -48,6 +49,7 @@ FILES = {
     "from_arrays": "data",
     "load": "data",
     "open_run": "runs.open",
+    "soup": "runs.soup",
     "train": "runs.train",
     **dict.fromkeys(
         (

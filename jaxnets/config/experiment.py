@@ -52,6 +52,8 @@ class Experiment:
     """Number formats in which the layers compute."""
     mesh: MeshShape = MeshShape()
     """How the devices are arranged."""
+    selective: float = 1.0
+    """Share of each batch that gets a gradient: the examples with the largest loss (selective backpropagation); 1: all."""
     ramp: Ramp = Ramp()
     """Smaller batches, images or sequences at the beginning of the run."""
     log_every: int = 50
@@ -96,6 +98,8 @@ class Experiment:
         for name in ("eval_every", "steps_per_call", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
+        if not 0 < self.selective <= 1:
+            raise UsageError(f"selective is a share of the batch in (0, 1], got {self.selective}")
         if self.stop.patience and not self.eval_every:
             raise UsageError("stop looks at evaluations, and eval_every is 0; set eval_every to the steps between them")
         self.local.check(batch_size=self.batch_size, micro_batches=self.micro_batches, steps=self.steps)

@@ -42,6 +42,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
     "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
     "Experiment": {
         "local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD()),
+        "selective": 1.0,
         "ramp": {"type": "Ramp", "until": 0.5, "batch_size": [], "resolution": [], "length": []},
     },
     "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1, "offload": "none"},

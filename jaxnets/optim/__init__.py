@@ -10,6 +10,7 @@ from jaxnets.optim.given import Named as Named
 from jaxnets.optim.given import Optax as Optax
 from jaxnets.optim.given import as_optimizer as as_optimizer
 from jaxnets.optim.later import Later as Later
+from jaxnets.optim.later import Until as Until
 from jaxnets.optim.local_sgd import LocalSGD as LocalSGD
 from jaxnets.optim.optimizers import SGD as SGD
 from jaxnets.optim.optimizers import Adam as Adam
@@ -39,6 +40,7 @@ __all__ = [
     "Optimizer",
     "Plateau",
     "Schedule",
+    "Until",
     "WarmupCosine",
     "WarmupLinear",
     "as_optimizer",

@@ -1,6 +1,11 @@
-"""Parameters that are trained from some step on: gradual unfreezing (ULMFiT, Howard and Ruder 2018, arXiv:1801.06146)."""
+"""Parameters that are trained from some step on, or up to some step.
+
+From a step on: gradual unfreezing (ULMFiT, Howard and Ruder 2018, arXiv:1801.06146). Up to a step: freezing of layers, the
+first ones first (FreezeOut, Brock et al. 2017, arXiv:1706.04983).
+"""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +20,67 @@ from jaxnets.optim.optimizers import AdamW, Optimizer
 
 
 class LaterScheduleState(NamedTuple):
-    """State of `Later`. Its name and its field `count` make it a schedule: see `schedules.on_schedule`."""
+    """State of `Later` and `Until`. Its name and its field `count` make it a schedule: see `schedules.on_schedule`."""
 
     count: Array  # type: ignore[assignment]
     """Steps of the run so far."""
     inner: Any
     """State of the optimizer."""
+
+
+def _switched(
+    whole: optax.GradientTransformation, on: Callable[[Array], Array]
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation that is without effect, and keeps its state, at steps where `on(step)` is false."""
+    inner = optax.with_extra_args_support(whole)
+
+    def init(params: Any) -> LaterScheduleState:
+        return LaterScheduleState(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, LaterScheduleState]:
+        updates, new = inner.update(gradients, state.inner, params, **extra)
+        counts = on(state.count)
+        updates = jax.tree.map(lambda u: jnp.where(counts, u, jnp.zeros_like(u)), updates)
+        kept = jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, state.inner)
+        return updates, LaterScheduleState(state.count + 1, kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class Until(Optimizer):
+    """Another optimizer, which ends at a step of the run; from there on the parameters keep their bits.
+
+    Freezing from the input up: `{"body_0/.*": Until("adamw", 500), "body_1/.*": Until("adamw", 1000), ".*": "adamw"}`. The
+    gradients of frozen parameters are still computed, since the program of all steps is one.
+    """
+
+    optimizer: Any = AdamW()
+    """What makes the updates: one of `jaxnets.optim`, an Optax transformation or a name."""
+    step: int = 0
+    """The first step whose update does not count."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
+        if self.step < 1:
+            raise UsageError(f"Until.step is a step of the run, at least 1; got {self.step}; a Frozen optimizer is 0")
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        return _switched(self.optimizer.build(total_steps), lambda count: count < self.step)
+
+    def under(self, name: str) -> Optimizer:
+        """See `Optimizer`."""
+        return dataclasses.replace(self, optimizer=self.optimizer.under(name))
+
+    def frozen(self, params: Any) -> Any:
+        """See `Optimizer`."""
+        return self.optimizer.frozen(params)
+
+    def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
+        """Those of the optimizer, 0 after it has ended."""
+        found = self.optimizer.rates(total_steps, steps)
+        return None if found is None else np.where(np.arange(steps) < self.step, found, np.float32(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +103,7 @@ class Later(Optimizer):
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        inner = optax.with_extra_args_support(self.optimizer.build(total_steps))
-
-        def init(params: Any) -> LaterScheduleState:
-            return LaterScheduleState(jnp.zeros((), jnp.int32), inner.init(params))
-
-        def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, LaterScheduleState]:
-            updates, new = inner.update(gradients, state.inner, params, **extra)
-            begun = state.count >= self.step
-            updates = jax.tree.map(lambda u: jnp.where(begun, u, jnp.zeros_like(u)), updates)
-            kept = jax.tree.map(lambda a, b: jnp.where(begun, a, b), new, state.inner)
-            return updates, LaterScheduleState(state.count + 1, kept)
-
-        return optax.GradientTransformationExtraArgs(init, update)
+        return _switched(self.optimizer.build(total_steps), lambda count: count >= self.step)
 
     def under(self, name: str) -> Optimizer:
         """See `Optimizer`."""

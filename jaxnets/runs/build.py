@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
-from jaxnets.core.errors import DataError, JaxnetsError
+from jaxnets.core.errors import DataError, JaxnetsError, UsageError
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import Augment
 from jaxnets.data.dataset import Arrays, Dataset
@@ -193,6 +193,11 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
 
 def _recipe(experiment: Experiment, task: Task) -> Recipe:
     """What a step is built from, before it is known where the state goes."""
+    if experiment.selective < 1 and task.players:
+        raise UsageError(
+            f"selective chooses examples by one loss, and {type(task).__name__} has one for each of "
+            f"{' and '.join(task.players)}; leave selective at 1"
+        )
     return Recipe(
         optimizer=experiment.optimizer.build(experiment.steps),
         seed=experiment.seed,
@@ -200,6 +205,7 @@ def _recipe(experiment: Experiment, task: Task) -> Recipe:
         precision=experiment.precision,
         average=experiment.average.in_run(experiment.steps),
         local=experiment.local,
+        selective=experiment.selective,
         frozen=experiment.optimizer.frozen,
         players=_players(experiment.optimizer, task, experiment.steps),
     )

@@ -18,6 +18,7 @@ from jaxnets.optim.averaging import EMA, Average
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.precision import Precision
+from jaxnets.steps.selective import hardest
 from jaxnets.steps.sown import with_sown
 from jaxnets.steps.state import TrainState, strongly_typed
 
@@ -50,6 +51,8 @@ class Recipe:
     """Replicas of the model that train apart for some steps."""
     replica: Any = None
     """Number of the replica that this recipe is for; None where there are none."""
+    selective: float = 1.0
+    """Share of each batch, of the examples with the largest loss, that get a gradient (`steps/selective.py`); 1: all."""
     frozen: Callable[[Any], Any] | None = None
     """Which parameters the optimizer never changes, as a tree of bools; they have no gradient. None: it changes all."""
     players: Mapping[str, tuple[optax.GradientTransformation, Callable[[Any], Any]]] = dataclasses.field(
@@ -96,6 +99,8 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     `taken` is 1 where the weights were updated.
     """
     loss = _minimised(loss)
+    if recipe.selective < 1:
+        loss = hardest(loss, recipe.selective)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = with_keys(batch, recipe.key("examples", state.step))

@@ -10,7 +10,7 @@ import jaxnets
 from jaxnets.config.serialize import from_data, to_data
 from jaxnets.core.errors import UsageError
 from jaxnets.models import MLP
-from jaxnets.optim import Adam, AdamW, Constant, Later, WarmupCosine
+from jaxnets.optim import Adam, AdamW, Constant, Later, Until, WarmupCosine
 from jaxnets.optim.schedules import on_schedule
 
 
@@ -30,6 +30,16 @@ def test_before_its_step_nothing_moves_and_then_it_is_the_optimizer_from_scratch
     later, plain = run_of(Later(inner, 3).build(8), 8), run_of(inner.build(8), 5)
     np.testing.assert_array_equal(later[:3], np.array([[1.0, -2.0]] * 3, np.float32))
     np.testing.assert_array_equal(later[3:], plain)
+
+
+def test_from_its_step_on_nothing_moves_any_more():
+    inner = Adam(1e-1, schedule=Constant())
+    until, plain = run_of(Until(inner, 3).build(8), 8), run_of(inner.build(8), 8)
+    np.testing.assert_array_equal(until[:3], plain[:3])
+    np.testing.assert_array_equal(until[3:], np.repeat(plain[2:3], 5, axis=0))
+    assert (Until(inner, 3).rates(8, 8) > 0).tolist() == [True] * 3 + [False] * 5
+    with pytest.raises(UsageError, match="Until.step is a step of the run, at least 1; got 0"):
+        Until(inner, 0)
 
 
 def test_schedules_count_all_steps():
