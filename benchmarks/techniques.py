@@ -45,7 +45,7 @@ RESULTS = Path(__file__).parent / "results" / "techniques.jsonl"
 PIECES = 10
 # Share of the baseline's steps that is run after each piece.
 SHARE = 0.02
-# Seconds of a run before any was measured, for the first estimates.
+# Processor seconds of a run before any was measured, for the first estimates.
 GUESS = 10.0
 
 
@@ -113,7 +113,7 @@ def experiment_of(recipe: Recipe, technique: Technique, seed: int) -> Experiment
 def measure(recipe: Recipe, technique: Technique, seed: int, baseline: Speedometer) -> dict[str, Any]:
     """Train once; the line for the results. `value` is None where the loss or a gradient was not finite."""
     experiment = experiment_of(recipe, technique, seed)
-    timed, began = Timed(baseline, experiment.steps), time.perf_counter()
+    timed, began = Timed(baseline, experiment.steps), time.process_time()
     row: dict[str, Any] = {"recipe": recipe.name, "technique": technique.name, "seed": seed}
     row |= {"digest": digest(experiment), "metric": recipe.metric, "value": None, "steps": experiment.steps}
     try:
@@ -128,10 +128,10 @@ def measure(recipe: Recipe, technique: Technique, seed: int, baseline: Speedomet
         own, base = times
         row |= {"step_ms": round(1e3 * own, 4), "baseline_step_ms": round(1e3 * base, 4)}
         row["cost"] = round(own * experiment.steps / (base * recipe.experiment.steps), 4)
-    return row | {"seconds": round(time.perf_counter() - began, 1)}
+    return row | {"seconds": round(time.process_time() - began, 1)}
 
 
-def read(path: Path = RESULTS) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
     """The lines of the results; one that was cut off while it was written is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -164,7 +164,7 @@ def chosen(only: Iterable[str]) -> list[tuple[Recipe, Technique]]:
 
 def left(selected: list[tuple[Recipe, Technique]], seeds: int) -> list[tuple[Recipe, Technique, int]]:
     """The runs that have no line in the results."""
-    done = current(read())
+    done = current(read(RESULTS))
     every = [(recipe, technique, seed) for recipe, technique in selected for seed in range(seeds)]
     return [(r, t, seed) for r, t, seed in every if (r.name, t.name, seed) not in done]
 
@@ -179,10 +179,10 @@ def stay_on_one_core(number: int) -> None:
 def work(runs: list[tuple[Recipe, Technique, int]]) -> int:
     """Do these runs one after another; returns how many could not be done."""
     seconds = {recipe.name: [GUESS] for recipe, _, _ in runs}
-    for row in read():
-        seconds.setdefault(row["recipe"], [GUESS]).append(row["seconds"])
+    for row in read(RESULTS):
+        seconds.setdefault(row["recipe"], [GUESS]).append(row.get("seconds", GUESS))
     speedometers: dict[str, Speedometer] = {}
-    wrong = 0
+    wrong, began, busy = 0, time.perf_counter(), time.process_time()
     stamp = {"date": datetime.date.today().isoformat(), "jax": jax.__version__}
     for number, (recipe, technique, seed) in enumerate(runs):
         try:
@@ -196,12 +196,13 @@ def work(runs: list[tuple[Recipe, Technique, int]]) -> int:
         with RESULTS.open("a") as file:
             file.write(json.dumps(row | stamp) + "\n")
         seconds[recipe.name].append(row["seconds"])
-        # The guess counts as one more run, so the first estimates don't jump.
+        # The guess counts as one more run, so the first estimates don't jump. Other load makes all take longer.
         rest = sum(sum(seconds[r.name]) / len(seconds[r.name]) for r, _, _ in runs[number + 1 :])
+        rest *= (time.perf_counter() - began) / (time.process_time() - busy)
         value = "not finite" if row["value"] is None else f"{recipe.metric} {row['value'] * recipe.scale:.4g}"
         print(
             f"{number + 1}/{len(runs)} {recipe.name}/{technique.name}, seed {seed}: {value}, cost {row.get('cost')}, "
-            f"{row['seconds']} s; {rest / 60:.0f} min left",
+            f"{row['seconds']} s of the processor; {rest / 60:.0f} min left",
             flush=True,
         )
     return wrong
@@ -225,7 +226,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.write_docs:
-        write_docs(current(read()))
+        write_docs(current(read(RESULTS)))
         return
     selected = chosen(options.only)
     failed = 0
@@ -240,7 +241,7 @@ def main() -> None:
             jax.config.update("jax_compilation_cache_dir", folder)
             failed = work(left(selected[number::of], options.seeds))
     if not options.share:
-        print(written(current(read())))
+        print(written(current(read(RESULTS))))
     sys.exit(1 if failed else 0)
 
 

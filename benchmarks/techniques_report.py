@@ -73,7 +73,8 @@ class Effect:
     difference: Difference | None
     """In the unit of the table; None for the baseline, and where there are too few pairs."""
     cost: float | None
-    """Training time as a multiple of the baseline's, the median over the seeds."""
+    """Training time as a multiple of the baseline's: the median over the seeds, divided by that of the baseline's own runs, in
+    which the few steps between the pieces of a run take a little longer or shorter than its own."""
 
 
 def effects(rows: Rows) -> list[Effect]:
@@ -87,7 +88,8 @@ def effects(rows: Rows) -> list[Effect]:
         scale = recipe.scale if recipe.better == "higher" else -recipe.scale
         both = sorted(s for s in runs.keys() & other.keys() if None not in (runs[s]["value"], other[s]["value"]))
         difference = paired([scale * runs[s]["value"] for s in both], [scale * other[s]["value"] for s in both])
-        costs = [row["cost"] for row in runs.values() if "cost" in row]
+        cost = _median_cost(rows, recipe, technique.name)
+        own = _median_cost(rows, recipe, BASELINE)
         ended = [recipe.scale * row["value"] for _, row in sorted(runs.items()) if row["value"] is not None]
         found.append(
             Effect(
@@ -96,10 +98,16 @@ def effects(rows: Rows) -> list[Effect]:
                 values=tuple(ended),
                 failed=len(runs) - len(ended),
                 difference=None if technique.name == BASELINE else difference,
-                cost=float(np.median(costs)) if costs else None,
+                cost=None if cost is None or own is None else cost / own,
             )
         )
     return found
+
+
+def _median_cost(rows: Rows, recipe: Recipe, name: str) -> float | None:
+    """The median over the seeds of the measured cost; None where no run has one."""
+    costs = [row["cost"] for (r, t, _), row in rows.items() if (r, t) == (recipe.name, name) and "cost" in row]
+    return float(np.median(costs)) if costs else None
 
 
 def written(rows: Rows) -> str:
