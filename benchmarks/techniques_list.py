@@ -70,7 +70,7 @@ class FashionSubset(FashionMNIST):
 RECIPES = (
     Recipe(
         name="images",
-        what="5,000 images of Fashion-MNIST, a CNN with 59,000 parameters, 8 epochs with batches of 64",
+        what="5,000 images of Fashion-MNIST, a CNN with 106,000 parameters, 8 epochs with batches of 64",
         experiment=Experiment(
             task=Classification(model=CNN(features=(16, 32), dense=(64,))),
             data=FashionSubset(),
@@ -85,7 +85,7 @@ RECIPES = (
     ),
     Recipe(
         name="text",
-        what="characters of Shakespeare, a transformer with 108,000 parameters, 700 batches of 8 windows of 64",
+        what="characters of Shakespeare, a transformer with 104,000 parameters, 700 batches of 8 windows of 64",
         experiment=Experiment(
             task=NextToken(model=LanguageModel(layers=2, heads=2, width=64, length=64, positions="rotary")),
             data=Text(length=64),
