@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import datetime
 import functools
-import gc
 import json
 import os
 import subprocess
@@ -203,7 +202,6 @@ def work(runs: list[tuple[Recipe, Technique, int]]) -> int:
         with RESULTS.open("a") as file:
             file.write(json.dumps(row | stamp) + "\n")
         seconds[recipe.name].append(row["seconds"])
-        gc.collect()  # the compiled programs of a run are held in cycles
         # The guess counts as one more run, so the first estimates don't jump. Other load makes all take longer.
         rest = sum(sum(seconds[r.name]) / len(seconds[r.name]) for r, _, _ in runs[number + 1 :])
         rest *= (time.perf_counter() - began) / (time.process_time() - busy)
