@@ -132,6 +132,19 @@ KEPT = {
 
 # Sweeps of 20 to 140 seconds that a shorter test stands for in `.ci/run`; they run before a release (`-m nightly`).
 NIGHTLY = (
+    "test_notebooks.test_a_notebook_runs_to_its_last_assertion[sharding_and_tpu",
+    "test_eight_bit.test_digits_end_as_with_float32",
+    "test_signals.test_killed_at_random_instants_it_ends_like_the_unharmed_run",
+    "test_pictures.test_a_class_can_be_asked_for_and_gone_beyond",
+    "test_transformer.test_bleu_is_measured_over_the_whole_split",
+    "test_axes.test_the_result_is_that_of_one_device[sequence, scanned",
+    "test_axes.test_the_result_is_that_of_one_device[expert, capacity",
+    "test_padded_batches.test_a_shipped_configuration_starts_on_eight_devices[shakespeare_char",
+    "test_toys.test_a_student_becomes_its_teacher_and_a_network_reads_the_glyphs",
+    "test_convolutional.test_outputs_and_gradients_equal_those_of_a_plain_implementation[coatnet",
+    "test_pipeline.test_a_run_is_that_of_one_device[documents, rematerialised",
+    "test_field_roads.test_texts_by_every_road",
+    "test_eight_bit.test_a_run_that_was_cut_ends_with_the_same_bits[8-bit",
     "test_field_roads.test_arrays_of_any_format_by_every_road",
     "test_field_roads.test_arrays_by_the_command_line",
     "test_export.test_a_stranger_predicts_and_trains_with_every_family",
@@ -191,9 +204,24 @@ NIGHTLY = (
 )
 
 
+# Sweeps of which CI runs the cases named here; the others run before a release.
+SAMPLED = {
+    "test_remat.test_outputs_gradients_and_parameters_are_those_without": ("LanguageModel, scanned", "CifarResNet-blocks"),
+    "test_remat.test_less_is_stored_and_more_is_computed": ("[LanguageModel]", "[ResNet]"),
+    "test_torch.test_outputs_and_gradients_equal_those_of_torch": ("mlp", "cnn", "cifar resnet", "unet]", "simple"),
+    "test_split_attention.test_outputs_and_gradients_equal_those_of_one_device": ("37-ring-8", "16-heads-8", "100-ring-2"),
+    "test_public_examples.test_a_public_example_equals_its_hand_written_loop": ("mnist_cnn", "lm1b", "vae", "unet"),
+    "test_own_optimizers.test_any_optax_transformation_equals_a_hand_written_loop": ("chain", "SAM]", "L-BFGS", "lookahead"),
+    "test_onnx.test_onnx_runtime_gives_the_outputs_of_other_families": ("dense", "attention", "residual"),
+    "test_field_machines.test_a_run_is_the_same_under_any_condition": ("locale", "home", "comma", "assertions"),
+    "test_language.test_the_cache_gives_the_logits_of_the_whole_text": ("llama", "alibi", "post]"),
+    "test_hybrid.test_the_cache_gives_the_logits_of_the_whole_text_and_does_not_grow": ("recurrent", "remat"),
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the cases that `KEPT` does not name as slow, and those of `NIGHTLY`, before pytest selects by marks."""
+    """Mark the cases that `KEPT` does not name as slow, those of `NIGHTLY`, and of `SAMPLED` the rest, as nightly."""
     for item in items:
         if f"{item.module.__name__}.{item.name}".startswith(NIGHTLY):
             item.add_marker(pytest.mark.slow)
@@ -202,6 +230,9 @@ def pytest_collection_modifyitems(items):
         kept = KEPT.get(f"{item.module.__name__}.{name}")
         if kept is not None and not any(part in case for part in kept):
             item.add_marker(pytest.mark.slow)
+        sampled = SAMPLED.get(f"{item.module.__name__}.{name}")
+        if sampled and item.get_closest_marker("slow") and not any(part in case for part in sampled):
+            item.add_marker(pytest.mark.nightly)
 
 
 @pytest.fixture(autouse=True)
