@@ -48,6 +48,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests whose cases are many and alike: those named run by default, the others among the sweeps (`-m slow`).
 KEPT = {
+    "test_plan.test_the_best_way_fits_and_no_other_that_fits_is_faster": (),
+    "test_offload.test_the_state_waits_on_the_host_and_the_result_is_the_same": (),
+    "test_eight_bit.test_no_step_explodes": (),
+    "test_damage.test_a_network_degrades_gracefully_and_learns_again_with_what_is_left": (),
     "test_own_optimizers.test_any_optax_transformation_equals_a_hand_written_loop": ("MultiSteps",),
     "test_public_examples.test_a_public_example_equals_its_hand_written_loop": ("ogbg",),
     "test_config.test_a_shipped_configuration_assembles_for_data_of_its_shape": (
