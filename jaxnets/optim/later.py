@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxnets.core.durations import Clock, check_durations, in_steps
 from jaxnets.core.errors import UsageError
 from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
@@ -33,24 +34,29 @@ class Later(Optimizer):
 
     optimizer: Any = AdamW()
     """What makes the updates: one of `jaxnets.optim`, an Optax transformation or a name."""
-    step: int = 0
-    """The first step whose update counts."""
+    step: int | str = 0
+    """The first step whose update counts, also as a duration: "3ep", "0.25dur"."""
+
+    durations = ("step",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
-        if self.step < 0:
+        if isinstance(self.step, str):
+            check_durations(self, "step")
+        elif self.step < 0:
             raise UsageError(f"Later.step is a step of the run, at least 0; got {self.step}")
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         inner = optax.with_extra_args_support(self.optimizer.build(total_steps))
+        first = self._first(total_steps)
 
         def init(params: Any) -> LaterScheduleState:
             return LaterScheduleState(jnp.zeros((), jnp.int32), inner.init(params))
 
         def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, LaterScheduleState]:
             updates, new = inner.update(gradients, state.inner, params, **extra)
-            begun = state.count >= self.step
+            begun = state.count >= first
             updates = jax.tree.map(lambda u: jnp.where(begun, u, jnp.zeros_like(u)), updates)
             kept = jax.tree.map(lambda a, b: jnp.where(begun, a, b), new, state.inner)
             return updates, LaterScheduleState(state.count + 1, kept)
@@ -68,4 +74,7 @@ class Later(Optimizer):
     def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
         """Those of the optimizer, 0 before it begins."""
         found = self.optimizer.rates(total_steps, steps)
-        return None if found is None else np.where(np.arange(steps) >= self.step, found, np.float32(0))
+        return None if found is None else np.where(np.arange(steps) >= self._first(total_steps), found, np.float32(0))
+
+    def _first(self, total_steps: int) -> int:
+        return in_steps(self.step, Clock(total_steps)) if isinstance(self.step, str) else self.step

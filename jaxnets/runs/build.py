@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
+from jaxnets.core.durations import Clock
 from jaxnets.core.errors import DataError, JaxnetsError
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import Augment
@@ -16,6 +17,7 @@ from jaxnets.data.order import Order, Padded, Shuffled
 from jaxnets.data.validation import with_validation
 from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.optim.optimizers import Optimizer
+from jaxnets.optim.schedules import with_clock
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placement
 from jaxnets.parallel.partition import gradient_shardings, on_device, shardings
@@ -111,15 +113,19 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+    optimizer = with_clock(experiment.optimizer, clock_of(experiment, dataset))
     recipe = Recipe(
-        optimizer=experiment.optimizer.build(experiment.steps),
+        optimizer=optimizer.build(experiment.steps),
         seed=experiment.seed,
         micro_batches=experiment.micro_batches,
         precision=experiment.precision,
         average=experiment.average,
         local=experiment.local,
-        frozen=experiment.optimizer.frozen,
-        players=_players(experiment.optimizer, task, experiment.steps),
+        frozen=optimizer.frozen,
+        players=_players(optimizer, task, experiment.steps),
+        gradient=experiment.gradient,
+        penalty=experiment.penalty,
+        rate=optimizer.rate_at(experiment.steps),
     )
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
@@ -147,6 +153,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         choice = choice_of(experiment, task, abstract, batch)
         checks.check_replicas(experiment, abstract, mesh)
         checks.check_decay(experiment.optimizer, abstract)
+        checks.check_updates(experiment, abstract, recipe)
         checks.check_batch_statistics(experiment, abstract, dataset)
         # Traced twice, to count its work and to compile it: as a function of its own it is traced once.
         step = jax.jit(whole_step(task.make_step, recipe), inline=True)
@@ -178,6 +185,14 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         resident=resident,
         batch_spec=batch,
     )
+
+
+def clock_of(experiment: Experiment, dataset: Dataset) -> Clock:
+    """What durations in epochs, examples and tokens are measured by."""
+    card = dataset.card
+    of_tokens = card.tokens is not None or card.target_kind == "token"
+    tokens = card.input_shape[0] if of_tokens and card.input_shape else None
+    return Clock(experiment.steps, experiment.batch_size, card.examples["train"], tokens)
 
 
 def eval_batch(wanted: int, examples: int, mesh: Mesh) -> int:
