@@ -32,7 +32,7 @@ class Clock:
     """Tokens of an example; None: unknown, or the examples are not made of tokens."""
 
 
-class UnknownLength(UsageError):
+class UnknownLengthError(UsageError):
     """A duration in epochs, examples or tokens, where it is not known how many a step has."""
 
 
@@ -77,7 +77,7 @@ def in_steps(duration: Duration, clock: Clock) -> int:
 
     Raises:
         UsageError: it is no duration.
-        UnknownLength: it is in epochs, examples or tokens, and the clock does not say how many a step has.
+        UnknownLengthError: it is in epochs, examples or tokens, and the clock does not say how many a step has.
     """
     value, unit = parse(duration)
     return round(value * _steps_of_one(unit, duration, clock))
@@ -90,7 +90,7 @@ def _steps_of_one(unit: str, duration: Duration, clock: Clock) -> float:
         return 1
     needed = {"ep": ("batch_size", "examples"), "ex": ("batch_size",), "tok": ("batch_size", "tokens")}[unit]
     if any(getattr(clock, name) is None for name in needed):
-        raise UnknownLength(
+        raise UnknownLengthError(
             f"how many steps {duration!r} lasts depends on {' and '.join(needed)}, of which "
             f"{', '.join(name for name in needed if getattr(clock, name) is None)} is not known here; give it in steps "
             f"('500ba') or as a share of the run (0.3)"

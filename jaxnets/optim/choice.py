@@ -30,7 +30,9 @@ def chosen(name: str, present: Any) -> Any:
     """
     base = Optimizer if isinstance(present, Optimizer) else Schedule
     classes = {_plain(item): getattr(optim, item) for item in optim.__all__ if item not in NOT_BY_NAME}
-    found = {key: cls for key, cls in classes.items() if isinstance(cls, type) and issubclass(cls, base)}
+    found: dict[str, Any] = {
+        key: cls for key, cls in classes.items() if isinstance(cls, type) and issubclass(cls, base)
+    }
     cls = found.get(_plain(name))
     if cls is not None:
         around = any(field.name == "optimizer" for field in dataclasses.fields(cls))

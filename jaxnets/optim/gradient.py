@@ -26,7 +26,9 @@ class Gradient:
     centralize: bool = False
     """Subtract from the gradient of each array with several dims its mean over all but the last dim (Yong et al. 2020)."""
     clip_adaptive: float | None = None
-    """Largest norm of the gradient of a unit, as a share of the norm of its weights (Brock et al. 2021); None: no limit."""
+    """Largest norm of the gradient of a unit, as a share of the norm of its weights (Brock et al. 2021); None: no limit.
+    A unit is a column of a matrix `[inputs, outputs]`, a channel of a convolution, or a whole vector; arrays with three dims are
+    taken for kernels of attention, so that layers stacked in one array are taken together."""
     clip_value: float | None = None
     """Largest magnitude of any number of the gradient; None: no limit."""
     noise: float = 0.0
@@ -66,8 +68,10 @@ class Gradient:
             key: of the noise in this step. The noise of a parameter depends on it and on the path, so not on the devices.
             step: number of the step, for the size of the noise.
         """
+        if self.centralize:
+            # Optax's `centralize` takes the mean over all dims but the first, which is right for kernels [outputs, inputs].
+            gradients = jax.tree.map(_centred, gradients)
         parts = (
-            optax.centralize() if self.centralize else None,
             optax.adaptive_grad_clip(self.clip_adaptive) if self.clip_adaptive else None,
             optax.clip(self.clip_value) if self.clip_value else None,
         )
@@ -78,6 +82,11 @@ class Gradient:
             return gradients
         deviation = jnp.sqrt(self.noise / (1.0 + step) ** self.noise_decay)
         return add_normal(gradients, key, deviation)
+
+
+def _centred(gradient: Array) -> Array:
+    dims = tuple(range(gradient.ndim - 1))
+    return gradient - gradient.mean(axis=dims, keepdims=True) if dims else gradient
 
 
 def add_normal(tree: Any, key: Array, deviation: Array | float, chosen: Any = None) -> Any:

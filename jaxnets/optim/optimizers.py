@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnets.core.durations import UnknownLength
+from jaxnets.core.durations import UnknownLengthError
 from jaxnets.core.typecheck import check_choices
 from jaxnets.ops.norm import global_norm
 from jaxnets.ops.roles import weights
@@ -54,7 +54,7 @@ class Optimizer:
         """The learning rates of the first `steps` steps of a run of `total_steps`, float32; None if unknown."""
         try:
             rate = self.rate_at(total_steps)
-        except UnknownLength:
+        except UnknownLengthError:
             return None
         return None if rate is None else rates(rate, steps)
 

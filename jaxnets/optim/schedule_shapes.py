@@ -4,6 +4,7 @@ In the formulas t is the number of the batch, w the steps of the warm-up and T t
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Any, Literal
 
@@ -113,7 +114,7 @@ class Restarts(Schedule):
                     f"than {first} steps, or `growth` larger than {self.growth:g}"
                 )
             starts.append(max(starts[-1] + 1, round(first * sum(self.growth**k for k in range(len(starts))))))
-        lengths = [after - before for before, after in zip(starts, starts[1:], strict=False)] or [1]
+        lengths = [after - before for before, after in itertools.pairwise(starts)] or [1]
         return optax.sgdr_schedule([
             {"init_value": peak, "peak_value": peak, "warmup_steps": 0, "decay_steps": n, "end_value": self.final * peak}
             for n in lengths
@@ -139,7 +140,8 @@ class Steps(Schedule):
 
     def build(self, peak: float, total_steps: int) -> optax.Schedule:
         """See `Schedule`."""
-        clock, scales = Clock(total_steps), {}
+        clock = Clock(total_steps)
+        scales: dict[int, float] = {}
         for step in (in_steps(time, clock) for time in self.at):
             scales[step] = scales.get(step, 1.0) * self.factor
         warm = in_steps(self.warmup, clock)
@@ -171,7 +173,7 @@ class Exponential(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class InverseTime(Schedule):
-    """`peak / (1 + t / half)`, t from the end of the warm-up: it falls to a half in the time `half` (Robbins and Monro 1951)."""
+    """`peak / (1 + t / half)`, t from the end of the warm-up: a half of the peak at `half` (Robbins and Monro 1951)."""
 
     half: float | str = 0.1
     """Time until the rate is half the peak: a share of the run, or "500ba", "2ep"."""

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxnets.core.durations import Clock, Duration, as_steps, check_durations, in_steps
+from jaxnets.core.durations import Clock, as_steps, check_durations, in_steps
 from jaxnets.core.typecheck import check_choices
 
 
@@ -39,7 +39,7 @@ class Schedule:
         """The learning rate as a function of the step, for this peak value and length of the run.
 
         Raises:
-            UnknownLength: a duration is in epochs, examples or tokens, which only a run can count.
+            UnknownLengthError: a duration is in epochs, examples or tokens, which only a run can count.
         """
         raise NotImplementedError
 

@@ -132,9 +132,10 @@ class Recipe:
 def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     """A pure step that minimises `loss`, and what the module sows in the collection "losses", by `recipe.optimizer`.
 
-    The metrics are undivided means over the batch: the loss's own without penalties on weights, `gradient_norm` (with them,
-    before clipping), `weight_penalty` (where there are some) and, with a guard, `skipped` (1 where the step changed nothing because a number was not finite) and `bad_leaf` (1 + the number of
-    the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
+    The metrics are undivided means over the batch: the loss's own, without penalties on weights; `gradient_norm` (with these
+    penalties, before clipping); `weight_penalty`, where there are some; and, with a guard, `skipped` (1 where the step changed
+    nothing because a number was not finite) and `bad_leaf` (1 + the number of the first parameter whose gradient is not
+    finite, else 0). A batch in which everything is masked changes nothing either.
     `taken` is 1 where the weights were updated.
     """
     loss = _minimised(loss)
