@@ -39,7 +39,10 @@ def chosen(name: str, present: Any) -> Any:
         return cls(optimizer=present) if around else cls()
     if base is Optimizer and _plain(name) in NAMES:
         return Named(_plain(name))
-    known = [*(c.__name__ for c in found.values()), *(NAMES if base is Optimizer else ())]
+    known = [
+        *(c.__name__ for c in found.values()),
+        *(name for name in NAMES if base is Optimizer and name not in found),
+    ]
     raise UsageError(f"there is no {base.__name__.lower()} {name!r}. {did_you_mean(name, known)}")
 
 

@@ -27,8 +27,8 @@ class Gradient:
     """Subtract from the gradient of each array with several dims its mean over all but the last dim (Yong et al. 2020)."""
     clip_adaptive: float | None = None
     """Largest norm of the gradient of a unit, as a share of the norm of its weights (Brock et al. 2021); None: no limit.
-    A unit is a column of a matrix `[inputs, outputs]`, a channel of a convolution, or a whole vector; arrays with three dims are
-    taken for kernels of attention, so that layers stacked in one array are taken together."""
+    A unit is a column of a matrix `[inputs, outputs]`, a channel of a convolution, or a whole vector; arrays with three dims
+    are taken for kernels of attention, so that layers stacked in one array are taken together."""
     clip_value: float | None = None
     """Largest magnitude of any number of the gradient; None: no limit."""
     noise: float = 0.0

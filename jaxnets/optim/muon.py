@@ -17,8 +17,8 @@ from jaxnets.optim.schedules import Schedule, WarmupCosine
 class Muon(Optimizer):
     """Muon for the weights with two dims, AdamW for the rest: biases, scales, convolutions, stacked layers.
 
-    AdamW has Nesterov momentum here, as in Optax. What is a weight is said by its name (`jaxnets.ops.roles`). Embeddings and output layers go to AdamW as well, as Muon's
-    authors recommend. An update is scaled by `sqrt(max(1, outputs / inputs))`.
+    What is a weight is said by its name (`jaxnets.ops.roles`). Embeddings and output layers go to AdamW as well, as Muon's
+    authors recommend. An update is scaled by `sqrt(max(1, outputs / inputs))`. As in Optax, AdamW has Nesterov momentum here.
     """
 
     learning_rate: float = 2e-2

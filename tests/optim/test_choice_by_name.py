@@ -11,6 +11,7 @@ from jaxnets import config
 from jaxnets.cli.fast_parse import with_choices, with_flags
 from jaxnets.core.errors import UsageError
 from jaxnets.optim import (
+    EMA,
     SAM,
     SGD,
     WSD,
@@ -77,25 +78,21 @@ def test_other_flags_are_left_as_they_are():
 
 
 @pytest.mark.slow
-def test_two_players_have_all_of_it_each_with_its_own_noise(one_device):
+def test_two_players_have_all_of_it(one_device):
     loaded = config.load("ring_gan").experiment
-    plain = replace(loaded, task=replace(loaded.task, critic_steps=2), optimizer=SGD(0.01), batch_size=16, steps=2)
-    full = replace(plain, gradient=Gradient(clip_value=1e-3, noise=1e-8), steps_per_call=2, average=type(loaded.average)(),
-                   penalty=Penalty(l1=0.01, l2=0.1, weight_noise=0.01, on=("*kernel",)))  # fmt: skip
-    only = replace(full, penalty=Penalty(l1=1e3, on=("critic/*",)), gradient=Gradient())
+    plain = replace(loaded, task=replace(loaded.task, critic_steps=2), optimizer=SGD(0.01), batch_size=16, steps=2,
+                    steps_per_call=2, average=EMA())  # fmt: skip
+    every = {"gradient": Gradient(clip_value=1e-3, noise=1e-8), "penalty": Penalty(l1=1e-4, l2=0.1, weight_noise=0.01)}
     states = []
-    for experiment in (plain, full, only):
-        parts = assemble(experiment, mesh=one_device)
+    for changes in (every, {"penalty": Penalty(l1=1e3, on=("critic/*",))}):
+        parts = assemble(replace(plain, **changes), mesh=one_device)
         with jax.set_mesh(one_device):
             states.append(fit(parts.program, parts.fresh_state(), start=0, stop=2))
-    assert int(states[1].guard["skipped"]) == 0
-    for who in ("critic", "generator"):
-        before, after = (jax.tree.leaves(state.params[who]) for state in states[:2])
-        assert all(np.isfinite(leaf).all() for leaf in after)
-        assert any(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True))
-    # A threshold of rate * 1000 makes every weight of the player that the pattern names 0, and none of the other's.
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(states[2].params["critic"]))
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(states[2].params["generator"]))
+    assert int(states[0].guard["skipped"]) == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[0].params))
+    # A threshold of rate * 1000 makes every number of the player that the pattern names 0, and no weight of the other's.
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(states[1].params["critic"]))
+    assert all(np.all(leaf) for leaf in jax.tree.leaves(states[1].params["generator"]) if leaf.ndim > 1)
 
 
 @pytest.mark.slow

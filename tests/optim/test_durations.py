@@ -86,7 +86,8 @@ def test_a_run_counts_the_epochs_of_its_own_data(experiment, blobs, one_device):
     rule = AdamW(1e-2, schedule=WarmupCosine(warmup="2ep"))
     parts = assemble(dataclasses.replace(experiment, optimizer=rule), blobs, mesh=one_device)
     wanted = AdamW(1e-2, schedule=WarmupCosine(warmup="16ba")).rates(20, 20)
-    np.testing.assert_array_equal([np.float32(parts.recipe.rate(step)) for step in range(20)], wanted)
+    # The last digit depends on whether a step is a Python number.
+    np.testing.assert_allclose([parts.recipe.rate(step) for step in range(20)], wanted, rtol=1e-6)
     assert clock_of(experiment, blobs) == Clock(20, 24, 203, None)
     assert parts.experiment.optimizer == rule  # what is saved is what was written
     assert from_data(to_data(rule)) == rule

@@ -86,7 +86,9 @@ def test_the_default_restarts_are_three_whole_periods():
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_shortest_runs_have_finite_rates_above_zero_at_first(kind, steps):
     found = rates(kind().build(1.0, steps), T)[:steps]  # of one shape, which compiles once
-    assert np.isfinite(found).all() and found[0] > 0 and found.max() <= 1
+    assert np.isfinite(found).all()
+    assert found[0] > 0
+    assert found.max() <= 1
 
 
 @pytest.mark.parametrize(
