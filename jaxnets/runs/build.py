@@ -113,20 +113,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
-    optimizer = with_clock(experiment.optimizer, clock_of(experiment, dataset))
-    recipe = Recipe(
-        optimizer=optimizer.build(experiment.steps),
-        seed=experiment.seed,
-        micro_batches=experiment.micro_batches,
-        precision=experiment.precision,
-        average=experiment.average,
-        local=experiment.local,
-        frozen=optimizer.frozen,
-        players=_players(optimizer, task, experiment.steps),
-        gradient=experiment.gradient,
-        penalty=experiment.penalty,
-        rate=optimizer.rate_at(experiment.steps),
-    )
+    recipe = _recipe(experiment, task, dataset)
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
     resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
@@ -193,6 +180,24 @@ def clock_of(experiment: Experiment, dataset: Dataset) -> Clock:
     of_tokens = card.tokens is not None or card.target_kind == "token"
     tokens = card.input_shape[0] if of_tokens and card.input_shape else None
     return Clock(experiment.steps, experiment.batch_size, card.examples["train"], tokens)
+
+
+def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
+    """What the step of an experiment is made from; where things are placed is not known yet."""
+    optimizer = with_clock(experiment.optimizer, clock_of(experiment, dataset))
+    return Recipe(
+        optimizer=optimizer.build(experiment.steps),
+        seed=experiment.seed,
+        micro_batches=experiment.micro_batches,
+        precision=experiment.precision,
+        average=experiment.average,
+        local=experiment.local,
+        frozen=optimizer.frozen,
+        players=_players(optimizer, task, experiment.steps),
+        gradient=experiment.gradient,
+        penalty=experiment.penalty,
+        rate=optimizer.rate_at(experiment.steps),
+    )
 
 
 def eval_batch(wanted: int, examples: int, mesh: Mesh) -> int:

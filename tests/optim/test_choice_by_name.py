@@ -60,7 +60,7 @@ def test_wrappers_are_put_around_what_the_configuration_has():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--optimizer", "lyon"), "no optimizer 'lyon'. Did you mean 'Lion'"),
+        (("--optimizer", "lyon"), "no optimizer 'lyon'. Did you mean .*'Lion'"),
         (("--optimizer.schedule", "adam"), "no schedule 'adam'. "),
         (("--optimizer",), "--optimizer takes the name of one"),
         (("--optimizer.schedule", "--steps", "3"), "--optimizer.schedule takes the name of one"),
