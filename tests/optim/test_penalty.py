@@ -1,5 +1,7 @@
 """Penalties on weights: the soft threshold by number, minima in closed form, noise on weights, players and errors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,31 +37,37 @@ def test_the_soft_threshold_and_the_terms_by_number():
     np.testing.assert_allclose(slope, [0.0, 2.0, -2.0])
 
 
-def stepped(penalty, steps, *, rate=0.1, gradient=None):
-    """Weights after steps down half the squared distance to a target, with a penalty; the loss is the mean over the batch."""
-    target = jnp.array([[2.0, 0.3], [-0.05, -1.0]])
+TARGET = np.array([[2.0, 0.3], [-0.05, -1.0]], np.float32)
 
-    def loss(variables, batch, key, train):
-        off = jnp.square(variables["params"]["kernel"] - target).sum() / 2
+
+class Towards:
+    """Half the squared distance of the only weights to a target, a mean over the batch; as much of a task as a state needs."""
+
+    players = ()
+
+    def init(self, key, batch):
+        return {"params": {"kernel": jnp.zeros((2, 2))}}
+
+    def init_optimizer(self, optimizer, params):
+        return optimizer.init(params)
+
+    def loss(self, variables, batch, key, train):
+        off = jnp.square(variables["params"]["kernel"] - TARGET).sum() / 2
         return Mean.of(off * batch["mask"], batch["mask"]), Aux({}, {})
 
-    rule = SGD(rate, momentum=0.0, schedule=Constant())
-    recipe = Recipe(rule.build(steps), penalty=penalty, rate=rule.rate_at(steps), gradient=gradient or Gradient())
 
-    class Task:
-        players = ()
-
-        def init(self, key, batch):
-            return {"params": {"kernel": jnp.zeros((2, 2))}}
-
-        def init_optimizer(self, optimizer, params):
-            return optimizer.init(params)
-
+def prepared(recipe):
+    """State, step and batch."""
     batch = {"mask": jnp.ones(4), "inputs": jnp.zeros((4, 1))}
-    state = create_state(Task(), recipe, batch)
-    step = make_train_step(loss, recipe)
+    return create_state(Towards(), recipe, batch), make_train_step(Towards().loss, recipe), batch
+
+
+def stepped(penalty, steps):
+    """Weights after steps of gradient descent with a penalty, the metrics of each step, and the target."""
+    rule = SGD(0.1, momentum=0.0, schedule=Constant())
+    state, step, batch = prepared(Recipe(rule.build(steps), penalty=penalty, rate=rule.rate_at(steps)))
     state, metrics = jax.jit(lambda state: jax.lax.scan(lambda s, _: step(s, batch), state, length=steps))(state)
-    return state.params["kernel"], metrics, np.asarray(target)
+    return state.params["kernel"], metrics, TARGET
 
 
 @pytest.mark.smoke
@@ -118,6 +126,22 @@ def test_the_gradient_is_taken_at_the_noisy_weights():
     noise = recipe.seen({"kernel": jnp.zeros((2, 2))}, jnp.int32(0))["kernel"]
     np.testing.assert_allclose(weights, 0.1 * (target - noise), rtol=1e-5)
     assert np.abs(noise).min() > 0
+
+
+def test_optimizers_that_look_elsewhere_see_the_same_function():
+    """The gradient of `value_fn` at the weights is the gradient that the optimizer gets, with terms, noise and clipping."""
+
+    def update(gradients, state, params=None, *, value, value_fn, grad_fn, **others):
+        return gradients, {"given": (value, gradients), "found": (value_fn(params), grad_fn(params))}
+
+    def init(params):
+        return {"given": (jnp.zeros(()), params), "found": (jnp.zeros(()), params)}
+
+    fields = {"penalty": Penalty(l2=0.3, lp=0.1, weight_noise=0.5), "gradient": Gradient(clip_value=1.0, noise=0.1)}
+    state, step, batch = prepared(Recipe(optax.GradientTransformationExtraArgs(init, update), **fields))
+    state = dataclasses.replace(state, params={"kernel": jnp.full((2, 2), 0.7)})
+    seen = jax.jit(step)(state, batch)[0].opt_state
+    assert_close(seen["given"], seen["found"], rtol=1e-5)
 
 
 @pytest.mark.slow
