@@ -210,12 +210,24 @@ NIGHTLY = (
 
 # Sweeps of which CI runs the cases named here; the others run before a release.
 SAMPLED = {
-    "test_remat.test_outputs_gradients_and_parameters_are_those_without": ("LanguageModel, scanned", "CifarResNet-blocks"),
+    "test_remat.test_outputs_gradients_and_parameters_are_those_without": (
+        "LanguageModel, scanned",
+        "CifarResNet-blocks",
+    ),
     "test_remat.test_less_is_stored_and_more_is_computed": ("[LanguageModel]", "[ResNet]"),
     "test_torch.test_outputs_and_gradients_equal_those_of_torch": ("mlp", "cnn", "cifar resnet", "unet]", "simple"),
-    "test_split_attention.test_outputs_and_gradients_equal_those_of_one_device": ("37-ring-8", "16-heads-8", "100-ring-2"),
+    "test_split_attention.test_outputs_and_gradients_equal_those_of_one_device": (
+        "37-ring-8",
+        "16-heads-8",
+        "100-ring-2",
+    ),
     "test_public_examples.test_a_public_example_equals_its_hand_written_loop": ("mnist_cnn", "lm1b", "vae", "unet"),
-    "test_own_optimizers.test_any_optax_transformation_equals_a_hand_written_loop": ("chain", "SAM]", "L-BFGS", "lookahead"),
+    "test_own_optimizers.test_any_optax_transformation_equals_a_hand_written_loop": (
+        "chain",
+        "SAM]",
+        "L-BFGS",
+        "lookahead",
+    ),
     "test_onnx.test_onnx_runtime_gives_the_outputs_of_other_families": ("dense", "attention", "residual"),
     "test_field_machines.test_a_run_is_the_same_under_any_condition": ("locale", "home", "comma", "assertions"),
     "test_language.test_the_cache_gives_the_logits_of_the_whole_text": ("llama", "alibi", "post]"),

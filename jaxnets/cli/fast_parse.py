@@ -167,6 +167,39 @@ def _read(verb: str, name: str, flags: list[str], options: type) -> tuple[Any, A
     return loaded, *with_flags(loaded, f"jaxnets {verb} {name}", flags, options)
 
 
+def with_choices(experiment: Any, flags: Sequence[str]) -> tuple[Any, list[str]]:
+    """The experiment with the optimizers and schedules that flags choose by name, and the other flags.
+
+    `--optimizer lion` and `--optimizer.schedule wsd` put another class in the place of the configuration's, with its defaults.
+    Its fields are flags then: `--optimizer.schedule.warmup 500ba`. They are read in the order in which they stand.
+
+    Raises:
+        UsageError: a name is unknown or missing.
+    """
+    from jaxnets.optim.choice import chosen, is_chosen_by_name
+
+    rest, waiting = [], list(flags)
+    while waiting:
+        flag, *waiting = waiting
+        name, equals, value = flag.partition("=")
+        path = name[2:].replace("-", "_").split(".")
+        holders = [experiment]
+        for part in path if name.startswith("--") else ():
+            holders.append(getattr(holders[-1], part, None))
+        if len(holders) == 1 or not is_chosen_by_name(holders[-1]):
+            rest.append(flag)
+            continue
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                raise UsageError(f"{flag} takes the name of one, such as `{flag} {type(holders[-1]).__name__}`")
+            value, *waiting = waiting
+        new = chosen(value, holders[-1])
+        for holder, part in zip(reversed(holders[:-1]), reversed(path), strict=True):
+            new = dataclasses.replace(holder, **{part: new})
+        experiment = new
+    return experiment, rest
+
+
 def with_flags(loaded: Any, prog: str, flags: Sequence[str], options: type) -> tuple[Any, Any]:
     """The experiment of a configuration with flags applied, and the command's own options.
 
@@ -181,13 +214,14 @@ def with_flags(loaded: Any, prog: str, flags: Sequence[str], options: type) -> t
     """
     import tyro
 
+    experiment, flags = with_choices(loaded.experiment, flags)
     # An empty name takes "experiment." off the flags; AvoidSubcommands lets a field keep the class that the
     # configuration chose, so that its fields become plain flags.
     unnamed = tyro.conf.arg(name="")
     spec = dataclasses.make_dataclass(
         "Command",
         [
-            ("experiment", Annotated[type(loaded.experiment), unnamed], loaded.experiment),
+            ("experiment", Annotated[type(experiment), unnamed], experiment),
             ("options", Annotated[options, unnamed], options()),
         ],
         frozen=True,

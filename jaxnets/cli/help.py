@@ -29,6 +29,7 @@ CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to 
 
   jaxnets train digits_cnn
   jaxnets train mnist_mlp --optimizer.learning-rate 3e-3 --task.model.widths 256 256
+  jaxnets train digits_cnn --optimizer lion --optimizer.schedule wsd --optimizer.schedule.warmup 2ep
   jaxnets train tabular --data.path my.csv --data.target price
 """
 DETAILS = {

@@ -15,8 +15,10 @@ from jaxnets.data.dataset import Source
 from jaxnets.data.validation import Validation
 from jaxnets.optim.averaging import EMA, Average
 from jaxnets.optim.given import as_optimizer
+from jaxnets.optim.gradient import Gradient
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.optimizers import AdamW, Optimizer
+from jaxnets.optim.penalty import Penalty
 from jaxnets.optim.plateau import plateau_of
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
@@ -36,6 +38,10 @@ class Experiment:
     """What it is learned from."""
     optimizer: Optimizer = AdamW()
     """How the weights move."""
+    gradient: Gradient = Gradient()
+    """What is done to the gradient of a batch before the optimizer gets it: clipping, noise."""
+    penalty: Penalty = Penalty()
+    """Penalties on weights."""
     steps: int = 1000
     """Optimizer steps; also the length of the learning-rate schedule."""
     batch_size: int = 128

@@ -24,7 +24,9 @@ from jaxnets.data.preparation import CLASSES
 from jaxnets.data.validation import Validation
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import is_transformation
+from jaxnets.optim.gradient import Gradient
 from jaxnets.optim.local_sgd import LocalSGD
+from jaxnets.optim.penalty import Penalty
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.training.early_stop import EarlyStop
@@ -44,6 +46,8 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD()),
         "selective": 1.0,
         "ramp": {"type": "Ramp", "until": 0.5, "batch_size": [], "resolution": [], "length": []},
+        "gradient": {"type": "Gradient"} | dataclasses.asdict(Gradient()),
+        "penalty": {"type": "Penalty"} | dataclasses.asdict(Penalty()) | {"on": []},
     },
     "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1, "offload": "none"},
     **{model: {"remat": "none"} for model in DEEP},

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.durations import Clock, check_durations, in_steps
 from jaxnets.core.typecheck import check_choices
 
 
@@ -79,23 +80,25 @@ class SWA(Average):
     also runs its batch through the averaged model, whose statistics are a tree of their own.
     """
 
-    start: float = 0.75
-    """Share of the run after which averaging begins, in [0, 1); until then evaluation uses the newest weights."""
+    durations = ("start",)
+
+    start: float | str = 0.75
+    """When averaging begins: a share of the run, or another duration such as "3ep"; until then evaluation uses the newest
+    weights."""
     every: int = 1
     """Updates between two weights that are averaged."""
     statistics: Literal["recomputed", "averaged"] = "recomputed"
     """Batch statistics of the averaged model: measured by it, at the cost of a forward pass a step, or averaged."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < 1:
-            raise ValueError(f"SWA.start is a share of the run in [0, 1), got {self.start}")
+        check_durations(self, "start")
         if self.every < 1:
             raise ValueError(f"SWA.every is a number of updates, at least 1; got {self.every}")
         check_choices(self)
 
     def in_run(self, total_steps: int) -> Average:
         """See `Average`."""
-        return _MeanFrom(max(1, round(self.start * total_steps)), self.every, self.statistics == "recomputed")
+        return _MeanFrom(max(1, in_steps(self.start, Clock(total_steps))), self.every, self.statistics == "recomputed")
 
 
 @dataclasses.dataclass(frozen=True)

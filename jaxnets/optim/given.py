@@ -48,7 +48,7 @@ class Optax(Optimizer):
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         del total_steps
-        return _with_lookahead(_with_its_keywords(self.transformation))
+        return with_lookahead(with_its_keywords(self.transformation))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +219,7 @@ def check_pattern(pattern: Any) -> None:
         raise UsageError(f"{pattern!r} is no regular expression for paths of parameters: {error}") from error
 
 
-def _with_its_keywords(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def with_its_keywords(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """The transformation, given only the keywords that it takes.
 
     One that takes any keywords hands them on to the functions among them, which take none: it gets no `grad_fn`.
@@ -243,7 +243,7 @@ class Synced(NamedTuple):
     slow: Any
 
 
-def _with_lookahead(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+def with_lookahead(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """`optax.lookahead` keeps its slow weights beside the parameters; here they are part of the optimizer's state."""
 
     def init(params: Any) -> Any:

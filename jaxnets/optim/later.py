@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxnets.core.durations import Clock, check_durations, in_steps
 from jaxnets.core.errors import UsageError
 from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
@@ -48,26 +49,31 @@ def _switched(
 
 
 @dataclasses.dataclass(frozen=True)
-class Until(Optimizer):
-    """Another optimizer, which ends at a step of the run; from there on the parameters keep their bits.
-
-    Freezing from the input up: `{"body_0/.*": Until("adamw", 500), "body_1/.*": Until("adamw", 1000), ".*": "adamw"}`. The
-    gradients of frozen parameters are still computed, since the program of all steps is one.
-    """
+class _Switched(Optimizer):
+    """Another optimizer, which acts on one side of a step of the run."""
 
     optimizer: Any = AdamW()
     """What makes the updates: one of `jaxnets.optim`, an Optax transformation or a name."""
-    step: int = 0
-    """The first step whose update does not count."""
+    step: int | str = 0
+    """The step of the run at which it changes, also as a duration: "3ep", "0.25dur"."""
+
+    durations = ("step",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
-        if self.step < 1:
-            raise UsageError(f"Until.step is a step of the run, at least 1; got {self.step}; a Frozen optimizer is 0")
+        if isinstance(self.step, str):
+            check_durations(self, "step")
+        elif self.step < 0:
+            raise UsageError(f"{type(self).__name__}.step is a step of the run, at least 0; got {self.step}")
+
+    def acts(self, count: Any, first: int) -> Any:
+        """Whether its updates count at step `count` of the run, where it changes at step `first`."""
+        raise NotImplementedError
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        return _switched(self.optimizer.build(total_steps), lambda count: count < self.step)
+        first = self._first(total_steps)
+        return _switched(self.optimizer.build(total_steps), lambda count: self.acts(count, first))
 
     def under(self, name: str) -> Optimizer:
         """See `Optimizer`."""
@@ -78,42 +84,36 @@ class Until(Optimizer):
         return self.optimizer.frozen(params)
 
     def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
-        """Those of the optimizer, 0 after it has ended."""
+        """Those of the optimizer, 0 where it does not act."""
         found = self.optimizer.rates(total_steps, steps)
-        return None if found is None else np.where(np.arange(steps) < self.step, found, np.float32(0))
+        acts = self.acts(np.arange(steps), self._first(total_steps))
+        return None if found is None else np.where(acts, found, np.float32(0))
+
+    def _first(self, total_steps: int) -> int:
+        return in_steps(self.step, Clock(total_steps)) if isinstance(self.step, str) else self.step
 
 
 @dataclasses.dataclass(frozen=True)
-class Later(Optimizer):
+class Later(_Switched):
     """Another optimizer, which begins at a step of the run; before it the parameters keep their bits and it has no moments.
 
     Unfreezing from the output down: `{"output/.*": "adamw", "body_1/.*": Later("adamw", 500), ".*": Later("adamw", 1000)}`.
     Schedules count all steps of the run, so the rate at which it begins is that of the step.
     """
 
-    optimizer: Any = AdamW()
-    """What makes the updates: one of `jaxnets.optim`, an Optax transformation or a name."""
-    step: int = 0
-    """The first step whose update counts."""
+    def acts(self, count: Any, first: int) -> Any:
+        """From its step on."""
+        return count >= first
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
-        if self.step < 0:
-            raise UsageError(f"Later.step is a step of the run, at least 0; got {self.step}")
 
-    def build(self, total_steps: int) -> optax.GradientTransformation:
-        """See `Optimizer`."""
-        return _switched(self.optimizer.build(total_steps), lambda count: count >= self.step)
+@dataclasses.dataclass(frozen=True)
+class Until(_Switched):
+    """Another optimizer, which ends at a step of the run; from there on the parameters keep their bits.
 
-    def under(self, name: str) -> Optimizer:
-        """See `Optimizer`."""
-        return dataclasses.replace(self, optimizer=self.optimizer.under(name))
+    Freezing from the input up: `{"body_0/.*": Until("adamw", 500), "body_1/.*": Until("adamw", 1000), ".*": "adamw"}`. The
+    gradients of frozen parameters are still computed, since the program of all steps is one.
+    """
 
-    def frozen(self, params: Any) -> Any:
-        """See `Optimizer`."""
-        return self.optimizer.frozen(params)
-
-    def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
-        """Those of the optimizer, 0 before it begins."""
-        found = self.optimizer.rates(total_steps, steps)
-        return None if found is None else np.where(np.arange(steps) >= self.step, found, np.float32(0))
+    def acts(self, count: Any, first: int) -> Any:
+        """Before its step."""
+        return count < first

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnets.core.durations import UnknownLengthError
 from jaxnets.core.typecheck import check_choices
 from jaxnets.ops.norm import global_norm
 from jaxnets.ops.roles import weights
@@ -42,15 +43,24 @@ class Optimizer:
         """Which parameters this never changes, as a tree of bools; the step takes no gradient for these."""
         return jax.tree.map(lambda _: False, params)
 
-    def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
-        """The learning rates of the first `steps` steps of a run of `total_steps`, float32; None if unknown."""
+    def rate_at(self, total_steps: int) -> optax.Schedule | None:
+        """The learning rate as a function of the step, in a run of `total_steps`; None where there is no single one."""
         schedule, peak = getattr(self, "schedule", None), getattr(self, "learning_rate", None)
         if not isinstance(schedule, Schedule) or peak is None:
             return None
-        return rates(schedule.build(peak, total_steps), steps)
+        return schedule.build(peak, total_steps)
+
+    def rates(self, total_steps: int, steps: int) -> np.ndarray | None:
+        """The learning rates of the first `steps` steps of a run of `total_steps`, float32; None if unknown."""
+        try:
+            rate = self.rate_at(total_steps)
+        except UnknownLengthError:
+            return None
+        return None if rate is None else rates(rate, steps)
 
 
-def _check(learning_rate: float, clip_norm: float | None, weight_decay: float, **shares: float) -> None:
+def check_numbers(learning_rate: float, clip_norm: float | None, weight_decay: float, **shares: float) -> None:
+    """Raise `ValueError` for numbers that no optimizer takes; `shares` are in [0, 1)."""
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ValueError(f"{name} is in [0, 1), got {share}")
@@ -74,13 +84,13 @@ def clip_by_norm(most: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _chain(clip_norm: float | None, *parts: optax.GradientTransformation) -> optax.GradientTransformation:
+def chained(clip_norm: float | None, *parts: optax.GradientTransformation) -> optax.GradientTransformation:
     """An Optax chain that clips first: it clips the gradient of the whole batch, after accumulation."""
     clip = () if clip_norm is None else (clip_by_norm(clip_norm),)
     return optax.chain(*clip, *parts)
 
 
-def _decaying(patterns: tuple[str, ...]) -> Callable[[Any], Any]:
+def decaying(patterns: tuple[str, ...]) -> Callable[[Any], Any]:
     """The weight-decay mask for Optax."""
     return functools.partial(weights, patterns=patterns)
 
@@ -105,17 +115,17 @@ class SGD(Optimizer):
     """Shape of the learning rate over the run."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate, self.clip_norm, self.weight_decay, momentum=self.momentum)
+        check_numbers(self.learning_rate, self.clip_norm, self.weight_decay, momentum=self.momentum)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         rate = self.schedule.build(self.learning_rate, total_steps)
         decay = (
-            (optax.add_decayed_weights(self.weight_decay, mask=_decaying(self.weight_decay_on)),)
+            (optax.add_decayed_weights(self.weight_decay, mask=decaying(self.weight_decay_on)),)
             if self.weight_decay
             else ()
         )
-        return _chain(self.clip_norm, *decay, optax.sgd(rate, self.momentum or None, self.nesterov))
+        return chained(self.clip_norm, *decay, optax.sgd(rate, self.momentum or None, self.nesterov))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,12 +146,12 @@ class Adam(Optimizer):
     """Shape of the learning rate over the run."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate, self.clip_norm, 0.0, b1=self.b1, b2=self.b2)
+        check_numbers(self.learning_rate, self.clip_norm, 0.0, b1=self.b1, b2=self.b2)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         rate = self.schedule.build(self.learning_rate, total_steps)
-        return _chain(self.clip_norm, optax.adam(rate, self.b1, self.b2, self.eps))
+        return chained(self.clip_norm, optax.adam(rate, self.b1, self.b2, self.eps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,14 +180,14 @@ class AdamW(Optimizer):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        _check(self.learning_rate, self.clip_norm, self.weight_decay, b1=self.b1, b2=self.b2)
+        check_numbers(self.learning_rate, self.clip_norm, self.weight_decay, b1=self.b1, b2=self.b2)
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
         rate = self.schedule.build(self.learning_rate, total_steps)
-        decay = {"weight_decay": self.weight_decay, "mask": _decaying(self.weight_decay_on)}
+        decay = {"weight_decay": self.weight_decay, "mask": decaying(self.weight_decay_on)}
         if self.moments == "float32":
-            return _chain(self.clip_norm, optax.adamw(rate, self.b1, self.b2, self.eps, **decay))
+            return chained(self.clip_norm, optax.adamw(rate, self.b1, self.b2, self.eps, **decay))
         adam = stored_adam(self.b1, self.b2, self.eps, self.moments)
         scale = optax.scale_by_learning_rate(rate)
-        return _chain(self.clip_norm, adam, optax.add_decayed_weights(**decay), scale)
+        return chained(self.clip_norm, adam, optax.add_decayed_weights(**decay), scale)

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
+from jaxnets.core.durations import Clock
 from jaxnets.core.errors import DataError, JaxnetsError, UsageError
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import Augment
@@ -16,6 +17,7 @@ from jaxnets.data.order import Order, Padded, Shuffled
 from jaxnets.data.validation import with_validation
 from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.optim.optimizers import Optimizer
+from jaxnets.optim.schedules import with_clock
 from jaxnets.parallel.host_memory import keep_freed_memory
 from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placement
 from jaxnets.parallel.partition import gradient_shardings, on_device, shardings
@@ -114,7 +116,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
-    recipe = _recipe(experiment, task)
+    recipe = _recipe(experiment, task, dataset)
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
     resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
@@ -141,6 +143,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         choice = choice_of(experiment, task, abstract, batch)
         checks.check_replicas(experiment, abstract, mesh)
         checks.check_decay(experiment.optimizer, abstract)
+        checks.check_updates(experiment, abstract, recipe)
         checks.check_batch_statistics(experiment, abstract, dataset)
         # Traced twice, to count its work and to compile it: as a function of its own it is traced once.
         step = jax.jit(whole_step(task, recipe), inline=True)
@@ -150,7 +153,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         # No call is longer than the way from one log record to the next.
         many = min(experiment.steps_per_call or choose_steps_per_call(step, abstract, batch), experiment.log_every)
         whole = Program(step, feed, steps_per_call=many, state_shardings=placed)
-        program = in_stages(whole, experiment, task, mesh, step, abstract, batch)
+        program = in_stages(whole, experiment, clock_of(experiment, dataset), task, mesh, step, abstract, batch)
     eval_size = eval_batch(experiment.eval_batch_size, dataset.card.examples["test"], mesh)
     common: dict[str, Any] = {"batch_size": eval_size, "placement": place, "precision": experiment.precision}
     evaluator = Evaluator(task, dataset.test, preparation, resident=resident, **common)
@@ -175,6 +178,39 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     )
 
 
+def clock_of(experiment: Experiment, dataset: Dataset) -> Clock:
+    """What durations in epochs, examples and tokens are measured by: batches of the full size."""
+    card = dataset.card
+    of_tokens = card.tokens is not None or card.target_kind == "token"
+    tokens = card.input_shape[0] if of_tokens and card.input_shape else None
+    return Clock(experiment.steps, experiment.batch_size, card.examples["train"], tokens)
+
+
+def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
+    """What the step of an experiment is made from; where things are placed is not known yet."""
+    if experiment.selective < 1 and task.players:
+        raise UsageError(
+            f"selective chooses examples by one loss, and {type(task).__name__} has one for each of "
+            f"{' and '.join(task.players)}; leave selective at 1"
+        )
+    clock = clock_of(experiment, dataset)
+    optimizer, average = with_clock(experiment.optimizer, clock), with_clock(experiment.average, clock)
+    return Recipe(
+        optimizer=optimizer.build(experiment.steps),
+        seed=experiment.seed,
+        micro_batches=experiment.micro_batches,
+        precision=experiment.precision,
+        average=average.in_run(experiment.steps),
+        local=experiment.local,
+        selective=experiment.selective,
+        frozen=optimizer.frozen,
+        players=_players(optimizer, task, experiment.steps),
+        gradient=experiment.gradient,
+        penalty=experiment.penalty,
+        rate=optimizer.rate_at(experiment.steps),
+    )
+
+
 def eval_batch(wanted: int, examples: int, mesh: Mesh) -> int:
     """Examples in an evaluation batch: any multiple of the devices gives the same result."""
     shares = batch_devices(mesh)
@@ -189,26 +225,6 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
     sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
     sent["index"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.int32)
     return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
-
-
-def _recipe(experiment: Experiment, task: Task) -> Recipe:
-    """What a step is built from, before it is known where the state goes."""
-    if experiment.selective < 1 and task.players:
-        raise UsageError(
-            f"selective chooses examples by one loss, and {type(task).__name__} has one for each of "
-            f"{' and '.join(task.players)}; leave selective at 1"
-        )
-    return Recipe(
-        optimizer=experiment.optimizer.build(experiment.steps),
-        seed=experiment.seed,
-        micro_batches=experiment.micro_batches,
-        precision=experiment.precision,
-        average=experiment.average.in_run(experiment.steps),
-        local=experiment.local,
-        selective=experiment.selective,
-        frozen=experiment.optimizer.frozen,
-        players=_players(experiment.optimizer, task, experiment.steps),
-    )
 
 
 def _players(optimizer: Optimizer, task: Task, steps: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxnets.optim.reading import evaluates_others
 from jaxnets.parallel.mesh import batch_devices, check_batch
 from jaxnets.steps.sown import METRIC as SOWN
 from jaxnets.steps.state import TrainState
+from jaxnets.steps.step import Recipe
 from jaxnets.tasks.base import Task
 
 
@@ -28,6 +29,23 @@ def check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
                 f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
                 f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
             )
+
+
+def check_updates(experiment: Experiment, abstract: TrainState, recipe: Recipe) -> None:
+    """Raise `UsageError` if the gradient's or the weights' changes are not for these parameters or this optimizer."""
+    experiment.gradient.check(abstract.params)
+    experiment.penalty.check(abstract.params)
+    if not experiment.penalty.l1:
+        return
+    kind = type(experiment.optimizer).__name__
+    experiment.penalty.needs_rate(recipe.rate, kind)
+    remedy = "use penalty.lp with penalty.p=1, a term of the loss"
+    if evaluates_others(abstract.opt_state):
+        raise UsageError(f"penalty.l1 makes zeros in the weights, and {kind} evaluates an average of them; {remedy}")
+    if experiment.local.active:
+        raise UsageError(
+            f"penalty.l1 makes zeros in each of {experiment.local.replicas} replicas, and their mean has none; {remedy}"
+        )
 
 
 def check_axes(task: Task, placed: Any, mesh: Mesh) -> None:

@@ -13,9 +13,11 @@ from jaxnets.config.extension import read_extensions
 from jaxnets.core.files import physical_memory
 from jaxnets.core.types import Exhibit, Gallery, Lines, Table
 from jaxnets.data.large import shown as rows_shown
+from jaxnets.optim.schedules import with_clock
 from jaxnets.parallel.host_memory import resident_memory
 from jaxnets.report.plots import read_images
 from jaxnets.runs.attention import attention_of
+from jaxnets.runs.build import clock_of
 from jaxnets.training.loop import Timing
 
 # Points of the curve of the learning rate.
@@ -87,7 +89,8 @@ def rates_of(run: Any) -> list[Exhibit]:
     steps = int(run.state.step)
     if run.directory is not None and read_extensions(run.directory):
         return []  # its earlier steps had the rates of another length
-    rates = run.experiment.optimizer.rates(run.experiment.steps, steps) if steps > 1 else None
+    optimizer = with_clock(run.experiment.optimizer, clock_of(run.experiment, run.parts.dataset))
+    rates = optimizer.rates(run.experiment.steps, steps) if steps > 1 else None
     if rates is None:
         return []
     at = np.unique(np.linspace(0, steps - 1, MOST_RATES).astype(int))

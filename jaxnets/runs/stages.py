@@ -8,10 +8,12 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
+from jaxnets.core.durations import Clock
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed, StreamFeed
 from jaxnets.data.order import Order, Padded, staged
 from jaxnets.data.shrink import Shrunk
+from jaxnets.optim.schedules import with_clock
 from jaxnets.parallel.mesh import padded_batch
 from jaxnets.runs import checks
 from jaxnets.steps.state import TrainState
@@ -22,13 +24,21 @@ from jaxnets.training.stages import StagedProgram, check_stage
 
 
 def in_stages(
-    whole: Program, experiment: Experiment, task: Task, mesh: Mesh, step: Step, abstract: TrainState, batch: Batch
+    whole: Program,
+    experiment: Experiment,
+    clock: Clock,
+    task: Task,
+    mesh: Mesh,
+    step: Step,
+    abstract: TrainState,
+    batch: Batch,
 ) -> Program | StagedProgram:
     """A program for each stage of `experiment.ramp`, the last one for the full sizes; `whole` where no size changes.
 
     Args:
         whole: the program of the full sizes.
         experiment: the run.
+        clock: what its durations are measured by.
         task: its task, bound.
         mesh: its devices.
         step: one update.
@@ -42,7 +52,7 @@ def in_stages(
         return whole
     feed = whole.feed
     assert isinstance(feed, ResidentFeed | StreamFeed)
-    stages = experiment.ramp.stages(experiment.steps, experiment.batch_size)
+    stages = with_clock(experiment.ramp, clock).stages(experiment.steps, experiment.batch_size)
     orders = staged(feed.examples, experiment.seed, [(stage.first, stage.batch_size) for stage in stages])
     programs = []
     for stage, order in zip(stages, orders, strict=True):

@@ -25,7 +25,7 @@ from jaxnets.training.guards import RollBackError, SpikeWatch
 from jaxnets.training.hooks import EvaluateHook, LogHook, SaveHook
 from jaxnets.training.loop import Timing, Watch, fit
 from jaxnets.training.plan import Every, Moment
-from jaxnets.training.ramp import examples_until
+from jaxnets.training.ramp import Stage, examples_until
 from jaxnets.training.stages import StagedProgram, StageHook
 from jaxnets.training.stopping import Stopping
 
@@ -118,7 +118,7 @@ def stretch(
             begun.state,
             start=begun.start,
             stop=max(session.stop, begun.start),
-            hooks=[log_hook, evaluate, *callbacks.hooks, *_stages(session)],
+            hooks=[log_hook, evaluate, *callbacks.hooks, StageHook(_stages(session), session.console.say)],
             saver=saver,
             pending=pending,
             left_out=left_out,
@@ -151,10 +151,10 @@ def _watch(session: Session, log: MetricsLog, spikes: SpikeWatch) -> Watch:
     )
 
 
-def _stages(session: Session) -> tuple[StageHook, ...]:
-    """What ends a call where the sizes of batches change."""
+def _stages(session: Session) -> tuple[Stage, ...]:
+    """The sizes of batches, from which step on."""
     program = session.parts.program
-    return (StageHook(program.stages, session.console.say),) if isinstance(program, StagedProgram) else ()
+    return program.stages if isinstance(program, StagedProgram) else (Stage(0, session.parts.experiment.batch_size),)
 
 
 def _log_hook(session: Session, log: MetricsLog, begun: Begun, last: int) -> LogHook:
@@ -163,7 +163,7 @@ def _log_hook(session: Session, log: MetricsLog, begun: Begun, last: int) -> Log
     hook = LogHook(
         Every(experiment.log_every, (last,)),
         session.parts.task,
-        examples=functools.partial(examples_until, experiment.ramp.stages(experiment.steps, experiment.batch_size)),
+        examples=functools.partial(examples_until, _stages(session)),
         record=log.append,
         show=session.console.advance,
         event=lambda step, what: _event(session, log, step, what),

@@ -11,12 +11,14 @@ from jax import Array
 
 from jaxnets.core.types import Aux, Batch, Mean, Variables
 from jaxnets.ops.beyond_promise import compiled_for
-from jaxnets.ops.norm import global_norm
 from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA, Average
+from jaxnets.optim.gradient import Gradient
 from jaxnets.optim.local_sgd import LocalSGD
+from jaxnets.optim.penalty import Penalty
 from jaxnets.optim.schedules import on_schedule
+from jaxnets.steps.counters import count_step, counted, flag_of, norm_of
 from jaxnets.steps.precision import Precision
 from jaxnets.steps.selective import hardest
 from jaxnets.steps.sown import with_sown
@@ -28,9 +30,6 @@ Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 # The metric by which a step says whether it changed the weights: 1 or 0. `with_average` reads it and takes it out.
 TAKEN = "taken"
-
-# float16's loss scale doubles after this many finite steps and halves at a non-finite one (Micikevicius et al. 2018).
-GROWTH_INTERVAL = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +58,16 @@ class Recipe:
         default_factory=dict
     )
     """Optimizer and `frozen` of each player, where a task has several; {}: those above for all."""
+    gradient: Gradient = Gradient()
+    """What is done to the gradient before the optimizer gets it."""
+    penalty: Penalty = Penalty()
+    """Penalties on weights."""
+    rate: Callable[[Array], Any] | None = None
+    """The learning rate of a step, where the optimizer has a single one: for the L1 step of the penalty."""
+    player: str = ""
+    """The player that this recipe is for, where a task has several."""
+    turn: Any = None
+    """Number of its turn in the step; None where there are no players."""
     gradients: Any = None
     """Shardings of the gradients, as a tree like the parameters. None: what the compiler chooses."""
     optimizer_home: tuple[Any, Any] | None = None
@@ -67,18 +76,44 @@ class Recipe:
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 
-    def of(self, who: str) -> "Recipe":
-        """The recipe of one player."""
-        if who not in self.players:
-            return self
-        optimizer, frozen = self.players[who]
-        return dataclasses.replace(self, optimizer=optimizer, frozen=frozen)
+    def of(self, who: str, turn: Any = None) -> "Recipe":
+        """The recipe of one player in one of its turns."""
+        optimizer, frozen = self.players.get(who, (self.optimizer, self.frozen))
+        return dataclasses.replace(self, optimizer=optimizer, frozen=frozen, player=who, turn=turn)
 
     def held(self, params: Any) -> Any:
         """The parameters, of which the frozen ones are constants to a gradient, so that their part is not computed."""
         if self.frozen is None:
             return params
         return jax.tree.map(lambda a, fixed: jax.lax.stop_gradient(a) if fixed else a, params, self.frozen(params))
+
+    def seen(self, params: Any, step: Array) -> Any:
+        """The parameters as the forward pass of a step sees them: held, and with noise where the penalty has some."""
+        params = self.held(params)
+        if not self.penalty.weight_noise:
+            return params
+        return self.penalty.noisy(params, self.own_key("weight noise", step), self.beginning)
+
+    def penalised(self, params: Any) -> Array:
+        """The penalty's terms of the loss; frozen parameters are constants to their gradient."""
+        return self.penalty.value(self.held(params), self.beginning)
+
+    def treated(self, gradients: Any, params: Any, step: Array) -> Any:
+        """The gradient of the whole batch as the optimizer gets it."""
+        if not self.gradient.active:
+            return gradients
+        return self.gradient.apply(gradients, params, self.own_key("gradient noise", step), step)
+
+    def thresholded(self, params: Any, step: Array) -> Any:
+        """The parameters after an update, and after the L1 step where there is one."""
+        if not self.penalty.l1 or self.rate is None:
+            return params
+        return self.penalty.thresholded(params, self.rate(step), self.beginning)
+
+    @property
+    def beginning(self) -> str:
+        """What comes before the paths of these parameters in those of the whole state."""
+        return f"{self.player}/" if self.player else ""
 
     def placed(self, gradients: Any) -> Any:
         """The gradients, where they go."""
@@ -89,13 +124,21 @@ class Recipe:
         key = stream_key(self.seed, stream, step)
         return key if self.replica is None or stream != "model" else jax.random.fold_in(key, self.replica)
 
+    def own_key(self, stream: str, step: Array) -> Array:
+        """The random key of a stream at a step, another one for each player, turn and replica."""
+        key = stream_key(self.seed, f"{stream}/{self.player}", step)
+        for number in (self.turn, self.replica):
+            key = key if number is None else jax.random.fold_in(key, number)
+        return key
+
 
 def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     """A pure step that minimises `loss`, and what the module sows in the collection "losses", by `recipe.optimizer`.
 
-    The metrics are undivided means over the batch: the loss's own, and `gradient_norm` (before clipping) and, with a
-    guard, `skipped` (1 where the step changed nothing because a number was not finite) and `bad_leaf` (1 + the number of
-    the first parameter whose gradient is not finite, else 0). A batch in which everything is masked changes nothing either.
+    The metrics are undivided means over the batch: the loss's own, without penalties on weights; `gradient_norm` (with these
+    penalties, before clipping); `weight_penalty`, where there are some; and, with a guard, `skipped` (1 where the step changed
+    nothing because a number was not finite) and `bad_leaf` (1 + the number of the first parameter whose gradient is not
+    finite, else 0). A batch in which everything is masked changes nothing either.
     `taken` is 1 where the weights were updated.
     """
     loss = _minimised(loss)
@@ -106,26 +149,35 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         batch = with_keys(batch, recipe.key("examples", state.step))
         scale = state.guard["loss_scale"] if recipe.precision.scales_loss else None
         gradients, mean, metrics, model_state = _gradients(loss, recipe, state, batch, scale)
-        norm, bad_leaf = _norm(gradients)
+        terms = recipe.penalised(state.params) if recipe.penalty.in_loss else None
+        if terms is not None:
+            slopes = jax.grad(recipe.penalised)(state.params)
+            gradients = jax.tree.map(lambda g, s: g + s.astype(g.dtype), gradients, slopes)
+        norm, bad_leaf = norm_of(gradients)
         empty = mean.weight == 0
         finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
         # A batch that is masked whole may hold anything, also numbers that are not finite.
         finite, taken = finite | empty, finite & ~empty
-        extra = {"value": mean.sum / jnp.maximum(mean.weight, 1e-30), "grad": gradients}
+        gradients = recipe.treated(gradients, state.params, state.step)
+        value = mean.sum / jnp.maximum(mean.weight, 1e-30)
+        extra = {"value": value if terms is None else value + terms, "grad": gradients}
         value_fn = _mean_loss(loss, recipe, state, batch)
-        extra |= {"value_fn": value_fn, "grad_fn": lambda params, *_: jax.grad(value_fn)(params)}
+        extra |= {"value_fn": value_fn}
+        extra |= {"grad_fn": lambda params, *_: recipe.treated(jax.grad(value_fn)(params), params, state.step)}
         params, opt_state = _update(recipe, gradients, state, taken, extra)
         kept = _keep_if(taken, model_state, state.model_state)
-        counters = _count(state.guard, finite, empty)
+        counters = count_step(state.guard, finite, empty)
         new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
-        metrics = {**metrics, "loss": mean, "gradient_norm": _counted(norm, ~empty), TAKEN: _flag(taken)}
+        metrics = {**metrics, "loss": mean, "gradient_norm": counted(norm, ~empty), TAKEN: flag_of(taken)}
         for name, value in reading.rates(opt_state).items():
-            metrics[name] = _counted(value, ~empty)
+            metrics[name] = counted(value, ~empty)
+        if terms is not None:
+            metrics["weight_penalty"] = counted(terms, ~empty)
         if recipe.guard == "skip":
             # float16 finds its loss scale by overflowing now and then: such a step is not counted as skipped.
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
-            metrics |= {"skipped": _flag(~(finite | excused)), "bad_leaf": _counted(bad_leaf, ~empty)}
-            metrics["gradient_norm"] = _counted(norm, ~empty & ~(excused & ~finite))
+            metrics |= {"skipped": flag_of(~(finite | excused)), "bad_leaf": counted(bad_leaf, ~empty)}
+            metrics["gradient_norm"] = counted(norm, ~empty & ~(excused & ~finite))
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
@@ -138,22 +190,6 @@ def _minimised(loss: Loss) -> Loss:
         return with_sown(*loss(variables, batch, key, train))
 
     return whole
-
-
-def _flag(flag: Array) -> Mean:
-    """1 where a step did something, else 0, as a mean over steps."""
-    return Mean(flag.astype(jnp.float32), jnp.ones(()))
-
-
-def _counted(value: Array, counts: Array) -> Mean:
-    """A number of this step as a mean over steps; where `counts` is false it has no weight, and its value is ignored."""
-    return Mean(jnp.where(counts, value, 0.0), counts.astype(jnp.float32))
-
-
-def _norm(gradients: Any) -> tuple[Array, Array]:
-    """The norm of all gradients together, and 1 + the number of the first leaf that is not finite (0: none), float32."""
-    norm, finite = global_norm(gradients)
-    return norm, jnp.where(finite.all(), 0.0, jnp.argmin(finite) + 1.0)
 
 
 def _update(recipe: Recipe, gradients: Any, state: TrainState, taken: Array, extra: dict[str, Any]) -> Any:
@@ -169,7 +205,7 @@ def _update(recipe: Recipe, gradients: Any, state: TrainState, taken: Array, ext
     def moved(gradients: Any, opt_state: Any, params: Any) -> Any:
         # Schedules depend on the number of the batch, whether or not the batches before were skipped.
         updates, opt_state = update(gradients, on_schedule(opt_state, state.step), params, **extra)
-        return optax.apply_updates(params, updates), strongly_typed(opt_state)
+        return recipe.thresholded(optax.apply_updates(params, updates), state.step), strongly_typed(opt_state)
 
     arguments = (gradients, opt_state, state.params)
     # A branch costs the CPU nothing, where selecting reads every array once more. An accelerator would wait for the
@@ -229,7 +265,7 @@ def _mean_loss(loss: Loss, recipe: Recipe, state: TrainState, batch: Batch) -> C
     key, count = recipe.key("model", state.step), recipe.micro_batches
 
     def one(params: Any, part: Batch, key: Array) -> Mean:
-        variables, part = recipe.precision.cast({"params": recipe.held(params), **state.model_state}, part)
+        variables, part = recipe.precision.cast({"params": recipe.seen(params, state.step), **state.model_state}, part)
         return loss(variables, part, key, True)[0]
 
     def value(params: Any) -> Array:
@@ -239,7 +275,8 @@ def _mean_loss(loss: Loss, recipe: Recipe, state: TrainState, batch: Batch) -> C
             parts = jax.tree.map(lambda a: _split(a, count), batch)
             means = jax.lax.map(lambda p: one(params, p[0], jax.random.fold_in(key, p[1])), (parts, jnp.arange(count)))
             mean = Mean(means.sum.sum(), means.weight.sum())
-        return mean.sum / jnp.maximum(mean.weight, 1e-30)
+        value = mean.sum / jnp.maximum(mean.weight, 1e-30)
+        return value + recipe.penalised(params) if recipe.penalty.in_loss else value
 
     return value
 
@@ -254,7 +291,7 @@ def _gradients(
     factor = 1.0 / rows if scale is None else scale / rows
 
     def total(params: Any, model_state: Variables, part: Batch, key: Array) -> tuple[Array, tuple[Mean, Aux]]:
-        variables, part = recipe.precision.cast({"params": recipe.held(params), **model_state}, part)
+        variables, part = recipe.precision.cast({"params": recipe.seen(params, state.step), **model_state}, part)
         mean, aux = loss(variables, part, key, True)
         return mean.sum * factor, (mean, aux)
 
@@ -292,17 +329,3 @@ def _split(a: Array, count: int) -> Array:
 
 def _keep_if(finite: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-
-def _count(guard: dict[str, Array], finite: Array, empty: Array) -> dict[str, Array]:
-    """The guard's counters after a step; with loss scaling, the next scale."""
-    more = {"skipped": ~finite, "left_out": empty}
-    counted = {**guard, **{name: guard[name] + flag.astype(jnp.int32) for name, flag in more.items()}}
-    if "loss_scale" in guard:
-        streak = jnp.where(finite, guard["finite_streak"] + 1, 0)
-        grown = streak >= GROWTH_INTERVAL
-        scale = jnp.where(
-            finite, jnp.where(grown, guard["loss_scale"] * 2, guard["loss_scale"]), guard["loss_scale"] / 2
-        )
-        counted |= {"loss_scale": jnp.maximum(scale, 1.0), "finite_streak": jnp.where(grown, 0, streak)}
-    return counted

@@ -198,7 +198,7 @@ class Adversarial(Task):
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             def critic_turn(now: TrainState, part: tuple[Batch, Array]) -> tuple[TrainState, Metrics]:
                 loss = functools.partial(self.critic_loss, other=share_of(now.variables, "generator"), turn=part[1])
-                return play(recipe, "critic", loss, now, part[0])
+                return play(recipe, "critic", loss, now, part[0], turn=part[1])
 
             count = self.critic_steps
             # Turn i takes rows i, i + count, ..., so that every device has rows of every turn.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.core.errors import DataError
+from jaxnets.core.errors import DataError, UsageError
 from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
 from jaxnets.models import Perceptron
 from jaxnets.steps.state import TrainState
@@ -108,7 +108,8 @@ class PerceptronRule(Classification):
 
     def make_step(self, recipe: Recipe) -> Step:
         """One pass of the rule over the batch; the metrics are those of the weights before it."""
-        del recipe
+        if recipe.gradient.active or recipe.penalty.active:
+            raise UsageError("the perceptron rule has no gradient; leave out the fields of `gradient` and `penalty`")
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             _, aux = self.loss({"params": state.params}, batch, jax.random.key(0), True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxnets.core.types import Batch, Mean, Variables
 from jaxnets.steps.state import TrainState
@@ -19,15 +20,17 @@ def share_of(variables: Variables, who: str) -> Variables:
     return {name: tree[who] for name, tree in variables.items() if who in tree}
 
 
-def play(recipe: Recipe, who: str, loss: Loss, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Run the ordinary training step on one player's part of the state; the step number is unchanged."""
+def play(
+    recipe: Recipe, who: str, loss: Loss, state: TrainState, batch: Batch, *, turn: Array | int = 0
+) -> tuple[TrainState, Metrics]:
+    """Run the ordinary training step on one player's part of the state, in one of its turns; the step number is unchanged."""
     own = dataclasses.replace(
         state,
         params=state.params[who],
         opt_state=state.opt_state[who],
         model_state=share_of(state.model_state, who),
     )
-    own, metrics = make_train_step(loss, recipe.of(who))(own, batch)
+    own, metrics = make_train_step(loss, recipe.of(who, turn))(own, batch)
     kept = {
         name: {**tree, who: own.model_state[name]} if who in tree else tree for name, tree in state.model_state.items()
     }

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxnets.core.durations import Clock, check_durations, in_steps
 from jaxnets.core.errors import UsageError
 
 
@@ -34,8 +35,10 @@ class Ramp:
     they have equally many values.
     """
 
-    until: float = 0.5
-    """Share of the run after which it has its full sizes, in [0, 1)."""
+    durations = ("until",)
+
+    until: float | str = 0.5
+    """When the run has its full sizes: a share of it, or another duration such as "3ep", in batches of the full size."""
     batch_size: tuple[int, ...] = ()
     """Examples in each step, stage by stage (Smith et al. 2018)."""
     resolution: tuple[int, ...] = ()
@@ -45,8 +48,7 @@ class Ramp:
     """Tokens to which sequences are cut, stage by stage (sequence-length warm-up, Li et al. 2022)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.until < 1:
-            raise UsageError(f"ramp.until is a share of the run in [0, 1), got {self.until}")
+        check_durations(self, "until")
         sizes = {name: getattr(self, name) for name in ("batch_size", "resolution", "length") if getattr(self, name)}
         for name, values in sizes.items():
             if min(values) < 1:
@@ -65,9 +67,8 @@ class Ramp:
     def stages(self, steps: int, batch_size: int) -> tuple[Stage, ...]:
         """The stages of a run of `steps` steps, the last one with its full sizes; those without a step are left out."""
         count = max(len(self.batch_size), len(self.resolution), len(self.length))
-        firsts = [round(self.until * steps * i / count) for i in range(count)] + [
-            round(self.until * steps * (count > 0))
-        ]
+        until = in_steps(self.until, Clock(steps)) if count else 0
+        firsts = [round(until * i / count) for i in range(count)] + [until]
         found = [
             Stage(
                 first,

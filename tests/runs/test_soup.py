@@ -20,7 +20,9 @@ def data():
 @pytest.fixture(scope="module")
 def runs():
     """Three continuations of one run, and its weights."""
-    first = jaxnets.fit(MLP(widths=(6,), norm="batch"), data(), steps=40, batch_size=16, validation=0.2, progress="none")
+    first = jaxnets.fit(
+        MLP(widths=(6,), norm="batch"), data(), steps=40, batch_size=16, validation=0.2, progress="none"
+    )
 
     def from_first(seed):
         return jaxnets.fit(

@@ -59,7 +59,7 @@ def test_the_order_goes_on_where_the_smaller_batches_ended():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"until": 1.0}, r"share of the run in \[0, 1\), got 1.0"),
+        ({"until": 1.5}, "a number is a share of the run, between 0 and 1; got 1.5"),
         ({"batch_size": (8, 0)}, "ramp.batch_size is positive numbers"),
         ({"batch_size": (8, 16), "length": (4,)}, "2 of batch_size and 1 of length"),
     ],
