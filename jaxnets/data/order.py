@@ -111,7 +111,7 @@ def staged(examples: int, seed: int, sizes: Sequence[tuple[int, int]]) -> list[O
 class Padded:
     """An order whose batches are filled up with masked rows, so that every device gets as many of every micro-batch.
 
-    The masked rows come last. A micro-batch takes every n-th row (`steps/step.py: _split`), so they are the last ones of each
+    The masked rows come last. A micro-batch takes every n-th row (`steps/step.py: split`), so they are the last ones of each
     too, and random draws by position stay the same.
     """
 

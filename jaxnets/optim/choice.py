@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name, for command lines: `--optimizer lion`, `--optimizer.schedule wsd`."""
+"""Optimizers, schedules and averages by name, for command lines: `--optimizer lion`, `--average swa`."""
 
 import dataclasses
 import re
@@ -6,21 +6,22 @@ from typing import Any
 
 from jaxnets import optim
 from jaxnets.core.errors import UsageError, did_you_mean
+from jaxnets.optim.averaging import Average
 from jaxnets.optim.given import NAMES, Named
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.optim.schedules import Schedule
 
 # Optimizers that a word cannot make: they hold rules, transformations or nothing that is trained.
-NOT_BY_NAME = ("ByPath", "Frozen", "Named", "Optax", "Optimizer", "Schedule")
+NOT_BY_NAME = ("ByPath", "Frozen", "Named", "Optax", "Optimizer", "Schedule", "Average")
 
 
 def is_chosen_by_name(value: Any) -> bool:
     """Whether another value for this one can be chosen by name."""
-    return isinstance(value, Optimizer | Schedule)
+    return isinstance(value, Optimizer | Schedule | Average)
 
 
 def chosen(name: str, present: Any) -> Any:
-    """The optimizer or schedule of a name, with its defaults; `present` is the one in its place.
+    """The optimizer, schedule or average of a name, with its defaults; `present` is the one in its place.
 
     Upper case and signs between words make no difference: "wsd", "schedule-free". An optimizer around another one (SAM,
     Lookahead, ...) is put around the present one.
@@ -28,7 +29,7 @@ def chosen(name: str, present: Any) -> Any:
     Raises:
         UsageError: there is none of this name.
     """
-    base = Optimizer if isinstance(present, Optimizer) else Schedule
+    base = next(cls for cls in (Optimizer, Schedule, Average) if isinstance(present, cls))
     classes = {_plain(item): getattr(optim, item) for item in optim.__all__ if item not in NOT_BY_NAME}
     found: dict[str, Any] = {
         key: cls for key, cls in classes.items() if isinstance(cls, type) and issubclass(cls, base)

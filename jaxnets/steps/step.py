@@ -141,7 +141,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     finite, else 0). A batch in which everything is masked changes nothing either.
     `taken` is 1 where the weights were updated.
     """
-    loss = _minimised(loss)
+    loss = minimised(loss)
     if recipe.selective < 1:
         loss = hardest(loss, recipe.selective)
 
@@ -165,7 +165,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         extra |= {"value_fn": value_fn}
         extra |= {"grad_fn": lambda params, *_: recipe.treated(jax.grad(value_fn)(params), params, state.step)}
         params, opt_state = _update(recipe, gradients, state, taken, extra)
-        kept = _keep_if(taken, model_state, state.model_state)
+        kept = keep_if(taken, model_state, state.model_state)
         counters = count_step(state.guard, finite, empty)
         new = dataclasses.replace(state, params=params, model_state=kept, opt_state=opt_state, guard=counters)
         metrics = {**metrics, "loss": mean, "gradient_norm": counted(norm, ~empty), TAKEN: flag_of(taken)}
@@ -183,7 +183,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
     return step
 
 
-def _minimised(loss: Loss) -> Loss:
+def minimised(loss: Loss) -> Loss:
     """What the step minimises: the task's loss with what the module sows."""
 
     def whole(variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
@@ -213,51 +213,8 @@ def _update(recipe: Recipe, gradients: Any, state: TrainState, taken: Array, ext
     if compiled_for() == "cpu":
         params, opt_state = jax.lax.cond(taken, moved, lambda _, opt_state, params: (params, opt_state), *arguments)
     else:
-        params, opt_state = _keep_if(taken, moved(*arguments), (state.params, opt_state))
+        params, opt_state = keep_if(taken, moved(*arguments), (state.params, opt_state))
     return params, opt_state if home is None else jax.device_put(opt_state, home[0])
-
-
-def with_average(step: Step, recipe: Recipe, loss: Loss | None = None) -> Step:
-    """A task's step that also updates the average of the weights, where there is one.
-
-    A step that was not taken leaves the average as it is. A step that says nothing of it (no `taken` among its metrics) is
-    always taken. `taken` itself is not handed on. By `loss` the averaged model measures its batch statistics, where the
-    average asks for it; None: they are averaged like the weights.
-    """
-    average = recipe.average
-
-    def averaged(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        new, metrics = step(state, batch)
-        taken = metrics[TAKEN].sum > 0 if TAKEN in metrics else jnp.ones((), bool)
-        metrics = {name: mean for name, mean in metrics.items() if name != TAKEN}
-        if not average.active:
-            return new, metrics
-        batches = state.step - state.guard["skipped"] - state.guard["left_out"]
-        updates = reading.updates_done(state.opt_state, batches)
-        after = average.update(state.average, new.variables, updates)
-        measured = average.recomputes(updates)
-        if loss is not None and measured is not None and state.model_state:
-            after |= _statistics(loss, recipe, state, after, batch, measured)
-        return dataclasses.replace(
-            new, average=_keep_if(taken & reading.moved(new.opt_state), after, state.average)
-        ), metrics
-
-    return averaged
-
-
-def _statistics(
-    loss: Loss, recipe: Recipe, state: TrainState, after: Any, batch: Batch, measured: Array
-) -> dict[str, Any]:
-    """The other collections of the averaged model: after it has seen this batch if `measured`, else those of `after`."""
-    batch = with_keys(batch, recipe.key("examples", state.step))
-    part = jax.tree.map(lambda a: _split(a, recipe.micro_batches)[0], batch)
-
-    def measure() -> dict[str, Any]:
-        own = {name: state.average[name] for name in state.model_state}
-        variables, given = recipe.precision.cast({"params": after["params"], **own}, part)
-        return dict(_minimised(loss)(variables, given, recipe.key("model", state.step), True)[1].model_state)
-
-    return jax.lax.cond(measured, measure, lambda: {name: after[name] for name in state.model_state})
 
 
 def _mean_loss(loss: Loss, recipe: Recipe, state: TrainState, batch: Batch) -> Callable[[Any], Array]:
@@ -272,7 +229,7 @@ def _mean_loss(loss: Loss, recipe: Recipe, state: TrainState, batch: Batch) -> C
         if count == 1:
             mean = one(params, batch, key)
         else:
-            parts = jax.tree.map(lambda a: _split(a, count), batch)
+            parts = jax.tree.map(lambda a: split(a, count), batch)
             means = jax.lax.map(lambda p: one(params, p[0], jax.random.fold_in(key, p[1])), (parts, jnp.arange(count)))
             mean = Mean(means.sum.sum(), means.weight.sum())
         value = mean.sum / jnp.maximum(mean.weight, 1e-30)
@@ -302,7 +259,7 @@ def _gradients(
         gradients, (mean, aux) = differentiate(state.params, state.model_state, batch, key)
         gradients, metrics, model_state = recipe.placed(gradients), aux.metrics, aux.model_state
     else:
-        parts = jax.tree.map(lambda a: _split(a, count), batch)
+        parts = jax.tree.map(lambda a: split(a, count), batch)
 
         def accumulate(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
             so_far, model_state = carry
@@ -322,10 +279,11 @@ def _gradients(
     return jax.tree.map(lambda g: g * undo, gradients), mean, metrics, model_state
 
 
-def _split(a: Array, count: int) -> Array:
+def split(a: Array, count: int) -> Array:
     """`[B, ...]` to `[count, B / count, ...]`; part i takes rows i, i + count, ... so that every device has a share."""
     return jnp.moveaxis(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 1, 0)
 
 
-def _keep_if(finite: Array, new: Any, old: Any) -> Any:
+def keep_if(finite: Array, new: Any, old: Any) -> Any:
+    """The new tree where `finite`, else the old one."""
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

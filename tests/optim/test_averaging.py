@@ -142,3 +142,10 @@ def test_a_run_is_cut_and_goes_on(tmp_path, one_device):
 def test_settings_that_are_none(fields, said):
     with pytest.raises((ValueError, UsageError), match=said):
         SWA(**fields)
+
+
+def test_it_begins_after_any_duration(one_device):
+    experiment, data = normed(average=SWA(start="2ep"))
+    examples = data.card.examples["train"]
+    in_run = assemble(experiment, data, mesh=one_device).recipe.average
+    assert in_run == SWA(start=f"{2 * (examples // 16)}ba").in_run(12)

@@ -14,6 +14,7 @@ from jaxnets.optim import (
     EMA,
     SAM,
     SGD,
+    SWA,
     WSD,
     AdamW,
     Gradient,
@@ -46,6 +47,7 @@ def test_flags_choose_a_class_and_then_its_fields():
     assert found == replace(plain, optimizer=Lion(b2=0.95, schedule=WSD(warmup="500ba")),
                             gradient=Gradient(clip_value=1.0), penalty=Penalty(l1=1e-5))  # fmt: skip
     assert read("--optimizer.schedule.warmup", "0.3")[0].optimizer.schedule.warmup == 0.3
+    assert read("--average", "swa", "--average.start", "2ep")[0].average == SWA(start="2ep")
 
 
 def test_wrappers_are_put_around_what_the_configuration_has():

@@ -38,8 +38,8 @@ def test_from_its_step_on_nothing_moves_any_more():
     np.testing.assert_array_equal(until[:3], plain[:3])
     np.testing.assert_array_equal(until[3:], np.repeat(plain[2:3], 5, axis=0))
     assert (Until(inner, 3).rates(8, 8) > 0).tolist() == [True] * 3 + [False] * 5
-    with pytest.raises(UsageError, match="Until.step is a step of the run, at least 1; got 0"):
-        Until(inner, 0)
+    with pytest.raises(UsageError, match="Until.step is a step of the run, at least 0; got -1"):
+        Until(inner, -1)
 
 
 def test_schedules_count_all_steps():
