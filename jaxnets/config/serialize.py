@@ -35,13 +35,24 @@ BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
 
 # Fields that a class got after runs were named by it, each with the value that it stood for before: with it they have no part
 # in the name of a run's directory.
-DEEP = ("TransformerEncoder", "Seq2SeqTransformer", "ViT", "CoAtNet", "ConvNeXt", "ResNet", "CifarResNet", "UNet")
+DEEP = ("TransformerEncoder", "Seq2SeqTransformer")
 YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
     "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
     "Experiment": {"local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD())},
     "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1, "offload": "none"},
     **{model: {"remat": "none"} for model in DEEP},
+    "CNN": {"activation": "relu"},
+    "ConvAutoencoder": {"activation": "relu"},
+    "ResNet9": {"activation": "relu"},
+    "ResNet": {"remat": "none", "activation": "relu"},
+    "CifarResNet": {"remat": "none", "activation": "relu", "stochastic_depth": 0.0},
+    "CoAtNet": {"remat": "none", "activation": "gelu", "stochastic_depth": 0.0},
+    "ConvNeXt": {"remat": "none", "activation": "gelu_exact"},
+    "ViT": {"remat": "none", "mlp": "gelu_exact", "stochastic_depth": 0.0},
+    "UNet": {"remat": "none", "activation": "silu"},
+    **{model: {"activation": "relu"} for model in ("GCN", "GraphSAGE", "GIN")},
+    "GAT": {"activation": "elu"},
 }
 
 
