@@ -13,6 +13,8 @@ from jaxnets.config.check import check_types
 from jaxnets.core.errors import UsageError
 from jaxnets.data.dataset import Source
 from jaxnets.data.validation import Validation
+from jaxnets.models.layered import Layers
+from jaxnets.ops.initialisers import Initialiser
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.local_sgd import LocalSGD
@@ -43,6 +45,10 @@ class Experiment:
     """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics."""
     seed: int = 0
     """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
+    layers: Layers = Layers()
+    """What is changed in the layers of the model: kinds of dropout and batch statistics, kernels, factors."""
+    initialiser: Initialiser = Initialiser()
+    """How the weights begin."""
     average: EMA = EMA()
     """Averaging of the weights for evaluation."""
     local: LocalSGD = LocalSGD()
@@ -93,6 +99,11 @@ class Experiment:
         for name in ("eval_every", "steps_per_call", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
+        if self.precision.weights == "bfloat16" and self.average.active:
+            raise UsageError(
+                "an average of weights in bfloat16 would stand still: it moves by less than such a number can hold; set "
+                "precision.weights to float32, or leave average out"
+            )
         if self.stop.patience and not self.eval_every:
             raise UsageError("stop looks at evaluations, and eval_every is 0; set eval_every to the steps between them")
         self.local.check(batch_size=self.batch_size, micro_batches=self.micro_batches, steps=self.steps)

@@ -22,6 +22,8 @@ from jaxnets.core.errors import UsageError, did_you_mean, note
 from jaxnets.core.renames import FIELDS, renamed
 from jaxnets.data.preparation import CLASSES
 from jaxnets.data.validation import Validation
+from jaxnets.models.layered import Layers
+from jaxnets.ops.initialisers import Initialiser
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import is_transformation
 from jaxnets.optim.local_sgd import LocalSGD
@@ -39,7 +41,12 @@ DEEP = ("TransformerEncoder", "Seq2SeqTransformer")
 YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
     "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
-    "Experiment": {"local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD())},
+    "Experiment": {
+        "local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD()),
+        "layers": {"type": "Layers"} | dataclasses.asdict(Layers()),
+        "initialiser": {"type": "Initialiser"} | dataclasses.asdict(Initialiser()),
+    },
+    "Precision": {"weights": "float32"},
     "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1, "offload": "none"},
     **{model: {"remat": "none"} for model in DEEP},
     "CNN": {"activation": "relu"},
@@ -138,7 +145,19 @@ def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
     found: dict[str, type] = {
         cls.__name__: cls
-        for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, EarlyStop, Validation, *CLASSES)
+        for cls in (
+            Experiment,
+            EMA,
+            MeshShape,
+            Precision,
+            Initialiser,
+            Keep,
+            WarmStart,
+            Guard,
+            EarlyStop,
+            Validation,
+            *CLASSES,
+        )
     }
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)

@@ -9,6 +9,8 @@ from jaxnets.optim.given import Optax as Optax
 from jaxnets.optim.given import as_optimizer as as_optimizer
 from jaxnets.optim.later import Later as Later
 from jaxnets.optim.local_sgd import LocalSGD as LocalSGD
+from jaxnets.optim.mup import MuP as MuP
+from jaxnets.optim.mup import mup as mup
 from jaxnets.optim.optimizers import SGD as SGD
 from jaxnets.optim.optimizers import Adam as Adam
 from jaxnets.optim.optimizers import AdamW as AdamW
@@ -18,6 +20,7 @@ from jaxnets.optim.schedules import Constant as Constant
 from jaxnets.optim.schedules import Schedule as Schedule
 from jaxnets.optim.schedules import WarmupCosine as WarmupCosine
 from jaxnets.optim.schedules import WarmupLinear as WarmupLinear
+from jaxnets.optim.stochastic_rounding import StochasticRounding as StochasticRounding
 
 __all__ = [
     "EMA",
@@ -30,12 +33,15 @@ __all__ = [
     "Frozen",
     "Later",
     "LocalSGD",
+    "MuP",
     "Named",
     "Optax",
     "Optimizer",
     "Plateau",
     "Schedule",
+    "StochasticRounding",
     "WarmupCosine",
     "WarmupLinear",
     "as_optimizer",
+    "mup",
 ]

@@ -14,6 +14,7 @@ from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Order, Padded, Shuffled
 from jaxnets.data.validation import with_validation
+from jaxnets.models.layered import Layered, Layers
 from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.parallel.host_memory import keep_freed_memory
@@ -107,6 +108,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     dataset = dataset if dataset is not None else experiment.data.open()
     dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
     task = bound(experiment.task, dataset.card)
+    task = task if experiment.layers == Layers() else task.with_model(Layered(task.model, experiment.layers))
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
@@ -117,6 +119,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         micro_batches=experiment.micro_batches,
         precision=experiment.precision,
         average=experiment.average,
+        initialiser=experiment.initialiser,
         local=experiment.local,
         frozen=experiment.optimizer.frozen,
         players=_players(experiment.optimizer, task, experiment.steps),
