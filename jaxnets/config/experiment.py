@@ -20,6 +20,7 @@ from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.optim.plateau import plateau_of
+from jaxnets.optim.stochastic_rounding import StochasticRounding
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
@@ -99,7 +100,13 @@ class Experiment:
         for name in ("eval_every", "steps_per_call", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
-        if self.precision.weights == "bfloat16" and self.average.active:
+        narrow = self.precision.weights == "bfloat16"
+        if narrow != isinstance(self.optimizer, StochasticRounding):
+            raise UsageError(
+                f"weights in bfloat16 and optim.StochasticRounding need each other; got precision.weights "
+                f"{self.precision.weights!r} and {type(self.optimizer).__name__}"
+            )
+        if narrow and self.average.active:
             raise UsageError(
                 "an average of weights in bfloat16 would stand still: it moves by less than such a number can hold; set "
                 "precision.weights to float32, or leave average out"

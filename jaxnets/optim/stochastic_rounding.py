@@ -33,7 +33,8 @@ class StochasticRoundingScheduleState(NamedTuple):
 class StochasticRounding(Optimizer):
     """Another optimizer, for weights that are kept in bfloat16 (`precision.weights`): 2 bytes a weight in place of 4.
 
-    It sees weights and gradients in float32, and its moments are float32. Weights of another format are updated as they are.
+    It sees weights and gradients in float32, and its moments are float32. The few weights that stay float32 (those that
+    `steps.precision` names) are updated as they are.
     """
 
     optimizer: Any = AdamW()

@@ -33,8 +33,8 @@ class Precision:
     compute: Literal["float32", "bfloat16", "float16"] = "float32"
     """bfloat16 on TPUs and recent GPUs; float16 (with dynamic loss scaling) on older GPUs; float32 anywhere."""
     weights: Literal["float32", "bfloat16"] = "float32"
-    """What the parameters are kept in between steps. bfloat16 halves them, and loses small updates unless the optimizer is
-    `optim.StochasticRounding`."""
+    """What the parameters are kept in between steps. bfloat16 halves them; the optimizer is `optim.StochasticRounding`
+    then, because rounding to the nearest loses small updates."""
 
     @classmethod
     def named(cls, name: str) -> "Precision":
