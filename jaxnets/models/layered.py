@@ -3,11 +3,10 @@
 `Layers` says which, and `Layered` is a model with them. They are applied as the layers are called, so no model knows of them.
 """
 
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -20,7 +19,7 @@ from jaxnets.core.typecheck import check_choices
 from jaxnets.models import dropouts
 from jaxnets.models.dropouts import DropoutKind
 from jaxnets.models.norms import BatchNorm
-from jaxnets.models.wrapper import Wrapper
+from jaxnets.models.wrapper import Wrapper, changed_fields
 from jaxnets.ops import dot_general
 
 # The second factor of a kernel, beside the first, which has the kernel's name.
@@ -100,7 +99,7 @@ class Layered(Wrapper):
                 return _dropped(own.dropout, layer, call, args, kwargs)
             if isinstance(layer, BatchNorm) and own.ghost:
                 seen.append("ghost")
-                with _having(layer, ghost=own.ghost):
+                with changed_fields(layer, ghost=own.ghost):
                     return call(*args, **kwargs)
             dense, conv = isinstance(layer, nn.Dense), isinstance(layer, nn.Conv)
             path = "/".join(layer.path[len(self.path) :])
@@ -171,22 +170,9 @@ def _factors(kernel: Array, rank: int) -> tuple[Array, Array]:
     return u[..., :rank] * root[..., None, :], root[..., :, None] * v[..., :rank, :]
 
 
-@contextlib.contextmanager
-def _having(layer: nn.Module, **fields: Any) -> Iterator[None]:
-    """A layer with other values in its fields. A copy of it would be another layer, with a path of its own."""
-    before = {name: getattr(layer, name) for name in fields}
-    try:
-        for name, value in fields.items():
-            object.__setattr__(layer, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            object.__setattr__(layer, name, value)
-
-
 def _with_fields(layer: nn.Module, call: Callable[..., Any], fields: dict[str, Any]) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Any:
-        with _having(layer, **fields):
+        with changed_fields(layer, **fields):
             return call(*args, **kwargs)
 
     return called
@@ -244,7 +230,7 @@ def _factored(layer: Any, product: Callable[..., Any], args: Any, kwargs: Any, r
         first, halves["right"] = _factors(whole.reshape(-1, features), rank)
         return first.reshape(shape)
 
-    with _having(layer, features=rank, use_bias=False, kernel_init=left):
+    with changed_fields(layer, features=rank, use_bias=False, kernel_init=left):
         y = product(*args, **kwargs)
     right = layer.param(RIGHT, lambda key: halves["right"])
     bias = layer.param("bias", layer.bias_init, (features,), layer.param_dtype) if biased else None

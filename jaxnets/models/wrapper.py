@@ -1,7 +1,8 @@
 """A model around another one, whose layers it changes as they are called."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -69,3 +70,16 @@ def without_wrappers(model: nn.Module) -> nn.Module:
     while isinstance(model, Wrapper):
         model = model.model
     return model
+
+
+@contextlib.contextmanager
+def changed_fields(layer: nn.Module, **fields: Any) -> Iterator[None]:
+    """A layer with other values in its fields. A copy of it would be another layer, with a path of its own."""
+    before = {name: getattr(layer, name) for name in fields}
+    try:
+        for name, value in fields.items():
+            object.__setattr__(layer, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            object.__setattr__(layer, name, value)

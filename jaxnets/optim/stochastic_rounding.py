@@ -53,12 +53,15 @@ class StochasticRounding(Optimizer):
         def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
             wide = _wide(params)
             updates, new = inner.update(_wide(gradients), state.inner, wide, **extra)
-            leaves, tree = jax.tree.flatten(params)
             moves = [
                 _rounded(old, move, state.count, number) if old.dtype == jnp.bfloat16 else move
-                for number, (old, move) in enumerate(zip(leaves, tree.flatten_up_to(updates), strict=True))
+                for number, (old, move) in enumerate(
+                    zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
+                )
             ]
-            return tree.unflatten(moves), StochasticRoundingScheduleState(state.count + 1, new)
+            return jax.tree.unflatten(jax.tree.structure(params), moves), StochasticRoundingScheduleState(
+                state.count + 1, new
+            )
 
         return optax.GradientTransformationExtraArgs(init, update)
 
