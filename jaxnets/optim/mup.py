@@ -49,9 +49,8 @@ class MuP(Optimizer):
 
     def under(self, name: str) -> Optimizer:
         """See `Optimizer`."""
-        own = tuple(
-            (path.removeprefix(f"{name}/"), *sizes) for path, *sizes in self.growth if path.startswith(f"{name}/")
-        )
+        start = f"{name}/"
+        own = tuple((path.removeprefix(start), i, o) for path, i, o in self.growth if path.startswith(start))
         return dataclasses.replace(self, optimizer=self.optimizer.under(name), growth=own)
 
     def frozen(self, params: Any) -> Any:

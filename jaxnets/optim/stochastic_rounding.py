@@ -59,9 +59,8 @@ class StochasticRounding(Optimizer):
                     zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
                 )
             ]
-            return jax.tree.unflatten(jax.tree.structure(params), moves), StochasticRoundingScheduleState(
-                state.count + 1, new
-            )
+            updates = jax.tree.unflatten(jax.tree.structure(params), moves)
+            return updates, StochasticRoundingScheduleState(state.count + 1, new)
 
         return optax.GradientTransformationExtraArgs(init, update)
 

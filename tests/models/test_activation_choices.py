@@ -124,7 +124,12 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICK = ("cnn", "vit", "language", "GAT")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_the_choice_reaches_the_units_of_every_model(name):
     """The program of the model has the operation of the choice; with a gate also one more kernel in a feed-forward layer."""
     model, field, x = MODELS[name]
@@ -145,14 +150,19 @@ def test_the_choice_reaches_the_units_of_every_model(name):
         assert all("gate" in path for path in added)
 
 
+DEEP = {
+    "cifar": CifarResNet(depth=8, width=2),
+    "vit": ViT(patch=16, layers=2, width=8, heads=2),
+    "coatnet": CoAtNet(stem=2, widths=(4, 4), blocks=(1, 1), heads=2),
+}
+
+
 @pytest.mark.parametrize(
-    "model",
-    [CifarResNet(depth=8, width=2), ViT(patch=16, layers=2, width=8, heads=2),
-     CoAtNet(stem=2, widths=(4, 4), blocks=(1, 1), heads=2)],
-    ids=["cifar", "vit", "coatnet"],
-)  # fmt: skip
-def test_stochastic_depth_leaves_out_branches_of_examples_in_training_only(model):
+    "name", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cifar", "coatnet"))]
+)
+def test_stochastic_depth_leaves_out_branches_of_examples_in_training_only(name):
     """Huang et al. 2016: with the rate near 1 the last block is nearly always skipped; the mean over draws stays."""
+    model = DEEP[name]
     x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 32, 32, 3)), jnp.float32)
     variables = drawn(model, x)
     deep = model.clone(stochastic_depth=0.5)

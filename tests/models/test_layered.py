@@ -102,14 +102,16 @@ def test_gyro_dropout_uses_few_masks_again_and_again():
     def rows(key):
         return np.unique(np.asarray(gyro(key, jnp.ones((64, 40)), 0.5, "layer")), axis=0)
 
-    seen = {row.tobytes() for key in jax.random.split(KEY, 60) for row in rows(key)}
+    seen = {row.tobytes() for key in jax.random.split(KEY, 40) for row in rows(key)}
     assert len(rows(KEY)) == MASKS_A_STEP
-    assert 200 < len(seen) <= 256
+    assert 180 < len(seen) <= 256
     other = np.asarray(gyro(KEY, jnp.ones((64, 40)), 0.5, "another layer"))
     assert not {row.tobytes() for row in other} & seen
 
 
-@pytest.mark.parametrize("kind", ["channels", "alpha", "gyro"])
+@pytest.mark.parametrize(
+    "kind", ["gyro", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("channels", "alpha"))]
+)
 def test_the_dropout_of_a_model_takes_its_kind_in_training_only(kind):
     model = RCNN(features=4, stages=1, steps=1, dropout=0.5, outputs=3)
     wrapped = Layered(model, Layers(dropout=kind))
@@ -187,6 +189,7 @@ def test_factors_begin_as_the_best_approximation_of_the_kernel_that_a_layer_woul
     np.testing.assert_allclose(got, model.apply({"params": thin}, IMAGES), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_factors_in_scanned_layers():
     model = LanguageModel(vocab_size=7, width=16, heads=2, layers=2, length=8, blocks="scanned", embedding="untied")
     tokens = jnp.arange(8)[None] % 7
@@ -231,7 +234,7 @@ def test_large_scales_train_lazily_and_small_ones_learn_features():
     x = jnp.asarray(RNG.normal(size=(32, 4)), jnp.float32)
     target = jnp.sin(x[:, :1])
     moves = {}
-    for factor in (0.5, 5.0, 50.0):
+    for factor in (0.5, 50.0):
         model = Layered(MLP(widths=(64,), activation="tanh", outputs=1), Layers(output_scale=factor))
         start = variables = model.init(KEY, x)
         zero = model.apply(variables, x)
@@ -247,7 +250,7 @@ def test_large_scales_train_lazily_and_small_ones_learn_features():
         moves[factor] = float(
             jnp.linalg.norm(variables["params"]["hidden_0"]["kernel"] - start["params"]["hidden_0"]["kernel"])
         )
-    assert moves[0.5] > 3 * moves[5.0] > 20 * moves[50.0]
+    assert moves[0.5] > 20 * moves[50.0]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_the_factors_are_those_of_the_table():
     assert factors["output"] == {"kernel": 0.25, "bias": 1.0}
 
 
+@pytest.mark.slow
 def test_a_language_model_grows_by_its_heads_and_its_embedding_keeps_its_rate():
     def model(heads):
         return LanguageModel(

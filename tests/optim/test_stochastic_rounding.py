@@ -65,6 +65,7 @@ def test_float32_weights_are_updated_as_by_the_optimizer():
         np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.slow
 def test_a_run_with_weights_in_bfloat16_gets_further_than_with_nearest_rounding(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(256, 8)).astype(np.float32)
