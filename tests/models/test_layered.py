@@ -49,11 +49,13 @@ def test_standardised_kernels_have_mean_zero_and_variance_one_for_each_output_ch
     variables = drawn(model, IMAGES)
     changed = jax.tree.map(lambda a: a, variables)
     changed["params"]["conv_0_0"]["kernel"] = standardized(variables["params"]["conv_0_0"]["kernel"])
-    got = Layered(model, Layers(kernels="standardized")).apply(variables, IMAGES)
-    np.testing.assert_allclose(got, model.apply(changed, IMAGES), rtol=1e-6)
+    got = jax.jit(Layered(model, Layers(kernels="standardized")).apply)(variables, IMAGES)
+    np.testing.assert_allclose(got, jax.jit(model.apply)(changed, IMAGES), rtol=1e-5)
     # The function does not depend on the scale of a kernel, so its gradient is orthogonal to it.
     wrapped = Layered(model, Layers(kernels="standardized"))
-    slope = jax.grad(lambda v: jnp.sin(wrapped.apply(v, IMAGES)).sum())(variables)["params"]["conv_0_0"]["kernel"]
+    slope = jax.jit(jax.grad(lambda v: jnp.sin(wrapped.apply(v, IMAGES)).sum()))(variables)["params"]["conv_0_0"][
+        "kernel"
+    ]
     kernel = variables["params"]["conv_0_0"]["kernel"]
     assert abs(float((slope * kernel).sum())) < 1e-3 * float(jnp.linalg.norm(slope) * jnp.linalg.norm(kernel))
 
@@ -169,11 +171,11 @@ def test_ghost_statistics_of_a_model_are_those_of_its_parts():
 def test_factors_begin_as_the_best_approximation_of_the_kernel_that_a_layer_would_have():
     model = CNN(features=(8,), dense=(16,), outputs=10)
     layers = Layers(rank=3)
-    whole, split = model.init(KEY, IMAGES)["params"], Layered(model, layers).init(KEY, IMAGES)["params"]
+    whole, split = (jax.jit(m.init)(KEY, IMAGES)["params"] for m in (model, Layered(model, layers)))
     assert split["conv_0_0"]["kernel"].shape == (3, 3, 3, 3)
     assert split["conv_0_0"]["right_kernel"].shape == (3, 8)
     assert split["dense_0"]["kernel"].shape == (128, 3)
-    for made in (split, factorised(whole, split)):
+    for made in (split, jax.jit(factorised)(whole, split)):
         for name in ("conv_0_0", "dense_0"):
             kernel = np.asarray(whole[name]["kernel"], np.float64).reshape(-1, whole[name]["kernel"].shape[-1])
             product = np.asarray(made[name]["kernel"]).reshape(-1, 3) @ np.asarray(made[name]["right_kernel"])
@@ -185,7 +187,7 @@ def test_factors_begin_as_the_best_approximation_of_the_kernel_that_a_layer_woul
     for name, own in split.items():
         flat = np.asarray(own["kernel"]).reshape(-1, 3) @ np.asarray(own["right_kernel"])
         thin[name]["kernel"] = jnp.asarray(flat.reshape(whole[name]["kernel"].shape))
-    got = Layered(model, layers).apply({"params": factorised(thin, split)}, IMAGES)
+    got = Layered(model, layers).apply({"params": jax.jit(factorised)(thin, split)}, IMAGES)
     np.testing.assert_allclose(got, model.apply({"params": thin}, IMAGES), atol=1e-5)
 
 
@@ -236,8 +238,8 @@ def test_large_scales_train_lazily_and_small_ones_learn_features():
     moves = {}
     for factor in (0.5, 50.0):
         model = Layered(MLP(widths=(64,), activation="tanh", outputs=1), Layers(output_scale=factor))
-        start = variables = model.init(KEY, x)
-        zero = model.apply(variables, x)
+        start = variables = jax.jit(model.init)(KEY, x)
+        zero = jax.jit(model.apply)(variables, x)
 
         def loss(v, model=model, zero=zero):
             return jnp.square(model.apply(v, x) - zero - target).mean()

@@ -51,9 +51,8 @@ def test_the_coordinate_check_steps_are_as_large_in_a_wide_model_as_in_its_base(
     """Yang et al. 2022, appendix D.1: with muP what moves does not depend on the width; without it, it grows with it."""
     adam, widths = Adam(1e-2, schedule=Constant()), (64, 1024)
     plain = np.array([moved(width, adam, Initialiser("lecun_normal")) for width in widths])
-    scaled = np.array([moved(width, *mup(adam, net(width), net(64), X)) for width in widths])
-    np.testing.assert_allclose(scaled[0], plain[0], rtol=1e-5)  # the base model is the same in both
-    growth = {"plain": plain[-1] / plain[0], "scaled": scaled[-1] / scaled[0]}
+    scaled = moved(1024, *mup(adam, net(1024), net(64), X))  # at the base width both are the same
+    growth = {"plain": plain[-1] / plain[0], "scaled": scaled / plain[0]}
     assert (growth["plain"] > (5, 2)).all(), growth  # up to 16; the outputs reach their targets before
     assert (growth["scaled"] < 1.35).all(), growth
     assert (growth["scaled"] > 0.65).all(), growth
@@ -104,7 +103,7 @@ def test_models_that_differ_in_more_than_widths_and_unknown_parameters_are_refus
     optimizer, _ = mup(Adam(1e-2), net(8), net(4), X)
     images = jnp.zeros((1, 8, 8, 1))
     with pytest.raises(UsageError, match="does not know how the parameter 'conv_0_0/bias' grows"):
-        optimizer.factors(CNN(features=(2,)).init(jax.random.key(0), images)["params"])
+        optimizer.factors(jax.eval_shape(CNN(features=(2,)).init, jax.random.key(0), images)["params"])
     assert MuP(Adam(1e-2)).rates(10, 3) is not None
 
 
