@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     run_dir, *flags = arguments
     from jaxnets import models
     from jaxnets.cli import generate_pictures as pictures
-    from jaxnets.models.lora import without_adapters
+    from jaxnets.models.wrapper import without_wrappers
     from jaxnets.runs.directory import RunDirectory
     from jaxnets.runs.open import open_run
     from jaxnets.tasks import NextToken
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
         kind, make = pictures.options_for(task), _draw
     elif isinstance(task.model, models.Seq2SeqTransformer):
         kind, make = AnswerOptions, _answer
-    elif isinstance(task, NextToken) and isinstance(without_adapters(task.model), models.Decoder):
+    elif isinstance(task, NextToken) and isinstance(without_wrappers(task.model), models.Decoder):
         kind, make = TextOptions, _go_on
     else:
         raise UsageError(
@@ -107,7 +107,7 @@ def _go_on(run: Any, options: TextOptions) -> int:
     from jaxnets.data import Chat
     from jaxnets.data.text.chat import prompt_of
     from jaxnets.data.text.textfile import plain_ends
-    from jaxnets.models.lora import without_adapters
+    from jaxnets.models.wrapper import without_wrappers
 
     tokenizer, text = run.parts.dataset.tokenizer, options.prompt
     if tokenizer is None:
@@ -131,7 +131,7 @@ def _go_on(run: Any, options: TextOptions) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if asked > window and isinstance(without_adapters(run.parts.task.model), models.LanguageModel):
+    if asked > window and isinstance(without_wrappers(run.parts.task.model), models.LanguageModel):
         note(
             f"the text has {asked:,} tokens, more than the {window:,} of a training window; what follows those may be worse"
         )

@@ -13,6 +13,8 @@ from jaxnets.config.check import check_types
 from jaxnets.core.errors import UsageError
 from jaxnets.data.dataset import Source
 from jaxnets.data.validation import Validation
+from jaxnets.models.layered import Layers
+from jaxnets.ops.initialisers import Initialiser
 from jaxnets.optim.averaging import EMA, Average
 from jaxnets.optim.given import as_optimizer
 from jaxnets.optim.gradient import Gradient
@@ -20,6 +22,7 @@ from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.optim.penalty import Penalty
 from jaxnets.optim.plateau import plateau_of
+from jaxnets.optim.stochastic_rounding import StochasticRounding
 from jaxnets.parallel.mesh import MeshShape
 from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
@@ -50,6 +53,10 @@ class Experiment:
     """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics."""
     seed: int = 0
     """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
+    layers: Layers = Layers()
+    """What is changed in the layers of the model: kinds of dropout and batch statistics, kernels, factors."""
+    initialiser: Initialiser = Initialiser()
+    """How the weights begin."""
     average: Average = EMA()
     """Averaging of the weights for evaluation."""
     local: LocalSGD = LocalSGD()
@@ -106,6 +113,17 @@ class Experiment:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
         if not 0 < self.selective <= 1:
             raise UsageError(f"selective is a share of the batch in (0, 1], got {self.selective}")
+        narrow = self.precision.weights == "bfloat16"
+        if narrow != isinstance(self.optimizer, StochasticRounding):
+            raise UsageError(
+                f"weights in bfloat16 and optim.StochasticRounding need each other; got precision.weights "
+                f"{self.precision.weights!r} and {type(self.optimizer).__name__}"
+            )
+        if narrow and self.average.active:
+            raise UsageError(
+                "an average of weights in bfloat16 would stand still: it moves by less than such a number can hold; set "
+                "precision.weights to float32, or leave average out"
+            )
         if self.stop.patience and not self.eval_every:
             raise UsageError("stop looks at evaluations, and eval_every is 0; set eval_every to the steps between them")
         self.local.check(batch_size=self.batch_size, micro_batches=self.micro_batches, steps=self.steps)

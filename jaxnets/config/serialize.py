@@ -22,6 +22,8 @@ from jaxnets.core.errors import UsageError, did_you_mean, note
 from jaxnets.core.renames import FIELDS, renamed
 from jaxnets.data.preparation import CLASSES
 from jaxnets.data.validation import Validation
+from jaxnets.models.layered import Layers
+from jaxnets.ops.initialisers import Initialiser
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import is_transformation
 from jaxnets.optim.gradient import Gradient
@@ -38,7 +40,7 @@ BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
 
 # Fields that a class got after runs were named by it, each with the value that it stood for before: with it they have no part
 # in the name of a run's directory.
-DEEP = ("TransformerEncoder", "Seq2SeqTransformer", "ViT", "CoAtNet", "ConvNeXt", "ResNet", "CifarResNet", "UNet")
+DEEP = ("TransformerEncoder", "Seq2SeqTransformer")
 YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
     "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
@@ -48,9 +50,23 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "ramp": {"type": "Ramp", "until": 0.5, "batch_size": [], "resolution": [], "length": []},
         "gradient": {"type": "Gradient"} | dataclasses.asdict(Gradient()),
         "penalty": {"type": "Penalty"} | dataclasses.asdict(Penalty()) | {"on": []},
+        "layers": {"type": "Layers"} | dataclasses.asdict(Layers()),
+        "initialiser": {"type": "Initialiser"} | dataclasses.asdict(Initialiser()),
     },
+    "Precision": {"weights": "float32"},
     "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1, "offload": "none"},
     **{model: {"remat": "none"} for model in DEEP},
+    "CNN": {"activation": "relu"},
+    "ConvAutoencoder": {"activation": "relu"},
+    "ResNet9": {"activation": "relu"},
+    "ResNet": {"remat": "none", "activation": "relu"},
+    "CifarResNet": {"remat": "none", "activation": "relu", "stochastic_depth": 0.0},
+    "CoAtNet": {"remat": "none", "activation": "gelu", "stochastic_depth": 0.0},
+    "ConvNeXt": {"remat": "none", "activation": "gelu_exact"},
+    "ViT": {"remat": "none", "mlp": "gelu_exact", "stochastic_depth": 0.0},
+    "UNet": {"remat": "none", "activation": "silu"},
+    **{model: {"activation": "relu"} for model in ("GCN", "GraphSAGE", "GIN")},
+    "GAT": {"activation": "elu"},
 }
 
 
@@ -141,6 +157,7 @@ def built_ins() -> dict[str, type]:
             EMA,
             MeshShape,
             Precision,
+            Initialiser,
             Keep,
             WarmStart,
             Guard,

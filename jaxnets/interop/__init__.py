@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jaxnets.interop.functions import from_nnx as from_nnx
     from jaxnets.interop.huggingface import export_language_model as export_language_model
     from jaxnets.interop.huggingface import language_model_from as language_model_from
+    from jaxnets.interop.quantisation import quantised as quantised
     from jaxnets.interop.safetensors import read_safetensors as read_safetensors
     from jaxnets.interop.safetensors import write_safetensors as write_safetensors
     from jaxnets.interop.weights import GPT2 as GPT2
@@ -32,6 +33,7 @@ FILES = {
     "language_model_from": "huggingface",
     "llama": "weights",
     "load_weights": "weights",
+    "quantised": "quantisation",
     "read_safetensors": "safetensors",
     "save_weights": "weights",
     "torchvision_resnet": "weights",
@@ -51,6 +53,7 @@ __all__ = [
     "language_model_from",
     "llama",
     "load_weights",
+    "quantised",
     "read_safetensors",
     "save_weights",
     "torchvision_resnet",

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from jaxnets.models.hopfield import Hopfield as Hopfield
     from jaxnets.models.hybrid_language_model import HybridLanguageModel as HybridLanguageModel
     from jaxnets.models.language_model import LanguageModel as LanguageModel
+    from jaxnets.models.layered import Layered as Layered
+    from jaxnets.models.layered import Layers as Layers
+    from jaxnets.models.layered import factorised as factorised
+    from jaxnets.models.layered import with_layers as with_layers
     from jaxnets.models.lenet import LeNet5 as LeNet5
     from jaxnets.models.lora import LoRA as LoRA
     from jaxnets.models.mixture_of_experts import Experts as Experts
@@ -71,6 +75,10 @@ FILES = {
     "HybridLanguageModel": "hybrid_language_model",
     "Hopfield": "hopfield",
     "LanguageModel": "language_model",
+    "Layered": "layered",
+    "Layers": "layered",
+    "factorised": "layered",
+    "with_layers": "layered",
     "LeNet5": "lenet",
     "LoRA": "lora",
     "Experts": "mixture_of_experts",
@@ -122,6 +130,8 @@ __all__ = [
     "Hopfield",
     "HybridLanguageModel",
     "LanguageModel",
+    "Layered",
+    "Layers",
     "LeNet5",
     "LoRA",
     "NeuralODE",
@@ -135,6 +145,8 @@ __all__ = [
     "UNet",
     "ViT",
     "beam_search",
+    "factorised",
     "generate",
     "greedy",
+    "with_layers",
 ]

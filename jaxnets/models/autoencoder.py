@@ -4,15 +4,13 @@ Shapes: `B` batch, `N` numbers in an example, `Z` numbers in its code, `H` heigh
 """
 
 import math
-from typing import Literal
 
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.activations import Activation, activation, check_no_slopes
 from jaxnets.models.layers import Conv, Dense, check_layers, check_shape
 from jaxnets.ops import name_axes
-
-ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "silu": nn.silu}
 
 
 class Autoencoder(nn.Module):
@@ -26,13 +24,14 @@ class Autoencoder(nn.Module):
     """Units of the encoder's hidden layers; the decoder has them in reverse. Empty: a linear autoencoder."""
     code: int = 16
     """Numbers in the code, `Z`."""
-    activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu"] = "relu"
-    """The non-linearity after every hidden layer; the code and the output have none."""
+    activation: Activation = "relu"
+    """The non-linearity after every hidden layer (see `Activation` in `activations.py`); the code and the output have none."""
     shape: tuple[int, ...] = ()
     """Shape of one example; empty: that of the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
+        check_no_slopes(self)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -47,13 +46,13 @@ class Autoencoder(nn.Module):
         """Codes `[B, Z]` of inputs `[B, *shape]`."""
         x = x.reshape(x.shape[0], -1)
         for layer in self.encoder:
-            x = ACTIVATIONS[self.activation](layer(x))
+            x = activation(self.activation)(layer(x))
         return self.code_layer(x)
 
     def decode(self, z: Array, *, train: bool = False) -> Array:
         """Reconstructions `[B, *shape]` from codes `[B, Z]`."""
         for layer in self.decoder:
-            z = name_axes(ACTIVATIONS[self.activation](layer(z)), "batch", "embed")
+            z = name_axes(activation(self.activation)(layer(z)), "batch", "embed")
         return name_axes(self.output(z), "batch", "embed").reshape(-1, *self.shape)
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -71,11 +70,14 @@ class ConvAutoencoder(nn.Module):
     """Channels of each stage of the encoder; each stage halves the image, rounding up."""
     code: int = 32
     """Numbers in the code, `Z`."""
+    activation: Activation = "relu"
+    """The non-linearity after every hidden layer: see `Activation` in `activations.py`."""
     shape: tuple[int, ...] = ()
     """Shape of one example, (height, width, channels); empty: that of the data."""
 
     def __post_init__(self) -> None:
         check_layers(self, filled="features")
+        check_no_slopes(self)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -102,15 +104,15 @@ class ConvAutoencoder(nn.Module):
     def encode(self, x: Array, *, train: bool = False) -> Array:
         """Codes `[B, Z]` of images `[B, H, W, C]`."""
         for layer in self.down:
-            x = nn.relu(layer(x))
+            x = activation(self.activation)(layer(x))
         return self.code_layer(x.reshape(x.shape[0], -1))
 
     def decode(self, z: Array, *, train: bool = False) -> Array:
         """Images `[B, H, W, C]` from codes `[B, Z]`."""
-        x = nn.relu(self.seed(z)).reshape(-1, *self._smallest)
+        x = activation(self.activation)(self.seed(z)).reshape(-1, *self._smallest)
         for index, layer in enumerate(self.up):
             x = layer(x.repeat(2, axis=1).repeat(2, axis=2))
-            x = nn.relu(x) if index + 1 < len(self.up) else x
+            x = activation(self.activation)(x) if index + 1 < len(self.up) else x
         # The encoder rounds odd sizes up, so crop to the size of the input.
         return x[:, : self.shape[0], : self.shape[1]]
 

@@ -6,6 +6,7 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels, `F` units.
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import max_pool
@@ -17,7 +18,7 @@ class CNN(nn.Module):
     features: tuple[int, ...] = (32, 64)
     """Channels of each stage; each stage ends in a 2x2 max pool."""
     convolutions: int = 1
-    """Convolutions in each stage, each followed by ReLU."""
+    """Convolutions in each stage, each followed by the activation."""
     batch_norm: bool = False
     """Batch normalisation after every convolution (Ioffe and Szegedy 2015)."""
     dense: tuple[int, ...] = (128,)
@@ -26,6 +27,8 @@ class CNN(nn.Module):
     """Probability of dropping a unit before each fully connected layer while training, in [0, 1)."""
     outputs: int | None = None
     """Output units; None: the number of classes in the data."""
+    activation: Activation = "relu"
+    """The non-linearity after every hidden layer: see `Activation` in `activations.py`."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -56,11 +59,11 @@ class CNN(nn.Module):
                 )(x)
                 if self.batch_norm:
                     x = BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(x)
-                x = nn.relu(x)
+                x = activated(self.activation, x, f"slope_{name}")
             x = max_pool(x)
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate(self.dense):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = nn.relu(Dense(width, name=f"dense_{index}")(x))
+            x = activated(self.activation, Dense(width, name=f"dense_{index}")(x), f"slope_dense_{index}")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return Dense(self.outputs or 1, name="output")(x)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import BatchNorm, LayerNorm
 from jaxnets.ops import average_pool, dot_product_attention
@@ -40,6 +41,10 @@ class CoAtNet(nn.Module):
     """Reduction ratio of squeeze-and-excitation in convolutional blocks (Hu et al. 2018); 0: none."""
     dropout: float = 0.0
     """Dropout rate after attention and after the MLP of an attention block while training, in [0, 1)."""
+    stochastic_depth: float = 0.0
+    """Probability of skipping the last block in training, in [0, 1); falls linearly to 0 for the first (Huang et al. 2016)."""
+    activation: Activation = "gelu"
+    """The non-linearity: see `Activation` in `activations.py`."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
@@ -73,21 +78,26 @@ class CoAtNet(nn.Module):
                 f"CoAtNet with strides {self.strides} needs images [batch, height, width, channels] whose sides are "
                 f"multiples of {whole}, got {tuple(x.shape)}; use other strides or another size"
             )
-        x = nn.gelu(batch_norm(train, "stem_norm")(conv(self.stem, 3, 2, "stem_0")(x)))
+        x = batch_norm(train, "stem_norm")(conv(self.stem, 3, 2, "stem_0")(x))
+        x = activated(self.activation, x, "stem_slope")
         x = conv(self.stem, 3, 1, "stem_1")(x)
         bottleneck, attention = (rematerialised(kind, self.remat, static=(2,)) for kind in (Bottleneck, Attention))
+        done = 0
         for stage, kind in enumerate(self.layout):
             for index in range(self.blocks[stage]):
                 shared: dict[str, Any] = {
                     "width": self.widths[stage],
                     "stride": self.strides[stage] if index == 0 else 1,
                     "expansion": self.expansion,
+                    "activation": self.activation,
+                    "skipped": self.stochastic_depth * done / max(1, sum(self.blocks) - 1),
                     "name": f"stage_{stage}_block_{index}",
                 }
                 if kind == "convolution":
                     x = bottleneck(squeeze=self.squeeze, **shared)(x, train)
                 else:
                     x = attention(heads=self.heads, dropout=self.dropout, **shared)(x, train)
+                done += 1
         x = LayerNorm(name="final_norm")(x.mean(axis=(1, 2)))
         return Dense(self.outputs or 1, name="output")(x)
 
@@ -98,6 +108,8 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     expansion: int
+    activation: str
+    skipped: float
     squeeze: int
 
     @nn.compact
@@ -105,15 +117,15 @@ class Bottleneck(nn.Module):
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
         inner = self.expansion * self.width
         y = conv(inner, 1, 1, "up")(batch_norm(train, "norm")(x))
-        y = nn.gelu(batch_norm(train, "up_norm")(y))
+        y = activated(self.activation, batch_norm(train, "up_norm")(y), "up_slope")
         y = conv(inner, 3, self.stride, "depthwise", groups=inner)(y)
-        y = nn.gelu(batch_norm(train, "depthwise_norm")(y))
+        y = activated(self.activation, batch_norm(train, "depthwise_norm")(y), "depthwise_slope")
         if self.squeeze:
             z = Dense(max(1, self.width // self.squeeze), name="squeeze")(y.mean(axis=(1, 2)))
-            z = Dense(inner, name="excite")(nn.gelu(z))
+            z = Dense(inner, name="excite")(activated(self.activation, z, "squeeze_slope"))
             y = y * nn.sigmoid(z)[:, None, None, :]
         y = Conv(self.width, (1, 1), name="down")(y)
-        return shortcut(x, self.width, self.stride) + y
+        return shortcut(x, self.width, self.stride) + skip(self.skipped, train)(y)
 
 
 class Attention(nn.Module):
@@ -122,13 +134,15 @@ class Attention(nn.Module):
     width: int
     stride: int
     expansion: int
+    activation: str
+    skipped: float
     heads: int
     dropout: float
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """`[B, H, W, C]` to `[B, H / stride, W / stride, width]`."""
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop, skipping = nn.Dropout(self.dropout, deterministic=not train), skip(self.skipped, train)
         y = average_pool(LayerNorm(name="attention_norm")(x), self.stride)
         B, H, W, C = y.shape
         y = y.reshape(B, H * W, C)
@@ -138,9 +152,9 @@ class Attention(nn.Module):
         table = self.param("relative", nn.initializers.normal(0.02), (self.heads, (2 * H - 1) * (2 * W - 1)))
         bias = jnp.take(table, offsets(H, W), axis=1)[None].astype(q.dtype)
         y = dot_product_attention(q, k, v, bias=bias).reshape(B, H, W, self.width)
-        x = shortcut(x, self.width, self.stride) + drop(self.dense(self.width, "merge")(y))
+        x = shortcut(x, self.width, self.stride) + skipping(drop(self.dense(self.width, "merge")(y)))
         y = self.dense(self.expansion * self.width, "up")(LayerNorm(name="mlp_norm")(x))
-        return x + drop(self.dense(self.width, "down")(nn.gelu(y)))
+        return x + skipping(drop(self.dense(self.width, "down")(activated(self.activation, y, "slope"))))
 
     def dense(self, width: int, name: str) -> nn.Dense:
         """A dense layer with Xavier initialisation."""
@@ -152,6 +166,11 @@ def offsets(height: int, width: int) -> np.ndarray:
     rows, columns = (a.reshape(-1) for a in np.indices((height, width)))
     down, right = rows[None] - rows[:, None] + height - 1, columns[None] - columns[:, None] + width - 1
     return down * (2 * width - 1) + right
+
+
+def skip(rate: float, train: bool) -> nn.Dropout:
+    """Stochastic depth: one draw per example for a whole branch, divided by the probability that it is kept."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
 
 
 def shortcut(x: Array, width: int, stride: int) -> Array:

@@ -8,6 +8,7 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels.
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import LayerNorm
 
@@ -28,6 +29,8 @@ class ConvNeXt(nn.Module):
     stochastic_depth: float = 0.0
     """Probability of skipping the last block while training, decreasing linearly to 0 for the first (Huang et al. 2016), in
     [0, 1). The paper: 0.1 for tiny, 0.4 for small, 0.5 for base."""
+    activation: Activation = "gelu_exact"
+    """The non-linearity: see `Activation` in `activations.py`."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
@@ -39,11 +42,8 @@ class ConvNeXt(nn.Module):
             raise ValueError(
                 f"ConvNeXt needs as many depths as widths, each at least 1, got depths {self.depths} and widths {self.widths}"
             )
-        if self.patch < 1 or self.layer_scale < 0 or not 0 <= self.stochastic_depth < 1:
-            raise ValueError(
-                f"ConvNeXt needs patch >= 1, layer_scale >= 0 and stochastic_depth in [0, 1), got {self.patch}, "
-                f"{self.layer_scale} and {self.stochastic_depth}"
-            )
+        if self.patch < 1 or self.layer_scale < 0:
+            raise ValueError(f"ConvNeXt needs patch >= 1 and layer_scale >= 0, got {self.patch} and {self.layer_scale}")
         super().__post_init__()
 
     @nn.compact
@@ -63,7 +63,8 @@ class ConvNeXt(nn.Module):
                 x = patches(width, 2, f"down_{stage}")(norm(f"down_norm_{stage}")(x))
             for index in range(depth):
                 drop = self.stochastic_depth * done / max(1, sum(self.depths) - 1)
-                x, done = block(self.layer_scale, drop, name=f"stage_{stage}_block_{index}")(x, train), done + 1
+                layer = block(self.layer_scale, drop, self.activation, name=f"stage_{stage}_block_{index}")
+                x, done = layer(x, train), done + 1
         x = norm("final_norm")(x.mean(axis=(1, 2)))
         return Dense(self.outputs or 1, kernel_init=START, name="output")(x)
 
@@ -73,6 +74,7 @@ class Block(nn.Module):
 
     layer_scale: float
     drop: float
+    activation: str = "gelu_exact"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -83,7 +85,7 @@ class Block(nn.Module):
             name="depthwise",
         )(x)  # fmt: skip
         y = Dense(4 * C, kernel_init=START, name="up")(norm("norm")(y))
-        y = nn.gelu(y, approximate=False)
+        y = activated(self.activation, y, "slope")
         y = Dense(C, kernel_init=START, name="down")(y)
         if self.layer_scale:
             scale = self.param("layer_scale", nn.initializers.constant(self.layer_scale), (C,))

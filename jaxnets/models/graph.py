@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Dense, check_layers
 from jaxnets.models.norms import BatchNorm
 
@@ -141,6 +142,7 @@ class GINLayer(nn.Module):
 
     width: int
     norm: str
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, graph: Graph, x: Array, *, train: bool = False) -> Array:
@@ -152,7 +154,7 @@ class GINLayer(nn.Module):
             norm = BatchNorm(use_running_average=not train, momentum=0.9, name="norm")
             # Padded nodes are excluded from the statistics.
             x = norm(x, mask=graph.node_mask[..., None])
-        return Dense(self.width, name="dense_1")(nn.relu(x))
+        return Dense(self.width, name="dense_1")(activated(self.activation, x, "slope"))
 
 
 class GraphNetwork(nn.Module):
@@ -166,6 +168,8 @@ class GraphNetwork(nn.Module):
     """Probability of dropping a feature before each layer while training, in [0, 1)."""
     pool: Literal["none", "sum", "mean", "max"] = "none"
     """none: one more layer gives outputs for each node. Else the nodes are pooled and a dense layer follows."""
+    activation: Activation = "relu"
+    """The non-linearity after each hidden layer: see `Activation` in `activations.py`."""
 
     def __post_init__(self) -> None:
         check_layers(self)
@@ -175,11 +179,6 @@ class GraphNetwork(nn.Module):
     def layer(self, width: int, name: str) -> nn.Module:
         """One layer; each model defines its own."""
         raise NotImplementedError
-
-    @nn.nowrap
-    def activate(self, x: Array) -> Array:
-        """The non-linearity after each hidden layer."""
-        return nn.relu(x)
 
     @nn.compact
     def __call__(self, graph: Graph, *, train: bool = False) -> Array:
@@ -192,7 +191,8 @@ class GraphNetwork(nn.Module):
         x = graph.nodes
         for index, width in enumerate(self.widths):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = self.activate(self.layer(width, f"layer_{index}")(graph, x, train=train))
+            x = self.layer(width, f"layer_{index}")(graph, x, train=train)
+            x = activated(self.activation, x, f"slope_{index}")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.pool == "none":
             return self.layer(self.outputs or 1, "output")(graph, x, train=train)
@@ -228,6 +228,8 @@ class GAT(GraphNetwork):
     """Attention heads of a hidden layer."""
     output_heads: int = 1
     """Attention heads of the output layer for nodes; their outputs are averaged."""
+    activation: Activation = "elu"
+    """The non-linearity after each hidden layer (the paper's is elu): see `Activation` in `activations.py`."""
 
     def __post_init__(self) -> None:
         if min(self.heads, self.output_heads) < 1:
@@ -242,11 +244,6 @@ class GAT(GraphNetwork):
         if name == "output":
             return GATLayer(width, self.output_heads, self.dropout, "mean", name=name)
         return GATLayer(width, self.heads, self.dropout, "concat", name=name)
-
-    @nn.nowrap
-    def activate(self, x: Array) -> Array:
-        """The exponential linear unit, as in the paper."""
-        return nn.elu(x)
 
 
 class GIN(GraphNetwork):
@@ -264,4 +261,4 @@ class GIN(GraphNetwork):
     @nn.nowrap
     def layer(self, width: int, name: str) -> nn.Module:
         """See `GINLayer`."""
-        return GINLayer(width, self.norm, name=name)
+        return GINLayer(width, self.norm, self.activation, name=name)

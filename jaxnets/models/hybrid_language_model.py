@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.activations import GATES, Gate
 from jaxnets.models.layers import Dense, Embed, Remat, check_layers, rematerialised
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.positions import rotate
@@ -56,7 +57,7 @@ class HybridLanguageModel(nn.Module):
     """Longest wavelength of the rotary positions of attention, in units of 2 pi tokens."""
     mlp_dim: int | None = None
     """Hidden units of the MLP; None: three times the width."""
-    mlp: Literal["geglu", "swiglu"] = "geglu"
+    mlp: Gate = "geglu"
     """Activation of the gate of the MLP: GELU (tanh form) or SiLU."""
     biases: Literal["most", "none"] = "none"
     """Which linear maps have a bias; most: all but query, key and value (RecurrentGemma). Recurrent gates always have one."""
@@ -184,7 +185,7 @@ class Block(nn.Module):
         x = x + drop(y)
         y = nn.RMSNorm(epsilon=self.norm_epsilon, name="mlp_norm")(x)
         gate = self.dense(self.mlp_dim, "gate")(y)
-        gate = nn.silu(gate) if self.mlp == "swiglu" else nn.gelu(gate, approximate=True)
+        gate = GATES[self.mlp](gate)
         y = self.dense(x.shape[-1], "down", ends_branch=True)(gate * self.dense(self.mlp_dim, "up")(y))
         return x + drop(y), stored
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
@@ -64,8 +65,8 @@ class Sizes(nn.Module):
     """pre: before attention and MLP, and after the last block; post: after each residual sum (Vaswani et al. 2017)."""
     norm_epsilon: float = 1e-5
     """Added to the variance or mean square before the square root."""
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    """One hidden layer with GELU (tanh form), or with a gate: silu(gate(x)) * up(x)."""
+    mlp: FeedForward = "gelu"
+    """What the MLP computes between its linear maps, such as silu(gate(x)) * up(x): see `FeedForward` in `activations.py`."""
     biases: Literal["all", "queries", "none"] = "all"
     """Which linear maps have a bias; queries: those of query, key and value only."""
     qk_norm: Literal["no", "rms"] = "no"
@@ -308,8 +309,7 @@ class Block(Sizes):
             starts, biased = (0.02, 0.02 / (2 * self.layers) ** 0.5), self.biases == "all"
             mlp: Any = self.mlp
             return MixtureOfExperts(self.experts, hidden, mlp, biased, starts, name="mixture")(x)
-        h = self.dense(hidden, "up")(x)
-        h = nn.gelu(h, approximate=True) if self.mlp == "gelu" else nn.silu(self.dense(hidden, "gate")(x)) * h
+        h = feed_forward(self.mlp, self.dense(hidden, "up")(x), lambda: self.dense(hidden, "gate")(x))
         return self.dense(x.shape[-1], "down", ends_branch=True)(h)
 
 

@@ -110,7 +110,7 @@ def check_layers(model: nn.Module, *, filled: str = "") -> None:
         for size in value if isinstance(value, tuple | list) else (value,):
             if isinstance(size, int) and size < 1:
                 raise ValueError(f"{kind}.{name} is at least 1, got {value}")
-    for name in ("dropout", "input_dropout"):
+    for name in ("dropout", "input_dropout", "stochastic_depth"):
         rate = getattr(model, name, 0.0)
         if isinstance(rate, int | float) and not 0 <= rate < 1:
             raise ValueError(f"{kind}.{name} is a probability in [0, 1), got {rate}")

@@ -13,17 +13,16 @@ from typing import Literal
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.ops import average_pool, max_pool
-
-ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
 class LeNet5(nn.Module):
     """Two 5x5 convolutions, each followed by subsampling, then fully connected layers of 120, 84 and the outputs."""
 
-    activation: Literal["tanh", "relu"] = "tanh"
-    """The non-linearity; the paper's is a scaled tanh."""
+    activation: Activation = "tanh"
+    """The non-linearity: see `Activation` in `activations.py`; the paper's is a scaled tanh."""
     pool: Literal["average", "max"] = "average"
     """How 2x2 windows are subsampled."""
     outputs: int | None = None
@@ -42,15 +41,15 @@ class LeNet5(nn.Module):
                 f"LeNet5 needs images [batch, height, width, channels] of 28x28 or 32x32 pixels, got {tuple(x.shape)}; "
                 f"use CNN for other sizes"
             )
-        act, border = ACTIVATIONS[self.activation], (32 - x.shape[1]) // 2
+        border = (32 - x.shape[1]) // 2
         for index, (features, pad) in enumerate(((6, border), (16, 0))):
             x = Conv(
                 features, (5, 5), padding=((pad, pad), (pad, pad)),
                 name=f"conv_{index}",
             )(x)  # fmt: skip
-            x = act(x)
+            x = activated(self.activation, x, f"slope_{index}")
             x = max_pool(x) if self.pool == "max" else average_pool(x)
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate((120, 84)):
-            x = act(Dense(width, name=f"dense_{index}")(x))
+            x = activated(self.activation, Dense(width, name=f"dense_{index}")(x), f"slope_dense_{index}")
         return Dense(self.outputs or 1, name="output")(x)

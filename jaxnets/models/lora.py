@@ -18,20 +18,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.errors import UsageError
+from jaxnets.models.wrapper import Wrapper
 from jaxnets.ops import dot_general
 
 A, B = "lora_a", "lora_b"
 
 
-class LoRA(nn.Module):
+class LoRA(Wrapper):
     """A model with low-rank adapters in its dense layers (`nn.Dense`, `nn.DenseGeneral` and what is made from them).
 
     It is called as the model is and has its fields and methods. Train it with `train_only=".*/lora_.*"`; `merged` gives the
     variables of the model alone. Between the layers nothing changes, also in `nn.scan` and `nn.remat`.
     """
 
-    model: nn.Module
-    """The model that is adapted."""
     rank: int = 8
     """Rank of the adapters."""
     at: str = ".*"
@@ -65,49 +64,6 @@ class LoRA(nn.Module):
         """The factor of the adapters' outputs."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
-    def setup(self) -> None:
-        """Parameters of the model keep their paths."""
-        nn.share_scope(self, self.model)
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """What the model returns, with the adapters; raises `UsageError` where `at` matches none of its dense layers."""
-        return self.run("__call__", *inputs, **options)
-
-    def run(self, method: str, *inputs: Any, **options: Any) -> Any:
-        """The same for a method of the model, by its name."""
-        seen: list[str] = []
-        model: Any = self.model
-        with nn.intercept_methods(self._adapter(seen)):
-            result = getattr(model, method)(*inputs, **options)
-        if self.is_initializing() and not any(re.fullmatch(self.at, path) for path in seen):
-            shown = ", ".join(dict.fromkeys(seen)) or "none"
-            raise UsageError(
-                f"LoRA.at {self.at!r} matches no dense layer of {type(model).__name__}; the whole path must match, and its "
-                f"dense layers are: {shown}"
-            )
-        return result
-
-    def apply(self, variables: Any, *inputs: Any, method: Any = None, **options: Any) -> Any:
-        """As in Linen; `method` may also be the name of one of the model's."""
-        if isinstance(method, str) and not hasattr(type(self), method):
-            return super().apply(variables, method, *inputs, method="run", **options)
-        return super().apply(variables, *inputs, method=method, **options)
-
-    def clone(self, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any) -> Any:
-        """As in Linen; a field that only the model has is set there."""
-        own = {"model", "rank", "at", "alpha", "dropout", "name"}
-        theirs = {name: updates.pop(name) for name in list(updates) if name not in own}
-        if theirs:
-            updates["model"] = updates.get("model", self.model).clone(**theirs)
-        return super().clone(parent=parent, _deep_clone=_deep_clone, _reset_names=_reset_names, **updates)
-
-    def __getattr__(self, name: str) -> Any:
-        """Fields and methods of the model that no module has (`vocab_size`, `empty_cache`)."""
-        model = None if name.startswith("_") else vars(self).get("model")
-        if model is not None and hasattr(model, name):
-            return getattr(model, name)
-        return super().__getattr__(name)
-
     def merged(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Variables of `self.model` alone, with the kernels `W + scale A B`: the same function, to rounding.
 
@@ -116,8 +72,8 @@ class LoRA(nn.Module):
         """
         return {**variables, "params": _merged(variables["params"], self.scale)}
 
-    def _adapter(self, seen: list[str]) -> Callable[..., Any]:
-        """An interceptor that adds an adapter to each dense layer that matches, and lists the paths of all in `seen`."""
+    def interceptor(self, seen: list[str]) -> Callable[..., Any]:
+        """Adds an adapter to each dense layer that matches, and lists the paths of all in `seen`."""
 
         def adapted(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             layer = context.module
@@ -132,6 +88,15 @@ class LoRA(nn.Module):
             return y + self._low_rank(layer, path, x, y.shape).astype(y.dtype)
 
         return adapted
+
+    def check(self, seen: list[str]) -> None:
+        """Raise `UsageError` where `at` matches none of the dense layers."""
+        if not any(re.fullmatch(self.at, path) for path in seen):
+            shown = ", ".join(dict.fromkeys(seen)) or "none"
+            raise UsageError(
+                f"LoRA.at {self.at!r} matches no dense layer of {type(self.model).__name__}; the whole path must match, and "
+                f"its dense layers are: {shown}"
+            )
 
     def _low_rank(self, layer: Any, path: str, x: Array, shape: tuple[int, ...]) -> Array:
         """`scale (x A) B` of a layer, in the shape of its outputs."""
@@ -159,11 +124,6 @@ class LoRA(nn.Module):
         for matrix in (a, b):
             x = dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision=layer.precision)
         return self.scale * x.reshape(shape)
-
-
-def without_adapters(model: nn.Module) -> nn.Module:
-    """The model inside a `LoRA`; any other model as it is."""
-    return model.model if isinstance(model, LoRA) else model
 
 
 def _merged(tree: Any, scale: float) -> Any:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.typecheck import check_choices
+from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.ops import name_axes
 from jaxnets.ops.axes import axis_size
 from jaxnets.ops.beyond_promise import compiled_for
@@ -72,8 +73,8 @@ class MixtureOfExperts(nn.Module):
     """Their number and routing."""
     mlp_dim: int
     """Hidden units of each."""
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    """One hidden layer with GELU (tanh form), or with a gate: silu(gate(x)) * up(x)."""
+    mlp: FeedForward = "gelu"
+    """What they compute between their linear maps: see `FeedForward` in `activations.py`."""
     biased: bool = False
     """Whether the experts' linear maps have biases."""
     start: tuple[float, float] = (0.02, 0.02)
@@ -156,8 +157,7 @@ class MixtureOfExperts(nn.Module):
             x = name_axes(x, "batch", "expert_home", "length", "embed")
             x = name_axes(x, "group", "expert", "length", "embed")
         h = multiply(x, *self.maps("up", D, F, x.dtype))
-        gate = multiply(x, *self.maps("gate", D, F, x.dtype)) if self.mlp == "swiglu" else None
-        h = nn.gelu(h, approximate=True) if gate is None else nn.silu(gate) * h
+        h = feed_forward(self.mlp, h, lambda: multiply(x, *self.maps("gate", D, F, x.dtype)))
         h = name_axes(h, "group", "expert", "length", "mlp") if apart else h
         y = multiply(h, *self.maps("down", F, D, x.dtype))
         if not apart:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import flax.linen as nn
 from jax import Array
 
-from jaxnets.models.activations import ACTIVATIONS
+from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Dense, check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
 
@@ -20,9 +20,8 @@ class MLP(nn.Module):
     """Units of each hidden layer; an empty tuple makes a linear model."""
     outputs: int | None = None
     """Output units; None: as many as the task needs (classes, or 1 for regression)."""
-    activation: Literal["relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu", "prelu", "step", "clip"] = "relu"
-    """The non-linearity after every hidden layer. leaky_relu: slope .01 below 0; step: 1 from 0 on, 0 below, with a
-    straight-through gradient; clip: the saturated-linear function, `min(max(x, 0), 1)`."""
+    activation: Activation = "relu"
+    """The non-linearity after every hidden layer: see `Activation` in `activations.py`."""
     norm: Literal["none", "layer", "batch"] = "none"
     """Normalisation before each activation (layer: Ba et al. 2016; batch: Ioffe and Szegedy 2015)."""
     dropout: float = 0.0
@@ -68,6 +67,6 @@ class MLP(nn.Module):
                 x = LayerNorm(name=f"norm_{index}")(x)
             elif self.norm == "batch":
                 x = BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")(x)
-            x = nn.PReLU(name=f"slope_{index}")(x) if self.activation == "prelu" else ACTIVATIONS[self.activation](x)
+            x = activated(self.activation, x, f"slope_{index}")
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return Dense(self.outputs or 1, name="output")(x)

@@ -21,10 +21,15 @@ class BatchNorm(nn.BatchNorm):
 
     use_fast_variance: bool = False
     """Whether the variance is the mean square minus the squared mean."""
+    ghost: int = 0
+    """Examples whose statistics are taken together while training (Hoffer et al. 2017), a divisor of the batch; 0: all. The
+    running statistics then are those of the mean of these parts' means and variances."""
 
     def __call__(self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None) -> Array:
         """`[B, ..., C]` to the same; `mask`, which broadcasts to `x`, selects the values for the statistics."""
         running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        if self.ghost and not running and not self.is_initializing():
+            return self._by_parts(x, mask)
         if running or self.axis != -1 or not _exact(x):
             return super().__call__(x, use_running_average, mask=mask)
         rows = x.reshape(-1, x.shape[-1])
@@ -36,6 +41,26 @@ class BatchNorm(nn.BatchNorm):
             mean: Any = self.get_variable("batch_stats", "mean")
             self.put_variable("batch_stats", "mean", mean + (1 - self.momentum) * shift)
         return y
+
+    def _by_parts(self, x: Array, mask: Array | None) -> Array:
+        """Each `ghost` examples in a row are normalised by statistics of their own. In a row, so they are on one device."""
+        B, C = x.shape[0], x.shape[-1]
+        if B % self.ghost or self.axis != -1 or mask is not None or not (self.use_scale and self.use_bias):
+            raise ValueError(
+                f"BatchNorm.ghost {self.ghost} divides the batch, and needs features last, no mask, scale and bias; the batch "
+                f"is {B}"
+            )
+        wide = x.astype(jnp.float32).reshape(B // self.ghost, -1, C)
+        mean = wide.mean(1)
+        centred = wide - mean[:, None]
+        variance = jnp.square(centred).mean(1)
+        for name, new in (("mean", mean), ("var", variance)):
+            old: Any = self.get_variable("batch_stats", name)
+            self.put_variable("batch_stats", name, self.momentum * old + (1 - self.momentum) * new.mean(0))
+        scale: Any = self.get_variable("params", "scale")
+        bias: Any = self.get_variable("params", "bias")
+        y = centred * jax.lax.rsqrt(variance + self.epsilon)[:, None] * scale[None, None] + bias[None, None]
+        return y.reshape(x.shape).astype(jnp.result_type(x.dtype, scale.dtype))
 
 
 class LayerNorm(nn.LayerNorm):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import flax.linen as nn
 from jax import Array
 
+from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import BatchNorm
 from jaxnets.ops import blur_pool
@@ -33,6 +34,8 @@ class ResNet(nn.Module):
     downsample: Literal["stride", "blur"] = "stride"
     """How images are halved after the stem's convolution. stride: by strides; blur: by subsampling after a blur (Zhang 2019),
     which makes a network less sensitive to shifts and costs more time."""
+    activation: Activation = "relu"
+    """The non-linearity: see `Activation` in `activations.py`."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
@@ -42,11 +45,8 @@ class ResNet(nn.Module):
         check_layers(self)
         if self.depth not in STAGES:
             raise ValueError(f"ResNet depth is one of {', '.join(map(str, STAGES))}, got {self.depth}")
-        if self.width < 1 or self.squeeze < 0 or not 0 <= self.stochastic_depth < 1:
-            raise ValueError(
-                f"ResNet needs width >= 1, squeeze >= 0 and stochastic_depth in [0, 1), got {self.width}, {self.squeeze} and "
-                f"{self.stochastic_depth}"
-            )
+        if self.width < 1 or self.squeeze < 0:
+            raise ValueError(f"ResNet needs width >= 1 and squeeze >= 0, got {self.width} and {self.squeeze}")
         super().__post_init__()
 
     @nn.compact
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
                 f"smaller ones use CifarResNet"
             )
         x = convolution(self.width, 7, 2, "stem")(x)
-        x = nn.relu(normalisation(train, "stem_norm")(x))
+        x = activated(self.activation, normalisation(train, "stem_norm")(x), "stem_slope")
         blur = self.downsample == "blur"
         x = nn.max_pool(x, (3, 3), strides=(1, 1) if blur else (2, 2), padding=((1, 1), (1, 1)))
         x = blur_pool(x) if blur else x
@@ -73,6 +73,7 @@ class ResNet(nn.Module):
                     squeeze=self.squeeze,
                     blur=blur,
                     drop=self.stochastic_depth * done / max(1, sum(stages) - 1),
+                    activation=self.activation,
                     name=f"stage_{stage}_block_{index}",
                 )
                 x, done = block(x, train), done + 1
@@ -88,6 +89,7 @@ class Block(nn.Module):
     squeeze: int
     blur: bool
     drop: float
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -98,7 +100,7 @@ class Block(nn.Module):
         for index, (features, window, stride) in enumerate(plan):
             y = convolution(features, window, 1 if self.blur else stride, f"conv_{index}")(y)
             y = normalisation(train, f"norm_{index}")(y)
-            y = nn.relu(y) if index < len(plan) - 1 else y
+            y = activated(self.activation, y, f"slope_{index}") if index < len(plan) - 1 else y
             y = blur_pool(y) if self.blur and stride == 2 else y
         if self.squeeze:
             y = y * self.excite(y)
@@ -108,7 +110,7 @@ class Block(nn.Module):
             x = normalisation(train, "shortcut_norm")(x)
         # One draw per example for the whole branch. Dropout rescales by 1 / (1 - rate), so evaluation needs no change.
         y = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
-        return nn.relu(x + y)
+        return activated(self.activation, x + y, "slope")
 
     def excite(self, y: Array) -> Array:
         """Squeeze-and-excitation: a weight in (0, 1) for each channel, from all channel means: `[B, 1, 1, C]`."""

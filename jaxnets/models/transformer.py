@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
@@ -22,8 +23,7 @@ from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.ops.tokens import PAD
 
 EPSILON = 1e-5  # added to a LayerNorm's variance
-# Keys and values, each [B, N, H, K].
-KeysValues = tuple[Array, Array]
+KeysValues = tuple[Array, Array]  # each [B, N, H, K]
 # {"layers": KeysValues of the target so far, one a layer; "memory": those of the source; "seen": [B, S] bool, which source
 # tokens are real; "length": target positions filled so far, int32}
 Cache = dict[str, Any]
@@ -57,8 +57,8 @@ class Transformer(nn.Module):
     """Kind of position encoding."""
     norm_place: Literal["pre", "post"] = "pre"
     """Whether a LayerNorm comes before each branch or after its sum."""
-    activation: Literal["relu", "gelu"] = "relu"
-    """The non-linearity of the MLP."""
+    activation: FeedForward = "relu"
+    """What the MLP computes between its linear maps: see `FeedForward` in `activations.py`."""
     dropout: float = 0.0
     """Dropout rate after the embedding and after each branch while training, in [0, 1)."""
     remat: Remat = "none"
@@ -255,6 +255,7 @@ class Block(nn.Module):
         if self.crossing:
             self.cross, self.cross_norm = Attention(self.width, self.heads, "elsewhere"), LayerNorm(EPSILON)
         self.up, self.down, self.mlp_norm = dense(self.mlp_dim), dense(self.width), LayerNorm(EPSILON)
+        self.gate = dense(self.mlp_dim)  # has no parameters unless it is called
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(
@@ -278,7 +279,7 @@ class Block(nn.Module):
         x = add(x, self.attention_norm, attend)
         if memory is not None and seen is not None:
             x = add(x, self.cross_norm, lambda y: self.cross(y, memory, seen[:, None, None, :], start))
-        x = add(x, self.mlp_norm, lambda y: self.down(getattr(nn, self.activation)(self.up(y))))
+        x = add(x, self.mlp_norm, lambda y: self.down(feed_forward(self.activation, self.up(y), lambda: self.gate(y))))
         return x if stored is None else (x, stored)
 
     def memory(self, x: Array) -> KeysValues:

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import GroupNorm
 from jaxnets.ops.patches import from_patches, to_patches
@@ -21,15 +22,19 @@ class TimedBlock(nn.Module):
     """Channels of the output."""
     groups: int
     """Groups of the normalisation."""
+    activation: str = "silu"
+    """The non-linearity."""
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
         """`[B, H, W, C]` and the time's embedding `[B, E]` to `[B, H, W, width]`."""
-        h = nn.silu(GroupNorm(math.gcd(self.groups, x.shape[-1]), name="norm_0")(x))
+        h = GroupNorm(math.gcd(self.groups, x.shape[-1]), name="norm_0")(x)
+        h = activated(self.activation, h, "slope_0")
         h = Conv(self.width, (3, 3), name="conv_0")(h)
         shift = Dense(self.width, name="time")(nn.silu(time))
         h = h + shift[:, None, None, :]
-        h = nn.silu(GroupNorm(math.gcd(self.groups, self.width), name="norm_1")(h))
+        h = GroupNorm(math.gcd(self.groups, self.width), name="norm_1")(h)
+        h = activated(self.activation, h, "slope_1")
         # Zero initialisation, so that the branch of a new block adds nothing.
         h = Conv(
             self.width,
@@ -55,6 +60,8 @@ class UNet(nn.Module):
     """Side of the square patches whose pixels become channels of one position; the output is converted back. 2 takes a quarter
     of the work (Luhman and Luhman 2022, "Improving diffusion model efficiency through patching")."""
 
+    activation: Activation = "silu"
+    """The non-linearity inside blocks: see `Activation` in `activations.py`."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
 
@@ -90,18 +97,19 @@ class UNet(nn.Module):
             if level:
                 h = Conv(width, (3, 3), strides=(2, 2), name=f"shrink_{level}")(h)
             for index in range(self.blocks):
-                h = block(width, self.groups, name=f"down_{level}_{index}")(h, emb)
+                h = block(width, self.groups, self.activation, name=f"down_{level}_{index}")(h, emb)
                 skips.append(h)
-        h = block(self.features[-1], self.groups, name="middle")(h, emb)
+        h = block(self.features[-1], self.groups, self.activation, name="middle")(h, emb)
         for level, width in reversed(list(enumerate(self.features))):
             for index in range(self.blocks):
                 skip = skips.pop()
                 # The way down rounds odd sizes up, so h may be one pixel too large here.
                 h = jnp.concatenate([h[:, : skip.shape[1], : skip.shape[2]], skip], axis=-1)
-                h = block(width, self.groups, name=f"up_{level}_{index}")(h, emb)
+                h = block(width, self.groups, self.activation, name=f"up_{level}_{index}")(h, emb)
             if level:
                 h = h.repeat(2, axis=1).repeat(2, axis=2)
-        h = nn.silu(GroupNorm(math.gcd(self.groups, h.shape[-1]), name="norm")(h))
+        h = GroupNorm(math.gcd(self.groups, h.shape[-1]), name="norm")(h)
+        h = activated(self.activation, h, "slope")
         h = Conv(x.shape[-1], (3, 3), name="output")(h)
         return from_patches(h, self.patch)
 

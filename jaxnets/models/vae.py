@@ -4,16 +4,14 @@ Shapes: `B` batch, `N` numbers in an example, `Z` latent numbers.
 """
 
 import math
-from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.activations import Activation, activation, check_no_slopes
 from jaxnets.models.layers import Dense, check_layers, check_shape
 from jaxnets.ops import name_axes
-
-ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": nn.tanh, "silu": nn.silu}
 
 
 class VAE(nn.Module):
@@ -26,13 +24,14 @@ class VAE(nn.Module):
     """Units of the encoder's hidden layers; the decoder has them in reverse."""
     latent: int = 20
     """Numbers in the latent code, `Z`."""
-    activation: Literal["relu", "gelu", "tanh", "silu"] = "relu"
-    """The non-linearity after every hidden layer."""
+    activation: Activation = "relu"
+    """The non-linearity after every hidden layer (see `Activation` in `activations.py`)."""
     shape: tuple[int, ...] = ()
     """Shape of one example; empty: that of the data."""
 
     def __post_init__(self) -> None:
         check_layers(self)
+        check_no_slopes(self)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -47,14 +46,14 @@ class VAE(nn.Module):
         """Mean and log variance of `q(z | x)`, `[B, Z]` each, for inputs `[B, *shape]`."""
         x = x.reshape(x.shape[0], -1)
         for layer in self.encoder:
-            x = ACTIVATIONS[self.activation](layer(x))
+            x = activation(self.activation)(layer(x))
         mean, log_variance = jnp.split(self.posterior(x), 2, axis=-1)
         return mean, log_variance
 
     def decode(self, z: Array, *, train: bool = False) -> Array:
         """Parameters of `p(x | z)`, `[B, *shape]` (logits for pixels in [0, 1], else means), for latent codes `[B, Z]`."""
         for layer in self.decoder:
-            z = name_axes(ACTIVATIONS[self.activation](layer(z)), "batch", "embed")
+            z = name_axes(activation(self.activation)(layer(z)), "batch", "embed")
         return name_axes(self.output(z), "batch", "embed").reshape(-1, *self.shape)
 
     def infer(self, x: Array, noise: Array, *, train: bool = False) -> tuple[Array, Array, Array]:

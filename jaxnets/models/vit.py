@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.models.layers import Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
@@ -32,6 +33,10 @@ class ViT(nn.Module):
     """Input of the last layer: a class token, or the mean of all patches."""
     dropout: float = 0.0
     """Dropout rate after the embedding and after each half of a block while training, in [0, 1)."""
+    mlp: FeedForward = "gelu_exact"
+    """What the MLP computes between its linear maps: see `FeedForward` in `activations.py`."""
+    stochastic_depth: float = 0.0
+    """Probability of skipping the last block in training, in [0, 1); falls linearly to 0 for the first (Huang et al. 2016)."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
@@ -65,7 +70,9 @@ class ViT(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         block = rematerialised(Block, self.remat, static=(2,))
         for index in range(self.layers):
-            x = block(self.heads, self.mlp_dim or 4 * self.width, self.dropout, name=f"block_{index}")(x, train)
+            drop = self.stochastic_depth * index / max(1, self.layers - 1)
+            sizes = self.heads, self.mlp_dim or 4 * self.width
+            x = block(*sizes, self.dropout, self.mlp, drop, name=f"block_{index}")(x, train)
         x = LayerNorm(epsilon=1e-6, name="final_norm")(x)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
         return Dense(self.outputs or 1, name="output")(x)
@@ -77,18 +84,22 @@ class Block(nn.Module):
     heads: int
     mlp_dim: int
     dropout: float
+    mlp: str = "gelu_exact"
+    skipped: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """`[B, T, D]` to the same."""
         B, T, D = x.shape
         drop = nn.Dropout(self.dropout, deterministic=not train)
+        skip = nn.Dropout(self.skipped, broadcast_dims=(1, 2), deterministic=not train)
         y = LayerNorm(epsilon=1e-6, name="attention_norm")(x)
         q, k, v = (self.dense(D, name)(y).reshape(B, T, self.heads, -1) for name in ("query", "key", "value"))
         y = dot_product_attention(q, k, v).reshape(B, T, D)
-        x = x + drop(self.dense(D, "merge")(y))
-        y = self.dense(self.mlp_dim, "up")(LayerNorm(epsilon=1e-6, name="mlp_norm")(x))
-        return x + drop(self.dense(D, "down")(nn.gelu(y, approximate=False)))
+        x = x + skip(drop(self.dense(D, "merge")(y)))
+        y = LayerNorm(epsilon=1e-6, name="mlp_norm")(x)
+        y = feed_forward(self.mlp, self.dense(self.mlp_dim, "up")(y), lambda: self.dense(self.mlp_dim, "gate")(y))
+        return x + skip(drop(self.dense(D, "down")(y)))
 
     def dense(self, width: int, name: str) -> nn.Dense:
         """A dense layer with the paper's initialisation."""

@@ -20,6 +20,8 @@ from jaxnets.optim.later import Later as Later
 from jaxnets.optim.later import Until as Until
 from jaxnets.optim.local_sgd import LocalSGD as LocalSGD
 from jaxnets.optim.muon import Muon as Muon
+from jaxnets.optim.mup import MuP as MuP
+from jaxnets.optim.mup import mup as mup
 from jaxnets.optim.optimizers import SGD as SGD
 from jaxnets.optim.optimizers import Adam as Adam
 from jaxnets.optim.optimizers import AdamW as AdamW
@@ -37,6 +39,7 @@ from jaxnets.optim.schedules import Constant as Constant
 from jaxnets.optim.schedules import Schedule as Schedule
 from jaxnets.optim.schedules import WarmupCosine as WarmupCosine
 from jaxnets.optim.schedules import WarmupLinear as WarmupLinear
+from jaxnets.optim.stochastic_rounding import StochasticRounding as StochasticRounding
 from jaxnets.optim.wrappers import SAM as SAM
 from jaxnets.optim.wrappers import Lookahead as Lookahead
 from jaxnets.optim.wrappers import ScheduleFree as ScheduleFree
@@ -66,6 +69,7 @@ __all__ = [
     "Lion",
     "LocalSGD",
     "Lookahead",
+    "MuP",
     "Muon",
     "Named",
     "OneCycle",
@@ -78,8 +82,10 @@ __all__ = [
     "Schedule",
     "ScheduleFree",
     "Steps",
+    "StochasticRounding",
     "Until",
     "WarmupCosine",
     "WarmupLinear",
     "as_optimizer",
+    "mup",
 ]

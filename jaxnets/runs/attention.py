@@ -9,7 +9,7 @@ from jaxnets.core.types import AttentionMap, Batch
 from jaxnets.data.feed import Transform
 from jaxnets.data.large import shown
 from jaxnets.models import LanguageModel, Seq2SeqTransformer, TransformerEncoder, ViT
-from jaxnets.models.lora import without_adapters
+from jaxnets.models.wrapper import without_wrappers
 from jaxnets.ops.attention import attention_weights
 from jaxnets.ops.tokens import END, PAD
 from jaxnets.parallel.mesh import batch_devices, placement
@@ -26,7 +26,7 @@ def attention_of(run: Any) -> list[AttentionMap]:
     activations are recomputed, are not shown: their values do not leave the scan.
     """
     parts = run.parts
-    model: Any = without_adapters(parts.task.model)
+    model: Any = without_wrappers(parts.task.model)
     inside = getattr(model, "blocks", "unrolled") != "unrolled" or getattr(model, "remat", "none") != "none"
     known = isinstance(model, (LanguageModel, Seq2SeqTransformer, TransformerEncoder, ViT))
     if not known or inside or parts.dataset.several:

@@ -15,6 +15,7 @@ from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Order, Padded, Shuffled
 from jaxnets.data.validation import with_validation
+from jaxnets.models.layered import Layers, with_layers
 from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.optim.schedules import with_clock
@@ -111,7 +112,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     """
     dataset = dataset if dataset is not None else experiment.data.open()
     dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
-    task = bound(experiment.task, dataset.card)
+    task = _task(experiment, dataset)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
@@ -120,7 +121,6 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
     resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
-    road = ResidentFeed if resident else StreamFeed
     order: Order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
     order = Padded(order, rows) if rows != experiment.batch_size else order
     preparation = dataset.preparation
@@ -149,7 +149,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         step = jax.jit(whole_step(task, recipe), inline=True)
         checks.check_padding(experiment, rows, mesh, task, abstract, jax.eval_shape(step, abstract, batch)[1])
         checks.check_axes(task, placed, mesh)
-        feed = road(dataset.train, order, transform, place)
+        feed = (ResidentFeed if resident else StreamFeed)(dataset.train, order, transform, place)
         # No call is longer than the way from one log record to the next.
         many = min(experiment.steps_per_call or choose_steps_per_call(step, abstract, batch), experiment.log_every)
         whole = Program(step, feed, steps_per_call=many, state_shardings=placed)
@@ -203,12 +203,19 @@ def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
         average=average.in_run(experiment.steps),
         local=experiment.local,
         selective=experiment.selective,
+        initialiser=experiment.initialiser,
         frozen=optimizer.frozen,
         players=_players(optimizer, task, experiment.steps),
         gradient=experiment.gradient,
         penalty=experiment.penalty,
         rate=optimizer.rate_at(experiment.steps),
     )
+
+
+def _task(experiment: Experiment, dataset: Dataset) -> Task:
+    """The task for these data, with the changes in the layers of its model."""
+    task = bound(experiment.task, dataset.card)
+    return task if experiment.layers == Layers() else task.with_model(with_layers(task.model, experiment.layers))
 
 
 def eval_batch(wanted: int, examples: int, mesh: Mesh) -> int:

@@ -82,7 +82,7 @@ def check_pipeline(model: Any, mesh: Mesh) -> None:
         return
     kind, name = type(model).__name__, f"mesh.pipeline is {count}, but"
     rounds = getattr(model, "pipeline_rounds", 1)
-    if not getattr(model, "splits_layers", False) or kind == "LoRA":
+    if not getattr(model, "splits_layers", False) or kind in ("LoRA", "Layered"):
         raise UsageError(f"{name} the layers of {kind} cannot be its stages, those of LanguageModel can; set it to 1")
     if model.blocks != "scanned":
         raise UsageError(f"{name} the blocks of {kind} are unrolled; set task.model.blocks to scanned")

@@ -32,6 +32,9 @@ class Precision:
 
     compute: Literal["float32", "bfloat16", "float16"] = "float32"
     """bfloat16 on TPUs and recent GPUs; float16 (with dynamic loss scaling) on older GPUs; float32 anywhere."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """What the parameters are kept in between steps. bfloat16 halves them; the optimizer is `optim.StochasticRounding`
+    then, because rounding to the nearest loses small updates."""
 
     @classmethod
     def named(cls, name: str) -> "Precision":
@@ -43,6 +46,10 @@ class Precision:
     def scales_loss(self) -> bool:
         """Whether gradients would underflow without a loss scale."""
         return self.compute == "float16"
+
+    def stored(self, params: Any) -> Any:
+        """Parameters as they are kept between steps; the few of `params` that stay float32 are so here too."""
+        return params if self.weights == "float32" else Precision("bfloat16").params(params)
 
     def cast(self, variables: Variables, batch: Batch) -> tuple[Variables, Batch]:
         """What a task's loss, metrics or outputs are called with: see `params` and `batch`; other collections are kept."""

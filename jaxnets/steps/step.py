@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxnets.core.types import Aux, Batch, Mean, Variables
 from jaxnets.ops.beyond_promise import compiled_for
+from jaxnets.ops.initialisers import Initialiser
 from jaxnets.ops.random import stream_key, with_keys
 from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA, Average
@@ -46,6 +47,8 @@ class Recipe:
     """What the layers compute in."""
     average: Average = EMA()
     """Averaging of the weights, with its durations in steps (`Average.in_run`)."""
+    initialiser: Initialiser = Initialiser()
+    """How the weights begin."""
     local: LocalSGD = LocalSGD()
     """Replicas of the model that train apart for some steps."""
     replica: Any = None

@@ -18,7 +18,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
-from jaxnets.models.lora import without_adapters
+from jaxnets.models.wrapper import Wrapper, without_wrappers
 from jaxnets.ops.tokens import PAD
 from jaxnets.steps.step import Recipe, Step, make_train_step
 from jaxnets.tasks.calls import call_model, init_model
@@ -164,11 +164,10 @@ class Task:
 
 
 def bound(task: Task, card: Card) -> Task:
-    """`task.bind(card)`, which sees a model with adapters without them; they are put back."""
-    inner = without_adapters(task.model)
-    if inner is task.model:
+    """`task.bind(card)`, which sees the model without its wrappers; they are put back."""
+    if not isinstance(task.model, Wrapper):
         return task.bind(card)
-    done = task.with_model(inner).bind(card)
+    done = bound(task.with_model(task.model.model), card)
     changes: Any = {"model": done.model}
     return done.with_model(task.model.clone(**changes))
 
@@ -179,7 +178,7 @@ OPTIONS = ("lengths",)
 
 def options_of(model: nn.Module) -> tuple[str, ...]:
     """The names in `OPTIONS` that are arguments of the model's call."""
-    call = type(without_adapters(model)).__call__
+    call = type(without_wrappers(model)).__call__
     return tuple(name for name in OPTIONS if name in inspect.signature(call).parameters)
 
 

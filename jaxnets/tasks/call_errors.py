@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxnets.models.lora import without_adapters
+from jaxnets.models.wrapper import without_wrappers
 from jaxnets.tasks.calls import in_mode, spread
 
 
@@ -28,7 +28,7 @@ def about_call(model: nn.Module, inputs: Any) -> str:
     tried += [f"{name}={_shape(value)}" for name, value in named.items()]
     given, mode = len(arguments), in_mode(model, train=True)[1]
     tried += [f"{name}={value}" for name, value in mode.items()]
-    signature = inspect.signature(type(without_adapters(model)).__call__)
+    signature = inspect.signature(type(without_wrappers(model)).__call__)
     takes = [p for name, p in signature.parameters.items() if name != "self"]
     places = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in mode]
     lacking = [p.name for p in places[given:] if p.default is p.empty and p.name not in named]

@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Variables
-from jaxnets.models.lora import without_adapters
+from jaxnets.models.wrapper import without_wrappers
 from jaxnets.ops.random import named_keys
 from jaxnets.steps.sown import COLLECTION as LOSSES
 from jaxnets.steps.state import strongly_typed
@@ -130,7 +130,7 @@ def in_mode(model: nn.Module, *, train: bool, method: Any = None) -> tuple[nn.Mo
     mode: dict[str, Any] = {name: train is value for name, value in MODES.items() if name in arguments}
     if mode:
         return model, mode
-    fields = {field.name for field in dataclasses.fields(without_adapters(model))} & MODES.keys()
+    fields = {field.name for field in dataclasses.fields(without_wrappers(model))} & MODES.keys()
     unset = {name: train is MODES[name] for name in fields if getattr(model, name) is None}
     changes: Any = unset
     return (model.clone(**changes) if unset else model), {}
@@ -169,7 +169,7 @@ def spread(model: nn.Module, inputs: tuple[Any, ...], *, method: Any = None) -> 
 
 def _called(model: nn.Module, method: Any = None) -> Any:
     """The function that a call runs: that of the model itself where it has adapters."""
-    kind = type(without_adapters(model))
+    kind = type(without_wrappers(model))
     return getattr(kind, method) if isinstance(method, str) else method or kind.__call__
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.core.types import Batch
+from jaxnets.ops.initialisers import initialised
 from jaxnets.ops.random import stream_key
 from jaxnets.steps.local import spread
 from jaxnets.steps.state import TrainState, strongly_typed
@@ -21,7 +22,8 @@ def create_state(task: Task, recipe: Recipe, batch: Batch) -> TrainState:
     """
     batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), batch)
     variables = dict(task.init(stream_key(recipe.seed, "init", 0), batch))
-    params = variables.pop("params")
+    params = initialised(variables.pop("params"), stream_key(recipe.seed, "kernels", 0), recipe.initialiser)
+    params = recipe.precision.stored(params)
     guard = {"skipped": jnp.zeros((), jnp.int32), "left_out": jnp.zeros((), jnp.int32)}
     if recipe.precision.scales_loss:
         guard |= {"loss_scale": jnp.asarray(2.0**15, jnp.float32), "finite_streak": jnp.zeros((), jnp.int32)}

@@ -356,7 +356,7 @@ def starting(model, *shape):
         (starting(ResNet9(), 1, 7, 9, 3), r"at least 8x8 pixels, got \(1, 7, 9, 3\)"),
         (starting(LeNet5(), 1, 30, 30, 1), "of 28x28 or 32x32 pixels, got"),
         (lambda: ConvNeXt(depths=(3, 3)), "as many depths as widths"),
-        (lambda: ConvNeXt(stochastic_depth=1.0), r"stochastic_depth in \[0, 1\)"),
+        (lambda: ConvNeXt(stochastic_depth=1.0), r"stochastic_depth is a probability in \[0, 1\)"),
         (starting(ConvNeXt(), 1, 28, 28, 3), "at least 32x32 pixels"),
         (lambda: CoAtNet(blocks=(2,)), "one layout, width, number of blocks and stride for each stage"),
         (lambda: CoAtNet(strides=(1, 3)), "strides of 1 or 2"),

@@ -178,7 +178,7 @@ def test_stochastic_depth_leaves_out_whole_branches_in_training_only():
     ("make", "message"),
     [
         (lambda: ResNet(depth=20), "depth is one of 18, 34, 50, 101, 152, got 20"),
-        (lambda: ResNet(stochastic_depth=1.0), r"stochastic_depth in \[0, 1\)"),
+        (lambda: ResNet(stochastic_depth=1.0), r"stochastic_depth is a probability in \[0, 1\)"),
         (
             lambda: jax.eval_shape(ResNet(depth=18).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))),
             "at least 32x32 pixels",
