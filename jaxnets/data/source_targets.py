@@ -80,6 +80,12 @@ def encoder_of(
         refuse(bad, targets, rows, "token", f"is outside of a vocabulary of {count} (0 to {count - 1})")
         return targets.astype(np.int32)
 
+    def shares(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        sums = targets.sum(axis=1)
+        refuse(targets < 0, targets, rows, "probability", "is below 0")
+        refuse(~(np.abs(sums - 1) <= 1e-3), sums, rows, "the sum", "of the probabilities is not 1")
+        return targets.astype(np.float32)
+
     def labels(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
         unknown = np.isnan(targets) if dtype.kind == "f" else np.zeros(targets.shape, bool)
         refuse(~unknown & (targets != 0) & (targets != 1), targets, rows, "label", "is not 0, 1 or NaN (unknown)")
@@ -92,4 +98,4 @@ def encoder_of(
 
     if found.kind == "class" and dtype.kind == "U":
         return words
-    return {"class": classes, "token": tokens, "labels": labels}.get(found.kind, numbers)
+    return {"class": classes, "distribution": shares, "token": tokens, "labels": labels}.get(found.kind, numbers)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnets.core.errors import DataError, note
 from jaxnets.data.flavours import plain_array, plain_numbers
 
-TargetKind = Literal["auto", "class", "labels", "number", "any"]
+TargetKind = Literal["auto", "class", "distribution", "labels", "number", "any"]
 # How NumPy and spreadsheets write a missing value as text. It may still be a class ("nan" is a bread).
 LOOKS_MISSING = ("", "?", "nan", "none", "null", "na", "n/a", "nat", "<na>")
 # The value of an unknown label.
@@ -23,7 +23,7 @@ class Targets(NamedTuple):
     """The targets of both splits, encoded."""
 
     kind: str
-    """"class": class numbers `[N]` int32; "labels": `[N, L]` of 0, 1 and -1 (unknown); "number": real numbers `[N]` or
+    """"class": class numbers `[N]` int32; "distribution": probabilities `[N, C]` float32; "labels": `[N, L]` of 0, 1 and -1 (unknown); "number": real numbers `[N]` or
     `[N, K]` in their own dtype; "any": numbers `[N, ...]` as they were given."""
     train: np.ndarray
     test: np.ndarray
@@ -84,6 +84,8 @@ def encode_targets(
     if y_test.shape[1:] != y.shape[1:]:
         raise DataError(f"{name}: test targets have shape {y_test.shape}, training targets {y.shape}; make them alike")
     _check_same_kind(name, y, y_test)
+    if kind == "distribution":
+        return _distributions(name, y, y_test, class_names)
     if y.ndim == 2:
         return _several(name, y, y_test, class_names, kind)
     if kind == "labels":
@@ -229,7 +231,8 @@ def _several(
     one_hot = binary and known and all(((part == 1).sum(axis=1) == 1).all() and part.max() == 1 for part in parts)
     if kind == "class" and not one_hot:
         raise DataError(
-            f"{name}: kind='class' needs one-hot targets, a single 1 in each row; the targets {y.shape} are not one-hot"
+            f"{name}: kind='class' needs one-hot targets, a single 1 in each row; the targets {y.shape} are not one-hot; for "
+            f"probabilities of the classes, kind='distribution'"
         )
     if kind == "class" or (kind == "auto" and one_hot and y.shape[1] > 1):
         if kind == "auto":
@@ -248,10 +251,31 @@ def _several(
         if kind == "auto" and all(_shares(part) for part in parts):
             note(
                 f"{name}: each row of the targets {y.shape} adds up to 1; they are treated as {y.shape[1]} real numbers, not "
-                f"as class probabilities"
+                f"as class probabilities; for those, from_arrays(..., kind='distribution')"
             )
         return _numbers(name, y, y_test, class_names, kind)
     return _labels(name, y, y_test, class_names)
+
+
+def _distributions(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None) -> Targets:
+    """Check probabilities of the classes: rows that are at least 0 and add up to 1."""
+    for split, part in (("training", y), ("test", y_test)):
+        if part.ndim != 2 or part.dtype.kind not in "fiub":
+            raise DataError(
+                f"{name}: kind='distribution' needs numbers [examples, classes], got {part.dtype}{part.shape}"
+            )
+        check_finite(f"{name}: the {split} targets", part)
+        sums = part.sum(axis=1)
+        wrong = np.flatnonzero((part < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3))
+        if wrong.size:
+            raise DataError(
+                f"{name}: the {split} targets are distributions over classes, at least 0 and with a sum of 1, but row {wrong[0]} "
+                f"is {part[wrong[0]].tolist()[:8]}, whose sum is {sums[wrong[0]]:g}; divide each row by its sum"
+            )
+    names = tuple(map(str, class_names)) if class_names is not None else tuple(str(i) for i in range(y.shape[1]))
+    if len(names) != y.shape[1]:
+        raise DataError(f"{name}: class_names has {len(names)} names for distributions over {y.shape[1]} classes")
+    return Targets("distribution", y.astype(np.float32), y_test.astype(np.float32), names)
 
 
 def _unknown(part: np.ndarray) -> np.ndarray:

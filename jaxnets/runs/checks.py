@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import DataError, UsageError, note
+from jaxnets.core.types import Batch
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.split import WEIGHTS
 from jaxnets.ops.roles import without_role
@@ -158,6 +159,23 @@ def check_parameters(task: Task, abstract: TrainState) -> None:
                 f"{type(task.model).__name__}'s parameter {name} is {leaf.dtype}, which has no gradient; keep it in a "
                 f"collection of its own, self.variable('constants', ...)"
             )
+
+
+def check_mixing(task: Task, dataset: Dataset, abstract: TrainState, mixed: Batch) -> None:
+    """Raise `UsageError` for a task whose loss cannot take the averaged targets of mixed examples."""
+    remedy = "leave augment.mixup and augment.cutmix out, or use Classification"
+    if dataset.card.target_kind in ("class", "distribution") and not task.takes_distributions:
+        raise UsageError(
+            f"mixed examples have distributions over the classes as targets, which {type(task).__name__} does not take; {remedy}"
+        )
+    try:
+        jax.eval_shape(lambda *given: task.loss(*given, jax.random.key(0), True), abstract.variables, mixed)
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
+        shape = list(mixed["targets"].shape)
+        raise UsageError(
+            f"the targets of mixed examples are averages, float32 of shape {shape}, which the loss of {type(task).__name__} does "
+            f"not take: {error}; {remedy}, or write the loss for such targets"
+        ) from error
 
 
 def check_arrays(task: Task, dataset: Dataset) -> None:
