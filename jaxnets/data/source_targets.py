@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets.core.errors import DataError, UsageError
+from jaxnets.data.distributions import not_distributions
 from jaxnets.data.targets import UNKNOWN_LABEL, Targets, encode_targets
 from jaxnets.ops.tokens import IGNORED
 
@@ -81,9 +82,9 @@ def encoder_of(
         return targets.astype(np.int32)
 
     def shares(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        sums = targets.sum(axis=1)
-        refuse(targets < 0, targets, rows, "probability", "is below 0")
-        refuse(~(np.abs(sums - 1) <= 1e-3), sums, rows, "the sum", "of the probabilities is not 1")
+        refuse(
+            not_distributions(targets), targets.sum(axis=1), rows, "the sum", "is not 1, or a probability is below 0"
+        )
         return targets.astype(np.float32)
 
     def labels(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxnets.core.errors import DataError, note
+from jaxnets.data.distributions import distributions
 from jaxnets.data.flavours import plain_array, plain_numbers
 
 TargetKind = Literal["auto", "class", "distribution", "labels", "number", "any"]
@@ -23,8 +24,8 @@ class Targets(NamedTuple):
     """The targets of both splits, encoded."""
 
     kind: str
-    """"class": class numbers `[N]` int32; "distribution": probabilities `[N, C]` float32; "labels": `[N, L]` of 0, 1 and -1 (unknown); "number": real numbers `[N]` or
-    `[N, K]` in their own dtype; "any": numbers `[N, ...]` as they were given."""
+    """"class": class numbers `[N]` int32; "distribution": probabilities `[N, C]` float32; "labels": `[N, L]` of 0, 1 and -1
+    (unknown); "number": real numbers `[N]` or `[N, K]` in their own dtype; "any": numbers `[N, ...]` as they were given."""
     train: np.ndarray
     test: np.ndarray
     names: tuple[str, ...]
@@ -85,7 +86,7 @@ def encode_targets(
         raise DataError(f"{name}: test targets have shape {y_test.shape}, training targets {y.shape}; make them alike")
     _check_same_kind(name, y, y_test)
     if kind == "distribution":
-        return _distributions(name, y, y_test, class_names)
+        return Targets("distribution", *distributions(name, y, y_test, class_names))
     if y.ndim == 2:
         return _several(name, y, y_test, class_names, kind)
     if kind == "labels":
@@ -255,27 +256,6 @@ def _several(
             )
         return _numbers(name, y, y_test, class_names, kind)
     return _labels(name, y, y_test, class_names)
-
-
-def _distributions(name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | None) -> Targets:
-    """Check probabilities of the classes: rows that are at least 0 and add up to 1."""
-    for split, part in (("training", y), ("test", y_test)):
-        if part.ndim != 2 or part.dtype.kind not in "fiub":
-            raise DataError(
-                f"{name}: kind='distribution' needs numbers [examples, classes], got {part.dtype}{part.shape}"
-            )
-        check_finite(f"{name}: the {split} targets", part)
-        sums = part.sum(axis=1)
-        wrong = np.flatnonzero((part < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3))
-        if wrong.size:
-            raise DataError(
-                f"{name}: the {split} targets are distributions over classes, at least 0 and with a sum of 1, but row {wrong[0]} "
-                f"is {part[wrong[0]].tolist()[:8]}, whose sum is {sums[wrong[0]]:g}; divide each row by its sum"
-            )
-    names = tuple(map(str, class_names)) if class_names is not None else tuple(str(i) for i in range(y.shape[1]))
-    if len(names) != y.shape[1]:
-        raise DataError(f"{name}: class_names has {len(names)} names for distributions over {y.shape[1]} classes")
-    return Targets("distribution", y.astype(np.float32), y_test.astype(np.float32), names)
 
 
 def _unknown(part: np.ndarray) -> np.ndarray:

@@ -166,15 +166,16 @@ def check_mixing(task: Task, dataset: Dataset, abstract: TrainState, mixed: Batc
     remedy = "leave augment.mixup and augment.cutmix out, or use Classification"
     if dataset.card.target_kind in ("class", "distribution") and not task.takes_distributions:
         raise UsageError(
-            f"mixed examples have distributions over the classes as targets, which {type(task).__name__} does not take; {remedy}"
+            f"mixed examples have distributions over the classes as targets, which {type(task).__name__} does not take; "
+            f"{remedy}"
         )
     try:
-        jax.eval_shape(lambda *given: task.loss(*given, jax.random.key(0), True), abstract.variables, mixed)
+        jax.eval_shape(lambda v, batch: task.loss(v, batch, jax.random.key(0), True), abstract.variables, mixed)
     except (TypeError, ValueError, IndexError, AssertionError) as error:
         shape = list(mixed["targets"].shape)
         raise UsageError(
-            f"the targets of mixed examples are averages, float32 of shape {shape}, which the loss of {type(task).__name__} does "
-            f"not take: {error}; {remedy}, or write the loss for such targets"
+            f"the targets of mixed examples are averages, float32 of shape {shape}, which the loss of {type(task).__name__} "
+            f"does not take: {error}; {remedy}, or write the loss for such targets"
         ) from error
 
 

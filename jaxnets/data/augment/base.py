@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxnets.core.errors import DataError, UsageError
@@ -34,17 +35,21 @@ class Pixels:
 
     def of(self, prepared: Array) -> Array:
         """Pixels of prepared inputs `[..., C]`."""
-        mean, std = self._scales(prepared)
-        return (prepared * std + (mean - self.low)) / (self.high - self.low)
+        shift, scale = self._scales(prepared)
+        return (prepared + shift) * scale
 
     def undo(self, pixels: Array) -> Array:
         """Prepared inputs of pixels `[..., C]`; the inverse of `of`."""
-        mean, std = self._scales(pixels)
-        return (pixels * (self.high - self.low) + (self.low - mean)) / std
+        shift, scale = self._scales(pixels)
+        return (pixels - shift * scale) * (1 / scale)
 
     def _scales(self, images: Array) -> tuple[Array, Array]:
+        """What is added to prepared inputs, and then multiplied. In this order no compiler fuses the two into one rounding in
+        one program and not in another."""
+        mean, std = np.array(self.mean), np.array(self.std)
         shape = (1,) * (images.ndim - 1) + (-1,)
-        return jnp.asarray(self.mean, jnp.float32).reshape(shape), jnp.asarray(self.std, jnp.float32).reshape(shape)
+        shift, scale = (mean - self.low) / std, std / (self.high - self.low)
+        return jnp.asarray(shift, jnp.float32).reshape(shape), jnp.asarray(scale, jnp.float32).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)

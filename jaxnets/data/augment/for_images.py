@@ -1,4 +1,7 @@
-"""Random changes to training images, and mixing for inputs of any kind. Shapes: `B` batch, `H` height, `W` width, `C` channels."""
+"""Random changes to training images, and mixing of inputs of any kind.
+
+Shapes: `B` batch, `H` height, `W` width, `C` channels.
+"""
 
 import dataclasses
 
@@ -78,7 +81,7 @@ class Augment(Augmentation):
     mixup: float = 0.0
     """`alpha` of mixup: inputs and targets of pairs are averaged with a share of Beta(alpha, alpha) (Zhang et al. 2018)."""
     cutmix: float = 0.0
-    """`alpha` of CutMix: a rectangle is taken from another image, targets by area (Yun et al. 2019). With mixup: one of them."""
+    """`alpha` of CutMix: a rectangle of another image, targets by area (Yun et al. 2019). With mixup: one of the two."""
 
     def __post_init__(self) -> None:
         if self.shift < 0 or self.cutout < 0 or self.noise < 0:
@@ -138,16 +141,16 @@ class Augment(Augmentation):
         if self.mixes:
             check_mixing("augment.mixup" if self.mixup else "augment.cutmix", facts)
 
-    def __call__(self, images: Array, key: Array, index: Array | None = None, pixels: Pixels = Pixels()) -> Array:
+    def __call__(self, images: Array, key: Array, index: Array | None = None, pixels: Pixels | None = None) -> Array:
         """Augment images `[B, H, W, C]` float32 (noise alone: any inputs `[B, ...]`); the shape stays the same.
 
-        `index` `[B]` holds their row numbers in the data; None uses their positions in the batch. `pixels` says how they relate
-        to pixels in [0, 1].
+        `index` `[B]` holds their row numbers in the data; None uses their positions in the batch. `pixels` says how they
+        relate to pixels in [0, 1]; None: they are such pixels.
         """
         if not self.active:
             return images
         keys = example_keys(key, images.shape[0] if index is None else index)
-        return jax.vmap(lambda image, one: self._one(image, one, pixels))(images, keys)
+        return jax.vmap(lambda image, one: self._one(image, one, pixels or Pixels()))(images, keys)
 
     def change(self, batch: Batch, key: Array, facts: Facts) -> Batch:
         """See `Augmentation`."""
