@@ -156,8 +156,8 @@ def test_batches_are_the_same_on_one_and_on_eight_devices(road, policy):
             made.append(jax.jit(lambda p, step, feed=feed: feed.batch(p, 0, step))(feed.load(2, 1, 1), jnp.asarray(2)))
     assert made[0]["targets"].shape == (16, 3)
     for name, one in made[0].items():
-        # The draws are the same bits; a product and a sum may be rounded once or twice, as the compiler fuses them.
-        np.testing.assert_allclose(one, made[1][name], atol=1e-6, err_msg=name)
+        # The draws are the same bits. In mixup a product and a sum are rounded once or twice, as the compiler fuses them.
+        np.testing.assert_allclose(one, made[1][name], atol=1e-6 if name == "inputs" else 0, rtol=0, err_msg=name)
     np.testing.assert_allclose(made[0]["targets"].sum(axis=1), 1, atol=1e-6)
 
 
