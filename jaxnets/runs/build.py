@@ -133,9 +133,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     checks.check_pipeline(task.model, mesh)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
-        checks.check_parameters(task, abstract)
-        if dataset.augment.softens:
-            checks.check_mixing(task, dataset, abstract, batch_spec(dataset, rows, transform, mixed=True))
+        checks.check_mixing(task, dataset, abstract, lambda: batch_spec(dataset, rows, transform, mixed=True))
         if task.players:
             experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
         checks.check_arrays(task, dataset)
@@ -213,6 +211,7 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
     try:
         state = abstract_state(task, recipe, batch)
         task.check_outputs(state.variables, batch, dataset.card)
+        checks.check_parameters(task, state)
         return state
     except JaxnetsError:
         raise

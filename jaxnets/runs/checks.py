@@ -1,6 +1,6 @@
 """What can be wrong with an experiment and its data together, found before the first step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -161,14 +161,20 @@ def check_parameters(task: Task, abstract: TrainState) -> None:
             )
 
 
-def check_mixing(task: Task, dataset: Dataset, abstract: TrainState, mixed: Batch) -> None:
-    """Raise `UsageError` for a task whose loss cannot take the averaged targets of mixed examples."""
+def check_mixing(task: Task, dataset: Dataset, abstract: TrainState, batch: Callable[[], Batch]) -> None:
+    """Raise `UsageError` for a task whose loss cannot take the averaged targets of mixed examples.
+
+    `batch` gives the shapes of a mixed batch.
+    """
+    if not dataset.augment.softens:
+        return
     remedy = "leave augment.mixup and augment.cutmix out, or use Classification"
     if dataset.card.target_kind in ("class", "distribution") and not task.takes_distributions:
         raise UsageError(
             f"mixed examples have distributions over the classes as targets, which {type(task).__name__} does not take; "
             f"{remedy}"
         )
+    mixed = batch()
     try:
         jax.eval_shape(lambda v, batch: task.loss(v, batch, jax.random.key(0), True), abstract.variables, mixed)
     except (TypeError, ValueError, IndexError, AssertionError) as error:
