@@ -6,11 +6,11 @@ from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.data.arrays import from_arrays as from_arrays
-    from jaxnets.data.augment import Augment as Augment
-    from jaxnets.data.augment import GraphAugment as GraphAugment
-    from jaxnets.data.augment import SeriesAugment as SeriesAugment
-    from jaxnets.data.augment import TableAugment as TableAugment
-    from jaxnets.data.augment import TokenAugment as TokenAugment
+    from jaxnets.data.augment.for_images import Augment as Augment
+    from jaxnets.data.augment.graphs import GraphAugment as GraphAugment
+    from jaxnets.data.augment.series import SeriesAugment as SeriesAugment
+    from jaxnets.data.augment.tables import TableAugment as TableAugment
+    from jaxnets.data.augment.tokens import TokenAugment as TokenAugment
     from jaxnets.data.augment.tokens import span_corruption as span_corruption
     from jaxnets.data.dataset import Dataset as Dataset
     from jaxnets.data.dataset import Source as Source
@@ -56,11 +56,11 @@ if TYPE_CHECKING:
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
     "Validation": "validation",
-    "Augment": "augment",
-    "GraphAugment": "augment",
-    "SeriesAugment": "augment",
-    "TableAugment": "augment",
-    "TokenAugment": "augment",
+    "Augment": "augment.for_images",
+    "GraphAugment": "augment.graphs",
+    "SeriesAugment": "augment.series",
+    "TableAugment": "augment.tables",
+    "TokenAugment": "augment.tokens",
     "span_corruption": "augment.tokens",
     "Dataset": "dataset",
     "Source": "dataset",

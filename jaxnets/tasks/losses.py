@@ -33,6 +33,9 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
         picked = jnp.where(hot, logits, 0.0).sum(axis=-1)
         loss = log_total - picked
     else:
+        # Class numbers [B, 1] are a slip, not distributions.
+        chex.assert_type(labels, float)
+        chex.assert_axis_dimension_gt(labels, 1, 1)
         known = logits[:, : labels.shape[1]]  # a model may have more outputs than the data have classes
         chex.assert_equal_shape((known, labels))
         loss = (labels.astype(jnp.float32) * (log_total[:, None] - known)).sum(axis=-1)
