@@ -18,6 +18,7 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.elsewhere import ELSEWHERE
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.data.arrays import from_arrays
+from jaxnets.data.augment import as_augment
 from jaxnets.data.dataset import Dataset, add_to_digest
 from jaxnets.data.indexed import from_source, is_source
 from jaxnets.data.order import steps_in
@@ -49,6 +50,7 @@ def fit(
     loss: Callable[[Any, Any], Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+    augment: Any = None,
     stop: EarlyStop | None = None,
     initial: Any = None,
     train_only: str | None = None,
@@ -91,6 +93,8 @@ def fit(
         metrics: functions of the same kind, or `tasks.F1()`, `tasks.AUROC()` ..., by the name under which they are logged.
         class_weight: weight of each class in the loss, by its name or number (others have 1); "balanced": the same total
             weight for every class.
+        augment: random changes to training examples, in place of those of `data`: an `Augment` or another of `data.augment`, a
+            tuple of them, or a function `(key, inputs) -> inputs` of one example.
         stop: when to end early: `EarlyStop("f1", patience=3)`. The run then gives the weights of the best evaluation.
         initial: weights to begin with: variables as a module's `init` returns them, a `Run`, the directory of a run, or
             `Initial(variables, ...)` where some leaves are to be fresh, ignored or renamed.
@@ -117,6 +121,8 @@ def fit(
     if arrays and validation is None and chooses:
         validation = SHARE  # set aside before the scales are computed, so that they are those of the training examples
     dataset = _check(model, data, test, validation, options, loss)
+    if augment is not None:
+        dataset = dataclasses.replace(dataset, augment=as_augment(augment))
     examples = dataset.card.examples["train"]
     if batch_size is None:
         batch_size = 128 if examples >= 10_000 else min(32, examples)
@@ -157,12 +163,14 @@ def fit(
 def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[float, ...]:
     """A weight for each class of a data set, from `class_weight` of `fit`; raises `UsageError` where it does not fit."""
     names = dataset.card.class_names
-    if dataset.card.target_kind != "class":
+    soft = dataset.card.target_kind == "distribution"
+    if dataset.card.target_kind != "class" and not soft:
         raise UsageError(f"class_weight is for classes, but the targets of {dataset.name!r} are not; leave it out")
     if isinstance(wanted, str):
         if wanted != "balanced":
             raise UsageError(f"class_weight is a dict or 'balanced', got {wanted!r}")
-        counts = np.bincount(np.asarray(dataset.train["targets"]).astype(int), minlength=len(names))
+        targets = np.asarray(dataset.train["targets"])
+        counts = targets.sum(axis=0) if soft else np.bincount(targets.astype(int), minlength=len(names))
         return tuple(float(counts.sum() / (len(names) * max(1, count))) for count in counts)
     weights = [1.0] * len(names)
     for key, weight in wanted.items():

@@ -20,6 +20,7 @@ from jaxnets.config.code_digest import CODE, code_digest, described, without_cod
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError, did_you_mean, note
 from jaxnets.core.renames import FIELDS, renamed
+from jaxnets.data.augment.for_images import FIRST, Augment
 from jaxnets.data.preparation import CLASSES
 from jaxnets.data.validation import Validation
 from jaxnets.models.layered import Layers
@@ -43,6 +44,7 @@ BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
 DEEP = ("TransformerEncoder", "Seq2SeqTransformer")
 YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
+    "Augment": {field.name: field.default for field in dataclasses.fields(Augment) if field.name not in FIRST},
     "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
     "Experiment": {
         "local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD()),

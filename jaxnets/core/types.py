@@ -125,8 +125,9 @@ class Card:
     input_shape: tuple[int, ...]
     """Shape of one example's inputs."""
     target_kind: str
-    """"class" for integer labels, "labels" for several yes or no, "number" for one or several real values, "series" for what
-    follows in a series, "token" for text, "sequence" for tokens filled up with 0."""
+    """"class" for integer labels, "distribution" for a probability of each class, "labels" for several yes or no, "number" for
+    one or several real values, "series" for what follows in a series, "token" for text, "sequence" for tokens filled up with
+    0."""
     examples: Mapping[str, int]
     """Examples in each split."""
     class_names: tuple[str, ...] = ()

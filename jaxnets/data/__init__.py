@@ -6,7 +6,12 @@ from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
     from jaxnets.data.arrays import from_arrays as from_arrays
-    from jaxnets.data.augment import Augment as Augment
+    from jaxnets.data.augment.for_images import Augment as Augment
+    from jaxnets.data.augment.graphs import GraphAugment as GraphAugment
+    from jaxnets.data.augment.series import SeriesAugment as SeriesAugment
+    from jaxnets.data.augment.tables import TableAugment as TableAugment
+    from jaxnets.data.augment.tokens import TokenAugment as TokenAugment
+    from jaxnets.data.augment.tokens import span_corruption as span_corruption
     from jaxnets.data.dataset import Dataset as Dataset
     from jaxnets.data.dataset import Source as Source
     from jaxnets.data.folder import from_folder as from_folder
@@ -51,7 +56,12 @@ if TYPE_CHECKING:
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
     "Validation": "validation",
-    "Augment": "augment",
+    "Augment": "augment.for_images",
+    "GraphAugment": "augment.graphs",
+    "SeriesAugment": "augment.series",
+    "TableAugment": "augment.tables",
+    "TokenAugment": "augment.tokens",
+    "span_corruption": "augment.tokens",
     "Dataset": "dataset",
     "Source": "dataset",
     "from_arrays": "arrays",
@@ -112,6 +122,7 @@ __all__ = [
     "FashionMNIST",
     "GPT2Tokens",
     "Glyphs",
+    "GraphAugment",
     "HalfMoons",
     "ImageFolder",
     "InMemory",
@@ -125,10 +136,13 @@ __all__ = [
     "Rings",
     "RottenTomatoes",
     "Series",
+    "SeriesAugment",
     "Source",
+    "TableAugment",
     "Tabular",
     "Teacher",
     "Text",
+    "TokenAugment",
     "TokenFile",
     "TwoSpirals",
     "Validation",
@@ -140,4 +154,5 @@ __all__ = [
     "load",
     "open_tokenizer",
     "pad_graphs",
+    "span_corruption",
 ]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxnets.core.errors import DataError, note
-from jaxnets.data.augment import Augment, OwnAugment, as_augment
+from jaxnets.data.augment import Augmentation, as_augment
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.held_out import splits
 from jaxnets.data.large import LazyArray, check_lazy
@@ -36,7 +36,7 @@ def from_arrays(
     kind: TargetKind = "auto",
     class_names: Sequence[str] | None = None,
     target_name: str = "target",
-    augment: Augment | OwnAugment | Callable[..., Any] | None = None,
+    augment: Augmentation | Sequence[Augmentation] | Callable[..., Any] | None = None,
 ) -> Dataset:
     """A data set from your own arrays. They are kept unscaled and never written to; `predict` takes arrays of the same form.
 
@@ -59,12 +59,13 @@ def from_arrays(
         standardize: scale inputs by the training examples' mean and standard deviation (images: one for each channel,
             otherwise one for each feature).
         input_kind: "tokens": whole numbers that stand for tokens or categories; the model gets them as int32.
-        kind: what the targets are ("class", "labels" or "number"); overrides the rule above. "any": numbers of any shape
+        kind: what the targets are ("class", "labels" or "number"); overrides the rule above. "distribution": probabilities of
+            the classes `[N, C]` (soft targets), each row at least 0 with a sum of 1. "any": numbers of any shape
             `[N, ...]`, which the batch holds as they are; the loss is yours.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
         target_name: name of the predicted quantity, for axis labels.
-        augment: random changes to training inputs: an `Augment`, or a function `(key, inputs) -> inputs` of one example, as
-            the model gets it.
+        augment: random changes to training examples: an `Augment` or another of `data.augment`, a tuple of them, or a function
+            `(key, inputs) -> inputs` of one example, as the model gets it.
 
     Raises:
         DataError: lengths differ, a value is missing or infinite, labels are negative or outside `class_names`, or an array
@@ -83,7 +84,7 @@ def from_arrays(
         groups=groups,
         seed=seed,
     )
-    if class_names is None and train["targets"].ndim == 2 and kind not in ("number", "any"):
+    if class_names is None and train["targets"].ndim == 2 and kind not in ("number", "any", "distribution"):
         binary = bool(np.isin(train["targets"], (0, 1)).all())
         class_names = (feature_names(targets) or None) if binary else None  # a frame of labels names them
     seen = held["targets"] if chosen_by is None else np.concatenate([held["targets"], chosen_by["targets"]])

@@ -10,7 +10,8 @@ import numpy as np
 from jaxnets.core.errors import DataError
 from jaxnets.core.scaling import blocks
 from jaxnets.core.types import Card, Tokens
-from jaxnets.data.augment import Augment, OwnAugment, as_augment
+from jaxnets.data.augment import Augment, Augmentation, as_augment
+from jaxnets.data.facts import facts_of
 from jaxnets.data.large import LazyArray
 from jaxnets.data.preparation import Preparation, describe
 from jaxnets.data.prepare import Standardize as Standardize
@@ -45,8 +46,9 @@ class Dataset:
     """"labels", "series", "token" or "sequence" (see `Card`). "": classes if there are `class_names`, else real numbers."""
     prepare: Standardize | TokenIds = Standardize()
     """Prepares raw inputs for a model; applied to every batch, in training, evaluation and prediction."""
-    augment: Augment | OwnAugment = Augment()
-    """Random changes to training inputs, drawn again at every step; or a function of your own (see `OwnAugment`)."""
+    augment: Augmentation = Augment()
+    """Random changes to training examples, drawn again at every step (`data.augment`); a tuple of them, or a function of your
+    own (see `OwnAugment`)."""
     source: str = "given by the caller"
     """Where the bytes came from."""
     tokenizer: Any = None
@@ -81,11 +83,8 @@ class Dataset:
                 f"{self.name}: the {split}", getattr(self, field), self.target_kind or "class" * bool(self.class_names)
             )
             object.__setattr__(self, field, arrays)
-        shape = self.train["inputs"].shape[1:]
-        if len(shape) != 3 and isinstance(self.augment, Augment) and self.augment != Augment(noise=self.augment.noise):
-            raise DataError(
-                f"{self.name}: shift, flip and cutout are for images [height, width, channels]; inputs have shape {shape}"
-            )
+        if self.augment.active or self.augment.mixes:
+            self.augment.check(facts_of(self.preparation))
         for split, arrays in self.splits.items():
             self.preparation.check_named(split, arrays)
 

@@ -22,7 +22,8 @@ import numpy as np
 from jax import Array
 
 from jaxnets.core.types import Batch, Placement
-from jaxnets.data.augment import Augment, OwnAugment
+from jaxnets.data.augment import Augment, Augmentation
+from jaxnets.data.facts import facts_of
 from jaxnets.data.large import gather, in_memory
 from jaxnets.data.order import Order
 from jaxnets.data.preparation import Arrays, Preparation
@@ -45,7 +46,7 @@ class Transform:
     """The statistics and formats of the training data."""
     encode_targets: Callable[[np.ndarray], np.ndarray] = np.asarray
     """Given by the task: turns raw targets into those of its loss. Runs on the host, where numbers have 64 bits."""
-    augment: Augment | OwnAugment = Augment()
+    augment: Augmentation = Augment()
     """Applied at every training step; evaluation uses the default, which changes nothing."""
     seed: int = 0
 
@@ -60,10 +61,9 @@ class Transform:
 
     def on_device(self, batch: Batch, step: Array) -> Batch:
         """A batch as the model takes it. Augmentation keys depend on (seed, step, row number in the data)."""
-        inputs = self.preparation.prepare.on_device(batch["inputs"])
+        batch = {**batch, "inputs": self.preparation.prepare.on_device(batch["inputs"])}
         if self.augment.active:
-            inputs = self.augment(inputs, stream_key(self.seed, "augment", step), batch.get("index"))
-        batch = {**batch, "inputs": inputs}
+            batch = self.augment.change(batch, stream_key(self.seed, "augment", step), facts_of(self.preparation))
         if self.preparation.several:
             batch = arranged(
                 self.preparation.several,
@@ -71,7 +71,10 @@ class Transform:
                 lambda one, array: array if one.array == "inputs" else one.prepare.on_device(array),
             )
         weights = batch.pop("weights", None)
-        return batch if weights is None else {**batch, "mask": batch["mask"] * weights}
+        batch = batch if weights is None else {**batch, "mask": batch["mask"] * weights}
+        if self.augment.mixes:
+            batch = self.augment.mix(batch, stream_key(self.seed, "mix", step), facts_of(self.preparation))
+        return batch
 
 
 class Feed(Protocol):

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.files import user_path
-from jaxnets.data.augment import Augment, OwnAugment
+from jaxnets.data.augment import Augmentation
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.indexed import from_source
 from jaxnets.data.targets import natural_order
@@ -32,7 +32,7 @@ def from_folder(
     name: str = "",
     read: Callable[[Path], Any] | None = None,
     transform: Callable[[np.random.Generator, dict[str, Any]], Mapping[str, Any]] | None = None,
-    augment: Augment | OwnAugment | Callable[..., Any] | None = None,
+    augment: Augmentation | Sequence[Augmentation] | Callable[..., Any] | None = None,
     standardize: bool = True,
     threads: int = 4,
     processes: int = 0,

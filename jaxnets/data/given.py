@@ -102,7 +102,7 @@ def check_given_targets(given: Any, preparation: Preparation, count: int) -> np.
     """
     kind: Any = preparation.card.target_kind
     names = preparation.class_names
-    if kind in ("class", "labels", "number"):
+    if kind in ("class", "distribution", "labels", "number"):
         targets = encode_targets("the given data", given, given, names or None, kind).test
     else:
         targets = plain_numbers("the given targets", given)

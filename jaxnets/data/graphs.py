@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnets.core.errors import DataError
 from jaxnets.data.arrays import from_arrays, note_coarse
+from jaxnets.data.augment import as_augment
 from jaxnets.data.dataset import Arrays, Dataset
 from jaxnets.data.flavours import is_missing, plain_array, plain_numbers
 from jaxnets.data.targets import check_finite, encode_targets
@@ -70,6 +71,7 @@ def from_graphs(
     name: str = "graphs",
     class_names: Sequence[str] | None = None,
     undirected: bool = True,
+    augment: Any = None,
 ) -> Dataset:
     """A data set of graphs with one target each, for `GraphClassification`.
 
@@ -81,6 +83,7 @@ def from_graphs(
         name: name for messages and the report.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
         undirected: see `pad_graphs`.
+        augment: random changes to the training graphs, as in `from_arrays`: a `GraphAugment`, for example.
 
     Raises:
         DataError: see `pad_graphs` and `from_arrays`.
@@ -102,6 +105,7 @@ def from_graphs(
         class_names=table.class_names,
         target_kind=table.target_kind,
         target_name="class",
+        augment=as_augment(augment),
     )
 
 
@@ -116,6 +120,7 @@ def from_graph(
     name: str = "graph",
     class_names: Sequence[str] | None = None,
     undirected: bool = True,
+    augment: Any = None,
 ) -> Dataset:
     """One graph whose nodes have labels, for `NodeClassification`; a data set of one example, so `batch_size` is 1.
 
@@ -130,6 +135,7 @@ def from_graph(
         name: name for messages and the report.
         class_names: names of classes 0, 1, ...; by default the distinct labels.
         undirected: see `pad_graphs`.
+        augment: random changes to the training graphs, as in `from_arrays`: a `GraphAugment`, for example.
 
     Raises:
         DataError: see `pad_graphs`; a node number is out of range, or in both `train` and `test`.
@@ -158,6 +164,7 @@ def from_graph(
         validation=None if chosen_by is None else {**arrays, "counted": chosen_by, "targets": targets[None]},
         class_names=names,
         target_name="class",
+        augment=as_augment(augment),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxnets.core.errors import DataError, UsageError, note
 from jaxnets.core.scaling import extremes, mean_and_deviation
 from jaxnets.data.arrays import check_prepared, from_arrays
-from jaxnets.data.augment import Augment, OwnAugment, as_augment
+from jaxnets.data.augment import Augmentation, as_augment
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.held_out import holdout_rows
 from jaxnets.data.index_reader import Examples, IndexReader, Item
@@ -36,7 +36,7 @@ def from_source(
     also: Sequence[str] = (),
     read: Callable[[Any], Any] | None = None,
     transform: Callable[[np.random.Generator, dict[str, Any]], Mapping[str, Any]] | None = None,
-    augment: Augment | OwnAugment | Callable[..., Any] | None = None,
+    augment: Augmentation | Sequence[Augmentation] | Callable[..., Any] | None = None,
     standardize: bool = True,
     input_kind: Literal["numbers", "tokens"] = "numbers",
     kind: Literal["auto", "class", "labels", "number", "token", "any"] = "auto",

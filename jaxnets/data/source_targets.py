@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets.core.errors import DataError, UsageError
+from jaxnets.data.distributions import not_distributions
 from jaxnets.data.targets import UNKNOWN_LABEL, Targets, encode_targets
 from jaxnets.ops.tokens import IGNORED
 
@@ -80,6 +81,12 @@ def encoder_of(
         refuse(bad, targets, rows, "token", f"is outside of a vocabulary of {count} (0 to {count - 1})")
         return targets.astype(np.int32)
 
+    def shares(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        refuse(
+            not_distributions(targets), targets.sum(axis=1), rows, "the sum", "is not 1, or a probability is below 0"
+        )
+        return targets.astype(np.float32)
+
     def labels(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
         unknown = np.isnan(targets) if dtype.kind == "f" else np.zeros(targets.shape, bool)
         refuse(~unknown & (targets != 0) & (targets != 1), targets, rows, "label", "is not 0, 1 or NaN (unknown)")
@@ -92,4 +99,4 @@ def encoder_of(
 
     if found.kind == "class" and dtype.kind == "U":
         return words
-    return {"class": classes, "token": tokens, "labels": labels}.get(found.kind, numbers)
+    return {"class": classes, "distribution": shares, "token": tokens, "labels": labels}.get(found.kind, numbers)

@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxnets.core.errors import DataError, note
+from jaxnets.data.distributions import distributions
 from jaxnets.data.flavours import plain_array, plain_numbers
 
-TargetKind = Literal["auto", "class", "labels", "number", "any"]
+TargetKind = Literal["auto", "class", "distribution", "labels", "number", "any"]
 # How NumPy and spreadsheets write a missing value as text. It may still be a class ("nan" is a bread).
 LOOKS_MISSING = ("", "?", "nan", "none", "null", "na", "n/a", "nat", "<na>")
 # The value of an unknown label.
@@ -23,8 +24,8 @@ class Targets(NamedTuple):
     """The targets of both splits, encoded."""
 
     kind: str
-    """"class": class numbers `[N]` int32; "labels": `[N, L]` of 0, 1 and -1 (unknown); "number": real numbers `[N]` or
-    `[N, K]` in their own dtype; "any": numbers `[N, ...]` as they were given."""
+    """"class": class numbers `[N]` int32; "distribution": probabilities `[N, C]` float32; "labels": `[N, L]` of 0, 1 and -1
+    (unknown); "number": real numbers `[N]` or `[N, K]` in their own dtype; "any": numbers `[N, ...]` as they were given."""
     train: np.ndarray
     test: np.ndarray
     names: tuple[str, ...]
@@ -84,6 +85,8 @@ def encode_targets(
     if y_test.shape[1:] != y.shape[1:]:
         raise DataError(f"{name}: test targets have shape {y_test.shape}, training targets {y.shape}; make them alike")
     _check_same_kind(name, y, y_test)
+    if kind == "distribution":
+        return Targets("distribution", *distributions(name, y, y_test, class_names))
     if y.ndim == 2:
         return _several(name, y, y_test, class_names, kind)
     if kind == "labels":
@@ -229,7 +232,8 @@ def _several(
     one_hot = binary and known and all(((part == 1).sum(axis=1) == 1).all() and part.max() == 1 for part in parts)
     if kind == "class" and not one_hot:
         raise DataError(
-            f"{name}: kind='class' needs one-hot targets, a single 1 in each row; the targets {y.shape} are not one-hot"
+            f"{name}: kind='class' needs one-hot targets, a single 1 in each row; the targets {y.shape} are not one-hot; for "
+            f"probabilities of the classes, kind='distribution'"
         )
     if kind == "class" or (kind == "auto" and one_hot and y.shape[1] > 1):
         if kind == "auto":
@@ -248,7 +252,7 @@ def _several(
         if kind == "auto" and all(_shares(part) for part in parts):
             note(
                 f"{name}: each row of the targets {y.shape} adds up to 1; they are treated as {y.shape[1]} real numbers, not "
-                f"as class probabilities"
+                f"as class probabilities; for those, from_arrays(..., kind='distribution')"
             )
         return _numbers(name, y, y_test, class_names, kind)
     return _labels(name, y, y_test, class_names)

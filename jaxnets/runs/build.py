@@ -129,7 +129,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     checks.check_pipeline(task.model, mesh)
     with jax.set_mesh(mesh):
         abstract = _abstract(task, recipe, batch, dataset)
-        checks.check_parameters(task, abstract)
+        checks.check_mixing(task, dataset, abstract, lambda: batch_spec(dataset, rows, transform, mixed=True))
         if task.players:
             experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
         checks.check_arrays(task, dataset)
@@ -224,9 +224,13 @@ def eval_batch(wanted: int, examples: int, mesh: Mesh) -> int:
     return -(-min(wanted, examples) // shares) * shares
 
 
-def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = None) -> Batch:
-    """Shapes and dtypes of a prepared batch; `transform` is that of the task, where it encodes targets."""
-    plain = dataclasses.replace(transform or Transform(dataset.preparation), augment=Augment())
+def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = None, *, mixed: bool = False) -> Batch:
+    """Shapes and dtypes of a prepared batch; `transform` is that of the task, where it encodes targets.
+
+    With `mixed` it is a batch after the augmentation, which turns classes into distributions if it mixes examples.
+    """
+    plain = transform or Transform(dataset.preparation)
+    plain = plain if mixed else dataclasses.replace(plain, augment=Augment())
     first = plain.on_host({name: array[:1] for name, array in dataset.train.items()})
     sent: Batch = {name: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype) for name, a in first.items()}
     sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
@@ -245,6 +249,7 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
     try:
         state = abstract_state(task, recipe, batch)
         task.check_outputs(state.variables, batch, dataset.card)
+        checks.check_parameters(task, state)
         return state
     except JaxnetsError:
         raise

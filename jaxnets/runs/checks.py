@@ -1,6 +1,6 @@
 """What can be wrong with an experiment and its data together, found before the first step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import DataError, UsageError, note
+from jaxnets.core.types import Batch
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.split import WEIGHTS
 from jaxnets.ops.roles import without_role
@@ -176,6 +177,30 @@ def check_parameters(task: Task, abstract: TrainState) -> None:
                 f"{type(task.model).__name__}'s parameter {name} is {leaf.dtype}, which has no gradient; keep it in a "
                 f"collection of its own, self.variable('constants', ...)"
             )
+
+
+def check_mixing(task: Task, dataset: Dataset, abstract: TrainState, batch: Callable[[], Batch]) -> None:
+    """Raise `UsageError` for a task whose loss cannot take the averaged targets of mixed examples.
+
+    `batch` gives the shapes of a mixed batch.
+    """
+    if not dataset.augment.softens:
+        return
+    remedy = "leave augment.mixup and augment.cutmix out, or use Classification"
+    if dataset.card.target_kind in ("class", "distribution") and not task.takes_distributions:
+        raise UsageError(
+            f"mixed examples have distributions over the classes as targets, which {type(task).__name__} does not take; "
+            f"{remedy}"
+        )
+    mixed = batch()
+    try:
+        jax.eval_shape(lambda v, batch: task.loss(v, batch, jax.random.key(0), True), abstract.variables, mixed)
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
+        shape = list(mixed["targets"].shape)
+        raise UsageError(
+            f"the targets of mixed examples are averages, float32 of shape {shape}, which the loss of {type(task).__name__} "
+            f"does not take: {error}; {remedy}, or write the loss for such targets"
+        ) from error
 
 
 def check_arrays(task: Task, dataset: Dataset) -> None:

@@ -86,7 +86,7 @@ class Run:
     def named(self, predictions: np.ndarray) -> np.ndarray:
         """Predictions with the names of their classes or labels; raises `UsageError` where these have no names."""
         kind, known = self.parts.dataset.card.target_kind, np.array(self.class_names, object)
-        if kind == "class":
+        if kind in ("class", "distribution"):
             return known[predictions]
         if kind == "labels":
             rows = np.empty(len(predictions), object)

@@ -22,6 +22,11 @@ class Adaline(Classification):
 
     has_probabilities = False
 
+    @property
+    def takes_distributions(self) -> bool:
+        """No: a unit has one sign to reach."""
+        return False
+
     def bind(self, card: Card) -> Self:
         """Set the model's single output; raise `DataError` unless the data have two classes."""
         if len(card.class_names) != 2:

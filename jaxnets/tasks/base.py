@@ -54,6 +54,11 @@ class Task:
         return options_of(self.model)
 
     @property
+    def takes_distributions(self) -> bool:
+        """Whether targets that are classes may also be distributions over the classes, `[B, C]` (soft targets)."""
+        return False
+
+    @property
     def players(self) -> tuple[str, ...]:
         """Names of the parts of the parameters that are trained in turns, each by an optimizer of its own; () for one part."""
         return ()
@@ -191,6 +196,7 @@ def evenly(examples: int, count: int) -> np.ndarray:
 KINDS = {
     "any": ("of any form", "a loss of your own"),
     "class": ("one label for each example", "Classification"),
+    "distribution": ("a distribution over the classes for each example", "Classification"),
     "labels": ("several labels for each example, 0 or 1 each", "MultiLabel"),
     "number": ("real numbers", "Regression"),
     "series": ("the next steps of a series", "Forecasting"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class Classification(Task):
     """Minimise the cross entropy of the true label; measure accuracy.
 
     A batch holds `inputs` `[B, ...]`, `targets` `[B]` integer labels and `mask` `[B]`; the model returns logits `[B, C]`.
+    Targets may also be distributions over the classes, `[B, C]` (soft targets: mixed examples, a teacher's probabilities). The
+    loss is the cross entropy with the distribution; accuracy and figures take its most probable class as the label.
     """
 
     label_smoothing: float = 0.0
@@ -41,9 +43,15 @@ class Classification(Task):
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is a share in [0, 1), got {self.label_smoothing}")
 
+    @property
+    def takes_distributions(self) -> bool:
+        """Yes."""
+        return True
+
     def bind(self, card: Card) -> Self:
         """Set the model's outputs to the number of classes and, for text, its vocabulary."""
-        check_kind(card, "class", "classification needs one integer label for each example")
+        if card.target_kind != "distribution" or not self.takes_distributions:
+            check_kind(card, "class", f"{type(self).__name__} needs one integer label for each example")
         count = len(card.class_names)
         if count < 2:
             raise DataError(
@@ -72,7 +80,8 @@ class Classification(Task):
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
         """Check for one label per example and at least one logit per class."""
         shape, count = jax.eval_shape(self.outputs, variables, batch).shape, len(card.class_names)
-        if len(batch["targets"].shape) != 1:
+        wanted = (count,) if card.target_kind == "distribution" else ()
+        if batch["targets"].shape[1:] != wanted:
             raise DataError(
                 f"the targets of {card.name!r} have shape {batch['targets'].shape}, but {type(self).__name__} needs one label "
                 f"for each example, [batch]; use a task for targets of this shape"
@@ -103,7 +112,7 @@ class Classification(Task):
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
         """The confusion matrix, a table of classes, and the worst misclassified images."""
-        labels, guesses = np.asarray(arrays["targets"]).astype(int), self.decide(outputs)
+        labels, guesses = hard(np.asarray(arrays["targets"])).astype(int), self.decide(outputs)
         count = max(len(card.class_names), outputs.shape[-1])
         names = (*card.class_names, *(str(i) for i in range(len(card.class_names), count)))
         asked = card.examples["test"] if "index" in arrays else len(labels)
@@ -123,8 +132,13 @@ class Classification(Task):
 
 
 def accuracy(logits: Array, batch: Batch) -> Mean:
-    """The share of unmasked examples whose largest logit is that of the label."""
-    return Mean.of((jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32), batch["mask"])
+    """The share of unmasked examples whose largest logit is that of the label, or of the most probable class."""
+    return Mean.of((jnp.argmax(logits, axis=-1) == hard(batch["targets"])).astype(jnp.float32), batch["mask"])
+
+
+def hard(targets: Any) -> Any:
+    """Class numbers `[B]` of class numbers `[B]` or distributions `[B, C]`."""
+    return targets.argmax(axis=-1) if targets.ndim == 2 else targets
 
 
 def _class_table(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], of: str) -> Table:

@@ -72,6 +72,11 @@ class NodeClassification(GraphClassification):
         """See `Task`."""
         return (*ARRAYS, "counted")
 
+    @property
+    def takes_distributions(self) -> bool:
+        """No: the nodes have labels."""
+        return False
+
     def __post_init__(self) -> None:
         if self.l2 < 0:
             raise ValueError(f"l2 is at least 0, got {self.l2}")

@@ -15,20 +15,30 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
 
     Args:
         logits: `[B, C]` of any float dtype; computed in float32.
-        labels: `[B]` integers in `[0, C)`.
+        labels: `[B]` integers in `[0, C)`, or distributions `[B, K]` over the first K of the C classes, which gives
+            `-sum_k labels_k log p_k`; at one-hot distributions it is that of the integers, bit for bit.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
 
     Returns:
         `[B]` float32.
     """
-    chex.assert_rank((logits, labels), (2, 1))
+    chex.assert_rank(logits, 2)
+    chex.assert_rank(labels, {1, 2})
     chex.assert_equal_shape_prefix((logits, labels), 1)
     logits = logits.astype(jnp.float32)
     log_total = jax.nn.logsumexp(logits, axis=-1)
-    # A one-hot product instead of a gather: its gradient needs no scatter, and both shard over the batch.
-    hot = labels[:, None] == jnp.arange(logits.shape[-1])[None, :]
-    picked = jnp.where(hot, logits, 0.0).sum(axis=-1)
-    loss = log_total - picked
+    if labels.ndim == 1:
+        # A one-hot product instead of a gather: its gradient needs no scatter, and both shard over the batch.
+        hot = labels[:, None] == jnp.arange(logits.shape[-1])[None, :]
+        picked = jnp.where(hot, logits, 0.0).sum(axis=-1)
+        loss = log_total - picked
+    else:
+        # Class numbers [B, 1] are a slip, not distributions.
+        chex.assert_type(labels, float)
+        chex.assert_axis_dimension_gt(labels, 1, 1)
+        known = logits[:, : labels.shape[1]]  # a model may have more outputs than the data have classes
+        chex.assert_equal_shape((known, labels))
+        loss = (labels.astype(jnp.float32) * (log_total[:, None] - known)).sum(axis=-1)
     if label_smoothing:
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - logits.mean(axis=-1))
     return loss

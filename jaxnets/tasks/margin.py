@@ -25,6 +25,11 @@ class MarginClassification(Classification):
                 f"the margin loss has no label_smoothing, got {self.label_smoothing}; leave it out, or use Classification"
             )
 
+    @property
+    def takes_distributions(self) -> bool:
+        """No: the margin loss is defined for one true class."""
+        return False
+
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
         """Mean margin loss over the unmasked examples."""
         lengths, model_state = self.apply(variables, batch, key if train else None)

@@ -68,7 +68,7 @@ class MultiLabel(Task):
         """Cross entropy (never weighted), both accuracies, and the counts of each label, for F1 in `derive`."""
         logits = self.outputs(variables, batch)
         loss = _over_known(binary_cross_entropy(logits, _yes(batch)), batch)
-        predicted, true, known = self._predicted(logits), batch["targets"] > 0, batch["targets"] >= 0
+        predicted, true, known = self._predicted(logits), _true(batch["targets"]), batch["targets"] >= 0
         counts = {}
         for name, seen in zip(COUNTS, (predicted & true, predicted & ~true & known, ~predicted & true), strict=True):
             for label in range(seen.shape[1]):
@@ -135,7 +135,7 @@ class MultiLabel(Task):
 
     def _shares(self, logits: Array, batch: Batch) -> dict[str, Mean]:
         known = batch["targets"] >= 0
-        right = (self._predicted(logits) == (batch["targets"] > 0)) | ~known
+        right = (self._predicted(logits) == _true(batch["targets"])) | ~known
         # An example without any known label does not count.
         return {
             "accuracy": Mean.of(right.all(axis=-1).astype(jnp.float32), batch["mask"] * known.any(axis=-1)),
@@ -144,8 +144,16 @@ class MultiLabel(Task):
 
 
 def _yes(batch: Batch) -> Array:
-    """1 if a label is known to be true, else 0; `[B, C]` float32."""
-    return (batch["targets"] > 0).astype(jnp.float32)
+    """1 if a label is known to be true, else 0; `[B, C]` float32. Labels of mixed examples are shares, and stay so."""
+    targets = batch["targets"]
+    if jnp.issubdtype(targets.dtype, jnp.floating):
+        return jnp.maximum(targets, 0.0)
+    return _true(targets).astype(jnp.float32)
+
+
+def _true(targets: Array) -> Array:
+    """Whether a label is true, `[B, C]` bool; of mixed examples, whether more than half of it is."""
+    return targets > (0.5 if jnp.issubdtype(targets.dtype, jnp.floating) else 0)
 
 
 def _over_known(values: Array, batch: Batch) -> Mean:

@@ -16,6 +16,7 @@ from jaxnets.steps.sown import METRIC as SOWN
 from jaxnets.steps.step import Recipe, Step
 from jaxnets.tasks.base import Task, options_of
 from jaxnets.tasks.calls import call_model
+from jaxnets.tasks.classification import Classification, hard
 from jaxnets.tasks.metrics import Metric
 
 
@@ -33,7 +34,8 @@ class Own(Task):
     measures: tuple[tuple[str, Any], ...] = ()
     """Metrics by name: functions like `objective`, or `tasks.Metric`s."""
     class_weight: tuple[float, ...] = ()
-    """Weight of each class in the loss; (): all alike. The loss is divided by the sum of weights."""
+    """Weight of each class in the loss; (): all alike. The loss is divided by the sum of weights. The weight of a distribution
+    over the classes is its mean."""
 
     @property
     def headline(self) -> str:  # type: ignore[override]
@@ -61,6 +63,11 @@ class Own(Task):
     def reads(self) -> tuple[str, ...]:
         """See `Task`."""
         return self.inner.reads
+
+    @property
+    def takes_distributions(self) -> bool:
+        """Those of the inner task; a loss of one's own gets them and says itself whether it can take them."""
+        return self.objective is not None or self.inner.takes_distributions
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -143,7 +150,7 @@ class Own(Task):
             found["loss"] = self._mean("loss", self.objective, outputs, {**batch, "mask": self._weights(batch)})
         for name, measure in self.measures:
             if isinstance(measure, Metric):
-                found[name] = Rows(measure.rows(outputs, batch), batch["mask"])
+                found[name] = Rows(measure.rows(outputs, self._labelled(batch)), batch["mask"])
             else:
                 found[name] = self._mean(f"metrics[{name!r}]", measure, outputs, batch)
         return found
@@ -190,7 +197,15 @@ class Own(Task):
     def _weights(self, batch: Batch) -> Array:
         """The mask, times the weight of each example's class."""
         mask: Array = batch["mask"]
-        return mask * jnp.asarray(self.class_weight)[batch["targets"]] if self.class_weight else mask
+        if not self.class_weight:
+            return mask
+        weights, targets = jnp.asarray(self.class_weight), batch["targets"]
+        return mask * (targets @ weights if targets.ndim == 2 else weights[targets])
+
+    def _labelled(self, batch: Batch) -> Batch:
+        """The batch with the most probable class as the label, where targets are distributions over the classes."""
+        soft = isinstance(self.inner, Classification) and batch["targets"].ndim == 2 and self.inner.takes_distributions
+        return {**batch, "targets": hard(batch["targets"])} if soft else batch
 
     def _structure(self, variables: Variables, batch: Batch, key: Array | None) -> tuple[Any, Variables]:
         """What the model returns, in float32, and its other collections."""

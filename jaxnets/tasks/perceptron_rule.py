@@ -42,6 +42,11 @@ class PerceptronRule(Classification):
         if not 0 < self.rate < math.inf or not (self.examples is None or self.examples > 0):
             raise ValueError(f"rate is above 0 and examples at least 1, got {self.rate} and {self.examples}")
 
+    @property
+    def takes_distributions(self) -> bool:
+        """No: the rule corrects by one label."""
+        return False
+
     def bind(self, card: Card) -> Self:
         """Set the model's single output; raise `DataError` unless the data have two classes."""
         if len(card.class_names) != 2:

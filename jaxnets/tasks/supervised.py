@@ -14,13 +14,14 @@ from jaxnets.tasks.regression import Regression
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Supervised(Task):
-    """`bind` replaces it with `Classification` for classes, `MultiLabel` for several labels, `Forecasting` for a series,
-    `Given` for targets of any form and `Regression` for real numbers."""
+    """`bind` replaces it with `Classification` for classes and distributions over them, `MultiLabel` for several labels,
+    `Forecasting` for a series, `Given` for targets of any form and `Regression` for real numbers."""
 
     def bind(self, card: Card) -> Any:
         """The task for the targets of the data."""
         tasks: dict[str, type[Task]] = {
             "class": Classification,
+            "distribution": Classification,
             "labels": MultiLabel,
             "series": Forecasting,
             "any": Given,

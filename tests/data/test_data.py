@@ -159,7 +159,7 @@ def test_a_fingerprint_covers_how_examples_are_prepared():
     x, y = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32), np.arange(20) % 2
     variants = [from_arrays(x, y), from_arrays(x, y, standardize=False), from_arrays(x, y, augment=Augment(noise=0.1))]
     assert len({dataset.fingerprint for dataset in variants}) == 3
-    with pytest.raises(DataError, match="are for images"):
+    with pytest.raises(DataError, match="augment.flip needs images"):
         from_arrays(x, y, augment=Augment(flip=True))
 
 
