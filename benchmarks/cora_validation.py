@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxnets import config
 from jaxnets.data import Cora
-from jaxnets.steps.step import Recipe
+from jaxnets.steps.recipe import Recipe
 from jaxnets.training.initial import create_state
 
 

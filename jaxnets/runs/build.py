@@ -26,8 +26,8 @@ from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.runs.stages import in_stages
 from jaxnets.steps.local import whole_step
+from jaxnets.steps.recipe import Recipe
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import Recipe
 from jaxnets.tasks.base import Task, bound
 from jaxnets.tasks.call_errors import about_call
 from jaxnets.training.evaluate import Evaluator, Predictor

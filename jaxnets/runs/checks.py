@@ -15,9 +15,9 @@ from jaxnets.ops.roles import without_role
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.optim.reading import evaluates_others
 from jaxnets.parallel.mesh import batch_devices, check_batch
+from jaxnets.steps.recipe import Recipe
 from jaxnets.steps.sown import METRIC as SOWN
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import Recipe
 from jaxnets.tasks.base import Task
 
 

@@ -16,8 +16,8 @@ from jaxnets.data.shrink import Shrunk
 from jaxnets.optim.schedules import with_clock
 from jaxnets.parallel.mesh import padded_batch
 from jaxnets.runs import checks
+from jaxnets.steps.recipe import Step
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import Step
 from jaxnets.tasks.base import Task
 from jaxnets.training.program import Program
 from jaxnets.training.stages import StagedProgram, check_stage

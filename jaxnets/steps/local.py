@@ -24,9 +24,9 @@ from jax.sharding import PartitionSpec as P
 from jaxnets.core.types import Aux, Batch, Mean, Variables
 from jaxnets.ops.axes import AXES, apart_along, axis_size
 from jaxnets.optim.local_sgd import LocalSGD
-from jaxnets.steps.averaged import with_average
+from jaxnets.steps.recipe import TAKEN, Metrics, Recipe, Step
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import TAKEN, Metrics, Recipe, Step
+from jaxnets.steps.step import with_average
 
 AXIS = "replica"
 

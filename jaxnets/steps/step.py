@@ -1,8 +1,8 @@
 """One optimizer step: gradient of the loss, micro-batches, the guard against non-finite numbers, the update."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,128 +11,14 @@ from jax import Array
 
 from jaxnets.core.types import Aux, Batch, Mean, Variables
 from jaxnets.ops.beyond_promise import compiled_for
-from jaxnets.ops.initialisers import Initialiser
-from jaxnets.ops.random import stream_key, with_keys
+from jaxnets.ops.random import with_keys
 from jaxnets.optim import reading
-from jaxnets.optim.averaging import EMA, Average
-from jaxnets.optim.gradient import Gradient
-from jaxnets.optim.local_sgd import LocalSGD
-from jaxnets.optim.penalty import Penalty
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.counters import count_step, counted, flag_of, norm_of
-from jaxnets.steps.precision import Precision
+from jaxnets.steps.recipe import TAKEN, Loss, Metrics, Recipe, Step
 from jaxnets.steps.selective import hardest
 from jaxnets.steps.sown import with_sown
 from jaxnets.steps.state import TrainState, strongly_typed
-
-Metrics = dict[str, Mean]
-# The loss of a task: `(variables, batch, key, train)`.
-Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-# The metric by which a step says whether it changed the weights: 1 or 0. `with_average` reads it and takes it out.
-TAKEN = "taken"
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Everything a training step is built from beside the task."""
-
-    optimizer: optax.GradientTransformation
-    """Takes the gradient of the mean loss over the whole batch."""
-    seed: int = 0
-    """Root of all randomness."""
-    micro_batches: int = 1
-    """Parts a batch is processed in, to save memory; the update is that of the whole batch."""
-    precision: Precision = Precision()
-    """What the layers compute in."""
-    average: Average = EMA()
-    """Averaging of the weights, with its durations in steps (`Average.in_run`)."""
-    initialiser: Initialiser = Initialiser()
-    """How the weights begin."""
-    local: LocalSGD = LocalSGD()
-    """Replicas of the model that train apart for some steps."""
-    replica: Any = None
-    """Number of the replica that this recipe is for; None where there are none."""
-    selective: float = 1.0
-    """Share of each batch, of the examples with the largest loss, that get a gradient (`steps/selective.py`); 1: all."""
-    frozen: Callable[[Any], Any] | None = None
-    """Which parameters the optimizer never changes, as a tree of bools; they have no gradient. None: it changes all."""
-    players: Mapping[str, tuple[optax.GradientTransformation, Callable[[Any], Any]]] = dataclasses.field(
-        default_factory=dict
-    )
-    """Optimizer and `frozen` of each player, where a task has several; {}: those above for all."""
-    gradient: Gradient = Gradient()
-    """What is done to the gradient before the optimizer gets it."""
-    penalty: Penalty = Penalty()
-    """Penalties on weights."""
-    rate: Callable[[Array], Any] | None = None
-    """The learning rate of a step, where the optimizer has a single one: for the L1 step of the penalty."""
-    player: str = ""
-    """The player that this recipe is for, where a task has several."""
-    turn: Any = None
-    """Number of its turn in the step; None where there are no players."""
-    gradients: Any = None
-    """Shardings of the gradients, as a tree like the parameters. None: what the compiler chooses."""
-    optimizer_home: tuple[Any, Any] | None = None
-    """Shardings of the optimizer state between steps, where it is in the memory of the host, and during the update; as trees
-    like it. None: it stays where it is."""
-    guard: Literal["skip", "off"] = "skip"
-    """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
-
-    def of(self, who: str, turn: Any = None) -> "Recipe":
-        """The recipe of one player in one of its turns."""
-        optimizer, frozen = self.players.get(who, (self.optimizer, self.frozen))
-        return dataclasses.replace(self, optimizer=optimizer, frozen=frozen, player=who, turn=turn)
-
-    def held(self, params: Any) -> Any:
-        """The parameters, of which the frozen ones are constants to a gradient, so that their part is not computed."""
-        if self.frozen is None:
-            return params
-        return jax.tree.map(lambda a, fixed: jax.lax.stop_gradient(a) if fixed else a, params, self.frozen(params))
-
-    def seen(self, params: Any, step: Array) -> Any:
-        """The parameters as the forward pass of a step sees them: held, and with noise where the penalty has some."""
-        params = self.held(params)
-        if not self.penalty.weight_noise:
-            return params
-        return self.penalty.noisy(params, self.own_key("weight noise", step), self.beginning)
-
-    def penalised(self, params: Any) -> Array:
-        """The penalty's terms of the loss; frozen parameters are constants to their gradient."""
-        return self.penalty.value(self.held(params), self.beginning)
-
-    def treated(self, gradients: Any, params: Any, step: Array) -> Any:
-        """The gradient of the whole batch as the optimizer gets it."""
-        if not self.gradient.active:
-            return gradients
-        return self.gradient.apply(gradients, params, self.own_key("gradient noise", step), step)
-
-    def thresholded(self, params: Any, step: Array) -> Any:
-        """The parameters after an update, and after the L1 step where there is one."""
-        if not self.penalty.l1 or self.rate is None:
-            return params
-        return self.penalty.thresholded(params, self.rate(step), self.beginning)
-
-    @property
-    def beginning(self) -> str:
-        """What comes before the paths of these parameters in those of the whole state."""
-        return f"{self.player}/" if self.player else ""
-
-    def placed(self, gradients: Any) -> Any:
-        """The gradients, where they go."""
-        return gradients if self.gradients is None else jax.lax.with_sharding_constraint(gradients, self.gradients)
-
-    def key(self, stream: str, step: Array) -> Array:
-        """The random key of a named stream at a step; in the model each replica has its own."""
-        key = stream_key(self.seed, stream, step)
-        return key if self.replica is None or stream != "model" else jax.random.fold_in(key, self.replica)
-
-    def own_key(self, stream: str, step: Array) -> Array:
-        """The random key of a stream at a step, another one for each player, turn and replica."""
-        key = stream_key(self.seed, f"{stream}/{self.player}", step)
-        for number in (self.turn, self.replica):
-            key = key if number is None else jax.random.fold_in(key, number)
-        return key
 
 
 def make_train_step(loss: Loss, recipe: Recipe) -> Step:
@@ -290,3 +176,46 @@ def split(a: Array, count: int) -> Array:
 def keep_if(finite: Array, new: Any, old: Any) -> Any:
     """The new tree where `finite`, else the old one."""
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+
+def with_average(step: Step, recipe: Recipe, loss: Loss | None = None) -> Step:
+    """A task's step that also updates the average of the weights, where there is one.
+
+    A step that was not taken leaves the average as it is. A step that says nothing of it (no `taken` among its metrics) is
+    always taken. `taken` itself is not handed on. By `loss` the averaged model measures its batch statistics, where the
+    average asks for it; None: they are averaged like the weights.
+    """
+    average = recipe.average
+
+    def averaged(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        new, metrics = step(state, batch)
+        taken = metrics[TAKEN].sum > 0 if TAKEN in metrics else jnp.ones((), bool)
+        metrics = {name: mean for name, mean in metrics.items() if name != TAKEN}
+        if not average.active:
+            return new, metrics
+        batches = state.step - state.guard["skipped"] - state.guard["left_out"]
+        updates = reading.updates_done(state.opt_state, batches)
+        after = average.update(state.average, new.variables, updates)
+        measured = average.recomputes(updates)
+        if loss is not None and measured is not None and state.model_state:
+            after |= _statistics(loss, recipe, state, after, batch, measured)
+        return dataclasses.replace(
+            new, average=keep_if(taken & reading.moved(new.opt_state), after, state.average)
+        ), metrics
+
+    return averaged
+
+
+def _statistics(
+    loss: Loss, recipe: Recipe, state: TrainState, after: Any, batch: Batch, measured: Array
+) -> dict[str, Any]:
+    """The other collections of the averaged model: after it has seen this batch if `measured`, else those of `after`."""
+    batch = with_keys(batch, recipe.key("examples", state.step))
+    part = jax.tree.map(lambda a: split(a, recipe.micro_batches)[0], batch)
+
+    def measure() -> dict[str, Any]:
+        own = {name: state.average[name] for name in state.model_state}
+        variables, given = recipe.precision.cast({"params": after["params"], **own}, part)
+        return dict(minimised(loss)(variables, given, recipe.key("model", state.step), True)[1].model_state)
+
+    return jax.lax.cond(measured, measure, lambda: {name: after[name] for name in state.model_state})

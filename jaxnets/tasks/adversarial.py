@@ -19,8 +19,8 @@ from jax import Array
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.ops.random import batch_keys
+from jaxnets.steps.recipe import TAKEN, Metrics, Recipe, Step
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import TAKEN, Metrics, Recipe, Step
 from jaxnets.tasks.base import Task, with_outputs
 from jaxnets.tasks.calls import call_model, init_model
 from jaxnets.tasks.players import all_or_none, play, share_of

@@ -20,7 +20,8 @@ from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
 from jaxnets.models.wrapper import Wrapper, without_wrappers
 from jaxnets.ops.tokens import PAD
-from jaxnets.steps.step import Recipe, Step, make_train_step
+from jaxnets.steps.recipe import Recipe, Step
+from jaxnets.steps.step import make_train_step
 from jaxnets.tasks.calls import call_model, init_model
 
 

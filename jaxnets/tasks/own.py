@@ -12,8 +12,8 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
+from jaxnets.steps.recipe import Recipe, Step
 from jaxnets.steps.sown import METRIC as SOWN
-from jaxnets.steps.step import Recipe, Step
 from jaxnets.tasks.base import Task, options_of
 from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.classification import Classification, hard

@@ -12,8 +12,8 @@ from jax import Array
 from jaxnets.core.errors import DataError, UsageError
 from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
 from jaxnets.models import Perceptron
+from jaxnets.steps.recipe import Metrics, Recipe, Step
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import Metrics, Recipe, Step
 from jaxnets.tasks.base import with_outputs
 from jaxnets.tasks.classification import Classification
 

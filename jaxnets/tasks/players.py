@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.types import Batch, Mean, Variables
+from jaxnets.steps.recipe import TAKEN, Loss, Metrics, Recipe
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import TAKEN, Loss, Metrics, Recipe, make_train_step
+from jaxnets.steps.step import make_train_step
 
 
 def share_of(variables: Variables, who: str) -> Variables:

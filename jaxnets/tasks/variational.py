@@ -14,8 +14,9 @@ from jax import Array
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
 from jaxnets.ops.random import batch_keys
+from jaxnets.steps.recipe import Metrics, Recipe, Step
 from jaxnets.steps.state import TrainState
-from jaxnets.steps.step import Metrics, Recipe, Step, make_train_step
+from jaxnets.steps.step import make_train_step
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.reconstruction import SHOWN, check_same_shape, reconstructions, with_shape

@@ -7,8 +7,8 @@ from jaxnets.core.types import Batch
 from jaxnets.ops.initialisers import initialised
 from jaxnets.ops.random import stream_key
 from jaxnets.steps.local import spread
+from jaxnets.steps.recipe import Recipe
 from jaxnets.steps.state import TrainState, strongly_typed
-from jaxnets.steps.step import Recipe
 from jaxnets.tasks.base import Task
 
 

@@ -23,7 +23,7 @@ from jaxnets.ops import to_devices
 from jaxnets.ops.beyond_promise import compiled_for, equations
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.parallel.partition import HOST
-from jaxnets.steps.step import Metrics, Step
+from jaxnets.steps.recipe import Metrics, Step
 
 # Work in one dispatch: FLOPs, and elements written at the price of some FLOPs each. A dispatch costs some tenths of a ms,
 # which is small beside this much work. On the CPU it takes some 10 ms; more would gain nothing, and the compiler optimises

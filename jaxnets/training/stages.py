@@ -9,7 +9,7 @@ from jax import Array
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import Feed, Payload
-from jaxnets.steps.step import Metrics
+from jaxnets.steps.recipe import Metrics
 from jaxnets.training.guards import StepMetrics
 from jaxnets.training.plan import Moment
 from jaxnets.training.program import Program

@@ -17,7 +17,7 @@ from jaxnets.models import Experts, LanguageModel, Sampling, generate
 from jaxnets.models.mixture_of_experts import COLLECTION, MixtureOfExperts
 from jaxnets.optim import AdamW
 from jaxnets.runs.train import train
-from jaxnets.steps.step import Recipe
+from jaxnets.steps.recipe import Recipe
 from jaxnets.tasks import NextToken
 
 DENSE, GROUPED = Experts(5, products="dense"), Experts(5, products="grouped")

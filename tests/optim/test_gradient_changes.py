@@ -15,7 +15,7 @@ from jaxnets.ops.random import stream_key
 from jaxnets.optim import SGD, Constant, Gradient, Penalty
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.runs.build import assemble
-from jaxnets.steps.step import Recipe
+from jaxnets.steps.recipe import Recipe
 from jaxnets.training.loop import fit
 
 KEY = stream_key(0, "test", 0)

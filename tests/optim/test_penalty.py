@@ -15,7 +15,8 @@ from jaxnets.core.types import Aux, Mean
 from jaxnets.models import MLP
 from jaxnets.optim import LBFGS, SGD, Adam, Constant, Gradient, LocalSGD, Penalty, Plateau, ScheduleFree
 from jaxnets.runs.build import assemble
-from jaxnets.steps.step import Recipe, make_train_step
+from jaxnets.steps.recipe import Recipe
+from jaxnets.steps.step import make_train_step
 from jaxnets.tasks import Regression
 from jaxnets.training.initial import create_state
 from jaxnets.training.loop import fit

@@ -15,7 +15,7 @@ from jaxnets.data.augment import Augment
 from jaxnets.data.feed import ResidentFeed, StreamFeed, Transform
 from jaxnets.data.order import Shuffled
 from jaxnets.parallel.mesh import placement
-from jaxnets.steps.step import Recipe
+from jaxnets.steps.recipe import Recipe
 from jaxnets.training.initial import create_state
 
 ROWS = np.array([5, 9, 2, 7])

@@ -15,8 +15,8 @@ from jaxnets.core.errors import DataWarning, UsageError
 from jaxnets.data import from_arrays
 from jaxnets.models import norms
 from jaxnets.ops.roles import weights
-from jaxnets.steps.averaged import with_average
-from jaxnets.steps.step import Recipe
+from jaxnets.steps.recipe import Recipe
+from jaxnets.steps.step import with_average
 from jaxnets.training.initial import create_state
 
 IMAGE, ROW, TOKENS = jnp.zeros((2, 32, 32, 3)), jnp.zeros((2, 3)), jnp.zeros((2, 8), jnp.int32)

@@ -11,8 +11,8 @@ from jaxnets.core.errors import UsageError
 from jaxnets.data import Ring, from_arrays
 from jaxnets.models import MLP
 from jaxnets.parallel import MeshShape
+from jaxnets.steps.recipe import Recipe
 from jaxnets.steps.selective import hardest
-from jaxnets.steps.step import Recipe
 from jaxnets.tasks import Adversarial, Classification
 from jaxnets.tasks.losses import cross_entropy
 from jaxnets.training.initial import create_state

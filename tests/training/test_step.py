@@ -12,9 +12,9 @@ from conftest import assert_close, assert_same_bits
 from jaxnets.core.types import Card
 from jaxnets.models import CNN, MLP
 from jaxnets.optim import EMA, SGD, AdamW, Constant
-from jaxnets.steps.averaged import with_average
 from jaxnets.steps.precision import Precision
-from jaxnets.steps.step import Recipe
+from jaxnets.steps.recipe import Recipe
+from jaxnets.steps.step import with_average
 from jaxnets.tasks import Classification
 from jaxnets.training.initial import create_state
 
