@@ -26,6 +26,7 @@ from jaxnets.optim.averaging import EMA
 from jaxnets.optim.given import is_transformation
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.parallel.mesh import MeshShape
+from jaxnets.steps.health import Health
 from jaxnets.steps.precision import Precision
 from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.guards import Guard
@@ -127,7 +128,7 @@ def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
     found: dict[str, type] = {
         cls.__name__: cls
-        for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, EarlyStop, Validation, *CLASSES)
+        for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, EarlyStop, Validation, Health, *CLASSES)
     }
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)
@@ -139,7 +140,10 @@ def built_ins() -> dict[str, type]:
 
 
 # What decides where and how a run is executed and shown, not what it computes: a run may go on with other values.
-INCIDENTAL = ("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement")
+INCIDENTAL = (
+    *("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement"),
+    "health",
+)
 
 
 def apart(data: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnets.core.types import HeatMap
 from jaxnets.report.plots import INK, OVERLAID, TEST, TRAIN, VALIDATION, _figure, _plainly
 
 if TYPE_CHECKING:
@@ -130,4 +131,39 @@ def batch_sizes(
         _plain_numbers(axis.xaxis)
         axis.set_xlabel("batch", fontsize=9)
         axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+@_plainly
+def heat_map(exhibit: HeatMap) -> "Figure":
+    """Layers from the input (below) to the output (above) over the steps; values that are not finite are red."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    values = np.asarray(exhibit.values, float)
+    good = np.isfinite(values) & ((values > 0) if exhibit.scale == "logarithmic" else True)
+    seen = values[good]
+    norm: Any = Normalize(0, 1)
+    if exhibit.scale == "linear" and len(seen):
+        norm = Normalize(float(seen.min()), max(float(seen.max()), float(seen.min()) + 1e-12))
+    if exhibit.scale == "logarithmic" and len(seen):
+        low = max(float(seen.min()), 1e-12 * float(seen.max()))
+        norm = LogNorm(low, max(float(seen.max()), 1.001 * low))
+        # An update or gradient of exactly 0 is shown as the smallest value.
+        values = np.where(np.isfinite(values), np.maximum(values, low), np.nan)
+    figure = _figure(7.5, float(np.clip(0.24 * len(values) + 1.3, 2.2, 12)))
+    axis = figure.subplots()
+    axis.set_facecolor("#dc2626")
+    shown = np.ma.masked_invalid(values)
+    image = axis.imshow(shown, aspect="auto", origin="lower", cmap="viridis", norm=norm, interpolation="nearest")
+    every = -(-len(exhibit.layers) // 40)
+    rows = range(0, len(exhibit.layers), every)
+    axis.set_yticks(rows, [exhibit.layers[row] for row in rows], fontsize=8)
+    columns = np.unique(np.linspace(0, len(exhibit.steps) - 1, 8).astype(int))
+    axis.set_xticks(columns, [str(exhibit.steps[column]) for column in columns], fontsize=8)
+    axis.set_xlabel("step", fontsize=9)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axis, pad=0.01)
+    bar.ax.tick_params(labelsize=8)
+    if exhibit.scale == "logarithmic":
+        _plain_numbers(bar.ax.yaxis)
     return figure

@@ -118,6 +118,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         precision=experiment.precision,
         average=experiment.average,
         local=experiment.local,
+        health=experiment.health,
         frozen=experiment.optimizer.frozen,
         players=_players(experiment.optimizer, task, experiment.steps),
     )
@@ -137,6 +138,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         if task.players:
             experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
         checks.check_arrays(task, dataset)
+        checks.check_health(experiment, task)
         zero = experiment.mesh.zero
         if not task.players:  # each has gradients of its own
             recipe = dataclasses.replace(recipe, gradients=gradient_shardings(abstract.params, mesh, zero=zero))

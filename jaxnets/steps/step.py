@@ -17,6 +17,7 @@ from jaxnets.optim import reading
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.schedules import on_schedule
+from jaxnets.steps.health import HEALTH, Health, activations, measured, norms
 from jaxnets.steps.precision import Precision
 from jaxnets.steps.sown import with_sown
 from jaxnets.steps.state import TrainState, strongly_typed
@@ -61,6 +62,8 @@ class Recipe:
     optimizer_home: tuple[Any, Any] | None = None
     """Shardings of the optimizer state between steps, where it is in the memory of the host, and during the update; as trees
     like it. None: it stays where it is."""
+    health: Health = Health()
+    """What is measured of the network at every k-th step."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 
@@ -121,6 +124,8 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
             metrics |= {"skipped": _flag(~(finite | excused)), "bad_leaf": _counted(bad_leaf, ~empty)}
             metrics["gradient_norm"] = _counted(norm, ~empty & ~(excused & ~finite))
+        if recipe.health.active:
+            metrics[HEALTH] = _health(loss, recipe, state, params, gradients, batch)
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
@@ -257,6 +262,22 @@ def _gradients(
     # A batch in which everything is masked has no gradient, rather than 0/0.
     undo = jnp.where(mean.weight > 0, 1.0 / (jnp.maximum(mean.weight, 1e-30) * factor), 0.0)
     return jax.tree.map(lambda g: g * undo, gradients), mean, metrics, model_state
+
+
+def _health(loss: Loss, recipe: Recipe, state: TrainState, params: Any, gradients: Any, batch: Batch) -> Any:
+    """The readings of a step that made `params` of `state.params`; activations are those of the first micro-batch."""
+
+    def call() -> Any:
+        part, key, count = batch, recipe.key("model", state.step), recipe.micro_batches
+        if count > 1:
+            part, key = jax.tree.map(lambda a: _split(a, count)[0], batch), jax.random.fold_in(key, 0)
+        return loss(*recipe.precision.cast(state.variables, part), key, True)
+
+    def measure() -> dict[str, Array]:
+        inside = activations(call) if recipe.health.inside == "all" else {}
+        return norms(state.params, params, gradients) | inside
+
+    return measured(recipe.health, state.step, measure)
 
 
 def _split(a: Array, count: int) -> Array:
