@@ -1,6 +1,5 @@
 """Training in a notebook: `fit(model, data)`."""
 
-import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -145,7 +145,9 @@ def show(data: dict[str, Any]) -> None:
     if data["micro_batches"] is None:
         print(f"a batch of {data['batch']:,} does not fit in any number of micro-batches")
     else:
-        print(f"a batch of {data['batch']:,} fits with --batch-size {data['batch']} --micro-batches {data['micro_batches']}")
+        print(
+            f"a batch of {data['batch']:,} fits with --batch-size {data['batch']} --micro-batches {data['micro_batches']}"
+        )
     if "fast_from" in data:
         print(f"from a batch of {data['fast_from']:,} on, the speed is within 10 % of the best one measured")
     if data.get("noise_scale") is not None:

@@ -128,7 +128,19 @@ def built_ins() -> dict[str, type]:
     """The classes a saved configuration may name."""
     found: dict[str, type] = {
         cls.__name__: cls
-        for cls in (Experiment, EMA, MeshShape, Precision, Keep, WarmStart, Guard, EarlyStop, Validation, Health, *CLASSES)
+        for cls in (
+            Experiment,
+            EMA,
+            MeshShape,
+            Precision,
+            Keep,
+            WarmStart,
+            Guard,
+            EarlyStop,
+            Validation,
+            Health,
+            *CLASSES,
+        )
     }
     for module_name in BUILT_IN:
         module = importlib.import_module(module_name)

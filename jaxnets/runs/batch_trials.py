@@ -15,9 +15,9 @@ from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Batch
 from jaxnets.data.dataset import Dataset
 from jaxnets.diagnose.noise import NoiseScale, noise_scale, squared_norms
+from jaxnets.ops.random import with_keys
 from jaxnets.optim.averaging import EMA
 from jaxnets.optim.local_sgd import LocalSGD
-from jaxnets.ops.random import with_keys
 from jaxnets.parallel.mesh import batch_devices
 from jaxnets.runs.build import Parts, assemble
 
@@ -111,5 +111,3 @@ def measure_noise(
         found = np.asarray(run(parts.fresh_state(), feed.load(0, steps, steps)))
     kept = found[skip:][np.isfinite(found[skip:]).all(axis=1)]
     return noise_scale(kept, part=rows // count, whole=rows) if len(kept) else None
-
-

@@ -16,6 +16,7 @@ from jax import Array
 from jaxnets.core.errors import UsageError
 from jaxnets.core.typecheck import check_choices
 from jaxnets.ops.attention import attention_weights
+from jaxnets.ops.beyond_promise import has_left
 
 # Name of the metric that holds the `Readings` of a step; the loop takes it out.
 HEALTH = "health"
@@ -124,19 +125,10 @@ def activations(call: Callable[[], Any]) -> dict[str, Array]:
 
     with nn.intercept_methods(watch), attention_weights() as seen:
         call()
-    found = {f"silent_units/{name}": value for name, value in silent.items() if _is_outside(value)}
+    found = {f"silent_units/{name}": value for name, value in silent.items() if not has_left(value)}
     for number, weights in enumerate(seen):
-        if _is_outside(weights):
+        if not has_left(weights):
             entropy = -(weights * jnp.log(jnp.maximum(weights, 1e-30))).sum(axis=-1)
             found[f"attention_entropy/{number}"] = entropy.mean()
             found[f"attention_largest/{number}"] = weights.max(axis=-1).mean()
     return found
-
-
-def _is_outside(value: Array) -> bool:
-    """Whether a value can be used here: one that was traced inside a scan or a rematerialised block cannot."""
-    try:
-        jnp.zeros_like(value) + value
-    except jax.errors.UnexpectedTracerError:
-        return False
-    return True

@@ -194,9 +194,7 @@ class _Work:
         first, count = unread.call.first, unread.call.count
         metrics = jax.device_get(unread.metrics)
         readings = metrics.pop(HEALTH, None)
-        read = {
-            name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count]) for name, mean in metrics.items()
-        }
+        read = {name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count]) for name, mean in metrics.items()}
         policy, spikes = self.watch.on_nonfinite, self.watch.spikes
         # Step by step, whichever comes first: what is at fault must not depend on how many steps came at once.
         bad = first_bad(read) if policy != "skip" else None

@@ -13,7 +13,15 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from jaxnets.ops import beyond_promise, conv_general_dilated, dot_general
-from jaxnets.ops.beyond_promise import compiled_for, devices_started, equations, is_traced, multihost, primitive_tools
+from jaxnets.ops.beyond_promise import (
+    compiled_for,
+    devices_started,
+    equations,
+    has_left,
+    is_traced,
+    multihost,
+    primitive_tools,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = "jaxnets/ops/beyond_promise.py"
@@ -63,6 +71,26 @@ def test_a_traced_value_is_recognised():
     seen = []
     jax.jit(lambda x: seen.append(is_traced(x)) or x)(1.0)
     assert [*seen, is_traced(jnp.ones(())), is_traced(np.ones(()))] == [True, False, False], f"mend is_traced of {FILE}"
+
+
+def test_a_value_that_left_its_trace_is_recognised():
+    seen, kept = [], []
+
+    def body(x, _):
+        kept.append(x + 1)
+        seen.append(has_left(kept[0]))
+        return x, None
+
+    def outer(x):
+        own = x * 2
+        jax.lax.scan(body, x, None, length=2)
+        inside = kept[-1]
+        jax.checkpoint(lambda x: kept.append(x + 1) or x)(x)
+        seen.extend([has_left(inside), has_left(kept[-1]), has_left(own)])
+        return own
+
+    jax.jit(outer)(1.0)
+    assert [*seen[-4:], has_left(jnp.ones(()))] == [False, True, True, False, False], f"mend has_left of {FILE}"
 
 
 def tpu() -> AbstractMesh:
