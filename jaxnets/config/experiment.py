@@ -78,7 +78,7 @@ class Experiment:
     guard: Guard = Guard()
     """Watch for spikes of the loss."""
     health: Health = Health()
-    """Norms by layer, silent units and the spread of attention, measured at every k-th step; off unless health.every is set."""
+    """Norms by layer, silent units and the spread of attention, measured at every k-th step; off by default."""
     deterministic: bool = False
     """On a GPU, use only operations that give the same bits each time, at some cost; CPU and TPU always do."""
 

@@ -133,8 +133,8 @@ class RateTest:
         """
         if not len(self.picks):
             raise UsageError(
-                f"the loss did not fall at any rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}; try more steps, a larger "
-                f"range or larger batches, and see whether the model learns at all"
+                f"the loss did not fall at any rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g}; try more steps, a "
+                f"larger range or larger batches, and see whether the model learns at all"
             )
         return float(np.exp(np.log(self.picks).mean()))
 

@@ -9,7 +9,7 @@ jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them thr
 | --- | --- | --- |
 | `jax.extend.core.Primitive`, parts of `jax.interpreters` | `ops/bilinear.py` | products are plain, differentiated by JAX |
 | `jax.core.Tracer` | `is_traced` | adapt `is_traced` |
-| `is_valid` of a tracer's `_trace` | `has_left` | traced values count as left, so health knows no activations |
+| `flax.core.tracers` (JAX's `get_opaque_trace_state`) | `current_trace` | adapt `current_trace` |
 | `AbstractMesh.abstract_device` | `compiled_for`, `compiling_for` | the default device decides |
 | `backends_are_initialized` of `jax._src.xla_bridge` | `devices_started` | devices count as started |
 | `jax.experimental.mesh_utils` | `parallel/mesh.py` | adapt `device_grid` |
@@ -44,12 +44,11 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def has_left(value: Any) -> bool:
-    """Whether a value was traced in a function whose trace has ended (a scan's body, a checkpoint), so that it is of no use."""
-    if not is_traced(value):
-        return False
-    valid = getattr(getattr(value, "_trace", None), "is_valid", None)
-    return valid is None or not valid()
+def current_trace() -> Any:
+    """The trace in progress, to be compared with that of another moment: a scan's body and a checkpoint have their own."""
+    from flax.core import tracers
+
+    return tracers.current_trace()
 
 
 def compiled_for() -> str:

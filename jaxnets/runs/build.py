@@ -111,17 +111,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
     rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
-    recipe = Recipe(
-        optimizer=experiment.optimizer.build(experiment.steps),
-        seed=experiment.seed,
-        micro_batches=experiment.micro_batches,
-        precision=experiment.precision,
-        average=experiment.average,
-        local=experiment.local,
-        health=experiment.health,
-        frozen=experiment.optimizer.frozen,
-        players=_players(experiment.optimizer, task, experiment.steps),
-    )
+    recipe = _recipe(experiment, task)
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
     resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
@@ -196,6 +186,21 @@ def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = 
     sent["mask"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.float32)
     sent["index"] = jax.ShapeDtypeStruct((batch_size,), jax.numpy.int32)
     return jax.eval_shape(plain.on_device, sent, jax.ShapeDtypeStruct((), jax.numpy.int32))
+
+
+def _recipe(experiment: Experiment, task: Task) -> Recipe:
+    """What the step is built from, but for where arrays go."""
+    return Recipe(
+        optimizer=experiment.optimizer.build(experiment.steps),
+        seed=experiment.seed,
+        micro_batches=experiment.micro_batches,
+        precision=experiment.precision,
+        average=experiment.average,
+        local=experiment.local,
+        health=experiment.health,
+        frozen=experiment.optimizer.frozen,
+        players=_players(experiment.optimizer, task, experiment.steps),
+    )
 
 
 def _players(optimizer: Optimizer, task: Task, steps: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jax import Array
 from jaxnets.core.errors import UsageError
 from jaxnets.core.typecheck import check_choices
 from jaxnets.ops.attention import attention_weights
-from jaxnets.ops.beyond_promise import has_left
+from jaxnets.ops.beyond_promise import current_trace
 
 # Name of the metric that holds the `Readings` of a step; the loop takes it out.
 HEALTH = "health"
@@ -113,22 +113,23 @@ def activations(call: Callable[[], Any]) -> dict[str, Array]:
         call: runs the model, under a trace or not.
     """
     silent: dict[str, Array] = {}
+    here = current_trace()
 
     def watch(method: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         result = method(*arguments, **keywords)
         module = context.module
-        if context.method_name == "__call__" and module.path and module.has_variable("params", "kernel"):
+        layer = context.method_name == "__call__" and module.path and module.has_variable("params", "kernel")
+        if layer and module.path[-1] != "output" and current_trace() == here:
             name = "/".join(module.path)
-            if isinstance(result, Array) and result.ndim > 1 and module.path[-1] != "output" and name not in silent:
+            if isinstance(result, Array) and result.ndim > 1 and name not in silent:
                 silent[name] = (result <= 0).all(axis=tuple(range(result.ndim - 1))).mean(dtype=jnp.float32)
         return result
 
     with nn.intercept_methods(watch), attention_weights() as seen:
         call()
-    found = {f"silent_units/{name}": value for name, value in silent.items() if not has_left(value)}
+    found = {f"silent_units/{name}": value for name, value in silent.items()}
     for number, weights in enumerate(seen):
-        if not has_left(weights):
-            entropy = -(weights * jnp.log(jnp.maximum(weights, 1e-30))).sum(axis=-1)
-            found[f"attention_entropy/{number}"] = entropy.mean()
-            found[f"attention_largest/{number}"] = weights.max(axis=-1).mean()
+        entropy = -(weights * jnp.log(jnp.maximum(weights, 1e-30))).sum(axis=-1)
+        found[f"attention_entropy/{number}"] = entropy.mean()
+        found[f"attention_largest/{number}"] = weights.max(axis=-1).mean()
     return found

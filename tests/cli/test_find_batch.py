@@ -17,7 +17,7 @@ from jaxnets.runs.batch_trials import measure_noise, throughput
 from jaxnets.tasks import Adversarial, Classification
 
 EXPERIMENT = dataclasses.replace(
-    config.load("digits_softmax").experiment, task=Classification(model=MLP(widths=(64,))), batch_size=128
+    config.load("digits_softmax").experiment, task=Classification(model=MLP(widths=(2048,))), batch_size=128
 )
 
 
@@ -26,6 +26,7 @@ def peak(batch, micro=1):
     return compile_step(prepare(sized, jax.devices())).peak
 
 
+@pytest.mark.slow
 def test_what_fits_is_what_the_compiler_says():
     """A memory in which a batch of about 700 fits, and the wanted 1,024 in two parts."""
     limit = int(peak(700) / 0.92) + 1

@@ -15,9 +15,9 @@ from jax.sharding import AbstractMesh
 from jaxnets.ops import beyond_promise, conv_general_dilated, dot_general
 from jaxnets.ops.beyond_promise import (
     compiled_for,
+    current_trace,
     devices_started,
     equations,
-    has_left,
     is_traced,
     multihost,
     primitive_tools,
@@ -73,24 +73,22 @@ def test_a_traced_value_is_recognised():
     assert [*seen, is_traced(jnp.ones(())), is_traced(np.ones(()))] == [True, False, False], f"mend is_traced of {FILE}"
 
 
-def test_a_value_that_left_its_trace_is_recognised():
-    seen, kept = [], []
-
-    def body(x, _):
-        kept.append(x + 1)
-        seen.append(has_left(kept[0]))
-        return x, None
+def test_the_bodies_of_scans_and_checkpoints_have_traces_of_their_own():
+    seen = []
 
     def outer(x):
-        own = x * 2
-        jax.lax.scan(body, x, None, length=2)
-        inside = kept[-1]
-        jax.checkpoint(lambda x: kept.append(x + 1) or x)(x)
-        seen.extend([has_left(inside), has_left(kept[-1]), has_left(own)])
-        return own
+        def inner(x):
+            seen.append(current_trace() == here)
+            return x
+
+        here = current_trace()
+        inner(x)
+        jax.checkpoint(inner)(x)
+        return jax.lax.scan(lambda c, _: (inner(c), None), x, None, length=2)[0]
 
     jax.jit(outer)(1.0)
-    assert [*seen[-4:], has_left(jnp.ones(()))] == [False, True, True, False, False], f"mend has_left of {FILE}"
+    assert seen[0], f"mend current_trace of {FILE}"
+    assert not any(seen[1:]), f"mend current_trace of {FILE}"
 
 
 def tpu() -> AbstractMesh:
