@@ -110,7 +110,7 @@ def _row(test: Any) -> dict[str, Any]:
     """The numbers of one test; null where no repeat learned."""
     pick = _pick(test)
     spread = test.spread if pick is not None and math.isfinite(test.spread) else None
-    middle = {"steepest": None, "lowest": None}
+    middle: dict[str, float | None] = {"steepest": None, "lowest": None}
     if pick is not None:
         middle = {"steepest": _middle(test.steepest), "lowest": _middle(test.turns)}
     return {"rate": pick, "spread": spread, **middle, "repeats": len(test.losses), "learned": int(test.learned.sum())}

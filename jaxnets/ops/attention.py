@@ -32,8 +32,8 @@ def dot_product_attention(query: Array, key: Array, value: Array, **options: Any
 def attention_weights() -> Iterator[list[Array]]:
     """A context with a list, to which each call of `dot_product_attention` traced in it adds its weights `[B, H, T, S]`.
 
-    They are float32 and sum to 1 over the last dim. Outside of the context nothing is computed for them. Calls inside a scan or
-    a rematerialised block add nothing, because their values cannot leave it.
+    They are float32 and sum to 1 over the last dim. Outside of the context nothing is computed for them. Calls inside a
+    scan or a rematerialised block add nothing, because their values cannot leave it.
     """
     seen: list[Array] = []
     token = _SEEN.set((seen, current_trace()))
