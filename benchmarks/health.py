@@ -1,8 +1,8 @@
-"""What measuring the health of a network costs: the time of a step with `health.every` and without, taking turns.
+"""What measuring the health of a network costs: processor time of a step with `health.every` and without, taking turns.
 
     python benchmarks/health.py digits_cnn reverse_words
 
-Prints the median over the turns of the ratio of both times, and the range of its middle half, which is the noise.
+Prints the median over the turns of the ratio of both times, and the range of its middle half; "off again" shows the noise.
 """
 
 import dataclasses
@@ -43,18 +43,18 @@ def main(names: Sequence[str]) -> None:
 
 
 def measured(built: dict[str, Parts]) -> dict[str, np.ndarray]:
-    """Seconds of a call of `EVERY` steps, `[TURNS]` for each kind."""
+    """Seconds of all cores for a call of `EVERY` steps, `[TURNS]` for each kind."""
     first = built["off"]
     payload = first.feed.load(0, EVERY, EVERY)
     states = {kind: parts.program.adopt(first.fresh_state()) for kind, parts in built.items()}
     found: dict[str, list[float]] = {kind: [] for kind in built}
     for turn in range(TURNS + 1):
         for kind, parts in built.items():
-            began = time.perf_counter()
+            began = time.process_time()
             states[kind], metrics = parts.program(states[kind], payload, EVERY)
             jax.block_until_ready((states[kind], metrics))
             if turn:  # the first one compiles
-                found[kind].append(time.perf_counter() - began)
+                found[kind].append(time.process_time() - began)
     return {kind: np.asarray(times) for kind, times in found.items()}
 
 

@@ -164,6 +164,8 @@ def heat_map(exhibit: HeatMap) -> "Figure":
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axis, pad=0.01)
     bar.ax.tick_params(labelsize=8)
-    if exhibit.scale == "logarithmic":
-        _plain_numbers(bar.ax.yaxis)
+    if exhibit.scale == "logarithmic" and len(seen):  # often less than a decade, in which there is no round number
+        marks = np.geomspace(norm.vmin, norm.vmax, 4)
+        bar.set_ticks(list(marks), labels=[f"{mark:.2g}" for mark in marks])
+        bar.ax.minorticks_off()
     return figure
