@@ -29,24 +29,24 @@ def main(names: Sequence[str]) -> None:
         found = find_rate(experiment)
         pick = score(experiment, found.rate)
         scores = {rate: score(experiment, rate) for rate in GRID.tolist()}
-        sign = 1 if experiment.task.higher_is_better else -1
-        best = max(scores, key=lambda rate: sign * scores[rate] if np.isfinite(scores[rate]) else -np.inf)
-        apart = sign * (scores[best] - pick) / abs(scores[best])
+        best = max(scores, key=lambda rate: scores[rate] if np.isfinite(scores[rate]) else -np.inf)
+        apart = (scores[best] - pick) / abs(scores[best])
         print(
-            f"{name}: pick {found.rate:.2g} (factor {found.test.spread:.2g} between repeats) {experiment.task.headline} "
-            f"{pick:.4g}; best of the grid {best:.2g} {scores[best]:.4g}; {apart:.1%} worse",
+            f"{name}: pick {found.rate:.2g} (repeats apart by {found.test.spread:.2g}) gives {pick:.4g}; best of the grid: "
+            f"{best:.2g} gives {scores[best]:.4g}; the pick is {apart:.1%} worse",
             flush=True,
         )
 
 
 def score(experiment: Any, rate: float) -> float:
-    """The main metric on the test split after a short training."""
+    """The main metric on the test split after a short training, with its sign changed where less is better."""
     optimizer = dataclasses.replace(experiment.optimizer, learning_rate=rate)
     try:
         run = jaxnets.train(dataclasses.replace(experiment, optimizer=optimizer), progress="none")
     except JaxnetsError:  # not finite
         return float("nan")
-    return float(run.history.last("test")[run.parts.task.headline])
+    task = run.parts.task
+    return float(run.history.last("test")[task.headline]) * (1 if task.higher_is_better else -1)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,16 @@ def peak(batch, micro=1):
 
 @pytest.mark.slow
 def test_what_fits_is_what_the_compiler_says():
-    """A memory in which a batch of about 700 fits, and the wanted 1,024 in two parts."""
+    """A memory in which a batch of about 700 fits, and the wanted 1,024 in parts."""
     limit = int(peak(700) / 0.92) + 1
     wanted = dataclasses.replace(EXPERIMENT, batch_size=1024)
     found = fitting(wanted, jax.devices(), limit)
     assert 0.97 * 700 <= found.largest.size <= 720
     assert found.largest.bounded
     assert found.compilations <= 9
-    assert found.micro_batches == 2
-    assert peak(1024, 2) <= 0.92 * limit < peak(1024)
+    # Two parts have half the activations, but also the sum of the gradients beside each part's own.
+    assert found.micro_batches in (2, 4)
+    assert peak(1024, found.micro_batches) <= 0.92 * limit < peak(1024, found.micro_batches // 2)
 
 
 @pytest.mark.slow
