@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxnets import tasks as tasks
     from jaxnets import theory as theory
     from jaxnets import training as training
+    from jaxnets.api import find_lr as find_lr
     from jaxnets.api import fit as fit
     from jaxnets.callbacks.callback import Callback as Callback
     from jaxnets.checkpoints.initial import Initial as Initial
@@ -45,6 +46,7 @@ FILES = {
     "Initial": "checkpoints.initial",
     "Mean": "core.types",
     "Run": "runs.run",
+    "find_lr": "api",
     "fit": "api",
     "from_arrays": "data",
     "load": "data",

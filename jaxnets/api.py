@@ -15,12 +15,9 @@ from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.experiment import Experiment
-from jaxnets.core.elsewhere import ELSEWHERE
-from jaxnets.core.errors import UsageError, did_you_mean
-from jaxnets.data.arrays import from_arrays
+from jaxnets.core.errors import UsageError
 from jaxnets.data.augment import as_augment
 from jaxnets.data.dataset import Dataset, add_to_digest
-from jaxnets.data.indexed import from_source, is_source
 from jaxnets.data.order import steps_in
 from jaxnets.data.sources.memory import InMemory
 from jaxnets.data.validation import SHARE, Validation
@@ -29,6 +26,8 @@ from jaxnets.optim.given import ByPath, Frozen, as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.optim.plateau import plateau_of
 from jaxnets.report.console import ProgressKind
+from jaxnets.runs.find_rate import FoundRate, find_rate
+from jaxnets.runs.given_data import given_data
 from jaxnets.runs.run import Run
 from jaxnets.runs.train import train
 from jaxnets.tasks.base import Task
@@ -111,6 +110,88 @@ def fit(
     Raises:
         JaxnetsError: bad arguments or data, with the value, the rule and what to do.
     """
+    experiment, dataset, begin = experiment_of(
+        model,
+        data,
+        test=test,
+        validation=validation,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        loss=loss,
+        metrics=metrics,
+        class_weight=class_weight,
+        augment=augment,
+        stop=stop,
+        initial=initial,
+        train_only=train_only,
+        freeze=freeze,
+        seed=seed,
+        **options,
+    )
+    return train(
+        experiment,
+        dataset=dataset,
+        run_dir=run_dir,
+        overwrite=overwrite,
+        initial=begin,
+        hooks=hooks,
+        loggers=loggers,
+        progress=progress,
+    )
+
+
+def find_lr(
+    model: Any,
+    data: Any,
+    *,
+    low: float = 1e-7,
+    high: float = 10.0,
+    tries: int = 150,
+    repeats: int = 3,
+    **options: Any,
+) -> FoundRate:
+    """The learning rate to train with, by range tests: `find_lr(model, data, optimizer="lion").rate`.
+
+    Short trainings whose rate grows with each batch, from fresh weights each; nothing of them is kept, and what is given is
+    not changed. See `jaxnets.runs.find_rate.find_rate`.
+
+    Args:
+        model: as in `fit`.
+        data: as in `fit`.
+        low: the first rate; a multiple of the optimizer's own where that does not say its rate (an Optax transformation).
+        high: the last rate.
+        tries: rates in between, each for one batch.
+        repeats: tests with other weights and batches.
+        **options: the other arguments of `fit` that say what is trained: optimizer, batch_size, loss, initial, ...
+    """
+    experiment, dataset, begin = experiment_of(model, data, **options)
+    return find_rate(experiment, dataset, low=low, high=high, tries=tries, repeats=repeats, initial=begin)
+
+
+def experiment_of(
+    model: Any,
+    data: Any,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    optimizer: Any = None,
+    loss: Any = None,
+    metrics: Any = None,
+    class_weight: Any = None,
+    augment: Any = None,
+    stop: EarlyStop | None = None,
+    initial: Any = None,
+    train_only: str | None = None,
+    freeze: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Experiment, Dataset, Initial | None]:
+    """What `fit` trains with these arguments: the experiment, its data, and the weights that are given to begin with."""
     if epochs is not None and steps is not None:
         raise UsageError(f"give either epochs or steps, not both (got epochs={epochs}, steps={steps})")
     if isinstance(model, tuple):
@@ -120,7 +201,7 @@ def fit(
     arrays = isinstance(data, tuple | list) and len(data) in (2, 3)
     if arrays and validation is None and chooses:
         validation = SHARE  # set aside before the scales are computed, so that they are those of the training examples
-    dataset = _check(model, data, test, validation, options, loss)
+    dataset = given_data(model, data, test, validation, options, loss)
     if augment is not None:
         dataset = dataclasses.replace(dataset, augment=as_augment(augment))
     examples = dataset.card.examples["train"]
@@ -148,16 +229,7 @@ def fit(
         seed=seed,
         **options,
     )
-    return train(
-        experiment,
-        dataset=dataset,
-        run_dir=run_dir,
-        overwrite=overwrite,
-        initial=begin,
-        hooks=hooks,
-        loggers=loggers,
-        progress=progress,
-    )
+    return experiment, dataset, begin
 
 
 def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[float, ...]:
@@ -234,66 +306,3 @@ def _fingerprint(dataset: Dataset) -> str:
     digest = hashlib.sha256(dataset.fingerprint.encode())
     add_to_digest(digest, dataset.validation)
     return digest.hexdigest()[:32]
-
-
-def _check_share(validation: Any) -> None:
-    if isinstance(validation, tuple | list):
-        raise UsageError(
-            "validation is a share where data are not two arrays; a Dataset takes arrays by dataclasses.replace(dataset, "
-            "validation={'inputs': ..., 'targets': ...})"
-        )
-
-
-def _kind(targets: Any, loss: Any) -> str:
-    """The kind of the targets of a bare model: "any" where the loss is given and they fit no task of ours."""
-    shape: Any = getattr(targets, "shape", None)
-    shape = np.shape(targets) if shape is None and loss is not None and isinstance(targets, list | tuple) else shape
-    if loss is None or shape is None or len(shape) < 2:
-        return "auto"
-    if len(shape) > 2:
-        return "any"
-    array = np.asarray(targets)
-    return "any" if array.dtype.kind in "iu" and shape[1] > 1 and not np.isin(array, (0, 1)).all() else "auto"
-
-
-def _check(model: Any, data: Any, test: Any, validation: Any, options: dict[str, Any], loss: Any) -> Dataset:
-    """The data as a `Dataset`; raises `UsageError` where the arguments are not what they should be."""
-    kind: Any
-    if isinstance(data, Dataset):
-        if test is not None:
-            raise UsageError("test goes with arrays; a Dataset has its own test split")
-        _check_share(validation)
-        dataset = data
-    elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        kind = model.given_targets if isinstance(model, Task) else _kind(data[1], loss)
-        weights = data[2] if len(data) == 3 else None
-        split: Any = "random"
-        if isinstance(validation, Validation):
-            validation, split = validation.share, "random" if validation.by == "auto" else validation.by
-        if isinstance(validation, int | float) and validation == 0:
-            validation, options["validation"] = None, Validation(0.0)
-        dataset = from_arrays(
-            data[0], data[1], weights=weights, test=test, kind=kind, validation=validation, split=split
-        )
-    elif is_source(data):
-        _check_share(validation)
-        kind = model.given_targets if isinstance(model, Task) else "auto"
-        dataset = from_source(data, test=test, kind=kind)
-    else:
-        raise UsageError(
-            f"data is a Dataset, arrays, (inputs, targets) or (inputs, targets, weights), or an object with __len__ and "
-            f"__getitem__ (see data.from_source), got {type(data).__name__}"
-        )
-    if not isinstance(model, nn.Module | Task):
-        hint = "; add parentheses to make one" if isinstance(model, type) else ""
-        raise UsageError(
-            f"model is a Linen module, a pair of functions (init, apply) or a task, got {model!r}{hint}. Modules of other "
-            f"libraries come in by interop.from_equinox and interop.from_nnx"
-        )
-    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Experiment)})
-    if unknown and unknown[0] in ELSEWHERE:
-        raise UsageError(f"fit has no argument {unknown[0]!r}, which other libraries have; {ELSEWHERE[unknown[0]]}")
-    if unknown:
-        known = (field.name for field in dataclasses.fields(Experiment))
-        raise UsageError(f"fit has no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
-    return dataset

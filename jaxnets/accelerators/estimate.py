@@ -144,7 +144,7 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
         3 * forward,
         account(parts, topology.chip),
     )
-    return dataclasses.replace(found, compiled=_compile(parts)) if compile else found
+    return dataclasses.replace(found, compiled=compile_step(parts)) if compile else found
 
 
 def flops_of_step(parts: Parts) -> tuple[float, float]:
@@ -167,7 +167,7 @@ def flops_of_step(parts: Parts) -> tuple[float, float]:
     return whole, once
 
 
-def _compile(parts: Parts) -> Compiled:
+def compile_step(parts: Parts) -> Compiled:
     """Compile the program; one that does not fit is an answer, not an error."""
     began = time.perf_counter()
     platform = parts.mesh.devices.flat[0].platform

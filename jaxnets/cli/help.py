@@ -19,6 +19,8 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets shard CONFIG [--mesh.fsdp N ...]   where each leaf of the state goes on a mesh, also one that is not there
   jaxnets estimate CONFIG --on v5e:2x4       on accelerators that are not there: does it fit, what is exchanged, how fast
   jaxnets plan CONFIG --chips v5e:16         the mesh, micro-batches and rematerialisation that suit it there
+  jaxnets find-lr CONFIG [--output F.png]    the learning rate to train with, by range tests that leave nothing behind
+  jaxnets find-batch CONFIG [--on h100:8]    the largest batch that fits, the fastest one, and the one that is worth it
   jaxnets list                               the configurations by name
   jaxnets completion bash|zsh|fish           a script that completes commands, configurations, runs and flags
   jaxnets --version
@@ -103,5 +105,6 @@ safetensors writes the weights of any model, by name.
 }
 VERBS = (
     *("train", "finetune", "evaluate", "summary", "list", "predict", "generate", "export", "shard", "estimate", "plan"),
+    *("find-lr", "find-batch"),
     *("runs", "compare", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
 )

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.cli import estimate, fast_parse, machine, plan, shard, train
+from jaxnets.cli import estimate, fast_parse, find_batch, find_lr, machine, plan, shard, train
 from jaxnets.cli.help import DETAILS, HELP, VERBS
 from jaxnets.core import streams
 from jaxnets.core.errors import (
@@ -49,6 +49,8 @@ OPTIONS: dict[str, type] = {
     "shard": shard.ShardOptions,
     "estimate": estimate.EstimateOptions,
     "plan": plan.PlanOptions,
+    "find-lr": find_lr.FindRateOptions,
+    "find-batch": find_batch.FindBatchOptions,
 }
 
 
@@ -196,6 +198,10 @@ def _on_experiment(verb: str, arguments: list[str]) -> int:
         return train.run(loaded, experiment, options)
     if verb == "plan":
         return plan.run(loaded, experiment, options)
+    if verb == "find-lr":
+        return find_lr.run(loaded, experiment, options)
+    if verb == "find-batch":
+        return find_batch.run(loaded, experiment, options)
     if verb == "estimate":
         return estimate.run(loaded, experiment, options)
     if verb == "shard":

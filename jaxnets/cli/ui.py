@@ -168,7 +168,7 @@ def _thinned(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """All records of held-out splits, and training records up to `MOST_RECORDS`, evenly spaced."""
     train = [record for record in records if record["split"] == "train"]
     every = -(-len(train) // MOST_RECORDS) if train else 1
-    return [*train[::every], *(record for record in records if record["split"] != "train")]
+    return [*train[::every], *(record for record in records if record["split"] not in ("train", "health"))]
 
 
 def _plain(data: Any) -> Any:

@@ -24,6 +24,7 @@ from jaxnets.optim.penalty import Penalty
 from jaxnets.optim.plateau import plateau_of
 from jaxnets.optim.stochastic_rounding import StochasticRounding
 from jaxnets.parallel.mesh import MeshShape
+from jaxnets.steps.health import Health
 from jaxnets.steps.precision import Precision
 from jaxnets.tasks.base import Task
 from jaxnets.training.early_stop import EarlyStop
@@ -94,6 +95,8 @@ class Experiment:
     out the batches before it as well (guard.leave_out)."""
     guard: Guard = Guard()
     """Watch for spikes of the loss."""
+    health: Health = Health()
+    """Norms by layer, silent units and the spread of attention, measured at every k-th step; off by default."""
     deterministic: bool = False
     """On a GPU, use only operations that give the same bits each time, at some cost; CPU and TPU always do."""
 

@@ -31,6 +31,7 @@ from jaxnets.optim.gradient import Gradient
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.penalty import Penalty
 from jaxnets.parallel.mesh import MeshShape
+from jaxnets.steps.health import Health
 from jaxnets.steps.precision import Precision
 from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.guards import Guard
@@ -166,6 +167,7 @@ def built_ins() -> dict[str, type]:
             EarlyStop,
             Ramp,
             Validation,
+            Health,
             *CLASSES,
         )
     }
@@ -179,7 +181,10 @@ def built_ins() -> dict[str, type]:
 
 
 # What decides where and how a run is executed and shown, not what it computes: a run may go on with other values.
-INCIDENTAL = ("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement")
+INCIDENTAL = (
+    *("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement"),
+    "health",
+)
 
 
 def apart(data: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:

@@ -190,6 +190,21 @@ class Scatter:
 
 
 @dataclasses.dataclass(frozen=True)
+class HeatMap:
+    """A value for each of several layers at each of some steps, as colours."""
+
+    title: str
+    values: np.ndarray
+    """`[layers, T]`; NaN or infinite where there is none."""
+    layers: tuple[str, ...]
+    """From the input up."""
+    steps: tuple[int, ...]
+    """`[T]`."""
+    scale: Literal["logarithmic", "share", "linear"]
+    """share: from 0 to 1."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Lines:
     """Panels of curves over a common axis: `curves` is `[panels, len(names), T]`, NaN where a curve has no value."""
 
@@ -227,4 +242,4 @@ class Table:
 
 
 # What a report shows of a finished run beside its curves.
-Exhibit = AttentionMap | ConfusionMatrix | Gallery | Lines | Scatter | Table
+Exhibit = AttentionMap | ConfusionMatrix | Gallery | HeatMap | Lines | Scatter | Table

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.ops.beyond_promise import compiled_for
+from jaxnets.ops.beyond_promise import compiled_for, current_trace
 
-# Takes the weights of each call, inside `attention_weights`; None: they are not computed.
-_SEEN: ContextVar[list[Array] | None] = ContextVar("attention weights", default=None)
+# The list that takes the weights of each call, and the trace that it belongs to, inside `attention_weights`; None: outside.
+_SEEN: ContextVar[tuple[list[Array], Any] | None] = ContextVar("attention weights", default=None)
 
 
 def dot_product_attention(query: Array, key: Array, value: Array, **options: Any) -> Array:
@@ -20,8 +20,8 @@ def dot_product_attention(query: Array, key: Array, value: Array, **options: Any
 
     The CPU has no float16 product with float32 accumulation. There float16 inputs are computed in float32 and cast back.
     """
-    if (seen := _SEEN.get()) is not None:
-        seen.append(_weights(query, key, **options))
+    if (wanted := _SEEN.get()) is not None and wanted[1] == current_trace():
+        wanted[0].append(_weights(query, key, **options))
     if query.dtype == jnp.float16 and compiled_for() == "cpu":
         wide = (array.astype(jnp.float32) for array in (query, key, value))
         return jax.nn.dot_product_attention(*wide, **options).astype(jnp.float16)
@@ -32,10 +32,11 @@ def dot_product_attention(query: Array, key: Array, value: Array, **options: Any
 def attention_weights() -> Iterator[list[Array]]:
     """A context with a list, to which each call of `dot_product_attention` traced in it adds its weights `[B, H, T, S]`.
 
-    They are float32 and sum to 1 over the last dim. Outside of the context nothing is computed for them.
+    They are float32 and sum to 1 over the last dim. Outside of the context nothing is computed for them. Calls inside a
+    scan or a rematerialised block add nothing, because their values cannot leave it.
     """
     seen: list[Array] = []
-    token = _SEEN.set(seen)
+    token = _SEEN.set((seen, current_trace()))
     try:
         yield seen
     finally:

@@ -9,6 +9,7 @@ jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them thr
 | --- | --- | --- |
 | `jax.extend.core.Primitive`, parts of `jax.interpreters` | `ops/bilinear.py` | products are plain, differentiated by JAX |
 | `jax.core.Tracer` | `is_traced` | adapt `is_traced` |
+| `flax.core.tracers` (JAX's `get_opaque_trace_state`) | `current_trace` | adapt `current_trace` |
 | `AbstractMesh.abstract_device` | `compiled_for`, `compiling_for` | the default device decides |
 | `backends_are_initialized` of `jax._src.xla_bridge` | `devices_started` | devices count as started |
 | `jax.experimental.mesh_utils` | `parallel/mesh.py` | adapt `device_grid` |
@@ -41,6 +42,13 @@ def primitive_tools() -> tuple[Any, Any, Any, Any] | None:
 def is_traced(value: Any) -> bool:
     """Whether a value is known only by its shape and dtype, because a transformation is tracing the function."""
     return isinstance(value, jax.core.Tracer)
+
+
+def current_trace() -> Any:
+    """The trace in progress, to be compared with that of another moment: a scan's body and a checkpoint have their own."""
+    from flax.core import tracers
+
+    return tracers.current_trace()
 
 
 def compiled_for() -> str:

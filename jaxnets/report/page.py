@@ -15,9 +15,9 @@ from typing import Any
 from jaxnets.core.errors import RunDirectoryError
 from jaxnets.core.files import replacing
 from jaxnets.core.flatten import flatten
-from jaxnets.core.types import AttentionMap, ConfusionMatrix, Exhibit, Gallery, Lines, Scatter, Table
-from jaxnets.report import plots
-from jaxnets.report.history import History
+from jaxnets.core.types import AttentionMap, ConfusionMatrix, Exhibit, Gallery, HeatMap, Lines, Scatter, Table
+from jaxnets.report import instrument_plots, plots
+from jaxnets.report.history import HEALTH, History
 
 # File name of the page in a run directory.
 PAGE = "report.html"
@@ -81,6 +81,8 @@ def write_report(directory: Path, data: ReportData) -> Path:
                 drawn.append((exhibit.title, plots.confusion_matrix(exhibit)))
             case Gallery() if len(exhibit.images):
                 drawn.append((exhibit.title, plots.gallery(exhibit)))
+            case HeatMap():
+                drawn.append((exhibit.title, instrument_plots.heat_map(exhibit)))
             case Lines() if len(exhibit.curves):
                 drawn.append((exhibit.title, plots.lines(exhibit)))
             case Scatter():
@@ -142,7 +144,8 @@ def _csv_link(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -
 
 def _log_rows(history: History) -> list[list[Any]]:
     names = history.metrics()
-    return [[r["step"], r["split"], *(r.get(name, "") for name in names)] for r in history.records]
+    shown = [record for record in history.records if record["split"] != HEALTH]
+    return [[r["step"], r["split"], *(r.get(name, "") for name in names)] for r in shown]
 
 
 def _ordered(data: ReportData) -> list[tuple[str, str]]:

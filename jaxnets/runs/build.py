@@ -133,6 +133,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
         if task.players:
             experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
         checks.check_arrays(task, dataset)
+        checks.check_health(experiment, task)
         zero = experiment.mesh.zero
         if not task.players:  # each has gradients of its own
             recipe = dataclasses.replace(recipe, gradients=gradient_shardings(abstract.params, mesh, zero=zero))
@@ -204,6 +205,7 @@ def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
         local=experiment.local,
         selective=experiment.selective,
         initialiser=experiment.initialiser,
+        health=experiment.health,
         frozen=optimizer.frozen,
         players=_players(optimizer, task, experiment.steps),
         gradient=experiment.gradient,

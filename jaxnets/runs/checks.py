@@ -158,6 +158,14 @@ def check_padding(
     )
 
 
+def check_health(experiment: Experiment, task: Task) -> None:
+    """Raise `UsageError` where no step of one loss and one optimizer is there to measure."""
+    kind = type(getattr(task, "inner", task)).__name__
+    if experiment.health.active and (task.players or kind == "PerceptronRule"):
+        why = "has several players" if task.players else "has no gradient"
+        raise UsageError(f"health.every is {experiment.health.every}, but {kind} {why}; set it to 0")
+
+
 def check_batch_statistics(experiment: Experiment, abstract: TrainState, dataset: Dataset) -> None:
     """Raise `UsageError` where batch norm would see one example at a time: it makes every feature its bias."""
     alone = experiment.batch_size // experiment.micro_batches == 1

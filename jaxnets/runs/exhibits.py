@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from jaxnets.callbacks.profile import FOLDER, TABLE
 from jaxnets.config.extension import read_extensions
 from jaxnets.core.files import physical_memory
-from jaxnets.core.types import Exhibit, Gallery, Lines, Table
+from jaxnets.core.types import Exhibit, Gallery, HeatMap, Lines, Table
 from jaxnets.data.large import shown as rows_shown
 from jaxnets.optim.schedules import with_clock
 from jaxnets.parallel.host_memory import resident_memory
@@ -95,6 +95,29 @@ def rates_of(run: Any) -> list[Exhibit]:
         return []
     at = np.unique(np.linspace(0, steps - 1, MOST_RATES).astype(int))
     return [Lines("Learning rate", at, rates[at][None, None], ("learning rate",), ("",), "step", "learning rate")]
+
+
+# What `Experiment.health` measures: its title in a report, and the scale of its colours.
+HEALTH: dict[str, tuple[str, Literal["logarithmic", "share", "linear"]]] = {
+    "update_ratio": ("Norm of the update over the norm of the weights, by layer", "logarithmic"),
+    "gradient_norm": ("Norm of the gradient, by layer", "logarithmic"),
+    "weight_norm": ("Norm of the weights, by layer", "logarithmic"),
+    "silent_units": ("Share of units that are above 0 for no example, by layer", "share"),
+    "attention_entropy": ("Entropy of attention in nats, by layer", "linear"),
+    "attention_largest": ("Largest attention weight, by layer", "share"),
+}
+
+
+def health_of(run: Any) -> list[Exhibit]:
+    """What was measured of the network while it trained, over depth and time."""
+    found: list[Exhibit] = []
+    for what, (title, scale) in HEALTH.items():
+        steps, layers, rows = run.history.health(what)
+        if rows:
+            at = np.unique(np.linspace(0, len(steps) - 1, MOST_RATES).astype(int))
+            shown = tuple(steps[i] for i in at)
+            found.append(HeatMap(title, np.asarray(rows)[:, at], tuple(layers), shown, scale))
+    return found
 
 
 def shown_samples(directory: Path) -> list[Exhibit]:

@@ -56,6 +56,7 @@ def finish(
         times = [exhibits.times(seconds, timing), *exhibits.memory()] if trained else []
         shown = [
             *exhibits.rates_of(run),
+            *exhibits.health_of(run),
             *shown,
             *exhibits.shown_samples(directory.path),
             *times,

@@ -147,6 +147,7 @@ def _watch(session: Session, log: MetricsLog, spikes: SpikeWatch) -> Watch:
         session.stopping,
         session.timing,
         ended=lambda step: ends(session.parts, log, step),
+        health=lambda step, values: log.append({"step": step, "split": "health", **values}),
         adjusted=lambda state: adjusted(session.parts, log, state),
     )
 

@@ -1,8 +1,9 @@
 """One update: the training state, the recipe of a step, number formats, the gradient step. Knows no task and no data."""
 
+from jaxnets.steps.health import Health as Health
 from jaxnets.steps.precision import Precision as Precision
 from jaxnets.steps.recipe import Recipe as Recipe
 from jaxnets.steps.state import TrainState as TrainState
 from jaxnets.steps.step import make_train_step as make_train_step
 
-__all__ = ["Precision", "Recipe", "TrainState", "make_train_step"]
+__all__ = ["Health", "Precision", "Recipe", "TrainState", "make_train_step"]

@@ -107,7 +107,7 @@ def local_step(make: Callable[[Recipe], Step], recipe: Recipe) -> Step:
             return _exchange(local, *moved)
 
         params, model_state, opt_state = jax.lax.cond(due, exchange, lambda moved: moved, moved)
-        metrics = {name: Mean(mean.sum.sum(axis=0), mean.weight.sum(axis=0)) for name, mean in metrics.items()}
+        metrics = jax.tree.map(lambda each: each.sum(axis=0), metrics)  # of the sums and the weights
         metrics[TAKEN] = Mean((due & (replicas["taken"] > 0).any()).astype(jnp.float32), jnp.ones(()))
         new = TrainState(state.step + 1, params, model_state, opt_state, state.average, _counted(state, old, replicas))
         return new, metrics

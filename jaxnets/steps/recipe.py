@@ -15,6 +15,7 @@ from jaxnets.optim.averaging import EMA, Average
 from jaxnets.optim.gradient import Gradient
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.optim.penalty import Penalty
+from jaxnets.steps.health import Health
 from jaxnets.steps.precision import Precision
 from jaxnets.steps.state import TrainState
 
@@ -69,6 +70,8 @@ class Recipe:
     optimizer_home: tuple[Any, Any] | None = None
     """Shardings of the optimizer state between steps, where it is in the memory of the host, and during the update; as trees
     like it. None: it stays where it is."""
+    health: Health = Health()
+    """What is measured of the network at every k-th step."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 

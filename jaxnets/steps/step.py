@@ -15,6 +15,7 @@ from jaxnets.ops.random import with_keys
 from jaxnets.optim import reading
 from jaxnets.optim.schedules import on_schedule
 from jaxnets.steps.counters import count_step, counted, flag_of, norm_of
+from jaxnets.steps.health import HEALTH, activations, measured, norms
 from jaxnets.steps.recipe import TAKEN, Loss, Metrics, Recipe, Step
 from jaxnets.steps.selective import hardest
 from jaxnets.steps.sown import with_sown
@@ -67,6 +68,8 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
             excused = jnp.isfinite(mean.sum) & (scale > 1.0) if scale is not None else jnp.zeros((), bool)
             metrics |= {"skipped": flag_of(~(finite | excused)), "bad_leaf": counted(bad_leaf, ~empty)}
             metrics["gradient_norm"] = counted(norm, ~empty & ~(excused & ~finite))
+        if recipe.health.active:
+            metrics[HEALTH] = _health(loss, recipe, state, params, gradients, batch)
         return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
@@ -166,6 +169,22 @@ def _gradients(
     # A batch in which everything is masked has no gradient, rather than 0/0.
     undo = jnp.where(mean.weight > 0, 1.0 / (jnp.maximum(mean.weight, 1e-30) * factor), 0.0)
     return jax.tree.map(lambda g: g * undo, gradients), mean, metrics, model_state
+
+
+def _health(loss: Loss, recipe: Recipe, state: TrainState, params: Any, gradients: Any, batch: Batch) -> Any:
+    """The readings of a step that made `params` of `state.params`; activations are those of the first micro-batch."""
+
+    def call() -> Any:
+        part, key, count = batch, recipe.key("model", state.step), recipe.micro_batches
+        if count > 1:
+            part, key = jax.tree.map(lambda a: split(a, count)[0], batch), jax.random.fold_in(key, 0)
+        return loss(*recipe.precision.cast(state.variables, part), key, True)
+
+    def measure() -> dict[str, Array]:
+        inside = activations(call) if recipe.health.inside == "all" else {}
+        return norms(state.params, params, gradients) | inside
+
+    return measured(recipe.health, state.step, measure)
 
 
 def split(a: Array, count: int) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxnets.core.errors import PreemptedError, UsageError
 from jaxnets.data.feed import prefetch
 from jaxnets.parallel.hosts import any_process
+from jaxnets.steps.health import HEALTH
 from jaxnets.training.guards import SpikeWatch, describe, fault, first_bad
 from jaxnets.training.plan import Call, Hook, Moment, Saver, plan
 from jaxnets.training.program import Program
@@ -59,6 +60,8 @@ class Watch:
     """Where the time went, filled in by the loop."""
     ended: Callable[[int], bool] = lambda step: False
     """Whether the run is to end early, after the evaluation at a step; the same on every process."""
+    health: Callable[[int, dict[str, float]], None] = lambda step, values: None
+    """Takes what was measured of the network at a step (`steps.health`)."""
     adjusted: Callable[[Any], Any] = lambda state: state
     """The state to go on with, by the evaluations so far: `optim.Plateau` sets its scale. The same on every process."""
 
@@ -190,10 +193,9 @@ class _Work:
         if unread is None:
             return
         first, count = unread.call.first, unread.call.count
-        read = {
-            name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count])
-            for name, mean in jax.device_get(unread.metrics).items()
-        }
+        metrics = jax.device_get(unread.metrics)
+        readings = metrics.pop(HEALTH, None)
+        read = {name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count]) for name, mean in metrics.items()}
         policy, spikes = self.watch.on_nonfinite, self.watch.spikes
         # Step by step, whichever comes first: what is at fault must not depend on how many steps came at once.
         bad = first_bad(read) if policy != "skip" else None
@@ -203,6 +205,10 @@ class _Work:
             raise fault(first + bad + 1, describe(bad, read, self.program.leaves), policy=policy)
         for hook in self.hooks:
             hook.observe(first, read)
+        if readings is not None:
+            for offset in np.flatnonzero(readings.weight[:count]).tolist():
+                values = readings.sum[offset] / readings.weight[offset]
+                self.watch.health(first + offset + 1, dict(zip(readings.names, values.tolist(), strict=True)))
 
     def run(self, due: Sequence[Hook], moment: Moment) -> tuple[str, ...]:
         """Run the hooks that are due; the names of those that were left for later."""

@@ -13,7 +13,15 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from jaxnets.ops import beyond_promise, conv_general_dilated, dot_general
-from jaxnets.ops.beyond_promise import compiled_for, devices_started, equations, is_traced, multihost, primitive_tools
+from jaxnets.ops.beyond_promise import (
+    compiled_for,
+    current_trace,
+    devices_started,
+    equations,
+    is_traced,
+    multihost,
+    primitive_tools,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = "jaxnets/ops/beyond_promise.py"
@@ -63,6 +71,24 @@ def test_a_traced_value_is_recognised():
     seen = []
     jax.jit(lambda x: seen.append(is_traced(x)) or x)(1.0)
     assert [*seen, is_traced(jnp.ones(())), is_traced(np.ones(()))] == [True, False, False], f"mend is_traced of {FILE}"
+
+
+def test_the_bodies_of_scans_and_checkpoints_have_traces_of_their_own():
+    seen = []
+
+    def outer(x):
+        def inner(x):
+            seen.append(current_trace() == here)
+            return x
+
+        here = current_trace()
+        inner(x)
+        jax.checkpoint(inner)(x)
+        return jax.lax.scan(lambda c, _: (inner(c), None), x, None, length=2)[0]
+
+    jax.jit(outer)(1.0)
+    assert seen[0], f"mend current_trace of {FILE}"
+    assert not any(seen[1:]), f"mend current_trace of {FILE}"
 
 
 def tpu() -> AbstractMesh:

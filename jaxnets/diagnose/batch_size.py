@@ -1,0 +1,96 @@
+"""The largest batch whose memory fits, by few measurements of the memory: each one may be a compilation."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from jaxnets.core.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class LargestBatch:
+    """What a search found."""
+
+    size: int
+    """The largest batch that was measured and fits; 0 where none does."""
+    memory: Mapping[int, int]
+    """Bytes at the height of a step, for each batch that was measured."""
+    limit: int
+    """Bytes that there are."""
+    bounded: bool
+    """Whether memory ends it: a batch a little larger was measured and does not fit. Otherwise the search was told to end."""
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """Bytes without any example, and bytes for each example, by least squares through what was measured."""
+        sizes, peaks = np.asarray(list(self.memory), float), np.asarray(list(self.memory.values()), float)
+        if len(sizes) < 2:
+            return float(peaks[0]), 0.0
+        slope, fixed = np.polyfit(sizes, peaks, 1)
+        return max(0.0, float(fixed)), float(slope)
+
+
+def largest_batch(
+    peak: Callable[[int], int], limit: int, *, start: int, most: int, multiple: int = 1, tries: int = 8
+) -> LargestBatch:
+    """The largest batch with `peak(batch) <= limit`, between `multiple` and `most`.
+
+    Memory is nearly a line in the batch, so each try is where the line through the two nearest measurements meets the limit; a
+    try that does not narrow the range enough is followed by its middle. It ends when the largest that fits and the smallest
+    that does not are 2 % or one `multiple` apart.
+
+    Args:
+        peak: bytes at the height of a step, rising in the batch.
+        limit: bytes that there are.
+        start: the first batch to measure.
+        most: the largest that makes sense.
+        multiple: what the batch has to be a multiple of.
+        tries: measurements at most.
+    """
+    if not 0 < multiple <= most:
+        raise UsageError(f"a batch is a multiple of {multiple} up to {most}, and there is none; take more examples")
+    top = most // multiple
+    memory: dict[int, int] = {}
+
+    def fits(units: int) -> bool:
+        size = units * multiple
+        if size not in memory:
+            memory[size] = peak(size)
+        return memory[size] <= limit
+
+    low, high, unit = 0, top + 1, min(max(1, start // multiple), top)
+    while len(memory) < tries and high - low > max(1, 0.02 * low):
+        if fits(unit):
+            low = max(low, unit)
+        else:
+            high = min(high, unit)
+        if low == top:
+            break
+        unit = _next(memory, limit, low, high, multiple)
+    ordered = dict(sorted(memory.items()))
+    return LargestBatch(low * multiple, ordered, limit, high <= top)
+
+
+def _next(memory: Mapping[int, int], limit: int, low: int, high: int, multiple: int) -> int:
+    """The next batch to measure, in units of `multiple`, strictly between `low` and `high`."""
+    if len(memory) == 1:
+        guess = 2.0 * low if low else high / 2
+    else:
+        # The two measurements whose memory is nearest to the limit.
+        near = sorted(memory, key=lambda size: abs(memory[size] - limit))[:2]
+        (a, b), (x, y) = near, (memory[near[0]], memory[near[1]])
+        slope = (y - x) / (b - a)
+        guess = (a + (limit - x) / slope) / multiple if slope > 0 else math.inf
+        if len(memory) > 4:  # the line leads nowhere: halve
+            guess = (low + high) / 2
+    if math.isinf(guess):
+        guess = high - 1
+    return int(min(max(math.floor(guess), low + 1), high - 1))
+
+
+def knee(throughput: Mapping[int, float], share: float = 0.9) -> int:
+    """The smallest batch whose throughput (examples a second) is at least this share of the best one."""
+    best = max(throughput.values())
+    return min(size for size, rate in throughput.items() if rate >= share * best)
