@@ -9,11 +9,17 @@ if TYPE_CHECKING:
     from jaxnets.tasks.adversarial import Adversarial as Adversarial
     from jaxnets.tasks.base import Task as Task
     from jaxnets.tasks.classification import Classification as Classification
+    from jaxnets.tasks.contrastive import SimCLR as SimCLR
+    from jaxnets.tasks.contrastive import VICReg as VICReg
     from jaxnets.tasks.diffusion import Diffusion as Diffusion
+    from jaxnets.tasks.distillation import Distillation as Distillation
     from jaxnets.tasks.forecasting import Forecasting as Forecasting
     from jaxnets.tasks.given import Given as Given
     from jaxnets.tasks.graphs import GraphClassification as GraphClassification
     from jaxnets.tasks.graphs import NodeClassification as NodeClassification
+    from jaxnets.tasks.imbalanced import AdjustedLogits as AdjustedLogits
+    from jaxnets.tasks.imbalanced import Focal as Focal
+    from jaxnets.tasks.imbalanced import Imbalanced as Imbalanced
     from jaxnets.tasks.language import NextToken as NextToken
     from jaxnets.tasks.margin import MarginClassification as MarginClassification
     from jaxnets.tasks.metrics import AUROC as AUROC
@@ -31,9 +37,17 @@ if TYPE_CHECKING:
     from jaxnets.tasks.supervised import Supervised as Supervised
     from jaxnets.tasks.variational import Variational as Variational
     from jaxnets.tasks.vector_quantization import VectorQuantization as VectorQuantization
+    from jaxnets.tasks.views import Views as Views
 
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
+    "Views": "views",
+    "VICReg": "contrastive",
+    "SimCLR": "contrastive",
+    "Distillation": "distillation",
+    "Imbalanced": "imbalanced",
+    "Focal": "imbalanced",
+    "AdjustedLogits": "imbalanced",
     "AUROC": "metrics",
     "AveragePrecision": "metrics",
     "CalibrationError": "metrics",
@@ -69,14 +83,18 @@ __all__ = [
     "AUROC",
     "F1",
     "Adaline",
+    "AdjustedLogits",
     "Adversarial",
     "AveragePrecision",
     "CalibrationError",
     "Classification",
     "Diffusion",
+    "Distillation",
+    "Focal",
     "Forecasting",
     "Given",
     "GraphClassification",
+    "Imbalanced",
     "MarginClassification",
     "Metric",
     "MultiLabel",
@@ -88,8 +106,11 @@ __all__ = [
     "Reconstruction",
     "Regression",
     "SequenceToSequence",
+    "SimCLR",
     "Supervised",
     "Task",
+    "VICReg",
     "Variational",
     "VectorQuantization",
+    "Views",
 ]
