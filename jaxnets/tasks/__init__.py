@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jaxnets.tasks.imbalanced import Imbalanced as Imbalanced
     from jaxnets.tasks.language import NextToken as NextToken
     from jaxnets.tasks.margin import MarginClassification as MarginClassification
+    from jaxnets.tasks.masked import JEPA as JEPA
+    from jaxnets.tasks.masked import MaskedAutoencoder as MaskedAutoencoder
     from jaxnets.tasks.metrics import AUROC as AUROC
     from jaxnets.tasks.metrics import F1 as F1
     from jaxnets.tasks.metrics import AveragePrecision as AveragePrecision
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
+    "JEPA": "masked",
+    "MaskedAutoencoder": "masked",
     "Views": "views",
     "VICReg": "contrastive",
     "SimCLR": "contrastive",
@@ -82,6 +86,7 @@ __getattr__, __dir__ = lazy(__name__, FILES)
 __all__ = [
     "AUROC",
     "F1",
+    "JEPA",
     "Adaline",
     "AdjustedLogits",
     "Adversarial",
@@ -96,6 +101,7 @@ __all__ = [
     "GraphClassification",
     "Imbalanced",
     "MarginClassification",
+    "MaskedAutoencoder",
     "Metric",
     "MultiLabel",
     "NextFrame",
