@@ -80,8 +80,8 @@ class Embedding(Task):
     def derive(self, values: Mapping[str, Any]) -> dict[str, float]:
         """`spread`, and with classes `knn` and `probe`."""
         found = {name: value for name, value in values.items() if name != "rows"}
-        if "rows" not in values:
-            return found
+        if not isinstance(values.get("rows"), Mapping):  # asked for the names alone
+            return found | dict.fromkeys(("spread", *(("knn", "probe") if self.classes else ())), float("nan"))
         chosen = evenly(len(values["rows"]["embedding"]), COMPARED)
         vectors = values["rows"]["embedding"][chosen].astype(np.float64)
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
