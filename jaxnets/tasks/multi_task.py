@@ -179,8 +179,8 @@ class MultiTask(Task):
                 raise DataError(f"{card.name!r} has no array {head.array!r}; add it by data.with_targets")
             if len(batch[head.array].shape) != 1:
                 raise DataError(
-                    f"the array {head.array!r} of {card.name!r} has shape {batch[head.array].shape}; a head has one target for "
-                    f"each example"
+                    f"the array {head.array!r} of {card.name!r} has shape {batch[head.array].shape}; a head has one "
+                    f"target for each example"
                 )
             whole: Any = jnp.issubdtype(batch[head.array].dtype, jnp.integer)
             if head.classes and not whole:
