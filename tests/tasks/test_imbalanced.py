@@ -62,6 +62,7 @@ def rare():
     return from_arrays(*draw(3000, 0.03), test=draw(2000, 0.5), name="rare", standardize=False)
 
 
+@pytest.mark.slow
 def test_rare_classes_are_found_and_the_counts_are_the_prior(rare, tmp_path):
     options = {"steps": 300, "batch_size": 64, "optimizer": Adam(learning_rate=0.05), "progress": "none"}
     plain = jaxnets.fit(Imbalanced(model=MLP(widths=()), tau=0.0), rare, **options)
