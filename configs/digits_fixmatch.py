@@ -2,7 +2,7 @@
 
     jaxnets train digits_fixmatch
 
-Bundled data. Test accuracy at least 0.9, in a minute on two CPU cores. The 40 labels alone: --task.weight 0.
+Bundled data. Test accuracy at least 0.84, in a minute on two CPU cores. The 40 labels alone: --task.weight 0.
 Other labels: --data.seed 1. More of them: --data.each 10.
 """
 
@@ -12,8 +12,8 @@ from jaxnets.models import CNN
 from jaxnets.optim import AdamW, WarmupCosine
 from jaxnets.tasks import FixMatch, Views
 
-EXPECTED = Expected(metric="accuracy", at_least=0.9, minutes=1)
-PARAMETERS = 53_098
+EXPECTED = Expected(metric="accuracy", at_least=0.84, minutes=1)
+PARAMETERS = 53_002
 
 
 def config() -> Experiment:

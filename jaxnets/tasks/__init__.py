@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxnets.tasks.imbalanced import AdjustedLogits as AdjustedLogits
     from jaxnets.tasks.imbalanced import Focal as Focal
     from jaxnets.tasks.imbalanced import Imbalanced as Imbalanced
+    from jaxnets.tasks.imbalanced import class_prior as class_prior
     from jaxnets.tasks.language import NextToken as NextToken
     from jaxnets.tasks.margin import MarginClassification as MarginClassification
     from jaxnets.tasks.masked import JEPA as JEPA
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
+    "class_prior": "imbalanced",
     "Head": "multi_task",
     "MultiTask": "multi_task",
     "Curriculum": "curriculum",
@@ -137,4 +139,5 @@ __all__ = [
     "Variational",
     "VectorQuantization",
     "Views",
+    "class_prior",
 ]
