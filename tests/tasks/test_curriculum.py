@@ -107,7 +107,7 @@ def test_both_heads_learn_and_the_first_predicts(two_targets, blobs, tmp_path):
     assert jaxnets.open_run(tmp_path / "run", dataset=two_targets).evaluate() == scores
     harder = with_difficulty(blobs, np.arange(203))
     inner = Classification(model=MLP(widths=(16,)))
-    run = jaxnets.fit(Curriculum(model=inner.model, inner=inner, until=20), harder, steps=40, progress="none")
+    run = jaxnets.fit(Curriculum(model=inner.model, inner=inner, until=50), harder, **options)
     assert run.evaluate()["accuracy"] > 0.8
 
 

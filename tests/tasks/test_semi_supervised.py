@@ -80,16 +80,11 @@ def test_labels_are_hidden_by_number_of_each_class_and_marked_where_they_are_mis
 
 
 @pytest.mark.slow
-def test_examples_without_labels_help(tmp_path):
-    rng = np.random.default_rng(0)
-    angle, y = rng.uniform(0, np.pi, 1200), np.arange(1200) % 2
-    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    x = np.where(y[:, None] == 0, x, [1.0, 0.5] - x) + 0.05 * rng.normal(size=(1200, 2))
-    data = few_labels(jaxnets.from_arrays(x[:1000], y[:1000], test=(x[1000:], y[1000:])), 4)
-    options = {"optimizer": Adam(learning_rate=5e-3), "steps": 500, "batch_size": 64, "progress": "none"}
-    task = FixMatch(model=MLP(widths=(64, 64)), weak=SAME, strong=Views(noise=0.15), threshold=0.9, weight=1.0)
-    alone = jaxnets.fit(replace(task, weight=0.0), data, **options).evaluate()["accuracy"]
+def test_a_run_predicts_without_the_mark_and_opens_again(blobs, tmp_path):
+    data = few_labels(blobs, 10)
+    task = FixMatch(model=MLP(widths=(16,)), weak=SAME, strong=Views(noise=0.3), threshold=0.9)
+    options = {"optimizer": Adam(learning_rate=0.01), "steps": 150, "batch_size": 32, "progress": "none"}
     run = jaxnets.fit(task, data, run_dir=tmp_path / "run", **options)
-    assert run.evaluate()["accuracy"] > alone
-    assert run.predict(x[:3]).shape == (3,)  # the mark is not asked for
+    assert run.evaluate()["accuracy"] > 0.7  # four Gaussians that overlap little
+    assert run.predict(blobs.test["inputs"][:3]).shape == (3,)
     assert jaxnets.open_run(tmp_path / "run", dataset=data).evaluate() == run.evaluate()
