@@ -7,6 +7,8 @@ from jaxnets.data import (
     AddingProblem,
     CopyProblem,
     Dataset,
+    Digits,
+    FewLabels,
     GPT2Tokens,
     ImageFolder,
     KarateClub,
@@ -14,6 +16,7 @@ from jaxnets.data import (
     OverlaidDigits,
     Rings,
     Series,
+    Sums,
     Text,
 )
 from jaxnets.data.dataset import TokenIds
@@ -21,6 +24,7 @@ from jaxnets.ops.tokens import SPECIAL
 
 SHAPES = {
     "digits_cnn": (8, 8, 1),
+    "digits_simclr": (8, 8, 1),
     "cifar10_resnet": (32, 32, 3),
     "cifar10_resnet9": (32, 32, 3),
     "cifar10_coatnet": (32, 32, 3),
@@ -45,6 +49,7 @@ def made(name, folder):
     sources = {
         "cora_gcn": KarateClub(), "cora_gat": KarateClub(), "cora_sage": KarateClub(), "copy_gru": CopyProblem(),
         "rings_gin": Rings(), "adding_gru": AddingProblem(),
+        "sums_grpo": Sums(), "digits_fixmatch": FewLabels(Digits()),
         "moving_digits": MovingDigits(), "shakespeare_char": Text(str(folder / "text.txt")),
         **dict.fromkeys(("gpt2_124m", "gpt2_xl"), GPT2Tokens("books", length=1024)), "llama_1b": GPT2Tokens("books", length=2048),
         **dict.fromkeys(("llama_8b", "llama_70b", "mixtral_8x7b"), GPT2Tokens("books", length=4096)),

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from jaxnets.data.graphs import from_graphs as from_graphs
     from jaxnets.data.graphs import pad_graphs as pad_graphs
     from jaxnets.data.indexed import from_source as from_source
+    from jaxnets.data.sources.balanced import Balanced as Balanced
+    from jaxnets.data.sources.balanced import balanced as balanced
     from jaxnets.data.sources.chat import Chat as Chat
+    from jaxnets.data.sources.few_labels import FewLabels as FewLabels
+    from jaxnets.data.sources.few_labels import few_labels as few_labels
+    from jaxnets.data.sources.few_labels import with_unlabelled as with_unlabelled
     from jaxnets.data.sources.graph_sets import Cora as Cora
     from jaxnets.data.sources.graph_sets import KarateClub as KarateClub
     from jaxnets.data.sources.graph_sets import Rings as Rings
@@ -34,9 +39,14 @@ if TYPE_CHECKING:
     from jaxnets.data.sources.overlaid_digits import OverlaidDigits as OverlaidDigits
     from jaxnets.data.sources.pairs import Multi30k as Multi30k
     from jaxnets.data.sources.pairs import ReversedWords as ReversedWords
+    from jaxnets.data.sources.preferences import Preferences as Preferences
+    from jaxnets.data.sources.ranked import Ranked as Ranked
+    from jaxnets.data.sources.ranked import with_difficulty as with_difficulty
+    from jaxnets.data.sources.ranked import with_targets as with_targets
     from jaxnets.data.sources.ring import Ring as Ring
     from jaxnets.data.sources.sentences import RottenTomatoes as RottenTomatoes
     from jaxnets.data.sources.series import Series as Series
+    from jaxnets.data.sources.sums import Sums as Sums
     from jaxnets.data.sources.synthetic import AddingProblem as AddingProblem
     from jaxnets.data.sources.synthetic import CopyProblem as CopyProblem
     from jaxnets.data.sources.synthetic import LogicGate as LogicGate
@@ -55,6 +65,16 @@ if TYPE_CHECKING:
 
 # The file of each name; see `jaxnets.core.lazy`.
 FILES = {
+    "with_targets": "sources.ranked",
+    "with_difficulty": "sources.ranked",
+    "Ranked": "sources.ranked",
+    "balanced": "sources.balanced",
+    "Balanced": "sources.balanced",
+    "with_unlabelled": "sources.few_labels",
+    "few_labels": "sources.few_labels",
+    "FewLabels": "sources.few_labels",
+    "Preferences": "sources.preferences",
+    "Sums": "sources.sums",
     "Validation": "validation",
     "Augment": "augment.for_images",
     "GraphAugment": "augment.graphs",
@@ -112,6 +132,7 @@ __all__ = [
     "MNIST",
     "AddingProblem",
     "Augment",
+    "Balanced",
     "California",
     "Chat",
     "CopyProblem",
@@ -120,6 +141,7 @@ __all__ = [
     "Digits",
     "Disc",
     "FashionMNIST",
+    "FewLabels",
     "GPT2Tokens",
     "Glyphs",
     "GraphAugment",
@@ -131,6 +153,8 @@ __all__ = [
     "MovingDigits",
     "Multi30k",
     "OverlaidDigits",
+    "Preferences",
+    "Ranked",
     "ReversedWords",
     "Ring",
     "Rings",
@@ -138,6 +162,7 @@ __all__ = [
     "Series",
     "SeriesAugment",
     "Source",
+    "Sums",
     "TableAugment",
     "Tabular",
     "Teacher",
@@ -146,6 +171,8 @@ __all__ = [
     "TokenFile",
     "TwoSpirals",
     "Validation",
+    "balanced",
+    "few_labels",
     "from_arrays",
     "from_folder",
     "from_graph",
@@ -155,4 +182,7 @@ __all__ = [
     "open_tokenizer",
     "pad_graphs",
     "span_corruption",
+    "with_difficulty",
+    "with_targets",
+    "with_unlabelled",
 ]

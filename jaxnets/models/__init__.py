@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jaxnets.models.mixture_of_experts import Experts as Experts
     from jaxnets.models.mlp import MLP as MLP
     from jaxnets.models.neural_ode import NeuralODE as NeuralODE
+    from jaxnets.models.patch_predictor import PatchPredictor as PatchPredictor
     from jaxnets.models.perceptron import Perceptron as Perceptron
     from jaxnets.models.rbf import RBF as RBF
     from jaxnets.models.rcnn import RCNN as RCNN
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 # Public name to file; see `jaxnets.core.lazy`.
 FILES = {
+    "PatchPredictor": "patch_predictor",
     "Autoencoder": "autoencoder",
     "ConvAutoencoder": "autoencoder",
     "beam_search": "beam",
@@ -136,6 +138,7 @@ __all__ = [
     "LoRA",
     "NeuralODE",
     "Pair",
+    "PatchPredictor",
     "Perceptron",
     "ResNet",
     "ResNet9",

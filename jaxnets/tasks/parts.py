@@ -1,0 +1,63 @@
+"""Several modules trained together, and a network that follows another one.
+
+The variables of the modules are dicts by name: `{"params": {"encoder": ..., "projector": ...}, ...}`, as in `players.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnets.core.types import Batch, Variables
+from jaxnets.steps.recipe import TAKEN, Metrics, Step
+from jaxnets.steps.state import TrainState
+from jaxnets.tasks.calls import call_model, init_model
+from jaxnets.tasks.players import share_of
+
+
+def init_parts(key: Array, parts: Mapping[str, tuple[nn.Module, Any]]) -> Variables:
+    """Initial variables of modules by name, each given with an input (of which only the shape is used)."""
+    found: Variables = {"params": {}}
+    for number, (name, (module, given)) in enumerate(parts.items()):
+        for collection, tree in init_model(module, jax.random.fold_in(key, number), given).items():
+            found.setdefault(collection, {})[name] = tree
+    return found
+
+
+def call_part(
+    module: nn.Module, variables: Variables, name: str, given: Any, key: Array | None
+) -> tuple[Any, Variables]:
+    """One module's outputs in float32, and all collections but the parameters; called in training if there is a key."""
+    outputs, new = call_model(module, share_of(variables, name), given, key=key)
+    others = {collection: tree for collection, tree in variables.items() if collection != "params"}
+    for collection, tree in new.items():
+        if collection != "params":
+            others[collection] = {**others.get(collection, {}), name: tree}
+    return jnp.asarray(outputs, jnp.float32), others
+
+
+def with_follower(step: Step, collection: str, followed: Callable[[Variables], Variables], momentum: float) -> Step:
+    """A step after which a collection follows other variables: `momentum` of itself and the rest of them.
+
+    Args:
+        step: a task's step; where it was not taken, the collection stays as it is.
+        collection: the name of the follower among the model's collections.
+        followed: picks from the variables a tree with the structure of the collection.
+        momentum: share of the follower that stays, in [0, 1]. Whole numbers are copied.
+    """
+
+    def moved(old: Array, new: Array) -> Array:
+        return momentum * old + (1 - momentum) * new if jnp.issubdtype(old.dtype, jnp.inexact) else new
+
+    def step_and_follow(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        new, metrics = step(state, batch)
+        taken = metrics[TAKEN].sum > 0
+        old = state.model_state[collection]
+        after = jax.tree.map(lambda a, b: jnp.where(taken, moved(a, b), a), old, followed(new.variables))
+        return dataclasses.replace(new, model_state={**new.model_state, collection: after}), metrics
+
+    return step_and_follow
