@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from jaxnets import models as models
     from jaxnets import optim as optim
     from jaxnets import parallel as parallel
+    from jaxnets import preflight as preflight
     from jaxnets import tasks as tasks
     from jaxnets import theory as theory
     from jaxnets import training as training
+    from jaxnets.api import check as check
     from jaxnets.api import fit as fit
     from jaxnets.callbacks.callback import Callback as Callback
     from jaxnets.checkpoints.initial import Initial as Initial
@@ -44,6 +46,7 @@ FILES = {
     "Initial": "checkpoints.initial",
     "Mean": "core.types",
     "Run": "runs.run",
+    "check": "api",
     "fit": "api",
     "from_arrays": "data",
     "load": "data",
@@ -59,6 +62,7 @@ FILES = {
             "ops",
             "optim",
             "parallel",
+            "preflight",
             "report",
             "tasks",
             "theory",

@@ -1,38 +1,21 @@
-"""Training in a notebook: `fit(model, data)`."""
+"""In a notebook: `check(model, data)` before training, `fit(model, data)` to train."""
 
-import dataclasses
-import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
-import numpy as np
 
 from jaxnets.callbacks.callback import Callback
-from jaxnets.checkpoints.initial import Initial
-from jaxnets.checkpoints.warm_start import WarmStart
-from jaxnets.config.experiment import Experiment
-from jaxnets.core.elsewhere import ELSEWHERE
-from jaxnets.core.errors import UsageError, did_you_mean
-from jaxnets.data.arrays import from_arrays
-from jaxnets.data.dataset import Dataset, add_to_digest
-from jaxnets.data.indexed import from_source, is_source
-from jaxnets.data.order import steps_in
-from jaxnets.data.sources.memory import InMemory
-from jaxnets.data.validation import SHARE, Validation
-from jaxnets.interop.functions import Functions
-from jaxnets.optim.given import ByPath, Frozen, as_optimizer
-from jaxnets.optim.optimizers import AdamW, Optimizer
-from jaxnets.optim.plateau import plateau_of
+from jaxnets.data.validation import Validation
+from jaxnets.preflight.check import check_experiment
+from jaxnets.preflight.finding import CheckReport
+from jaxnets.preflight.show import progress_line
 from jaxnets.report.console import ProgressKind
+from jaxnets.runs.arguments import as_experiment
 from jaxnets.runs.run import Run
 from jaxnets.runs.train import train
 from jaxnets.tasks.base import Task
-from jaxnets.tasks.own import Own
-from jaxnets.tasks.supervised import Supervised
 from jaxnets.training.early_stop import EarlyStop
 
 
@@ -107,38 +90,22 @@ def fit(
     Raises:
         JaxnetsError: bad arguments or data, with the value, the rule and what to do.
     """
-    if epochs is not None and steps is not None:
-        raise UsageError(f"give either epochs or steps, not both (got epochs={epochs}, steps={steps})")
-    if isinstance(model, tuple):
-        model = _from_functions(model)
-    optimizer = _partly(AdamW() if optimizer is None else as_optimizer(optimizer), train_only, freeze)
-    chooses = bool((stop and stop.patience) or getattr(options.get("keep"), "best", "") or plateau_of(optimizer))
-    arrays = isinstance(data, tuple | list) and len(data) in (2, 3)
-    if arrays and validation is None and chooses:
-        validation = SHARE  # set aside before the scales are computed, so that they are those of the training examples
-    dataset = _check(model, data, test, validation, options, loss)
-    examples = dataset.card.examples["train"]
-    if batch_size is None:
-        batch_size = 128 if examples >= 10_000 else min(32, examples)
-        shares = 1 if "mesh" in options else jax.device_count()
-        batch_size -= batch_size % shares if batch_size > shares else 0  # every device gets as many
-    if steps is None:
-        steps = steps_in(10 if epochs is None else epochs, examples, batch_size)
-        options.setdefault("eval_every", steps_in(1, examples, batch_size))
-    elif chooses and isinstance(steps, int):
-        options.setdefault("eval_every", max(1, steps // 20))
-    if stop is not None:
-        options["stop"] = stop
-    if not arrays and validation is not None:
-        options["validation"] = validation
-    options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
-    task, begin = _task(model, dataset, loss, metrics, class_weight), _initial(initial, options)
-    experiment = Experiment(
-        task=task,
-        data=InMemory(dataset.name, _fingerprint(dataset)),
-        optimizer=optimizer,
+    experiment, dataset, begin = as_experiment(
+        model,
+        data,
+        test=test,
+        validation=validation,
+        epochs=epochs,
         steps=steps,
         batch_size=batch_size,
+        optimizer=optimizer,
+        loss=loss,
+        metrics=metrics,
+        class_weight=class_weight,
+        stop=stop,
+        initial=initial,
+        train_only=train_only,
+        freeze=freeze,
         seed=seed,
         **options,
     )
@@ -154,138 +121,44 @@ def fit(
     )
 
 
-def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[float, ...]:
-    """A weight for each class of a data set, from `class_weight` of `fit`; raises `UsageError` where it does not fit."""
-    names = dataset.card.class_names
-    if dataset.card.target_kind != "class":
-        raise UsageError(f"class_weight is for classes, but the targets of {dataset.name!r} are not; leave it out")
-    if isinstance(wanted, str):
-        if wanted != "balanced":
-            raise UsageError(f"class_weight is a dict or 'balanced', got {wanted!r}")
-        counts = np.bincount(np.asarray(dataset.train["targets"]).astype(int), minlength=len(names))
-        return tuple(float(counts.sum() / (len(names) * max(1, count))) for count in counts)
-    weights = [1.0] * len(names)
-    for key, weight in wanted.items():
-        place = names.index(str(key)) if str(key) in names else key
-        if not isinstance(place, int | np.integer) or not 0 <= place < len(names):
-            raise UsageError(f"class_weight has {key!r}, which is no class of {dataset.name!r}: {', '.join(names[:8])}")
-        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
-            raise UsageError(f"class_weight[{key!r}] is a number, at least 0; got {weight!r}")
-        weights[int(place)] = float(weight)
-    return tuple(weights)
+def check(
+    model: nn.Module | Task | tuple[Callable[..., Any], Callable[..., Any]],
+    data: Any,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    examples: int = 16,
+    seconds: float = 6.0,
+    progress: ProgressKind = "auto",
+    **arguments: Any,
+) -> CheckReport:
+    """Look for what would go wrong, before training: shapes, first loss, mixed examples, leaks, dead units, rates, and so on.
 
+    The report prints as text and is a table in a notebook; `report.findings` holds what each check measured, its colour and
+    the remedy, and `report.passed` says that nothing is red. Nothing is trained or written.
 
-def _task(model: Any, dataset: Dataset, loss: Any, metrics: Any, class_weight: Any) -> Task:
-    """The task of a bare model, with the loss, metrics and class weights that are given."""
-    task = model if isinstance(model, Task) else Supervised(model=model)
-    if loss is None and not metrics and class_weight is None:
-        return task
-    weights = () if class_weight is None else class_weights(dataset, class_weight)
-    measures = tuple((metrics or {}).items())
-    return Own(model=task.model, inner=task, objective=loss, measures=measures, class_weight=weights)
+    Args:
+        model: as for `fit`.
+        data: as for `fit`.
+        only: names of the checks to make (`jaxnets.preflight.CHECKS`); (): all.
+        skip: names of checks to leave out, for what a model does by design.
+        examples: training examples that the model sees, at least 4.
+        seconds: the most that learning these by heart may take, without compilation.
+        progress: "none" prints nothing; else a line names the check that is being made.
+        **arguments: the other arguments of `fit`: optimizer, loss, batch_size, ...
 
-
-def _from_functions(pair: tuple[Any, ...]) -> nn.Module:
-    """A model from `(init, apply)`."""
-    if len(pair) != 2 or not all(map(callable, pair)):
-        raise UsageError(f"a model as a tuple is two functions, (init, apply), got {pair!r}")
-    return Functions(*pair)
-
-
-def _partly(optimizer: Optimizer, train_only: str | None, freeze: str | None) -> Optimizer:
-    """The optimizer for a part of the parameters; the others have no moments and are not changed."""
-    if train_only is not None and freeze is not None:
-        raise UsageError(f"give either train_only or freeze, not both (got {train_only!r} and {freeze!r})")
-    fixed = Frozen()
-    if train_only is not None:
-        return ByPath(((train_only, optimizer), (".*", fixed)))
-    return optimizer if freeze is None else ByPath(((freeze, fixed), (".*", optimizer)))
-
-
-def _initial(given: Any, options: dict[str, Any]) -> Initial | None:
-    """What `initial` means; the directory of a run becomes the option `warm_start`."""
-    if given is None or isinstance(given, Initial):
-        return given
-    if isinstance(given, str | Path):
-        options["warm_start"] = WarmStart(run=str(given))
-        return None
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], nn.Module):
-        given = given[1]  # a model and its variables, as interop.language_model_from gives them
-    variables = given.variables if isinstance(given, Run) else given
-    if not isinstance(variables, Mapping):
-        raise UsageError(
-            f"initial is variables (a dict of arrays), a Run, the directory of a run or an Initial; got {type(given).__name__}"
+    Raises:
+        JaxnetsError: arguments that `fit` refuses as well.
+    """
+    experiment, dataset, begin = as_experiment(model, data, **arguments)
+    with progress_line(progress) as say:
+        return check_experiment(
+            experiment,
+            dataset=dataset,
+            initial=begin,
+            only=only,
+            skip=skip,
+            examples=examples,
+            seconds=seconds,
+            say=say,
         )
-    return Initial(variables)
-
-
-def _fingerprint(dataset: Dataset) -> str:
-    """That of the data set, with the validation split, which a configuration cannot find again."""
-    if dataset.validation is None:
-        return dataset.fingerprint
-    digest = hashlib.sha256(dataset.fingerprint.encode())
-    add_to_digest(digest, dataset.validation)
-    return digest.hexdigest()[:32]
-
-
-def _check_share(validation: Any) -> None:
-    if isinstance(validation, tuple | list):
-        raise UsageError(
-            "validation is a share where data are not two arrays; a Dataset takes arrays by dataclasses.replace(dataset, "
-            "validation={'inputs': ..., 'targets': ...})"
-        )
-
-
-def _kind(targets: Any, loss: Any) -> str:
-    """The kind of the targets of a bare model: "any" where the loss is given and they fit no task of ours."""
-    shape: Any = getattr(targets, "shape", None)
-    shape = np.shape(targets) if shape is None and loss is not None and isinstance(targets, list | tuple) else shape
-    if loss is None or shape is None or len(shape) < 2:
-        return "auto"
-    if len(shape) > 2:
-        return "any"
-    array = np.asarray(targets)
-    return "any" if array.dtype.kind in "iu" and shape[1] > 1 and not np.isin(array, (0, 1)).all() else "auto"
-
-
-def _check(model: Any, data: Any, test: Any, validation: Any, options: dict[str, Any], loss: Any) -> Dataset:
-    """The data as a `Dataset`; raises `UsageError` where the arguments are not what they should be."""
-    kind: Any
-    if isinstance(data, Dataset):
-        if test is not None:
-            raise UsageError("test goes with arrays; a Dataset has its own test split")
-        _check_share(validation)
-        dataset = data
-    elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        kind = model.given_targets if isinstance(model, Task) else _kind(data[1], loss)
-        weights = data[2] if len(data) == 3 else None
-        split: Any = "random"
-        if isinstance(validation, Validation):
-            validation, split = validation.share, "random" if validation.by == "auto" else validation.by
-        if isinstance(validation, int | float) and validation == 0:
-            validation, options["validation"] = None, Validation(0.0)
-        dataset = from_arrays(
-            data[0], data[1], weights=weights, test=test, kind=kind, validation=validation, split=split
-        )
-    elif is_source(data):
-        _check_share(validation)
-        kind = model.given_targets if isinstance(model, Task) else "auto"
-        dataset = from_source(data, test=test, kind=kind)
-    else:
-        raise UsageError(
-            f"data is a Dataset, arrays, (inputs, targets) or (inputs, targets, weights), or an object with __len__ and "
-            f"__getitem__ (see data.from_source), got {type(data).__name__}"
-        )
-    if not isinstance(model, nn.Module | Task):
-        hint = "; add parentheses to make one" if isinstance(model, type) else ""
-        raise UsageError(
-            f"model is a Linen module, a pair of functions (init, apply) or a task, got {model!r}{hint}. Modules of other "
-            f"libraries come in by interop.from_equinox and interop.from_nnx"
-        )
-    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Experiment)})
-    if unknown and unknown[0] in ELSEWHERE:
-        raise UsageError(f"fit has no argument {unknown[0]!r}, which other libraries have; {ELSEWHERE[unknown[0]]}")
-    if unknown:
-        known = (field.name for field in dataclasses.fields(Experiment))
-        raise UsageError(f"fit has no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
-    return dataset
