@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from jaxnets.preflight import formats, inputs, learning, mixing, start
+from jaxnets.preflight import formats, inputs, learning, likeness, mixing, start
 from jaxnets.preflight.finding import Finding
 from jaxnets.preflight.subject import Subject
 
@@ -33,6 +33,8 @@ CHECKS = (
     Check("bias_before_norm", "no bias before a norm", learning.bias_before_norm),
     Check("scales", "inputs are scaled", inputs.scales),
     Check("splits", "splits do not overlap", inputs.splits),
+    Check("alike", "test is like training", likeness.alike),
+    Check("consistent", "equal inputs have equal targets", likeness.consistent),
     Check("giveaways", "no feature is the target", inputs.giveaways),
     Check("baselines", "inputs tell something about targets", inputs.baselines),
     Check("derivatives", "gradient is that of the loss", learning.derivatives),

@@ -87,13 +87,14 @@ def splits(subject: Subject) -> Finding:
         if arrays is None:
             continue
         seen, held = (_digests(part["inputs"]) for part in (dataset.train, arrays))
-        inside = {digest for digest in held if digest in set(seen)} if len(held) < 50 else set(seen)
+        inside = set(seen)
         share = sum(digest in inside for digest in held) / len(held)
-        twice = 1 - len(set(seen)) / len(seen)
+        twice = 1 - len(inside) / len(seen)
         facts.append(f"{share:.1%} of {len(held):,} {split} examples are in training ({twice:.1%} of those occur twice)")
         # Examples with few possible values meet by chance, within training just as often.
         worse = "red" if share >= MANY else "amber" if share >= SOME else "green"
-        found = worse if share > 3 * twice and worse != "green" and found != "red" else found
+        chance = 2 * twice + 3 * np.sqrt((2 * twice + 1e-4) / len(held))
+        found = worse if share > chance and worse != "green" and found != "red" else found
     near = _near(subject)
     said = "; ".join(facts)
     if found == "red":
@@ -214,7 +215,7 @@ def baselines(subject: Subject) -> Finding:
     noise = 3 * np.sqrt(blind * (1 - blind) / len(rows.test) + 1e-9) if rows.classes else 0.05
     if max(line, near) > blind + noise:
         return green(f"{facts}; a model should beat them")
-    if shift := _shift(rows, blind + 2 * noise):
+    if shift := _shift(rows, max(blind + 2 * noise, 0.3 if rows.classes == 0 else 0.0)):
         number, better = shift
         return red(
             f"{facts}; with the targets {abs(number)} rows {'further down' if number > 0 else 'further up'} the neighbours "

@@ -12,6 +12,8 @@ from jaxnets.preflight.finding import Finding, amber, green, red, skipped
 from jaxnets.preflight.subject import Learning, Subject
 
 NOT_BY_GRADIENT = "the parameters do not follow the gradient of one loss"
+# The share of its norm by which one update changes the middle one of the layers, from which on the rate is high.
+LARGE_UPDATE = 0.3
 # Names that a sentence lists.
 SHOWN = 6
 
@@ -80,7 +82,7 @@ def overfit(subject: Subject) -> Finding:
         )
     peak = float(losses[: max(10, len(losses) // 10)].max())
     jumps = peak > 3 * max(abs(start), 1e-6) and subject.kind != "" and not subject.given_weights
-    share = (last - floor) / max(abs(start - floor), 1e-12)
+    share = min((last - floor) / max(abs(start - floor), 1e-12), _evaluated(subject) / max(abs(start), 1e-12))
     if subject.kind and (jumps or share > 0.5):
         return _with_other_rates(subject, learning, facts + (f", after a peak of {peak:.3g}" if jumps else ""), figure)
     if not subject.kind:
@@ -88,7 +90,14 @@ def overfit(subject: Subject) -> Finding:
         if fell or learning.out_of_time:
             return green(facts, figure)
         return amber(f"{facts}.", "The loss does not fall on the examples it sees at every step.", figure)
-    if share > 0.1:
+    if subject.kind and learning.first_update > LARGE_UPDATE and not subject.given_weights:
+        return amber(
+            f"{facts}; but one update at the highest rate changes the weights of a layer by {learning.first_update:.0%} of "
+            f"their norm, where 0.1% to 10% is usual.",
+            "The rate of learning is high: try a tenth.",
+            figure,
+        )
+    if share > 0.15:
         return amber(
             f"{facts}, {share:.0%} of the start{' when its time was up' if learning.out_of_time else ''}.",
             "A model that can learn the task learns so few by heart: is it large enough, the rate right, dropout not too "
@@ -96,6 +105,12 @@ def overfit(subject: Subject) -> Finding:
             figure,
         )
     return green(f"{facts}{_score(subject)}", figure)
+
+
+def _evaluated(subject: Subject) -> float:
+    """The loss of the learned examples without dropout."""
+    total, weight = subject.loss(subject.moved, subject.batch)
+    return total / max(weight, 1e-30) if np.isfinite(total) and total > 0 else float("inf")
 
 
 def _score(subject: Subject) -> str:
@@ -112,18 +127,18 @@ def _with_other_rates(subject: Subject, learning: Learning, facts: str, figure: 
     start = float(losses[0])
     rough = not np.isfinite(losses).all() or losses.max() > 3 * max(abs(start), 1e-6)
     tried = []
-    for scale in (0.01, 0.1, 0.001) if rough else (10.0, 100.0, 1000.0, 0.1, 0.01):
+    for scale in (0.01, 0.1, 0.001) if rough else (10.0, 100.0, 1e3, 1e4, 0.1, 0.01):
         other = subject.learn(scale, steps=150, seconds=subject.seconds / 3)
         tried.append(f"{scale:g}")
         last, calm = float(other.losses[-1]), other.losses.max() <= 1.5 * max(abs(start), 1e-6)
         fell = np.isfinite(other.losses).all() and (last - floor) < 0.4 * (start - floor)
-        slow = len(losses) < 100  # there was no time to see whether it falls
+        slow = learning.out_of_time and len(losses) < 100  # there was no time to see whether it falls
         if fell and (calm or not rough) and last < 0.8 * _ends(losses):
             high = scale < 1
             what = f"the rate of learning is far too {'high' if high else 'low'}"
             how = f"with {scale:g} times the rate the loss goes to {last:.3g}"
             remedy = f"Try about {scale:g} times optimizer.learning_rate."
-            severe = scale <= 0.1 if high else scale >= 100
+            severe = scale <= 0.1 if high else scale >= 1e3 and not subject.given_weights
             made = red if severe and not slow else amber
             return made(f"{facts}: {what}; {how}{' without a jump' if rough else ''}.", remedy, figure)
         if rough and fell and _ends(losses) < 0.1 * start:
@@ -134,6 +149,19 @@ def _with_other_rates(subject: Subject, learning: Learning, facts: str, figure: 
         return amber(
             f"{facts}{clock}; other rates ({', '.join(tried)} times) do no better.",
             "Give it more time (--seconds), a larger model, or examples that differ.",
+            figure,
+        )
+    if 0 <= learning.first_update < 1e-6:
+        return red(
+            f"{facts}: one update changes the weights by {learning.first_update:.1g} of their norm, which is nothing.",
+            "The rate, a schedule that begins at 0, clip_norm or a mask takes the updates away.",
+            figure,
+        )
+    ends = [np.sqrt(sum(size**2 for size in norms(tree["params"]).values())) for tree in (subject.variables, learning.variables)]
+    if ends[1] < 0.3 * ends[0]:
+        return red(
+            f"{facts}: meanwhile the weights shrink to {ends[1] / ends[0]:.0%} of their norm.",
+            "Weight decay is far too strong for this rate: lower optimizer.weight_decay.",
             figure,
         )
     return red(
@@ -244,7 +272,7 @@ def bias_before_norm(subject: Subject) -> Finding:
     if useless:
         return amber(
             f"{len(useless)} biases have no influence on the loss in training: {_listed(useless)}.",
-            "A batch norm follows and subtracts them; leave them out (use_bias=False).",
+            "A norm over the batch (or a softmax) follows and takes them away; leave them out (use_bias=False).",
         )
     return green("no bias is taken away by a norm behind it")
 
@@ -253,7 +281,7 @@ def derivatives(subject: Subject) -> Finding:
     """The gradient is that of the loss: it agrees with finite differences in random directions."""
     if not subject.by_gradient:
         return skipped(NOT_BY_GRADIENT)
-    variables = subject.moved
+    variables = subject.variables
     # On the host: each of these operations on the device would be a program of its own.
     params, rng = jax.device_get(variables["params"]), np.random.default_rng(0)
     start, slope = subject.slope(variables)
@@ -297,7 +325,6 @@ def modes(subject: Subject) -> Finding:
     """Evaluation is deterministic; training differs from it only by what is there for it."""
     if not subject.answers:
         return skipped("the model is not called on the inputs alone")
-    names = {type(module).__name__ for module in subject.layers.values()}
     rates = [getattr(module, "rate", 0.0) for module in subject.layers.values() if type(module).__name__ == "Dropout"]
     drops = any(isinstance(rate, int | float) and rate > 0 for rate in rates)
     drops = drops or any(bool(getattr(subject.inner.model, name, 0)) for name in ("dropout", "drop_path"))
@@ -317,12 +344,17 @@ def modes(subject: Subject) -> Finding:
             "the model has dropout, and two training calls with other keys give the same.",
             "Its rate is 0, or it always runs as in evaluation: pass `deterministic=not train`.",
         )
+    before, after = (jax.tree.leaves(jax.device_get(tree.get("batch_stats", {}))) for tree in (subject.variables, variables))
+    if before and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
+        return amber(
+            "the statistics of batch norm are the same after training steps, so evaluation uses those of no data.",
+            "Its momentum is 1, or it always runs as in evaluation: pass `use_running_average=not train`.",
+        )
     facts = f"evaluation is deterministic; the model has {' and '.join(said) or 'neither dropout nor batch norm'}"
     if not drops and not statistics and apart > 1e-3 and random == 0:
         return amber(
             f"{facts}, and training differs from it by {apart:.2g} standard deviations.",
             "Look for what reads `train`, the other way round perhaps.",
         )
-    del names
     return green(f"{facts}; two training calls differ by {random:.2g} standard deviations")
 

@@ -34,15 +34,15 @@ def examples_apart(subject: Subject) -> Finding:
     if subject.rows < 2:
         return skipped("the data are one example")
     even = np.arange(subject.rows) % 2 == 0
-    replaced = swapped(subject, ~even)
-    first, second = (subject.outputs(subject.moved, batch) for batch in (subject.batch, replaced))
+    replaced, turned = swapped(subject, ~even), swapped(subject, even)
+    first, second, third = (subject.outputs(subject.moved, batch) for batch in (subject.batch, replaced, turned))
     if len(first) != subject.rows:
         return red(
             f"the model gives {len(first)} outputs for {subject.rows} examples.",
             "Keep the first dim, the examples, in every reshape.",
         )
-    leak = difference(first[even], second[even])
-    facts = f"{int((~even).sum())} of {subject.rows} examples replaced"
+    leak = max(difference(first[even], second[even]), difference(first[~even], third[~even]))
+    facts = f"half of {subject.rows} examples replaced"
     if leak > ROUNDING:
         return red(
             f"{facts}: the outputs of the others change by {leak:.2g} standard deviations, so examples mix.",
@@ -113,11 +113,41 @@ def loss_counts(subject: Subject) -> Finding:
             return red(
                 f"the loss of {int(even.sum())} examples goes from {first[2]:.4g} to {changed[2]:.4g} where the {mixes} of others, "
                 f"whose mask is 0, are replaced.{_broadcast(subject)}",
-                "Predictions [B, 1] and targets [B] broadcast to [B, B]: give both the same shape. A reshape may mix rows.",
+                "Predictions [B, 1] and targets [B] broadcast to [B, B]: give both the same shape."
+                if mixes == "targets"
+                else "The model mixes examples, or a reshape in the loss does.",
             )
+    if (finding := _class_weights(subject)) is not None:
+        return finding
     if abs(whole[2] - parts) > 1e-2 * unit:
         return amber(f"{facts}: not their mean.", "The loss of an example depends on how many there are; see that you mean it.")
     return green(f"{facts}; masked rows and the targets of others change nothing")
+
+
+def _class_weights(subject: Subject) -> Finding | None:
+    """A finding where a class has no weight in the loss, or a rare class less than a frequent one."""
+    labels = np.asarray(subject.batch["targets"])
+    if subject.kind != "class" or labels.ndim != 1:
+        return None
+    names = subject.parts.dataset.card.class_names
+    weights = {}
+    for label in np.unique(labels).tolist():
+        mask = (labels == label).astype(np.float32)
+        weights[label] = subject.loss(subject.variables, {**subject.batch, "mask": mask})[1] / float(mask.sum())
+    nothing = [names[label] for label, weight in weights.items() if weight == 0]
+    if nothing:
+        return red(
+            f"examples of {', '.join(nothing[:4])} have weight 0 in the loss.", "Look at class_weight, and at the mask."
+        )
+    counts = np.bincount(subject.sample("train")["targets"].astype(int), minlength=len(names))
+    rare, common = (pick(weights, key=lambda label: counts[label]) for pick in (min, max))
+    if counts[common] > 1.5 * counts[rare] and weights[rare] < 0.7 * weights[common]:
+        return amber(
+            f"class {names[rare]} has {counts[rare]} of {counts.sum()} examples and weight {weights[rare]:.3g}, class "
+            f"{names[common]} has {counts[common]} and weight {weights[common]:.3g}: the weights make the rare one rarer.",
+            "Take the inverse: class_weight='balanced'.",
+        )
+    return None
 
 
 def _broadcast(subject: Subject) -> str:

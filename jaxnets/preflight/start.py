@@ -109,8 +109,8 @@ def output_range(subject: Subject) -> Finding:
             f"{facts}, and they add up to 1: they are probabilities, and {what} (softmax is applied twice).",
             "Return the outputs of the last layer without softmax.",
         )
-    if both.std() == 0:
-        return skipped("all outputs are equal, so their range says nothing")
+    if max(float(one.std(axis=0).max()) for one in found) < 1e-7:
+        return skipped("the outputs are the same for all examples, so their range says nothing")
     if not logits and encoded.min() >= low - 0.05 and encoded.max() <= high + 0.05:
         return green(f"{facts}; the targets lie from {encoded.min():.3g} to {encoded.max():.3g}")
     for bounds, name in (((0, 1), "a sigmoid"), ((-1, 1), "tanh")):
@@ -120,6 +120,12 @@ def output_range(subject: Subject) -> Finding:
         return red(
             f"{facts}, and {(both == 0).mean():.0%} of them are exactly 0: a ReLU is the last operation, and {what}.",
             "Return the last layer's outputs without it.",
+        )
+    ends = ((both == low).mean(), (both == high).mean())
+    if min(ends) > 0.02 and high - low < 2:
+        return red(
+            f"{facts}, and {sum(ends):.0%} of them are exactly at these ends: they are cut off, and {what}.",
+            "Return the last layer's outputs without clip.",
         )
     return green(facts)
 

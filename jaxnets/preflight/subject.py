@@ -46,6 +46,8 @@ class Learning:
     """What every update was multiplied by."""
     out_of_time: bool
     """Whether it was ended by the clock."""
+    first_update: float
+    """The share of its norm by which the first update changed the middle one of the layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,17 +191,18 @@ class Subject:
         rates = experiment.optimizer.rates(experiment.steps, experiment.steps)
         peak = None if rates is None else int(np.argmax(rates))
 
-        def chunk(state: TrainState, batch: Batch, scale: Array) -> tuple[TrainState, Array]:
-            scaled = dataclasses.replace(recipe, optimizer=_scaled(recipe.optimizer, scale), precision=Precision())
-            step = self.task.make_step(scaled)
-
-            def one(state: TrainState, _: None) -> tuple[TrainState, Array]:
-                at = state if peak is None else dataclasses.replace(state, step=jnp.full_like(state.step, peak))
-                new, metrics = step(at, batch)
+        def chunk(state: TrainState, batch: Batch, scale: Array, at: Array) -> tuple[TrainState, tuple[Array, Array]]:
+            def one(state: TrainState, turn: Array) -> tuple[TrainState, tuple[Array, Array]]:
+                # Every step has the number of the one with the highest rate; so that its random draws are new, another seed.
+                scaled = dataclasses.replace(
+                    recipe, optimizer=_scaled(recipe.optimizer, scale), precision=Precision(), seed=turn
+                )
+                number = turn if peak is None else jnp.full_like(state.step, peak)
+                new, metrics = self.task.make_step(scaled)(dataclasses.replace(state, step=number), batch)
                 mean = metrics.get("loss", next(iter(metrics.values())))
-                return new, mean.sum / jnp.maximum(mean.weight, 1e-30)
+                return new, (mean.sum / jnp.maximum(mean.weight, 1e-30), _change(state.params, new.params))
 
-            return jax.lax.scan(one, state, None, length=CHUNK)
+            return jax.lax.scan(one, state, at + jnp.arange(CHUNK, dtype=jnp.int32))
 
         return self.jit(chunk)
 
@@ -212,15 +215,17 @@ class Subject:
             seconds: the most, not counting compilation.
         """
         state, losses, seconds = self.state, np.zeros(0), self.seconds if seconds is None else seconds
-        began, spent = 0.0, False
+        began, spent, update = 0.0, False, 0.0
         while len(losses) < steps and not spent:
-            state, more = self._chunk(state, self.batch, jnp.float32(scale))
+            state, (more, changes) = self._chunk(state, self.batch, np.float32(scale), np.int32(len(losses)))
+            update = update or float(changes[0])
             losses = np.concatenate([losses, np.asarray(more, np.float64)])
             began = began or time.perf_counter()  # the first one is compiled
             spent = time.perf_counter() - began > seconds
-            if not np.isfinite(losses[-1]) or abs(losses[-1] - self.floor) < 0.01 * abs(losses[0] - self.floor):
+            last = losses[-5:].mean()
+            if not np.isfinite(last) or abs(last - self.floor) < 0.01 * abs(losses[0] - self.floor):
                 break
-        return Learning(losses, state.variables, scale, spent and len(losses) < steps)
+        return Learning(losses, state.variables, scale, spent and len(losses) < steps, update)
 
     @functools.cached_property
     def learned(self) -> Learning:
@@ -278,6 +283,16 @@ def prepare(parts: Parts, arrays: dict[str, np.ndarray], rows: np.ndarray) -> Ba
     sent = {**transform.on_host(arrays), "mask": ones, "index": rows.astype(np.int32)}
     batch = transform.on_device(jax.tree.map(jnp.asarray, sent), jnp.zeros((), jnp.int32))
     return {**batch, "mask": jnp.asarray(ones)}
+
+
+def _change(before: Any, after: Any) -> Array:
+    """The relative change of the middle one of the leaves with several dims that are not zero."""
+    pairs = [pair for pair in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True) if pair[0].ndim > 1]
+    if not pairs:
+        return jnp.zeros(())
+    sizes = jnp.stack([jnp.linalg.norm(a.ravel()) for a, _ in pairs])
+    moved = jnp.stack([jnp.linalg.norm((b - a).ravel()) for a, b in pairs])
+    return jnp.nan_to_num(jnp.nanmedian(jnp.where(sizes > 0, moved / sizes, jnp.nan)))
 
 
 def _scaled(optimizer: optax.GradientTransformation, scale: Array) -> optax.GradientTransformation:
