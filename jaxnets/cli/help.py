@@ -102,6 +102,19 @@ safetensors writes the weights of any model, by name.
   python served/example.py""",
 }
 VERBS = (
-    *("train", "check", "finetune", "evaluate", "summary", "list", "predict", "generate", "export", "shard", "estimate", "plan"),
+    *(
+        "train",
+        "check",
+        "finetune",
+        "evaluate",
+        "summary",
+        "list",
+        "predict",
+        "generate",
+        "export",
+        "shard",
+        "estimate",
+        "plan",
+    ),
     *("runs", "compare", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
 )

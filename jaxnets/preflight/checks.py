@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from jaxnets.preflight import formats, inputs, learning, likeness, mixing, start
+from jaxnets.preflight import flow, formats, inputs, learning, likeness, mixing, modes, start
 from jaxnets.preflight.finding import Finding
 from jaxnets.preflight.subject import Subject
 
@@ -28,17 +28,17 @@ CHECKS = (
     Check("loss", "loss is a mean of single examples", mixing.loss_counts),
     Check("parameters", "every parameter learns", learning.parameters),
     Check("overfit", "a few examples are learned by heart", learning.overfit),
-    Check("units", "units are alive", learning.units),
-    Check("gradients", "gradients reach the first layer", learning.gradients),
-    Check("bias_before_norm", "no bias before a norm", learning.bias_before_norm),
+    Check("units", "units are alive", flow.units),
+    Check("gradients", "gradients reach the first layer", flow.gradients),
+    Check("bias_before_norm", "no bias before a norm", flow.bias_before_norm),
     Check("scales", "inputs are scaled", inputs.scales),
     Check("splits", "splits do not overlap", inputs.splits),
     Check("alike", "test is like training", likeness.alike),
     Check("consistent", "equal inputs have equal targets", likeness.consistent),
     Check("giveaways", "no feature is the target", inputs.giveaways),
     Check("baselines", "inputs tell something about targets", inputs.baselines),
-    Check("derivatives", "gradient is that of the loss", learning.derivatives),
-    Check("modes", "training and evaluation differ as meant", learning.modes),
+    Check("derivatives", "gradient is that of the loss", flow.derivatives),
+    Check("modes", "training and evaluation differ as meant", modes.modes),
     Check("causal", "no look ahead", mixing.causal),
     Check("padding", "padding does not count", mixing.padding),
     Check("order", "order does not count", mixing.order),

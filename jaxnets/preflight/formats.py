@@ -23,7 +23,8 @@ def bfloat16(subject: Subject) -> Finding:
     facts = f"outputs in bfloat16 differ from float32 by {apart:.2g} of their deviation"
     if apart > 0.2:
         return amber(
-            f"{facts}.", "Keep what is sensitive (large sums, exponentials, small differences) in float32, or train in it."
+            f"{facts}.",
+            "Keep what is sensitive (large sums, exponentials, small differences) in float32, or train in it.",
         )
     return green(facts)
 
@@ -55,5 +56,7 @@ def devices(subject: Subject) -> Finding:
     apart = abs(there - one) / max(abs(one), 1e-6)
     facts = f"loss {one:.6g} on one device, {there:.6g} on {len(here)}"
     if apart > 1e-3:
-        return red(f"{facts}.", "Look for what depends on the number of devices: a mean of means, a draw for each device.")
+        return red(
+            f"{facts}.", "Look for what depends on the number of devices: a mean of means, a draw for each device."
+        )
     return green(facts)

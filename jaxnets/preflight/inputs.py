@@ -25,7 +25,8 @@ def scales(subject: Subject) -> Finding:
         return _tokens(subject)
     if not np.isfinite(rows).all():
         return red(
-            f"{int((~np.isfinite(rows)).sum()):,} of {rows.size:,} inputs are not finite.", "Remove or fill such examples."
+            f"{int((~np.isfinite(rows)).sum()):,} of {rows.size:,} inputs are not finite.",
+            "Remove or fill such examples.",
         )
     deviation, largest = rows.std(axis=0), float(np.abs(rows).max())
     facts = f"inputs from {rows.min():.3g} to {rows.max():.3g}, mean {rows.mean():.2g}, deviation {rows.std():.2g}"
@@ -33,13 +34,15 @@ def scales(subject: Subject) -> Finding:
     if bytes_ and largest > 20 and rows.std() > 5:
         return red(
             f"{facts}: they are bytes that were not scaled.",
-            'Divide by 255, or give the data set a scale (from_arrays standardises; Standardize(mean, std); data.scale "unit").',
+            'Divide by 255, or give a scale (from_arrays standardises; Standardize(mean, std); data.scale "unit").',
         )
     if rows.std() > 1e3 or largest > 1e5:
         return red(f"{facts}: far too large.", "Standardise them: from_arrays(..., standardize=True).")
     constant_ones = int((deviation <= 1e-9 * max(largest, 1e-30)).sum())
     if constant_ones == rows.shape[1]:
-        return red(f"{facts}: all {rows.shape[1]} features are constant over {len(rows)} examples.", "Look how they are read.")
+        return red(
+            f"{facts}: all {rows.shape[1]} features are constant over {len(rows)} examples.", "Look how they are read."
+        )
     large = [_name(subject, int(i)) for i in np.argsort(-deviation)[:3] if deviation[i] > 30]
     if large or rows.std() > 30 or abs(rows.mean()) > 10 * max(rows.std(), 1e-9):
         return amber(
@@ -51,7 +54,9 @@ def scales(subject: Subject) -> Finding:
     image = prepared.ndim > 2
     if constant_ones and not image:
         names = [_name(subject, int(i)) for i in np.flatnonzero(deviation <= 1e-9 * max(largest, 1e-30))[:3]]
-        return amber(f"{facts}; {constant_ones} of {rows.shape[1]} features are constant: {', '.join(names)}.", "Leave them out.")
+        return amber(
+            f"{facts}; {constant_ones} of {rows.shape[1]} features are constant: {', '.join(names)}.", "Leave them out."
+        )
     return green(facts)
 
 
@@ -90,7 +95,9 @@ def splits(subject: Subject) -> Finding:
         inside = set(seen)
         share = sum(digest in inside for digest in held) / len(held)
         twice = 1 - len(inside) / len(seen)
-        facts.append(f"{share:.1%} of {len(held):,} {split} examples are in training ({twice:.1%} of those occur twice)")
+        facts.append(
+            f"{share:.1%} of {len(held):,} {split} examples are in training ({twice:.1%} of those occur twice)"
+        )
         # Examples with few possible values meet by chance, within training just as often.
         worse = "red" if share >= MANY else "amber" if share >= SOME else "green"
         chance = 2 * twice + 3 * np.sqrt((2 * twice + 1e-4) / len(held))
@@ -139,7 +146,9 @@ def giveaways(subject: Subject) -> Finding:
     best, column, exact = 0.0, 0, False
     y = targets.astype(np.float64).reshape(len(targets), -1)[:, 0]
     for number in np.flatnonzero(inputs.std(axis=0) > 1e-12):
-        one = _class_score(inputs[:, number], targets) if subject.kind == "class" else _number_score(inputs[:, number], y)
+        one = (
+            _class_score(inputs[:, number], targets) if subject.kind == "class" else _number_score(inputs[:, number], y)
+        )
         if one[0] > best or (one[0] == best and one[1] and not exact):
             (best, exact), column = one, int(number)
     what = "predicts the class" if subject.kind == "class" else "explains"
@@ -194,7 +203,9 @@ def _reads_targets(subject: Subject) -> Finding | None:
     first, second = (subject.outputs(subject.variables, batch) for batch in (subject.batch, changed))
     if np.array_equal(first, second, equal_nan=True):
         return None
-    return red("the outputs change where the targets are replaced: the model reads them.", "Take them out of its inputs.")
+    return red(
+        "the outputs change where the targets are replaced: the model reads them.", "Take them out of its inputs."
+    )
 
 
 def baselines(subject: Subject) -> Finding:
@@ -251,7 +262,9 @@ def _bigrams(subject: Subject) -> Finding:
     for table in (np.broadcast_to(pairs.sum(axis=0), pairs.shape), pairs):
         chances = table / table.sum(axis=1, keepdims=True)
         losses.append(float(-np.log(chances[_pairs(test)]).mean()))
-    return green(f"test loss of the frequencies {losses[0]:.3f}, of pairs of tokens {losses[1]:.3f}; a model should beat them")
+    return green(
+        f"test loss of the frequencies {losses[0]:.3f}, of pairs of tokens {losses[1]:.3f}; a model should beat them"
+    )
 
 
 def _pairs(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,11 @@
-"""Whether the model learns a few examples, every parameter of it, and whether gradients reach all of it."""
+"""Whether the model learns a few examples by heart, and every parameter of it moves."""
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxnets.checkpoints.digest import leaf_paths
 from jaxnets.core.types import Lines
-from jaxnets.diagnose.gradients import dead_units
 from jaxnets.preflight.finding import Finding, amber, green, red, skipped
 from jaxnets.preflight.subject import Learning, Subject
 
@@ -40,24 +38,25 @@ def parameters(subject: Subject) -> Finding:
     if without:
         size = sum(before[path].size for path in without)
         return red(
-            f"{len(without)} of {len(free)} parameters ({size:,} numbers) get no gradient: {_listed(without)}.",
+            f"{len(without)} of {len(free)} parameters ({size:,} numbers) get no gradient: {listed(without)}.",
             "They have no influence on the loss: a stop_gradient, a layer that is not used, dead units, an argmax or a round "
             "in the way. Freeze what is meant to stay (freeze=...).",
         )
     if still:
         return red(
-            f"{len(still)} of {len(free)} parameters have a gradient and do not move: {_listed(still)}.",
+            f"{len(still)} of {len(free)} parameters have a gradient and do not move: {listed(still)}.",
             "The optimizer leaves them out, or its rate there is 0; look at its patterns and masks.",
         )
     if held:
         return amber(
-            f"{len(held)} of {len(before)} parameters are frozen by the optimizer: {_listed(held)}; the others move.",
+            f"{len(held)} of {len(before)} parameters are frozen by the optimizer: {listed(held)}; the others move.",
             "If that is not meant, look at freeze, train_only and the optimizer's patterns.",
         )
     return green(f"all {len(before)} parameters have a gradient and move")
 
 
-def _listed(paths: list[str]) -> str:
+def listed(paths: list[str]) -> str:
+    """The first of some paths, and how many more there are."""
     return ", ".join(paths[:SHOWN]) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
 
 
@@ -72,6 +71,8 @@ def overfit(subject: Subject) -> Finding:
         if not np.isfinite(losses).all():
             return red(f"{facts}.", "The players diverge: lower their rates.")
         return green(f"{facts}; {len(subject.task.players)} players, whose losses need not fall", figure)
+    if not subject.by_gradient:
+        return green(f"{facts}; its rule of learning follows no loss", figure)
     if not np.isfinite(losses).all():
         return _with_other_rates(subject, learning, f"{facts}, not finite", figure)
     if subject.kind and subject.kind != "labels" and last < -1e-3:
@@ -142,7 +143,9 @@ def _with_other_rates(subject: Subject, learning: Learning, facts: str, figure: 
             made = red if severe and not slow else amber
             return made(f"{facts}: {what}; {how}{' without a jump' if rough else ''}.", remedy, figure)
         if rough and fell and _ends(losses) < 0.1 * start:
-            return amber(f"{facts}: it is learned after a jump, at {scale:g} times the rate too.", "Lower the rate.", figure)
+            return amber(
+                f"{facts}: it is learned after a jump, at {scale:g} times the rate too.", "Lower the rate.", figure
+            )
     share = (_ends(losses) - floor) / max(abs(start - floor), 1e-12)
     if learning.out_of_time or share < 0.8:
         clock = " when its time was up" if learning.out_of_time else ""
@@ -157,7 +160,10 @@ def _with_other_rates(subject: Subject, learning: Learning, facts: str, figure: 
             "The rate, a schedule that begins at 0, clip_norm or a mask takes the updates away.",
             figure,
         )
-    ends = [np.sqrt(sum(size**2 for size in norms(tree["params"]).values())) for tree in (subject.variables, learning.variables)]
+    ends = [
+        np.sqrt(sum(size**2 for size in norms(tree["params"]).values()))
+        for tree in (subject.variables, learning.variables)
+    ]
     if ends[1] < 0.3 * ends[0]:
         return red(
             f"{facts}: meanwhile the weights shrink to {ends[1] / ends[0]:.0%} of their norm.",
@@ -166,8 +172,8 @@ def _with_other_rates(subject: Subject, learning: Learning, facts: str, figure: 
         )
     return red(
         f"{facts}; other rates ({', '.join(tried)} times) do no better.",
-        "The model cannot learn the examples it sees at every step: look at the loss (its sign, its targets), the outputs, and "
-        "the parameters without gradient.",
+        "The model cannot learn the examples it sees at every step: look at the loss (its sign, its targets), the outputs, "
+        "and the parameters without gradient.",
         figure,
     )
 
@@ -181,180 +187,3 @@ def _curve(losses: np.ndarray) -> Lines:
     steps = np.arange(len(losses))
     title = "Loss while a few examples are learned"
     return Lines(title, steps, losses[None, None], ("training loss",), ("",), "step", "loss")
-
-
-def units(subject: Subject) -> Finding:
-    """Units that no example wakes up, and units that are at their ends."""
-    if not subject.by_gradient or not subject.answers:
-        return skipped(NOT_BY_GRADIENT if subject.answers else "the model is not called on the inputs alone")
-    if not any(path.endswith("kernel") for path in leaf_paths(subject.variables["params"])):
-        return skipped("the model has no layer with a kernel")
-
-    def shares(variables: Any) -> dict[str, float]:
-        rest = {name: value for name, value in variables.items() if name != "params"}
-        return dead_units(
-            lambda params, batch: subject.inner.apply({"params": params, **rest}, batch, None)[0],
-            variables["params"],
-            subject.batch,
-        )
-
-    # Layers behind one that begins at zero have no gradient at first, and frozen or zeroed ones wake up later.
-    dead = shares(subject.variables)
-    if max(dead.values()) > 0.4:
-        later = shares(subject.moved)
-        dead = {name: min(share, later[name]) for name, share in dead.items()}
-    worst = max(dead, key=lambda name: dead[name])
-    facts = f"{dead[worst]:.0%} of the units of {worst} get no gradient from any of {subject.rows} examples"
-    if dead[worst] > 0.9:
-        return red(
-            f"{facts}.",
-            "They are dead or saturated: look at the scale of inputs and initial weights and at the biases; leaky ReLU, GELU "
-            "or a norm before the activation keep units alive.",
-        )
-    if dead[worst] > 0.5:
-        return amber(f"{facts}.", "Smaller initial weights, a smaller rate, a norm, or leaky ReLU keep more units alive.")
-    return green(facts)
-
-
-def gradients(subject: Subject) -> Finding:
-    """Gradients of the first and last layers have the same order of magnitude."""
-    if not subject.by_gradient:
-        return skipped(NOT_BY_GRADIENT)
-    found = norms(subject.gradient)
-    if sum(value == 0 for value in found.values()) > 0.3 * len(found):
-        found = norms(subject.later_gradient)  # layers behind one that begins at zero
-    params = leaf_paths(subject.variables["params"])
-    ranks = {path: rank for rank, path in enumerate(subject.layers)}
-    kernels = [path for path, leaf in params.items() if leaf.ndim > 1 and found[path] > 0]
-    if len(kernels) < 2:
-        return skipped("there are fewer than two layers with a gradient")
-    kernels.sort(key=lambda path: ranks.get(path.rpartition("/")[0], len(ranks)))
-    sizes = np.array([found[path] / np.sqrt(params[path].size) for path in kernels])
-    figure = Lines(
-        "Gradient of each layer, first to last",
-        np.arange(len(kernels)),
-        np.log10(sizes)[None, None],
-        ("log10 of its root mean square",),
-        (f"{kernels[0]} to {kernels[-1]}",),
-        "layer",
-        "",
-    )
-    first, last = float(sizes[0]), float(sizes[-1])
-    facts = f"root mean square {first:.2g} in {kernels[0]}, {last:.2g} in {kernels[-1]}"
-    if first < 1e-6 * last:
-        return red(
-            f"{facts}: the gradient vanishes on its way.",
-            "Use ReLU or GELU in place of saturating activations, residual connections, a norm, or an initialisation for the "
-            "activation (He for ReLU).",
-            figure,
-        )
-    if first < 1e-3 * last:
-        return amber(f"{facts}: the first layers learn slowly.", "Residual connections, a norm or another initialisation.", figure)
-    if first > 1e4 * last or max(sizes) > 1e4:
-        return amber(
-            f"{facts}: the gradient explodes on its way.", "Clip it (clip_norm), scale the inputs, add norms.", figure
-        )
-    return green(facts, figure)
-
-
-def bias_before_norm(subject: Subject) -> Finding:
-    """A bias that the next norm takes away again."""
-    if not subject.by_gradient:
-        return skipped(NOT_BY_GRADIENT)
-    found = norms(subject.later_gradient)
-    useless = [
-        path
-        for path, value in found.items()
-        if path.endswith("/bias")
-        and 0 < value < 1e-5 * found.get(path.removesuffix("bias") + "kernel", 0.0)
-        and not path.endswith("key/bias")  # softmax takes it away, and every library has it
-    ]
-    if useless:
-        return amber(
-            f"{len(useless)} biases have no influence on the loss in training: {_listed(useless)}.",
-            "A norm over the batch (or a softmax) follows and takes them away; leave them out (use_bias=False).",
-        )
-    return green("no bias is taken away by a norm behind it")
-
-
-def derivatives(subject: Subject) -> Finding:
-    """The gradient is that of the loss: it agrees with finite differences in random directions."""
-    if not subject.by_gradient:
-        return skipped(NOT_BY_GRADIENT)
-    variables = subject.variables
-    # On the host: each of these operations on the device would be a program of its own.
-    params, rng = jax.device_get(variables["params"]), np.random.default_rng(0)
-    start, slope = subject.slope(variables)
-    gradient, frozen = jax.device_get(slope), subject.parts.recipe.frozen
-    held = jax.tree.map(lambda _: False, params) if frozen is None else frozen(params)
-
-    def drawn(p: np.ndarray, g: np.ndarray, fixed: bool) -> np.ndarray:
-        """As large as the parameter itself, and half of it along the gradient, so that it is not lost in it."""
-        size = 0.0 if fixed else np.sqrt(np.square(p).mean()) + 1e-2
-        return (size * (rng.normal(size=p.shape) + np.sign(g))).astype(p.dtype)
-
-    def along(direction: Any, size: float) -> float:
-        ends = [jax.tree.map(lambda p, d: p + (sign * size * d).astype(p.dtype), params, direction) for sign in (1, -1)]
-        first, second = (subject.slope({**variables, "params": there})[0] for there in ends)
-        return (first - second) / (2 * size)
-
-    errors = []
-    for _ in range(2):
-        direction = jax.tree.map(drawn, params, gradient, held)
-        pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-        inner = [float(np.vdot(g.astype(np.float64), d)) for g, d in pairs]
-        expected, scale = sum(inner), float(np.sqrt(np.square(inner).sum())) + 1e-12
-        found = []
-        # In float32 a small step is lost in rounding, and a large one in curvature: the best of three counts.
-        for size in (1e-2, 3e-3, 1e-3):
-            rounding = 1e-6 * max(abs(start), 1e-3) / size
-            found.append(max(0.0, abs(along(direction, size) - expected) - rounding) / scale)
-        errors.append(min(found))
-    error = float(max(errors))
-    facts = f"the derivative in 2 random directions differs from finite differences by {error:.1%}"
-    if error > 0.1:
-        return amber(
-            f"{facts}.",
-            "Some part of the loss has another gradient than its own: stop_gradient, a custom_vjp, rounding, a straight-through "
-            "estimator. If none is meant, look there.",
-        )
-    return green(facts)
-
-
-def modes(subject: Subject) -> Finding:
-    """Evaluation is deterministic; training differs from it only by what is there for it."""
-    if not subject.answers:
-        return skipped("the model is not called on the inputs alone")
-    rates = [getattr(module, "rate", 0.0) for module in subject.layers.values() if type(module).__name__ == "Dropout"]
-    drops = any(isinstance(rate, int | float) and rate > 0 for rate in rates)
-    drops = drops or any(bool(getattr(subject.inner.model, name, 0)) for name in ("dropout", "drop_path"))
-    statistics = "batch_stats" in subject.variables
-    said = [name for name, there in (("dropout", drops), ("batch norm", statistics)) if there]
-    first, again = (subject.outputs(subject.variables, subject.batch, seed=seed) for seed in (0, 1))
-    if not np.array_equal(first, again, equal_nan=True):
-        return red("two evaluations of the same batch differ.", "Draw random numbers in training only (train=True).")
-    variables = subject.moved
-    drawn = [subject.outputs(variables, subject.batch, train=True, seed=seed) for seed in (0, 1)]
-    still = subject.outputs(variables, subject.batch)
-    spread = max(float(still.std()), 1e-12)
-    random = float(np.abs(drawn[0] - drawn[1]).max()) / spread
-    apart = float(np.abs(drawn[0] - still).max()) / spread
-    if drops and random == 0:
-        return amber(
-            "the model has dropout, and two training calls with other keys give the same.",
-            "Its rate is 0, or it always runs as in evaluation: pass `deterministic=not train`.",
-        )
-    before, after = (jax.tree.leaves(jax.device_get(tree.get("batch_stats", {}))) for tree in (subject.variables, variables))
-    if before and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
-        return amber(
-            "the statistics of batch norm are the same after training steps, so evaluation uses those of no data.",
-            "Its momentum is 1, or it always runs as in evaluation: pass `use_running_average=not train`.",
-        )
-    facts = f"evaluation is deterministic; the model has {' and '.join(said) or 'neither dropout nor batch norm'}"
-    if not drops and not statistics and apart > 1e-3 and random == 0:
-        return amber(
-            f"{facts}, and training differs from it by {apart:.2g} standard deviations.",
-            "Look for what reads `train`, the other way round perhaps.",
-        )
-    return green(f"{facts}; two training calls differ by {random:.2g} standard deviations")
-

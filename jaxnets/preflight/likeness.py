@@ -19,8 +19,8 @@ def alike(subject: Subject) -> Finding:
             names = subject.parts.dataset.card.class_names
             share = held[missing].sum() / held.sum()
             return red(
-                f"{share:.1%} of the test examples are of {', '.join(names[label] for label in missing[:4])}, of which training "
-                f"has no example.",
+                f"{share:.1%} of the test examples are of {', '.join(names[label] for label in missing[:4])}, of which "
+                f"training has no example.",
                 "Split within each class (from_arrays(..., split='class')), not data that are sorted by it.",
             )
         width = max(len(seen), len(held))

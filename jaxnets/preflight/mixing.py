@@ -111,8 +111,8 @@ def loss_counts(subject: Subject) -> Finding:
             only_targets = loss(swapped(subject, ~even, "targets"), 1 - odd)
             mixes = "targets" if abs(only_targets[2] - first[2]) > 1e-3 * unit else what
             return red(
-                f"the loss of {int(even.sum())} examples goes from {first[2]:.4g} to {changed[2]:.4g} where the {mixes} of others, "
-                f"whose mask is 0, are replaced.{_broadcast(subject)}",
+                f"the loss of {int(even.sum())} examples goes from {first[2]:.4g} to {changed[2]:.4g} where the {mixes} of "
+                f"others, whose mask is 0, are replaced.{_broadcast(subject)}",
                 "Predictions [B, 1] and targets [B] broadcast to [B, B]: give both the same shape."
                 if mixes == "targets"
                 else "The model mixes examples, or a reshape in the loss does.",
@@ -120,7 +120,9 @@ def loss_counts(subject: Subject) -> Finding:
     if (finding := _class_weights(subject)) is not None:
         return finding
     if abs(whole[2] - parts) > 1e-2 * unit:
-        return amber(f"{facts}: not their mean.", "The loss of an example depends on how many there are; see that you mean it.")
+        return amber(
+            f"{facts}: not their mean.", "The loss of an example depends on how many there are; see that you mean it."
+        )
     return green(f"{facts}; masked rows and the targets of others change nothing")
 
 
@@ -222,8 +224,8 @@ def causal(subject: Subject) -> Finding:
     leak = difference(first[:, :seen], second[:, :seen])
     if leak > ROUNDING:
         return red(
-            f"tokens from place {at} on replaced: logits before it change by {leak:.2g} standard deviations, so the model sees "
-            f"what it should predict.",
+            f"tokens from place {at} on replaced: logits before it change by {leak:.2g} standard deviations, so the model "
+            f"sees what it should predict.",
             "Mask attention to later places (a lower triangle, before softmax), pad convolutions on the left, and shift the "
             "targets by one.",
         )
@@ -280,7 +282,7 @@ def padding(subject: Subject) -> Finding:
             return skipped(f"the model takes sequences of {ids.shape[1]} tokens only")
         return _padding("3 tokens of padding added", difference(first, second))
     if not unread:
-        return skipped(what and f"there are no {what.split(' ', 1)[1]}" or "the data have no padding")
+        return skipped(f"there are no {what.split(' ', 1)[1]}" if what else "the data have no padding")
     changed = {**batch, **{name: change(batch[name]) for name, change in unread.items()}}
     first, second = (subject.outputs(subject.moved, one) for one in (batch, changed))
     if first.ndim > 2 and "node_mask" in batch:

@@ -16,7 +16,9 @@ def shapes(subject: Subject) -> Finding:
     """Whether outputs, loss and gradient are finite."""
     outputs = subject.outputs(subject.variables, subject.batch)
     inputs = jax.tree.leaves(subject.task.inputs_of(subject.batch))
-    facts = f"inputs {_dims(inputs[0].shape)} to outputs {_dims(outputs.shape)}, {subject.parts.parameters:,} parameters"
+    facts = (
+        f"inputs {_dims(inputs[0].shape)} to outputs {_dims(outputs.shape)}, {subject.parts.parameters:,} parameters"
+    )
     if not np.isfinite(outputs).all():
         return red(
             f"{facts}; {1 - np.isfinite(outputs).mean():.0%} of the outputs at step 0 are not finite.",
@@ -67,9 +69,13 @@ def initial_loss(subject: Subject) -> Finding:
         name += " (your own loss may have another scale)"
     classes = len(subject.parts.dataset.card.class_names)
     blind = max(expected, np.log(max(classes, 2)) if subject.kind != "number" else expected)
-    facts = f"loss {loss:.4g} at step 0; {name} is {expected:.4g}" + (f", log {classes} is {blind:.4g}" if classes else "")
+    facts = f"loss {loss:.4g} at step 0; {name} is {expected:.4g}" + (
+        f", log {classes} is {blind:.4g}" if classes else ""
+    )
     if loss < 0:
-        return red(f"{facts}: the loss is negative.", "This loss cannot be below 0: look for its sign, or a missing minus.")
+        return red(
+            f"{facts}: the loss is negative.", "This loss cannot be below 0: look for its sign, or a missing minus."
+        )
     if subject.given_weights:
         return green(f"{facts}; the weights are given ones")
     if loss < 0.3 * expected:
@@ -94,8 +100,10 @@ def initial_loss(subject: Subject) -> Finding:
 
 def output_range(subject: Subject) -> Finding:
     """The outputs can take the values that the loss needs: logits are not squashed, numbers not cut off."""
-    logits = subject.kind in ("class", "token", "sequence", "labels") and getattr(subject.inner, "has_probabilities", True)
-    if subject.kind != "number" and not logits or not subject.answers:
+    logits = subject.kind in ("class", "token", "sequence", "labels") and getattr(
+        subject.inner, "has_probabilities", True
+    )
+    if (subject.kind != "number" and not logits) or not subject.answers:
         return skipped("the outputs are neither logits nor predicted numbers")
     tripled = {**subject.moved, "params": jax.tree.map(lambda leaf: 3 * leaf, jax.device_get(subject.moved["params"]))}
     found = [subject.outputs(variables, subject.batch) for variables in (subject.variables, subject.moved, tripled)]
@@ -115,7 +123,9 @@ def output_range(subject: Subject) -> Finding:
         return green(f"{facts}; the targets lie from {encoded.min():.3g} to {encoded.max():.3g}")
     for bounds, name in (((0, 1), "a sigmoid"), ((-1, 1), "tanh")):
         if bounds[0] <= low and high <= bounds[1] and _fills(both, bounds):
-            return red(f"{facts}: {name} is the last operation, and {what}.", "Return the last layer's outputs without it.")
+            return red(
+                f"{facts}: {name} is the last operation, and {what}.", "Return the last layer's outputs without it."
+            )
     if low >= 0 and (both == 0).mean() > 0.02 and high > 0:
         return red(
             f"{facts}, and {(both == 0).mean():.0%} of them are exactly 0: a ReLU is the last operation, and {what}.",
