@@ -17,6 +17,7 @@ from jaxnets.data.large import gather
 from jaxnets.optim.local_sgd import LocalSGD
 from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.preflight.checks import CHECKS, Check
+from jaxnets.preflight.features import row_bytes
 from jaxnets.preflight.finding import CheckReport, Finding, red, skipped
 from jaxnets.preflight.subject import Subject, prepare
 from jaxnets.runs.build import Parts, assemble
@@ -125,12 +126,7 @@ def _subject(parts: Parts, initial: Initial | None, examples: int, seconds: floa
 def _different(dataset: Dataset, order: np.ndarray, wanted: int) -> np.ndarray:
     """So many rows in this order whose inputs differ, as far as there are some: equal ones may have different targets."""
     tried = order[: 4 * wanted]
-    inputs = gather({"inputs": dataset.train["inputs"]}, tried)["inputs"]
-    seen: set[bytes] = set()
-    kept = []
-    for row, one in zip(tried, inputs, strict=True):
-        digest = np.ascontiguousarray(one).tobytes()
-        if digest not in seen:
-            seen.add(digest)
-            kept.append(row)
-    return np.array(kept[:wanted])
+    first: dict[bytes, int] = {}
+    for row, one in zip(tried.tolist(), row_bytes(gather(dataset.train, tried)), strict=True):
+        first.setdefault(one, row)
+    return np.array([*first.values()][:wanted])

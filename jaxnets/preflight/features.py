@@ -1,10 +1,12 @@
 """Examples as rows of numbers, and three predictors without training: a constant, a linear one, the nearest neighbour."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxnets.data.split import WEIGHTS
 from jaxnets.preflight.subject import Subject
 
 # Numbers of an example that the linear predictor and the neighbours look at; more are projected on so many at random.
@@ -34,6 +36,12 @@ def flat_inputs(inputs: Any) -> np.ndarray | None:
     if not isinstance(inputs, np.ndarray) or inputs.dtype.kind != "f" or inputs.ndim < 2:
         return None
     return inputs.reshape(len(inputs), -1).astype(np.float64)
+
+
+def row_bytes(arrays: Mapping[str, np.ndarray], most: int | None = None) -> list[bytes]:
+    """Of each example the bytes of all that a model may read: equal examples have equal ones."""
+    kept = [np.ascontiguousarray(a[:most]) for name, a in sorted(arrays.items()) if name not in ("targets", *WEIGHTS)]
+    return [b"".join(array[row].tobytes() for array in kept) for row in range(len(kept[0]))]
 
 
 def rows_of(subject: Subject) -> Rows | None:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from jaxnets.ops.tokens import IGNORED
-from jaxnets.preflight.features import Rows, constant, flat_inputs, linear, neighbours, rows_of, score
+from jaxnets.preflight.features import Rows, constant, flat_inputs, linear, neighbours, row_bytes, rows_of, score
 from jaxnets.preflight.finding import Finding, amber, green, red, skipped
 from jaxnets.preflight.subject import Subject
 
@@ -91,7 +91,7 @@ def splits(subject: Subject) -> Finding:
         arrays = getattr(dataset, split)
         if arrays is None:
             continue
-        seen, held = (_digests(part["inputs"]) for part in (dataset.train, arrays))
+        seen, held = (row_bytes(part, HASHED) for part in (dataset.train, arrays))
         inside = set(seen)
         share = sum(digest in inside for digest in held) / len(held)
         twice = 1 - len(inside) / len(seen)
@@ -114,11 +114,6 @@ def splits(subject: Subject) -> Finding:
     if found == "amber":
         return amber(f"{said}.", "Remove them from one of the splits.")
     return green(said)
-
-
-def _digests(array: np.ndarray) -> list[int]:
-    rows = np.ascontiguousarray(array[:HASHED])
-    return [hash(row.tobytes()) for row in rows]
 
 
 def _near(subject: Subject) -> float:

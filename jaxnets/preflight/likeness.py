@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnets.preflight.features import flat_inputs
+from jaxnets.preflight.features import flat_inputs, row_bytes
 from jaxnets.preflight.finding import Finding, amber, green, red, skipped
 from jaxnets.preflight.subject import Subject
 
@@ -74,8 +74,8 @@ def consistent(subject: Subject) -> Finding:
     if subject.kind not in ("class", "number") or arrays["targets"].ndim != 1 or subject.parts.dataset.several:
         return skipped("the targets are neither one class nor one number")
     groups: dict[bytes, list[float]] = {}
-    for one, target in zip(arrays["inputs"], arrays["targets"].tolist(), strict=True):
-        groups.setdefault(np.ascontiguousarray(one).tobytes(), []).append(target)
+    for one, target in zip(row_bytes(arrays), arrays["targets"].tolist(), strict=True):
+        groups.setdefault(one, []).append(target)
     count = len(arrays["targets"])
     torn = sum(len(targets) for targets in groups.values() if len(set(targets)) > 1)
     facts = f"{torn} of {count} training examples have an equal one with another target"

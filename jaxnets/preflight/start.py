@@ -9,7 +9,7 @@ from jaxnets.preflight.finding import Finding, amber, green, red, skipped
 from jaxnets.preflight.subject import Subject
 
 # A first loss this many times the prior's is far off, and one this many times is wrong: the model begins very sure.
-FAR, WRONG = 2.0, 20.0
+FAR, WRONG = 2.0, 100.0
 
 
 def shapes(subject: Subject) -> Finding:

@@ -109,7 +109,7 @@ class Subject:
 
     @functools.cached_property
     def moved(self) -> Variables:
-        """Variables after a few examples were learned, where no layer is zero any more; those at step 0 where that diverged."""
+        """Variables after a few examples were learned, where no layer is zero any more; those at step 0 if that diverged."""
         learned = self.learned
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(learned.variables)))
         return learned.variables if finite else self.variables

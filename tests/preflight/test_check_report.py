@@ -37,7 +37,7 @@ def test_it_reads_as_text_and_as_a_table(capsys):
     assert "loss 3 &lt;b&gt;" in REPORT._repr_html_()
     print_report(REPORT)
     out = capsys.readouterr().out
-    assert re.search(r"red +it learns +loss 3 <b>\n +Lower it\.", out)
+    assert re.search(r"red +it learns +loss 3 <b> *\n +Lower it\.", out)
 
 
 def test_the_page_holds_everything_and_loads_nothing():

@@ -161,7 +161,6 @@ BUGS = {
 }
 KEPT = (
     "labels shifted",
-    "rate too high",
     "broadcast",
     "labels in the input",
     "norm over the batch",
@@ -175,7 +174,8 @@ def test_a_planted_bug_is_found_and_named(bug):
     model, data, arguments, check, word = BUGS[bug]
     model = Bugged(bug) if model is None else model
     only = () if check == "shapes" else (check,)
-    report = jaxnets.check(model, data(), only=only, progress="none", **arguments)
+    with jax.numpy_rank_promotion("allow"):  # as users have it; the tests refuse it otherwise
+        report = jaxnets.check(model, data(), only=only, progress="none", **arguments)
     assert report[check].colour in ("red", "amber")
     assert word in report[check].text
 
@@ -217,7 +217,12 @@ def words(shift=1):
 
 
 @pytest.mark.parametrize(
-    "mask, shift, said", [("none", 1, "sees"), ("after the softmax", 1, "sees"), ("causal", 0, "reads there")]
+    ("mask", "shift", "said"),
+    [
+        ("none", 1, "sees"),
+        pytest.param("after the softmax", 1, "sees", marks=pytest.mark.slow),
+        pytest.param("causal", 0, "reads there", marks=pytest.mark.slow),
+    ],
 )
 def test_a_look_ahead_is_found(mask, shift, said):
     model = tasks.NextToken(model=Attention(mask))
