@@ -23,6 +23,8 @@ def scales(subject: Subject) -> Finding:
     rows = flat_inputs(prepared)
     if rows is None:
         return _tokens(subject)
+    if len(rows) == 1:  # one large graph
+        rows = rows.reshape(-1, prepared.shape[-1])
     if not np.isfinite(rows).all():
         return red(
             f"{int((~np.isfinite(rows)).sum()):,} of {rows.size:,} inputs are not finite.",

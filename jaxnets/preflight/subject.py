@@ -194,9 +194,9 @@ class Subject:
         def chunk(state: TrainState, batch: Batch, scale: Array, at: Array) -> tuple[TrainState, tuple[Array, Array]]:
             def one(state: TrainState, turn: Array) -> tuple[TrainState, tuple[Array, Array]]:
                 # Every step has the number of the one with the highest rate; so that its random draws are new, another seed.
-                scaled = dataclasses.replace(
-                    recipe, optimizer=_scaled(recipe.optimizer, scale), precision=Precision(), seed=turn
-                )
+                seed: Any = turn
+                optimizer = _scaled(recipe.optimizer, scale)
+                scaled = dataclasses.replace(recipe, optimizer=optimizer, precision=Precision(), seed=seed)
                 number = turn if peak is None else jnp.full_like(state.step, peak)
                 new, metrics = self.task.make_step(scaled)(dataclasses.replace(state, step=number), batch)
                 mean = metrics.get("loss", next(iter(metrics.values())))

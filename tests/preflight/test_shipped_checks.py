@@ -18,6 +18,8 @@ NAMES = sorted(set(shipped()) - set(LARGE))
 def different_splits(name, folder):
     """The small data of a configuration; where both splits would be the same arrays, the test split is drawn anew, and the
     targets follow from the inputs."""
+    if name == "spirals_rbf":  # radial basis functions are for points of a plane
+        return config.load(name).experiment.data.open()
     data = small_data(name, folder)
     if "edges" in data.train or (data.train is not data.test and data.train["inputs"] is not data.test["inputs"]):
         return data
