@@ -64,6 +64,7 @@ class CheckReport:
     title: str
     """The model and the data."""
     findings: tuple[Finding, ...]
+    """In the order of the checks."""
     seconds: float
     """Time that all checks took together."""
 

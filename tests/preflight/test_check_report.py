@@ -77,7 +77,7 @@ from jaxnets import Experiment, models, optim, tasks
 from jaxnets.data import Digits
 
 def config():
-    return Experiment(task=tasks.Classification(model=models.MLP(widths=(8,))), data=Digits(), steps=4)
+    return Experiment(task=tasks.Classification(model=models.MLP(widths=(64,))), data=Digits(), steps=4)
 '''
 
 
@@ -90,7 +90,7 @@ def test_the_command_says_by_its_exit_code_whether_a_check_is_red(tmp_path):
     assert "0 red, 0 amber, 2 green" in done.stdout
     assert "<img" in (tmp_path / "found" / "check.html").read_text()
     assert not (tmp_path / "runs").exists()
-    low = ("--optimizer.learning-rate", "1e-8")
+    low = ("--optimizer.learning-rate", "1e-6")
     done = run_here("check", "small.py", *only, *low, cwd=tmp_path)
     assert done.returncode == 1
     assert "far too low" in " ".join(done.stdout.split())
