@@ -145,12 +145,16 @@ def check(
         examples: training examples that the model sees, at least 4.
         seconds: the most that learning these by heart may take, without compilation.
         progress: "none" prints nothing; else a line names the check that is being made.
-        **arguments: the other arguments of `fit`: optimizer, loss, batch_size, ...
+        **arguments: the other arguments of `fit`: optimizer, loss, batch_size, ...; those that say where a run is kept and
+            who is told of it have no effect.
 
     Raises:
         JaxnetsError: arguments that `fit` refuses as well.
     """
-    experiment, dataset, begin = as_experiment(model, data, **arguments)
+    used = {
+        name: given for name, given in arguments.items() if name not in ("hooks", "loggers", "run_dir", "overwrite")
+    }
+    experiment, dataset, begin = as_experiment(model, data, **used)
     with progress_line(progress) as say:
         return check_experiment(
             experiment,

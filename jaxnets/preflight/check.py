@@ -68,10 +68,6 @@ def check_experiment(
             with jax.set_mesh(parts.mesh):
                 subject = _subject(parts, initial, examples, seconds)
                 findings = tuple(_made(check, subject, say) for check in chosen)
-        except UsageError as error:
-            if only and "no check" in str(error):
-                raise
-            findings = (_refused(error),)
         except JaxnetsError as error:
             findings = (_refused(error),)
     return CheckReport(title or type(experiment.task.model).__name__, findings, time.perf_counter() - began)
