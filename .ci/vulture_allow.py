@@ -11,8 +11,9 @@ _.use_fast_variance
 # Called by a task through `method="infer"` (jaxnets/tasks/variational.py).
 _.infer
 
-# Called by Jupyter (jaxnets/theory/picture_style.py).
+# Called by Jupyter (jaxnets/theory/picture_style.py, jaxnets/preflight/finding.py).
 _._repr_png_
+_._repr_html_
 
 # Called by Python or a library: the import system's protocol, hooks of a class, the warnings module, JAX's decorators, and an
 # attribute of another library's tokenizer.

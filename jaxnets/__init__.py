@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from jaxnets import models as models
     from jaxnets import optim as optim
     from jaxnets import parallel as parallel
+    from jaxnets import preflight as preflight
     from jaxnets import tasks as tasks
     from jaxnets import theory as theory
     from jaxnets import training as training
+    from jaxnets.api import check as check
     from jaxnets.api import find_lr as find_lr
     from jaxnets.api import fit as fit
     from jaxnets.callbacks.callback import Callback as Callback
@@ -46,6 +48,7 @@ FILES = {
     "Initial": "checkpoints.initial",
     "Mean": "core.types",
     "Run": "runs.run",
+    "check": "api",
     "find_lr": "api",
     "fit": "api",
     "from_arrays": "data",
@@ -63,6 +66,7 @@ FILES = {
             "ops",
             "optim",
             "parallel",
+            "preflight",
             "report",
             "tasks",
             "theory",

@@ -3,6 +3,7 @@
 HELP = """jaxnets: train neural networks in JAX
 
   jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
+  jaxnets check CONFIG [--FIELD VALUE ...]   what would go wrong in training, found before it: 23 checks in seconds
   jaxnets finetune FOLDER FILE [--FLAGS]     a Hugging Face language model on a text or conversations, whole or with adapters
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
   jaxnets predict RUN_DIRECTORY FILE         predictions of a trained run for new examples (.npz, .npy, .csv, .txt)
@@ -104,7 +105,20 @@ safetensors writes the weights of any model, by name.
   python served/example.py""",
 }
 VERBS = (
-    *("train", "finetune", "evaluate", "summary", "list", "predict", "generate", "export", "shard", "estimate", "plan"),
+    *(
+        "train",
+        "check",
+        "finetune",
+        "evaluate",
+        "summary",
+        "list",
+        "predict",
+        "generate",
+        "export",
+        "shard",
+        "estimate",
+        "plan",
+    ),
     *("find-lr", "find-batch"),
     *("runs", "compare", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
 )

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.cli import estimate, fast_parse, find_batch, find_lr, machine, plan, shard, train
+from jaxnets.cli import check, estimate, fast_parse, find_batch, find_lr, machine, plan, shard, train
 from jaxnets.cli.help import DETAILS, HELP, VERBS
 from jaxnets.core import streams
 from jaxnets.core.errors import (
@@ -45,6 +45,7 @@ class SummaryOptions:
 # The options of each command that takes a configuration, beside the experiment's own fields.
 OPTIONS: dict[str, type] = {
     "train": train.RunOptions,
+    "check": check.CheckOptions,
     "summary": SummaryOptions,
     "shard": shard.ShardOptions,
     "estimate": estimate.EstimateOptions,
@@ -196,6 +197,8 @@ def _on_experiment(verb: str, arguments: list[str]) -> int:
     _prepare_jax()
     if verb == "train":
         return train.run(loaded, experiment, options)
+    if verb == "check":
+        return check.run(loaded, experiment, options)
     if verb == "plan":
         return plan.run(loaded, experiment, options)
     if verb == "find-lr":

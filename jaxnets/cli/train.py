@@ -5,6 +5,8 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from jaxnets.core import streams
+
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -18,6 +20,8 @@ class RunOptions:
     """Train this many steps more than the configuration has, in its run directory; what changes in the schedule is said."""
     epochs: float = 0.0
     """Train for so many passes over the training data, instead of --steps."""
+    check: bool = False
+    """Make the checks of `jaxnets check` first, and do not train where one is red."""
     smoke: bool = False
     """Two steps, an evaluation, a checkpoint and a report on a small part of the test data; nothing is kept."""
     stop_at: int = 0
@@ -71,6 +75,12 @@ def run(loaded: Any, experiment: Any, options: RunOptions, *, initial: Any = Non
         dataset = None
         if options.epochs:
             experiment, dataset = in_epochs(experiment, options.epochs)
+        if options.check:
+            from jaxnets.cli import check
+
+            if check.run(loaded, experiment, check.CheckOptions(), initial=initial, dataset=dataset):
+                streams.say("jaxnets: not trained, because a check is red; train without --check to train all the same")
+                return 1
         run_dir = options.run_dir or loaded.directory or default_directory(loaded.name, experiment, loaded.experiment)
         if options.extend:
             experiment = dataclasses.replace(experiment, steps=experiment.steps + options.extend)

@@ -1,0 +1,306 @@
+"""What the checks look at: a run before its first step, a few examples of it, and the programs that several checks share.
+
+The programs are compiled at their first use, without optimisation on the CPU: each runs a few times only. All arithmetic is
+in float32, whatever the run computes in.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jaxnets.core.types import Batch, Mean, Variables
+from jaxnets.data.feed import Transform
+from jaxnets.data.large import gather
+from jaxnets.ops.beyond_promise import quick_compilation
+from jaxnets.ops.random import stream_key, with_keys
+from jaxnets.runs.build import Parts
+from jaxnets.steps.precision import Precision
+from jaxnets.steps.sown import with_sown
+from jaxnets.steps.state import TrainState
+from jaxnets.tasks.base import Task
+
+# Steps in one dispatch when a few examples are learned, and the most of them.
+CHUNK, LONGEST = 25, 300
+# Examples that the checks of the data read of each split.
+SAMPLE = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """Some steps on the same few examples."""
+
+    losses: np.ndarray
+    """The training loss before each step, `[steps]`."""
+    variables: Variables
+    """After the last step."""
+    scale: float
+    """What every update was multiplied by."""
+    out_of_time: bool
+    """Whether it was ended by the clock."""
+    first_update: float
+    """The share of its norm by which the first update changed the middle one of the layers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A run that has not begun."""
+
+    parts: Parts
+    state: TrainState
+    """At step 0."""
+    batch: Batch
+    """A few prepared training examples, none of them masked, not augmented."""
+    other: Batch
+    """As many others."""
+    seconds: float
+    """Most time to spend on learning a few examples, without compilation."""
+    given_weights: bool = False
+    """Whether the weights at step 0 are those of a caller or of another run."""
+
+    @property
+    def task(self) -> Task:
+        """The bound task."""
+        return self.parts.task
+
+    @property
+    def inner(self) -> Task:
+        """The task under a loss or metrics of the user's."""
+        inner: Task = getattr(self.task, "inner", self.task)
+        return inner
+
+    @property
+    def kind(self) -> str:
+        """Kind of the targets, where the task predicts them; "" where it does something else with the data."""
+        names = {base.__name__ for base in type(self.inner).__mro__}
+        fits = {
+            "class": ("Classification",),
+            "number": ("Regression",),
+            "token": ("NextToken",),
+            "sequence": ("SequenceToSequence",),
+            "labels": ("MultiLabel",),
+            "series": ("Forecasting",),
+        }
+        kind = self.parts.dataset.card.target_kind
+        return kind if names & set(fits.get(kind, ())) else ""
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether the parameters follow the gradient of `task.loss`."""
+        return not self.task.players and type(self.inner).__name__ != "PerceptronRule"
+
+    @property
+    def rows(self) -> int:
+        """Examples in `batch`."""
+        return int(self.batch["mask"].shape[0])
+
+    @property
+    def variables(self) -> Variables:
+        """At step 0."""
+        return self.state.variables
+
+    @functools.cached_property
+    def moved(self) -> Variables:
+        """Variables after a few examples were learned, where no layer is zero any more; those at step 0 if that diverged."""
+        learned = self.learned
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(learned.variables)))
+        return learned.variables if finite else self.variables
+
+    def jit(self, function: Callable[..., Any], *static: int) -> Callable[..., Any]:
+        """A program that is compiled quickly."""
+        platform = self.parts.mesh.devices.flat[0].platform
+        return jax.jit(function, static_argnums=static, compiler_options=quick_compilation(platform))
+
+    @functools.cached_property
+    def answers(self) -> bool:
+        """Whether the task calls its model on a batch as `task.apply` does."""
+        if self.task.players:
+            return False
+        try:
+            shape = jax.eval_shape(lambda: self.inner.apply(self.variables, self.batch, None)[0])
+        except Exception:  # whatever a model raises for inputs that are not for it
+            return False
+        return len(shape.shape) > 0
+
+    @functools.cached_property
+    def _outputs(self) -> Callable[..., Any]:
+        """The program of `outputs`."""
+
+        def outputs(variables: Variables, batch: Batch, train: bool, key: Array) -> Any:
+            if not self.answers:
+                return self.task.outputs(variables, batch)
+            return self.inner.apply(variables, with_keys(batch, key), key if train else None)[0]
+
+        return self.jit(outputs, 2)
+
+    def outputs(self, variables: Variables, batch: Batch, *, train: bool = False, seed: int = 0) -> np.ndarray:
+        """What the model gives for a batch, `[B, ...]` float32 (in training only where the task `answers`)."""
+        return np.asarray(self._outputs(variables, batch, train, stream_key(seed, "model", 0)), np.float32)
+
+    def mean_loss(self, params: Any, model_state: Variables, batch: Batch, train: bool, key: Array) -> Mean:
+        """The loss of a batch with what the module sows, undivided; to be traced."""
+        batch = with_keys(batch, stream_key(0, "examples", 0))
+        return with_sown(*self.task.loss({"params": params, **model_state}, batch, key, train))[0]
+
+    @functools.cached_property
+    def _loss(self) -> Callable[..., Any]:
+        return self.jit(self.mean_loss, 3)
+
+    def loss(self, variables: Variables, batch: Batch, *, train: bool = False) -> tuple[float, float]:
+        """The loss of a batch as (sum, weight)."""
+        state = {name: value for name, value in variables.items() if name != "params"}
+        mean = self._loss(variables["params"], state, batch, train, stream_key(0, "model", 0))
+        return float(mean.sum), float(mean.weight)
+
+    @functools.cached_property
+    def _slope(self) -> Callable[..., Any]:
+        def value(params: Any, model_state: Variables, batch: Batch) -> Array:
+            mean = self.mean_loss(params, model_state, batch, True, stream_key(0, "model", 0))
+            return jnp.asarray(mean.sum / jnp.maximum(mean.weight, 1e-30))
+
+        return self.jit(jax.value_and_grad(value))
+
+    def slope(self, variables: Variables) -> tuple[float, Any]:
+        """The training loss of the batch and its gradient for the parameters."""
+        state = {name: value for name, value in variables.items() if name != "params"}
+        value, gradient = self._slope(variables["params"], state, self.batch)
+        return float(value), gradient
+
+    @functools.cached_property
+    def gradient(self) -> Any:
+        """At step 0."""
+        return self.slope(self.variables)[1]
+
+    @functools.cached_property
+    def later_gradient(self) -> Any:
+        """Of the variables in `moved`."""
+        return self.slope(self.moved)[1]
+
+    @functools.cached_property
+    def _chunk(self) -> Callable[..., Any]:
+        """Some steps of the run's own optimizer on the batch, at the highest rate of its schedule."""
+        experiment, recipe = self.parts.experiment, self.parts.recipe
+        rates = experiment.optimizer.rates(experiment.steps, experiment.steps)
+        peak = None if rates is None else int(np.argmax(rates))
+
+        def chunk(state: TrainState, batch: Batch, scale: Array, at: Array) -> tuple[TrainState, tuple[Array, Array]]:
+            def one(state: TrainState, turn: Array) -> tuple[TrainState, tuple[Array, Array]]:
+                # Every step has the number of the one with the highest rate; so that its random draws are new, another seed.
+                seed: Any = turn
+                optimizer = _scaled(recipe.optimizer, scale)
+                scaled = dataclasses.replace(recipe, optimizer=optimizer, precision=Precision(), seed=seed)
+                number = turn if peak is None else jnp.full_like(state.step, peak)
+                new, metrics = self.task.make_step(scaled)(dataclasses.replace(state, step=number), batch)
+                mean = metrics.get("loss", next(iter(metrics.values())))
+                return new, (mean.sum / jnp.maximum(mean.weight, 1e-30), _change(state.params, new.params))
+
+            return jax.lax.scan(one, state, at + jnp.arange(CHUNK, dtype=jnp.int32))
+
+        return self.jit(chunk)
+
+    def learn(self, scale: float = 1.0, *, steps: int = LONGEST, seconds: float | None = None) -> Learning:
+        """Learn the batch until its loss is near 0, or `steps` are done, or the time is up.
+
+        Args:
+            scale: what every update of the run's optimizer is multiplied by.
+            steps: the most.
+            seconds: the most, not counting compilation.
+        """
+        state, losses, seconds = self.state, np.zeros(0), self.seconds if seconds is None else seconds
+        began, spent, update = 0.0, False, 0.0
+        while len(losses) < steps and not spent:
+            state, (more, changes) = self._chunk(state, self.batch, np.float32(scale), np.int32(len(losses)))
+            update = update or float(changes[0])
+            losses = np.concatenate([losses, np.asarray(more, np.float64)])
+            began = began or time.perf_counter()  # the first one is compiled
+            spent = time.perf_counter() - began > seconds
+            last = losses[-5:].mean()
+            if not np.isfinite(last) or abs(last - self.floor) < 0.01 * abs(losses[0] - self.floor):
+                break
+        return Learning(losses, state.variables, scale, spent and len(losses) < steps, update)
+
+    @functools.cached_property
+    def learned(self) -> Learning:
+        """The batch learned at the run's own rate."""
+        return self.learn()
+
+    @property
+    def floor(self) -> float:
+        """The smallest training loss there can be: above 0 with label smoothing."""
+        smooth = float(getattr(self.inner, "label_smoothing", 0.0))
+        count = len(self.parts.dataset.card.class_names)
+        if not smooth or count < 2:
+            return 0.0
+        rest = smooth / count
+        top = 1 - smooth + rest
+        return float(-top * np.log(top) - (count - 1) * rest * np.log(rest))
+
+    @functools.cached_property
+    def layers(self) -> dict[str, nn.Module]:
+        """The modules of the model by path, in the order of their first call; {} where it is no Linen module."""
+        found: dict[str, nn.Module] = {}
+
+        def note_module(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name == "__call__":
+                found.setdefault("/".join(context.module.path), context.module)
+            return next_call(*args, **kwargs)
+
+        if self.answers:
+            with nn.intercept_methods(note_module):
+                jax.eval_shape(lambda key: self.inner.apply(self.variables, self.batch, key)[0], jax.random.key(0))
+        return found
+
+    def sample(self, split: str) -> dict[str, np.ndarray]:
+        """Raw rows of a split, at most `SAMPLE`, evenly spaced in its order."""
+        arrays = getattr(self.parts.dataset, split)
+        count = len(arrays["targets"])
+        rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int))
+        return gather(arrays, rows)
+
+    @functools.cached_property
+    def prepared(self) -> dict[str, dict[str, Any]]:
+        """The rows of `sample` of training and test as the model takes them, on the host."""
+        found = {}
+        for split in ("train", "test"):
+            arrays = self.sample(split)
+            batch = prepare(self.parts, arrays, np.arange(len(arrays["targets"])))
+            found[split] = jax.tree.map(np.asarray, batch)
+        return found
+
+
+def prepare(parts: Parts, arrays: dict[str, np.ndarray], rows: np.ndarray) -> Batch:
+    """Raw examples as a batch for the task, each of weight 1, not augmented."""
+    transform = Transform(parts.dataset.preparation, parts.task.encode_targets)
+    ones = np.ones(len(rows), np.float32)
+    sent = {**transform.on_host(arrays), "mask": ones, "index": rows.astype(np.int32)}
+    batch = transform.on_device(jax.tree.map(jnp.asarray, sent), jnp.zeros((), jnp.int32))
+    return {**batch, "mask": jnp.asarray(ones)}
+
+
+def _change(before: Any, after: Any) -> Array:
+    """The relative change of the middle one of the leaves with several dims that are not zero."""
+    pairs = [pair for pair in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True) if pair[0].ndim > 1]
+    if not pairs:
+        return jnp.zeros(())
+    sizes = jnp.stack([jnp.linalg.norm(a.ravel()) for a, _ in pairs])
+    moved = jnp.stack([jnp.linalg.norm((b - a).ravel()) for a, b in pairs])
+    return jnp.nan_to_num(jnp.nanmedian(jnp.where(sizes > 0, moved / sizes, jnp.nan)))
+
+
+def _scaled(optimizer: optax.GradientTransformation, scale: Array) -> optax.GradientTransformation:
+    """The optimizer with every update multiplied; its state is the same."""
+    inner = optax.with_extra_args_support(optimizer)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates, state = inner.update(updates, state, params, **extra)
+        return jax.tree.map(lambda u: (u * scale).astype(u.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
