@@ -1,178 +1,56 @@
-"""What `benchmarks.techniques` measures, as data: three recipes, and techniques that each change one thing of a recipe.
+"""What `benchmarks.techniques` measures, as data: techniques that each change one thing of a recipe of `techniques_recipes`.
 
 To add a technique, add one line to its group below. Its change is a function from an experiment to an experiment; the helpers
-at the top make the usual ones. `recipes` says where it applies, and `against` names the technique that it is compared with,
+there make the usual ones. `recipes` says where it applies, and `against` names the technique that it is compared with,
 where that is not the recipe as it is.
 """
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
-
-from jaxnets.config.experiment import Experiment
-from jaxnets.data import Augment, California, Dataset, FashionMNIST, Text
-from jaxnets.models import CNN, MLP, LanguageModel
-from jaxnets.optim import EMA, SGD, Adam, AdamW, Constant, Named, Optimizer, WarmupLinear
-from jaxnets.steps.precision import Precision
-from jaxnets.tasks import Classification, NextToken, Regression
-
-Change = Callable[[Experiment], Experiment]
-BASELINE = "baseline"
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A fixed configuration, and the number by which a run of it is judged."""
-
-    name: str
-    """Its name on the command line and in the results."""
-    what: str
-    """Data and model, in words."""
-    experiment: Experiment
-    """The baseline; the seed is set for each run."""
-    metric: str
-    """The metric of the test split."""
-    better: Literal["higher", "lower"]
-    """Which values of the metric are good."""
-    unit: str
-    """The unit in tables, in words."""
-    scale: float = 1.0
-    """What the metric is multiplied by to be in that unit."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Technique:
-    """One change of a recipe."""
-
-    name: str
-    """Its name in the table, on the command line and in the results."""
-    change: Change
-    """From a recipe's experiment to the one with the technique."""
-    recipes: tuple[str, ...] = ("images", "text", "table")
-    """Names of the recipes to which it applies."""
-    against: str = BASELINE
-    """Name of the technique that it is compared with."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FashionSubset(FashionMNIST):
-    """The first images of Fashion-MNIST, with the whole test split."""
-
-    examples: int = 5000
-    """Training images."""
-
-    def open(self) -> Dataset:
-        """As of `FashionMNIST`, with fewer training images."""
-        dataset = super().open()
-        return dataclasses.replace(dataset, train={k: array[: self.examples] for k, array in dataset.train.items()})
-
-
-RECIPES = (
-    Recipe(
-        name="images",
-        what="5,000 images of Fashion-MNIST, a CNN with 106,000 parameters, 8 epochs with batches of 64",
-        experiment=Experiment(
-            task=Classification(model=CNN(features=(16, 32), dense=(64,))),
-            data=FashionSubset(),
-            optimizer=AdamW(learning_rate=3e-3),
-            steps=624,
-            batch_size=64,
-        ),
-        metric="accuracy",
-        better="higher",
-        unit="points of accuracy",
-        scale=100.0,
-    ),
-    Recipe(
-        name="text",
-        what="characters of Shakespeare, a transformer with 104,000 parameters, 700 batches of 8 windows of 64",
-        experiment=Experiment(
-            task=NextToken(model=LanguageModel(layers=2, heads=2, width=64, length=64, positions="rotary")),
-            data=Text(length=64),
-            optimizer=AdamW(learning_rate=5e-3),
-            steps=700,
-            batch_size=8,
-        ),
-        metric="loss",
-        better="lower",
-        unit="nats a character",
-    ),
-    Recipe(
-        name="table",
-        what="California housing, an MLP with 70,000 parameters, 30 epochs with batches of 128",
-        experiment=Experiment(
-            task=Regression(model=MLP(widths=(256, 256))),
-            data=California(),
-            optimizer=AdamW(learning_rate=2e-3),
-            steps=3870,
-            batch_size=128,
-        ),
-        metric="rmse",
-        better="lower",
-        unit="$1,000 of RMSE",
-        scale=1e-3,
-    ),
+from benchmarks.techniques_recipes import (
+    BASELINE,
+    IMAGES,
+    RECIPES,
+    TABLE,
+    TEXT,
+    VECTORS,
+    Recipe,
+    Technique,
+    around,
+    augment,
+    batch,
+    both,
+    dropout,
+    instead,
+    learning_rate,
+    longer,
+    model,
+    normed,
+    optimizer,
+    run,
+    task,
+    unchanged,
 )
-
-
-def unchanged(experiment: Experiment) -> Experiment:
-    """The recipe as it is."""
-    return experiment
-
-
-def run(**fields: Any) -> Change:
-    """Other fields of the experiment."""
-    return lambda experiment: dataclasses.replace(experiment, **fields)
-
-
-def task(**fields: Any) -> Change:
-    """Other fields of the task."""
-    return lambda one: dataclasses.replace(one, task=dataclasses.replace(one.task, **fields))
-
-
-def model(**fields: Any) -> Change:
-    """Other fields of the model."""
-    return lambda one: task(model=dataclasses.replace(one.task.model, **fields))(one)
-
-
-def optimizer(**fields: Any) -> Change:
-    """Other fields of the recipe's optimizer."""
-    return lambda one: dataclasses.replace(one, optimizer=dataclasses.replace(one.optimizer, **fields))
-
-
-def instead(other: Optimizer) -> Change:
-    """Another optimizer, at its own learning rate."""
-    return run(optimizer=other)
-
-
-def learning_rate(factor: float) -> Change:
-    """A multiple of the recipe's learning rate."""
-    return lambda one: optimizer(learning_rate=factor * one.optimizer.learning_rate)(one)
-
-
-def augment(**fields: Any) -> Change:
-    """Random changes to the training examples."""
-    return lambda one: dataclasses.replace(one, data=dataclasses.replace(one.data, augment=Augment(**fields)))
-
-
-def batch(factor: float) -> Change:
-    """Larger or smaller batches, for as many examples in all."""
-    return lambda one: dataclasses.replace(
-        one, batch_size=round(factor * one.batch_size), steps=round(one.steps / factor)
-    )
-
-
-def longer(factor: float) -> Change:
-    """More or fewer steps, with a schedule of that length."""
-    return lambda one: dataclasses.replace(one, steps=round(factor * one.steps))
-
-
-def both(first: Change, second: Change) -> Change:
-    """One change after the other."""
-    return lambda experiment: second(first(experiment))
-
-
-IMAGES, TEXT, TABLE = ("images",), ("text",), ("table",)
+from jaxnets.models.layered import Layers
+from jaxnets.ops.initialisers import Initialiser
+from jaxnets.optim import (
+    EMA,
+    SAM,
+    SGD,
+    SWA,
+    WSD,
+    Adam,
+    Constant,
+    Gradient,
+    InverseSquareRoot,
+    Lookahead,
+    Named,
+    OneCycle,
+    Penalty,
+    Restarts,
+    ScheduleFree,
+    WarmupLinear,
+)  # fmt: skip
+from jaxnets.steps.precision import Precision
+from jaxnets.training.ramp import Ramp
 
 # Not techniques: how far the result moves by what anyone can do, to compare the others with.
 YARDSTICKS = (
@@ -197,6 +75,14 @@ OPTIMIZERS = (
     Technique("Adafactor", instead(Named("adafactor"))),
     Technique("Muon", instead(Named("muon"))),
     Technique("LAMB", instead(Named("lamb"))),
+    Technique("schedule: warm-up, stable, decay", optimizer(schedule=WSD())),
+    Technique("schedule: one cycle", optimizer(schedule=OneCycle())),
+    Technique("schedule: restarts", optimizer(schedule=Restarts())),
+    Technique("schedule: inverse square root", optimizer(schedule=InverseSquareRoot())),
+    Technique("SAM", around(SAM)),
+    Technique("SAM, each 5th step", around(SAM, every=5)),
+    Technique("lookahead", around(Lookahead)),
+    Technique("schedule-free", around(ScheduleFree, schedule=WSD(decay=0.0))),
 )
 
 GRADIENTS = (
@@ -205,6 +91,13 @@ GRADIENTS = (
     Technique("weight decay 1", optimizer(weight_decay=1.0)),
     Technique("clip norm 1", optimizer(clip_norm=1.0)),
     Technique("clip norm 0.1", optimizer(clip_norm=0.1)),
+    Technique("clip value 0.01", run(gradient=Gradient(clip_value=0.01))),
+    Technique("adaptive clipping 0.01", run(gradient=Gradient(clip_adaptive=0.01))),
+    Technique("centralised gradients", run(gradient=Gradient(centralize=True))),
+    Technique("gradient noise 1e-4", run(gradient=Gradient(noise=1e-4))),
+    Technique("L1 1e-4", run(penalty=Penalty(l1=1e-4))),
+    Technique("L2 1e-4", run(penalty=Penalty(l2=1e-4))),
+    Technique("weight noise 0.01", run(penalty=Penalty(weight_noise=0.01))),
 )
 
 AVERAGES = (
@@ -214,12 +107,24 @@ AVERAGES = (
         both(optimizer(schedule=Constant()), run(average=EMA(decay=0.99))),
         against="schedule: constant",
     ),
+    Technique("SWA, last half", run(average=SWA(start=0.5))),
+    Technique(
+        "constant rate, SWA of the last half",
+        both(optimizer(schedule=Constant()), run(average=SWA(start=0.5))),
+        against="schedule: constant",
+    ),
 )
 
 BATCHES = (
     Technique("batch x 2", batch(2)),
     Technique("batch / 2", batch(0.5)),
     Technique("4 micro-batches", run(micro_batches=4)),
+    Technique(
+        "ramp of batch sizes to the half",
+        lambda one: run(ramp=Ramp(batch_size=(one.batch_size // 4, one.batch_size // 2)))(one),
+    ),
+    Technique("ramp of lengths to the half", run(ramp=Ramp(length=(16, 32))), TEXT),
+    Technique("selective backpropagation 1/2", run(selective=0.5)),
 )
 
 AUGMENTATION = (
@@ -228,6 +133,16 @@ AUGMENTATION = (
     Technique("flip and shift 1", augment(flip=True, shift=1), IMAGES),
     Technique("cutout 8", augment(cutout=8), IMAGES),
     Technique("input noise 0.1", augment(noise=0.1), IMAGES),
+    Technique("random erasing 1/4", augment(erase=0.25), IMAGES),
+    Technique("random resized crop", augment(crop=0.7), IMAGES),
+    Technique("rotation 10", augment(rotate=10.0), IMAGES),
+    Technique("ColOut 0.15", augment(colout=0.15), IMAGES),
+    Technique("brightness and contrast", augment(brightness=0.3, contrast=0.3), IMAGES),
+    Technique("TrivialAugment", augment(policy="trivial"), IMAGES),
+    Technique("RandAugment", augment(policy="randaugment"), IMAGES),
+    Technique("AugMix", augment(policy="augmix"), IMAGES),
+    Technique("mixup 0.2", augment(mixup=0.2), IMAGES),
+    Technique("CutMix 1", augment(cutmix=1.0), IMAGES),
 )
 
 LAYERS = (
@@ -250,6 +165,31 @@ LAYERS = (
     Technique("SwiGLU, as large", model(mlp="swiglu", mlp_dim=171), TEXT),
     Technique("no biases", model(biases="none"), TEXT),
     Technique("untied embedding", model(embedding="untied"), TEXT),
+    Technique("GELU", model(activation="gelu"), IMAGES),
+    Technique("Mish", model(activation="mish"), IMAGES),
+    Technique("squared ReLU", model(mlp="squared_relu"), TEXT),
+    Technique("He", run(initialiser=Initialiser("he")), VECTORS),
+    Technique("Glorot", run(initialiser=Initialiser("glorot")), VECTORS),
+    Technique("orthogonal", run(initialiser=Initialiser("orthogonal"))),
+    Technique("last layer at 0", run(initialiser=Initialiser("lecun_normal", last_gain=0.0)), VECTORS),
+    Technique("DropConnect 0.1", run(layers=Layers(drop_connect=0.1)), VECTORS),
+    Technique(
+        "whole channels dropped",
+        both(model(dropout=0.1), run(layers=Layers(dropout="channels"))),
+        IMAGES,
+        "dropout 0.1",
+    ),
+    Technique("gyro dropout", dropout("gyro"), against="dropout 0.1"),
+    Technique("ghost batch norm 16", normed(ghost=16), IMAGES, "batch norm"),
+    Technique(
+        "weight standardisation",
+        both(model(batch_norm=True), run(layers=Layers(kernels="standardized"))),
+        IMAGES,
+        "batch norm",
+    ),
+    Technique("squeeze-and-excitation 4", run(layers=Layers(squeeze=4)), IMAGES),
+    Technique("factors of rank 16", run(layers=Layers(rank=16))),
+    Technique("lazy: outputs x 10", run(layers=Layers(output_scale=10.0)), VECTORS),
 )
 
 REGIMES = (

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.techniques_list import BASELINE, GROUPS, RECIPES, Recipe, Technique, pairs
+from benchmarks.techniques_list import GROUPS, pairs
+from benchmarks.techniques_recipes import BASELINE, RECIPES, Recipe, Technique
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURE = DOCS / "techniques.md", DOCS / "images" / "techniques.png"

@@ -196,7 +196,7 @@ def test_one_step_is_enough_for_a_run(tiny):
 
 def test_runs_that_are_not_finite_or_not_possible_are_told(tiny, capsys):
     harness, _, recipe, known = tiny
-    from benchmarks.techniques_list import Technique, model, optimizer
+    from benchmarks.techniques_recipes import Technique, model, optimizer
 
     wild = (recipe, Technique("wild", optimizer(learning_rate=1e30), ("tiny",)))
     wrong = (recipe, Technique("wrong", model(inputs=3), ("tiny",)))
