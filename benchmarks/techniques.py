@@ -5,9 +5,9 @@
     python -m benchmarks.techniques --workers 2                      # two processes, each on a core of its own
     python -m benchmarks.techniques --write-docs                     # runs nothing: table and picture from the results
 
-`techniques_recipes.py` has the recipes, `techniques_list.py` the techniques. Each run is one technique with one seed, trained by
-the library's own `train` and measured at its end; it adds a line to `results/techniques.jsonl`. A run whose line is there is not
-run again, unless its experiment has changed since. `techniques_report.py` compares runs of the same seed.
+`techniques_recipes.py` has the recipes, `techniques_list.py` the techniques. Each run is one technique with one seed, trained
+by the library's own `train` and measured at its end; it adds a line to `results/techniques.jsonl`. A run whose line is there
+is not run again, unless its experiment has changed since. `techniques_report.py` compares runs of the same seed.
 
 Between the pieces of a run a few steps of the recipe's baseline are run and timed, so that other load on the machine affects
 both alike. The ratio of the two processor times is the cost. Every process stays on one core.
