@@ -34,6 +34,18 @@ def test_the_blocks_of_your_own_run():
 
 
 @pytest.mark.slow
+def test_the_blocks_of_the_techniques_run():
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "techniques.md").read_text(), flags=re.S):
+        few = block.replace('"epochs": 10', '"steps": 2, "progress": "none"').replace(
+            "epochs=10", "steps=2, progress='none'"
+        )
+        exec(few, names)
+    assert names["vectors"].shape == (359, 64)
+    assert names["mixed"].evaluate().keys() == names["runs"][0].evaluate().keys()
+
+
+@pytest.mark.slow
 def test_the_blocks_about_living_with_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
