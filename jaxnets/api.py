@@ -150,8 +150,8 @@ def check(
         examples: training examples that the model sees, at least 4.
         seconds: the most that learning these by heart may take, without compilation.
         progress: "none" prints nothing; else a line names the check that is being made.
-        **arguments: the other arguments of `fit`: optimizer, loss, batch_size, ...; those that say where a run is kept and
-            who is told of it have no effect.
+        **arguments: the other arguments of `fit`: optimizer, loss, batch_size, ...; those for directories, hooks and
+            loggers have no effect.
 
     Raises:
         JaxnetsError: arguments that `fit` refuses as well.

@@ -17,7 +17,7 @@ class RunOptions:
     overwrite: bool = False
     """Replace a run that is there already, instead of continuing it."""
     extend: int = 0
-    """Train this many steps more than the configuration has, in its run directory; what changes in the schedule is said."""
+    """Train this many steps more than the configuration has, in its run directory; the changes of the schedule are printed."""
     epochs: float = 0.0
     """Train for so many passes over the training data, instead of --steps."""
     check: bool = False

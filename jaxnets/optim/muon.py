@@ -17,7 +17,7 @@ from jaxnets.optim.schedules import Schedule, WarmupCosine
 class Muon(Optimizer):
     """Muon for the weights with two dims, AdamW for the rest: biases, scales, convolutions, stacked layers.
 
-    What is a weight is said by its name (`jaxnets.ops.roles`). Embeddings and output layers go to AdamW as well, as Muon's
+    Weights are recognised by their names (`jaxnets.ops.roles`). Embeddings and output layers go to AdamW as well, as Muon's
     authors recommend. An update is scaled by `sqrt(max(1, outputs / inputs))`. As in Optax, AdamW has Nesterov momentum here.
     """
 

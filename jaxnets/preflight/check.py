@@ -48,7 +48,7 @@ def check_experiment(
         skip: names of checks to leave out, for what a model does by design.
         examples: training examples that the model sees; fewer where they are large.
         seconds: the most that learning these by heart may take, without compilation.
-        say: is told the title of each check before it is made.
+        say: takes the title of each check before the check is made.
         title: name for the report; by default the model and the data.
 
     Raises:
@@ -88,7 +88,7 @@ def _chosen(only: Sequence[str], skip: Sequence[str]) -> tuple[Check, ...]:
 
 
 def _made(check: Check, subject: Subject, say: Callable[[str], None]) -> Finding:
-    """One check; what goes wrong in it is no fault of the run, and is said."""
+    """One check; an error in the check itself is reported, and says nothing against the run."""
     say(check.title)
     began = time.perf_counter()
     try:

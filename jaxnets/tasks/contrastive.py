@@ -28,7 +28,7 @@ def nt_xent(pairs: Array, mask: Array, *, temperature: float = 0.5) -> Array:
 
     Args:
         pairs: two vectors for each example, `[B, 2, P]`; they are divided by their norms.
-        mask: `[B]`; rows with 0 are nobody's negatives, and their own value is of no use.
+        mask: `[B]`; rows with 0 are negatives for no other row, and their own value means nothing.
         temperature: divides the cosines, above 0.
 
     Returns:
@@ -117,7 +117,7 @@ class TwoViews(Embedding):
 class SimCLR(TwoViews):
     """Tell the other view of an example from all views of the other examples in the batch; see `nt_xent`.
 
-    Micro-batches are told apart each within itself, so they change the loss: take a larger batch instead.
+    Each micro-batch compares its own examples only, so micro-batches change the loss: take a larger batch instead.
     """
 
     temperature: float = 0.5
