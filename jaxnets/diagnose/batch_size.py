@@ -20,7 +20,7 @@ class LargestBatch:
     limit: int
     """Bytes that there are."""
     bounded: bool
-    """Whether memory ends it: a batch a little larger was measured and does not fit. Otherwise the search ended at its limit."""
+    """Whether memory ends it: a batch a little larger was measured and does not fit. Otherwise it ended at its limit."""
 
     @property
     def line(self) -> tuple[float, float]:
