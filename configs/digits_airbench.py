@@ -1,0 +1,48 @@
+"""The recipe of `cifar10_airbench` (Jordan 2024) in small: handwritten digits, 8x8, with two blocks.
+
+    jaxnets train digits_airbench
+
+Bundled data. Test accuracy at least 0.98, in under a minute on two CPU cores. All methods of the recipe but flips and mirrored
+test images, because mirrored digits are others; the rate is a quarter of the original's.
+"""
+
+from jaxnets.config import Expected, Experiment
+from jaxnets.data import Augment, Digits
+from jaxnets.models import AirBench
+from jaxnets.optim import SGD, ByPath, Lookahead, OneCycle, Until
+from jaxnets.tasks import Classification
+
+EXPECTED = Expected(metric="accuracy", at_least=0.98, minutes=1)
+PARAMETERS = 0
+
+
+def config() -> Experiment:
+    """The experiment; any field can be overridden by a flag."""
+    rate, decay = 0.375, 0.002
+    return Experiment(
+        task=Classification(model=AirBench(widths=(32, 64), views="one"), label_smoothing=0.2),
+        data=Digits(augment=Augment(shift=1, padding="reflect")),
+        optimizer=Lookahead(
+            ByPath((
+                ("whitening/bias", Until(sgd(rate, decay), "3ep")),
+                (".*/norm_./bias", sgd(64 * rate, decay)),
+                (".*", sgd(rate, decay)),
+            )),
+            every=5,
+            share=1.0,
+            last_share=1 - 0.95**5,
+        ),
+        steps=440,
+        batch_size=64,
+        log_every=22,
+        eval_every=110,
+        save_every=220,
+    )  # fmt: skip
+
+
+def sgd(rate: float, decay: float) -> SGD:
+    """Nesterov's momentum with a decay of all parameters that does not depend on the rate: each step takes `decay` of them."""
+    return SGD(
+        learning_rate=rate, momentum=0.85, nesterov=True, weight_decay=decay / rate, weight_decay_on=("*",),
+        schedule=OneCycle(warmup=0.23, start=0.2, final=0.07, shape="linear"),
+    )  # fmt: skip
