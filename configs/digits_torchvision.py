@@ -24,7 +24,7 @@ def config() -> Experiment:
         data=Digits(augment=Augment(crop=0.5, policy="trivial", erase=0.1, mixup=0.2, cutmix=1.0)),
         optimizer=SGD(learning_rate=0.1, weight_decay=2e-5, schedule=WarmupCosine(warmup=0.05)),
         average=EMA(decay=0.98),
-        ramp=Ramp(resolution=(6,), until=1.0),
+        ramp=Ramp(resolution=(7,), until=1.0),
         steps=1100,
         batch_size=64,
         log_every=50,
