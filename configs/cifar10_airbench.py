@@ -2,8 +2,8 @@
 
     jaxnets train cifar10_airbench
 
-Data through JAXNETS_DATA, else downloaded once (170 MB). The goal is a test accuracy of at least 0.94 (the paper: 0.9401 as the
-mean of many runs); not run yet. The methods, each a flag: whitening of patches by the first training batch
+Data through JAXNETS_DATA, else downloaded once (170 MB). The goal is a test accuracy of at least 0.94, which the paper reports
+as the mean of many runs; not run yet. The methods, each a flag: whitening of patches by the first training batch
 (--task.model.patch), mirrored test images (--task.model.views one leaves them out), label smoothing
 (--task.label-smoothing), alternating flips (--data.augment.flip-order random), translation by 2 pixels
 (--data.augment.shift), a lookahead whose share falls from 1 to .23 (--optimizer.share, --optimizer.last-share,

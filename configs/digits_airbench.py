@@ -13,7 +13,7 @@ from jaxnets.optim import SGD, ByPath, Lookahead, OneCycle, Until
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.98, minutes=1)
-PARAMETERS = 0
+PARAMETERS = 67_656
 
 
 def config() -> Experiment:

@@ -13,7 +13,7 @@ from jaxnets.optim import EMA, SGD, WarmupLinear
 from jaxnets.tasks import Classification
 
 EXPECTED = Expected(metric="accuracy", at_least=0.98, minutes=1)
-PARAMETERS = 0
+PARAMETERS = 412_656
 
 
 def config() -> Experiment:

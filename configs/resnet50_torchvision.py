@@ -11,10 +11,9 @@ ImageNet, with images resized to 232 pixels before a central crop of 224. The me
 weights (--average.decay) and training at 176 pixels with evaluation at 224 (FixRes, Touvron et al. 2019:
 --ramp.resolution 176 --ramp.until 1).
 
-Other than the original: augmented images are made at 224 pixels and then resized to 176. Test images are resized to 224 without
-a central crop. Repeated augmentation (four differently augmented copies of an image in a batch) is not there: torchvision
-gives it a part of the gain, so expect a little less. Each example is mixed by mixup or by CutMix, where torchvision draws one
-of the two for a batch.
+Other than the original: augmented images are made at 224 pixels and then resized to 176. Test images are resized to 224
+without a central crop. Repeated augmentation (four differently augmented copies of an image in a batch) is not there, so
+expect a little less. Each example is mixed by mixup or by CutMix, where torchvision draws one of the two for a batch.
 """
 
 from jaxnets.config import Experiment

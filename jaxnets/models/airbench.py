@@ -5,7 +5,7 @@ arXiv:2404.00498, its network for 94 %. The first convolution is not learned: it
 Shapes: `B` batch, `H` height, `W` width, `C` channels.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -142,7 +142,7 @@ class AirBlock(nn.Module):
         return x
 
 
-def near_identity(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.dtype("float32")) -> Array:
+def near_identity(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """A kernel `[height, width, inputs, outputs]` whose first outputs are the inputs; the other filters are random."""
     height, width, inputs, outputs = shape
     same = min(inputs, outputs)

@@ -68,8 +68,8 @@ class Lookahead(Wrapper):
     share: float = 0.5
     """How far the slow weights go, in (0, 1] (alpha)."""
     last_share: float | None = None
-    """The share at the end of the run, in (0, 1]; after a part x of the run it is `share + (last_share - share) x ** 3` (Jordan
-    2024, arXiv:2404.00498, from 1 to `1 - .95 ** 5`). None: it stays."""
+    """The share at the end of the run, in (0, 1]; after a part x of the run it is `share + (last_share - share) x ** 3`
+    (Jordan 2024, arXiv:2404.00498, from 1 to `1 - .95 ** 5`). None: it stays."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,9 +107,7 @@ class Lookahead(Wrapper):
             share = self.share + (last - self.share) * (count / total_steps) ** 3
             due = count % self.every == 0
             fast = optax.apply_updates(params, moves)
-            slow = jax.tree.map(
-                lambda s, f: jnp.where(due, s + share.astype(s.dtype) * (f - s), s), state.slow, fast
-            )
+            slow = jax.tree.map(lambda s, f: jnp.where(due, s + share.astype(s.dtype) * (f - s), s), state.slow, fast)
             moves = jax.tree.map(lambda m, s, p: jnp.where(due, s - p, m), moves, slow, params)
             return moves, LookaheadScheduleState(count, new, slow)
 

@@ -125,9 +125,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     order: Order = Padded(shuffled, rows) if rows != experiment.batch_size else shuffled
     checks.check_epochs(experiment, dataset)
     preparation = dataset.preparation
-    transform = Transform(
-        preparation, task.encode_targets, dataset.augment, experiment.seed, shuffled.steps_per_epoch
-    )
+    transform = Transform(preparation, task.encode_targets, dataset.augment, experiment.seed, shuffled.steps_per_epoch)
     batch = batch_spec(dataset, rows, transform)
     checks.check_pipeline(task.model, mesh)
     with jax.set_mesh(mesh):

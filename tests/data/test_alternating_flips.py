@@ -32,7 +32,12 @@ def flips(order, *, placement="device", **fields):
     x = np.broadcast_to(np.arange(4, dtype=np.float32)[None, None, :, None], (24, 4, 4, 1)).copy()
     augment = Augment(flip=True, flip_order=order)
     experiment = Experiment(
-        task=Classification(model=MLP(widths=(4,))), data=InMemory(), steps=18, batch_size=10, placement=placement, **fields
+        task=Classification(model=MLP(widths=(4,))),
+        data=InMemory(),
+        steps=18,
+        batch_size=10,
+        placement=placement,
+        **fields,
     )
     return experiment, from_arrays(x, np.arange(24) % 2, test=(x, np.arange(24) % 2), augment=augment)
 
@@ -71,7 +76,9 @@ def test_without_epochs_flips_are_random_and_a_ramp_of_batches_is_refused(one_de
     made = alternating(images, key, turned=sides)
     np.testing.assert_array_equal(made[:, 0, 0, 0] > made[:, 0, -1, 0], sides)
     experiment, data = flips("alternating", ramp=Ramp(batch_size=(4,)))
-    with pytest.raises(UsageError, match=r"flip_order 'alternating' needs epochs of equally many steps, and ramp.batch_size"):
+    with pytest.raises(
+        UsageError, match=r"flip_order 'alternating' needs epochs of equally many steps, and ramp.batch_size"
+    ):
         assemble(experiment, data, mesh=one_device)
     with pytest.raises(ValueError, match="flip_order"):
         Augment(flip_order="sometimes")

@@ -77,7 +77,9 @@ def test_it_has_the_parameters_of_the_published_network():
 
 def test_the_whitening_makes_patches_uncorrelated():
     """Against numpy: second moments of all patches, and a convolution whose outputs have the identity as theirs."""
-    x = np.cumsum(np.random.default_rng(0).normal(size=(40, 9, 8, 2)), axis=2).astype(np.float32)  # pixels in a row alike
+    x = np.cumsum(np.random.default_rng(0).normal(size=(40, 9, 8, 2)), axis=2).astype(
+        np.float32
+    )  # pixels in a row alike
     kernel = np.asarray(whitening_kernel(jnp.asarray(x), eps=0.0))
     assert kernel.shape == (2, 2, 2, 16)
     np.testing.assert_array_equal(kernel[..., 8:], -kernel[..., :8])

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.typecheck import check_choices
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import colour, geometry, policies
-from jaxnets.core.typecheck import check_choices
 from jaxnets.data.augment.base import (
     TURNED,
     Augmentation,
@@ -58,8 +58,8 @@ class Augment(Augmentation):
     rotate: float = 0.0
     """Rotate by up to this many degrees in either direction, with linear interpolation."""
     flip_order: Literal["random", "alternating"] = "random"
-    """When `flip` flips: at random, or by a coin for each image in the first epoch and then in every second epoch, so that each
-    pair of epochs shows both sides (Jordan 2024). Only training batches have epochs; elsewhere (views of a task) it is random."""
+    """When `flip` flips. random: at each step anew. alternating: by a coin for each image in the first epoch, then each image
+    shows its other side in every second epoch (Jordan 2024). Views of a task have no epochs, so their flips are random."""
     flip_up_down: bool = False
     """Flip upside down with probability 1/2."""
     colout: float = 0.0
