@@ -3,17 +3,11 @@
     jaxnets estimate resnet50_torchvision --on h100:8
     jaxnets train resnet50_torchvision --data.path imagenet
 
-600 epochs with SGD; not run yet: it is meant for a host of GPUs. With it torchvision reports an accuracy of .80858 on
-ImageNet, with images resized to 232 pixels before a central crop of 224. The methods, each a flag: linear warm-up and cosine
-(--optimizer.schedule.warmup), decay without norms and biases (--optimizer.weight-decay), label smoothing
-(--task.label-smoothing), mixup and CutMix (--data.augment.mixup, --data.augment.cutmix), TrivialAugment
-(--data.augment.policy), random resized crops (--data.augment.crop), random erasing (--data.augment.erase), an average of the
-weights (--average.decay) and training at 176 pixels with evaluation at 224 (FixRes, Touvron et al. 2019:
---ramp.resolution 176 --ramp.until 1).
-
-Other than the original: augmented images are made at 224 pixels and then resized to 176. Test images are resized to 224
-without a central crop. Repeated augmentation (four differently augmented copies of an image in a batch) is not there, so
-expect a little less. Each example is mixed by mixup or by CutMix, where torchvision draws one of the two for a batch.
+600 epochs with SGD, trained at 176 pixels and evaluated at 224 (FixRes, Touvron et al. 2019). Not run yet: it is meant for a
+host of GPUs; torchvision reports an accuracy of .80858. The flag of each method is in docs/techniques.md, section "Recipes".
+Other than the original: images are augmented at 224 pixels and then resized to 176; test images are resized to 224 and not
+cropped; mixup or CutMix is drawn for each example, not for a batch; the bias of the last layer does not decay; repeated
+augmentation is not there.
 """
 
 from jaxnets.config import Experiment
@@ -29,15 +23,12 @@ PARAMETERS = 25_557_032
 
 def config() -> Experiment:
     """The experiment; any field can be overridden by a flag."""
+    augment = Augment(crop=0.08, flip=True, policy="trivial", erase=0.1, mixup=0.2, cutmix=1.0)
     return Experiment(
         task=Classification(model=ResNet(depth=50), label_smoothing=0.1),
-        data=ImageFolder(
-            "imagenet",
-            augment=Augment(crop=0.08, flip=True, policy="trivial", erase=0.1, mixup=0.2, cutmix=1.0),
-            threads=16,
-        ),
+        data=ImageFolder("imagenet", augment=augment, threads=16),
         optimizer=SGD(learning_rate=0.5, weight_decay=2e-5, schedule=WarmupCosine(warmup=5 / 600)),
-        # torchvision averages every 32 steps with a decay of .99998 that it adapts to the batch: .99997 for each step.
+        # torchvision averages every 32 steps, with a decay of .99998 that it adapts to the batch: .99997 for each step.
         average=EMA(decay=0.99997),
         ramp=Ramp(resolution=(176,), until=1.0),
         precision=Precision("bfloat16"),
