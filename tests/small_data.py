@@ -25,8 +25,10 @@ from jaxnets.ops.tokens import SPECIAL
 SHAPES = {
     "digits_cnn": (8, 8, 1),
     "digits_simclr": (8, 8, 1),
+    **dict.fromkeys(("digits_resnet9", "digits_airbench", "digits_torchvision"), (8, 8, 1)),
     "cifar10_resnet": (32, 32, 3),
     "cifar10_resnet9": (32, 32, 3),
+    "cifar10_airbench": (32, 32, 3),
     "cifar10_coatnet": (32, 32, 3),
     "cifar10_vit": (32, 32, 3),
     "california_mlp": (16,),
@@ -53,7 +55,7 @@ def made(name, folder):
         "moving_digits": MovingDigits(), "shakespeare_char": Text(str(folder / "text.txt")),
         **dict.fromkeys(("gpt2_124m", "gpt2_xl"), GPT2Tokens("books", length=1024)), "llama_1b": GPT2Tokens("books", length=2048),
         **dict.fromkeys(("llama_8b", "llama_70b", "mixtral_8x7b"), GPT2Tokens("books", length=4096)),
-        **dict.fromkeys(("resnet50", "vit_l16"), ImageFolder()),
+        **dict.fromkeys(("resnet50", "resnet50_torchvision", "vit_l16"), ImageFolder()),
         "overlaid_digits": OverlaidDigits(train=600, test=20), "etth1_forecast": Series("sunspots", history=96, horizon=24),
     }  # fmt: skip
     if name in ("reverse_words", "multi30k_translation", "rotten_tomatoes"):

@@ -57,6 +57,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "initialiser": {"type": "Initialiser"} | dataclasses.asdict(Initialiser()),
     },
     "Precision": {"weights": "float32"},
+    "Lookahead": {"last_share": None},
     "MeshShape": {"expert": 1, "sequence": 1, "replica": 1, "zero": 3, "pipeline": 1, "offload": "none"},
     **{model: {"remat": "none"} for model in DEEP},
     "CNN": {"activation": "relu"},

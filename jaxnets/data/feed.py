@@ -23,6 +23,7 @@ from jax import Array
 
 from jaxnets.core.types import Batch, Placement
 from jaxnets.data.augment import Augment, Augmentation
+from jaxnets.data.augment.base import TURNED, turned
 from jaxnets.data.facts import facts_of
 from jaxnets.data.large import gather, in_memory
 from jaxnets.data.order import Order
@@ -49,6 +50,8 @@ class Transform:
     augment: Augmentation = Augment()
     """Applied at every training step; evaluation uses the default, which changes nothing."""
     seed: int = 0
+    steps_per_epoch: int = 1
+    """Batches in one pass over the training examples; for augmentations that depend on the epoch."""
 
     def on_host(self, arrays: Arrays) -> Arrays:
         """The arrays that are sent to the device for some raw rows."""
@@ -63,7 +66,10 @@ class Transform:
         """A batch as the model takes it. Augmentation keys depend on (seed, step, row number in the data)."""
         batch = {**batch, "inputs": self.preparation.prepare.on_device(batch["inputs"])}
         if self.augment.active:
+            if self.augment.alternates:
+                batch = {**batch, TURNED: turned(self.seed, step // self.steps_per_epoch, batch["index"])}
             batch = self.augment.change(batch, stream_key(self.seed, "augment", step), facts_of(self.preparation))
+            batch.pop(TURNED, None)
         if self.preparation.several:
             batch = arranged(
                 self.preparation.several,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from jaxnets.core.lazy import lazy
 
 if TYPE_CHECKING:
+    from jaxnets.models.airbench import AirBench as AirBench
     from jaxnets.models.autoencoder import Autoencoder as Autoencoder
     from jaxnets.models.autoencoder import ConvAutoencoder as ConvAutoencoder
     from jaxnets.models.beam import beam_search as beam_search
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 # Public name to file; see `jaxnets.core.lazy`.
 FILES = {
+    "AirBench": "airbench",
     "PatchPredictor": "patch_predictor",
     "Autoencoder": "autoencoder",
     "ConvAutoencoder": "autoencoder",
@@ -116,6 +118,7 @@ __all__ = [
     "RNN",
     "VAE",
     "VQVAE",
+    "AirBench",
     "Autoencoder",
     "CapsNet",
     "CifarResNet",

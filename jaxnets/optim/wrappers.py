@@ -44,6 +44,18 @@ class Wrapper(Optimizer):
         return self.optimizer.rate_at(total_steps)
 
 
+class LookaheadScheduleState(NamedTuple):
+    """State of `Lookahead` with a changing share. Its name and its field `count` make it a schedule: see
+    `schedules.on_schedule`."""
+
+    count: Array  # type: ignore[assignment]
+    """Steps of the run so far."""
+    inner: Any
+    """State of the base."""
+    slow: Any
+    """The slow weights."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Lookahead(Wrapper):
     """Slow weights that go a part of the way that the base went in some updates (Zhang et al. 2019, arXiv:1907.08610).
@@ -55,6 +67,9 @@ class Lookahead(Wrapper):
     """Updates of the base between two moves of the slow weights (k)."""
     share: float = 0.5
     """How far the slow weights go, in (0, 1] (alpha)."""
+    last_share: float | None = None
+    """The share at the end of the run, in (0, 1]; after a part x of the run it is `share + (last_share - share) x ** 3`
+    (Jordan 2024, arXiv:2404.00498, from 1 to `1 - .95 ** 5`). None: it stays."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,9 +77,13 @@ class Lookahead(Wrapper):
             raise UsageError(f"Lookahead.every is a number of updates, at least 1; got {self.every}")
         if not 0 < self.share <= 1:
             raise UsageError(f"Lookahead.share is in (0, 1], got {self.share}")
+        if self.last_share is not None and not 0 < self.last_share <= 1:
+            raise UsageError(f"Lookahead.last_share is in (0, 1], or None; got {self.last_share}")
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
+        if self.last_share is not None:
+            return self._changing(max(1, total_steps), self.last_share)
         rule = optax.lookahead(self.optimizer.build(total_steps), self.every, self.share)
         inner = optax.with_extra_args_support(rule)
 
@@ -73,6 +92,26 @@ class Lookahead(Wrapper):
             return inner.update(gradients, state, params)
 
         return with_lookahead(optax.GradientTransformationExtraArgs(inner.init, update))
+
+    def _changing(self, total_steps: int, last: float) -> optax.GradientTransformation:
+        """With a share that depends on the step, which Optax's has not."""
+        inner = optax.with_extra_args_support(self.optimizer.build(total_steps))
+
+        def init(params: Any) -> LookaheadScheduleState:
+            return LookaheadScheduleState(jnp.zeros((), jnp.int32), inner.init(params), jax.tree.map(jnp.copy, params))
+
+        def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, LookaheadScheduleState]:
+            extra.pop("grad_fn", None)  # the gradient at other weights is for the outermost optimizer
+            moves, new = inner.update(gradients, state.inner, params, **extra)
+            count = state.count + 1
+            share = self.share + (last - self.share) * (count / total_steps) ** 3
+            due = count % self.every == 0
+            fast = optax.apply_updates(params, moves)
+            slow = jax.tree.map(lambda s, f: jnp.where(due, s + share.astype(s.dtype) * (f - s), s), state.slow, fast)
+            moves = jax.tree.map(lambda m, s, p: jnp.where(due, s - p, m), moves, slow, params)
+            return moves, LookaheadScheduleState(count, new, slow)
+
+        return optax.GradientTransformationExtraArgs(init, update)
 
 
 @dataclasses.dataclass(frozen=True)

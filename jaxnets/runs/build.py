@@ -121,10 +121,11 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
     resident = experiment.placement == "device" or (experiment.placement == "auto" and small)
-    order: Order = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
-    order = Padded(order, rows) if rows != experiment.batch_size else order
+    shuffled = Shuffled(dataset.card.examples["train"], experiment.batch_size, experiment.seed)
+    order: Order = Padded(shuffled, rows) if rows != experiment.batch_size else shuffled
+    checks.check_epochs(experiment, dataset)
     preparation = dataset.preparation
-    transform = Transform(preparation, task.encode_targets, dataset.augment, experiment.seed)
+    transform = Transform(preparation, task.encode_targets, dataset.augment, experiment.seed, shuffled.steps_per_epoch)
     batch = batch_spec(dataset, rows, transform)
     checks.check_pipeline(task.model, mesh)
     with jax.set_mesh(mesh):

@@ -211,6 +211,15 @@ def check_mixing(task: Task, dataset: Dataset, abstract: TrainState, batch: Call
         ) from error
 
 
+def check_epochs(experiment: Experiment, dataset: Dataset) -> None:
+    """Raise `UsageError` for flips that alternate by the epoch in a run whose epochs have no fixed number of steps."""
+    if dataset.augment.alternates and experiment.ramp.batch_size:
+        raise UsageError(
+            f"augment.flip_order 'alternating' needs epochs of equally many steps, and ramp.batch_size "
+            f"{experiment.ramp.batch_size} changes them; leave one of the two out"
+        )
+
+
 def check_arrays(task: Task, dataset: Dataset) -> None:
     """Raise `DataError` for an array that the user put beside the inputs and that nothing would read."""
     known = ("inputs", "targets", *WEIGHTS, *task.reads, *(one.array for one in dataset.several))

@@ -133,7 +133,11 @@ def _train_step(parts: Parts) -> Callable[[dict[str, Array], dict[str, Array]], 
     """One step from a state by path and a batch as the host sends it."""
     structure, names = jax.tree.structure(parts.abstract), list(leaf_paths(parts.abstract))
     transform = Transform(
-        parts.dataset.preparation, parts.task.encode_targets, parts.dataset.augment, parts.experiment.seed
+        parts.dataset.preparation,
+        parts.task.encode_targets,
+        parts.dataset.augment,
+        parts.experiment.seed,
+        max(1, parts.dataset.card.examples["train"] // parts.experiment.batch_size),
     )
     step = whole_step(parts.task, parts.recipe)
 

@@ -118,7 +118,7 @@ def stretch(
             begun.state,
             start=begun.start,
             stop=max(session.stop, begun.start),
-            hooks=[log_hook, evaluate, *callbacks.hooks, StageHook(_stages(session), session.console.say)],
+            hooks=[log_hook, evaluate, *callbacks.hooks, StageHook(_stages(session), session.console.say, stop=last)],
             saver=saver,
             pending=pending,
             left_out=left_out,

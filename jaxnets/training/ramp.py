@@ -38,7 +38,8 @@ class Ramp:
     durations = ("until",)
 
     until: float | str = 0.5
-    """When the run has its full sizes: a share of it, or another duration such as "3ep", in batches of the full size."""
+    """When the run has its full sizes: a share of it, or another duration such as "3ep", in batches of the full size. 1:
+    never, and only the evaluation has them (FixRes, Touvron et al. 2019)."""
     batch_size: tuple[int, ...] = ()
     """Examples in each step, stage by stage (Smith et al. 2018)."""
     resolution: tuple[int, ...] = ()

@@ -80,8 +80,10 @@ class StageHook:
 
     name = "stage"
 
-    def __init__(self, stages: Sequence[Stage], say: Callable[[str], None]) -> None:
-        self._stages, self._say = stages, say
+    def __init__(self, stages: Sequence[Stage], say: Callable[[str], None], *, stop: int | None = None) -> None:
+        # The stage that begins where the run ends has no step, as with `Ramp(until=1.0)`.
+        self._stages = [stage for stage in stages if stop is None or stage.first < stop]
+        self._say = say
 
     def next_after(self, step: int) -> int | None:
         """See `Hook`."""

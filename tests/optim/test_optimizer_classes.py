@@ -173,6 +173,22 @@ def test_lookahead_goes_half_of_the_way_of_its_base_every_second_step():
     assert_close(after(Lookahead(base, every=2), steps=4)[0], params, rtol=1e-5, atol=1e-6)
 
 
+def test_lookahead_with_a_falling_share_by_hand():
+    base = SGD(0.1, momentum=0.0, schedule=KEEP)
+    params, slow = PARAMS, PARAMS
+    gradient = jax.jit(jax.grad(loss))
+    for step in range(1, 7):
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params))
+        if step % 2 == 0:
+            share = 0.9 + (0.3 - 0.9) * (step / 10) ** 3  # of a run of ten steps
+            params = slow = jax.tree.map(lambda s, p, share=share: s + share * (p - s), slow, params)
+    found, state = after(Lookahead(base, every=2, share=0.9, last_share=0.3), steps=6)
+    assert_close(found, params, rtol=1e-5, atol=1e-6)
+    assert_close(state.slow, slow, rtol=1e-5, atol=1e-6)
+    constant = after(Lookahead(base, every=2, share=0.9, last_share=0.9), steps=6)[0]
+    assert_close(constant, after(Lookahead(base, every=2, share=0.9), steps=6)[0], rtol=1e-6, atol=1e-6)
+
+
 def test_sam_finds_the_gradient_at_the_distance_rho():
     """On half a square the gradient at w + rho g / |g| is w (1 + rho / |w|)."""
     rule = SAM(SGD(1.0, momentum=0.0, schedule=KEEP), rho=0.5).build(10)
@@ -211,6 +227,7 @@ def test_muon_gives_orthogonal_updates_to_hidden_matrices_and_adamw_the_rest():
 RESUMED = {
     **{name: ours for name, (ours, _) in SAME.items()},
     "Lookahead": Lookahead(Adam(0.05, schedule=OneCycle()), every=3),
+    "Lookahead, falling": Lookahead(Adam(0.05, schedule=OneCycle()), every=3, share=1.0, last_share=0.2),
     **{
         type(schedule).__name__: SGD(0.1, schedule=schedule)
         for schedule in (WSD(), Restarts(), Steps(), Exponential(), InverseTime())
@@ -249,6 +266,7 @@ def test_lbfgs_solves_a_regression_in_a_few_steps():
         (lambda: SAM(every=0), "SAM.every is a number of steps"),
         (lambda: Lookahead(every=0), "Lookahead.every is a number of updates"),
         (lambda: Lookahead(share=0.0), "Lookahead.share is in"),
+        (lambda: Lookahead(last_share=1.5), "Lookahead.last_share is in"),
         (lambda: ScheduleFree(optax.sgd(0.1)), "Optax does not say one"),
         (lambda: ScheduleFree(AdamW(), b1=0.0), "ScheduleFree.b1 is in"),
         (lambda: after(Lookahead(SAM())), "put the other one inside, as in"),

@@ -19,8 +19,8 @@ from jaxnets.runs.build import assemble
 from jaxnets.training.loop import fit
 
 # Too large to train here; `tests/parallel/test_axes.py` and `test_pipeline.py` train smaller ones of their family.
-LARGE = ("gpt2_124m", "gpt2_xl", "llama_1b", "llama_8b", "llama_70b", "mixtral_8x7b", "vit_l16", "resnet50",
-         "shakespeare_char_gpu", "cifar10_resnet", "cifar10_resnet9")  # fmt: skip
+LARGE = ("gpt2_124m", "gpt2_xl", "llama_1b", "llama_8b", "llama_70b", "mixtral_8x7b", "vit_l16", "resnet50", "resnet50_torchvision",
+         "shakespeare_char_gpu", "cifar10_resnet", "cifar10_resnet9", "cifar10_airbench")  # fmt: skip
 NAMES = sorted(set(shipped()) - set(LARGE))
 MESHES = {
     "data": MeshShape(data=8),

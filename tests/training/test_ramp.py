@@ -34,6 +34,25 @@ def test_stages_are_equal_parts_and_then_the_whole():
     assert Ramp(until=0, length=(4,)).stages(10, 2) == (Stage(0, 2),)
 
 
+def test_a_ramp_until_the_end_trains_no_step_at_the_full_size_and_evaluation_has_it(one_device):
+    """FixRes: the classifier learns from small images and is measured on the whole ones."""
+    assert Ramp(until=1.0, resolution=(4,)).stages(12, 32) == (Stage(0, 32, 4), Stage(12, 32))
+    experiment, data = images(ramp=Ramp(until=1.0, resolution=(4,)))
+    parts, said = assemble(experiment, data, mesh=one_device), []
+    feed = parts.program.feed
+    for step in (0, 11):
+        assert feed.batch(feed.load(step, 1, 1), 0, np.int32(step))["inputs"].shape == (32, 4, 4, 1)
+    hook = StageHook(parts.program.stages, said.append, stop=12)
+    state = fit(parts.program, parts.fresh_state(), start=0, stop=12, hooks=[hook])
+    assert (int(state.step), parts.program.traces, said) == (12, 1, [])
+    preparation = parts.dataset.preparation
+    inputs = preparation.prepare.on_device(preparation.on_host({"inputs": data.test["inputs"]})["inputs"])
+    assert inputs.shape[1:] == (8, 8, 1)
+    logits = np.asarray(Pooled().apply({"params": state.params}, inputs))
+    loss = -np.mean(jax.nn.log_softmax(logits)[np.arange(len(logits)), data.test["targets"]])
+    assert parts.evaluator.metrics(state.variables)["loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
 def test_examples_are_counted_by_the_sizes_of_their_steps():
     stages = Ramp(until=0.5, batch_size=(8, 16)).stages(40, 32)
     assert [examples_until(stages, step) for step in (0, 5, 10, 15, 20, 25)] == [0, 40, 80, 160, 240, 400]

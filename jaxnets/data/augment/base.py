@@ -19,7 +19,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError, UsageError
 from jaxnets.core.types import Batch
-from jaxnets.ops.random import example_keys
+from jaxnets.ops.random import example_keys, stream_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,11 @@ class Augmentation:
         return False
 
     @property
+    def alternates(self) -> bool:
+        """Whether what it does to an example depends on the epoch; batches then hold `TURNED`."""
+        return False
+
+    @property
     def softens(self) -> bool:
         """Whether it averages targets, so that classes become distributions."""
         return self.mixes
@@ -105,6 +110,22 @@ class Augmentation:
         """The batch with examples mixed; `mask` `[B]` holds weights, and 0 for rows that do not count."""
         del key, facts
         return batch
+
+
+# The array of a training batch `[B]` bool that says which examples are flipped in this epoch, where flips alternate.
+TURNED = "turned"
+
+
+def turned(seed: int, epoch: Array | int, rows: Array) -> Array:
+    """Which examples are flipped in an epoch, `[B]` bool: a coin for each row, and the other side in every second epoch.
+
+    Args:
+        seed: that of the run.
+        epoch: its number, from 0; may be traced.
+        rows: row numbers `[B]` in the data.
+    """
+    coins = jax.vmap(jax.random.bernoulli)(example_keys(stream_key(seed, "flip", 0), rows))
+    return coins ^ (jnp.asarray(epoch) % 2 == 1)
 
 
 def keys_of(batch: Batch, key: Array) -> Array:
@@ -149,6 +170,11 @@ class Chain(Augmentation):
     def mixes(self) -> bool:
         """Whether one of them does."""
         return any(part.mixes for part in self.parts)
+
+    @property
+    def alternates(self) -> bool:
+        """Whether one of them does."""
+        return any(part.alternates for part in self.parts)
 
     @property
     def softens(self) -> bool:

@@ -4,14 +4,17 @@ Shapes: `B` batch, `H` height, `W` width, `C` channels.
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.typecheck import check_choices
 from jaxnets.core.types import Batch
 from jaxnets.data.augment import colour, geometry, policies
 from jaxnets.data.augment.base import (
+    TURNED,
     Augmentation,
     Facts,
     Pixels,
@@ -29,7 +32,7 @@ FIRST = ("shift", "flip", "cutout", "noise")
 # What needs no image.
 ANY_INPUTS = ("noise", "mixup")
 # How strong a drawn policy is; without a policy these change nothing.
-SETTINGS = ("padding", "operations", "magnitude", "severity")
+SETTINGS = ("padding", "flip_order", "operations", "magnitude", "severity")
 # What works on pixels in [0, 1] rather than on prepared inputs.
 ON_PIXELS = ("policy", "brightness", "contrast", "saturation", "hue", "grayscale")
 
@@ -54,6 +57,9 @@ class Augment(Augmentation):
     """Smallest share of the area of a random crop that is resized to the whole (Szegedy et al. 2015; ImageNet has .08)."""
     rotate: float = 0.0
     """Rotate by up to this many degrees in either direction, with linear interpolation."""
+    flip_order: Literal["random", "alternating"] = "random"
+    """When `flip` flips. random: at each step anew. alternating: by a coin for each image in the first epoch, then each image
+    shows its other side in every second epoch (Jordan 2024). Views of a task have no epochs, so their flips are random."""
     flip_up_down: bool = False
     """Flip upside down with probability 1/2."""
     colout: float = 0.0
@@ -84,6 +90,7 @@ class Augment(Augmentation):
     """`alpha` of CutMix: a rectangle of another image, targets by area (Yun et al. 2019). With mixup: one of the two."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.shift < 0 or self.cutout < 0 or self.noise < 0:
             raise ValueError(f"augment: shift, cutout and noise are at least 0, got {self}")
         check_at_least_0(self, "rotate", "brightness", "contrast", "saturation", "mixup", "cutmix")
@@ -121,6 +128,11 @@ class Augment(Augmentation):
         """Whether it mixes examples."""
         return bool(self.mixup or self.cutmix)
 
+    @property
+    def alternates(self) -> bool:
+        """Whether flips depend on the epoch."""
+        return self.flip and self.flip_order == "alternating"
+
     def check(self, facts: Facts) -> None:
         """See `Augmentation`."""
         wrong = tuple(name for name in self._set if name not in ANY_INPUTS)
@@ -141,20 +153,30 @@ class Augment(Augmentation):
         if self.mixes:
             check_mixing("augment.mixup" if self.mixup else "augment.cutmix", facts)
 
-    def __call__(self, images: Array, key: Array, index: Array | None = None, pixels: Pixels | None = None) -> Array:
+    def __call__(
+        self,
+        images: Array,
+        key: Array,
+        index: Array | None = None,
+        pixels: Pixels | None = None,
+        turned: Array | None = None,
+    ) -> Array:
         """Augment images `[B, H, W, C]` float32 (noise alone: any inputs `[B, ...]`); the shape stays the same.
 
         `index` `[B]` holds their row numbers in the data; None uses their positions in the batch. `pixels` says how they
-        relate to pixels in [0, 1]; None: they are such pixels.
+        relate to pixels in [0, 1]; None: they are such pixels. `turned` `[B]` bool says which are flipped, where flips
+        alternate; None: chance does.
         """
         if not self.active:
             return images
         keys = example_keys(key, images.shape[0] if index is None else index)
-        return jax.vmap(lambda image, one: self._one(image, one, pixels or Pixels()))(images, keys)
+        if not self.alternates or turned is None:
+            return jax.vmap(lambda image, one: self._one(image, one, pixels or Pixels()))(images, keys)
+        return jax.vmap(lambda image, one, flip: self._one(image, one, pixels or Pixels(), flip))(images, keys, turned)
 
     def change(self, batch: Batch, key: Array, facts: Facts) -> Batch:
         """See `Augmentation`."""
-        return {**batch, "inputs": self(batch["inputs"], key, batch.get("index"), facts.pixels)}
+        return {**batch, "inputs": self(batch["inputs"], key, batch.get("index"), facts.pixels, batch.get(TURNED))}
 
     def mix(self, batch: Batch, key: Array, facts: Facts) -> Batch:
         """See `Augmentation`."""
@@ -165,7 +187,7 @@ class Augment(Augmentation):
             return cutmix(batch, key, self.cutmix, facts)
         return mixup(batch, key, self.mixup, facts) if self.mixup else batch
 
-    def _one(self, image: Array, key: Array, pixels: Pixels) -> Array:
+    def _one(self, image: Array, key: Array, pixels: Pixels, turned: Array | None = None) -> Array:
         shift_key, flip_key, cut_key, noise_key = jax.random.split(key, 4)
         keys = named_keys(key, self._set)  # of the fields that came later; the order of the draws above is kept
         if self.crop:
@@ -178,7 +200,7 @@ class Augment(Augmentation):
             row, column = jax.random.randint(shift_key, (2,), 0, 2 * self.shift + 1)
             image = geometry.shift(image, row, column, self.shift, self.padding)
         if self.flip:
-            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+            image = jnp.where(jax.random.bernoulli(flip_key) if turned is None else turned, image[:, ::-1], image)
         if self.flip_up_down:
             image = jnp.where(jax.random.bernoulli(keys["flip_up_down"]), image[::-1], image)
         if self.colout:
