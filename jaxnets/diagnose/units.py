@@ -90,7 +90,7 @@ def maximised_input(
     score, adam = score_of(apply, variables, start, output), optax.adam(learning_rate)
 
     def missed(x: Array, variables: Any, move: Array) -> Array:
-        given = jnp.roll(x, (move[0], move[1]), axis=(1, 2)) if shift else x
+        given = jnp.roll(x, move, axis=(1, 2)) if shift else x
         rough = sum(jnp.square(jnp.diff(x, axis=axis)).sum() for axis in (1, 2)) if variation else 0.0
         return l2 / 2 * jnp.square(x).sum() + variation * rough - score(variables, given).sum()
 
