@@ -1,6 +1,6 @@
-"""A picture of what explains a network that reads digits: `python -m benchmarks.explanation_picture [FOLDER]`.
+"""A picture of what explains a network that reads digits: `python -m benchmarks.explanation_picture [FILE]`.
 
-The first shows four maps for some test digits, the second the test digits as points of the plane, by a hidden layer.
+Four maps for each of some test digits.
 """
 
 import sys
@@ -15,8 +15,8 @@ from jaxnets.report.plots import to_png
 
 
 def main() -> None:
-    """Draw both into the folder of the command line, by default that of the documentation."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
+    """Draw it into the file of the command line, by default that of the documentation."""
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images/explanation.png")
     digits = jaxnets.load("digits")
     run = jaxnets.fit(
         models.MLP(widths=(64, 32)), digits, steps=600, batch_size=64, optimizer=optim.AdamW(3e-3), progress="none"
@@ -31,9 +31,8 @@ def main() -> None:
         "occlusion": explain.occlusion(inputs, size=2, stride=1).values,
     }
     captions = [f"predicted: {name}" for name in run.predict(inputs, names=True)]
-    (folder / "explanation.png").write_bytes(to_png(attributions(inputs, maps, captions), dpi=90))
-    (folder / "plane.png").write_bytes(to_png(explain.plane("hidden_1"), dpi=90))
-    print(f"drew explanation.png and plane.png in {folder}; test accuracy {run.evaluate()['accuracy']:.3f}")
+    path.write_bytes(to_png(attributions(inputs, maps, captions), dpi=90))
+    print(f"drew {path}; test accuracy {run.evaluate()['accuracy']:.3f}")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,11 @@ def plane(points: np.ndarray, labels: np.ndarray | None = None, names: Sequence[
     if labels is None:
         axis.plot(*points.T, ".", ms=4, color=VALIDATION)
     for number, label in enumerate(classes):
-        colour = OVERLAID[number] if len(classes) <= len(OVERLAID) else colormaps["tab20"](number % 20)
+        colour = (
+            OVERLAID[number]
+            if len(classes) <= len(OVERLAID)
+            else colormaps["tab10" if len(classes) <= 10 else "tab20"](number % 20)
+        )
         name = names[label] if label < len(names) else str(label)
         axis.plot(*points[labels == label].T, ".", ms=5, alpha=0.8, color=colour, label=name)
     if classes:
