@@ -37,6 +37,7 @@ _.mermaid
 
 # For users and tests: constructions of the course, the plain reference of a fast operation, a checkpoint's newest step.
 _.latest
+_.explain
 _.baseline
 _.fire
 energy

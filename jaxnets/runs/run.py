@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,9 @@ from jaxnets.runs.stretch import Begun
 from jaxnets.steps.state import TrainState
 from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.evaluate import Evaluator
+
+if TYPE_CHECKING:
+    from jaxnets.runs.explain import Explain
 
 
 @dataclasses.dataclass
@@ -126,6 +129,13 @@ class Run:
         arrays = check_given(inputs, self.parts.dataset.preparation, most_positions(self.parts.task.model))
         with jax.set_mesh(self.parts.mesh):
             return self.parts.predictor(self.variables, arrays, decide=decide)
+
+    @property
+    def explain(self) -> "Explain":
+        """What explains the predictions: `run.explain.saliency(inputs).plot()`, `nearest`, `influence` and others."""
+        from jaxnets.runs.explain import Explain
+
+        return Explain(self)
 
     def evaluate(self, data: Literal["test", "validation"] | Any = "test") -> dict[str, float]:
         """The task's metrics over a whole split, or over other data, of `variables`.
