@@ -113,6 +113,9 @@ def whitening_kernel(images: Array, patch: int = 2, eps: float = 5e-4) -> Array:
     patches = jnp.stack(shifted, axis=3).reshape(B * rows * columns, patch**2 * C)
     moments = jnp.matmul(patches.T, patches, precision="highest") / len(patches)
     values, vectors = jnp.linalg.eigh(moments)
+    # Both signs of an eigenvector are right. This one does not depend on rounding, and so not on the number of devices.
+    halves = 0.5 ** jnp.arange(len(values))
+    vectors = jnp.where((halves[:, None] * vectors).sum(axis=0, keepdims=True) < 0, -vectors, vectors)
     return _both_signs((vectors / jnp.sqrt(values + eps)[None, :])[:, ::-1]).reshape(patch, patch, C, -1)
 
 

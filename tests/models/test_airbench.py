@@ -88,6 +88,7 @@ def test_the_whitening_makes_patches_uncorrelated():
     made = patches @ kernel[..., :8].reshape(8, 8)
     # The eigenvalues are 1000 apart, of which float32 leaves four digits.
     np.testing.assert_allclose(made.T @ made / len(made), np.eye(8), atol=2e-3)
+    assert (0.5 ** np.arange(8) @ kernel[..., :8].reshape(8, 8) > 0).all(), "the sign is decided"
     values = np.linalg.eigvalsh(patches.T @ patches / len(patches))[::-1]
     norms = np.linalg.norm(np.asarray(whitening_kernel(jnp.asarray(x), eps=0.5))[..., :8].reshape(8, 8), axis=0)
     np.testing.assert_allclose(norms, 1 / np.sqrt(values + 0.5), rtol=1e-3)
