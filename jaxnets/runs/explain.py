@@ -135,7 +135,8 @@ class Explain:
         """How much each training example reduced the loss of given examples: TracIn, `[N, rows]`; see `diagnose.influence`.
 
         Where the run has a directory, the sum is over its checkpoints, with the learning rates at their steps; else only the
-        last weights count. An optimizer that does not say its rate counts with a rate of 1.
+        last weights count. An optimizer that does not say its rate counts with a rate of 1. Statistics of batch norms are
+        those of the run's last weights at every checkpoint.
 
         Args:
             inputs: raw inputs.
