@@ -136,5 +136,7 @@ def _checked(rows: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
             f"there is one row [C] and one class number for each example; got {found.shape} and {truth.shape}"
         )
     if not np.issubdtype(truth.dtype, np.integer) or truth.min() < 0 or truth.max() >= found.shape[1]:
-        raise UsageError(f"labels are class numbers from 0 to {found.shape[1] - 1}, got {np.unique(truth)[:5].tolist()}")
+        raise UsageError(
+            f"labels are class numbers from 0 to {found.shape[1] - 1}, got {np.unique(truth)[:5].tolist()}"
+        )
     return found, truth

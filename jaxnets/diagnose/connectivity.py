@@ -1,4 +1,4 @@
-"""Paths between two solutions: the straight line, after the units of one are put in the order of the other, and a trained curve.
+"""Paths between two solutions: the straight line, with the units of one in the order of the other, and a trained curve.
 
 Shapes: `F` units of a hidden layer.
 """
@@ -39,13 +39,19 @@ def losses_along(loss: Loss, path: Path, *, points: int = 21) -> np.ndarray:
 
 
 def barrier(losses: np.ndarray) -> float:
-    """By how much the losses along a path rise above the line between their ends; 0 where they do not (Frankle et al. 2020)."""
+    """By how much losses along a path rise above the line between their ends; 0 where they do not (Frankle et al. 2020)."""
     shares = np.linspace(0, 1, len(losses))
     return max(0.0, float((losses - ((1 - shares) * losses[0] + shares * losses[-1])).max()))
 
 
 def connected(
-    loss: Loss, a: Any, b: Any, *, steps: int = 300, optimizer: optax.GradientTransformation | None = None, seed: int = 0
+    loss: Loss,
+    a: Any,
+    b: Any,
+    *,
+    steps: int = 300,
+    optimizer: optax.GradientTransformation | None = None,
+    seed: int = 0,
 ) -> Any:
     """The control point of a quadratic Bezier curve from `a` to `b`, trained to a low loss along it (Garipov et al. 2018).
 
@@ -66,7 +72,9 @@ def connected(
     def one(state: tuple[Any, Any], key: Array, a: Any, b: Any) -> tuple[tuple[Any, Any], None]:
         control, memory = state
         share = jax.random.uniform(key)
-        slope = jax.grad(lambda control: loss(bezier(a, control, b)(share.astype(jnp.result_type(*jax.tree.leaves(a))))))
+        slope = jax.grad(
+            lambda control: loss(bezier(a, control, b)(share.astype(jnp.result_type(*jax.tree.leaves(a)))))
+        )
         updates, memory = chain.update(slope(control), memory, control)
         return (optax.apply_updates(control, updates), memory), None
 

@@ -104,7 +104,10 @@ def _blurred(images: Array, deviation: float) -> Array:
         pads = [(reach, reach) if number == axis else (0, 0) for number in range(4)]
         wide, count = jnp.pad(images, pads, mode="edge"), images.shape[axis]
         images = sum(
-            (float(tap) * jax.lax.slice_in_dim(wide, start, start + count, axis=axis) for start, tap in enumerate(taps)),
+            (
+                float(tap) * jax.lax.slice_in_dim(wide, start, start + count, axis=axis)
+                for start, tap in enumerate(taps)
+            ),
             jnp.zeros_like(images),
         )
     return images

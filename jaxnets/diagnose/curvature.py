@@ -32,15 +32,19 @@ def lanczos_step(loss: Loss) -> Step:
         newest = jax.tree.map(lambda rows: rows[number], basis)
         image = hessian_product(loss, params, newest)
         diagonal = inner(image, newest)
-        for _ in range(2):  # the second time takes away what rounding left
-            shares = jax.tree.map(lambda rows, x: jnp.tensordot(rows, x, x.ndim), basis, image)
-            total = jnp.stack(jax.tree.leaves(shares)).sum(axis=0)
-            image = jax.tree.map(lambda x, rows: x - jnp.tensordot(total, rows, 1), image, basis)
+        image = _across(_across(image, basis), basis)  # the second time takes away what rounding left
         long = length(image)
         following = scaled(image, 1 / jnp.where(long > 0, long, 1))
         return jax.tree.map(lambda rows, x: rows.at[number + 1].set(x), basis, following), diagonal, long
 
     return jax.jit(step, donate_argnums=1)
+
+
+def _across(image: Any, basis: Any) -> Any:
+    """The part of a tree that is orthogonal to all rows of a basis."""
+    shares = jax.tree.map(lambda rows, x: jnp.tensordot(rows, x, x.ndim), basis, image)
+    total = jnp.stack(jax.tree.leaves(shares)).sum(axis=0)
+    return jax.tree.map(lambda x, rows: x - jnp.tensordot(total, rows, 1), image, basis)
 
 
 def tridiagonal(step: Step, params: Any, *, steps: int, seed: int) -> np.ndarray:

@@ -32,7 +32,8 @@ def lipschitz_upper(params: Any, *, activation: float = 1.0) -> float:
     ]
     if strange or not kernels:
         raise UsageError(
-            f"the bound is for layers with a matrix 'kernel' and a 'bias', one after the other; got {', '.join(strange[:4]) or 'no kernel'}"
+            f"the bound is for layers with a matrix 'kernel' and a 'bias', one after the other; got "
+            f"{', '.join(strange[:4]) or 'no kernel'}"
         )
     norms = [float(jnp.linalg.norm(kernel, 2)) for kernel in kernels]
     return float(np.prod(norms) * activation ** (len(norms) - 1))

@@ -1,7 +1,9 @@
-"""Attacks by gradients of the inputs: how small a change of an example makes a network wrong. Shapes: `B` examples, `C` classes.
+"""Attacks by gradients of the inputs: how small a change of an example makes a network wrong.
 
-An attack takes `losses`, a function of the inputs alone to the loss of each example, `[B]`. So it works for any task and any
-model: `lambda x: optax.softmax_cross_entropy_with_integer_labels(model.apply(variables, x), labels)`. Inputs are prepared ones,
+Shapes: `B` examples, `C` classes.
+
+An attack takes `losses`, a function of the inputs alone to the loss of each example, `[B]`, so it works for any task and
+model: `lambda x: optax.softmax_cross_entropy_with_integer_labels(model.apply(variables, x), labels)`. Inputs are prepared,
 as the model takes them; sizes are in their unit.
 """
 
@@ -62,21 +64,28 @@ def pgd(
         seed: of the starts.
     """
     x = _checked(losses, inputs, size)
+    stride = 2.5 * size / max(steps, 1) if step is None else step
+    return _ascent(losses, norm, steps, bounds)(x, size, stride, jax.random.key(seed))
+
+
+def _ascent(losses: Losses, norm: Norm, steps: int, bounds: Bounds) -> Callable[..., Array]:
+    """The compiled attack: inputs, radius, stride, key to inputs; attacks of several radii share it."""
     if steps < 1:
         raise UsageError(f"steps is at least 1, got {steps}")
-    stride = 2.5 * size / steps if step is None else step
 
-    def ascend(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
-        at, best, reached = state
-        at = _within(x + _onto(at + stride * _steepest(_slopes(losses)(at), norm) - x, size, norm), bounds)
-        value = losses(at)
-        better = _wide(value > reached, x)
-        return (at, jnp.where(better, at, best), jnp.maximum(value, reached)), None
+    def attack(x: Array, size: Array, stride: Array, key: Array) -> Array:
+        def ascend(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
+            at, best, reached = state
+            at = _within(x + _onto(at + stride * _steepest(_slopes(losses)(at), norm) - x, size, norm), bounds)
+            value = losses(at)
+            better = _wide(value > reached, x)
+            return (at, jnp.where(better, at, best), jnp.maximum(value, reached)), None
 
-    draw = jax.random.uniform(jax.random.key(seed), x.shape, x.dtype, -size, size)
-    begin = _within(x + _onto(draw, size, norm), bounds)
-    (_, best, _), _ = jax.jit(lambda state: jax.lax.scan(ascend, state, length=steps))((begin, x, losses(x)))
-    return best
+        draw = size * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+        begin = _within(x + _onto(draw, size, norm), bounds)
+        return jax.lax.scan(ascend, (begin, x, losses(x)), length=steps)[0][1]
+
+    return jax.jit(attack)
 
 
 def attack_curve(
@@ -109,11 +118,15 @@ def attack_curve(
     def losses(x: Array) -> Array:
         return optax.softmax_cross_entropy_with_integer_labels(outputs(x), truth)
 
-    found = [
-        (outputs(pgd(losses, inputs, size, norm=norm, steps=steps, bounds=bounds, seed=seed)).argmax(axis=-1) == truth)
-        for size in sizes
-    ]
-    return np.asarray([float(right.mean()) for right in found])
+    attack, right = (
+        _ascent(losses, norm, steps, bounds),
+        jax.jit(lambda x: (outputs(x).argmax(axis=-1) == truth).mean()),
+    )
+    found = []
+    for size in sizes:
+        x = _checked(losses, inputs, size)
+        found.append(float(right(attack(x, size, 2.5 * size / steps, jax.random.key(seed)))))
+    return np.asarray(found)
 
 
 def input_gradients(losses: Losses, inputs: Any) -> Array:
@@ -129,8 +142,8 @@ def _checked(losses: Losses, inputs: Any, size: float) -> Array:
     x = jnp.asarray(inputs)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise UsageError(
-            f"attacks move inputs by small steps, so they are real numbers, and these are {x.dtype}; give them prepared, as the "
-            f"model takes them (bytes divided by 255, say)"
+            f"attacks move inputs by small steps, so they are real numbers, and these are {x.dtype}; give them prepared, as "
+            f"the model takes them (bytes divided by 255, say)"
         )
     if not size >= 0:
         raise UsageError(f"size is the norm of a change, 0 or more; got {size}")
@@ -156,7 +169,7 @@ def _steepest(slope: Array, norm: Norm) -> Array:
     return slope / jnp.maximum(_lengths(slope), jnp.finfo(slope.dtype).tiny)
 
 
-def _onto(away: Array, size: float, norm: Norm) -> Array:
+def _onto(away: Array, size: Array, norm: Norm) -> Array:
     """The nearest change whose norm is at most `size`."""
     if norm == "inf":
         return jnp.clip(away, -size, size)

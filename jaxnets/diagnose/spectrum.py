@@ -1,8 +1,8 @@
 """The density of the eigenvalues of a Hessian, by stochastic Lanczos quadrature (Ghorbani et al. 2019).
 
 From a random vector `v` of length 1, the Ritz values of Lanczos' method and the squared first entries of their vectors are the
-nodes and weights of Gauss' quadrature for the measure `sum_i (v . u_i)^2 delta(lambda - lambda_i)`. Its mean over vectors is the
-density of the eigenvalues.
+nodes and weights of Gauss' quadrature for the measure `sum_i (v . u_i)^2 delta(lambda - lambda_i)`. Its mean over vectors
+is the density of the eigenvalues.
 """
 
 import dataclasses

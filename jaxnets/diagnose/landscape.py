@@ -1,4 +1,4 @@
-"""How sharp a point of a loss is: what kind of critical point, how far the loss rises nearby, whether training is stable there."""
+"""A point of a loss: its kind, how far the loss rises nearby, whether gradient descent is stable there."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
