@@ -102,8 +102,6 @@ def matched(like: Any, params: Any, *, rounds: int = 20) -> Any:
     Raises:
         UsageError: the trees are not those of an MLP of one shape.
     """
-    from scipy.optimize import linear_sum_assignment
-
     ours, theirs = jax.tree.map(np.asarray, params), jax.tree.map(np.asarray, like)
     if jax.tree.map(np.shape, ours) != jax.tree.map(np.shape, theirs):
         raise UsageError("matched compares two networks of one shape, and these have parameters of different shapes")
@@ -113,18 +111,45 @@ def matched(like: Any, params: Any, *, rounds: int = 20) -> Any:
         raise UsageError(
             f"matched reorders the units of an MLP with layers hidden_0, ..., output; got {', '.join(sorted(ours))}"
         )
+    # From the order that is given, and from that in which weights from below alone are alike, layer by layer: the latter finds
+    # every permuted copy.
+    below = ours
+    for layer in range(layers):
+        below = _reordered(below, layer, layers, _order(theirs, below, layer, layers, below_only=True)[0])
+    found = [_in_turns(theirs, start, layers, rounds) for start in (ours, below)]
+    best = max(found, key=lambda tree: sum(_alike(theirs, tree, layer, layers).trace() for layer in range(layers)))
+    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), best, params)
+
+
+def _in_turns(theirs: Any, ours: Any, layers: int, rounds: int) -> Any:
     for _ in range(rounds):
         moved = False
         for layer in range(layers):
-            alike = sum(x.astype(float) @ y.astype(float).T for x, y in zip(
-                _rows(theirs, layer, layers), _rows(ours, layer, layers), strict=True))  # fmt: skip
-            order = linear_sum_assignment(alike, maximize=True)[1]
-            # Ties must not swap units for ever.
-            if np.trace(alike) < alike[np.arange(len(order)), order].sum() * (1 - 1e-9):
+            order, better = _order(theirs, ours, layer, layers)
+            if better:
                 ours, moved = _reordered(ours, layer, layers, order), True
         if not moved:
             break
-    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), ours, params)
+    return ours
+
+
+def _order(theirs: Any, ours: Any, layer: int, layers: int, *, below_only: bool = False) -> tuple[np.ndarray, bool]:
+    """The best order of a layer's units while the others stay, and whether it is better than the present one."""
+    from scipy.optimize import linear_sum_assignment  # a dependency of jax; its import takes time
+
+    alike = _alike(theirs, ours, layer, layers, below_only=below_only)
+    order = linear_sum_assignment(alike, maximize=True)[1]
+    gain = alike[np.arange(len(order)), order].sum() - alike.trace()
+    return order, bool(gain > 1e-9 * np.abs(alike).sum())  # ties must not swap units for ever
+
+
+def _alike(theirs: Any, ours: Any, layer: int, layers: int, *, below_only: bool = False) -> np.ndarray:
+    """Inner products of all that belongs to each of their units and to each of ours, `[F, F]`."""
+    pairs = list(zip(_rows(theirs, layer, layers), _rows(ours, layer, layers), strict=True))
+    total = np.zeros((len(pairs[0][0]),) * 2)
+    for x, y in pairs[:-1] if below_only else pairs:
+        total += x.astype(float) @ y.astype(float).T
+    return total
 
 
 def _following(layer: int, layers: int) -> str:

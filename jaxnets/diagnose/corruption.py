@@ -43,16 +43,62 @@ def corrupted(images: Any, kind: Corruption, strength: float, *, seed: int = 0) 
     most = 1.0 if kind in ("contrast", "occlusion") else np.inf
     if not 0 <= strength <= most:
         raise UsageError(f"strength of {kind} is in [0, {most:g}], got {strength}")
-    key = jax.random.key(seed)
-    if kind == "noise":
-        return clipped(images + strength * jax.random.normal(key, images.shape, images.dtype))
     if kind == "blur":
-        return clipped(_blurred(images, strength))
-    if kind == "brightness":
-        return clipped(images + strength)
-    if kind == "contrast":
-        return jax.vmap(lambda image: contrast(image, 1 - strength))(images)
-    return jax.vmap(lambda image, key: _occluded(image, strength, key))(images, jax.random.split(key, len(images)))
+        return _blurred(images, *(_smoothing(size, strength) for size in images.shape[1:3]))
+    return CHANGES[kind](images, jnp.asarray(strength, images.dtype), jax.random.key(seed))
+
+
+@jax.jit
+def _noisy(images: Array, strength: Array, key: Array) -> Array:
+    return clipped(images + strength * jax.random.normal(key, images.shape, images.dtype))
+
+
+@jax.jit
+def _brighter(images: Array, strength: Array, _: Array) -> Array:
+    return clipped(images + strength)
+
+
+@jax.jit
+def _flatter(images: Array, strength: Array, _: Array) -> Array:
+    return jax.vmap(lambda image: contrast(image, 1 - strength))(images)
+
+
+@jax.jit
+def _occluded(images: Array, strength: Array, key: Array) -> Array:
+    _, H, W, _ = images.shape
+    height, width = (jnp.round(size * jnp.sqrt(strength)).astype(jnp.int32) for size in (H, W))
+
+    def one(image: Array, key: Array) -> Array:
+        down, across = jax.random.split(key)
+        top = jax.random.randint(down, (), 0, H - height + 1)
+        left = jax.random.randint(across, (), 0, W - width + 1)
+        return jnp.where(inside_box(image.shape, top, left, height, width), jnp.asarray(0.5, image.dtype), image)
+
+    return jax.vmap(one)(images, jax.random.split(key, len(images)))
+
+
+@jax.jit
+def _blurred(images: Array, rows: Array, columns: Array) -> Array:
+    return clipped(jnp.einsum("ij,njkc,lk->nilc", rows, images, columns))
+
+
+def _smoothing(size: int, deviation: float) -> Array:
+    """The matrix `[size, size]` that smooths a row of pixels by a normal kernel, cut at three deviations."""
+    matrix = np.zeros((size, size), np.float32)
+    reach = int(np.ceil(3 * deviation))
+    taps = np.exp(-np.square(np.arange(-reach, reach + 1) / max(deviation, 1e-6)) / 2)
+    for place in range(size):
+        np.add.at(matrix[place], np.clip(np.arange(place - reach, place + reach + 1), 0, size - 1), taps / taps.sum())
+    return jnp.asarray(matrix)
+
+
+# What does each corruption but blur: images, strength, key.
+CHANGES: Mapping[str, Callable[[Array, Array, Array], Array]] = {
+    "noise": _noisy,
+    "brightness": _brighter,
+    "contrast": _flatter,
+    "occlusion": _occluded,
+}
 
 
 def corruption_curve(
@@ -92,31 +138,3 @@ def _checked(images: Any) -> Array:
     if low < -1e-6 or high > 1 + 1e-6:
         raise UsageError(f"pixels are in [0, 1], and these are from {low:.4g} to {high:.4g}; scale them first")
     return clipped(found)
-
-
-def _blurred(images: Array, deviation: float) -> Array:
-    if deviation == 0:
-        return images
-    reach = max(1, int(np.ceil(3 * deviation)))
-    taps = np.exp(-np.square(np.arange(-reach, reach + 1) / deviation) / 2)
-    taps /= taps.sum()
-    for axis in (1, 2):
-        pads = [(reach, reach) if number == axis else (0, 0) for number in range(4)]
-        wide, count = jnp.pad(images, pads, mode="edge"), images.shape[axis]
-        images = sum(
-            (
-                float(tap) * jax.lax.slice_in_dim(wide, start, start + count, axis=axis)
-                for start, tap in enumerate(taps)
-            ),
-            jnp.zeros_like(images),
-        )
-    return images
-
-
-def _occluded(image: Array, share: float, key: Array) -> Array:
-    H, W, _ = image.shape
-    height, width = round(H * share**0.5), round(W * share**0.5)
-    down, across = jax.random.split(key)
-    top, left = jax.random.randint(down, (), 0, H - height + 1), jax.random.randint(across, (), 0, W - width + 1)
-    box = inside_box(image.shape, top, left, jnp.asarray(height), jnp.asarray(width))
-    return jnp.where(box, jnp.asarray(0.5, image.dtype), image)

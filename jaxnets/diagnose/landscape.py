@@ -20,10 +20,8 @@ class CriticalPoint(NamedTuple):
 
     gradient: float
     """The norm of the gradient."""
-    smallest: float
-    """The smallest eigenvalue of the Hessian, by `curvature_range`."""
-    largest: float
-    """The largest."""
+    eigenvalues: tuple[float, float]
+    """The smallest and the largest eigenvalue of the Hessian, by `curvature_range`."""
     kind: Kind
     """See `critical_point`."""
 
@@ -61,7 +59,7 @@ def critical_point(
     low, high = curvature_range(loss, params, steps=steps, seed=seed)
     most = max(abs(low), abs(high))
     if slope > tolerance * most * (1 + float(length(params))):
-        return CriticalPoint(slope, low, high, "not critical")
+        return CriticalPoint(slope, (low, high), "not critical")
     least = zero * most
     kind: Kind = "degenerate"
     if low < -least and high > least:
@@ -70,7 +68,7 @@ def critical_point(
         kind = "minimum"
     elif high < -least:
         kind = "maximum"
-    return CriticalPoint(slope, low, high, kind)
+    return CriticalPoint(slope, (low, high), kind)
 
 
 def sharpness(loss: Loss, params: Any, rho: float, *, steps: int = 30, starts: int = 2, seed: int = 0) -> float:
@@ -101,7 +99,7 @@ def sharpness(loss: Loss, params: Any, rho: float, *, steps: int = 30, starts: i
         def ascend(state: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], None]:
             away, best = state
             value, slope = jax.value_and_grad(loss)(plus(params, away))
-            return (inside(plus(away, onto(slope))), jnp.maximum(best, value)), None
+            return (inside(plus(away, onto(slope), 0.5)), jnp.maximum(best, value)), None
 
         begin = onto(random_like(params, key, jax.random.normal))
         (away, best), _ = jax.lax.scan(ascend, (begin, loss(params)), length=steps)

@@ -78,6 +78,7 @@ def test_a_conformal_threshold_by_counting():
         diagnose.conformal_threshold(probabilities, truth, alpha=1)
 
 
+@pytest.mark.slow
 def test_the_area_is_that_of_scikit_learn_with_ties():
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)

@@ -36,10 +36,8 @@ def classifier():
 def dense(logits, params):
     """The Jacobian `[N, C, P]` of the logits, and the probabilities `[N, C]`."""
     flat, unravel = ravel_pytree(params)
-    return (
-        np.asarray(jax.jacrev(lambda v: logits(unravel(v)))(flat)),
-        np.asarray(jax.nn.softmax(logits(params))),
-    )
+    both = jax.jit(lambda v: (jax.jacrev(lambda v: logits(unravel(v)))(v), jax.nn.softmax(logits(unravel(v)))))
+    return tuple(np.asarray(part) for part in both(flat))
 
 
 @pytest.mark.smoke
@@ -53,15 +51,22 @@ def test_gauss_newton_and_fisher_are_the_matrices_of_their_definitions():
     def cross_entropy(logits):
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-    newton = diagnose.gauss_newton_product(logits, cross_entropy, params, vector)
-    fisher = diagnose.fisher_product(logits, params, vector)
-    linear = diagnose.linearised(logits, params)
-    straight = diagnose.hessian_product(lambda p: cross_entropy(linear(p)), params, vector)
-    for found in (newton, fisher, straight):
-        np.testing.assert_allclose(ravel_pytree(found)[0], wanted, rtol=1e-10, atol=1e-12)
+    @jax.jit
+    def products(params, vector):
+        linear = diagnose.linearised(logits, params)
+        made = (
+            diagnose.gauss_newton_product(logits, cross_entropy, params, vector),
+            diagnose.fisher_product(logits, params, vector),
+            diagnose.hessian_product(lambda p: cross_entropy(linear(p)), params, vector),
+            diagnose.hessian_product(lambda p: cross_entropy(logits(p)), params, vector),
+        )
+        return [ravel_pytree(tree)[0] for tree in made]
+
+    *equal, whole = products(params, vector)
+    for found in equal:
+        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
     # The Hessian of the network is another matrix.
-    whole = diagnose.hessian_product(lambda p: cross_entropy(logits(p)), params, vector)
-    assert np.abs(ravel_pytree(whole)[0] - wanted).max() > 1e-3
+    assert np.abs(whole - wanted).max() > 1e-3
 
 
 def test_the_empirical_fisher_is_the_mean_of_outer_products_of_gradients():
@@ -71,8 +76,9 @@ def test_the_empirical_fisher_is_the_mean_of_outer_products_of_gradients():
     def losses(params):
         return optax.softmax_cross_entropy_with_integer_labels(logits(params), y)
 
-    gradients = np.asarray(jax.jacrev(lambda v: losses(unravel(v)))(flat))
-    found = ravel_pytree(diagnose.empirical_fisher_product(losses, params, vector))[0]
+    gradients = np.asarray(jax.jit(jax.jacrev(lambda v: losses(unravel(v))))(flat))
+    product = jax.jit(lambda vector: diagnose.empirical_fisher_product(losses, params, vector))
+    found = ravel_pytree(product(vector))[0]
     wanted = gradients.T @ (gradients @ np.asarray(ravel_pytree(vector)[0])) / len(y)
     np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-13)
 
@@ -103,6 +109,7 @@ def test_a_linear_model_with_squared_error_and_a_logistic_regression_by_their_fo
     np.testing.assert_allclose([low, high], np.linalg.eigvalsh(formula)[[0, -1]], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_a_quadratic_is_the_one_it_was_made_with():
     """A twentieth of 400 eigenvalues is around 10, the others between -1 and 1."""
     rng = np.random.default_rng(2)
@@ -133,7 +140,8 @@ def test_one_vector_integrates_polynomials_exactly():
         assert (found.weights * found.values**power).sum() == pytest.approx(wanted, rel=1e-9), power
 
 
-def test_products_and_eigenvalues_on_eight_devices_are_those_of_one():
+def on_eight_devices():
+    """A loss of parameters and rows, its arguments on one device and split over eight, and a vector."""
     rng = np.random.default_rng(0)
     x, y = jnp.asarray(rng.normal(size=(16, 8))), jnp.asarray(rng.normal(size=(16, 8)))
     model = MLP(widths=(16,), outputs=8, activation="tanh")
@@ -150,17 +158,30 @@ def test_products_and_eigenvalues_on_eight_devices_are_those_of_one():
         for name, layer in params.items()
     }
     rows = [jax.device_put(array, NamedSharding(mesh, P(("data", "fsdp"), None))) for array in (x, y)]
-    product = jax.jit(lambda params, vector, x, y: diagnose.hessian_product(lambda p: loss(p, x, y), params, vector))
-    whole = product(params, vector, x, y)
-    parts = product(split, vector, *rows)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+    return loss, (params, x, y), (split, *rows), vector
+
+
+def test_products_on_eight_devices_are_those_of_one():
+    loss, one, eight, vector = on_eight_devices()
+    product = jax.jit(lambda params, x, y: diagnose.hessian_product(lambda p: loss(p, x, y), params, vector))
+    for a, b in zip(jax.tree.leaves(product(*one)), jax.tree.leaves(product(*eight)), strict=True):
         assert len(b.sharding.device_set) == 8
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.slow
+def test_the_other_instruments_on_eight_devices_are_those_of_one():
+    loss, (params, *_), (split, *_), _ = on_eight_devices()
     one, eight = (diagnose.lanczos(loss, tree, steps=6) for tree in (params, split))
     np.testing.assert_allclose(one, eight, rtol=1e-9)
-    assert diagnose.hessian_trace(loss, split, samples=3) == pytest.approx(
-        diagnose.hessian_trace(loss, params, samples=3)
+    one, eight = (diagnose.hessian_trace(loss, tree, samples=3) for tree in (params, split))
+    np.testing.assert_allclose(one, eight, rtol=1e-9)
+    one, eight = (diagnose.sharpness(loss, tree, 0.1, steps=5) for tree in (params, split))
+    np.testing.assert_allclose(one, eight, rtol=1e-9)
+    one, eight = (
+        diagnose.loss_slice(loss, tree, [diagnose.filter_direction(tree)], [0.0, 1.0]) for tree in (params, split)
     )
+    np.testing.assert_allclose(one, eight, rtol=1e-9)
 
 
 def differences_agree(loss, params, vector, *, tolerance):

@@ -141,9 +141,15 @@ def test_of_a_linear_layer_both_bounds_are_its_largest_singular_value():
 
 def test_the_ratio_of_near_outputs_lies_between_the_bounds():
     rng = np.random.default_rng(0)
-    model = MLP(widths=(8, 8), outputs=3)
+    model, sizes = MLP(widths=(8, 8), outputs=3), (4, 8, 8, 3)
     x = rng.normal(size=(40, 4)).astype(np.float32)
-    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    params = {
+        name: {
+            "kernel": np.float32(rng.normal(size=sizes[i : i + 2])),
+            "bias": np.float32(rng.normal(size=sizes[i + 1])),
+        }
+        for i, name in enumerate(("hidden_0", "hidden_1", "output"))
+    }
     outputs = jax.jit(lambda x: model.apply({"params": params}, x))
     low, high = diagnose.lipschitz_lower(outputs, x, batch=16), diagnose.lipschitz_upper(params)
     near = x + 1e-3 * rng.normal(size=x.shape).astype(np.float32)
