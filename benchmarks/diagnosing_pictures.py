@@ -22,7 +22,8 @@ def draw(folder: Path) -> None:
     """Write `curvature.png` and `robustness.png`."""
     data = Glyphs(train=2000, test=500).open()
     model = MLP(widths=(32,), outputs=10, activation="tanh")
-    x, y = jnp.asarray(data.train["inputs"]), jnp.asarray(data.train["targets"])
+    prepare = data.preparation.prepare.on_device  # the standardisation that the network is trained with
+    x, y = prepare(jnp.asarray(data.train["inputs"])), jnp.asarray(data.train["targets"])
 
     def loss(params):
         logits = model.apply({"params": params}, x)
@@ -61,13 +62,19 @@ def draw(folder: Path) -> None:
 
     sizes = [0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3]
     attacked = {
-        f"PGD, {norm} norm": diagnose.attack_curve(
-            lambda x: model.apply({"params": a}, x), images, labels, [scale * size for size in sizes], norm=kind
+        f"PGD, {norm}": diagnose.attack_curve(
+            lambda x: model.apply({"params": a}, prepare(x)),
+            images,
+            labels,
+            [scale * size for size in sizes],
+            norm=kind,
         )
-        for norm, kind, scale in (("largest", "inf", 1.0), ("Euclidean (8 times the size)", "2", 8.0))
+        for norm, kind, scale in (("each pixel by the size", "inf", 1.0), ("Euclidean norm 8 x the size", "2", 8.0))
     }
     bits = np.arange(20, 32)
-    flips = diagnose.flip_curve(lambda params: _right(model, params, images, labels), a, bits.tolist(), count=3)
+    flips = diagnose.flip_curve(
+        lambda params: _right(model, params, prepare(images), labels), a, bits.tolist(), count=3
+    )
     _beside(
         folder / "robustness.png",
         surface_plots.curves(

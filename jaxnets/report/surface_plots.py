@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnets.report.plots import INK, OVERLAID, VALIDATION, _figure, _plainly
+from jaxnets.report.instrument_plots import _plain_axis, _plain_numbers
+from jaxnets.report.plots import OVERLAID, VALIDATION, _figure, _plainly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ def spectrum(at: np.ndarray, density: np.ndarray, *, title: str = "eigenvalues o
     axis.fill_between(at, np.maximum(density, floor), floor, color=VALIDATION, alpha=0.25, lw=0)
     axis.plot(at, np.maximum(density, floor), color=VALIDATION, lw=1.4)
     axis.set_yscale("log")
+    _plain_numbers(axis.yaxis)
     axis.set_ylim(bottom=floor)
     _finish(axis, title, "eigenvalue", "density")
     return figure
@@ -81,9 +83,6 @@ def curves(
 
 
 def _finish(axis: Any, title: str, across: str, up: str) -> None:
-    axis.set_title(title, fontsize=11, color=INK, loc="left")
     axis.set_xlabel(across, fontsize=9)
     axis.set_ylabel(up, fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.25, lw=0.6)
+    _plain_axis(axis, title)
