@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,8 +21,8 @@ def draw(folder: Path) -> None:
     """Write `curvature.png` and `robustness.png`."""
     data = Glyphs(train=2000, test=500).open()
     model = MLP(widths=(32,), outputs=10, activation="tanh")
-    prepare = data.preparation.prepare.on_device  # the standardisation that the network is trained with
-    x, y = prepare(jnp.asarray(data.train["inputs"])), jnp.asarray(data.train["targets"])
+    prepare = data.preparation.prepare  # the standardisation that the network is trained with
+    x, y = prepare(data.train["inputs"]), data.train["targets"]
 
     def loss(params):
         logits = model.apply({"params": params}, x)
