@@ -34,6 +34,7 @@ def test_critical_points_have_their_names(loss, kind):
     assert found.eigenvalues[0] <= found.eigenvalues[1]
 
 
+@pytest.mark.slow
 def test_the_least_squares_solution_is_a_minimum_and_its_neighbour_no_critical_point():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 5)), rng.normal(size=30)
@@ -156,6 +157,7 @@ def test_what_is_no_mlp_of_the_same_shape_is_refused():
         diagnose.matched({"conv_0": layer, "output": layer}, {"conv_0": layer, "output": layer})
 
 
+@pytest.mark.slow
 def test_a_curve_goes_around_the_barrier_that_the_line_crosses():
     """A ring of minima with a hill inside."""
 

@@ -37,7 +37,7 @@ def test_on_a_linear_model_fgsm_is_the_sign_of_the_weights_and_reaches_the_margi
         assert ((np.sign(away @ w) != np.sign(x[:3] @ w)) == turned)[right].all()
 
 
-@pytest.mark.parametrize(("norm", "dual"), [("inf", 1), ("2", 2)])
+@pytest.mark.parametrize(("norm", "dual"), [("inf", 1), pytest.param("2", 2, marks=pytest.mark.slow)])
 def test_pgd_stays_in_its_ball_and_finds_the_worst_point_of_a_linear_model(norm, dual):
     losses, x, y, w = linear()
     moved = np.asarray(diagnose.pgd(losses, x, 0.2, norm=norm, steps=40, step=0.05))
@@ -50,6 +50,7 @@ def test_pgd_stays_in_its_ball_and_finds_the_worst_point_of_a_linear_model(norm,
     np.testing.assert_array_equal(diagnose.pgd(losses, x, 0.0, norm=norm, steps=2), x)
 
 
+@pytest.mark.slow
 def test_pgd_keeps_the_point_of_the_largest_loss():
     """A loss whose maximum is between two steps: the last point is not the best."""
     x = np.asarray([[0.0], [0.0]], np.float32)
@@ -63,6 +64,7 @@ def test_pgd_keeps_the_point_of_the_largest_loss():
     assert (np.abs(found[:, 0] - 0.35) <= 0.25 + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_the_curve_of_a_linear_model_is_the_share_whose_margin_is_larger():
     losses, x, y, w = linear()
     labels = (np.sign(x @ w) > 0).astype(int)
