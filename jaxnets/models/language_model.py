@@ -168,7 +168,8 @@ class LanguageModel(Sizes):
             x = make_norm(self.norm, self.norm_epsilon, "final_norm")(x)
         tied = self.embedding == "tied"
         head = embed.attend if tied else Dense(self.vocab_size or 1, use_bias=False, name="output")
-        logits = name_axes(head(x), "batch", "length", "vocab").astype(jnp.float32)
+        logits = name_axes(head(x), "batch", "length", "vocab")
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         return logits if cache is None else (logits, cache)
 
     def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
