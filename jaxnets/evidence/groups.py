@@ -16,10 +16,16 @@ from jaxnets.core.flatten import flatten
 from jaxnets.data.dataset import Dataset
 from jaxnets.evidence.together import UNTRACEABLE, Together, why_apart
 from jaxnets.evidence.trials import SEED, Trial, value_at
+from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.runs.build import Parts, assemble
 from jaxnets.runs.run import Run
 from jaxnets.runs.stretch import Begun
 from jaxnets.runs.train import train
+
+
+# Numbers of an optimizer that enter its updates as factors, so that float32 arguments give what constants give. (Of others, such
+# as b2 = 0.999, the optimizer computes 1 - b2 in 64 bits where they are constants.)
+NUMBERS = ("learning_rate", "weight_decay")
 
 
 class Group(Protocol):
@@ -157,8 +163,11 @@ def _built(
 ) -> Iterator[Group]:
     """A family as one group, or as single trials."""
     began = time.perf_counter()
-    parts = assemble(some[0].experiment, dataset)
-    why = "" if len(some) > 1 else "there is one"
+    why, experiment = "" if len(some) > 1 else "there is one", some[0].experiment
+    # Many small runs on one device are better than small shares of each on all; a mesh that was asked for stays.
+    alone = not why and experiment.mesh == MeshShape() and jax.process_count() == 1
+    mesh = make_mesh(MeshShape(), devices=jax.devices()[:1]) if alone else None
+    parts = assemble(experiment, dataset, mesh=mesh)
     why = why or ("they begin with given weights" if initial is not None else why_apart(parts))
     if not why:
         names = [name for name in some[0].values if _is_number(some[0], name) or name == SEED]
@@ -178,7 +187,8 @@ def _built(
     if len(some) > 1:
         say(f"{len(some)} runs one after the other: {why}")
     for number, trial in enumerate(some):
-        yield _Single(trial, parts if not number else assemble(trial.experiment, dataset), dataset, initial)
+        own = parts if not number and not alone else assemble(trial.experiment, dataset)
+        yield _Single(trial, own, dataset, initial)
 
 
 def _family(trial: Trial, dataset: Dataset | None) -> str:
@@ -194,6 +204,6 @@ def _family(trial: Trial, dataset: Dataset | None) -> str:
 
 
 def _is_number(trial: Trial, name: str) -> bool:
-    """Whether a swept field is a plain number of the optimizer."""
-    value = value_at(trial.experiment, name)
-    return name.startswith("optimizer.") and isinstance(value, float)
+    """Whether a swept field is a number of the optimizer that can be an argument of the program."""
+    within, _, field = name.rpartition(".")
+    return within.split(".")[0] == "optimizer" and field in NUMBERS and isinstance(value_at(trial.experiment, name), float)

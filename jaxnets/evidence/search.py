@@ -104,22 +104,23 @@ def run_trials(
     """Run the trials that have no result in the directory yet, and give the results of all."""
     say: Callable[[str], None] = streams.say if plan.progress == "lines" else lambda text: None
     folder = None if directory is None else user_path(directory)
-    known = {} if folder is None else {one.digest: one for one in read(folder / RESULTS)}
     names = [digest(trial.experiment) for trial in made]
-    known = {name: known[name] for name in names if name in known}
+    known = {} if folder is None else _known(folder, dict(zip(names, made, strict=True)), plan)
     if plan.halving and len(known) < len(set(names)):
         known = {}  # settings compete with each other, so all are run again
     waiting = [trial for trial, name in zip(made, names, strict=True) if name not in known]
     if known:
         say(f"{len(made) - len(waiting)} of {len(made)} runs have their results in {folder}")
     keep = functools.partial(_keep, folder)
-    keep(list(known.values()), anew=True)
-    ranking: tuple[str, str] | None = None
     if waiting:
         found = groups(waiting, dataset, initial, at_once=plan.at_once, say=say)
         first = next(found)
         ranking = _ranking(first, plan.metric)
-        ran = _halved([first, *found], plan, ranking, keep) if plan.halving else _whole(first, found, keep, say)
+        if plan.halving:
+            ran = halved([first, *found], plan.halving, *ranking, measure=outcomes)
+            keep(ran)
+        else:
+            ran = _whole(first, found, keep, say)
         known |= {one.digest: one for one in ran}
     else:
         from jaxnets.runs.build import assemble
@@ -138,16 +139,8 @@ def _whole(first: Group, rest: Any, keep: Callable[..., None], say: Callable[[st
         ran = outcomes(group, time.perf_counter() - began + group.built_in)
         keep(ran)
         done += ran
-        say(f"{len(ran)} runs in {sum(one.seconds for one in ran):.1f} s")
+        say(f"{len(done)} done, {sum(one.seconds for one in done):.1f} s")
         group = next(rest, None)
-    return done
-
-
-def _halved(
-    every: list[Group], plan: Plan, ranking: tuple[str, str], keep: Callable[..., None]
-) -> list[Outcome]:
-    done = halved(every, plan.halving, *ranking, measure=outcomes)
-    keep(done)
     return done
 
 
@@ -170,13 +163,26 @@ def _plain(value: Any) -> Any:
     return type(value).__name__ if dataclasses.is_dataclass(value) else to_data(value)
 
 
-def _keep(folder: Path | None, some: Sequence[Outcome], *, anew: bool = False) -> None:
-    """Add results to the file, which is always whole; with `anew` they replace what is there."""
+def _known(folder: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, Outcome]:
+    """The results in a directory of the trials that are wanted, the newest of each. Other results there stay as they are.
+
+    What was given up early is a result for successive halving alone.
+    """
+    newest = {one.digest: one for one in read(folder / RESULTS) if one.digest in wanted}
+    return {
+        name: one
+        for name, one in newest.items()
+        if plan.halving or one.failed or one.steps >= wanted[name].experiment.steps
+    }
+
+
+def _keep(folder: Path | None, some: Sequence[Outcome]) -> None:
+    """Add results to the file, which is always whole."""
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULTS
-    before = [] if anew else read(path)
+    before = read(path)
     with replacing(path, durable=True) as file:
         file.write("".join(f"{written(one)}\n" for one in [*before, *some]).encode())
 
