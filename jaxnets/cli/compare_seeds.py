@@ -65,7 +65,7 @@ def run(arguments: Sequence[str], prepare: Callable[[], None]) -> int:
     both, only_a, only_b = split_flags(flags)
     if len(names) == 1 and not only_b:
         raise UsageError(
-            f"B is the same as A; give a second configuration, or flags for B such as --b.optimizer.learning-rate 0.1"
+            "B is the same as A; give a second configuration, or flags for B such as --b.optimizer.learning-rate 0.1"
         )
     read = [
         read_experiment("compare", [name, *both, *own], CompareSeedsOptions)

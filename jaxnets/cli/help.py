@@ -71,19 +71,19 @@ The runs below a folder (by default `runs`), the newest last. A field is a metri
     "compare": """jaxnets compare RUN RUN ... [--output FILE.png]
 jaxnets compare A [B] --seeds N [--FIELD VALUE ...] [--a.FIELD VALUE ...] [--b.FIELD VALUE ...]
 
-Of runs: the settings that differ, the newest results side by side, and with --output the curves of all over each other. Where they
-are two sets that differ by their seeds, also the paired differences with their intervals.
+Of runs: the settings that differ, the newest results side by side, and with --output the curves of all over each other. Where
+they are two sets that differ by their seeds, also the paired differences with their intervals.
 
 With --seeds A and B are configurations. Both are trained with the same N seeds; the difference of the headline has its 95 %
-interval, and neither is called better where that contains 0. Flags go to both, --a.FIELD and --b.FIELD to one of them. Without a
-second name B is A with its own flags. --metric, --directory (to keep and resume), --output FILE.png, --json.
+interval, and neither is called better where that contains 0. Flags go to both, --a.FIELD and --b.FIELD to one of them. Without
+a second name B is A with its own flags. --metric, --directory (to keep and resume), --output FILE.png, --json.
 
   jaxnets compare runs/digits_cnn runs/digits_cnn-1f2e3d4c --output curves.png
   jaxnets compare digits_cnn --seeds 5 --steps 300 --b.optimizer.learning-rate 0.01
   jaxnets compare runs/a_* runs/b_*""",
-    "sweep": """jaxnets sweep CONFIG --FIELD VALUE VALUE ... [--random N] [--halving N] [--metric NAME] [--directory DIR] [--FIELD VALUE ...]
+    "sweep": """jaxnets sweep CONFIG --FIELD VALUE VALUE ... [--random N] [--halving N] [--metric NAME] [--directory DIR]
 
-Trains a configuration with every combination of the values of the flags that have several, and prints the settings with the best
+Trains a configuration with every combination of the values of the flags that have several, and prints the settings, the best
 first: mean and 95 % interval over the values of --seed. A value that is a list has commas between its parts (64,64). Runs that
 differ in the seed and in numbers of the optimizer are trained in one program (at most --at-once).
 --random N draws N settings; a flag may have a range then, log:1e-4:1e-1 or linear:0:0.5 (--draws is the root of the drawing).

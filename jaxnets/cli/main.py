@@ -12,7 +12,19 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.cli import check, compare_seeds, estimate, fast_parse, find_batch, find_lr, machine, plan, shard, sweep, train
+from jaxnets.cli import (
+    check,
+    compare_seeds,
+    estimate,
+    fast_parse,
+    find_batch,
+    find_lr,
+    machine,
+    plan,
+    shard,
+    sweep,
+    train,
+)
 from jaxnets.cli.help import DETAILS, HELP, VERBS
 from jaxnets.core import streams
 from jaxnets.core.errors import (

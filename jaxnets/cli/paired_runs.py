@@ -29,12 +29,15 @@ def paired_rows(entries: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
     from jaxnets.evidence.paired import paired_by_seed
 
     rows = []
-    common = [name for name in first[seeds[0]].scores if all(name in one[s].scores for one in (first, second) for s in seeds)]
+    common = [
+        name for name in first[seeds[0]].scores if all(name in one[s].scores for one in (first, second) for s in seeds)
+    ]
     for name in common:
         better = direction(name)
         if better is None:
             continue
-        found = paired_by_seed(*({s: one[s].scores[name] for s in seeds} for one in (first, second)), better=better)
+        a, b = ({s: one[s].scores[name] for s in seeds} for one in (first, second))
+        found = paired_by_seed(a, b, better)
         if found.pairs < 2:
             continue
         says = "unclear: the interval contains 0" if found.verdict == "unclear" else f"B is {found.verdict}"

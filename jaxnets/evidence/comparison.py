@@ -58,7 +58,9 @@ class Comparison:
             )
         if not self.changed:
             found.append("A and B are the same experiment: their difference is chance alone")
-        found += [f"{count} runs of {who} failed; their seeds are left out" for who, count in self.failed.items() if count]
+        found += [
+            f"{count} runs of {who} failed; their seeds are left out" for who, count in self.failed.items() if count
+        ]
         return found
 
     def picture(self) -> "Figure":
@@ -67,7 +69,12 @@ class Comparison:
 
         found = self.paired
         return paired_dots(
-            found.first, found.second, f"{self.split} {self.metric}", mean=found.mean, half=found.half, says=self.verdict
+            found.first,
+            found.second,
+            f"{self.split} {self.metric}",
+            mean=found.mean,
+            half=found.half,
+            says=self.verdict,
         )
 
     def __str__(self) -> str:
@@ -90,8 +97,8 @@ def compare(
         a: an `Experiment`, or a dict of arguments of `fit`.
         b: the other one. It should differ in one field.
         seeds: how many (from that of `a` on), or which.
-        metric: what is compared; by default the headline of a's task. It is measured on the validation split if there is one, else
-            on the test split.
+        metric: what is compared; by default the headline of a's task. It is measured on the validation split if there is one,
+            else on the test split.
         at_once: most runs in one program.
         directory: where the results are kept, in its folders `a` and `b`; runs that are there already are not run again.
         progress: whether to say what is run.
@@ -109,20 +116,20 @@ def compare(
         folder = None if directory is None else Path(directory) / who
         made = trials(experiment, {SEED: listed})
         results.append(run_trials(made, plan, dataset=dataset, initial=initial, directory=folder))
-    return compared(*results, changed=changed_fields(first[0], second[0]))
+    return compared(results[0], results[1], changed_fields(first[0], second[0]))
 
 
 def compared(first: SweepResult, second: SweepResult, changed: Sequence[str]) -> Comparison:
     """The comparison of two sweeps over seeds."""
     if first.split != second.split:
         raise UsageError(
-            f"A is measured on the {first.split} split and B on the {second.split} split; set examples aside in both or in none"
+            f"A is measured on the {first.split} split and B on the {second.split} split; set examples aside in both or none"
         )
     scores: list[dict[int, float]] = []
     for one in (first, second):
         ended = [outcome for outcome in one.outcomes if first.metric in outcome.metrics]
         scores.append({int(outcome.values[SEED]): outcome.metrics[first.metric] for outcome in ended})
-    paired = paired_by_seed(*scores, better=cast(Literal["max", "min"], first.better))
+    paired = paired_by_seed(scores[0], scores[1], cast(Literal["max", "min"], first.better))
     return Comparison(
         paired,
         first.metric,

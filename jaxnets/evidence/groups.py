@@ -22,9 +22,8 @@ from jaxnets.runs.run import Run
 from jaxnets.runs.stretch import Begun
 from jaxnets.runs.train import train
 
-
-# Numbers of an optimizer that enter its updates as factors, so that float32 arguments give what constants give. (Of others, such
-# as b2 = 0.999, the optimizer computes 1 - b2 in 64 bits where they are constants.)
+# Numbers of an optimizer that enter its updates as factors, so that float32 arguments give what constants give. (Of others,
+# such as b2 = 0.999, the optimizer computes 1 - b2 in 64 bits where they are constants.)
 NUMBERS = ("learning_rate", "weight_decay")
 
 
@@ -206,4 +205,6 @@ def _family(trial: Trial, dataset: Dataset | None) -> str:
 def _is_number(trial: Trial, name: str) -> bool:
     """Whether a swept field is a number of the optimizer that can be an argument of the program."""
     within, _, field = name.rpartition(".")
-    return within.split(".")[0] == "optimizer" and field in NUMBERS and isinstance(value_at(trial.experiment, name), float)
+    return (
+        within.split(".")[0] == "optimizer" and field in NUMBERS and isinstance(value_at(trial.experiment, name), float)
+    )

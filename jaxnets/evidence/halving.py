@@ -1,6 +1,6 @@
 """Successive halving: settings compete after a part of their steps, and the best go on from where they are.
 
-Of n settings, `1 / rate` goes on at every rung; a rung has `rate` times the steps of the one before, and the last has all of them
+Of n settings, `1 / rate` goes on at every rung; a rung has `rate` times the steps of the one before, the last has all
 (Jamieson and Talwalkar 2016, arXiv:1502.07943). Schedules span all steps, so what survives is trained as if it had been alone.
 """
 

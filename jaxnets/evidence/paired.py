@@ -1,7 +1,7 @@
 """The difference of two ways to train, from pairs of runs with the same seed: its interval, and what may be said of it.
 
 The seed decides initial weights, order of the data and random draws, so two runs of one seed have much of their luck in
-common, and their difference varies less than their scores do. The interval is Student's: `mean +- t * s / sqrt(n)` with `n - 1`
+common, and their difference varies less than their scores do. The interval is Student's: `mean +- t * s / sqrt(n)` with n - 1
 degrees of freedom, where `s` is the standard deviation of the n differences.
 """
 
@@ -89,7 +89,7 @@ class Paired:
         return "better" if (self.mean > 0) == (self.better == "max") else "worse"
 
     def more_seeds(self, power: float = 0.8) -> int | None:
-        """Seeds to add until a difference of this mean and spread would be found with probability `power`; 0: enough are there.
+        """Seeds to add until a difference of this mean and spread is found with probability `power`; 0: enough are there.
 
         None where no number up to 10,000 does, or where nothing is known of the spread. The number is an approximation, by
         `n >= ((t_level + t_power) s / mean)^2` with the quantiles of n - 1 degrees of freedom.
@@ -125,9 +125,7 @@ def in_words(found: Paired, metric: str) -> str:
     """What the pairs say, in one or two sentences."""
     if found.pairs < 2:
         return f"{metric}: {found.pairs} pairs of runs say nothing of chance; give two seeds or more"
-    text = (
-        f"{metric}: B - A = {found.mean:+.4g} ± {found.half:.2g} ({found.level:.0%} interval, {found.pairs} pairs of runs)"
-    )
+    text = f"{metric}: B - A = {found.mean:+.4g} ± {found.half:.2g} ({found.level:.0%} interval, {found.pairs} pairs of runs)"
     if found.verdict != "unclear":
         return f"{text}: B is {found.verdict}"
     if not found.half > 0:

@@ -130,7 +130,8 @@ class SweepResult:
             )
         if others and self.split == "test":
             found.append(
-                "settings were ranked on the test split, which is then no longer unseen; set examples aside (--validation.share)"
+                "settings were ranked on the test split, which is then no longer unseen; set examples aside "
+                "(--validation.share)"
             )
         return found
 

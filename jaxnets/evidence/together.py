@@ -1,8 +1,8 @@
 """Several runs of one experiment in one compiled program: their states stacked on a leading axis, the step mapped over it.
 
 The runs may differ in the seed and in plain numbers of the optimizer, such as the learning rate. These enter the program as
-arguments. A number takes the place of the field that holds it while the step is traced, so the optimizer computes with it what it
-computes with a constant. Each run has the batches of its own seed, by row numbers into the same data on the device.
+arguments. A number takes the place of the field that holds it while the step is traced, so the optimizer computes with it what
+it computes with a constant. Each run has the batches of its own seed, by row numbers into the same data on the device.
 
 One program is compiled once, and one operation on a stack of small arrays takes much less time than many on small ones.
 """

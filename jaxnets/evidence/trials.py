@@ -83,17 +83,22 @@ def trials(
     """
     if not values:
         raise UsageError('a sweep needs a field and its values, such as {"optimizer.learning_rate": [1e-3, 1e-2]}')
-    axes = {name: given if isinstance(given, Range) else _listed(name, given) for name, given in values.items()}
-    ranges = [name for name, axis in axes.items() if isinstance(axis, Range)]
+    listed = {name: _listed(name, given) for name, given in values.items() if not isinstance(given, Range)}
+    ranges = [name for name in values if name not in listed]
     if ranges and random < 1:
         raise UsageError(f"{ranges[0]} has a range, which has no grid; say how many settings to draw (random=20)")
     if not random:
-        return [_trial(experiment, dict(zip(axes, chosen, strict=True))) for chosen in itertools.product(*axes.values())]
+        grid = itertools.product(*listed.values())
+        return [_trial(experiment, dict(zip(listed, chosen, strict=True))) for chosen in grid]
     if SEED in ranges:
         raise UsageError("seeds are listed and not drawn: every setting is run with every seed")
-    rng, seeds, settings = np.random.default_rng(draws), axes.pop(SEED, [None]), []
+    rng, seeds, settings = np.random.default_rng(draws), listed.get(SEED, [None]), []
     for _ in range(random):
-        drawn = {name: a.draw(rng) if isinstance(a, Range) else a[rng.integers(len(a))] for name, a in axes.items()}
+        drawn = {
+            name: given.draw(rng) if isinstance(given, Range) else listed[name][rng.integers(len(listed[name]))]
+            for name, given in values.items()
+            if name != SEED
+        }
         if drawn not in settings:
             settings.append(drawn)
     return [
@@ -142,7 +147,9 @@ def with_field(holder: Any, name: str, value: Any) -> Any:
     if not rest and isinstance(new, list):
         new = tuple(new)
     try:
-        return holder.clone(**{part: new}) if isinstance(holder, nn.Module) else dataclasses.replace(holder, **{part: new})
+        return (
+            holder.clone(**{part: new}) if isinstance(holder, nn.Module) else dataclasses.replace(holder, **{part: new})
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}={value!r}: {error}") from error
 

@@ -16,7 +16,7 @@ from jaxnets.evidence import search
 from jaxnets.evidence.groups import groups
 from jaxnets.evidence.trials import trials, with_field, with_numbers
 from jaxnets.models import MLP
-from jaxnets.optim import EMA, LAMB, SGD, AdamW, Lion, Muon, Penalty, WSD
+from jaxnets.optim import EMA, LAMB, SGD, WSD, AdamW, Lion, Muon, Penalty
 from jaxnets.runs.train import train
 
 # A run in a stack computes the same operations on a stacked array: the roundings of float32 differ in the last digits. Adam turns

@@ -1,6 +1,5 @@
 """Settings of a sweep, successive halving on numbers, results in a file, flags of the commands."""
 
-import json
 import math
 
 import numpy as np
@@ -13,7 +12,7 @@ from jaxnets.core.errors import DataError, UsageError
 from jaxnets.evidence.halving import halved, rungs
 from jaxnets.evidence.sweep_result import Outcome, SweepResult, read, written
 from jaxnets.evidence.trials import Range, changed_fields, trials, with_field
-from jaxnets.optim import SGD, AdamW
+from jaxnets.optim import SGD
 from jaxnets.report.evidence_plots import parallel_coordinates
 from jaxnets.report.plots import to_png
 
@@ -88,7 +87,9 @@ def test_halving_keeps_the_best_and_trains_them_on(experiment):
 
     def measure(group, seconds):
         return [
-            Outcome(one.values, "", round(group.share * 90), {"loss": abs(one.values["optimizer.learning_rate"] - 0.42)})
+            Outcome(
+                one.values, "", round(group.share * 90), {"loss": abs(one.values["optimizer.learning_rate"] - 0.42)}
+            )
             for one in group.trials
         ]
 
@@ -111,7 +112,12 @@ def test_the_table_has_the_best_first_with_its_interval():
     found = SweepResult(tuple(some), "accuracy", "max")
     header, rows = found.table()
     assert header == ["rate", "test accuracy", "seeds", "steps"]
-    assert [row[0] for row in rows] == ["0.2", "0.1", "9", "99"]  # one whose runs failed comes after those that all ended
+    assert [row[0] for row in rows] == [
+        "0.2",
+        "0.1",
+        "9",
+        "99",
+    ]  # one whose runs failed comes after those that all ended
     # Two values 0.1 apart: t = 12.706 (tables) times 0.1 / 2.
     assert rows[0][1] == f"0.85 ± {12.706 * 0.05:.2g}"
     assert rows[2][2] == "1, 1 failed"
@@ -147,7 +153,19 @@ def test_flags_of_a_sweep():
     assert axes == {"optimizer.learning_rate": ["1e-3", "1e-2"], "b": ["log:1:2"]}
     *_, values = sweep.read(
         "mnist_mlp",
-        ["--task.model.widths", "64", "64,32", "--optimizer", "adam", "lion", "--seed", "0", "1", "--mesh.data", "linear:1:4"],
+        [
+            "--task.model.widths",
+            "64",
+            "64,32",
+            "--optimizer",
+            "adam",
+            "lion",
+            "--seed",
+            "0",
+            "1",
+            "--mesh.data",
+            "linear:1:4",
+        ],
     )
     assert values["task.model.widths"] == [(64,), (64, 32)]
     assert [type(one).__name__ for one in values["optimizer"]] == ["Adam", "Lion"]
