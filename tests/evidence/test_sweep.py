@@ -1,20 +1,22 @@
 """Runs in one program are the runs alone; what cannot share one; resuming; the commands on real trainings."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import replace, run_here
+from conftest import ROOT, replace, run_here
 
 import jaxnets
 from jaxnets.core.errors import UsageError
 from jaxnets.data.augment import Augment
+from jaxnets.evidence import groups as grouping
 from jaxnets.evidence import search
 from jaxnets.evidence.groups import groups
-from jaxnets.evidence.trials import trials, with_field, with_numbers
+from jaxnets.evidence.trials import Trial, trials, with_field, with_numbers
 from jaxnets.models import MLP
 from jaxnets.optim import EMA, LAMB, SGD, WSD, AdamW, Lion, Muon, Penalty
 from jaxnets.runs.train import train
@@ -97,15 +99,15 @@ def test_results_that_are_there_are_not_run_again(swept, short, blobs, monkeypat
     assert (folder / "results.jsonl").read_text().splitlines() == lines
 
 
-def test_runs_that_differ_in_more_have_programs_of_their_own(short, blobs):
-    said = []
+def test_runs_that_differ_in_more_have_programs_of_their_own(short, blobs, monkeypatch):
+    monkeypatch.setattr(grouping, "_built", lambda some, *_: iter([some]))
     made = trials(short, {"batch_size": [8, 16], "seed": [0, 1], "optimizer.learning_rate": [0.1, 0.2]})
-    sizes = [len(one.trials) for one in groups(made, blobs, None, at_once=3, say=said.append)]
-    assert sizes == [3, 1, 3, 1]
+    found = [[one.values["batch_size"] for one in some] for some in groups(made, blobs, None, at_once=3, say=print)]
+    assert found == [[8] * 3, [8], [16] * 3, [16]]
     # Where the seed draws the validation split, runs of other seeds have other training data.
-    drawn = [replace(one.experiment, validation=0.2, batch_size=8) for one in made[:4]]
-    made = [type(made[0])(one.values, other) for one, other in zip(made, drawn, strict=False)]
-    assert [len(one.trials) for one in groups(made, blobs, None, at_once=9, say=said.append)] == [2, 2]
+    drawn = [Trial(one.values, replace(one.experiment, validation=0.2)) for one in made[:4]]
+    found = [[one.values["seed"] for one in some] for some in groups(drawn, blobs, None, at_once=9, say=print)]
+    assert found == [[0, 0], [1, 1]]
 
 
 def test_a_number_that_decides_the_program_is_trained_alone(short, blobs):
@@ -197,3 +199,12 @@ def test_the_commands(tmp_path):
     assert found["changed"] == ["optimizer.learning_rate: 0.01 in A, 0.3 in B"]
     assert found["verdict"] in ("better", "unclear")
     assert run_here("compare", "digits_softmax", "--seeds", "2", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_page():
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evidence.md").read_text(), flags=re.S):
+        exec(block, names)
+    assert names["found"].verdict == "better"
+    assert names["tried"].best["optimizer.learning_rate"] >= 1e-2
