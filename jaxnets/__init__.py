@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxnets import callbacks as callbacks
     from jaxnets import data as data
     from jaxnets import diagnose as diagnose
+    from jaxnets import evidence as evidence
     from jaxnets import models as models
     from jaxnets import optim as optim
     from jaxnets import parallel as parallel
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from jaxnets.core.types import Mean as Mean
     from jaxnets.data import from_arrays as from_arrays
     from jaxnets.data import load as load
+    from jaxnets.evidence.comparison import compare as compare
+    from jaxnets.evidence.search import sweep as sweep
     from jaxnets.runs.open import open_run as open_run
     from jaxnets.runs.run import Run as Run
     from jaxnets.runs.soup import soup as soup
@@ -49,18 +52,21 @@ FILES = {
     "Mean": "core.types",
     "Run": "runs.run",
     "check": "api",
+    "compare": "evidence.comparison",
     "find_lr": "api",
     "fit": "api",
     "from_arrays": "data",
     "load": "data",
     "open_run": "runs.open",
     "soup": "runs.soup",
+    "sweep": "evidence.search",
     "train": "runs.train",
     **dict.fromkeys(
         (
             "callbacks",
             "data",
             "diagnose",
+            "evidence",
             "interop",
             "models",
             "ops",

@@ -11,6 +11,8 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets export RUN_DIRECTORY FOLDER        for other programs: Hugging Face folders, StableHLO, ONNX
   jaxnets runs [DIRECTORY]                   the runs in a folder (`runs`), sorted and filtered by any setting or metric
   jaxnets compare RUN RUN ...                settings that differ, results side by side, curves over each other
+  jaxnets compare A [B] --seeds N            two configurations trained with the same seeds: is one better, or is it chance
+  jaxnets sweep CONFIG --FIELD V1 V2 ...     train with several values of flags, many runs in one program; the best first
   jaxnets ui [DIRECTORY]                     a page on this machine: all runs, curves over each other, live
   jaxnets clean RUN_OR_DIRECTORY             what runs can do without; removed with --yes
   jaxnets copy RUN DIRECTORY                 a run to another place, complete or not there at all
@@ -67,10 +69,30 @@ The runs below a folder (by default `runs`), the newest last. A field is a metri
   jaxnets runs --sort accuracy --reverse --where "accuracy>0.9" "state=complete"
   jaxnets runs sweeps --columns optimizer.learning_rate batch_size accuracy""",
     "compare": """jaxnets compare RUN RUN ... [--output FILE.png]
+jaxnets compare A [B] --seeds N [--FIELD VALUE ...] [--a.FIELD VALUE ...] [--b.FIELD VALUE ...]
 
-The settings that differ, the newest results side by side, and with --output the curves of all over each other.
+Of runs: the settings that differ, the newest results side by side, and with --output the curves of all over each other. Where
+they are two sets that differ by their seeds, also the paired differences with their intervals.
 
-  jaxnets compare runs/digits_cnn runs/digits_cnn-1f2e3d4c --output curves.png""",
+With --seeds A and B are configurations. Both are trained with the same N seeds; the difference of the headline has its 95 %
+interval, and neither is called better where that contains 0. Flags go to both, --a.FIELD and --b.FIELD to one of them. Without
+a second name B is A with its own flags. --metric, --directory (to keep and resume), --output FILE.png, --json.
+
+  jaxnets compare runs/digits_cnn runs/digits_cnn-1f2e3d4c --output curves.png
+  jaxnets compare digits_cnn --seeds 5 --steps 300 --b.optimizer.learning-rate 0.01
+  jaxnets compare runs/a_* runs/b_*""",
+    "sweep": """jaxnets sweep CONFIG --FIELD VALUE VALUE ... [--random N] [--halving N] [--metric NAME] [--directory DIR]
+
+Trains a configuration with every combination of the values of the flags that have several, and prints the settings, the best
+first: mean and 95 % interval over the values of --seed. A value that is a list has commas between its parts (64,64). Runs that
+differ in the seed and in numbers of the optimizer are trained in one program (at most --at-once).
+--random N draws N settings; a flag may have a range then, log:1e-4:1e-1 or linear:0:0.5 (--draws is the root of the drawing).
+--halving N keeps one setting of N after each part of the steps.
+Results are kept in --directory (sweeps/CONFIG), a line of JSON for each run, with a picture; what is there is not run again.
+
+  jaxnets sweep digits_softmax --optimizer.learning-rate 1e-3 3e-3 1e-2 --seed 0 1 2
+  jaxnets sweep digits_softmax --random 20 --optimizer.learning-rate log:1e-4:1e-1 --seed 0 1 --halving 3
+  jaxnets sweep mnist_mlp --task.model.widths 64 64,64 256 --validation.share 0.1""",
     "ui": """jaxnets ui [DIRECTORY] [--port N] [--no-browser]
 
 Serves a page at 127.0.0.1 that lists the runs below a folder (by default `runs`), lays the curves of chosen runs over each
@@ -120,5 +142,5 @@ VERBS = (
         "plan",
     ),
     *("find-lr", "find-batch"),
-    *("runs", "compare", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
+    *("runs", "compare", "sweep", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
 )

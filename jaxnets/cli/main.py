@@ -12,7 +12,19 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.cli import check, estimate, fast_parse, find_batch, find_lr, machine, plan, shard, train
+from jaxnets.cli import (
+    check,
+    compare_seeds,
+    estimate,
+    fast_parse,
+    find_batch,
+    find_lr,
+    machine,
+    plan,
+    shard,
+    sweep,
+    train,
+)
 from jaxnets.cli.help import DETAILS, HELP, VERBS
 from jaxnets.core import streams
 from jaxnets.core.errors import (
@@ -52,6 +64,7 @@ OPTIONS: dict[str, type] = {
     "plan": plan.PlanOptions,
     "find-lr": find_lr.FindRateOptions,
     "find-batch": find_batch.FindBatchOptions,
+    "sweep": sweep.SweepOptions,
 }
 
 
@@ -151,6 +164,8 @@ def _dispatch(arguments: list[str]) -> int:
         from jaxnets.cli import doctor
 
         return doctor.run(rest)
+    if verb == "compare" and compare_seeds.wanted(rest):
+        return compare_seeds.run(rest, _prepare_jax)
     if verb in ("runs", "compare", "clean", "copy"):
         from jaxnets.cli import runs, tidy
 
@@ -172,6 +187,8 @@ def _dispatch(arguments: list[str]) -> int:
         from jaxnets.cli import finetune
 
         return finetune.run(rest)
+    if verb == "sweep" and rest:
+        return sweep.run(rest, _prepare_jax)
     of_run = verb in ("evaluate", "predict", "generate", "export")
     if not rest:
         what = "the directory of a run" if of_run else "the name of a configuration"

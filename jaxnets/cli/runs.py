@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxnets.cli import paired_runs
 from jaxnets.cli.flags import parse
 from jaxnets.core.errors import DataError, UsageError
 from jaxnets.core.files import replacing, user_path
@@ -79,7 +80,9 @@ def compare(arguments: Sequence[str]) -> int:
     paths, flags = list(arguments[:first_flag]), arguments[first_flag:]
     options = parse(CompareOptions, flags, "jaxnets compare RUN RUN ...")
     if len(paths) < 2:
-        raise UsageError("`jaxnets compare` takes two run directories or more")
+        raise UsageError(
+            "`jaxnets compare` takes two run directories or more; with --seeds it trains configurations and compares them"
+        )
     if options.output and not options.output.endswith(".png"):
         raise UsageError(f"--output is a .png file, got {options.output!r}")
     from jaxnets.runs import catalog
@@ -98,6 +101,10 @@ def compare(arguments: Sequence[str]) -> int:
     table += [[name, *(shown(entry.scores.get(name)) for entry in entries)] for name in scores]
     print("results")
     print_table(["", *names], table)
+    said, pairs = paired_runs.paired_rows(entries)
+    if pairs:
+        print("\n".join(said))
+        print_table(paired_runs.HEADER, pairs)
     if options.output:
         from jaxnets.report.plots import overlaid, to_png
 

@@ -112,6 +112,12 @@ class ResidentFeed:
         other._order, other._whole = order, self._whole or self
         return other
 
+    def seeded(self, seed: Any) -> "ResidentFeed":
+        """A feed of the same data whose augmentation draws by another seed, which may be traced."""
+        other = copy.copy(self)
+        other._transform, other._whole = dataclasses.replace(self._transform, seed=seed), self._whole or self
+        return other
+
     @property
     def examples(self) -> int:
         """Rows of the data."""

@@ -1,0 +1,202 @@
+"""A sweep: many short trainings of one experiment with other settings, in few programs."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxnets.checkpoints.initial import Initial
+from jaxnets.checkpoints.retention import direction
+from jaxnets.config.experiment import Experiment
+from jaxnets.config.serialize import digest, to_data
+from jaxnets.core import streams
+from jaxnets.core.errors import UsageError, did_you_mean
+from jaxnets.core.files import replacing, user_path
+from jaxnets.data.dataset import Dataset
+from jaxnets.evidence.groups import Group, groups
+from jaxnets.evidence.halving import halved
+from jaxnets.evidence.sweep_result import RESULTS, Outcome, SweepResult, read, written
+from jaxnets.evidence.trials import Range, Trial, trials
+from jaxnets.runs.arguments import as_experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the trials of a sweep are run."""
+
+    halving: int = 0
+    """Successive halving: settings compete after a part of their steps, and one of so many goes on; 0: all are trained."""
+    at_once: int = 32
+    """Most runs in one program; their states are in memory together. 1: each run in a program of its own."""
+    metric: str = ""
+    """What settings are ranked by; "": the task's headline."""
+    progress: Literal["lines", "none"] = "lines"
+    """Whether to say what is run."""
+
+    def __post_init__(self) -> None:
+        if self.halving and self.halving < 2:
+            raise UsageError(f"halving keeps one setting of 2 or more, or is 0; got {self.halving}")
+        if self.at_once < 1:
+            raise UsageError(f"at_once is at least 1, got {self.at_once}")
+
+
+def sweep(
+    what: Experiment | Mapping[str, Any],
+    values: Mapping[str, Sequence[Any] | Range],
+    *,
+    random: int = 0,
+    draws: int = 0,
+    halving: int = 0,
+    metric: str = "",
+    at_once: int = 32,
+    directory: str | Path | None = None,
+    progress: Literal["lines", "none"] = "lines",
+) -> SweepResult:
+    """Train an experiment with other values of its fields and rank them.
+
+    Runs that differ in the seed and in numbers of the optimizer are trained in one program, where it can hold them; others one
+    after the other. Nothing is kept of a run but its numbers.
+
+    Args:
+        what: an `Experiment`, or a dict of arguments of `fit` (`{"model": ..., "data": ...}`).
+        values: what to try, by the dotted name of a field of the experiment: a list, or a `Range` with `random`.
+        random: settings to draw, instead of the grid of all; each is run with every value of `seed`.
+        draws: root of this drawing.
+        halving: keep one of so many settings after each part of the steps (successive halving, Jamieson and Talwalkar 2016,
+            arXiv:1502.07943); 0: train all to the end.
+        metric: what settings are ranked by; by default the task's headline. It is measured on the validation split if there is
+            one, else on the test split.
+        at_once: most runs in one program.
+        directory: where results are kept, a line of JSON for each run; runs that are there already are not run again.
+        progress: whether to say what is run.
+
+    Raises:
+        JaxnetsError: a bad field or value, experiment or data, before anything is trained.
+    """
+    experiment, dataset, initial = given(what)
+    made = trials(experiment, values, random=random, draws=draws)
+    return run_trials(
+        made, Plan(halving, at_once, metric, progress), dataset=dataset, initial=initial, directory=directory
+    )
+
+
+def given(what: Experiment | Mapping[str, Any]) -> tuple[Experiment, Dataset | None, Initial | None]:
+    """The experiment of what a user gives: itself, or the arguments of `fit`."""
+    if isinstance(what, Experiment):
+        return what, None, None
+    if not isinstance(what, Mapping) or not {"model", "data"} <= what.keys():
+        raise UsageError(
+            f"give an Experiment, or the arguments of fit as a dict with 'model' and 'data'; got {type(what).__name__}"
+        )
+    return as_experiment(**what)
+
+
+def run_trials(
+    made: Sequence[Trial],
+    plan: Plan,
+    *,
+    dataset: Dataset | None = None,
+    initial: Initial | None = None,
+    directory: str | Path | None = None,
+) -> SweepResult:
+    """Run the trials that have no result in the directory yet, and give the results of all."""
+    say: Callable[[str], None] = streams.say if plan.progress == "lines" else lambda text: None
+    folder = None if directory is None else user_path(directory)
+    names = [digest(trial.experiment) for trial in made]
+    known = {} if folder is None else _known(folder, dict(zip(names, made, strict=True)), plan)
+    if plan.halving and len(known) < len(set(names)):
+        known = {}  # settings compete with each other, so all are run again
+    waiting = [trial for trial, name in zip(made, names, strict=True) if name not in known]
+    if known:
+        say(f"{len(made) - len(waiting)} of {len(made)} runs have their results in {folder}")
+    keep = functools.partial(_keep, folder)
+    if waiting:
+        found = groups(waiting, dataset, initial, at_once=plan.at_once, say=say)
+        first = next(found)
+        ranking = _ranking(first, plan.metric)
+        if plan.halving:
+            ran = halved([first, *found], plan.halving, *ranking, measure=outcomes)
+            keep(ran)
+        else:
+            ran = _whole(first, found, keep, say)
+        known |= {one.digest: one for one in ran}
+    else:
+        from jaxnets.runs.build import assemble
+
+        ranking = _ranking_of(assemble(made[0].experiment, dataset).task, plan.metric, known[names[0]].metrics)
+    return SweepResult(tuple(known[name] for name in names), *ranking)
+
+
+def _whole(first: Group, rest: Any, keep: Callable[..., None], say: Callable[[str], None]) -> list[Outcome]:
+    """Train group after group to the end; each is kept when it is done."""
+    done: list[Outcome] = []
+    group: Group | None = first
+    while group is not None:
+        began = time.perf_counter()
+        group.advance(1.0)
+        ran = outcomes(group, time.perf_counter() - began + group.built_in)
+        keep(ran)
+        done += ran
+        say(f"{len(done)} done, {sum(one.seconds for one in done):.1f} s")
+        group = next(rest, None)
+    return done
+
+
+def outcomes(group: Group, seconds: float) -> list[Outcome]:
+    """The outcomes of the runs of a group, measured now."""
+    found = []
+    for trial, numbers in zip(group.trials, group.measured(), strict=True):
+        values = {name: _plain(value) for name, value in trial.values.items()}
+        failed = numbers if isinstance(numbers, str) else ""
+        metrics = {} if isinstance(numbers, str) else {name: float(value) for name, value in numbers.items()}
+        steps, share = group.steps(trial), seconds / len(group.trials)
+        found.append(
+            Outcome(values, digest(trial.experiment), steps, metrics, failed, group.parts.watched[0], round(share, 3))
+        )
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value as it is written: objects by the name of their class."""
+    return type(value).__name__ if dataclasses.is_dataclass(value) else to_data(value)
+
+
+def _known(folder: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, Outcome]:
+    """The results in a directory of the trials that are wanted, the newest of each. Other results there stay as they are.
+
+    What was given up early is a result for successive halving alone.
+    """
+    newest = {one.digest: one for one in read(folder / RESULTS) if one.digest in wanted}
+    return {
+        name: one
+        for name, one in newest.items()
+        if plan.halving or one.failed or one.steps >= wanted[name].experiment.steps
+    }
+
+
+def _keep(folder: Path | None, some: Sequence[Outcome]) -> None:
+    """Add results to the file, which is always whole."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULTS
+    before = read(path)
+    with replacing(path, durable=True) as file:
+        file.write("".join(f"{written(one)}\n" for one in [*before, *some]).encode())
+
+
+def _ranking(group: Group, wanted: str) -> tuple[str, str]:
+    """The metric that settings are ranked by, and its direction."""
+    return _ranking_of(group.parts.task, wanted, group.measurable())
+
+
+def _ranking_of(task: Any, wanted: str, measured: Mapping[str, Any]) -> tuple[str, str]:
+    metric = wanted or task.headline
+    if wanted and measured and wanted not in measured:
+        raise UsageError(f"metric is {wanted!r}, which is not measured. {did_you_mean(wanted, measured)}")
+    mode = task.directions.get(metric) or direction(metric)
+    if mode is None:
+        raise UsageError(f"nothing says whether more or less of {metric!r} is better; rank by another metric")
+    return metric, mode

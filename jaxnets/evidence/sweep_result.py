@@ -1,0 +1,183 @@
+"""What a sweep found: a line for each run, a table of the settings with the best first, a picture."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxnets.core.errors import DataError, UsageError
+from jaxnets.evidence.paired import interval
+from jaxnets.evidence.trials import SEED, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESULTS = "results.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One run of a sweep."""
+
+    values: Mapping[str, Any]
+    """The swept fields by dotted name, as plain data."""
+    digest: str
+    """Of the experiment with these values."""
+    steps: int
+    """Updates done; fewer than the experiment has where it was given up."""
+    metrics: Mapping[str, float]
+    """On the split of the sweep; {} where the run failed."""
+    failed: str = ""
+    """Why there are no metrics."""
+    split: str = "test"
+    """What they were measured on."""
+    seconds: float = 0.0
+    """Wall time, compilation included; of runs in one program an equal share for each."""
+
+    @property
+    def setting(self) -> str:
+        """The values without the seed, as text."""
+        return ", ".join(f"{name}={shown(value)}" for name, value in self.values.items() if name != SEED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The runs of one setting, which differ by their seeds."""
+
+    values: Mapping[str, Any]
+    """Without the seed."""
+    scores: tuple[float, ...]
+    """Of the runs that ended."""
+    failed: int
+    """Runs that did not."""
+    steps: int
+    """Updates of the longest."""
+    level: float = 0.95
+
+    @property
+    def mean(self) -> float:
+        """The mean score; NaN where no run ended."""
+        return interval(self.scores, self.level)[0]
+
+    @property
+    def half(self) -> float:
+        """Half of the width of its interval over the seeds; NaN for one seed."""
+        return interval(self.scores, self.level)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """The runs of a sweep and what they say."""
+
+    outcomes: tuple[Outcome, ...]
+    """In the order of the trials."""
+    metric: str
+    """What settings are ranked by."""
+    better: str
+    """max or min."""
+
+    @property
+    def split(self) -> str:
+        """The split that was measured."""
+        return self.outcomes[0].split
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The settings, the best mean first; those that were given up earlier come after those that were trained longer, and
+        a setting of which a run failed after those without."""
+        groups: dict[str, list[Outcome]] = {}
+        for one in self.outcomes:
+            groups.setdefault(one.setting, []).append(one)
+        found = []
+        for runs in groups.values():
+            values = {name: value for name, value in runs[0].values.items() if name != SEED}
+            scores = [one.metrics[self.metric] for one in runs if self.metric in one.metrics]
+            finite = tuple(score for score in scores if math.isfinite(score))
+            found.append(Setting(values, finite, len(runs) - len(finite), max(one.steps for one in runs)))
+        sign = -1 if self.better == "max" else 1
+        return sorted(found, key=lambda s: (not s.scores, s.failed, -s.steps, sign * s.mean if s.scores else 0.0))
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The values of the best setting; raises `UsageError` where every run failed."""
+        first = self.settings[0]
+        if not first.scores:
+            raise UsageError(f"every run of the sweep failed: {self.outcomes[0].failed}")
+        return dict(first.values)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: the swept fields, mean and interval of the metric, seeds, steps."""
+        names = [name for name in self.outcomes[0].values if name != SEED]
+        header = [*names, f"{self.split} {self.metric}", "seeds", "steps"]
+        rows = []
+        for one in self.settings:
+            half = f" ± {one.half:.2g}" if math.isfinite(one.half) else ""
+            score = f"{one.mean:.4g}{half}" if one.scores else "failed"
+            seeds = f"{len(one.scores)}" + (f", {one.failed} failed" if one.failed and one.scores else "")
+            rows.append([*(shown(one.values[name]) for name in names), score, seeds, str(one.steps)])
+        return header, rows
+
+    def notes(self) -> list[str]:
+        """What to keep in mind, in sentences."""
+        first, *others = self.settings
+        found = []
+        if others and first.scores:
+            found.append(
+                f"the best of {len(others) + 1} settings looks better than it is: measure it again with new seeds "
+                f"(`jaxnets compare`)"
+            )
+        if others and self.split == "test":
+            found.append(
+                "settings were ranked on the test split, which is then no longer unseen; set examples aside "
+                "(--validation.share)"
+            )
+        return found
+
+    def picture(self) -> "Figure":
+        """Parallel coordinates: an axis for each swept field and one for the metric, a line for each run."""
+        from jaxnets.report.evidence_plots import parallel_coordinates
+
+        names = list(self.outcomes[0].values)
+        rows = [
+            ([one.values[name] for name in names], one.metrics[self.metric])
+            for one in self.outcomes
+            if math.isfinite(one.metrics.get(self.metric, math.nan))
+        ]
+        labelled = [([v if isinstance(v, int | float) else shown(v) for v in values], s) for values, s in rows]
+        return parallel_coordinates(names, labelled, f"{self.split} {self.metric}", better=self.better)
+
+    def __str__(self) -> str:
+        header, rows = self.table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+        return "\n".join([*lines, *self.notes()])
+
+
+def written(outcome: Outcome) -> str:
+    """An outcome as one line of JSON."""
+    finite = {name: value if math.isfinite(value) else None for name, value in outcome.metrics.items()}
+    return json.dumps(dataclasses.asdict(outcome) | {"metrics": finite})
+
+
+def read(path: Path) -> list[Outcome]:
+    """The outcomes in a file; one that was cut while its last line was written is read up to there.
+
+    Raises:
+        DataError: another line is none.
+    """
+    if not path.exists():
+        return []
+    found: list[Outcome] = []
+    lines: Sequence[str] = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        try:
+            data = json.loads(line)
+            metrics = {name: math.nan if value is None else float(value) for name, value in data["metrics"].items()}
+            found.append(Outcome(**{**data, "metrics": metrics}))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if number == len(lines) - 1:
+                break
+            raise DataError(f"{path}, line {number + 1}, is no result of a sweep ({error}); remove it") from error
+    return found
