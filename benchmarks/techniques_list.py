@@ -26,6 +26,7 @@ from benchmarks.techniques_recipes import (
     normed,
     optimizer,
     run,
+    smaller_batches_first,
     task,
     unchanged,
 )
@@ -119,10 +120,7 @@ BATCHES = (
     Technique("batch x 2", batch(2)),
     Technique("batch / 2", batch(0.5)),
     Technique("4 micro-batches", run(micro_batches=4)),
-    Technique(
-        "ramp of batch sizes to the half",
-        lambda one: run(ramp=Ramp(batch_size=(one.batch_size // 4, one.batch_size // 2)))(one),
-    ),
+    Technique("ramp of batch sizes to the half", smaller_batches_first),
     Technique("ramp of lengths to the half", run(ramp=Ramp(length=(16, 32))), TEXT),
     Technique("selective backpropagation 1/2", run(selective=0.5)),
 )
@@ -173,20 +171,10 @@ LAYERS = (
     Technique("orthogonal", run(initialiser=Initialiser("orthogonal"))),
     Technique("last layer at 0", run(initialiser=Initialiser("lecun_normal", last_gain=0.0)), VECTORS),
     Technique("DropConnect 0.1", run(layers=Layers(drop_connect=0.1)), VECTORS),
-    Technique(
-        "whole channels dropped",
-        both(model(dropout=0.1), run(layers=Layers(dropout="channels"))),
-        IMAGES,
-        "dropout 0.1",
-    ),
+    Technique("whole channels dropped", dropout("channels"), IMAGES, "dropout 0.1"),
     Technique("gyro dropout", dropout("gyro"), against="dropout 0.1"),
     Technique("ghost batch norm 16", normed(ghost=16), IMAGES, "batch norm"),
-    Technique(
-        "weight standardisation",
-        both(model(batch_norm=True), run(layers=Layers(kernels="standardized"))),
-        IMAGES,
-        "batch norm",
-    ),
+    Technique("weight standardisation", normed(kernels="standardized"), IMAGES, "batch norm"),
     Technique("squeeze-and-excitation 4", run(layers=Layers(squeeze=4)), IMAGES),
     Technique("factors of rank 16", run(layers=Layers(rank=16))),
     Technique("lazy: outputs x 10", run(layers=Layers(output_scale=10.0)), VECTORS),
