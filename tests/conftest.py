@@ -136,6 +136,8 @@ KEPT = {
 
 # Sweeps of 20 to 140 seconds that a shorter test stands for in `.ci/run`; they run before a release (`-m nightly`).
 NIGHTLY = (
+    "test_sweep.test_halving_goes_on_from_where_runs_are",
+    "test_sweep.test_the_blocks_of_the_page",
     "test_notebooks.test_a_notebook_runs_to_its_last_assertion[sharding_and_tpu",
     "test_eight_bit.test_digits_end_as_with_float32",
     "test_signals.test_killed_at_random_instants_it_ends_like_the_unharmed_run",
