@@ -84,7 +84,7 @@ class Keep:
 BETTER_HIGHER = frozenset((
     "accuracy", "acc", "r2", "f1", "precision", "recall", "auc", "auroc", "ap", "map", "iou", "dice", "bleu", "rouge", "exact",
     "elbo", "explained", "gain", "psnr", "ssim", "score", "likelihood", "correlation", "similarity", "kappa", "mcc",
-    "coverage", "near", "modes", "margin", "specificity", "sensitivity",
+    "coverage", "near", "modes", "margin", "specificity", "sensitivity", "preferred", "reward", "knn", "probe",
 ))  # fmt: skip
 BETTER_LOWER = frozenset((
     "loss", "mse", "mae", "rmse", "mape", "smape", "nll", "perplexity", "ppl", "error", "errors", "entropy", "kl",

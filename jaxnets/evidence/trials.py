@@ -23,7 +23,9 @@ class Range:
     """Numbers from `low` to `high`, for a random search; whole numbers where both are whole."""
 
     low: float
+    """The smallest number."""
     high: float
+    """The largest number."""
     scale: Literal["linear", "log"] = "linear"
     """log: every factor is as likely as any other, which suits learning rates and penalties."""
 

@@ -143,6 +143,7 @@ class VICReg(TwoViews):
     """
 
     projector: nn.Module = MLP(widths=(256,), outputs=256, norm="batch")
+    """From embeddings to the vectors that the loss compares; it is left out after training."""
     invariance: float = 25.0
     """Weight of the squared distance of the views."""
     variance: float = 25.0

@@ -688,7 +688,7 @@ def test_a_task_and_data_that_do_not_belong_together(word_list, blobs, one_devic
             train(run_of(word_list, task=SequenceToSequence(**changes)), **options)
     with pytest.raises(DataError, match="SequenceToSequence needs pairs of sequences"):
         train(run_of(word_list), dataset=blobs, **options)
-    with pytest.raises(DataError, match="classification needs one integer label"):
+    with pytest.raises(DataError, match="Classification needs one integer label"):
         train(run_of(word_list, task=Classification(model=TransformerEncoder())), **options)
     for field in ({"label_smoothing": 1.0}, {"beam": 0}, {"length_penalty": -1.0}, {"length": 0}):
         with pytest.raises(ValueError, match=next(iter(field))):

@@ -13,7 +13,7 @@ from jaxnets.data.text.tokenizers import Characters
 from jaxnets.models import CNN, MLP, CifarResNet, LanguageModel
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.runs.train import train
-from jaxnets.steps.step import _split
+from jaxnets.steps.step import split
 from jaxnets.tasks import NextToken
 
 
@@ -48,7 +48,7 @@ def test_masked_rows_come_last_also_in_each_micro_batch():
     plain, _ = Shuffled(40, 6, 0).rows(3)
     np.testing.assert_array_equal(index[:6], plain)
     assert mask.tolist() == [1] * 6 + [0] * 10
-    assert _split(mask, 2).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]] * 2
+    assert split(mask, 2).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]] * 2
 
 
 @pytest.mark.slow

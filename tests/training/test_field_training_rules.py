@@ -65,8 +65,10 @@ MODELS = [
         TOKENS,
         (*NORM, "up_bias", "down_bias"),
     ),
+    (models.AirBench(), IMAGE, NORM),
     (models.LeNet5(), jnp.zeros((2, 32, 32, 1)), BIAS),
     (models.NeuralODE(), ROW, BIAS),
+    (models.PatchPredictor(), (IMAGE, jnp.zeros((2, 64), jnp.int32)), (*NORM, "missing", "positions")),
     (models.Perceptron(), ROW, BIAS),
     (models.ResNet(), jnp.zeros((2, 64, 64, 3)), NORM),
     (models.ResNet9(), IMAGE, NORM),
@@ -79,8 +81,8 @@ MODELS = [
 
 def test_the_list_of_models_is_whole():
     kinds = {name for name in models.__all__ if isinstance(getattr(models, name), type)}
-    # LoRA has no layers of its own; tests/models/test_lora.py says what of it decays.
-    not_modules = {"Decoder", "Experts", "Graph", "LoRA", "Pair", "Sampling"}
+    # LoRA and Layered have no layers of their own; tests/models/test_lora.py says what of it decays.
+    not_modules = {"Decoder", "Experts", "Graph", "Layered", "Layers", "LoRA", "Pair", "Sampling"}
     assert {type(model).__name__ for model, _, _ in MODELS} == kinds - not_modules
 
 
@@ -88,7 +90,9 @@ def test_the_list_of_models_is_whole():
 def test_which_parameters_decay(model, given, left):
     if isinstance(model, models.NeuralODE):
         pytest.importorskip("diffrax")
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), given))["params"]
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), *(given if type(given) is tuple else (given,))))[
+        "params"
+    ]
     found, decays = set(), set()
     for (path, leaf), decay in zip(
         jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(weights(params)), strict=True
