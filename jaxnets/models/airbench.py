@@ -67,8 +67,8 @@ class Whitening(nn.Module):
     """A convolution whose kernel is `whitening_kernel` of the first training batch, and a bias that is learned.
 
     The kernel is no parameter: the first step in training measures it, and it stays from then on. It is a part of the model's
-    state (the collection `whitening`), so it is saved and placed with it. Before that it is the kernel of white noise. Replicas
-    of local SGD would measure kernels of their own, so they are not for this model.
+    state (the collection `whitening`), so it is saved and placed with it. Before that it is the kernel of white noise.
+    Replicas of local SGD would measure kernels of their own, so they are not for this model.
     """
 
     patch: int
