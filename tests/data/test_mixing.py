@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-import torch
 
 import jaxnets
 from jaxnets.core.errors import DataError, UsageError
@@ -197,6 +196,7 @@ def test_the_cross_entropy_of_distributions():
         np.testing.assert_array_equal(hard[0], soft[0])
         np.testing.assert_allclose(hard[1], soft[1], atol=1e-7)
         p = RNG.dirichlet(np.ones(4), 9).astype(np.float32)
+        torch = pytest.importorskip("torch")
         theirs = torch.nn.functional.cross_entropy(
             torch.tensor(np.asarray(logits)), torch.tensor(p), reduction="none", label_smoothing=smoothing
         )
