@@ -76,9 +76,10 @@ def sequences(name, *, labelled):
 def arrays(name):
     """Random examples in the shape that a configuration's data have."""
     shape, rng = SHAPES.get(name, (28, 28, 1)), np.random.default_rng(0)
-    x = rng.uniform(size=(600, *shape)).astype(np.float32)  # in the range of every scale of pixels
+    count = 1024 if name == "cifar10_airbench" else 600  # at least a batch
+    x = rng.uniform(size=(count, *shape)).astype(np.float32)  # in the range of every scale of pixels
     numbers = name == "california_mlp"
     classes = 2 if name in ("perceptron", "iris_adaline") else 10
-    y = rng.normal(size=600).astype(np.float32) if numbers else (np.arange(600) % classes).astype(np.int32)
+    y = rng.normal(size=count).astype(np.float32) if numbers else (np.arange(count) % classes).astype(np.int32)
     names = () if numbers else tuple(map(str, range(classes)))
     return Dataset(name, {"inputs": x, "targets": y}, {"inputs": x, "targets": y}, class_names=names)

@@ -68,6 +68,13 @@ def test_the_total_is_the_programs_own_count(model, data, sides):
     assert ours == pytest.approx(compiled.cost_analysis()["flops"], rel=0.03)  # activations, biases and pooling
 
 
+def test_a_model_with_batch_statistics_is_counted_once():
+    found, task, spec = rows(Classification(model=CNN(features=(4,), dense=(8,), batch_norm=True)), CARDS["images"]())
+    params = jax.eval_shape(task.init, jax.random.key(0), spec)["params"]
+    assert sum(layer.parameters for layer in found) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert len({layer.path[0] for layer in found}) == 1
+
+
 KINDS = {"unrolled": {}, "scanned": {"blocks": "scanned"}, "remat": {"blocks": "scanned", "remat": "blocks"}}
 
 
