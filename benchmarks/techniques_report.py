@@ -11,6 +11,7 @@ from scipy import stats
 
 from benchmarks.techniques_list import GROUPS, pairs
 from benchmarks.techniques_recipes import BASELINE, RECIPES, Recipe, Technique
+from jaxnets.evidence import interval
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURE = DOCS / "techniques.md", DOCS / "images" / "techniques.png"
@@ -44,8 +45,8 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Difference | Non
     count = len(differences)
     if count < 2:
         return None
-    mean, error = float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(count))
-    half = float(stats.t.ppf(0.975, count - 1)) * error
+    mean, half = interval(differences.tolist())
+    error = float(differences.std(ddof=1) / math.sqrt(count))
     if error == 0:
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0, count)
     return Difference(mean, half, float(2 * stats.t.sf(abs(mean) / error, count - 1)), count)

@@ -202,9 +202,9 @@ def test_runs_that_are_not_finite_or_not_possible_are_told(tiny, capsys):
     wrong = (recipe, Technique("wrong", model(inputs=3), ("tiny",)))
     known += [wild, wrong]
     assert harness.work([(*wild, 0), (*wrong, 0)]) == 1
-    told = capsys.readouterr().out
-    assert "tiny/wild, seed 0: not finite" in told
-    assert "tiny/wrong, seed 0: not run, " in told
+    printed = capsys.readouterr().out
+    assert "tiny/wild, seed 0: not finite" in printed
+    assert "tiny/wrong, seed 0: not run, " in printed
     (only,) = harness.read(harness.RESULTS)
     assert only["value"] is None
     assert "failed" in only

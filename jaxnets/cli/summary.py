@@ -59,7 +59,9 @@ def layers_of(task: Task, batch: Batch) -> list[Layer]:
     def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module, root = context.module, not open_calls
         if root and not module.is_initializing():
-            return call(*args, **kwargs)  # a model with state is called once more, to see that the state keeps its shape
+            return call(
+                *args, **kwargs
+            )  # a model with state is called once more, to see that the state keeps its shape
         if root:
             networks.append(_role(task, module))
         network = len(networks) - 1

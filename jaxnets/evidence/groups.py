@@ -148,7 +148,7 @@ def groups(
     at_once: int,
     say: Callable[[str], None],
 ) -> Iterator[Group]:
-    """The trials in groups, in their order as far as possible; each is built when it is asked for."""
+    """The trials in groups, in their order as far as possible. A group is built when the caller takes it from the iterator."""
     families: dict[str, list[Trial]] = {}
     for trial in trials:
         families.setdefault(_family(trial, dataset), []).append(trial)
@@ -163,7 +163,7 @@ def _built(
     """A family as one group, or as single trials."""
     began = time.perf_counter()
     why, experiment = "" if len(some) > 1 else "there is one", some[0].experiment
-    # Many small runs on one device are better than small shares of each on all; a mesh that was asked for stays.
+    # Many small runs are faster on one device than each split over all devices. A mesh that the user chose stays.
     alone = not why and experiment.mesh == MeshShape() and jax.process_count() == 1
     mesh = make_mesh(MeshShape(), devices=jax.devices()[:1]) if alone else None
     parts = assemble(experiment, dataset, mesh=mesh)

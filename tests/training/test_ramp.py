@@ -143,7 +143,7 @@ def test_the_batches_of_a_stage_have_its_sizes(one_device):
 
 
 def test_a_stage_is_the_run_with_these_sizes(one_device):
-    """The first stage equals a run with its batch size, the steps after it a run that begins with its weights."""
+    """The first stage equals a run with its batch size."""
     experiment, data = images(ramp=Ramp(until=0.5, batch_size=(8,)))
     plain = dataclasses.replace(experiment, ramp=Ramp(), batch_size=8)
     parts, alone = assemble(experiment, data, mesh=one_device), assemble(plain, data, mesh=one_device)
