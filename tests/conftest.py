@@ -48,6 +48,24 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests whose cases are many and alike: those named run by default, the others among the sweeps (`-m slow`).
 KEPT = {
+    "test_curvature.test_products_are_those_of_the_dense_hessian": (),
+    "test_signals.test_two_runs_never_share_a_directory": (),
+    "test_checkpoints.test_damage_is_found_on_resuming_and_the_result_is_that_of_the_unharmed_run": (),
+    "test_run.test_a_directory_with_another_run_or_other_files_is_refused": (),
+    "test_field_training_draws.test_every_batch_says_which_rows_it_holds_and_augments_by_them": (),
+    "test_report_page.test_the_page_has_a_picture_for_each_curve_and_its_numbers_as_csv": (),
+    "test_three_splits.test_keep_best_without_early_stopping_trains_to_the_end": (),
+    "test_mixing.test_cutmix_counts_the_pixels_that_are_kept": (),
+    "test_data.test_augmentation_depends_on_key_and_position_only": (),
+    "test_gradients.test_gradients_vanish_through_twenty_layers_of_sigmoids": (),
+    "test_interop.test_a_trained_llama_gives_its_reference_logits_and_text": (),
+    "test_estimate.test_the_command_says_what_is_exchanged_and_what_fits": (),
+    "test_by_depth.test_it_equals_a_hand_written_loop_and_opens_again": (),
+    "test_field_roads.test_the_rows_of_a_table_by_file_frame_and_array": (),
+    "test_mup.test_the_coordinate_check_steps_are_as_large_in_a_wide_model_as_in_its_base": (),
+    "test_augment_images.test_a_resized_crop_equals_pils_and_its_box_is_in_the_image": (),
+    "test_eight_bit.test_codes_are_right_on_average": (),
+    "test_graphs.test_only_counted_nodes_have_a_loss_and_the_penalty_is_of_all_matrices": (),
     "test_group_policy.test_the_divergence_is_0_at_the_reference_and_its_estimate_elsewhere": (),
     "test_local_sgd.test_a_lost_replica_has_no_part_and_goes_on_with_the_others": (),
     "test_local_sgd.test_int8_is_near_float32": (),
@@ -191,6 +209,12 @@ KEPT = {
 
 # Sweeps of 20 to 140 seconds that a shorter test stands for in `.ci/run`; they run before a release (`-m nightly`).
 NIGHTLY = (
+    "test_axes.test_the_result_is_that_of_one_device[sequence, ring",
+    "test_report_page.test_the_page_has_a_picture_for_each_curve_and_its_numbers_as_csv",
+    "test_three_splits.test_keep_best_without_early_stopping_trains_to_the_end",
+    "test_eight_bit.test_codes_are_right_on_average",
+    "test_by_depth.test_it_equals_a_hand_written_loop_and_opens_again",
+    "test_health.test_norms_are_those_of_the_states_and_of_the_gradient",
     "test_documents.test_packed_documents_are_computed_as_each_alone[alibi",
     "test_pictures.test_what_cannot_be_drawn_is_said_before_anything_is_written",
     "test_padded_batches.test_a_language_model_too_and_fsdp",

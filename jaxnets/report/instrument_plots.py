@@ -158,7 +158,7 @@ def heat_map(exhibit: HeatMap) -> "Figure":
     every = -(-len(exhibit.layers) // 40)
     rows = range(0, len(exhibit.layers), every)
     axis.set_yticks(rows, [exhibit.layers[row] for row in rows], fontsize=8)
-    columns = np.unique(np.linspace(0, len(exhibit.steps) - 1, 8).astype(int))
+    columns = range(0, len(exhibit.steps), -(-len(exhibit.steps) // 10))
     axis.set_xticks(columns, [str(exhibit.steps[column]) for column in columns], fontsize=8)
     axis.set_xlabel("step", fontsize=9)
     axis.spines[:].set_visible(False)
