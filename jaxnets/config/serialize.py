@@ -45,6 +45,7 @@ BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
 DEEP = ("TransformerEncoder", "Seq2SeqTransformer")
 YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
+    "GPT2Tokens": {"documents": "joined"},
     "Augment": {field.name: field.default for field in dataclasses.fields(Augment) if field.name not in FIRST},
     "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
     "Experiment": {

@@ -23,16 +23,23 @@ def _nodes(opt_state: Any, *fields: str) -> list[Any]:
 def rates(opt_state: Any) -> dict[str, Array]:
     """What the state says of the learning rate in force, float32.
 
-    `learning_rate`, where the state has it (`optax.inject_hyperparams`), and `learning_rate_scale`, by which `optim.Plateau`
-    has multiplied it.
+    `learning_rate`, where the state has one (`optax.inject_hyperparams`), and `learning_rate_scale`, by which `optim.Plateau`
+    multiplies the rate of the optimizer inside it.
     """
-    injected = [node.hyperparams["learning_rate"] for node in _nodes(opt_state, "hyperparams", "count")
-                if "learning_rate" in node.hyperparams]  # fmt: skip
-    scales = [node.rate_scale for node in _nodes(opt_state, "rate_scale")]
+    injected, plateaus = _injected(opt_state), _nodes(opt_state, "rate_scale", "inner")
     found = {"learning_rate": jnp.asarray(injected[0], jnp.float32)} if len(injected) == 1 else {}
-    if scales:
-        found = {name: rate * scales[0] for name, rate in found.items()} | {"learning_rate_scale": scales[0]}
+    if plateaus:
+        scale = plateaus[0].rate_scale
+        if any(_injected(node.inner) for node in plateaus):
+            found = {name: rate * scale for name, rate in found.items()}
+        found["learning_rate_scale"] = scale
     return found
+
+
+def _injected(opt_state: Any) -> list[Any]:
+    """The learning rates in states of `optax.inject_hyperparams`."""
+    nodes = _nodes(opt_state, "hyperparams", "count")
+    return [node.hyperparams["learning_rate"] for node in nodes if "learning_rate" in node.hyperparams]
 
 
 def moved(opt_state: Any) -> Array:

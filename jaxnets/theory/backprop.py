@@ -1,7 +1,8 @@
 """Backpropagation by hand: numbers that remember how they were made.
 
 A node knows its value and how to adjust its inputs. Every operation makes a node later than its inputs, so the backward
-pass visits the nodes from the newest to the oldest: when it comes to one, all that depends on it has been visited.
+pass, from the newest node to the oldest, comes to a node after all that depends on it. The backward pass is itself a
+computation of nodes, so a derivative has a graph and derivatives of its own.
 """
 
 import itertools
@@ -22,7 +23,7 @@ class Node:
         self.value, self.operation, self.inputs = value, operation, inputs
         self.number, self.gradient = next(_count), 0.0
         # Given the gradient of this node: pairs of an input and what to add to its gradient.
-        self.adjust: Callable[[float], Sequence[tuple[Node, float]]] = lambda gradient: ()
+        self.adjust: Callable[[Node], Sequence[tuple[Node, Node]]] = lambda gradient: ()
 
     def __add__(self, other: Number) -> "Node":
         other = node(other)
@@ -33,7 +34,7 @@ class Node:
     def __mul__(self, other: Number) -> "Node":
         other = node(other)
         out = Node(self.value * other.value, "×", (self, other))
-        out.adjust = lambda gradient: ((other, self.value * gradient), (self, gradient * other.value))
+        out.adjust = lambda gradient: ((other, self * gradient), (self, gradient * other))
         return out
 
     def __neg__(self) -> "Node":
@@ -47,15 +48,14 @@ class Node:
     def tanh(self) -> "Node":
         """The hyperbolic tangent, by jax's own, so that it has the same last bit."""
         with jax.enable_x64(True):
-            y = float(jnp.tanh(self.value))
-        out = Node(y, "tanh", (self,))
-        out.adjust = lambda gradient: ((self, gradient * (1 - y * y)),)
+            out = Node(float(jnp.tanh(self.value)), "tanh", (self,))
+        out.adjust = lambda gradient: ((self, gradient * (node(1.0) - out * out)),)
         return out
 
     def relu(self) -> "Node":
         """The larger of the number and 0, with the derivative 0 at 0."""
         out = Node(max(self.value, 0.0), "relu", (self,))
-        out.adjust = lambda gradient: ((self, gradient if self.value > 0 else 0.0),)
+        out.adjust = lambda gradient: ((self, gradient if self.value > 0 else node(0.0)),)
         return out
 
     def history(self) -> list["Node"]:
@@ -67,15 +67,23 @@ class Node:
             waiting += fresh.values()
         return [found[number] for number in sorted(found)]
 
+    def derivative(self, by: "Node") -> "Node":
+        """The derivative of this node with respect to another one, as a node that has derivatives too."""
+        return self._derivatives().get(by.number, node(0.0))
+
     def backward(self) -> None:
         """Set the gradient of every node in the history to the derivative of this one with respect to it."""
-        nodes = self.history()
-        for each in nodes:
-            each.gradient = 0.0
-        self.gradient = 1.0
-        for each in reversed(nodes):
-            for source, change in each.adjust(each.gradient):
-                source.gradient += change  # a sum over all paths
+        found = self._derivatives()
+        for each in self.history():
+            each.gradient = found[each.number].value
+
+    def _derivatives(self) -> dict[int, "Node"]:
+        found = {self.number: node(1.0)}
+        for each in reversed(self.history()):
+            for source, change in each.adjust(found[each.number]):
+                known = found.get(source.number)
+                found[source.number] = change if known is None else known + change  # a sum over all paths
+        return found
 
     def mermaid(self) -> str:
         """The graph of the computation with values and gradients, as a Mermaid diagram, which Markdown pages draw."""

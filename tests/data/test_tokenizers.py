@@ -123,9 +123,9 @@ def test_prepared_tokens_are_those_of_the_text():
 
 
 @needs_files
-@pytest.mark.parametrize("text", ["shakespeare", "books", "c4"])
-def test_the_outline_has_the_shapes_of_the_data(text):
-    source = GPT2Tokens(text, length=300)
+@pytest.mark.parametrize(("text", "documents"), [("shakespeare", "joined"), ("books", "packed"), ("c4", "packed")])
+def test_the_outline_has_the_shapes_of_the_data(text, documents):
+    source = GPT2Tokens(text, length=300, documents=documents)
     outline, data = source.outline(), source.open()
     for split in ("train", "test"):
         for name, array in getattr(data, split).items():
@@ -135,6 +135,7 @@ def test_the_outline_has_the_shapes_of_the_data(text):
             )
     assert len(outline.card.class_names) == len(data.card.class_names)
     assert outline.card.examples == data.card.examples
+    assert outline.card.separator == data.card.separator == (None if documents == "joined" else 50256)
 
 
 # --- bytes and characters

@@ -14,7 +14,8 @@ from jaxnets.config.serialize import from_data, to_data
 from jaxnets.core.errors import UsageError
 from jaxnets.models import MLP
 from jaxnets.optim import SGD, Adam, Constant, Plateau
-from jaxnets.optim.plateau import with_rate_scale
+from jaxnets.optim.plateau import PlateauState, with_rate_scale
+from jaxnets.optim.reading import rates
 from jaxnets.runs.train import train
 
 RATE = SGD(3e-1, momentum=0.5, schedule=Constant())
@@ -83,6 +84,16 @@ def test_it_may_be_anywhere_in_an_optimizer_once(blobs):
         jaxnets.fit(MLP(), blobs, optimizer={"hidden.*": Plateau(), ".*": Plateau(patience=7)}, **options)
     with pytest.raises(UsageError, match=r"Plateau.metric is 'los', which is not measured. Did you mean 'loss'"):
         jaxnets.fit(MLP(), blobs, optimizer=Plateau(metric="los"), **options)
+
+
+def test_the_logged_rate_is_scaled_where_the_plateau_stands_around_it(blobs):
+    options = {"steps": 8, "batch_size": 24, "eval_every": 2, "log_every": 1, "progress": "none"}
+    other = optax.inject_hyperparams(optax.adam)(1e-3)
+    run = jaxnets.fit(MLP(widths=(4,)), blobs, optimizer={"hidden.*": STRICT, ".*": other}, **options)
+    assert run.history.series("learning_rate_scale")[1][-1] < 1
+    np.testing.assert_allclose(run.history.series("learning_rate")[1], 1e-3, rtol=1e-6)
+    inside = PlateauState(np.float32(0.25), other.init({"w": np.zeros(2, np.float32)}))
+    assert float(rates((inside,))["learning_rate"]) == pytest.approx(0.25e-3)
 
 
 def test_it_is_saved_as_data_and_checks_its_fields():

@@ -75,6 +75,29 @@ def test_a_neuron_and_jaxs_own_tanh_by_hand_and_from_the_left():
     assert b.gradient == pytest.approx((1 - y**2) * 2, rel=1e-14)
 
 
+def test_derivatives_of_any_order_are_those_of_jax():
+    x, y = theory.Node(0.3), theory.Node(-0.7)
+    numbers = []
+    derivative = (x * y).tanh() * x
+    for _ in range(3):
+        derivative = derivative.derivative(x)
+        numbers.append(derivative.value)
+    with jax.enable_x64(True):
+        function = lambda x: jnp.tanh(x * -0.7) * x  # noqa: E731
+        for found in numbers:
+            function = jax.grad(function)
+            assert found == pytest.approx(float(function(0.3)), rel=1e-12)
+    # The third derivative of tanh, in closed form.
+    z = theory.Node(0.4)
+    third = z.tanh().derivative(z).derivative(z).derivative(z)
+    t = np.tanh(0.4)
+    assert third.value == pytest.approx(-2 * (1 - t**2) * (1 - 3 * t**2), rel=1e-13)
+    # The derivative is a graph: its diagram begins with the nodes of the function, and it may not depend on an input.
+    assert f"n{z.number}[" in third.mermaid()
+    assert (x * y).derivative(x).derivative(x).value == 0.0
+    assert (x * y).derivative(x).derivative(y).value == 1.0
+
+
 def test_it_trains_xor_by_gradient_descent():
     network = theory.initialised([3], 2, seed=3)
     (kernel, bias), (out, constant) = theory.layers_of(network)

@@ -82,9 +82,13 @@ def test_every_function_of_few_bits(inputs):
 
 
 @pytest.mark.slow
-def test_a_sixteenth_of_all_functions_of_four_bits():
+@pytest.mark.parametrize(
+    ("first", "step"),
+    [pytest.param(7, 16, id="a sixteenth"), pytest.param(0, 1, id="all", marks=pytest.mark.nightly)],
+)
+def test_the_functions_of_four_bits(first, step):
     x = theory.bits(4)
-    for number in range(7, 2**16, 16):
+    for number in range(first, 2**16, step):
         table = number >> np.arange(16) & 1
         np.testing.assert_array_equal(theory.boolean_function(table).fires(x), table)
 

@@ -22,6 +22,7 @@ SHAKESPEARE = Remote(
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
 GPT2_SIZE = 50257
+GPT2_END = 50256  # <|endoftext|>
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,18 +139,21 @@ class GPT2Tokens(Source):
     """Tokens of a window."""
     stride: int = 0
     """Tokens from one training window to the next; 0: half a window. Test windows do not overlap."""
+    documents: Literal["joined", "packed"] = "joined"
+    """As in `Text`. Books and pages end with GPT-2's end token; Shakespeare is one document."""
 
     def open(self) -> Dataset:
         """Windows as in `Text`; without the file, Shakespeare is tokenised here."""
         path, name = locate("text/gpt2_tokens.npz"), PREPARED[self.text][0]
         if path is None and self.text == "shakespeare":
-            return Text(length=self.length, tokens="gpt2", stride=self.stride).open()
+            return Text(length=self.length, tokens="gpt2", stride=self.stride, documents=self.documents).open()
         if path is None:
             raise DataError(
                 f"text/gpt2_tokens.npz, which holds {self.text!r}, is not on this machine; set JAXNETS_DATA to a folder that "
                 f"has it, or use your own text file: Text(path=..., tokens='gpt2')"
             )
-        made = TokenFile(str(path), f"{name}_train", f"{name}_val", "gpt2", self.length, self.stride).open()
+        names = {"train": f"{name}_train", "test": f"{name}_val"}
+        made = TokenFile(str(path), **names, length=self.length, stride=self.stride, documents=self.documents).open()
         return dataclasses.replace(made, name=f"{self.text} in GPT-2 tokens")
 
     def outline(self) -> Dataset:
@@ -163,7 +167,12 @@ class GPT2Tokens(Source):
             splits[split] = {"inputs": zeros, "targets": zeros}
         names = tuple(map(str, range(GPT2_SIZE)))
         return Dataset(
-            f"{self.text} in GPT-2 tokens", **splits, class_names=names, target_kind="token", prepare=TokenIds()
+            f"{self.text} in GPT-2 tokens",
+            **splits,
+            class_names=names,
+            target_kind="token",
+            prepare=TokenIds(),
+            separator=GPT2_END if self.documents == "packed" else None,
         )
 
 
