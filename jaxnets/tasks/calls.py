@@ -24,6 +24,7 @@ from jaxnets.models.wrapper import without_wrappers
 from jaxnets.ops.random import named_keys
 from jaxnets.steps.sown import COLLECTION as LOSSES
 from jaxnets.steps.state import strongly_typed
+from jaxnets.tasks.boxes import without_boxes
 
 # Streams that `self.has_rng` finds in training, besides "dropout"; `self.make_rng` draws from any.
 STREAMS = (
@@ -111,7 +112,7 @@ def call_model(
     call: Any = module.apply  # its return type depends on `mutable`
     outputs, new = _explained(
         model,
-        lambda: call(variables, *inputs, **mode, rngs=rngs, mutable=[*kept, *sown], **options),
+        lambda: without_boxes(lambda: call(variables, *inputs, **mode, rngs=rngs, mutable=[*kept, *sown], **options)),
     )
     return outputs, {**others, **strongly_typed(nn.unbox(new))}
 

@@ -251,7 +251,11 @@ class Placed(nn.Module):
             init = nn.with_partitioning(init, ("data" if self.how == "boxes" else "model", None))
         if self.how == "logical boxes":
             init = nn.with_logical_partitioning(init, ("embed", "mlp"))
-        x = nn.Dense(16, kernel_init=init)(x)
+        if self.how == "boxes of several axes":
+            boxed = nn.with_partitioning(init, ("model", "data", None))
+            x = nn.DenseGeneral((4, 4), kernel_init=boxed, name="Dense_0")(x).reshape(*x.shape[:-1], 16)
+        else:
+            x = nn.Dense(16, kernel_init=init)(x)
         if self.how == "logical":
             x = nn.with_logical_constraint(x, ("batch", "embed"))
         if "rules" in self.how:
@@ -265,13 +269,26 @@ class Placed(nn.Module):
             x = jax.shard_map(lambda a: a * 1.0, in_specs=P("data"), out_specs=P("data"))(x)
         if self.how == "pmean":
             x = x - jax.lax.pmean(x.mean(axis=0), "batch")
-        return nn.Dense(3)(nn.BatchNorm(use_running_average=False, axis_name="batch")(x) if self.how == "norm" else x)
+        x = nn.BatchNorm(use_running_average=False, axis_name="batch")(x) if self.how == "norm" else x
+        return nn.Dense(3, name="Dense_1")(x)
 
 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        *((how, "") for how in ("boxes", "other boxes", "logical boxes", "logical", "rules", "lax", "shard_map")),
+        *(
+            (how, "")
+            for how in (
+                "boxes",
+                "other boxes",
+                "boxes of several axes",
+                "logical boxes",
+                "logical",
+                "rules",
+                "lax",
+                "shard_map",
+            )
+        ),
         ("wrong rules", "use the axes data, fsdp and tensor"),
         ("wrong lax", "use the axes data, fsdp and tensor"),
         ("pmean", "leave axis_name out"),

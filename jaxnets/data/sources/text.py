@@ -152,9 +152,15 @@ class GPT2Tokens(Source):
                 f"text/gpt2_tokens.npz, which holds {self.text!r}, is not on this machine; set JAXNETS_DATA to a folder that "
                 f"has it, or use your own text file: Text(path=..., tokens='gpt2')"
             )
-        names = {"train": f"{name}_train", "test": f"{name}_val"}
-        made = TokenFile(str(path), **names, length=self.length, stride=self.stride, documents=self.documents).open()
-        return dataclasses.replace(made, name=f"{self.text} in GPT-2 tokens")
+        made = TokenFile(
+            str(path),
+            train=f"{name}_train",
+            test=f"{name}_val",
+            length=self.length,
+            stride=self.stride,
+            documents=self.documents,
+        )
+        return dataclasses.replace(made.open(), name=f"{self.text} in GPT-2 tokens")
 
     def outline(self) -> Dataset:
         """The shapes of `open`, without the tokens."""
