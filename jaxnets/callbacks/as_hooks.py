@@ -14,12 +14,31 @@ from jaxnets.training.plan import Moment
 from jaxnets.training.stopping import Stopping
 
 
+class Rows:
+    """What each step of a call measured, worked out once for all callbacks."""
+
+    def __init__(self) -> None:
+        self._metrics: StepMetrics | None = None
+        self._rows: list[dict[str, float]] = []
+
+    def of(self, metrics: StepMetrics) -> list[dict[str, float]]:
+        """The metrics by name, for each step."""
+        if metrics is not self._metrics:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = [(sums / weights).tolist() for sums, weights in metrics.values()]
+            self._metrics, self._rows = (
+                metrics,
+                [dict(zip(metrics, row, strict=True)) for row in zip(*values, strict=True)],
+            )
+        return self._rows
+
+
 class CallbackHook:
     """One callback as a hook of the loop. What it raises stops the run in good order: the state is saved first."""
 
-    def __init__(self, callback: Callback, name: str, run: Progress, stopping: Stopping) -> None:
+    def __init__(self, callback: Callback, name: str, run: Progress, stopping: Stopping, rows: Rows) -> None:
         self.name, self.callback = name, callback
-        self._run, self._stopping = run, stopping
+        self._run, self._stopping, self._rows = run, stopping, rows
         self._looks = type(callback).stepped is not Callback.stepped
         self.error: Exception | None = None
 
@@ -28,15 +47,16 @@ class CallbackHook:
         return self.callback.next_after(step)
 
     def observe(self, first_step: int, metrics: StepMetrics) -> None:
-        """See `Hook`: one call for each step."""
-        if not self._looks:
+        """See `Hook`: one call for each step. It is kept short, since a step may take a tenth of a millisecond."""
+        if not self._looks or self.error is not None:
             return
-        names, values = list(metrics), []
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = [(sums / weights).tolist() for sums, weights in metrics.values()]
-        for offset, row in enumerate(zip(*values, strict=True)):
-            self._run.step = first_step + offset + 1
-            self.tell("stepped", self._run.step, dict(zip(names, row, strict=True)))
+        run, stepped = self._run, self.callback.stepped
+        try:
+            for step, row in enumerate(self._rows.of(metrics), first_step + 1):
+                run.step = step
+                stepped(run, step, row.copy())  # what a callback does to its own copy, the others do not see
+        except Exception as error:
+            self._raised(error)
 
     def run(self, moment: Moment) -> None:
         """See `Hook`."""
@@ -48,10 +68,13 @@ class CallbackHook:
             try:
                 getattr(self.callback, event)(self._run, *arguments)
             except Exception as error:
-                self.error = error
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{where.filename}, line {where.lineno}"
-                self._stopping.request(f"{self.name} raised {type(error).__name__}: {error} ({place})", gently=True)
+                self._raised(error)
+
+    def _raised(self, error: Exception) -> None:
+        self.error = error
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{where.filename}, line {where.lineno}"
+        self._stopping.request(f"{self.name} raised {type(error).__name__}: {error} ({place})", gently=True)
 
 
 def with_state(run: Progress, step: int, state: Any, act: Any) -> None:
@@ -76,7 +99,8 @@ class Callbacks:
                 )
         names = [f"{type(callback).__name__}#{number}" for number, callback in enumerate(given)]
         self.run = run
-        self.hooks = [CallbackHook(c, name, run, stopping) for c, name in zip(given, names, strict=True)]
+        rows = Rows()
+        self.hooks = [CallbackHook(c, name, run, stopping, rows) for c, name in zip(given, names, strict=True)]
 
     def tell(self, event: str, *arguments: Any, step: int | None = None) -> None:
         """Call a method of each callback, in order."""

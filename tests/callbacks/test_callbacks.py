@@ -59,6 +59,13 @@ class Counter(jaxnets.Callback):
         self.seen = list(state)
 
 
+class Emptying(jaxnets.Callback):
+    """Removes all entries of the dict that it is given."""
+
+    def stepped(self, run, step, metrics):
+        metrics.clear()
+
+
 @pytest.fixture(scope="module")
 def plain(blobs):
     """The run without callbacks."""
@@ -67,7 +74,8 @@ def plain(blobs):
 
 def test_every_step_is_seen_once_in_order_and_the_run_keeps_its_bits(plain, experiment, blobs, tmp_path):
     counter = Counter()
-    run = train(experiment, dataset=blobs, run_dir=tmp_path / "run", hooks=[counter], progress="none")
+    hooks = [Emptying(), counter]
+    run = train(experiment, dataset=blobs, run_dir=tmp_path / "run", hooks=hooks, progress="none")
     assert counter.seen == list(range(1, 21))
     kinds = [event[:2] for event in counter.events]
     assert kinds[0] == ("started", 0)
