@@ -6,10 +6,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
 import atexit
-import gc
 import contextlib
 import dataclasses
 import functools
+import gc
 import io
 import shutil
 import subprocess
