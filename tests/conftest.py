@@ -53,6 +53,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests whose cases are many and alike: those named run by default, the others among the sweeps (`-m slow`).
 KEPT = {
+    "test_masked.test_what_jepa_predicts_are_normalised_features": (),
+    "test_mixing.test_mixup_and_cutmix_together_take_one_of_them": (),
+    "test_mixing.test_values_of_a_table_are_dropped_and_swapped_within_their_column": (),
+    "test_curvature.test_the_range_is_that_of_the_dense_hessian": (),
+    "test_onnx.test_an_operation_that_has_no_form_is_named": (),
+    "test_selective.test_eight_devices_choose_as_one": (),
+    "test_find_rate.test_a_transformation_gets_a_multiple_of_its_own_rate": (),
+    "test_averaging.test_the_averaged_model_measures_its_own_batch_statistics": (),
     "test_curvature.test_products_are_those_of_the_dense_hessian": (),
     "test_signals.test_two_runs_never_share_a_directory": (),
     "test_checkpoints.test_damage_is_found_on_resuming_and_the_result_is_that_of_the_unharmed_run": (),
