@@ -26,14 +26,16 @@ from jaxnets.steps.precision import Precision
 EXAMPLE = '''"""Predictions with JAX, NumPy and safetensors alone: pip install jax flatbuffers safetensors"""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from jax import export
 from safetensors.numpy import load_file
 
-about = json.load(open("about.json"))
-predictor = export.deserialize(bytearray(open("predictor.stablehlo", "rb").read()))
-weights = load_file("weights.safetensors")
+folder = Path(__file__).resolve().parent
+about = json.loads((folder / "about.json").read_text())
+predictor = export.deserialize(bytearray((folder / "predictor.stablehlo").read_bytes()))
+weights = load_file(folder / "weights.safetensors")
 
 # Raw examples, as in training: any number of them, unless about.json gives a number.
 size = about["batch"] or 2

@@ -215,7 +215,7 @@ def test_the_example_in_the_folder_runs_and_the_command_writes_it(tmp_path):
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": ""}
     ran = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path / "out", capture_output=True, text=True, env=env, check=False
+        [sys.executable, "out/example.py"], cwd=tmp_path, capture_output=True, text=True, env=env, check=False
     )
     assert ran.returncode == 0, ran.stderr
     again = run_here("export", "run", "out", "--format", "stablehlo", cwd=tmp_path)
