@@ -27,6 +27,7 @@ STYLE = """
 :root { color-scheme: light; --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --accent: #c2410c; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1000px; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.4rem 0 .6rem; }
+h1, h2, .sub { overflow-wrap: anywhere; }
 .sub { color: var(--soft); margin: .2rem 0 1.6rem; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; }
 .card { border: 1px solid var(--line); border-radius: 10px; padding: .7rem 1.1rem; min-width: 7.5rem; }
@@ -150,12 +151,7 @@ def _log_rows(history: History) -> list[list[Any]]:
 
 def _ordered(data: ReportData) -> list[tuple[str, str]]:
     names = sorted(data.final, key=lambda name: (name != data.headline, name == "examples"))
-    return [(f"test {name}", _number(data.final[name], whole=name == "examples")) for name in names]
-
-
-def _number(value: float, *, whole: bool = False) -> str:
-    """Four digits, and large numbers without an exponent."""
-    return f"{value:,.0f}" if whole or 1e4 <= abs(value) < 1e13 else f"{value:.4g}"
+    return [(f"test {name}", plots.number_text(data.final[name], whole=name == "examples")) for name in names]
 
 
 def _card(name: str, value: str, kind: str) -> str:

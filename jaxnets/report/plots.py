@@ -152,6 +152,11 @@ def curve(history: "History", name: str) -> "Figure":
     return figure
 
 
+def number_text(value: float, *, whole: bool = False) -> str:
+    """Four digits, and large numbers without an exponent."""
+    return f"{value:,.0f}" if whole or 1e4 <= abs(value) < 1e13 else f"{value:.4g}"
+
+
 def _marker(split: str, points: int) -> str | None:
     """Few points are drawn as points too: evaluations, and one point, which has no line."""
     return "o" if points == 1 or (split != "train" and points < 40) else None
@@ -172,7 +177,7 @@ def _draw_curve(axis: Any, history: "History", name: str) -> None:
         if split == "test" and seen:
             # Write the last test value at the last finite point.
             axis.annotate(
-                f"{end:.4g}",
+                number_text(end),
                 (steps[seen[-1]], values[seen[-1]]),
                 xytext=(-4, 7),
                 ha="right",
