@@ -53,6 +53,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests whose cases are many and alike: those named run by default, the others among the sweeps (`-m slow`).
 KEPT = {
+    "test_functions.test_a_pair_of_functions_is_a_model": (),
+    "test_field_weights.test_keys_that_nobody_knows_are_noted_and_harmless_ones_are_not": (),
+    "test_three_splits.test_a_run_that_began_without_validation_goes_on_without": (),
+    "test_in_the_hand.test_labels_have_names_too_and_numbers_have_none": (),
+    "test_loop.test_streamed_batches_give_the_same_bits_as_resident_ones": (),
+    "test_callbacks.test_a_time_limit_counts_all_stretches": (),
+    "test_loggers.test_a_logger_that_fails_is_left_out_with_a_note": (),
+    "test_layered.test_drop_connect_is_the_model_with_a_part_of_its_weights_and_off_in_evaluation": (),
+    "test_mup.test_models_that_differ_in_more_than_widths_and_unknown_parameters_are_refused": (),
+    "test_initialisers.test_a_run_begins_as_it_says_on_one_device_and_on_eight": (),
     "test_masked.test_what_jepa_predicts_are_normalised_features": (),
     "test_mixing.test_mixup_and_cutmix_together_take_one_of_them": (),
     "test_mixing.test_values_of_a_table_are_dropped_and_swapped_within_their_column": (),
