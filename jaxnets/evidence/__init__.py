@@ -7,7 +7,7 @@ from jaxnets.core.lazy import lazy
 if TYPE_CHECKING:
     from jaxnets.evidence.comparison import Comparison as Comparison
     from jaxnets.evidence.comparison import compare as compare
-    from jaxnets.evidence.curves import Curve as Curve
+    from jaxnets.evidence.curve_result import Curve as Curve
     from jaxnets.evidence.curves import curve as curve
     from jaxnets.evidence.error_parts import BiasVariance as BiasVariance
     from jaxnets.evidence.error_parts import bias_variance as bias_variance
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILES = {
     "BiasVariance": "error_parts",
     "Comparison": "comparison",
-    "Curve": "curves",
+    "Curve": "curve_result",
     "Law": "law",
     "Paired": "paired",
     "Range": "trials",

@@ -153,7 +153,7 @@ def fit_law(
     if len(set(sizes)) < 3 or len(set(sizes)) < len(sizes) or x[0] <= 0:
         raise UsageError(
             f"a law has three constants, so it takes three sizes or more, positive and distinct; got "
-            f"{', '.join(map(str, sizes))}"
+            f"{', '.join(f'{size:g}' for size in sizes)}"
         )
     if not len(every) or not (np.isfinite(every).all() and (every > 0).all()):
         raise UsageError(

@@ -56,8 +56,9 @@ class Seen:
         found = scored.predictions(parts.task, parts.predictor(variables, arrays))
         if found is None:
             return
-        self._known[trial.name] = found
-        if self._folder is not None:
+        if self._folder is None:
+            self._known[trial.name] = found
+        else:
             self._folder.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
             np.save(buffer, found)
@@ -75,7 +76,7 @@ class Seen:
         return np.stack(here) if here and len(here) == len(names) else None
 
     def _read(self, name: str) -> np.ndarray | None:
-        if name in self._known or self._folder is None:
+        if self._folder is None:
             return self._known.get(name)
         path = self._folder / f"{name}.npy"
         if not path.exists():

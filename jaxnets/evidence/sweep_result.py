@@ -155,10 +155,13 @@ class SweepResult:
         return parallel_coordinates(names, labelled, f"{self.split} {self.metric}", better=self.better)
 
     def __str__(self) -> str:
-        header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
-        return "\n".join([*lines, *self.notes()])
+        return "\n".join([*lined(*self.table()), *self.notes()])
+
+
+def lined(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of text, its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
 
 
 def written(outcome: Outcome) -> str:

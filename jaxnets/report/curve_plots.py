@@ -76,7 +76,7 @@ def error_over_size(
             (found[:, 1], VARIANCE, "variance", "-."),
         ):
             axis.plot(x, values, style, marker="o", ms=3.5, lw=1.6, color=colour, label=name)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(min(0.0, np.nanmin(found)), 1.15 * np.nanmax(found.sum(axis=1)))  # with room for the legend
         _finished(axis, f"{split} {error}", x, [names[number] for number in order.tolist()])
     figure.supxlabel(label, fontsize=10)
     return figure
