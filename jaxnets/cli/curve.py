@@ -43,17 +43,17 @@ class CurveOptions:
 def run(arguments: Sequence[str], prepare: Any) -> int:
     """Train, print the table and the law, write the picture; `prepare` makes JAX ready."""
     name, *flags = arguments
+    several = list(sweep.split_flags(flags)[1])
+    if "seed" in several:
+        raise UsageError("the seeds of a curve are --seeds N, from --seed on")
+    if len(several) != 1:
+        raise UsageError(
+            f"`jaxnets curve` is over one thing, such as `--examples 100 300 1000` or `--task.model.widths 4 16 64`; got "
+            f"{' and '.join(several) or 'no flag with several values'}"
+        )
     loaded, experiment, options, values = sweep.read(
         name, flags, verb="curve", options=CurveOptions, whole=("examples",)
     )
-    if len(values) + (len(options.examples) > 1) != 1:
-        told = [*values, *(["examples"] if len(options.examples) > 1 else [])]
-        raise UsageError(
-            f"`jaxnets curve` is over one thing, such as `--examples 100 300 1000` or `--task.model.widths 4 16 64`; got "
-            f"{' and '.join(told) or 'no flag with several values'}"
-        )
-    if "seed" in values:
-        raise UsageError("the seeds of a curve are --seeds N, from --seed on")
     prepare()
     from jaxnets.core.files import replacing, user_path
     from jaxnets.evidence.curves import curve

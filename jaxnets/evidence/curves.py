@@ -92,14 +92,14 @@ def planned(
     """What the curve is over, and its trials: the seeds of one value after the other.
 
     Raises:
-        UsageError: a number of examples that there are not, that is less than a batch, or nothing to compare.
+        UsageError: a number of examples that there are not, or nothing to compare.
     """
     sizes = sorted({examples} if isinstance(examples, int) else set(examples))
     for size in sizes:
-        if not isinstance(size, int) or not experiment.batch_size <= size <= total:
+        if not isinstance(size, int) or not 1 <= size <= total:
             raise UsageError(
-                f"examples are whole numbers from batch_size ({experiment.batch_size}) to those of the training split "
-                f"({total}), got {size!r}; set another batch_size, which is the same for all runs"
+                f"examples are whole numbers from 1 to those of the training split ({total}), got {size!r}; give sizes up to "
+                f"{total}"
             )
     if not over:
         if len(sizes) < 2:
@@ -107,8 +107,8 @@ def planned(
                 "a curve needs two numbers of examples or more (examples=[50, 100, 200]), or over={FIELD: [...]}"
             )
         pairs = [(size, seed) for size in sizes for seed in seeds]
-        made = [Trial({EXAMPLES: n, SEED: s}, with_field(experiment, SEED, s), examples=n) for n, s in pairs]
-        return EXAMPLES, made
+        made = [Trial({EXAMPLES: n, SEED: s}, with_field(experiment, SEED, s)) for n, s in pairs]
+        return EXAMPLES, [_of_examples(one, one.values[EXAMPLES]) for one in made]
     if len(over) != 1 or len(sizes) > 1:
         raise UsageError(
             f"a curve is over one thing, got over={list(over)} and examples={sizes}; with over=, examples is one number or is "
@@ -122,7 +122,15 @@ def planned(
     made = trials(experiment, {name: values, SEED: seeds})
     if len(made) == len(seeds):
         raise UsageError(f"a curve needs two values of {name} or more, got {list(values)}")
-    return name, [dataclasses.replace(one, examples=sizes[0] if sizes else 0) for one in made]
+    return name, [_of_examples(one, sizes[0]) for one in made] if sizes else made
+
+
+def _of_examples(trial: Trial, examples: int) -> Trial:
+    """A trial on so many training examples; where they are fewer than a batch, each batch has all of them."""
+    batch = min(trial.experiment.batch_size, examples)
+    return dataclasses.replace(
+        trial, examples=examples, experiment=dataclasses.replace(trial.experiment, batch_size=batch)
+    )
 
 
 def _point(
@@ -160,6 +168,9 @@ def _about(name: str, made: Sequence[Trial], dataset: Dataset) -> tuple[str, ...
     """How the runs were made, in sentences."""
     total, sizes = dataset.card.examples["train"], {one.examples for one in made}
     found = [] if name == "steps" else [f"every run has {made[0].experiment.steps:,} steps"]
+    batch = max(one.experiment.batch_size for one in made)
+    if name != "batch_size" and min(sizes - {0}, default=batch) < batch:
+        found.append(f"runs with fewer examples than a batch ({batch}) have all of them in each")
     if sizes == {0}:
         found.append("the runs of a value have the same training examples: they differ by weights, order and draws")
     elif total in sizes:

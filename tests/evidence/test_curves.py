@@ -7,6 +7,7 @@ import pytest
 from conftest import replace, run_here
 
 import jaxnets
+from jaxnets.cli.completion import candidates
 from jaxnets.core.errors import UsageError
 from jaxnets.data import from_arrays
 from jaxnets.evidence import curves, search
@@ -129,7 +130,7 @@ def test_what_is_there_is_not_trained_again(learned, arguments, monkeypatch):
 @pytest.mark.parametrize(
     ("examples", "over", "why"),
     [
-        ([10, 100], None, r"from batch_size \(24\)"),
+        ([0, 100], None, "from 1 to"),
         ([100, 500], None, "training split \\(203\\), got 500"),
         ([100], None, "two numbers of examples or more"),
         ([], {"task.model.widths": [(8,)]}, "two values"),
@@ -145,7 +146,7 @@ def test_what_is_no_curve_is_refused(experiment, examples, over, why):
 
 
 def test_a_curve_over_a_field_may_have_examples_of_its_own(experiment):
-    name, made = planned(experiment, 60, {"task.model.widths": [(4,), (8, 8)]}, [0, 1], total=203)
+    name, made = planned(experiment, 60, {"task.model.widths": [[4], (8, 8)]}, [0, 1], total=203)
     assert name == "task.model.widths"
     assert [(one.experiment.task.model.widths, one.experiment.seed, one.examples) for one in made] == [
         ((4,), 0, 60),
@@ -153,6 +154,12 @@ def test_a_curve_over_a_field_may_have_examples_of_its_own(experiment):
         ((8, 8), 0, 60),
         ((8, 8), 1, 60),
     ]
+
+
+def test_fewer_examples_than_a_batch_are_all_in_each(experiment, blobs):
+    name, made = planned(experiment, [10, 60], None, [0], total=203)
+    assert [(one.examples, one.experiment.batch_size) for one in made] == [(10, 10), (60, 24)]
+    assert curves._about(name, made, blobs)[1] == "runs with fewer examples than a batch (24) have all of them in each"
 
 
 def test_what_a_law_is_over(experiment, blobs):
@@ -237,6 +244,7 @@ def test_mistakes_on_the_command_line(tmp_path):
         done = run_here("curve", "mnist_mlp", *flags, cwd=tmp_path)
         assert done.returncode == 2
         assert why in done.stderr
+    assert candidates(["curve", "mnist_mlp", "--exam"]) == ["--examples"]
 
 
 @pytest.mark.slow
@@ -284,15 +292,15 @@ def test_a_validation_split_is_the_same_for_all_seeds(arguments):
 
 @pytest.mark.slow
 def test_the_command(tmp_path):
-    flags = ("--examples", "130", "260", "520", "--seeds", "2", "--steps", "15")
+    flags = ("--examples", "40", "260", "520", "--seeds", "2", "--steps", "15")
     done = run_here("curve", "digits_softmax", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "6 runs in one program" in done.stderr
+    assert "4 runs in one program" in done.stderr
     assert "test loss = floor + scale" in done.stdout
     assert (tmp_path / "curves/digits_softmax/curve.png").exists()
     again = run_here("curve", "digits_softmax", *flags, "--json", "--output", "c.png", cwd=tmp_path)
     assert "6 of 6 runs have their results" in again.stderr
     found = json.loads(again.stdout)
-    assert [one["value"] for one in found["points"]] == [130, 260, 520]
+    assert [one["value"] for one in found["points"]] == [40, 260, 520]
     assert found["law"]["exponent"] is not None
     assert (tmp_path / "c.png").exists()
