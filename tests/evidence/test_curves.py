@@ -1,6 +1,7 @@
 """Curves over examples and fields: which runs they are, that each is the run alone, what is kept, the command."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,16 +164,18 @@ def test_fewer_examples_than_a_batch_are_all_in_each(experiment, blobs):
 
 
 def test_what_a_law_is_over(experiment, blobs):
-    def counts(name, values):
+    def counts(name, values, data=blobs):
         _, made = planned(experiment, (), {name: values}, [0], total=203)
         points = [
             curves.Point(one.values[name], None, 10 * number, (0,), (), (), 0, None) for number, one in enumerate(made)
         ]
-        found, what = curves._sized(name, points, made, blobs)
+        found, what = curves._sized(name, points, made, data)
         return what, [one.size for one in found]
 
     assert counts("task.model.widths", [(4,), (8,)]) == ("parameters", [0, 10])
     assert counts("steps", [5, 10]) == ("steps", [5, 10])
+    texts = SimpleNamespace(target_kind="token", tokens=None, input_shape=(7,), examples={"train": 203})
+    assert counts("steps", [5, 10], SimpleNamespace(card=texts)) == ("tokens", [5 * 24 * 7, 10 * 24 * 7])
 
 
 def test_tasks_without_such_predictions_have_none(pictures, blobs):
