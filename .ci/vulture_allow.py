@@ -67,3 +67,6 @@ _.pipeline
 
 # Fields that a template is filled from (jaxnets/accelerators/gpu.py).
 _.cores
+
+# What a user may read beside the unbiased parts (jaxnets/evidence/error_parts.py).
+_.of_mean

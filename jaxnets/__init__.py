@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jaxnets.data import from_arrays as from_arrays
     from jaxnets.data import load as load
     from jaxnets.evidence.comparison import compare as compare
+    from jaxnets.evidence.curves import curve as curve
     from jaxnets.evidence.search import sweep as sweep
     from jaxnets.runs.open import open_run as open_run
     from jaxnets.runs.run import Run as Run
@@ -53,6 +54,7 @@ FILES = {
     "Run": "runs.run",
     "check": "api",
     "compare": "evidence.comparison",
+    "curve": "evidence.curves",
     "find_lr": "api",
     "fit": "api",
     "from_arrays": "data",

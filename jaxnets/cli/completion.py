@@ -33,7 +33,7 @@ FISH = """complete -c jaxnets -a '(jaxnets completion words (commandline -opc)[2
 SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 # Commands whose first argument is a configuration, and those whose first is a run.
 OF_CONFIGURATIONS, OF_RUNS = (
-    ("train", "check", "summary", "shard", "estimate", "plan", "find-lr", "find-batch", "sweep"),
+    ("train", "check", "summary", "shard", "estimate", "plan", "find-lr", "find-batch", "sweep", "curve"),
     ("evaluate", "predict", "generate", "export", "compare", "clean", "copy"),
 )
 # The module of `jaxnets.cli` and the dataclass in it that holds the flags of a command.

@@ -13,6 +13,7 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets compare RUN RUN ...                settings that differ, results side by side, curves over each other
   jaxnets compare A [B] --seeds N            two configurations trained with the same seeds: is one better, or is it chance
   jaxnets sweep CONFIG --FIELD V1 V2 ...     train with several values of flags, many runs in one program; the best first
+  jaxnets curve CONFIG --examples N1 N2 ...  the error over the number of examples or over a field: bias, variance, a law
   jaxnets ui [DIRECTORY]                     a page on this machine: all runs, curves over each other, live
   jaxnets clean RUN_OR_DIRECTORY             what runs can do without; removed with --yes
   jaxnets copy RUN DIRECTORY                 a run to another place, complete or not there at all
@@ -93,6 +94,17 @@ Results are kept in --directory (sweeps/CONFIG), a line of JSON for each run, wi
   jaxnets sweep digits_softmax --optimizer.learning-rate 1e-3 3e-3 1e-2 --seed 0 1 2
   jaxnets sweep digits_softmax --random 20 --optimizer.learning-rate log:1e-4:1e-1 --seed 0 1 --halving 3
   jaxnets sweep mnist_mlp --task.model.widths 64 64,64 256 --validation.share 0.1""",
+    "curve": """jaxnets curve CONFIG --examples N N ... [--seeds N] [--metric NAME] [--directory DIR] [--output FILE.png]
+jaxnets curve CONFIG --FIELD VALUE VALUE ... [--examples N]
+
+Trains a configuration with several numbers of training examples, or with several values of a flag, each with --seeds seeds (5)
+and the same number of steps, and prints the loss on the examples that a run saw and on held-out ones, with its 95 % interval.
+The seed draws the examples. The squared error of the predictions is split into squared bias and variance over the seeds, and
+over three sizes or more a law, loss = floor + scale * size ** -exponent, says what more would give.
+Results are kept in --directory (curves/CONFIG), with a picture; runs that are there are not run again. --json.
+
+  jaxnets curve digits_softmax --examples 100 300 1000 --seeds 5
+  jaxnets curve mnist_mlp --task.model.widths 4 16 64,64 --examples 1000""",
     "ui": """jaxnets ui [DIRECTORY] [--port N] [--no-browser]
 
 Serves a page at 127.0.0.1 that lists the runs below a folder (by default `runs`), lays the curves of chosen runs over each
@@ -142,5 +154,5 @@ VERBS = (
         "plan",
     ),
     *("find-lr", "find-batch"),
-    *("runs", "compare", "sweep", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
+    *("runs", "compare", "sweep", "curve", "ui", "clean", "copy", "ckpt", "doctor", "completion"),
 )

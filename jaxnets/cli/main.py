@@ -15,6 +15,7 @@ from typing import Any
 from jaxnets.cli import (
     check,
     compare_seeds,
+    curve,
     estimate,
     fast_parse,
     find_batch,
@@ -65,6 +66,7 @@ OPTIONS: dict[str, type] = {
     "find-lr": find_lr.FindRateOptions,
     "find-batch": find_batch.FindBatchOptions,
     "sweep": sweep.SweepOptions,
+    "curve": curve.CurveOptions,
 }
 
 
@@ -187,8 +189,8 @@ def _dispatch(arguments: list[str]) -> int:
         from jaxnets.cli import finetune
 
         return finetune.run(rest)
-    if verb == "sweep" and rest:
-        return sweep.run(rest, _prepare_jax)
+    if verb in ("sweep", "curve") and rest:
+        return (sweep if verb == "sweep" else curve).run(rest, _prepare_jax)
     of_run = verb in ("evaluate", "predict", "generate", "export")
     if not rest:
         what = "the directory of a run" if of_run else "the name of a configuration"

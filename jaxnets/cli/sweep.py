@@ -43,8 +43,11 @@ class SweepOptions:
             raise ValueError(f"output is a .png file, got {self.output!r}")
 
 
-def split_flags(flags: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The flags with one value or none, as they are, and the swept ones with their values by dotted name."""
+def split_flags(flags: Sequence[str], whole: Sequence[str] = ()) -> tuple[list[str], dict[str, list[str]]]:
+    """The flags with one value or none, as they are, and the swept ones with their values by dotted name.
+
+    Those named in `whole` take several values as one, and stay as they are.
+    """
     fixed: list[str] = []
     axes: dict[str, list[str]] = {}
     waiting = list(flags)
@@ -54,28 +57,44 @@ def split_flags(flags: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
         while waiting and not waiting[0].startswith("--"):
             value, *waiting = waiting
             values.append(value)
-        if len(values) > 1 or any(value.split(":")[0] in RANGES and ":" in value for value in values):
-            axes[flag.removeprefix("--").replace("-", "_")] = values
+        name = flag.removeprefix("--").replace("-", "_")
+        several = len(values) > 1 or any(value.split(":")[0] in RANGES and ":" in value for value in values)
+        if several and name not in whole:
+            axes[name] = values
         else:
             fixed += [flag, *values]
     return fixed, axes
 
 
-def read(name: str, flags: Sequence[str]) -> tuple[Any, Any, Any, dict[str, Any]]:
+def read(
+    name: str,
+    flags: Sequence[str],
+    *,
+    verb: str = "sweep",
+    options: type = SweepOptions,
+    whole: Sequence[str] = (),
+) -> tuple[Any, Any, Any, dict[str, Any]]:
     """The configuration, its experiment, the options, and the swept fields with their values.
+
+    Args:
+        name: of the configuration.
+        flags: what follows it.
+        verb: of the command.
+        options: a dataclass of the command's own flags.
+        whole: the names of those that take several values as one.
 
     Raises:
         UsageError: a flag or a value is wrong; found before JAX is imported wherever that can be known.
     """
     from jaxnets.cli import fast_parse
 
-    fixed, axes = split_flags(flags)
+    fixed, axes = split_flags(flags, whole)
     first = [part for axis, values in axes.items() for part in _as_flag(axis, _texts(values[0])[0])]
-    loaded, experiment, options = fast_parse.read_experiment("sweep", [name, *fixed, *first], SweepOptions)
-    return loaded, experiment, options, {axis: _values(loaded, experiment, axis, axes[axis]) for axis in axes}
+    loaded, experiment, chosen = fast_parse.read_experiment(verb, [name, *fixed, *first], options)
+    return loaded, experiment, chosen, {axis: _values(loaded, experiment, axis, axes[axis], verb) for axis in axes}
 
 
-def _values(loaded: Any, experiment: Any, axis: str, texts: Sequence[str]) -> Any:
+def _values(loaded: Any, experiment: Any, axis: str, texts: Sequence[str], verb: str) -> Any:
     """The values of one swept field, read as its flag reads them."""
     from jaxnets.cli.fast_parse import with_flags
     from jaxnets.evidence.trials import Range, value_at
@@ -83,7 +102,7 @@ def _values(loaded: Any, experiment: Any, axis: str, texts: Sequence[str]) -> An
     begun = dataclasses.replace(loaded, experiment=experiment)
 
     def one(text: str) -> Any:
-        changed, _ = with_flags(begun, f"jaxnets sweep {loaded.name}", _as_flag(axis, text), SweepOptions)
+        changed, _ = with_flags(begun, f"jaxnets {verb} {loaded.name}", _as_flag(axis, text), SweepOptions)
         return value_at(changed, axis)
 
     if texts[0].split(":")[0] not in RANGES or ":" not in texts[0]:

@@ -145,6 +145,26 @@ class InOrder:
         return np.where(mask, index, 0).astype(np.int32), mask.astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Among:
+    """An order of some rows of the data set, as if there were no others."""
+
+    order: Order
+    """Of the numbers 0 to `len(chosen) - 1`."""
+    chosen: np.ndarray
+    """Row numbers in the data set, int32 `[n]`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in each global batch."""
+        return self.order.batch_size
+
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch `step`."""
+        index, mask = self.order.rows(step)
+        return self.chosen[index], mask
+
+
 # A permutation of 60,000 indices takes a millisecond or two, and an epoch uses the same one many times.
 @functools.lru_cache(maxsize=4)
 def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:

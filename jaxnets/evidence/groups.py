@@ -1,5 +1,6 @@
 """The trials of a sweep in groups: those that one program can train together, and single ones."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +14,14 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.config.serialize import to_data
 from jaxnets.core.errors import NonFiniteError, UsageError
 from jaxnets.core.flatten import flatten
+from jaxnets.core.types import Variables
 from jaxnets.data.dataset import Dataset
+from jaxnets.data.validation import take
 from jaxnets.evidence.together import UNTRACEABLE, Together, why_apart
 from jaxnets.evidence.trials import SEED, Trial, value_at
+from jaxnets.optim.schedules import with_clock
 from jaxnets.parallel.mesh import MeshShape, make_mesh
-from jaxnets.runs.build import Parts, assemble
+from jaxnets.runs.build import Parts, assemble, clock_of
 from jaxnets.runs.run import Run
 from jaxnets.runs.stretch import Begun
 from jaxnets.runs.train import train
@@ -41,8 +45,8 @@ class Group(Protocol):
     def steps(self, trial: Trial) -> int:
         """Updates that a trial has done."""
 
-    def measured(self) -> list[dict[str, float] | str]:
-        """For each trial its metrics, or why it failed."""
+    def ended(self) -> Iterator[tuple[Parts, Variables] | str]:
+        """For each trial its variables, with the parts that measure them, or why it failed."""
 
     def measurable(self) -> Mapping[str, Any]:
         """The names of the metrics."""
@@ -82,9 +86,10 @@ class _InOneProgram(_Base):
         self._done = steps_at(self.parts.experiment, share)
         self._runs.advance(self._done)
 
-    def measured(self) -> list[dict[str, float] | str]:
+    def ended(self) -> Iterator[tuple[Parts, Variables] | str]:
         """See `Group`."""
-        return self._runs.measured()
+        for found in self._runs.variables():
+            yield found if isinstance(found, str) else (self.parts, found)
 
     def kept(self, chosen: Sequence[int]) -> Group:
         """See `Group`."""
@@ -120,14 +125,9 @@ class _Single(_Base):
             self._failed = str(error)
         self._done = stop
 
-    def measured(self) -> list[dict[str, float] | str]:
+    def ended(self) -> Iterator[tuple[Parts, Variables] | str]:
         """See `Group`."""
-        if self._failed or self._run is None:
-            return [self._failed]
-        split, evaluator = self._run.parts.watched
-        del split
-        with jax.set_mesh(self._run.parts.mesh):
-            return [evaluator.metrics(self._run.variables)]
+        yield self._failed if self._failed or self._run is None else (self._run.parts, self._run.variables)
 
     def kept(self, chosen: Sequence[int]) -> Group:
         """See `Group`."""
@@ -168,11 +168,13 @@ def _built(
     mesh = make_mesh(MeshShape(), devices=jax.devices()[:1]) if alone else None
     parts = assemble(experiment, dataset, mesh=mesh)
     why = why or ("they begin with given weights" if initial is not None else why_apart(parts))
+    why = why or _epochs_differ(parts, {trial.examples for trial in some})
     if not why:
         names = [name for name in some[0].values if _is_number(some[0], name) or name == SEED]
         changes = [{name: value_at(trial.experiment, name) for name in names} for trial in some]
         try:
-            runs = Together(parts, changes)
+            total = parts.dataset.card.examples["train"]
+            runs = Together(parts, changes, [trial.rows(total) for trial in some])
             say(f"{len(some)} runs in one program")
             group: Group = _InOneProgram(some, parts, runs)
             group.built_in = time.perf_counter() - began
@@ -186,8 +188,32 @@ def _built(
     if len(some) > 1:
         say(f"{len(some)} runs one after the other: {why}")
     for number, trial in enumerate(some):
-        own = parts if not number and not alone else assemble(trial.experiment, dataset)
-        yield _Single(trial, own, dataset, initial)
+        data = _own_examples(trial, parts.dataset) if trial.examples else dataset
+        own = parts if data is dataset and not number and not alone else assemble(trial.experiment, data)
+        yield _Single(trial, own, data, initial)
+
+
+def _own_examples(trial: Trial, dataset: Dataset) -> Dataset:
+    """The data with the training examples of a trial alone; scaled as all are, and with the same other splits."""
+    rows = trial.rows(dataset.card.examples["train"])
+    assert rows is not None
+    learned = dataclasses.replace(dataset.preparation, examples=(len(rows), dataset.preparation.examples[1]))
+    return dataclasses.replace(dataset, train=take(dataset.train, rows), learned=learned, divided=True)
+
+
+def _epochs_differ(parts: Parts, sizes: set[int]) -> str:
+    """Why runs that learn from so many examples (0: all) cannot share a program; "": they can."""
+    if sizes == {0}:
+        return ""
+    if parts.dataset.augment.alternates:
+        return "their augmentation counts epochs"
+    experiment, clock = parts.experiment, clock_of(parts.experiment, parts.dataset)
+
+    def written(examples: int | None) -> list[Any]:
+        own = dataclasses.replace(clock, examples=examples or clock.examples)
+        return [with_clock(one, own) for one in (experiment.optimizer, experiment.average)]
+
+    return "their schedules count epochs" if any(written(size) != written(None) for size in sizes) else ""
 
 
 def _family(trial: Trial, dataset: Dataset | None) -> str:
@@ -197,7 +223,8 @@ def _family(trial: Trial, dataset: Dataset | None) -> str:
     free = {name for name in trial.values if _is_number(trial, name)}
     # Where a validation split is drawn, the seed decides which examples are trained on.
     own = dataset is not None and dataset.validation is not None
-    drawn = experiment.validation.share or (experiment.chooses and not own)
+    divided = dataset is not None and dataset.divided
+    drawn = not divided and (experiment.validation.share or (experiment.chooses and not own))
     free |= set() if drawn else {SEED}
     return json.dumps({name: value for name, value in data.items() if name not in free}, sort_keys=True, default=str)
 

@@ -7,19 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.checkpoints.retention import direction
 from jaxnets.config.experiment import Experiment
-from jaxnets.config.serialize import digest, to_data
+from jaxnets.config.serialize import to_data
 from jaxnets.core import streams
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.core.files import replacing, user_path
+from jaxnets.core.types import Variables
 from jaxnets.data.dataset import Dataset
 from jaxnets.evidence.groups import Group, groups
 from jaxnets.evidence.halving import halved
 from jaxnets.evidence.sweep_result import RESULTS, Outcome, SweepResult, read, written
 from jaxnets.evidence.trials import Range, Trial, trials
 from jaxnets.runs.arguments import as_experiment
+from jaxnets.runs.build import Parts, assemble
+
+# Looks at a run that ended, and gives its metrics on its training examples.
+Look = Callable[[Trial, Parts, Variables], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,43 +107,60 @@ def run_trials(
     dataset: Dataset | None = None,
     initial: Initial | None = None,
     directory: str | Path | None = None,
+    file: str = RESULTS,
+    look: Look | None = None,
 ) -> SweepResult:
-    """Run the trials that have no result in the directory yet, and give the results of all."""
+    """Run the trials that have no result in the directory yet, and give the results of all.
+
+    Args:
+        made: the trials.
+        plan: how they are run.
+        dataset: the data, where they are not to be opened from the experiment.
+        initial: weights to begin with.
+        directory: where results are kept.
+        file: the name of the file there.
+        look: called with each run that ended, before its result is kept.
+    """
     say: Callable[[str], None] = streams.say if plan.progress == "lines" else lambda text: None
     folder = None if directory is None else user_path(directory)
-    names = [digest(trial.experiment) for trial in made]
-    known = {} if folder is None else _known(folder, dict(zip(names, made, strict=True)), plan)
+    names = [trial.name for trial in made]
+    known = {} if folder is None else _known(folder / file, dict(zip(names, made, strict=True)), plan)
     if plan.halving and len(known) < len(set(names)):
         known = {}  # settings compete with each other, so all are run again
     waiting = [trial for trial, name in zip(made, names, strict=True) if name not in known]
     if known:
         say(f"{len(made) - len(waiting)} of {len(made)} runs have their results in {folder}")
-    keep = functools.partial(_keep, folder)
+    keep = functools.partial(_keep, None if folder is None else folder / file)
+    measure = functools.partial(outcomes, look=look)
     if waiting:
         found = groups(waiting, dataset, initial, at_once=plan.at_once, say=say)
         first = next(found)
         ranking = _ranking(first, plan.metric)
         if plan.halving:
-            ran = halved([first, *found], plan.halving, *ranking, measure=outcomes)
+            ran = halved([first, *found], plan.halving, *ranking, measure=measure)
             keep(ran)
         else:
-            ran = _whole(first, found, keep, say)
+            ran = _whole(first, found, measure, keep, say)
         known |= {one.digest: one for one in ran}
     else:
-        from jaxnets.runs.build import assemble
-
         ranking = _ranking_of(assemble(made[0].experiment, dataset).task, plan.metric, known[names[0]].metrics)
     return SweepResult(tuple(known[name] for name in names), *ranking)
 
 
-def _whole(first: Group, rest: Any, keep: Callable[..., None], say: Callable[[str], None]) -> list[Outcome]:
+def _whole(
+    first: Group,
+    rest: Any,
+    measure: Callable[..., list[Outcome]],
+    keep: Callable[..., None],
+    say: Callable[[str], None],
+) -> list[Outcome]:
     """Train group after group to the end; each is kept when it is done."""
     done: list[Outcome] = []
     group: Group | None = first
     while group is not None:
         began = time.perf_counter()
         group.advance(1.0)
-        ran = outcomes(group, time.perf_counter() - began + group.built_in)
+        ran = measure(group, time.perf_counter() - began + group.built_in)
         keep(ran)
         done += ran
         say(f"{len(done)} done, {sum(one.seconds for one in done):.1f} s")
@@ -144,18 +168,35 @@ def _whole(first: Group, rest: Any, keep: Callable[..., None], say: Callable[[st
     return done
 
 
-def outcomes(group: Group, seconds: float) -> list[Outcome]:
+def outcomes(group: Group, seconds: float, look: Look | None = None) -> list[Outcome]:
     """The outcomes of the runs of a group, measured now."""
     found = []
-    for trial, numbers in zip(group.trials, group.measured(), strict=True):
-        values = {name: _plain(value) for name, value in trial.values.items()}
-        failed = numbers if isinstance(numbers, str) else ""
-        metrics = {} if isinstance(numbers, str) else {name: float(value) for name, value in numbers.items()}
-        steps, share = group.steps(trial), seconds / len(group.trials)
+    for trial, ended in zip(group.trials, group.ended(), strict=True):
+        metrics: dict[str, float] = {}
+        training: dict[str, float] = {}
+        if not isinstance(ended, str):
+            parts, variables = ended
+            with jax.set_mesh(parts.mesh):
+                metrics = _floats(parts.watched[1].metrics(variables))
+                training = _floats(look(trial, parts, variables)) if look else {}
         found.append(
-            Outcome(values, digest(trial.experiment), steps, metrics, failed, group.parts.watched[0], round(share, 3))
+            Outcome(
+                {name: _plain(value) for name, value in trial.values.items()},
+                trial.name,
+                group.steps(trial),
+                metrics,
+                ended if isinstance(ended, str) else "",
+                group.parts.watched[0],
+                round(seconds / len(group.trials), 3),
+                group.parts.parameters,
+                training,
+            )
         )
     return found
+
+
+def _floats(numbers: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -163,12 +204,12 @@ def _plain(value: Any) -> Any:
     return type(value).__name__ if dataclasses.is_dataclass(value) else to_data(value)
 
 
-def _known(folder: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, Outcome]:
-    """The results in a directory of the trials that are wanted, the newest of each. Other results there stay as they are.
+def _known(path: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, Outcome]:
+    """The results in a file of the trials that are wanted, the newest of each. Other results there stay as they are.
 
     What was given up early is a result for successive halving alone.
     """
-    newest = {one.digest: one for one in read(folder / RESULTS) if one.digest in wanted}
+    newest = {one.digest: one for one in read(path) if one.digest in wanted}
     return {
         name: one
         for name, one in newest.items()
@@ -176,12 +217,11 @@ def _known(folder: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, O
     }
 
 
-def _keep(folder: Path | None, some: Sequence[Outcome]) -> None:
+def _keep(path: Path | None, some: Sequence[Outcome]) -> None:
     """Add results to the file, which is always whole."""
-    if folder is None:
+    if path is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RESULTS
+    path.parent.mkdir(parents=True, exist_ok=True)
     before = read(path)
     with replacing(path, durable=True) as file:
         file.write("".join(f"{written(one)}\n" for one in [*before, *some]).encode())

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = "results.jsonl"
+# Fields of an outcome that hold metrics, which JSON has no NaN for.
+NUMBERS = ("metrics", "training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Outcome:
     """What they were measured on."""
     seconds: float = 0.0
     """Wall time, compilation included; of runs in one program an equal share for each."""
+    parameters: int = 0
+    """Numbers in the model's parameters; 0 in a result that an older version wrote."""
+    training: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Metrics on the training examples that the run saw; {} where they were not asked for."""
 
     @property
     def setting(self) -> str:
@@ -149,16 +155,22 @@ class SweepResult:
         return parallel_coordinates(names, labelled, f"{self.split} {self.metric}", better=self.better)
 
     def __str__(self) -> str:
-        header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
-        return "\n".join([*lines, *self.notes()])
+        return "\n".join([*lined(*self.table()), *self.notes()])
+
+
+def lined(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of text, its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
 
 
 def written(outcome: Outcome) -> str:
     """An outcome as one line of JSON."""
-    finite = {name: value if math.isfinite(value) else None for name, value in outcome.metrics.items()}
-    return json.dumps(dataclasses.asdict(outcome) | {"metrics": finite})
+    numbers = {
+        field: {name: value if math.isfinite(value) else None for name, value in getattr(outcome, field).items()}
+        for field in NUMBERS
+    }
+    return json.dumps(dataclasses.asdict(outcome) | numbers)
 
 
 def read(path: Path) -> list[Outcome]:
@@ -174,8 +186,12 @@ def read(path: Path) -> list[Outcome]:
     for number, line in enumerate(lines):
         try:
             data = json.loads(line)
-            metrics = {name: math.nan if value is None else float(value) for name, value in data["metrics"].items()}
-            found.append(Outcome(**{**data, "metrics": metrics}))
+            numbers = {
+                field: {name: math.nan if value is None else float(value) for name, value in data[field].items()}
+                for field in NUMBERS
+                if field in data or field == "metrics"
+            }
+            found.append(Outcome(**{**data, **numbers}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines) - 1:
                 break

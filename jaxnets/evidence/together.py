@@ -2,13 +2,14 @@
 
 The runs may differ in the seed and in plain numbers of the optimizer, such as the learning rate. These enter the program as
 arguments. A number takes the place of the field that holds it while the step is traced, so the optimizer computes with it what
-it computes with a constant. Each run has the batches of its own seed, by row numbers into the same data on the device.
+it computes with a constant. Each run has the batches of its own seed, by row numbers into the same data on the device, so
+runs may also learn from different examples of them.
 
 One program is compiled once, and one operation on a stack of small arrays takes much less time than many on small ones.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.core.types import Batch
+from jaxnets.core.types import Batch, Variables
 from jaxnets.data.feed import Payload, ResidentFeed
-from jaxnets.data.order import Order, Padded, Shuffled
+from jaxnets.data.order import Among, Order, Padded, Shuffled
 from jaxnets.evidence.trials import SEED, with_numbers
 from jaxnets.ops import to_devices
 from jaxnets.ops.beyond_promise import quick_compilation
@@ -58,23 +59,27 @@ def why_apart(parts: Parts) -> str:
 class Together:
     """Runs that are trained in one program."""
 
-    def __init__(self, parts: Parts, changes: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, parts: Parts, changes: Sequence[Mapping[str, Any]], rows: Sequence[np.ndarray | None] = ()
+    ) -> None:
         """Trace the step of all runs.
 
         Args:
             parts: of the experiment that they have in common, for which `why_apart` is "".
             changes: for each run its seed and its numbers of the optimizer, by dotted name; the same names for each.
+            rows: for each run the numbers of the training examples that it learns from, int32, None for all; (): all.
 
         Raises:
             UNTRACEABLE: a number cannot be an argument of the program.
         """
         self.parts, self._changes = parts, list(changes)
+        self._rows: list[np.ndarray | None] = list(rows) or [None] * len(self._changes)
         self._seeds = np.asarray([one.get(SEED, parts.experiment.seed) for one in changes], np.uint32)
         names = [name for name in changes[0] if name != SEED]
         self._numbers = {name: np.asarray([one[name] for one in changes], np.float32) for name in names}
         self._step_done, self._state = 0, None
         with jax.set_mesh(parts.mesh):
-            feed = _StackedFeed(parts, self._seeds, self._numbers)
+            feed = _StackedFeed(parts, self._seeds, self._numbers, self._rows)
             # In a stack of runs a branch computes both sides, so nothing that is measured now and then is in the step.
             step = jax.jit(_stacked_step(parts, self._recipe), inline=True)
             self._create = jax.jit(
@@ -116,25 +121,21 @@ class Together:
         one: TrainState = jax.tree.map(lambda a: a[number], self._state)
         return one
 
-    def measured(self) -> list[dict[str, float] | str]:
-        """For each run its metrics on the split that is watched, or why it failed."""
-        found: list[dict[str, float] | str] = []
-        evaluator = self.parts.watched[1]
-        with jax.set_mesh(self.parts.mesh):
-            for number in range(len(self._changes)):
+    def variables(self) -> Iterator[Variables | str]:
+        """For each run its variables, or why it failed; one after the other, since each is a copy."""
+        for number in range(len(self._changes)):
+            with jax.set_mesh(self.parts.mesh):
                 state = self.state(number)
-                skipped = int(state.guard["skipped"])
-                if skipped and self.parts.experiment.on_nonfinite == "halt":
-                    found.append("a loss or gradient was not finite")
-                else:
-                    found.append(evaluator.metrics(state.best_variables))
-        return found
+            skipped = int(state.guard["skipped"])
+            halts = self.parts.experiment.on_nonfinite == "halt"
+            yield "a loss or gradient was not finite" if skipped and halts else state.best_variables
 
     def kept(self, chosen: Sequence[int]) -> "Together":
         """Some of the runs, which go on from where they are."""
-        other = Together(self.parts, [self._changes[number] for number in chosen])
-        rows = np.asarray(chosen)
-        other._state = jax.tree.map(lambda a: a[rows], self._state)
+        rows = [self._rows[number] for number in chosen]
+        other = Together(self.parts, [self._changes[number] for number in chosen], rows)
+        places = np.asarray(chosen)
+        other._state = jax.tree.map(lambda a: a[places], self._state)
         other._step_done = self._step_done
         return other
 
@@ -158,23 +159,35 @@ def _stacked_step(parts: Parts, recipe: Callable[[Any, Any], Recipe]) -> Callabl
 class _StackedFeed:
     """A feed (`data.feed.Feed`) of row numbers for several runs over the same data on the device."""
 
-    def __init__(self, parts: Parts, seeds: np.ndarray, numbers: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        seeds: np.ndarray,
+        numbers: Mapping[str, np.ndarray],
+        chosen: Sequence[np.ndarray | None],
+    ) -> None:
         experiment = parts.experiment
         self._feed, self._place = parts.feed, placement(parts.mesh).whole
         self._seeds, self._numbers = seeds, dict(numbers)
         self.rows = parts.batch_spec["mask"].shape[0]
-        examples, size = parts.dataset.card.examples["train"], experiment.batch_size
-        self._orders: dict[int, Order] = {int(seed): Shuffled(examples, size, int(seed)) for seed in seeds}
-        if self.rows != size:
-            self._orders = {seed: Padded(order, self.rows) for seed, order in self._orders.items()}
+        total, size = parts.dataset.card.examples["train"], experiment.batch_size
+        # Runs of one seed that learn from equally many examples learn from the same ones, in the same order.
+        alike: dict[tuple[int, int], list[int]] = {}
+        for run, (seed, own) in enumerate(zip(seeds, chosen, strict=True)):
+            alike.setdefault((int(seed), total if own is None else len(own)), []).append(run)
+        self._orders: list[tuple[Order, list[int]]] = []
+        for (seed, examples), runs in alike.items():
+            order: Order = Shuffled(examples, size, seed)
+            if (own := chosen[runs[0]]) is not None:
+                order = Among(order, own)
+            self._orders.append((order if self.rows == size else Padded(order, self.rows), runs))
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> Payload:
         """The arrays, row numbers and masks `[capacity, R, B]`, seeds and numbers `[R]`."""
         del left_out  # no run goes back, so none leaves out a batch
         shape = (capacity, len(self._seeds), self.rows)
         index, mask = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        for seed, order in self._orders.items():  # one after the other: an epoch's order is made once
-            runs = np.flatnonzero(self._seeds == seed)
+        for order, runs in self._orders:  # one after the other: an epoch's order is made once
             for offset in range(count):
                 index[offset, runs], mask[offset, runs] = order.rows(step + offset)
         arrays = self._feed.load(0, 0, 1)[0]

@@ -12,10 +12,12 @@ import flax.linen as nn
 import numpy as np
 
 from jaxnets.config.experiment import Experiment
-from jaxnets.config.serialize import to_data
+from jaxnets.config.serialize import digest, to_data
 from jaxnets.core.errors import UsageError, did_you_mean
 
 SEED = "seed"
+# Root of the draws of training examples, so that they have nothing in common with other draws of the seed.
+EXAMPLES = 0xE8A
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,24 @@ class Trial:
     """The swept fields by dotted name."""
     experiment: Experiment
     """The experiment with these values."""
+    examples: int = 0
+    """Training examples that it learns from, drawn by its seed; 0: all."""
+
+    @property
+    def name(self) -> str:
+        """A digest of what is trained, under which results are kept."""
+        return digest(self.experiment) + (f"-{self.examples}" if self.examples else "")
+
+    def rows(self, total: int) -> np.ndarray | None:
+        """Numbers of its training examples among `total`, int32 in rising order; None: all.
+
+        They are the first ones of a permutation that the seed draws, so the examples of a smaller run are among those of a
+        larger one with the same seed.
+        """
+        if not self.examples:
+            return None
+        order = np.random.default_rng((EXAMPLES, self.experiment.seed)).permutation(total)
+        return np.sort(order[: self.examples]).astype(np.int32)
 
     @property
     def setting(self) -> str:

@@ -6,7 +6,7 @@ stay (sum, weight) pairs to the end; the batches are added on the host in float6
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxnets.core.types import Batch, Placement, Rows, Variables
 from jaxnets.data.feed import Feed, ResidentFeed, StreamFeed, Transform
-from jaxnets.data.order import InOrder
+from jaxnets.data.order import Among, InOrder
 from jaxnets.data.preparation import Arrays, Preparation
+from jaxnets.data.validation import take
 from jaxnets.ops import to_devices
 from jaxnets.parallel.collectives import one_at_a_time
 from jaxnets.steps.precision import Precision
@@ -39,13 +40,13 @@ class Evaluator:
         precision: Precision,
         resident: bool = True,
     ) -> None:
-        self._task, self._precision = task, precision
+        self._task, self._precision, self._arrays = task, precision, arrays
         self.examples = len(next(iter(arrays.values())))
         self._order = InOrder(self.examples, batch_size)
         transform = Transform(preparation, task.encode_targets)
         self._about = task.about_split(arrays)
         road = ResidentFeed if resident else StreamFeed
-        self._feed: Feed = road(arrays, self._order, transform, placement)
+        self._feed: ResidentFeed | StreamFeed = road(arrays, self._order, transform, placement)
         # The same numbers on every host, so that each can read them.
         self._metrics = jax.jit(self._measure, out_shardings=placement.whole)
 
@@ -53,15 +54,24 @@ class Evaluator:
         batch = self._feed.batch(payload, 0, jnp.zeros((), jnp.int32))
         return self._task.metrics(*self._precision.cast(variables, batch))
 
-    def metrics(self, variables: Variables, *, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def metrics(
+        self, variables: Variables, *, rows: np.ndarray | None = None, poll: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         """The task's final numbers over the whole split, and `examples`: how many (tokens, nodes) the headline is a mean of.
 
-        `poll` is called before each batch; what it raises ends the evaluation.
+        Args:
+            variables: what is measured.
+            rows: numbers of the examples to measure it on, int32; None: all.
+            poll: called before each batch; what it raises ends the evaluation.
         """
+        order, about, feed = self._order, self._about, cast(Feed, self._feed)
+        if rows is not None:
+            order = InOrder(len(rows), self._order.batch_size)
+            about, feed = self._task.about_split(take(self._arrays, rows)), self._feed.ordered(Among(order, rows))
         read, running = [], deque[Any]()
-        for step in range(self._order.steps):
+        for step in range(order.steps):
             poll()
-            running.append(one_at_a_time(self._metrics(variables, self._feed.load(step, 1, 1))))
+            running.append(one_at_a_time(self._metrics(variables, feed.load(step, 1, 1))))
             # Some batches ahead of what is read, so the device does not wait; not all, so the host can still turn back.
             if len(running) > AHEAD:
                 read.append(jax.device_get(running.popleft()))
@@ -76,7 +86,7 @@ class Evaluator:
             counted[name] = sum(float(batch[name].weight) for batch in read)
             values[name] = total / counted[name] if counted[name] else float("nan")
         by = self._task.headline if self._task.headline in counted else next(iter(counted))
-        return {**self._task.derive({**values, **self._about}), "examples": counted[by]}
+        return {**self._task.derive({**values, **about}), "examples": counted[by]}
 
 
 def _joined(parts: list[Rows]) -> dict[str, np.ndarray]:

@@ -208,3 +208,5 @@ def test_the_blocks_of_the_page():
         exec(block, names)
     assert names["found"].verdict == "better"
     assert names["tried"].best["optimizer.learning_rate"] >= 1e-2
+    assert names["curve"].points[0].split.variance > 10 * names["curve"].points[-1].split.variance
+    assert 0.08 < names["law"].floor < 0.13
