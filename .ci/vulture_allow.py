@@ -34,6 +34,7 @@ _.normalized
 _step_jvp
 _.accepts
 _.mermaid
+_.derivative
 
 # For users and tests: constructions of the course, the plain reference of a fast operation, a checkpoint's newest step.
 _.latest
