@@ -32,7 +32,7 @@ def test_tests_and_names_that_the_page_gives_exist():
     assert len(named) == PAGE.count("::") > 50
     for path, name in named:
         assert f"\ndef {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
-    for room in ("theory", "models", "tasks", "data", "optim"):
+    for room in ("theory", "models", "tasks", "data", "optim", "diagnose", "evidence", "callbacks", "interop"):
         offered = (ROOT / "jaxnets" / room / "__init__.py").read_text(encoding="utf-8")
         for name in re.findall(rf"`{room}\.(\w+)[`.(]", PAGE):
             assert f'"{name}"' in offered, f"{room}.{name}"

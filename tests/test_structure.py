@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from conftest import ROOT
@@ -106,6 +107,13 @@ def test_files_and_functions_stay_short(path):
             said = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
             lines = node.end_lineno - node.lineno + 1 - said
             assert lines <= 75, f"{node.name} is {lines} lines long without its docstring"
+
+
+def test_installing_it_compiles_nothing():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert len(project["dependencies"]) <= 9
+    kinds = {path.suffix for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert kinds <= {".py", ".csv", ".html", ".npz", ".txt", ".typed"}
 
 
 @pytest.mark.smoke

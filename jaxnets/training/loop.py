@@ -21,7 +21,7 @@ from jaxnets.parallel.hosts import any_process
 from jaxnets.steps.health import HEALTH
 from jaxnets.training.guards import SpikeWatch, describe, fault, first_bad
 from jaxnets.training.plan import Call, Hook, Moment, Saver, plan
-from jaxnets.training.program import Program
+from jaxnets.training.program import Program, looks_for_nans
 from jaxnets.training.stages import StagedProgram
 from jaxnets.training.stopping import Stopping, StopRequestedError
 
@@ -107,8 +107,8 @@ def fit(
     stop = start if pending and work.watch.ended(start) else stop
     calls = plan(start, stop, program.capacity, hooks, saver)
     payloads = work.payloads(calls, frozenset(left_out), prefetch_depth)
-    # Every transfer is explicit; an implicit one would stall each step.
-    with jax.transfer_guard("disallow"), contextlib.closing(payloads):
+    # Every transfer is explicit; an implicit one would stall each step. Operations that JAX runs one by one have some.
+    with jax.transfer_guard("allow" if looks_for_nans() else "disallow"), contextlib.closing(payloads):
         return _loop(work, program.adopt(state), payloads, start, stop)
 
 

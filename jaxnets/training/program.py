@@ -20,7 +20,7 @@ from jaxnets.core.errors import RecompileError
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import Feed, Payload
 from jaxnets.ops import to_devices
-from jaxnets.ops.beyond_promise import compiled_for, equations
+from jaxnets.ops.beyond_promise import compiled_for, equations, is_traced
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.parallel.partition import HOST
 from jaxnets.steps.recipe import Metrics, Step
@@ -68,7 +68,12 @@ class Program:
                 state, metrics = step_on_batch(i, state)
                 return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
-            return jax.lax.fori_loop(0, count, body, (state, empty))
+            if is_traced(count):
+                return jax.lax.fori_loop(0, count, body, (state, empty))
+            carry = state, empty
+            for i in range(int(count)):  # JAX looks for a NaN: a loop would be one operation to it
+                carry = body(jnp.int32(i), carry)
+            return carry
 
         options: dict[str, Any] = {}
         self._whole: Any = None
@@ -99,7 +104,7 @@ class Program:
         """Raise `RecompileError` at a second trace, naming what is not as it was at the first."""
         seen = {path: _describe(leaf) for path, leaf in leaf_paths(arguments).items()}
         before, self._signature = self._signature or seen, seen
-        if self.traces == 1:
+        if self.traces == 1 or looks_for_nans():
             return
         changed = [
             f"  {path}: {before.get(path, 'absent')} before, {seen.get(path, 'absent')} now"
@@ -117,6 +122,11 @@ class Program:
         if self._shardings is None:
             return jax.tree.map(jnp.copy, state)
         return jax.device_put(jax.tree.map(_copied, state, self._shardings), self._shardings)
+
+
+def looks_for_nans() -> bool:
+    """Whether JAX is told to name the operation that makes a NaN or an infinity: it then runs steps again, one by one."""
+    return any(getattr(jax.config, name) for name in ("jax_debug_nans", "jax_debug_infs"))
 
 
 def _copied(leaf: Array, place: Any) -> Array:

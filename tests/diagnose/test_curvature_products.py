@@ -170,6 +170,35 @@ def test_products_on_eight_devices_are_those_of_one():
 
 
 @pytest.mark.slow
+def test_products_through_attention_on_eight_devices_are_those_of_one():
+    """Rows over four groups, parameters over two devices each. JAX computes the logits of attention in float32."""
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(0, 11, (8, 16)))
+    model = LanguageModel(vocab_size=11, length=16, layers=1, width=8, heads=2)
+    params = jax.tree.map(lambda a: a.astype(jnp.float64), model.init(jax.random.key(0), tokens)["params"])
+    vector = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), params)
+
+    @jax.jit
+    def product(params, tokens, vector):
+        def loss(params):
+            logits = model.apply({"params": params}, tokens)
+            return optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:]).mean()
+
+        return diagnose.hessian_product(loss, params, vector)
+
+    mesh = make_mesh(MeshShape(data=4, fsdp=2))
+    place = NamedSharding(mesh, P())
+    split = jax.tree.map(
+        lambda a: jax.device_put(a, NamedSharding(mesh, P("fsdp")) if a.shape[0] % 2 == 0 else place), params
+    )
+    one = product(params, tokens, vector)
+    eight = product(split, jax.device_put(tokens, NamedSharding(mesh, P("data"))), jax.device_put(vector, place))
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(eight))
+    a, b = (np.asarray(ravel_pytree(jax.device_get(tree))[0]) for tree in (one, eight))
+    assert np.linalg.norm(a - b) < 1e-6 * np.linalg.norm(a)
+
+
+@pytest.mark.slow
 def test_the_other_instruments_on_eight_devices_are_those_of_one():
     loss, (params, *_), (split, *_), _ = on_eight_devices()
     one, eight = (diagnose.lanczos(loss, tree, steps=6) for tree in (params, split))

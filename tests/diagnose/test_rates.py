@@ -60,6 +60,8 @@ def test_repeats_share_one_compilation_and_leave_their_states_alone():
     assert found.losses.shape == (3, 60)
     assert 1 <= found.spread < 2
     assert np.isinf(found.losses[:, -1]).all()
+    again = diagnose.rate_test(step, [state] * 3, list(noise), diagnose.growing_rates(1e-4, 10, 60))
+    np.testing.assert_array_equal(found.losses, again.losses)
 
 
 def test_losses_are_those_of_the_steps_one_by_one():

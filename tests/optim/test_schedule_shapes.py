@@ -77,6 +77,18 @@ def test_a_schedule_is_its_formula(name):
     np.testing.assert_allclose(rates(schedule.build(PEAK, T), T), wanted, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [WarmupCosine(0.2), WarmupLinear(0.2), WSD(0.2, 0.25), OneCycle(0.25), Restarts(0.2, 1.0), Steps((0.5,), 0.1)],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_a_run_of_half_the_steps_has_every_second_rate(schedule):
+    whole, half = (rates(schedule.build(PEAK, steps), T)[:steps] for steps in (T, T // 2))
+    # A warm-up of w steps ends at step w and begins above 0, at 1 / (w + 1): it has no step 0 in common.
+    begin = 0 if isinstance(schedule, (OneCycle, Restarts, Steps)) else T // 10
+    np.testing.assert_allclose(half[begin:], whole[::2][begin:], rtol=1e-6, atol=1e-7)
+
+
 def test_the_default_restarts_are_three_whole_periods():
     found = rates(Restarts().build(1.0, 35), T)[:35]
     np.testing.assert_array_equal(np.flatnonzero(found == 1.0), [0, 5, 15])

@@ -55,7 +55,13 @@ def test_it_needs_no_jax(folder, tmp_path):
     (folder / "of_text" / "config.json").write_text(json.dumps(written))
     words = ("completion", "words")
     for arguments in (
-        *(("runs", "."), ("compare", "fast", "stopped"), ("clean", "fast"), ("completion", "bash")),
+        *(
+            ("ckpt", "ls", "fast"),
+            ("runs", "."),
+            ("compare", "fast", "stopped"),
+            ("clean", "fast"),
+            ("completion", "bash"),
+        ),
         *((*words, "finetune", "gpt2", "chats.jsonl", "--"), (*words, "generate", "of_text", "--")),
     ):
         done = run_cli(*arguments, cwd=folder, env={"PYTHONPATH": str(tmp_path)})

@@ -13,7 +13,7 @@ import jaxnets
 from jaxnets import from_arrays
 from jaxnets.checkpoints.retention import Keep
 from jaxnets.core.errors import DataError, DataWarning, UsageError
-from jaxnets.models import Perceptron
+from jaxnets.models import MLP, Perceptron
 from jaxnets.runs.build import assemble
 from jaxnets.tasks import AUROC, F1, AveragePrecision, CalibrationError, PerceptronRule
 
@@ -102,6 +102,27 @@ def test_a_module_as_its_author_wrote_it_trains_and_draws_in_training_alone(mode
     before = run.parts.evaluator.metrics(run.parts.fresh_state().variables)
     assert run.evaluate()["loss"] < before["loss"]
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(run.state.params))
+
+
+SEQUENTIAL = """
+import flax.linen as nn, numpy as np, optax, jaxnets
+x = np.random.default_rng(0).random((200, 20), dtype=np.float32)
+y = np.random.default_rng(1).integers(0, 10, 200)
+model = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(64), nn.relu, nn.Dense(10)])
+run = jaxnets.fit(model, (x, y), epochs=2, batch_size=32, optimizer=optax.sgd(0.01, momentum=0.9), progress="none")
+scores, classes = run.evaluate(), run.predict(x)
+"""
+
+
+def test_a_sequential_network_is_a_few_lines():
+    found = {}
+    exec(SEQUENTIAL, found)
+    assert len(SEQUENTIAL.split("\n")) <= 12
+    run, same = found["run"], MLP(widths=(64, 64), outputs=10)
+    assert run.parts.parameters == sum(leaf.size for leaf in jax.tree.leaves(run.params)) == 6154
+    assert sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(same.init, jax.random.key(0), found["x"]))) == 6154
+    assert set(found["classes"]) <= set(range(10))
+    assert {"loss", "accuracy"} <= set(found["scores"])
 
 
 @pytest.mark.slow

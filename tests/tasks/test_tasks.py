@@ -64,6 +64,18 @@ def test_cross_entropy_by_its_definition_and_where_naive_forms_overflow():
     np.testing.assert_array_equal(gradient, [[1.0, -1.0, 0.0]])
 
 
+def test_a_smoothed_loss_is_least_where_the_probabilities_are_the_target():
+    """At its minimum it is the entropy of the smoothed target, and its gradient is 0."""
+    target = np.array([0.025, 0.925, 0.025, 0.025])
+
+    def loss(logits):
+        return cross_entropy(logits[None], jnp.array([1]), label_smoothing=0.1)[0]
+
+    least, gradient = jax.value_and_grad(loss)(jnp.asarray(np.log(target), jnp.float32))
+    assert float(least) == pytest.approx(-(target * np.log(target)).sum(), rel=1e-6)
+    np.testing.assert_allclose(gradient, np.zeros(4), atol=1e-7)
+
+
 def test_cross_entropy_of_bfloat16_logits_is_that_of_their_values_in_float32():
     rng = np.random.default_rng(1)
     logits, labels = jnp.asarray(rng.normal(size=(8, 5)) * 4, jnp.bfloat16), jnp.asarray(rng.integers(0, 5, 8))

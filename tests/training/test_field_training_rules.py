@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxnets
-from jaxnets import models, optim, tasks
+from jaxnets import diagnose, models, optim, tasks
 from jaxnets.core.errors import DataWarning, UsageError
 from jaxnets.data import from_arrays
 from jaxnets.models import norms
@@ -103,6 +103,28 @@ def test_which_parameters_decay(model, given, left):
     assert not found & decays
     assert all("kernel" in n or n in {"embedding", "recurrent", "taps", "transformations", "patterns",
                                       "attention_source", "attention_target"} for n in decays)  # fmt: skip
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "given"), [row[:2] for row in MODELS], ids=[type(m).__name__ for m, _, _ in MODELS])
+def test_every_model_has_products_with_its_hessian(model, given):
+    """No operation lacks a derivative of its derivative; shapes alone, nothing is computed."""
+    if isinstance(model, models.NeuralODE):
+        pytest.importorskip("diffrax")
+    inputs = given if type(given) is tuple else (given,)
+    keys = {name: jax.random.key(0) for name in ("params", "dropout", "noise", "sample", "latent")}
+    variables = jax.eval_shape(lambda: model.init(keys, *inputs))
+
+    def product(variables):
+        def loss(params):
+            outputs = jax.tree.leaves(model.apply({**variables, "params": params}, *inputs, rngs=keys))
+            return sum(jnp.square(one).sum() for one in outputs if jnp.issubdtype(one.dtype, jnp.floating))
+
+        return diagnose.hessian_product(loss, variables["params"], variables["params"])
+
+    found = jax.eval_shape(product, variables)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, variables["params"])
 
 
 @pytest.mark.parametrize("kind", [optim.AdamW, optim.SGD])

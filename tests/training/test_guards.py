@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from jaxnets.optim import EMA
 from jaxnets.parallel import determinism
 from jaxnets.runs.build import assemble
 from jaxnets.runs.train import train
+from jaxnets.tasks import Classification
 from jaxnets.training.guards import Guard, RollBackError, SpikeWatch
 from jaxnets.training.loop import fit
 
@@ -217,6 +219,23 @@ def test_a_second_trace_names_the_leaf_that_changed(experiment, blobs, one_devic
         half.params["output"]["bias"] = half.params["output"]["bias"].astype(jnp.bfloat16)
         with pytest.raises(RecompileError, match=r"state/params/output/bias: float32\[4\] before, bfloat16\[4\] now"):
             fit(parts.program, half, start=3, stop=6)
+
+
+class Logarithm(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return jnp.log(nn.Dense(4)(x))
+
+
+@pytest.mark.slow
+def test_jax_names_the_operation_that_makes_a_nan(experiment, blobs, one_device):
+    """With JAX_DEBUG_NANS, which runs a step again operation by operation; a sound run goes on with it."""
+    bad = replace(experiment, task=Classification(model=Logarithm()))
+    sound, sick = (assemble(one, blobs, mesh=one_device) for one in (experiment, bad))
+    with jax.set_mesh(one_device), jax.debug_nans(True):
+        assert int(fit(sound.program, sound.fresh_state(), start=0, stop=3).step) == 3
+        with pytest.raises(FloatingPointError, match=r"invalid value \(nan\) encountered in log"):
+            fit(sick.program, sick.fresh_state(), start=0, stop=3)
 
 
 def test_determinism_sets_the_flag_before_the_devices_start(monkeypatch):
