@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Sharding
 
+from jaxnets.core.wide import wide
+
 # A batch: arrays with a leading example dim; "mask" [B] float32, which is 0 for padding and 1 for real examples; and
 # "index" [B] int32, each example's row number in its split, from which its random draws are made.
 Batch = dict[str, Any]
@@ -41,11 +43,11 @@ class Mean:
     @classmethod
     def of(cls, values: Array, mask: Array) -> "Mean":
         """The mean of `values` `[B, ...]` over the examples whose `mask` `[B]` is not 0 (a weight, usually 0 or 1)."""
-        per_example = values.astype(jnp.float32).reshape(values.shape[0], -1).mean(axis=-1)
+        per_example = wide(values).reshape(values.shape[0], -1).mean(axis=-1)
         # The value of a masked row may be anything, NaN included; multiplying by 0 would let it through. (Its gradient may
         # not be: rows that fill up a batch repeat real ones.)
         kept = jnp.where(mask > 0, per_example * mask, 0.0)
-        return cls(kept.sum(), mask.astype(jnp.float32).sum())
+        return cls(kept.sum(), wide(mask).sum())
 
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.sum + other.sum, self.weight + other.weight)

@@ -113,9 +113,13 @@ class ResidentFeed:
         return other
 
     def seeded(self, seed: Any) -> "ResidentFeed":
-        """A feed of the same data whose augmentation draws by another seed, which may be traced."""
+        """A feed of the same data whose augmentation draws by another seed, which may be traced.
+
+        Its batches are those of one run among several, so they are not constrained to lie on the devices of a single one.
+        """
         other = copy.copy(self)
         other._transform, other._whole = dataclasses.replace(self._transform, seed=seed), self._whole or self
+        other._apart = True
         return other
 
     @property
@@ -125,6 +129,8 @@ class ResidentFeed:
 
     _whole: "ResidentFeed | None" = None
     """The feed that holds the arrays; None: this one."""
+    _apart = False
+    """Whether batches lie wherever the run that asks for them does."""
 
     @functools.cached_property
     def _arrays(self) -> dict[str, Array]:
@@ -161,7 +167,7 @@ class ResidentFeed:
         batch = {name: a.at[rows[index]].get(mode="promise_in_bounds") for name, a in arrays.items()}
         batch = {name: a.reshape(a.shape[0], *self._shapes[name]) for name, a in batch.items()}
         batch = self._transform.on_device({**batch, "mask": mask[index], "index": rows[index]}, step)
-        return jax.lax.with_sharding_constraint(batch, self._placement.rows)
+        return batch if self._apart else jax.lax.with_sharding_constraint(batch, self._placement.rows)
 
 
 class StreamFeed:

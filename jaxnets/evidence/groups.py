@@ -163,7 +163,7 @@ def _built(
     """A family as one group, or as single trials."""
     began = time.perf_counter()
     why, experiment = "" if len(some) > 1 else "there is one", some[0].experiment
-    # Many small runs are faster on one device than each split over all devices. A mesh that the user chose stays.
+    # Many small runs are faster each on one device than each split over all devices. A mesh that the user chose stays.
     alone = not why and experiment.mesh == MeshShape() and jax.process_count() == 1
     mesh = make_mesh(MeshShape(), devices=jax.devices()[:1]) if alone else None
     parts = assemble(experiment, dataset, mesh=mesh)
@@ -174,7 +174,8 @@ def _built(
         changes = [{name: value_at(trial.experiment, name) for name in names} for trial in some]
         try:
             total = parts.dataset.card.examples["train"]
-            runs = Together(parts, changes, [trial.rows(total) for trial in some])
+            rows = [trial.rows(total) for trial in some]
+            runs = Together(parts, changes, rows, devices=jax.devices() if alone else None)
             say(f"{len(some)} runs in one program")
             group: Group = _InOneProgram(some, parts, runs)
             group.built_in = time.perf_counter() - began

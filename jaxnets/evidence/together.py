@@ -5,17 +5,22 @@ arguments. A number takes the place of the field that holds it while the step is
 it computes with a constant. Each run has the batches of its own seed, by row numbers into the same data on the device, so
 runs may also learn from different examples of them.
 
-One program is compiled once, and one operation on a stack of small arrays takes much less time than many on small ones.
+One program is compiled once, and one operation on a stack of small arrays takes much less time than many on small ones. On
+several devices the stack is split over them: each trains some of the runs whole, and nothing is exchanged. The last run is
+repeated until their number divides.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxnets.core.types import Batch, Variables
 from jaxnets.data.feed import Payload, ResidentFeed
@@ -36,6 +41,8 @@ from jaxnets.training.program import Program, choose_steps_per_call
 
 # What a step of a traced number raises where the number decides what is computed.
 UNTRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, TypeError, ValueError)
+# The mesh axis over which the runs are spread.
+RUNS = "runs"
 
 
 def why_apart(parts: Parts) -> str:
@@ -60,7 +67,12 @@ class Together:
     """Runs that are trained in one program."""
 
     def __init__(
-        self, parts: Parts, changes: Sequence[Mapping[str, Any]], rows: Sequence[np.ndarray | None] = ()
+        self,
+        parts: Parts,
+        changes: Sequence[Mapping[str, Any]],
+        rows: Sequence[np.ndarray | None] = (),
+        *,
+        devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Trace the step of all runs.
 
@@ -68,30 +80,48 @@ class Together:
             parts: of the experiment that they have in common, for which `why_apart` is "".
             changes: for each run its seed and its numbers of the optimizer, by dotted name; the same names for each.
             rows: for each run the numbers of the training examples that it learns from, int32, None for all; (): all.
+            devices: the runs are spread over these, or as many of them as there are runs; None: that of the parts.
 
         Raises:
             UNTRACEABLE: a number cannot be an argument of the program.
         """
-        self.parts, self._changes = parts, list(changes)
+        self.parts, self._changes, self._devices = parts, list(changes), devices
         self._rows: list[np.ndarray | None] = list(rows) or [None] * len(self._changes)
-        self._seeds = np.asarray([one.get(SEED, parts.experiment.seed) for one in changes], np.uint32)
+        chosen = [*(devices or parts.mesh.devices.flat)][: len(changes)]
+        self._mesh = jax.make_mesh((len(chosen),), (RUNS,), axis_types=(AxisType.Auto,), devices=chosen)
+        more = -len(changes) % len(chosen)
+        filled = [*changes, *[changes[-1]] * more]
+        self._seeds = np.asarray([one.get(SEED, parts.experiment.seed) for one in filled], np.uint32)
         names = [name for name in changes[0] if name != SEED]
-        self._numbers = {name: np.asarray([one[name] for one in changes], np.float32) for name in names}
+        self._numbers = {name: np.asarray([one[name] for one in filled], np.float32) for name in names}
         self._step_done, self._state = 0, None
-        with jax.set_mesh(parts.mesh):
-            feed = _StackedFeed(parts, self._seeds, self._numbers, self._rows)
+        with jax.set_mesh(self._mesh):
+            learned = [*self._rows, *self._rows[-1:] * more]
+            feed = _StackedFeed(parts, self._seeds, self._numbers, learned, self._mesh)
             # In a stack of runs a branch computes both sides, so nothing that is measured now and then is in the step.
-            step = jax.jit(_stacked_step(parts, self._recipe), inline=True)
+            step = jax.jit(self._spread(_stacked_step(parts, self._recipe), (P(RUNS), _StackedFeed.SPECS)), inline=True)
             self._create = jax.jit(
-                lambda seeds, numbers: jax.lax.map(
-                    lambda one: create_state(parts.task, self._recipe(*one), parts.batch_spec), (seeds, numbers)
-                ),
-                compiler_options=quick_compilation(parts.mesh.devices.flat[0].platform),
+                self._spread(self._created, (P(RUNS), P(RUNS))),
+                compiler_options=quick_compilation(chosen[0].platform),
             )
             state = jax.eval_shape(self._create, self._seeds, self._numbers)
             batch = jax.eval_shape(lambda payload: feed.batch(payload, 0, jnp.zeros((), jnp.int32)), feed.describe(1))
             many = parts.experiment.steps_per_call or choose_steps_per_call(step, state, batch)
-            self._program = Program(step, feed, steps_per_call=many)
+            placed = jax.tree.map(lambda _: NamedSharding(self._mesh, P(RUNS)), state)
+            self._program = Program(step, feed, steps_per_call=many, state_shardings=placed)
+
+    def _spread(self, function: Callable[..., Any], specs: Any) -> Callable[..., Any]:
+        """A function of stacks of runs, called on each device for its part of them."""
+        # Every value belongs to one device, and `check_vma` would ask the loops inside to say so.
+        return jax.shard_map(function, mesh=self._mesh, in_specs=specs, out_specs=P(RUNS), check_vma=False)
+
+    def _created(self, seeds: Array, numbers: Mapping[str, Array]) -> TrainState:
+        """The first states of runs."""
+        parts = self.parts
+        states: TrainState = jax.lax.map(
+            lambda one: create_state(parts.task, self._recipe(*one), parts.batch_spec), (seeds, numbers)
+        )
+        return states
 
     def _recipe(self, seed: Any, numbers: Mapping[str, Any]) -> Recipe:
         """The recipe of one run; its seed and numbers may be traced."""
@@ -107,7 +137,7 @@ class Together:
 
     def advance(self, stop: int) -> None:
         """Train every run up to a step."""
-        with jax.set_mesh(self.parts.mesh):
+        with jax.set_mesh(self._mesh):
             if self._state is None:
                 self._state = self._create(self._seeds, self._numbers)
             if stop > self._step_done:
@@ -117,8 +147,10 @@ class Together:
                 self._step_done = stop
 
     def state(self, number: int) -> TrainState:
-        """The state of one run."""
-        one: TrainState = jax.tree.map(lambda a: a[number], self._state)
+        """The state of one run, where its parts are."""
+        with jax.set_mesh(self._mesh):
+            picked = jax.tree.map(lambda a: a[number], self._state)
+        one: TrainState = jax.device_put(picked, placement(self.parts.mesh).whole)
         return one
 
     def variables(self) -> Iterator[Variables | str]:
@@ -132,10 +164,12 @@ class Together:
 
     def kept(self, chosen: Sequence[int]) -> "Together":
         """Some of the runs, which go on from where they are."""
-        rows = [self._rows[number] for number in chosen]
-        other = Together(self.parts, [self._changes[number] for number in chosen], rows)
-        places = np.asarray(chosen)
-        other._state = jax.tree.map(lambda a: a[places], self._state)
+        own = [self._rows[number] for number in chosen]
+        other = Together(self.parts, [self._changes[number] for number in chosen], own, devices=self._devices)
+        places = np.asarray([*chosen, *[chosen[-1]] * (len(other._seeds) - len(chosen))])
+        with jax.set_mesh(self._mesh):
+            picked = jax.tree.map(lambda a: a[places], self._state)
+        other._state = jax.device_put(picked, NamedSharding(other._mesh, P(RUNS)))
         other._step_done = self._step_done
         return other
 
@@ -157,7 +191,10 @@ def _stacked_step(parts: Parts, recipe: Callable[[Any, Any], Recipe]) -> Callabl
 
 
 class _StackedFeed:
-    """A feed (`data.feed.Feed`) of row numbers for several runs over the same data on the device."""
+    """A feed (`data.feed.Feed`) of row numbers for several runs over the same data, which every device holds."""
+
+    # How its batches are split over the devices.
+    SPECS: ClassVar = {"arrays": P(), "rows": P(RUNS), "mask": P(RUNS), "seeds": P(RUNS), "numbers": P(RUNS)}
 
     def __init__(
         self,
@@ -165,9 +202,10 @@ class _StackedFeed:
         seeds: np.ndarray,
         numbers: Mapping[str, np.ndarray],
         chosen: Sequence[np.ndarray | None],
+        mesh: Mesh,
     ) -> None:
         experiment = parts.experiment
-        self._feed, self._place = parts.feed, placement(parts.mesh).whole
+        self._feed, self._mesh = parts.feed, mesh
         self._seeds, self._numbers = seeds, dict(numbers)
         self.rows = parts.batch_spec["mask"].shape[0]
         total, size = parts.dataset.card.examples["train"], experiment.batch_size
@@ -190,8 +228,13 @@ class _StackedFeed:
         for order, runs in self._orders:  # one after the other: an epoch's order is made once
             for offset in range(count):
                 index[offset, runs], mask[offset, runs] = order.rows(step + offset)
-        arrays = self._feed.load(0, 0, 1)[0]
-        return arrays, *to_devices((index, mask, self._seeds, self._numbers), self._place)
+        rows = to_devices((index, mask), NamedSharding(self._mesh, P(None, RUNS)))
+        return self._arrays, *rows, *to_devices((self._seeds, self._numbers), NamedSharding(self._mesh, P(RUNS)))
+
+    @functools.cached_property
+    def _arrays(self) -> Any:
+        """The data on every device."""
+        return jax.device_put(self._feed.load(0, 0, 1)[0], NamedSharding(self._mesh, P()))
 
     def describe(self, capacity: int) -> Payload:
         """See `Feed.describe`."""

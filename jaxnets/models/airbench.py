@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
 from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
@@ -107,7 +108,7 @@ def whitening_kernel(images: Array, patch: int = 2, eps: float = 5e-4) -> Array:
     Returns:
         `[patch, patch, C, 2 * patch ** 2 * C]`, float32; filters in falling order of their eigenvalues.
     """
-    images = jax.lax.stop_gradient(images).astype(jnp.float32)
+    images = wide(jax.lax.stop_gradient(images))
     B, H, W, C = images.shape
     rows, columns = H - patch + 1, W - patch + 1
     shifted = [images[:, i : i + rows, j : j + columns] for i in range(patch) for j in range(patch)]

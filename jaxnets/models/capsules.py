@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
 from jaxnets.models.layers import Conv, check_layers
 
 # Added under a square root to keep its gradient finite at 0; negligible elsewhere.
@@ -74,7 +75,7 @@ def route(votes: Array, rounds: int) -> Array:
     whose prediction agrees with the class capsule. Gradients flow through all rounds.
     """
     B, N, C, _ = votes.shape
-    dtype, votes = votes.dtype, votes.astype(jnp.float32)  # half precision is too coarse for the agreements
+    dtype, votes = votes.dtype, wide(votes)  # half precision is too coarse for the agreements
     logits = jnp.zeros((B, N, C), votes.dtype)
     above = squash(jnp.einsum("bnc,bnce->bce", nn.softmax(logits, axis=-1), votes))
     for _ in range(rounds - 1):
@@ -85,11 +86,11 @@ def route(votes: Array, rounds: int) -> Array:
 
 def squash(x: Array) -> Array:
     """Scale vectors to the length `|x|^2 / (1 + |x|^2)`, which is below 1; directions are unchanged."""
-    wide = x.astype(jnp.float32)
-    square = jnp.square(wide).sum(axis=-1, keepdims=True)
-    return (wide * jnp.sqrt(square + LEAST) / (1 + square)).astype(x.dtype)
+    exact = wide(x)
+    square = jnp.square(exact).sum(axis=-1, keepdims=True)
+    return (exact * jnp.sqrt(square + LEAST) / (1 + square)).astype(x.dtype)
 
 
 def length(x: Array) -> Array:
     """The length of each vector, `[..., E]` to `[...]`; its gradient at 0 is 0."""
-    return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum(axis=-1) + LEAST).astype(x.dtype)
+    return jnp.sqrt(jnp.square(wide(x)).sum(axis=-1) + LEAST).astype(x.dtype)

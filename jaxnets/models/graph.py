@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
 from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Dense, check_layers
 from jaxnets.models.norms import BatchNorm
@@ -41,7 +42,7 @@ def gather(x: Array, index: Array) -> Array:
 
 def scatter_sum(messages: Array, index: Array, mask: Array, nodes: int) -> Array:
     """Sum of the unmasked messages that arrive at each node: `[B, E, ...]` to `[B, N, ...]`, summed in float32."""
-    kept = jnp.where(mask.reshape(*mask.shape, *(1,) * (messages.ndim - 2)), messages.astype(jnp.float32), 0.0)
+    kept = jnp.where(mask.reshape(*mask.shape, *(1,) * (messages.ndim - 2)), wide(messages), 0.0)
     sums = jax.vmap(lambda m, rows: jax.ops.segment_sum(m, rows, num_segments=nodes))(kept, index)
     return sums.astype(messages.dtype)
 
@@ -59,7 +60,7 @@ def degrees(graph: Graph) -> Array:
 
 def edge_softmax(scores: Array, index: Array, mask: Array, nodes: int) -> Array:
     """Softmax over the real edges that arrive at the same node: `[B, E, H]` to the same shape, in float32."""
-    scores = jnp.where(mask[..., None], scores.astype(jnp.float32), -jnp.inf)
+    scores = jnp.where(mask[..., None], wide(scores), -jnp.inf)
     largest = jax.vmap(lambda s, rows: jax.ops.segment_max(s, rows, num_segments=nodes))(scores, index)
     # Without incoming edges the maximum is -inf, and -inf - -inf would be NaN.
     largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
 from jaxnets.models.activations import GATES, Gate
 from jaxnets.models.layers import Dense, Embed, Remat, check_layers, rematerialised
 from jaxnets.ops import dot_product_attention, name_axes
@@ -126,7 +127,7 @@ class HybridLanguageModel(nn.Module):
         x = nn.RMSNorm(epsilon=self.norm_epsilon, name="final_norm")(x)
         tied = self.embedding == "tied"
         head = embed.attend if tied else Dense(self.vocab_size or 1, use_bias=False, name="output")
-        logits = name_axes(head(x), "batch", "length", "vocab").astype(jnp.float32)
+        logits = wide(name_axes(head(x), "batch", "length", "vocab"))
         if cache is None:
             return logits
         after = {"length": cache["length"] + tokens.shape[1]}
@@ -248,11 +249,11 @@ class GatedRecurrence(nn.Module):
         """States `[B, T, R]` float32 from inputs `[B, T, R]` and the state before them, `[B, R]` or None for zeros."""
         R = x.shape[-1]
         keep, take = (nn.sigmoid(self.gate(x, name)) for name in ("keep", "take"))
-        decay = self.param("decay", self.fresh, (R,)).astype(jnp.float32)
+        decay = wide(self.param("decay", self.fresh, (R,)))
         log_a = -SHARPNESS * keep * nn.softplus(-decay)[None, None]  # log(sigmoid(L)) = -softplus(-L)
         # 1 - a^2 without cancellation. The tiny lower bound keeps the gradient of the root finite.
         input_scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-30))
-        return linear_recurrence(jnp.exp(log_a), input_scale * take * x.astype(jnp.float32), state)
+        return linear_recurrence(jnp.exp(log_a), input_scale * take * wide(x), state)
 
     def fresh(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         """Initial logits L: `sigmoid(L)^c` is uniform in the range `fresh_decays`."""
@@ -266,6 +267,6 @@ class GatedRecurrence(nn.Module):
         N, size = self.blocks, R // self.blocks
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=0)
         kernel = self.param(f"{name}_kernel", init, (N, size, size)).astype(x.dtype)
-        bias = self.param(f"{name}_bias", nn.initializers.zeros, (R,)).astype(jnp.float32)
+        bias = wide(self.param(f"{name}_bias", nn.initializers.zeros, (R,)))
         y = jnp.einsum("btni,nij->btnj", x.reshape(B, T, N, size), kernel)
-        return y.reshape(B, T, R).astype(jnp.float32) + bias[None, None]
+        return wide(y.reshape(B, T, R)) + bias[None, None]

@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.core.typecheck import check_choices
+from jaxnets.core.wide import wide
 from jaxnets.models import dropouts
 from jaxnets.models.dropouts import DropoutKind
 from jaxnets.models.norms import BatchNorm
@@ -194,9 +195,9 @@ def _promoting(layer: Any, own: Layers, conv: bool) -> Callable[..., Any]:
 
 def standardized(kernel: Array) -> Array:
     """A kernel `[..., O]` with mean 0 and variance 1 for each output channel, in float32 (Qiao et al. 2019, eq. 4 to 7)."""
-    wide = kernel.astype(jnp.float32)
+    exact = wide(kernel)
     axes = tuple(range(kernel.ndim - 1))
-    centred = wide - wide.mean(axes, keepdims=True)
+    centred = exact - exact.mean(axes, keepdims=True)
     return (centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + 1e-5)).astype(kernel.dtype)
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.typecheck import check_choices
+from jaxnets.core.wide import wide
 from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.ops import name_axes
 from jaxnets.ops.axes import axis_size
@@ -84,9 +85,9 @@ class MixtureOfExperts(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, T, D]` to the same; the router always computes in float32."""
         E, k, T = self.experts.count, self.experts.per_token, x.shape[1]
-        init = nn.initializers.normal(0.02)
-        router = nn.Dense(E, use_bias=False, kernel_init=init, dtype=jnp.float32, name="router")
-        logits = router(x.astype(jnp.float32))
+        init, exact = nn.initializers.normal(0.02), wide(x)
+        router = nn.Dense(E, use_bias=False, kernel_init=init, dtype=exact.dtype, name="router")
+        logits = router(exact)
         probabilities = jax.nn.softmax(logits)
         weights, chosen = jax.lax.top_k(probabilities, k)
         if self.experts.weights == "chosen":

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.errors import UsageError
+from jaxnets.core.wide import wide
 from jaxnets.models.layers import Dense, check_layers
 
 Solver = Literal["euler", "heun", "tsit5", "dopri5"]
@@ -140,7 +141,7 @@ class NeuralODE(nn.Module):
         """Outputs `[B, C]` of inputs `[B, ...]`; the trailing dims are flattened."""
         x = x.reshape(x.shape[0], -1)
         # Always float32: the steps are small relative to the state.
-        start = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, self.extra)))
+        start = jnp.pad(wide(x), ((0, 0), (0, self.extra)))
         # The solver calls the field as a pure function of its weights, which are created here.
         field: Any = Field(self.width, parent=None)
         weights = self.param("field", lambda key: field.init(key, 0.0, start)["params"])

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
+
 
 class BatchNorm(nn.BatchNorm):
     """Batch normalisation (Ioffe and Szegedy 2015) over the last dim's features."""
@@ -50,9 +52,9 @@ class BatchNorm(nn.BatchNorm):
                 f"BatchNorm.ghost {self.ghost} divides the batch, and needs features last, no mask, scale and bias; the batch "
                 f"is {B}"
             )
-        wide = x.astype(jnp.float32).reshape(B // self.ghost, -1, C)
-        mean = wide.mean(1)
-        centred = wide - mean[:, None]
+        exact = wide(x).reshape(B // self.ghost, -1, C)
+        mean = exact.mean(1)
+        centred = exact - mean[:, None]
         variance = jnp.square(centred).mean(1)
         for name, new in (("mean", mean), ("var", variance)):
             old: Any = self.get_variable("batch_stats", name)

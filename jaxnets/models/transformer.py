@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
 from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
 from jaxnets.models.norms import LayerNorm
@@ -126,8 +127,7 @@ class TransformerEncoder(Transformer):
             return x
         real = seen[..., None].astype(jnp.float32)
         mean = ((x * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(x.dtype)
-        pooled = x[:, 0] if self.pool == "token" else mean
-        return Dense(self.outputs or 1, name="output")(pooled)
+        return Dense(self.outputs or 1, name="output")(x[:, 0] if self.pool == "token" else mean)
 
 
 class Seq2SeqTransformer(Transformer):
@@ -207,7 +207,7 @@ class Seq2SeqTransformer(Transformer):
         """Float32 logits from the output of the last block."""
         x = self.decoder_norm(x) if self.norm_place == "pre" else x
         logits = self.output(x) if self.embedding == "untied" else self.target_embedding.tokens.attend(x)
-        return name_axes(logits, "batch", "length", "vocab").astype(jnp.float32)
+        return wide(name_axes(logits, "batch", "length", "vocab"))
 
 
 class Embedding(nn.Module):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
 from jaxnets.ops.beyond_promise import compiled_for, current_trace
 
 # The list that takes the weights of each call, and the trace that it belongs to, inside `attention_weights`; None: outside.
@@ -18,13 +19,17 @@ _SEEN: ContextVar[tuple[list[Array], Any] | None] = ContextVar("attention weight
 def dot_product_attention(query: Array, key: Array, value: Array, **options: Any) -> Array:
     """`jax.nn.dot_product_attention`: `[B, T, H, K]`, `[B, S, H, K]`, `[B, S, H, K]` to `[B, T, H, K]`, with its options.
 
-    The CPU has no float16 product with float32 accumulation. There float16 inputs are computed in float32 and cast back.
+    The CPU has no float16 product with float32 accumulation. There float16 inputs are computed in float32 and cast back. JAX
+    computes logits in float32; float64 inputs are computed in float64 here, where the options are a bias and a mask.
     """
     if (wanted := _SEEN.get()) is not None and wanted[1] == current_trace():
         wanted[0].append(_weights(query, key, **options))
     if query.dtype == jnp.float16 and compiled_for() == "cpu":
-        wide = (array.astype(jnp.float32) for array in (query, key, value))
-        return jax.nn.dot_product_attention(*wide, **options).astype(jnp.float16)
+        exact = (array.astype(jnp.float32) for array in (query, key, value))
+        return jax.nn.dot_product_attention(*exact, **options).astype(jnp.float16)
+    if query.dtype == jnp.float64 and not set(options) - {"bias", "mask"}:
+        value = jnp.repeat(value, query.shape[2] // value.shape[2], axis=2)
+        return jnp.einsum("bhts,bshk->bthk", _weights(query, key, **options), value)
     return jax.nn.dot_product_attention(query, key, value, **options)
 
 
@@ -46,6 +51,6 @@ def attention_weights() -> Iterator[list[Array]]:
 def _weights(query: Array, key: Array, bias: Array | None = None, mask: Array | None = None) -> Array:
     """The softmax of attention; several heads of the query may share one of the key."""
     key = jnp.repeat(key, query.shape[2] // key.shape[2], axis=2)
-    logits = jnp.einsum("bthk,bshk->bhts", query.astype(jnp.float32), key.astype(jnp.float32))
+    logits = jnp.einsum("bthk,bshk->bhts", wide(query), wide(key))
     logits = logits / query.shape[-1] ** 0.5 + (0.0 if bias is None else bias)
     return jax.nn.softmax(logits if mask is None else jnp.where(mask, logits, jnp.finfo(jnp.float32).min))

@@ -6,6 +6,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
+
 
 def sinusoids(positions: Array, width: int, *, base: float = 10_000.0) -> Array:
     """`[..., width]` float32: sines, then cosines, of positions `[...]` at geometrically spaced wavelengths (Vaswani et al.
@@ -37,12 +39,12 @@ def rotate(
     frequencies = stretched(_frequencies(x.shape[-1], base), scaling)
     angles = _angles(jnp.atleast_2d(positions), frequencies)
     cos, sin = (f(angles)[:, :, None, :] for f in (jnp.cos, jnp.sin))
-    wide = x.astype(jnp.float32)
+    exact = wide(x)
     if pairs == "halves":
-        a, b = jnp.split(wide, 2, axis=-1)
+        a, b = jnp.split(exact, 2, axis=-1)
         rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     else:
-        a, b = wide[..., 0::2], wide[..., 1::2]
+        a, b = exact[..., 0::2], exact[..., 1::2]
         rotated = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
     return rotated.astype(x.dtype)
 

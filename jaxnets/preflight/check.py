@@ -19,7 +19,7 @@ from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.preflight.checks import CHECKS, Check
 from jaxnets.preflight.features import row_bytes
 from jaxnets.preflight.finding import CheckReport, Finding, red, skipped
-from jaxnets.preflight.subject import Subject, prepare
+from jaxnets.preflight.subject import Subject, known_rows, prepare
 from jaxnets.runs.build import Parts, assemble
 
 # Numbers in the inputs of a batch of the checks, at most: fewer examples are taken where each is large.
@@ -103,10 +103,10 @@ def _made(check: Check, subject: Subject, say: Callable[[str], None]) -> Finding
 def _subject(parts: Parts, initial: Initial | None, examples: int, seconds: float) -> Subject:
     """The state at step 0 and two small batches of different training examples."""
     dataset, experiment = parts.dataset, parts.experiment
-    count = len(dataset.train["targets"])
+    known = known_rows(dataset.train)
     size = max(1, int(np.prod(dataset.train["inputs"].shape[1:])))
     wanted = max(4, min(examples, LARGE // size))
-    rows = _different(dataset, np.random.default_rng(experiment.seed).permutation(count), 2 * wanted)
+    rows = _different(dataset, np.random.default_rng(experiment.seed).permutation(known), 2 * wanted)
     half = max(1, len(rows) // 2) if len(rows) < 2 * wanted else wanted
     first, second = rows[:half], rows[half : 2 * half] if len(rows) > 1 else rows
     state = parts.fresh_state()

@@ -1,8 +1,7 @@
-"""Whether gradients reach every unit and layer, and are those of the loss."""
+"""Whether gradients reach every unit and layer."""
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxnets.checkpoints.digest import leaf_paths
@@ -111,49 +110,3 @@ def bias_before_norm(subject: Subject) -> Finding:
             "A norm over the batch (or a softmax) follows and takes them away; leave them out (use_bias=False).",
         )
     return green("no bias is taken away by a norm behind it")
-
-
-def derivatives(subject: Subject) -> Finding:
-    """The gradient is that of the loss: it agrees with finite differences in random directions."""
-    if not subject.by_gradient:
-        return skipped(NOT_BY_GRADIENT)
-    variables = subject.variables
-    # On the host: each of these operations on the device would be a program of its own.
-    params, rng = jax.device_get(variables["params"]), np.random.default_rng(0)
-    start, slope = subject.slope(variables)
-    gradient, frozen = jax.device_get(slope), subject.parts.recipe.frozen
-    held = jax.tree.map(lambda _: False, params) if frozen is None else frozen(params)
-
-    def drawn(p: np.ndarray, g: np.ndarray, fixed: bool) -> np.ndarray:
-        """As large as the parameter itself, and half of it along the gradient, so that it is not lost in it."""
-        size = 0.0 if fixed else np.sqrt(np.square(p).mean()) + 1e-2
-        return (size * (rng.normal(size=p.shape) + np.sign(g))).astype(p.dtype)
-
-    def along(direction: Any, size: float) -> float:
-        ends = []
-        for step in (size, -size):
-            there = jax.tree.map(lambda p, d, step=step: p + (step * d).astype(p.dtype), params, direction)
-            ends.append(subject.slope({**variables, "params": there})[0])
-        return (ends[0] - ends[1]) / (2 * size)
-
-    errors = []
-    for _ in range(2):
-        direction = jax.tree.map(drawn, params, gradient, held)
-        pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-        inner = [float(np.vdot(g.astype(np.float64), d)) for g, d in pairs]
-        expected, scale = sum(inner), float(np.sqrt(np.square(inner).sum())) + 1e-12
-        found = []
-        # In float32 a small step is lost in rounding, and a large one in curvature: the best of three counts.
-        for size in (1e-2, 3e-3, 1e-3):
-            rounding = 1e-6 * max(abs(start), 1e-3) / size
-            found.append(max(0.0, abs(along(direction, size) - expected) - rounding) / scale)
-        errors.append(min(found))
-    error = float(max(errors))
-    facts = f"the derivative in 2 random directions differs from finite differences by {error:.1%}"
-    if error > 0.1:
-        return amber(
-            f"{facts}.",
-            "Some part of the loss has another gradient than its own: stop_gradient, a custom_vjp, rounding, a "
-            "straight-through estimator. If none is meant, look there.",
-        )
-    return green(facts)

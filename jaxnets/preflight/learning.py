@@ -9,7 +9,7 @@ from jaxnets.core.types import Lines
 from jaxnets.preflight.finding import Finding, amber, green, red, skipped
 from jaxnets.preflight.subject import Learning, Subject
 
-NOT_BY_GRADIENT = "the parameters do not follow the gradient of one loss"
+NOT_BY_GRADIENT = "the parameters do not follow the gradient of a loss of the data"
 # The share of its norm by which one update changes the middle one of the layers, from which on the rate is high.
 LARGE_UPDATE = 0.3
 # Names that a sentence lists.

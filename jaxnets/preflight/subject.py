@@ -1,7 +1,7 @@
 """What the checks look at: a run before its first step, a few examples of it, and the programs that several checks share.
 
 The programs are compiled at their first use, without optimisation on the CPU: each runs a few times only. All arithmetic is
-in float32, whatever the run computes in.
+in float32, whatever the run computes in; `derivatives` also calls them in float64.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from jaxnets.steps.precision import Precision
 from jaxnets.steps.sown import with_sown
 from jaxnets.steps.state import TrainState
 from jaxnets.tasks.base import Task
+from jaxnets.tasks.semi_supervised import LABELLED
 
 # Steps in one dispatch when a few examples are learned, and the most of them.
 CHUNK, LONGEST = 25, 300
@@ -90,12 +91,13 @@ class Subject:
             "series": ("Forecasting",),
         }
         kind = self.parts.dataset.card.target_kind
-        return kind if names & set(fits.get(kind, ())) else ""
+        return kind if names & set(fits.get(kind, ())) and "GRPO" not in names else ""
 
     @property
     def by_gradient(self) -> bool:
-        """Whether the parameters follow the gradient of `task.loss`."""
-        return not self.task.players and type(self.inner).__name__ != "PerceptronRule"
+        """Whether the parameters follow the gradient of `task.loss` of a batch of the data."""
+        # The loss of GRPO is that of samples, which the model draws in its step.
+        return not self.task.players and type(self.inner).__name__ not in ("PerceptronRule", "GRPO")
 
     @property
     def rows(self) -> int:
@@ -168,10 +170,10 @@ class Subject:
 
         return self.jit(jax.value_and_grad(value))
 
-    def slope(self, variables: Variables) -> tuple[float, Any]:
-        """The training loss of the batch and its gradient for the parameters."""
+    def slope(self, variables: Variables, batch: Batch | None = None) -> tuple[float, Any]:
+        """The training loss of the batch (or of another one) and its gradient for the parameters."""
         state = {name: value for name, value in variables.items() if name != "params"}
-        value, gradient = self._slope(variables["params"], state, self.batch)
+        value, gradient = self._slope(variables["params"], state, self.batch if batch is None else batch)
         return float(value), gradient
 
     @functools.cached_property
@@ -259,11 +261,10 @@ class Subject:
         return found
 
     def sample(self, split: str) -> dict[str, np.ndarray]:
-        """Raw rows of a split, at most `SAMPLE`, evenly spaced in its order."""
+        """Raw rows of a split whose targets are known, at most `SAMPLE`, evenly spaced in its order."""
         arrays = getattr(self.parts.dataset, split)
-        count = len(arrays["targets"])
-        rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int))
-        return gather(arrays, rows)
+        known = known_rows(arrays)
+        return gather(arrays, known[np.unique(np.linspace(0, len(known) - 1, min(SAMPLE, len(known))).astype(int))])
 
     @functools.cached_property
     def prepared(self) -> dict[str, dict[str, Any]]:
@@ -274,6 +275,12 @@ class Subject:
             batch = prepare(self.parts, arrays, np.arange(len(arrays["targets"])))
             found[split] = jax.tree.map(np.asarray, batch)
         return found
+
+
+def known_rows(arrays: Any) -> np.ndarray:
+    """The rows whose targets are known: all of them, but for data with few labels (`data.FewLabels`)."""
+    known = arrays.get(LABELLED)
+    return np.arange(len(arrays["targets"])) if known is None else np.flatnonzero(known)
 
 
 def prepare(parts: Parts, arrays: dict[str, np.ndarray], rows: np.ndarray) -> Batch:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.core.types import Aux, Mean
+from jaxnets.core.wide import wide
 
 # The collection whose values are added to the loss.
 COLLECTION = "losses"
@@ -22,7 +23,7 @@ def with_sown(mean: Mean, aux: Aux) -> tuple[Mean, Aux]:
         return mean, aux
     state = dict(aux.model_state)
     values = jax.tree.leaves(state.pop(COLLECTION))
-    more = sum((jnp.asarray(value, jnp.float32).mean() for value in values), jnp.zeros(()))
+    more = sum((wide(value).mean() for value in values), jnp.zeros(()))
     # A mean is divided by its weight in the end, so what is added to it is multiplied by the weight first.
     sown = Mean(more * mean.weight, mean.weight)
     return Mean(mean.sum + sown.sum, mean.weight), Aux({**aux.metrics, METRIC: sown}, state)

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
+from jaxnets.core.wide import wide
 from jaxnets.models.wrapper import Wrapper, without_wrappers
 from jaxnets.ops.tokens import PAD
 from jaxnets.steps.recipe import Recipe, Step
@@ -166,7 +166,7 @@ class Task:
         """
         given = {name: batch[name] for name in options_of(self.model) if name in batch}
         outputs, new = call_model(self.model, variables, self.inputs_of(batch), key=key, sown=sown, **given)
-        return jax.numpy.asarray(outputs, jax.numpy.float32), new
+        return wide(outputs), new
 
 
 def bound(task: Task, card: Card) -> Task:

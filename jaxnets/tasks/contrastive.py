@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.models.mlp import MLP
 from jaxnets.tasks.base import with_outputs
 from jaxnets.tasks.embedding import Embedding, two_views
@@ -35,7 +36,7 @@ def nt_xent(pairs: Array, mask: Array, *, temperature: float = 0.5) -> Array:
         `[B]` float32, in nats.
     """
     count, _, size = pairs.shape
-    unit = _unit(pairs.astype(jnp.float32))
+    unit = _unit(wide(pairs))
     flat = unit.reshape(2 * count, size)
     scores = flat @ flat.T / temperature
     left_out = jnp.eye(2 * count, dtype=bool) | (jnp.repeat(mask, 2) == 0)[None, :]
@@ -50,7 +51,7 @@ def vicreg_terms(pairs: Array, mask: Array) -> tuple[Array, Array, Array]:
         pairs: two vectors for each example, `[B, 2, P]`.
         mask: `[B]` weights; statistics are over the rows that count.
     """
-    z, weight = pairs.astype(jnp.float32), mask.astype(jnp.float32)
+    z, weight = wide(pairs), wide(mask)
     total = jnp.maximum(weight.sum(), 1.0)
     degrees = jnp.maximum(total - 1, 1.0)
     invariance = (weight[:, None] * jnp.square(z[:, 0] - z[:, 1])).sum() / (total * z.shape[-1])

@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.ops.random import batch_keys
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.calls import call_model, init_model
@@ -133,7 +134,7 @@ class Diffusion(Task):
         clock = t.astype(jnp.float32) / (self.times - 1)
         given = (x, clock) if label is None else (x, clock, label)
         predicted, kept = call_model(self.model, variables, *given, key=key)
-        return predicted.astype(jnp.float32), kept
+        return wide(predicted), kept
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """The loss, with times and noise that depend only on the row number of the example."""

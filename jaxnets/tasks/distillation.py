@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.tasks.base import bound
 from jaxnets.tasks.calls import call_model, init_model
 from jaxnets.tasks.classification import Classification, accuracy
@@ -38,8 +39,8 @@ def distillation_loss(student: Array, teacher: Array, *, temperature: float = 1.
         raise ValueError(
             f"the student's logits have shape {student.shape}, the teacher's {teacher.shape}; make them equal"
         )
-    wanted = jax.nn.softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32) / temperature)
-    said = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
+    wanted = jax.nn.softmax(wide(jax.lax.stop_gradient(teacher)) / temperature)
+    said = jax.nn.log_softmax(wide(student) / temperature)
     return -(temperature**2) * (wanted * said).sum(axis=-1)
 
 
@@ -93,7 +94,7 @@ class Distillation(Classification):
 
     def _taught(self, teacher: Variables, batch: Batch) -> Array:
         logits: Any = call_model(self.teacher, teacher, self.inputs_of(batch), key=None)[0]
-        return jnp.asarray(logits, jnp.float32)
+        return wide(logits)
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
         """The student's logits."""

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.models.graph import Graph
 from jaxnets.ops.roles import weights
 from jaxnets.tasks.classification import Classification, accuracy
@@ -90,7 +91,7 @@ class NodeClassification(GraphClassification):
         loss = Mean.of(losses, nodes["mask"])
         if self.l2 and train:
             squares = [
-                jnp.square(leaf.astype(jnp.float32)).sum()
+                jnp.square(wide(leaf)).sum()
                 for leaf, counts in zip(
                     jax.tree.leaves(variables["params"]), jax.tree.leaves(weights(variables["params"])), strict=True
                 )

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Table, Variables
+from jaxnets.core.wide import wide
 from jaxnets.models.mixture_of_experts import COLLECTION
 from jaxnets.models.transformer import TransformerEncoder
 from jaxnets.ops.tokens import IGNORED
@@ -93,7 +94,7 @@ class NextToken(Task):
         state, routing = dict(model_state), dict[str, list[Array]]()
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.pop(COLLECTION, {})):
             routing.setdefault(path[-1].key, []).append(leaf.reshape(-1, leaf.shape[-1]))
-        return logits, state, {name: jnp.concatenate(layers).astype(jnp.float32) for name, layers in routing.items()}
+        return logits, state, {name: wide(jnp.concatenate(layers)) for name, layers in routing.items()}
 
     def derive(self, values: Mapping[str, float]) -> dict[str, float]:
         """Adds the perplexity, `exp` of the cross entropy without the experts' losses."""

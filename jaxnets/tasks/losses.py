@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnets.core.wide import wide
+
 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
     """Cross entropy in nats, computed from logits so that no probability underflows or overflows.
@@ -25,7 +27,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     chex.assert_rank(logits, 2)
     chex.assert_rank(labels, {1, 2})
     chex.assert_equal_shape_prefix((logits, labels), 1)
-    logits = logits.astype(jnp.float32)
+    logits = wide(logits)
     log_total = jax.nn.logsumexp(logits, axis=-1)
     if labels.ndim == 1:
         # A one-hot product instead of a gather: its gradient needs no scatter, and both shard over the batch.
@@ -38,7 +40,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
         chex.assert_axis_dimension_gt(labels, 1, 1)
         known = logits[:, : labels.shape[1]]  # a model may have more outputs than the data have classes
         chex.assert_equal_shape((known, labels))
-        loss = (labels.astype(jnp.float32) * (log_total[:, None] - known)).sum(axis=-1)
+        loss = (wide(labels) * (log_total[:, None] - known)).sum(axis=-1)
     if label_smoothing:
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - logits.mean(axis=-1))
     return loss
@@ -56,7 +58,7 @@ def token_cross_entropy(logits: Array, tokens: Array, *, label_smoothing: float 
         `[B, T]` float32.
     """
     chex.assert_shape(tokens, logits.shape[:-1])
-    logits = logits.astype(jnp.float32)
+    logits = wide(logits)
     picked = jnp.take_along_axis(logits, jnp.maximum(tokens, 0)[..., None].astype(jnp.int32), axis=-1)[..., 0]
     if label_smoothing:
         picked = (1 - label_smoothing) * picked + label_smoothing * logits.mean(axis=-1)
@@ -72,18 +74,18 @@ def binary_cross_entropy(logits: Array, labels: Array, *, positive_weight: float
         positive_weight: `w`, the weight of a label that is 1.
     """
     chex.assert_equal_shape((logits, labels))
-    logits, labels = logits.astype(jnp.float32), labels.astype(jnp.float32)
+    logits, labels = wide(logits), wide(labels)
     return positive_weight * labels * jax.nn.softplus(-logits) + (1 - labels) * jax.nn.softplus(logits)
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:
     """`(prediction - target)^2`, elementwise, float32, in the squared unit of the targets."""
     chex.assert_equal_shape((predictions, targets))
-    return jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
+    return jnp.square(wide(predictions) - wide(targets))
 
 
 def huber(predictions: Array, targets: Array, *, delta: float = 1.0) -> Array:
     """Huber's loss (1964), elementwise, float32: quadratic up to an error of `delta`, linear beyond."""
     chex.assert_equal_shape((predictions, targets))
-    error = jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
+    error = jnp.abs(wide(predictions) - wide(targets))
     return jnp.where(error <= delta, 0.5 * error**2, delta * (error - 0.5 * delta))

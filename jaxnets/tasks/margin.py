@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.types import Aux, Batch, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.tasks.classification import Classification, accuracy
 
 
@@ -52,7 +53,7 @@ def margin(lengths: Array, labels: Array) -> Array:
         lengths: `[B, C]`, computed in float32.
         labels: `[B]` integers in `[0, C)`.
     """
-    lengths = lengths.astype(jnp.float32)
+    lengths = wide(lengths)
     there = labels[:, None] == jnp.arange(lengths.shape[-1])[None, :]
     lacking, excess = jnp.maximum(0.0, 0.9 - lengths), jnp.maximum(0.0, lengths - 0.1)
     return jnp.where(there, jnp.square(lacking), 0.5 * jnp.square(excess)).sum(axis=-1)

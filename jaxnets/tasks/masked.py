@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.models.patch_predictor import PatchPredictor
 from jaxnets.ops.random import batch_keys
 from jaxnets.steps.recipe import Recipe, Step
@@ -72,7 +73,7 @@ class HiddenPatches(Embedding):
 
     def predicted(self, variables: Variables, batch: Batch, visible: Array) -> Array:
         """Predictions for every patch, `[B, T, numbers]` float32."""
-        return call_model(self.model, variables, batch["inputs"], visible, key=None)[0].astype(jnp.float32)
+        return wide(call_model(self.model, variables, batch["inputs"], visible, key=None)[0])
 
     def own_metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """The loss, with patches hidden by the row number alone."""

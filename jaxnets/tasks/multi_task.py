@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.models.layers import Dense
 from jaxnets.tasks.base import Task, with_outputs
 from jaxnets.tasks.losses import cross_entropy, squared_error
@@ -144,7 +145,7 @@ class MultiTask(Task):
             if self.weighing == "fixed":
                 total = total + head.weight * losses
                 continue
-            s = jnp.asarray(variables["params"][UNCERTAINTY][head.array], jnp.float32)
+            s = wide(variables["params"][UNCERTAINTY][head.array])
             weight = jnp.exp(-s) * (1.0 if head.classes else 0.5)
             total = total + weight * losses + s / 2
             metrics[f"{head.array}_weight"] = Mean.of(jnp.broadcast_to(weight, mask.shape), mask)

@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Table, Variables
+from jaxnets.core.wide import wide
 from jaxnets.tasks.base import Task, check_kind, with_outputs
 from jaxnets.tasks.classification import share
 from jaxnets.tasks.losses import binary_cross_entropy
@@ -163,7 +164,7 @@ def _over_known(values: Array, batch: Batch) -> Mean:
     """
     known = (batch["targets"] >= 0).astype(jnp.float32)
     weight = batch["mask"][:, None] * known / known.shape[1]
-    return Mean(jnp.where(weight > 0, values.astype(jnp.float32) * weight, 0.0).sum(), weight.sum())
+    return Mean(jnp.where(weight > 0, wide(values) * weight, 0.0).sum(), weight.sum())
 
 
 def f1(hits: np.ndarray, false_alarms: np.ndarray, misses: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
+from jaxnets.core.wide import wide
 from jaxnets.steps.recipe import Recipe, Step
 from jaxnets.steps.sown import METRIC as SOWN
 from jaxnets.tasks.base import Task, options_of
@@ -211,7 +212,7 @@ class Own(Task):
         """What the model returns, in float32, and its other collections."""
         given = {name: batch[name] for name in options_of(self.model) if name in batch}
         outputs, state = call_model(self.model, variables, self.inputs_of(batch), key=key, **given)
-        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), outputs), state
+        return jax.tree.map(wide, outputs), state
 
     def _fits_inner(self, variables: Variables, batch: Batch) -> bool:
         """Whether the inner task's metrics can be measured on these outputs."""

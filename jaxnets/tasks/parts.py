@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.types import Batch, Variables
+from jaxnets.core.wide import wide
 from jaxnets.steps.recipe import TAKEN, Metrics, Step
 from jaxnets.steps.state import TrainState
 from jaxnets.tasks.calls import call_model, init_model
@@ -37,7 +38,7 @@ def call_part(
     for collection, tree in new.items():
         if collection != "params":
             others[collection] = {**others.get(collection, {}), name: tree}
-    return jnp.asarray(outputs, jnp.float32), others
+    return wide(outputs), others
 
 
 def with_follower(step: Step, collection: str, followed: Callable[[Variables], Variables], momentum: float) -> Step:

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Gallery, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.ops.random import batch_keys
 from jaxnets.steps.recipe import Metrics, Recipe, Step
 from jaxnets.steps.state import TrainState
@@ -86,7 +87,7 @@ class Variational(Task):
         parts, model_state = call_model(
             self.model, variables, inputs, noise, key=for_model if train else None, method="infer"
         )
-        outputs, mean, log_variance = (part.astype(jnp.float32) for part in parts)
+        outputs, mean, log_variance = (wide(part) for part in parts)
         missed = self._negative_log_likelihood(outputs, inputs.astype(jnp.float32))
         divergence = gaussian_divergence(mean, log_variance)
         elbo = Mean.of(-missed - divergence, mask)

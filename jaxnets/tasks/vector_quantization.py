@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxnets.core.errors import DataError
 from jaxnets.core.types import Aux, Batch, Card, Mean, Variables
+from jaxnets.core.wide import wide
 from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.reconstruction import Reconstruction
 
@@ -38,7 +39,7 @@ class VectorQuantization(Reconstruction):
         """The sum of the three terms; the metrics also hold the reconstruction term."""
         result, model_state = self._quantise(variables, batch, key if train else None)
         mask = batch["mask"]
-        encoded, chosen = result.encoded.astype(jnp.float32), result.chosen.astype(jnp.float32)
+        encoded, chosen = wide(result.encoded), wide(result.chosen)
         missed = self._missed(result, batch)
         to_encoder = jnp.square(jax.lax.stop_gradient(encoded) - chosen)
         to_code = jnp.square(encoded - jax.lax.stop_gradient(chosen))
@@ -50,7 +51,7 @@ class VectorQuantization(Reconstruction):
         return call_model(self.model, variables, batch["inputs"], key=key, method="quantise")
 
     def _missed(self, result: Any, batch: Batch) -> Mean:
-        error = result.reconstruction.astype(jnp.float32) - batch["inputs"].astype(jnp.float32)
+        error = wide(result.reconstruction) - wide(batch["inputs"])
         return Mean.of(jnp.square(error), batch["mask"])
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:

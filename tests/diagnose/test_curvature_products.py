@@ -243,19 +243,8 @@ def test_products_through_a_small_cnn_are_those_of_finite_differences(monkeypatc
     differences_agree(loss, params, vector, tolerance=1e-8)
 
 
-def exact_attention(query, key, value, *, is_causal=True, **_):
-    """Causal attention in the dtype of its inputs; JAX's own computes logits and weights in float32."""
-    logits = jnp.einsum("bthk,bshk->bhts", query, key) / query.shape[-1] ** 0.5
-    seen = jnp.tril(jnp.ones(logits.shape[-2:], bool))[None, None]
-    return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(jnp.where(seen, logits, -1e30)), value)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("attention", "tolerance"), [("ours", 1e-3), ("exact", 1e-8)])
-def test_products_through_a_small_language_model_are_those_of_finite_differences(attention, tolerance, monkeypatch):
-    """With JAX's attention the differences have the rounding of float32 (1e-7 over a step of 1e-4)."""
-    if attention == "exact":
-        monkeypatch.setattr("jax.nn.dot_product_attention", exact_attention)
+def test_products_through_a_small_language_model_are_those_of_finite_differences():
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 11, (64, 32)))
     model = LanguageModel(vocab_size=11, length=32, layers=1, width=8, heads=2)
@@ -269,4 +258,4 @@ def test_products_through_a_small_language_model_are_those_of_finite_differences
         return optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:]).mean()
 
     assert "jaxnets_dense" in str(jax.make_jaxpr(loss)(params))
-    differences_agree(loss, params, vector, tolerance=tolerance)
+    differences_agree(loss, params, vector, tolerance=1e-8)

@@ -16,9 +16,12 @@ from jaxnets.data.augment import Augment
 from jaxnets.evidence import groups as grouping
 from jaxnets.evidence import search
 from jaxnets.evidence.groups import groups
+from jaxnets.evidence.together import Together
 from jaxnets.evidence.trials import Trial, trials, with_field, with_numbers
 from jaxnets.models import MLP
 from jaxnets.optim import EMA, LAMB, SGD, WSD, AdamW, Lion, Muon, Penalty
+from jaxnets.parallel import MeshShape, make_mesh
+from jaxnets.runs.build import assemble
 from jaxnets.runs.train import train
 
 # A run in a stack computes the same operations on a stacked array: the roundings of float32 differ in the last digits. Adam turns
@@ -68,6 +71,30 @@ def test_a_run_in_a_stack_is_the_run_alone(swept, blobs):
     alone = assert_same_run(group, 3, made[3], blobs)
     assert found.outcomes[3].metrics == pytest.approx(alone.evaluate(), rel=1e-4)
     assert found.outcomes[2].metrics["loss"] != found.outcomes[3].metrics["loss"]
+
+
+@pytest.mark.slow
+def test_runs_on_several_devices_are_those_on_one(short, blobs):
+    """Six runs on four devices: two on each, the last of which is trained three times. Then three of them, on three devices."""
+    parts = assemble(short, blobs, mesh=make_mesh(MeshShape(), devices=jax.devices()[:1]))
+    changes = [{"seed": seed, "optimizer.learning_rate": rate} for seed in (0, 7) for rate in (1e-2, 3e-2, 1e-3)]
+    one, four = Together(parts, changes), Together(parts, changes, devices=jax.devices()[:4])
+    for runs in (one, four):
+        runs.advance(6)
+    leaf = jax.tree.leaves(four._state.params)[0]
+    assert [(a.data.shape[0], a.device) for a in leaf.addressable_shards] == [(2, d) for d in jax.devices()[:4]]
+    chosen = [5, 0, 2]
+    one, four = one.kept(chosen), four.kept(chosen)
+    for runs in (one, four):
+        runs.advance(12)
+    assert len(jax.tree.leaves(four._state.params)[0].sharding.device_set) == 3
+    for number in range(len(chosen)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), four.state(number), one.state(number))
+    evaluator = parts.watched[1]
+    found = [[evaluator.metrics(variables) for variables in runs.variables()] for runs in (one, four)]
+    for here, there in zip(*found, strict=True):
+        assert here == pytest.approx(there, rel=1e-4)
+    assert found[0][0] != found[0][1]
 
 
 def test_a_run_that_explodes_fails_alone(swept):
