@@ -136,7 +136,7 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
     found = Estimate(
         topology,
         {axis: int(size) for axis, size in parts.mesh.shape.items()},
-        experiment.steps,
+        experiment.total_steps,
         experiment.batch_size,
         tokens,
         parts.parameters,

@@ -24,6 +24,7 @@ from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placem
 from jaxnets.parallel.partition import gradient_shardings, on_device, shardings
 from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
+from jaxnets.runs.lengths import clock, counted
 from jaxnets.runs.stages import in_stages
 from jaxnets.steps.local import whole_step
 from jaxnets.steps.recipe import Recipe
@@ -112,6 +113,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
     """
     dataset = dataset if dataset is not None else experiment.data.open()
     dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
+    experiment = counted(experiment, dataset)
     task = _task(experiment, dataset)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     if mesh.devices.flat[0].platform == "cpu":
@@ -182,10 +184,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
 
 def clock_of(experiment: Experiment, dataset: Dataset) -> Clock:
     """What durations in epochs, examples and tokens are measured by: batches of the full size."""
-    card = dataset.card
-    of_tokens = card.tokens is not None or card.target_kind == "token"
-    tokens = card.input_shape[0] if of_tokens and card.input_shape else None
-    return Clock(experiment.steps, experiment.batch_size, card.examples["train"], tokens)
+    return clock(dataset, experiment.batch_size, steps=experiment.total_steps)
 
 
 def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
@@ -198,20 +197,20 @@ def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
     clock = clock_of(experiment, dataset)
     optimizer, average = with_clock(experiment.optimizer, clock), with_clock(experiment.average, clock)
     return Recipe(
-        optimizer=optimizer.build(experiment.steps),
+        optimizer=optimizer.build(experiment.total_steps),
         seed=experiment.seed,
         micro_batches=experiment.micro_batches,
         precision=experiment.precision,
-        average=average.in_run(experiment.steps),
+        average=average.in_run(experiment.total_steps),
         local=experiment.local,
         selective=experiment.selective,
         initialiser=experiment.initialiser,
         health=experiment.health,
         frozen=optimizer.frozen,
-        players=_players(optimizer, task, experiment.steps),
+        players=_players(optimizer, task, experiment.total_steps),
         gradient=experiment.gradient,
         penalty=experiment.penalty,
-        rate=optimizer.rate_at(experiment.steps),
+        rate=optimizer.rate_at(experiment.total_steps),
     )
 
 

@@ -52,7 +52,7 @@ def in_stages(
         return whole
     feed = whole.feed
     assert isinstance(feed, ResidentFeed | StreamFeed)
-    stages = with_clock(experiment.ramp, clock).stages(experiment.steps, experiment.batch_size)
+    stages = with_clock(experiment.ramp, clock).stages(experiment.total_steps, experiment.batch_size)
     orders = staged(feed.examples, experiment.seed, [(stage.first, stage.batch_size) for stage in stages])
     programs = []
     for stage, order in zip(stages, orders, strict=True):

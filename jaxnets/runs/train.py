@@ -101,7 +101,8 @@ def train(
             table = columns.table()
             console.say(as_text(table.title, table.header, table.rows))
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
-        stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
+        experiment = parts.experiment  # with its length in steps
+        stop = experiment.total_steps if stop_at is None else min(stop_at, experiment.total_steps)
         sends = Loggers(loggers if is_first() else (), run_dir)
         session = Session(
             parts, console, stopping, stop, initial=initial, begun=begun, hooks=tuple(hooks), loggers=sends
