@@ -48,12 +48,13 @@ class Experiment:
     penalty: Penalty = Penalty()
     """Penalties on weights."""
     steps: int | str = 1000
-    """Optimizer steps; also the length of the learning-rate schedule. Or a duration such as "10ep", "50k ex" or "2M tok", which
-    a run counts when it has opened its data, and keeps as the number."""
+    """Optimizer steps; also the length of the learning-rate schedule. Or a duration such as "10ep", "50k ex" or "2M tok",
+    counted when the data are open and kept as the number."""
     batch_size: int = 128
     """Examples in each step, over all devices."""
-    micro_batches: int = 1
-    """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics."""
+    micro_batches: int | Literal["auto"] = 1
+    """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics. auto:
+    the fewest with which a step fits into the memory of a device; decided before the first step, and kept as the number."""
     seed: int = 0
     """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
     layers: Layers = Layers()
@@ -135,7 +136,7 @@ class Experiment:
             raise UsageError("stop looks at evaluations, and eval_every is 0; set eval_every to the steps between them")
         self.local.check(
             batch_size=self.batch_size,
-            micro_batches=self.micro_batches,
+            micro_batches=1 if self.micro_batches == "auto" else self.micro_batches,
             steps=None if isinstance(self.steps, str) else self.steps,
         )
         if self.seed >= 2**32:
@@ -149,6 +150,13 @@ class Experiment:
                 f"how many steps {self.steps!r} lasts is not known before the data are opened; give a number"
             )
         return self.steps
+
+    @property
+    def micro_batch_count(self) -> int:
+        """`micro_batches` as a number. Raises `UsageError` where it is "auto" (`runs.micro_batches` decides it)."""
+        if self.micro_batches == "auto":
+            raise UsageError("how many micro-batches fit is not known before a step is compiled; give a number")
+        return self.micro_batches
 
     @property
     def chooses(self) -> bool:

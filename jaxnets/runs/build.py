@@ -25,6 +25,7 @@ from jaxnets.parallel.partition import gradient_shardings, on_device, shardings
 from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
 from jaxnets.runs.lengths import clock, counted
+from jaxnets.runs.micro_batches import with_fewest
 from jaxnets.runs.stages import in_stages
 from jaxnets.steps.local import whole_step
 from jaxnets.steps.recipe import Recipe
@@ -103,22 +104,32 @@ class Parts:
         return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
 
 
-def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Mesh | None = None) -> Parts:
+def assemble(
+    experiment: Experiment, dataset: Dataset | None = None, *, mesh: Mesh | None = None, memory: int | None = None
+) -> Parts:
     """Build the parts. What a user can get wrong is checked here, before any work is done.
 
     Args:
         experiment: what to run.
         dataset: the data, where they are not to be opened from `experiment.data`.
         mesh: the devices, where they are not to be arranged by `experiment.mesh`.
+        memory: bytes of a device, for `micro_batches="auto"`; None: those of the present devices.
     """
     dataset = dataset if dataset is not None else experiment.data.open()
     dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
     experiment = counted(experiment, dataset)
-    task = _task(experiment, dataset)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
+    if experiment.micro_batches == "auto":
+        return with_fewest(experiment, mesh, lambda decided: _assemble(decided, dataset, mesh), memory=memory)
+    return _assemble(experiment, dataset, mesh)
+
+
+def _assemble(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Parts:
+    """The parts of an experiment whose numbers are known, with data whose splits are made."""
+    task = _task(experiment, dataset)
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
-    rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+    rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batch_count)
     recipe = _recipe(experiment, task, dataset)
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
@@ -199,7 +210,7 @@ def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
     return Recipe(
         optimizer=optimizer.build(experiment.total_steps),
         seed=experiment.seed,
-        micro_batches=experiment.micro_batches,
+        micro_batches=experiment.micro_batch_count,
         precision=experiment.precision,
         average=average.in_run(experiment.total_steps),
         local=experiment.local,
