@@ -222,6 +222,7 @@ def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
         gradient=experiment.gradient,
         penalty=experiment.penalty,
         rate=optimizer.rate_at(experiment.total_steps),
+        steps=experiment.total_steps,
     )
 
 
