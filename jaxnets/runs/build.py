@@ -24,7 +24,7 @@ from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placem
 from jaxnets.parallel.partition import gradient_shardings, on_device, shardings
 from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
-from jaxnets.runs.lengths import clock, counted
+from jaxnets.runs.lengths import clock_for, counted
 from jaxnets.runs.micro_batches import with_fewest
 from jaxnets.runs.stages import in_stages
 from jaxnets.steps.local import whole_step
@@ -195,7 +195,7 @@ def _assemble(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Parts:
 
 def clock_of(experiment: Experiment, dataset: Dataset) -> Clock:
     """What durations in epochs, examples and tokens are measured by: batches of the full size."""
-    return clock(dataset, experiment.batch_size, steps=experiment.total_steps)
+    return clock_for(dataset, experiment.batch_size, steps=experiment.total_steps)
 
 
 def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:

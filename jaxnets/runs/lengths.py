@@ -11,7 +11,7 @@ from jaxnets.data.order import steps_in
 from jaxnets.data.validation import with_validation
 
 
-def clock(dataset: Dataset, batch_size: int, *, steps: int) -> Clock:
+def clock_for(dataset: Dataset, batch_size: int, *, steps: int) -> Clock:
     """What durations in epochs, examples and tokens are measured by: batches of the full size."""
     card = dataset.card
     of_tokens = card.tokens is not None or card.target_kind == "token"
@@ -30,7 +30,7 @@ def length(steps: int | str, dataset: Dataset, batch_size: int) -> int:
     if not isinstance(steps, str):
         return steps
     # The run's own length plays no part: a share of it is refused where the duration is given.
-    count = in_steps(steps, clock(dataset, batch_size, steps=0))
+    count = in_steps(steps, clock_for(dataset, batch_size, steps=0))
     if count < 1:
         raise UsageError(f"a run has at least one step, and {steps!r} with batches of {batch_size} is less")
     return count
