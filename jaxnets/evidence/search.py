@@ -15,12 +15,12 @@ from jaxnets.core import streams
 from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.core.files import replacing, user_path
 from jaxnets.data.dataset import Dataset
+from jaxnets.evidence.counted import counted_trials
 from jaxnets.evidence.groups import Group, groups
 from jaxnets.evidence.halving import halved
 from jaxnets.evidence.sweep_result import RESULTS, Outcome, SweepResult, read, written
 from jaxnets.evidence.trials import Range, Trial, trials
 from jaxnets.runs.arguments import as_experiment
-from jaxnets.runs.lengths import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def run_trials(
     """Run the trials that have no result in the directory yet, and give the results of all."""
     say: Callable[[str], None] = streams.say if plan.progress == "lines" else lambda text: None
     folder = None if directory is None else user_path(directory)
-    made = _counted(made, dataset)
+    made = counted_trials(made, dataset)
     names = [digest(trial.experiment) for trial in made]
     known = {} if folder is None else _known(folder, dict(zip(names, made, strict=True)), plan)
     if plan.halving and len(known) < len(set(names)):
@@ -129,20 +129,6 @@ def run_trials(
 
         ranking = _ranking_of(assemble(made[0].experiment, dataset).task, plan.metric, known[names[0]].metrics)
     return SweepResult(tuple(known[name] for name in names), *ranking)
-
-
-def _counted(made: Sequence[Trial], dataset: Dataset | None) -> list[Trial]:
-    """The trials with their steps as numbers; data of the trial before are not opened again."""
-    found: list[Trial] = []
-    source: Any = None
-    for trial in made:
-        experiment = trial.experiment
-        if isinstance(experiment.steps, str):
-            if source is None or source != experiment.data:
-                source, opened = experiment.data, experiment.data.open() if dataset is None else dataset
-            trial = dataclasses.replace(trial, experiment=counted(experiment, opened))
-        found.append(trial)
-    return found
 
 
 def _whole(first: Group, rest: Any, keep: Callable[..., None], say: Callable[[str], None]) -> list[Outcome]:

@@ -15,7 +15,7 @@ from jaxnets.core.durations import UnknownLengthError
 from jaxnets.core.errors import UsageError
 from jaxnets.data import GPT2Tokens
 from jaxnets.data.validation import Validation
-from jaxnets.evidence import search
+from jaxnets.evidence.counted import counted_trials
 from jaxnets.evidence.trials import trials
 from jaxnets.models import MLP
 from jaxnets.optim import AdamW, WarmupCosine
@@ -101,7 +101,7 @@ def test_fit_takes_it_and_goes_on_by_it():
 
 def test_each_trial_of_a_sweep_is_counted_by_its_own_batch(experiment, blobs):
     made = trials(experiment, {"batch_size": [24, 48], "steps": ["1ep", "48ex", 3]})
-    assert [one.experiment.steps for one in search._counted(made, blobs)] == [8, 2, 3, 4, 1, 3]
+    assert [one.experiment.steps for one in counted_trials(made, blobs)] == [8, 2, 3, 4, 1, 3]
 
 
 def test_a_flag_takes_both():
