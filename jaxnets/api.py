@@ -27,7 +27,7 @@ def fit(
     test: Any = None,
     validation: float | tuple[Any, ...] | Validation | None = None,
     epochs: float | None = None,
-    steps: int | None = None,
+    steps: int | str | None = None,
     batch_size: int | None = None,
     optimizer: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -67,7 +67,7 @@ def fit(
             `Validation`. By default the validation split that the data have; where something is chosen and they have none,
             a tenth of the training examples.
         epochs: passes over the training data; 10 unless `steps` says otherwise.
-        steps: optimizer steps, instead of epochs.
+        steps: optimizer steps, instead of epochs; or a duration such as "10ep", "50k ex" or "2M tok".
         batch_size: examples in each step; by default 128, or 32 where there are fewer than 10,000 examples.
         optimizer: one of `jaxnets.optim`, any Optax transformation (`optax.lion(1e-4)`), a name ("lion"), or a dict of path
             patterns and these (`{"body/.*": optax.set_to_zero(), ".*": "adamw"}`); AdamW with warm-up and cosine by default.

@@ -24,7 +24,7 @@ from jaxnets.ops.tokens import SPECIAL
 
 SHAPES = {
     "digits_cnn": (8, 8, 1),
-    "digits_simclr": (8, 8, 1),
+    **dict.fromkeys(("digits_simclr", "digits_byol"), (8, 8, 1)),
     **dict.fromkeys(("digits_resnet9", "digits_airbench", "digits_torchvision"), (8, 8, 1)),
     "cifar10_resnet": (32, 32, 3),
     "cifar10_resnet9": (32, 32, 3),

@@ -68,14 +68,14 @@ def account(parts: Parts, chip: Chip, *, saved: tuple[int, int] | None = None) -
     parameters = held(state.params, placed.params)
     optimizer = held(state.opt_state, placed.opt_state)
     whole = held(state, placed)
-    several = parts.experiment.micro_batches > 1
+    several = parts.experiment.micro_batch_count > 1
     narrow = jax.numpy.dtype(parts.experiment.precision.compute).itemsize < 4
-    shares = batch_devices(parts.mesh) * parts.experiment.micro_batches
+    shares = batch_devices(parts.mesh) * parts.experiment.micro_batch_count
     kept, largest = saved_of(parts, chip, -(-parts.experiment.batch_size // shares)) if saved is None else saved
     if (stages := parts.mesh.shape.get("pipeline", 1)) > 1:
         # A stage has a share of the layers and sees the rows of all stages; it keeps results of idle turns as well.
         with jax.set_mesh(parts.mesh):
-            count = parts_of(parts.batch_spec["mask"].shape[0] // parts.experiment.micro_batches)
+            count = parts_of(parts.batch_spec["mask"].shape[0] // parts.experiment.micro_batch_count)
         kept = round(kept / (1 - bubble(stages, count, parts.task.model.pipeline_rounds)))
     # About half of it is as wide as a hidden layer or belongs to a head, and is split with these.
     kept = round(kept * (1 + 1 / parts.mesh.shape["tensor"]) / 2)

@@ -7,16 +7,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from jaxnets.accelerators.estimate import compile_step, prepare
 from jaxnets.config.experiment import Experiment
-from jaxnets.core.files import physical_memory
 from jaxnets.diagnose.batch_size import LargestBatch, largest_batch
 from jaxnets.parallel.mesh import batch_devices, make_mesh
-
-# Compilers leave room for other programs and for what fragments; the whole memory is never there.
-FILL = 0.92
+from jaxnets.runs.memory import FILL
+from jaxnets.runs.micro_batches import undivided
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +26,6 @@ class Fitting:
     micro_batches: int | None
     """The smallest number of parts in which that batch fits; None where none does."""
     compilations: int
-
-
-def memory_here() -> int:
-    """Bytes of one of the present devices; of the host, divided among the devices, where they do not count theirs."""
-    device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit")
-    return int(limit or (physical_memory() or 8 << 30) // jax.local_device_count())
 
 
 def fitting(experiment: Experiment, devices: Sequence[Any], limit: int, *, most: int = 0, tries: int = 8) -> Fitting:
@@ -58,7 +47,7 @@ def fitting(experiment: Experiment, devices: Sequence[Any], limit: int, *, most:
         sized = dataclasses.replace(experiment, batch_size=batch, micro_batches=micro)
         return compile_step(prepare(sized, devices)).peak
 
-    micro = experiment.micro_batches
+    micro = undivided(experiment).micro_batch_count
     multiple = shares * micro
     most = most or min(1 << 20, experiment.data.outline().card.examples["train"])
     start = max(multiple, experiment.batch_size // multiple * multiple)

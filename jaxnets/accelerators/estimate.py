@@ -6,8 +6,6 @@ floor is a time that no execution can be faster than: the work divided by a publ
 
 import dataclasses
 import math
-import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +15,9 @@ from jaxnets.accelerators.account import Account, account
 from jaxnets.accelerators.hlo import Collective, collectives
 from jaxnets.accelerators.topology import Topology
 from jaxnets.config.experiment import Experiment
-from jaxnets.core.errors import UsageError
-from jaxnets.ops.beyond_promise import untimed_compilation
 from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.runs.build import Parts, assemble
+from jaxnets.runs.memory import step_memory
 from jaxnets.steps.local import whole_step
 from jaxnets.training.program import count_flops
 
@@ -116,9 +113,13 @@ class Estimate:
         return price * self.topology.count * self.step_seconds * self.steps / 3600
 
 
-def prepare(experiment: Experiment, devices: Sequence[Any]) -> Parts:
-    """The parts of a run on devices that need not be there; data of the right shapes stand for the real ones."""
-    return assemble(experiment, experiment.data.outline(), mesh=make_mesh(experiment.mesh, devices=devices))
+def prepare(experiment: Experiment, devices: Sequence[Any], *, memory: int | None = None) -> Parts:
+    """The parts of a run on devices that need not be there; data of the right shapes stand for the real ones.
+
+    `memory` are the bytes that each has, by which `micro_batches="auto"` is decided.
+    """
+    mesh = make_mesh(experiment.mesh, devices=devices)
+    return assemble(experiment, experiment.data.outline(), mesh=mesh, memory=memory)
 
 
 def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estimate:
@@ -136,7 +137,7 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
     found = Estimate(
         topology,
         {axis: int(size) for axis, size in parts.mesh.shape.items()},
-        experiment.steps,
+        experiment.total_steps,
         experiment.batch_size,
         tokens,
         parts.parameters,
@@ -169,31 +170,8 @@ def flops_of_step(parts: Parts) -> tuple[float, float]:
 
 def compile_step(parts: Parts) -> Compiled:
     """Compile the program; one that does not fit is an answer, not an error."""
-    began = time.perf_counter()
     platform = parts.mesh.devices.flat[0].platform
-    with jax.set_mesh(parts.mesh):
-        lowered = parts.program.lower(parts.abstract)
-        try:
-            compiled = lowered.compile(compiler_options=untimed_compilation(platform))
-        except jax.errors.JaxRuntimeError as error:
-            needed = _needed(str(error))
-            if needed is None:
-                raise UsageError(f"the compiler refuses the program: {str(error)[:2000]}") from error
-            return Compiled(platform, time.perf_counter() - began, 0, needed, needed, ())
-    memory = compiled.memory_analysis()
-    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    on_host = getattr(memory, "host_argument_size_in_bytes", 0)
-    live = arguments + memory.output_size_in_bytes - memory.alias_size_in_bytes + temporary
-    # The TPU's compiler knows when each buffer is free again; what it counts as temporary is the room that it sets aside.
-    peak = max(getattr(memory, "peak_memory_in_bytes", 0) - on_host, arguments) if platform == "tpu" else live
-    text = compiled.as_text()
-    found = tuple(collectives(text, parts.mesh))
-    return Compiled(platform, time.perf_counter() - began, arguments, temporary, peak, found, text)
-
-
-def _needed(error: str) -> int | None:
-    """Bytes that a program needs, by the error of a compiler that has not got them."""
-    used = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])\b", error)
-    if used is None:
-        return None
-    return int(float(used[1]) * 1024 ** (1 + "KMGT".index(used[2])))
+    found = step_memory(parts)
+    text = found.program.as_text() if found.program is not None else ""
+    moved = tuple(collectives(text, parts.mesh)) if text else ()
+    return Compiled(platform, found.seconds, found.arguments, found.temporary, found.peak, moved, text)

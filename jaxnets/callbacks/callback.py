@@ -36,7 +36,7 @@ class Progress:
     @property
     def steps(self) -> int:
         """Updates of the whole run."""
-        return self.parts.experiment.steps
+        return self.parts.experiment.total_steps
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def run(loaded: Any, experiment: Any, options: EstimateOptions) -> int:
     topology, devices, stand_in = asked_for(options.on, "--on")
     from jaxnets.accelerators.estimate import estimate, prepare
 
-    parts = prepare(experiment, devices)
+    parts = prepare(experiment, devices, memory=topology.chip.memory)
     if options.compile and stand_in:
         note_stand_in(topology)
     found = estimate(parts, topology, compile=options.compile)

@@ -38,6 +38,9 @@ class FindBatchOptions:
 
 def run(loaded: Any, experiment: Any, options: FindBatchOptions) -> int:
     """Print what fits and, on the present devices, how fast it is and how noisy its gradient."""
+    from jaxnets.runs.micro_batches import undivided
+
+    experiment = undivided(experiment)
     found, where = _fitting(experiment, options)
     speeds, noise = {}, None
     if not options.on:
@@ -78,7 +81,8 @@ def _fitting(experiment: Any, options: FindBatchOptions) -> tuple[Any, str]:
         limit, where = topology.chip.memory, topology.name
     import jax
 
-    from jaxnets.accelerators.batch import fitting, memory_here
+    from jaxnets.accelerators.batch import fitting
+    from jaxnets.runs.memory import memory_here
 
     if not options.on:
         devices = jax.devices()

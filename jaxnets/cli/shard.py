@@ -34,8 +34,9 @@ def run(loaded: Any, experiment: Any, options: ShardOptions) -> int:
     from jaxnets.cli.runs import print_table
     from jaxnets.parallel.partition import HOST, reason
     from jaxnets.runs.build import assemble
+    from jaxnets.runs.micro_batches import undivided
 
-    parts = assemble(experiment, experiment.data.outline())
+    parts = assemble(undivided(experiment), experiment.data.outline())
     placed = leaf_paths(parts.shardings)
     rows, whole, each, on_host = [], 0, 0, 0
     for path, leaf in leaf_paths(parts.abstract).items():

@@ -16,6 +16,7 @@ from jaxnets.core.types import Batch
 from jaxnets.ops.beyond_promise import compiled_for, equations
 from jaxnets.report.tables import fitting
 from jaxnets.runs.build import Parts, assemble, batch_spec
+from jaxnets.runs.micro_batches import undivided
 from jaxnets.steps.local import whole_step
 from jaxnets.tasks.base import Task
 from jaxnets.training.program import count_flops, flops_of, inner_jaxprs
@@ -102,7 +103,7 @@ def summarize(name: str, experiment: Experiment, *, compiled: bool = False) -> N
     """Print the layers with shapes, parameters, FLOPs and bytes, and what the state and a step take."""
     from rich.console import Console
 
-    parts = assemble(experiment, experiment.data.outline())
+    parts = assemble(undivided(experiment), experiment.data.outline())
     batch = batch_spec(parts.dataset, experiment.batch_size)
     console = Console(highlight=False)
     with jax.set_mesh(parts.mesh):

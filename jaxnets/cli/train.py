@@ -66,7 +66,8 @@ def run(loaded: Any, experiment: Any, options: RunOptions, *, initial: Any = Non
     with hosts.together() if launch is not None else contextlib.nullcontext():
         from jaxnets.callbacks.profile import Profile
         from jaxnets.runs.directory import default_directory
-        from jaxnets.runs.smoke import in_epochs, smoke
+        from jaxnets.runs.lengths import counted, in_epochs
+        from jaxnets.runs.smoke import smoke
         from jaxnets.runs.train import train
 
         if options.smoke:
@@ -83,7 +84,8 @@ def run(loaded: Any, experiment: Any, options: RunOptions, *, initial: Any = Non
                 return 1
         run_dir = options.run_dir or loaded.directory or default_directory(loaded.name, experiment, loaded.experiment)
         if options.extend:
-            experiment = dataclasses.replace(experiment, steps=experiment.steps + options.extend)
+            experiment = counted(experiment, dataset)
+            experiment = dataclasses.replace(experiment, steps=experiment.total_steps + options.extend)
         train(
             experiment,
             dataset=dataset,

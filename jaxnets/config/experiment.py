@@ -10,6 +10,7 @@ from typing import Literal
 from jaxnets.checkpoints.retention import Keep, seconds_between_saves
 from jaxnets.checkpoints.warm_start import WarmStart
 from jaxnets.config.check import check_types
+from jaxnets.core.durations import as_length
 from jaxnets.core.errors import UsageError
 from jaxnets.data.dataset import Source
 from jaxnets.data.validation import Validation
@@ -46,12 +47,14 @@ class Experiment:
     """What is done to the gradient of a batch before the optimizer gets it: clipping, noise."""
     penalty: Penalty = Penalty()
     """Penalties on weights."""
-    steps: int = 1000
-    """Optimizer steps; also the length of the learning-rate schedule."""
+    steps: int | str = 1000
+    """Optimizer steps; also the length of the learning-rate schedule. Or a duration such as "10ep", "50k ex" or "2M tok",
+    counted when the data are open and kept as the number."""
     batch_size: int = 128
     """Examples in each step, over all devices."""
-    micro_batches: int = 1
-    """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics."""
+    micro_batches: int | Literal["auto"] = 1
+    """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics. auto:
+    the fewest with which a step fits into the memory of a device; decided before the first step, and kept as the number."""
     seed: int = 0
     """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
     layers: Layers = Layers()
@@ -107,8 +110,10 @@ class Experiment:
         if isinstance(self.validation, int | float) and not isinstance(self.validation, bool):
             object.__setattr__(self, "validation", Validation(self.validation))
         check_types(self)
+        if isinstance(self.steps, str):
+            object.__setattr__(self, "steps", as_length(self.steps))
         for name in ("steps", "batch_size", "micro_batches", "eval_batch_size", "log_every"):
-            if getattr(self, name) < 1:
+            if not isinstance(getattr(self, name), str) and getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, got {getattr(self, name)}")
         seconds_between_saves(self.save_every)
         for name in ("eval_every", "steps_per_call", "seed"):
@@ -129,9 +134,29 @@ class Experiment:
             )
         if self.stop.patience and not self.eval_every:
             raise UsageError("stop looks at evaluations, and eval_every is 0; set eval_every to the steps between them")
-        self.local.check(batch_size=self.batch_size, micro_batches=self.micro_batches, steps=self.steps)
+        self.local.check(
+            batch_size=self.batch_size,
+            micro_batches=1 if self.micro_batches == "auto" else self.micro_batches,
+            steps=None if isinstance(self.steps, str) else self.steps,
+        )
         if self.seed >= 2**32:
             raise UsageError(f"seed is below 2^32, got {self.seed}")
+
+    @property
+    def total_steps(self) -> int:
+        """`steps` as a number. Raises `UsageError` where it is a duration that was not counted (`runs.lengths.counted`)."""
+        if isinstance(self.steps, str):
+            raise UsageError(
+                f"how many steps {self.steps!r} lasts is not known before the data are opened; give a number"
+            )
+        return self.steps
+
+    @property
+    def micro_batch_count(self) -> int:
+        """`micro_batches` as a number. Raises `UsageError` where it is "auto" (`runs.micro_batches` decides it)."""
+        if self.micro_batches == "auto":
+            raise UsageError("how many micro-batches fit is not known before a step is compiled; give a number")
+        return self.micro_batches
 
     @property
     def chooses(self) -> bool:

@@ -101,6 +101,27 @@ def _steps_of_one(unit: str, duration: Duration, clock: Clock) -> float:
     return 1 / batch_size if unit == "ex" else 1 / (batch_size * max(1, clock.tokens or 0))
 
 
+def as_length(duration: str) -> int | str:
+    """The length of a run as a duration: the number where it is in steps ("500ba"), else the duration itself, checked.
+
+    Raises:
+        UsageError: it is no duration, a share of the run, or nothing.
+    """
+    try:
+        value, unit = parse(duration)
+    except UsageError:
+        value, unit = 0.0, ""
+    if unit in ("", "dur"):
+        share = "; a share of the run has no meaning here, because this is its length" if unit else ""
+        raise UsageError(
+            f"steps is a number such as 500, or a duration in steps '500ba', epochs '10ep', examples '50k ex' or tokens "
+            f"'2M tok'; got {duration!r}{share}"
+        )
+    if value <= 0:
+        raise UsageError(f"steps is at least 1, got {duration!r}")
+    return in_steps(duration, Clock(0)) if unit == "ba" else duration
+
+
 def as_steps(duration: Duration, clock: Clock) -> Duration:
     """The duration in a unit that needs the length of the run only: epochs, examples and tokens become steps."""
     return duration if parse(duration)[1] in ("dur", "ba") else f"{in_steps(duration, clock)}ba"

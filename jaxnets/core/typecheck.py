@@ -43,8 +43,11 @@ def annotations(cls: type) -> dict[str, Any]:
 
 def in_words(hint: Any) -> str:
     """An annotation, as an error message says it."""
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return ("one of " if len(args) > 1 else "") + ", ".join(map(repr, args))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join("None" if arg is types.NoneType else in_words(arg) for arg in args)
     return str(hint).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -94,3 +94,27 @@ def knee(throughput: Mapping[int, float], share: float = 0.9) -> int:
     """The smallest batch whose throughput (examples a second) is at least this share of the best one."""
     best = max(throughput.values())
     return min(size for size, rate in throughput.items() if rate >= share * best)
+
+
+def fewest_parts(peak: Callable[[int], int], limit: int, numbers: Sequence[int]) -> int | None:
+    """The smallest of some numbers of parts with `peak(number) <= limit`; None where none fits.
+
+    One part is tried first, because it is apart: several have a sum of gradients beside those of a part. From two on the
+    memory falls, so the range is halved. Of the numbers that are tried and fit, the last one is the answer.
+
+    Args:
+        peak: bytes at the height of a step in so many parts.
+        limit: bytes that there are.
+        numbers: what may be tried, rising.
+    """
+    several = [number for number in numbers if number > 1]
+    if len(several) < len(numbers) and peak(1) <= limit:
+        return 1
+    found, low, high = None, 0, len(several)
+    while low < high:
+        middle = (low + high) // 2
+        if peak(several[middle]) <= limit:
+            found, high = several[middle], middle
+        else:
+            low = middle + 1
+    return found

@@ -11,6 +11,7 @@ from jaxnets.core.errors import UsageError
 from jaxnets.core.files import user_path
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.validation import with_validation
+from jaxnets.evidence.counted import counted_trials
 from jaxnets.evidence.curve_result import Curve, Point
 from jaxnets.evidence.error_parts import BiasVariance, scored
 from jaxnets.evidence.predictions import Seen
@@ -64,6 +65,7 @@ def curve(
     # Set aside once, so that all runs are measured on the same examples.
     dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
     name, made = planned(experiment, examples, over, listed, total=dataset.card.examples["train"])
+    made = counted_trials(made, dataset)
     watched = "test" if dataset.validation is None else "validation"
     split = scored(bound(experiment.task, dataset.card), dataset, watched)
     seen = Seen(dataset.card.examples["train"], split, None if directory is None else user_path(directory))
@@ -158,7 +160,7 @@ def _sized(name: str, points: Sequence[Point], made: Sequence[Trial], dataset: D
     elif name == "steps":
         tokens = clock_of(made[0].experiment, dataset).tokens
         each = (tokens or 0) * made[0].experiment.batch_size
-        counts, sizes = ("tokens" if each else "steps"), [one.value * (each or 1) for one in points]
+        counts, sizes = ("tokens" if each else "steps"), [one.experiment.total_steps * (each or 1) for one in made]
     elif len(set(parameters)) == len(points):
         counts, sizes = "parameters", parameters
     return [dataclasses.replace(one, size=size) for one, size in zip(points, sizes, strict=True)], counts
@@ -167,7 +169,7 @@ def _sized(name: str, points: Sequence[Point], made: Sequence[Trial], dataset: D
 def _about(name: str, made: Sequence[Trial], dataset: Dataset) -> tuple[str, ...]:
     """How the runs were made, in sentences."""
     total, sizes = dataset.card.examples["train"], {one.examples for one in made}
-    found = [] if name == "steps" else [f"every run has {made[0].experiment.steps:,} steps"]
+    found = [] if name == "steps" else [f"every run has {made[0].experiment.total_steps:,} steps"]
     batch = max(one.experiment.batch_size for one in made)
     if name != "batch_size" and min(sizes - {0}, default=batch) < batch:
         found.append(f"runs with fewer examples than a batch ({batch}) have all of them in each")

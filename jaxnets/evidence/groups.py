@@ -137,7 +137,7 @@ class _Single(_Base):
 
 def steps_at(experiment: Experiment, share: float) -> int:
     """The updates after a share of an experiment's steps, at least one."""
-    return max(1, round(share * experiment.steps))
+    return max(1, round(share * experiment.total_steps))
 
 
 def groups(

@@ -18,6 +18,7 @@ from jaxnets.core.errors import UsageError, did_you_mean
 from jaxnets.core.files import replacing, user_path
 from jaxnets.core.types import Variables
 from jaxnets.data.dataset import Dataset
+from jaxnets.evidence.counted import counted_trials
 from jaxnets.evidence.groups import Group, groups
 from jaxnets.evidence.halving import halved
 from jaxnets.evidence.sweep_result import RESULTS, Outcome, SweepResult, read, written
@@ -123,6 +124,7 @@ def run_trials(
     """
     say: Callable[[str], None] = streams.say if plan.progress == "lines" else lambda text: None
     folder = None if directory is None else user_path(directory)
+    made = counted_trials(made, dataset)
     names = [trial.name for trial in made]
     known = {} if folder is None else _known(folder / file, dict(zip(names, made, strict=True)), plan)
     if plan.halving and len(known) < len(set(names)):
@@ -213,7 +215,7 @@ def _known(path: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, Out
     return {
         name: one
         for name, one in newest.items()
-        if plan.halving or one.failed or one.steps >= wanted[name].experiment.steps
+        if plan.halving or one.failed or one.steps >= wanted[name].experiment.total_steps
     }
 
 

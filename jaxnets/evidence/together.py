@@ -132,7 +132,7 @@ class Together:
         clocked = with_clock(experiment.optimizer, clock_of(experiment, self.parts.dataset))
         own = {name.removeprefix("optimizer."): value for name, value in numbers.items()}
         optimizer = with_numbers(clocked, own)
-        steps = experiment.steps
+        steps = experiment.total_steps
         return dataclasses.replace(recipe, optimizer=optimizer.build(steps), rate=optimizer.rate_at(steps))
 
     def advance(self, stop: int) -> None:

@@ -37,8 +37,11 @@ class LocalSGD:
         """Whether there are several replicas."""
         return self.replicas > 1
 
-    def check(self, *, batch_size: int, micro_batches: int, steps: int) -> None:
-        """Raise `UsageError` unless the replicas divide every batch, and the last step ends with an exchange."""
+    def check(self, *, batch_size: int, micro_batches: int, steps: int | None) -> None:
+        """Raise `UsageError` unless the replicas divide every batch, and the last step ends with an exchange.
+
+        `steps` is None where they are not counted yet.
+        """
         if not self.active:
             return
         if batch_size % (self.replicas * micro_batches):
@@ -46,7 +49,7 @@ class LocalSGD:
                 f"batch_size {batch_size} is not divisible into {self.replicas} replicas with {micro_batches} micro-batches "
                 f"each; make it a multiple of {self.replicas * micro_batches}, or change local.replicas"
             )
-        if steps % self.every:
+        if steps is not None and steps % self.every:
             raise UsageError(
                 f"steps {steps} is no multiple of local.every {self.every}, so the last {steps % self.every} steps would be "
                 f"lost; make it {steps - steps % self.every + self.every}, or change local.every"

@@ -190,7 +190,7 @@ class Subject:
     def _chunk(self) -> Callable[..., Any]:
         """Some steps of the run's own optimizer on the batch, at the highest rate of its schedule."""
         experiment, recipe = self.parts.experiment, self.parts.recipe
-        rates = experiment.optimizer.rates(experiment.steps, experiment.steps)
+        rates = experiment.optimizer.rates(experiment.total_steps, experiment.total_steps)
         peak = None if rates is None else int(np.argmax(rates))
 
         def chunk(state: TrainState, batch: Batch, scale: Array, at: Array) -> tuple[TrainState, tuple[Array, Array]]:

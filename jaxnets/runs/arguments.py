@@ -25,6 +25,7 @@ from jaxnets.optim.given import ByPath, Frozen, as_optimizer
 from jaxnets.optim.optimizers import AdamW, Optimizer
 from jaxnets.optim.plateau import plateau_of
 from jaxnets.runs.given_data import given_data
+from jaxnets.runs.lengths import length
 from jaxnets.runs.run import Run
 from jaxnets.tasks.base import Task
 from jaxnets.tasks.own import Own
@@ -39,7 +40,7 @@ def as_experiment(
     test: Any = None,
     validation: Any = None,
     epochs: float | None = None,
-    steps: int | None = None,
+    steps: int | str | None = None,
     batch_size: int | None = None,
     optimizer: Any = None,
     loss: Any = None,
@@ -74,13 +75,15 @@ def as_experiment(
     if steps is None:
         steps = steps_in(10 if epochs is None else epochs, examples, batch_size)
         options.setdefault("eval_every", steps_in(1, examples, batch_size))
-    elif chooses and isinstance(steps, int):
-        options.setdefault("eval_every", max(1, steps // 20))
+    # Of a duration it is nearly the number: the run counts it when a validation split is set aside.
+    count = length(steps, dataset, batch_size) if isinstance(steps, str) else steps
+    if chooses and isinstance(count, int):
+        options.setdefault("eval_every", max(1, count // 20))
     if stop is not None:
         options["stop"] = stop
     if not arrays and validation is not None:
         options["validation"] = validation
-    options.setdefault("log_every", max(1, steps // 50) if isinstance(steps, int) else 1)
+    options.setdefault("log_every", max(1, count // 50) if isinstance(count, int) else 1)
     task, begin = _task(model, dataset, loss, metrics, class_weight), _initial(initial, options)
     experiment = Experiment(
         task=task,

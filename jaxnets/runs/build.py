@@ -24,6 +24,8 @@ from jaxnets.parallel.mesh import batch_devices, make_mesh, padded_batch, placem
 from jaxnets.parallel.partition import gradient_shardings, on_device, shardings
 from jaxnets.runs import checks
 from jaxnets.runs.choice import Choice, choice_of
+from jaxnets.runs.lengths import clock_for, counted
+from jaxnets.runs.micro_batches import with_fewest
 from jaxnets.runs.stages import in_stages
 from jaxnets.steps.local import whole_step
 from jaxnets.steps.recipe import Recipe
@@ -102,21 +104,32 @@ class Parts:
         return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
 
 
-def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Mesh | None = None) -> Parts:
+def assemble(
+    experiment: Experiment, dataset: Dataset | None = None, *, mesh: Mesh | None = None, memory: int | None = None
+) -> Parts:
     """Build the parts. What a user can get wrong is checked here, before any work is done.
 
     Args:
         experiment: what to run.
         dataset: the data, where they are not to be opened from `experiment.data`.
         mesh: the devices, where they are not to be arranged by `experiment.mesh`.
+        memory: bytes of a device, for `micro_batches="auto"`; None: those of the present devices.
     """
     dataset = dataset if dataset is not None else experiment.data.open()
     dataset = with_validation(dataset, experiment.validation, seed=experiment.seed, needed=experiment.chooses)
-    task = _task(experiment, dataset)
+    experiment = counted(experiment, dataset)
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
+    if experiment.micro_batches == "auto":
+        return with_fewest(experiment, mesh, lambda decided: _assemble(decided, dataset, mesh), memory=memory)
+    return _assemble(experiment, dataset, mesh)
+
+
+def _assemble(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Parts:
+    """The parts of an experiment whose numbers are known, with data whose splits are made."""
+    task = _task(experiment, dataset)
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
-    rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+    rows = padded_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batch_count)
     recipe = _recipe(experiment, task, dataset)
     place = placement(mesh)
     small = not dataset.lazy and dataset.nbytes <= RESIDENT_BYTES
@@ -182,10 +195,7 @@ def assemble(experiment: Experiment, dataset: Dataset | None = None, *, mesh: Me
 
 def clock_of(experiment: Experiment, dataset: Dataset) -> Clock:
     """What durations in epochs, examples and tokens are measured by: batches of the full size."""
-    card = dataset.card
-    of_tokens = card.tokens is not None or card.target_kind == "token"
-    tokens = card.input_shape[0] if of_tokens and card.input_shape else None
-    return Clock(experiment.steps, experiment.batch_size, card.examples["train"], tokens)
+    return clock_for(dataset, experiment.batch_size, steps=experiment.total_steps)
 
 
 def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
@@ -198,20 +208,21 @@ def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
     clock = clock_of(experiment, dataset)
     optimizer, average = with_clock(experiment.optimizer, clock), with_clock(experiment.average, clock)
     return Recipe(
-        optimizer=optimizer.build(experiment.steps),
+        optimizer=optimizer.build(experiment.total_steps),
         seed=experiment.seed,
-        micro_batches=experiment.micro_batches,
+        micro_batches=experiment.micro_batch_count,
         precision=experiment.precision,
-        average=average.in_run(experiment.steps),
+        average=average.in_run(experiment.total_steps),
         local=experiment.local,
         selective=experiment.selective,
         initialiser=experiment.initialiser,
         health=experiment.health,
         frozen=optimizer.frozen,
-        players=_players(optimizer, task, experiment.steps),
+        players=_players(optimizer, task, experiment.total_steps),
         gradient=experiment.gradient,
         penalty=experiment.penalty,
-        rate=optimizer.rate_at(experiment.steps),
+        rate=optimizer.rate_at(experiment.total_steps),
+        steps=experiment.total_steps,
     )
 
 

@@ -150,7 +150,7 @@ def check_padding(
         return
     own = getattr(task, "objective", None) is not None or not type(task).__module__.startswith("jaxnets.")
     if abstract.model_state or task.players or SOWN in metrics or own:
-        check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batches)
+        check_batch(experiment.batch_size, mesh, micro_batches=experiment.micro_batch_count)
     note(
         f"{batch_devices(mesh)} devices share each batch of {experiment.batch_size}; it is filled up with "
         f"{rows - experiment.batch_size} masked rows, which change nothing and take {1 - experiment.batch_size / rows:.0%} of "
@@ -168,11 +168,11 @@ def check_health(experiment: Experiment, task: Task) -> None:
 
 def check_batch_statistics(experiment: Experiment, abstract: TrainState, dataset: Dataset) -> None:
     """Raise `UsageError` where batch norm would see one example at a time: it makes every feature its bias."""
-    alone = experiment.batch_size // experiment.micro_batches == 1
+    alone = experiment.batch_size // experiment.micro_batch_count == 1
     if alone and "batch_stats" in abstract.model_state and len(dataset.card.input_shape) == 1:
         raise UsageError(
-            f"batch_size={experiment.batch_size} with micro_batches={experiment.micro_batches} gives the model's batch norm "
-            f"one example at a time, whose variance is 0; take more, or another norm (norm='layer')"
+            f"batch_size={experiment.batch_size} with micro_batches={experiment.micro_batch_count} gives the model's batch "
+            f"norm one example at a time, whose variance is 0; take more, or another norm (norm='layer')"
         )
 
 

@@ -84,7 +84,7 @@ def choice_of(experiment: Experiment, task: Task, abstract: TrainState, batch: B
     for field, name in by.items():
         if name and name not in measured:
             raise UsageError(f"{field} is {name!r}, which is not measured. {did_you_mean(name, measured)}")
-    if not 0 < experiment.eval_every < experiment.steps:
+    if not 0 < experiment.eval_every < experiment.total_steps:
         name = next(filter(None, by.values()))
         note(f"{name!r} is measured at the end alone; set eval_every to have more to choose from")
     mode = _mode("stop", stop, task.directions) if stop.patience else "min"

@@ -228,7 +228,7 @@ class RunDirectory:
             and all(line.startswith(("steps: ", "stop.")) for line in changed)
         ):
             done = StepFolders(self.checkpoints).complete[-1:]
-            extension = Extension(saved["steps"], experiment.steps, done[0] if done else 0)
+            extension = Extension(saved["steps"], experiment.total_steps, done[0] if done else 0)
             extend(extension.said(experiment.optimizer))
             self.write_json("extended.json", [*self.extensions, dataclasses.asdict(extension)])
         elif len(changed) == 1 and changed[0].startswith("steps: ") and isinstance(saved.get("steps"), int):
@@ -254,7 +254,7 @@ class RunDirectory:
 
     def _check_other_length(self, before: int, experiment: Experiment) -> None:
         """Raise `RunDirectoryError` unless the steps that are done are those of a run of the new length as well."""
-        done, steps = StepFolders(self.checkpoints).complete[-1:], experiment.steps
+        done, steps = StepFolders(self.checkpoints).complete[-1:], experiment.total_steps
         trained = done[0] if done else 0
         ways = "choose another --run-dir, or replace that run with --overwrite"
         if steps < trained:

@@ -90,7 +90,7 @@ def rates_of(run: Any) -> list[Exhibit]:
     if run.directory is not None and read_extensions(run.directory):
         return []  # its earlier steps had the rates of another length
     optimizer = with_clock(run.experiment.optimizer, clock_of(run.experiment, run.parts.dataset))
-    rates = optimizer.rates(run.experiment.steps, steps) if steps > 1 else None
+    rates = optimizer.rates(run.experiment.total_steps, steps) if steps > 1 else None
     if rates is None:
         return []
     at = np.unique(np.linspace(0, steps - 1, MOST_RATES).astype(int))

@@ -152,7 +152,7 @@ class Explain:
         arrays["targets"] = check_given_targets(targets, card.preparation, len(arrays["inputs"]))
         states = self._checkpoints(steps)
         every = {name: value for name, value in jax.device_get(run.variables).items() if name != "params"}
-        total = run.experiment.steps
+        total = run.experiment.total_steps
         known = run.experiment.optimizer.rates(total, total)
         rates = [1.0 if known is None else float(known[min(step, total - 1)]) for step, _ in states]
         with self._alone():

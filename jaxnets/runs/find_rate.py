@@ -212,7 +212,7 @@ class _Sweeps:
             return losses_by_rate(step, state, payload, factors, take=lambda payload, i: feed.batch(payload, i, i))
 
         self._feed, self._schedules, self._run = feed, schedules, jax.jit(run)
-        self._peak = jax.jit(functools.partial(peak_step, recipe.optimizer, steps=parts.experiment.steps))
+        self._peak = jax.jit(functools.partial(peak_step, recipe.optimizer, steps=parts.experiment.total_steps))
 
     def __call__(self, states: list[Any], factors: np.ndarray) -> np.ndarray:
         """The losses `[R, T]` for factors `[T, G]`; each repeat has batches of its own."""

@@ -64,7 +64,7 @@ def finish(
         ]
     final = {k: v for k, v in run.history.last("test").items() if k not in ("step", "split", CHOSEN)}
     speeds = run.history.series("examples_per_second")[1]
-    done, of = int(run.state.step), parts.experiment.steps
+    done, of = int(run.state.step), parts.experiment.total_steps
     facts = {"parameters": f"{parts.parameters:,}", "steps": f"{done:,}" if done == of else f"{done:,} of {of:,}"}
     if run.best is not None:
         facts["best step"] = f"{run.best.step:,} ({parts.watched[0]} {run.best.metric} {run.best.value:.4g})"

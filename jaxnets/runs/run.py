@@ -23,6 +23,7 @@ from jaxnets.report.console import ProgressKind
 from jaxnets.report.history import History
 from jaxnets.runs.build import Parts
 from jaxnets.runs.choice import Best
+from jaxnets.runs.lengths import length
 from jaxnets.runs.stretch import Begun
 from jaxnets.steps.state import TrainState
 from jaxnets.training.early_stop import EarlyStop
@@ -194,7 +195,7 @@ class Run:
     def fit(
         self,
         *,
-        steps: int | None = None,
+        steps: int | str | None = None,
         epochs: float | None = None,
         stop: EarlyStop | None = None,
         hooks: Sequence[Callback] = (),
@@ -207,7 +208,7 @@ class Run:
         ended early, it goes on without `stop`, unless one is given.
 
         Args:
-            steps: further steps.
+            steps: further steps, or a duration such as "2ep".
             epochs: or further passes over the training data.
             stop: when to end early, counted over all evaluations.
             hooks: as in `jaxnets.fit`.
@@ -222,6 +223,8 @@ class Run:
             raise UsageError(f"give steps= or epochs=, one of them (got steps={steps}, epochs={epochs})")
         if epochs is not None:
             steps = steps_in(epochs, self.parts.dataset.card.examples["train"], self.experiment.batch_size)
+        if isinstance(steps, str):
+            steps = length(steps, self.parts.dataset, self.experiment.batch_size)
         if steps is None or steps < 1:
             raise UsageError(f"steps is at least 1, got {steps}")
         if self.parts.dataset.hollow:

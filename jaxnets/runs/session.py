@@ -30,7 +30,7 @@ def train_without_directory(session: Session) -> Trained:
     begun = session.begun or _fresh(session, None)
     log = MetricsLog(None, records=begun.records, send=session.loggers.record)
     state, kept = stretch(session, begun, log, None, ())
-    if int(state.step) < session.parts.experiment.steps and not ends(session.parts, log, int(state.step)):
+    if int(state.step) < session.parts.experiment.total_steps and not ends(session.parts, log, int(state.step)):
         return Trained(state, log, begun.start, False, None)
     metric = session.parts.choice.keep.best
     best = Best(kept[0], metric, kept[1], kept[2]) if kept is not None else None
@@ -62,7 +62,7 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
             session.loggers.rewind(begun.start)
             continue
         step, parts = int(state.step), session.parts
-        if step < parts.experiment.steps and not ends(parts, log, step):
+        if step < parts.experiment.total_steps and not ends(parts, log, step):
             return Trained(state, log, first, False, None)
         trained = Trained(state, log, first, True, best_kept(parts, checkpoints, state))
         return complete(parts, trained, session.stopping)
@@ -122,7 +122,9 @@ def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints,
         return _fresh(session, directory)
     if found.step or at_most is None:
         what = "resuming" if at_most is None else "went back in"
-        session.console.say(f"{what} {directory.path.name} at step {found.step} of {session.parts.experiment.steps}")
+        session.console.say(
+            f"{what} {directory.path.name} at step {found.step} of {session.parts.experiment.total_steps}"
+        )
     for one in directory.extensions:
         if found.step < one["at"]:
             session.console.say(
@@ -137,7 +139,7 @@ def _taken_back(session: Session, checkpoints: Checkpoints, step: int) -> tuple[
     """The splits whose records at a step a longer run would not have: where a shorter one ended, and is now trained on."""
     experiment = session.parts.experiment
     before = with_new_fields(checkpoints.folders.manifest(step).about.get("experiment", {}))
-    if before.get("steps") != step or step >= experiment.steps:
+    if before.get("steps") != step or step >= experiment.total_steps:
         return ()
     log_every, eval_every = before.get("log_every"), before.get("eval_every")
     if not isinstance(log_every, int) or not isinstance(eval_every, int):

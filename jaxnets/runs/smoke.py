@@ -1,4 +1,4 @@
-"""A trial of a configuration before the run itself, and a length in epochs."""
+"""A trial of a configuration before the run itself."""
 
 import dataclasses
 import tempfile
@@ -11,10 +11,9 @@ import numpy as np
 from jaxnets.callbacks.callback import Callback
 from jaxnets.checkpoints.initial import Initial
 from jaxnets.config.experiment import Experiment
-from jaxnets.data.dataset import Dataset
-from jaxnets.data.order import steps_in
-from jaxnets.data.validation import take, with_validation
+from jaxnets.data.validation import take
 from jaxnets.report.console import ProgressKind
+from jaxnets.runs.lengths import divided
 from jaxnets.runs.train import train
 
 
@@ -34,7 +33,7 @@ def smoke(
         JaxnetsError: whatever the run itself would raise in these steps.
     """
     short = dataclasses.replace(experiment, steps=2, log_every=1, eval_every=1, save_every=1)
-    dataset = _divided(experiment)
+    dataset = divided(experiment)
     few = 2 * experiment.eval_batch_size
     held: dict[str, Any] = {
         split: take(arrays, np.arange(min(few, len(arrays["inputs"]))))
@@ -54,17 +53,3 @@ def smoke(
                 progress=progress,
                 title=title,
             )
-
-
-def in_epochs(experiment: Experiment, epochs: float) -> tuple[Experiment, Dataset]:
-    """The experiment with the steps of so many passes over the training split, and its data, opened to count them."""
-    dataset = _divided(experiment)
-    steps = steps_in(epochs, dataset.card.examples["train"], experiment.batch_size)
-    return dataclasses.replace(experiment, steps=steps), dataset
-
-
-def _divided(experiment: Experiment) -> Dataset:
-    """The data with the validation split of the run."""
-    return with_validation(
-        experiment.data.open(), experiment.validation, seed=experiment.seed, needed=experiment.chooses
-    )

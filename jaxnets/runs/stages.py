@@ -52,12 +52,12 @@ def in_stages(
         return whole
     feed = whole.feed
     assert isinstance(feed, ResidentFeed | StreamFeed)
-    stages = with_clock(experiment.ramp, clock).stages(experiment.steps, experiment.batch_size)
+    stages = with_clock(experiment.ramp, clock).stages(experiment.total_steps, experiment.batch_size)
     orders = staged(feed.examples, experiment.seed, [(stage.first, stage.batch_size) for stage in stages])
     programs = []
     for stage, order in zip(stages, orders, strict=True):
         sized = dataclasses.replace(experiment, batch_size=stage.batch_size)  # says if replicas do not divide it
-        rows = padded_batch(stage.batch_size, mesh, micro_batches=experiment.micro_batches)
+        rows = padded_batch(stage.batch_size, mesh, micro_batches=experiment.micro_batch_count)
         padded: Order = Padded(order, rows) if rows != stage.batch_size else order
         shrunk = Shrunk(feed.ordered(padded), stage.resolution, stage.length)
         metrics = check_stage(stage, functools.partial(_metrics, step, abstract, batch, shrunk, rows))

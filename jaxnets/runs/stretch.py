@@ -76,7 +76,7 @@ def stretch(
 
     Returns the state and, without checkpoints, `BestInMemory.best`.
     """
-    parts, experiment, last = session.parts, session.parts.experiment, session.parts.experiment.steps
+    parts, experiment, last = session.parts, session.parts.experiment, session.parts.experiment.total_steps
     pending, stopping = tuple(begun.host.get("pending", ())), session.stopping
     progress = Progress(parts, directory, log.append, session.loggers.show, stopping)
     callbacks = Callbacks(session.hooks, progress, stopping)
@@ -178,7 +178,7 @@ def _log_hook(session: Session, log: MetricsLog, begun: Begun, last: int) -> Log
 def _after(session: Session, log: MetricsLog, callbacks: Callbacks, log_hook: LogHook, state: TrainState) -> None:
     """After the last step: the record of an early end, the callbacks' last calls, and the error that one of them raised."""
     step = int(jax.device_get(state.step))
-    over = step >= session.parts.experiment.steps or ends(session.parts, log, step)
+    over = step >= session.parts.experiment.total_steps or ends(session.parts, log, step)
     if over and step < session.stop and log_hook.partial:  # it ended early, between two records
         log_hook.run(Moment(step, state))
     callbacks.raise_first()

@@ -33,6 +33,7 @@ from jaxnets.runs.build import Parts, assemble
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.runs.environment import check_data
 from jaxnets.runs.finish import Words, finish
+from jaxnets.runs.micro_batches import as_begun
 from jaxnets.runs.run import Run
 from jaxnets.runs.session import Session, train_in, train_without_directory
 from jaxnets.runs.stretch import Begun
@@ -84,6 +85,7 @@ def train(
         require_determinism()  # before anything starts the devices
     console = make_console(progress if is_first() else "none")
     run_dir = None if run_dir is None else user_path(run_dir)
+    experiment = as_begun(experiment, None if overwrite else run_dir)
     _check_can_go_back(experiment, run_dir)
     _check_warm_start(experiment, run_dir)
     # In a notebook an interrupt of a run without a directory, which nothing could go on with, gives what there is.
@@ -101,7 +103,8 @@ def train(
             table = columns.table()
             console.say(as_text(table.title, table.header, table.rows))
         title = title or f"{type(parts.task.model).__name__} on {parts.dataset.name}"
-        stop = experiment.steps if stop_at is None else min(stop_at, experiment.steps)
+        experiment = parts.experiment  # with all its numbers
+        stop = experiment.total_steps if stop_at is None else min(stop_at, experiment.total_steps)
         sends = Loggers(loggers if is_first() else (), run_dir)
         session = Session(
             parts, console, stopping, stop, initial=initial, begun=begun, hooks=tuple(hooks), loggers=sends

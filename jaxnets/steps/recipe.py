@@ -72,6 +72,8 @@ class Recipe:
     like it. None: it stays where it is."""
     health: Health = Health()
     """What is measured of the network at every k-th step."""
+    steps: int = 0
+    """Steps of the run, for what changes over it beside the optimizer; 0: not known."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxnets.tasks.adaline import Adaline as Adaline
     from jaxnets.tasks.adversarial import Adversarial as Adversarial
     from jaxnets.tasks.base import Task as Task
+    from jaxnets.tasks.byol import BYOL as BYOL
     from jaxnets.tasks.classification import Classification as Classification
     from jaxnets.tasks.contrastive import SimCLR as SimCLR
     from jaxnets.tasks.contrastive import VICReg as VICReg
@@ -60,6 +61,7 @@ FILES = {
     "JEPA": "masked",
     "MaskedAutoencoder": "masked",
     "Views": "views",
+    "BYOL": "byol",
     "VICReg": "contrastive",
     "SimCLR": "contrastive",
     "Distillation": "distillation",
@@ -99,6 +101,7 @@ __getattr__, __dir__ = lazy(__name__, FILES)
 
 __all__ = [
     "AUROC",
+    "BYOL",
     "DPO",
     "F1",
     "GRPO",

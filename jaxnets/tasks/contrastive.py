@@ -36,7 +36,7 @@ def nt_xent(pairs: Array, mask: Array, *, temperature: float = 0.5) -> Array:
         `[B]` float32, in nats.
     """
     count, _, size = pairs.shape
-    unit = _unit(wide(pairs))
+    unit = unit_vectors(wide(pairs))
     flat = unit.reshape(2 * count, size)
     scores = flat @ flat.T / temperature
     left_out = jnp.eye(2 * count, dtype=bool) | (jnp.repeat(mask, 2) == 0)[None, :]
@@ -110,7 +110,7 @@ class TwoViews(Embedding):
 
     def own_metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
         """`alignment`: the mean squared distance of two normalised projections (Wang and Isola 2020); 0 where they agree."""
-        unit = _unit(self.projections(variables, batch, jax.random.key(0), False)[0])
+        unit = unit_vectors(self.projections(variables, batch, jax.random.key(0), False)[0])
         return {"alignment": Mean.of(jnp.square(unit[:, 0] - unit[:, 1]).sum(axis=-1), batch["mask"])}
 
 
@@ -171,6 +171,6 @@ class VICReg(TwoViews):
         return loss, Aux({"loss": loss, **named}, state)
 
 
-def _unit(vectors: Array) -> Array:
+def unit_vectors(vectors: Array) -> Array:
     """Vectors divided by their norms; the gradient at 0 is finite."""
     return vectors * jax.lax.rsqrt(jnp.square(vectors).sum(axis=-1, keepdims=True) + 1e-12)

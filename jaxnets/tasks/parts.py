@@ -41,24 +41,30 @@ def call_part(
     return wide(outputs), others
 
 
-def with_follower(step: Step, collection: str, followed: Callable[[Variables], Variables], momentum: float) -> Step:
+def with_follower(
+    step: Step,
+    collection: str,
+    followed: Callable[[Variables], Variables],
+    momentum: float | Callable[[Array], Array],
+) -> Step:
     """A step after which a collection follows other variables: `momentum` of itself and the rest of them.
 
     Args:
         step: a task's step; where it was not taken, the collection stays as it is.
         collection: the name of the follower among the model's collections.
         followed: picks from the variables a tree with the structure of the collection.
-        momentum: share of the follower that stays, in [0, 1]. Whole numbers are copied.
+        momentum: share of the follower that stays, in [0, 1], or a function that gives it for the number of the step. Whole
+            numbers are copied.
     """
 
-    def moved(old: Array, new: Array) -> Array:
-        return momentum * old + (1 - momentum) * new if jnp.issubdtype(old.dtype, jnp.inexact) else new
+    def moved(share: float | Array, old: Array, new: Array) -> Array:
+        return share * old + (1 - share) * new if jnp.issubdtype(old.dtype, jnp.inexact) else new
 
     def step_and_follow(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         new, metrics = step(state, batch)
         taken = metrics[TAKEN].sum > 0
-        old = state.model_state[collection]
-        after = jax.tree.map(lambda a, b: jnp.where(taken, moved(a, b), a), old, followed(new.variables))
+        old, share = state.model_state[collection], momentum(state.step) if callable(momentum) else momentum
+        after = jax.tree.map(lambda a, b: jnp.where(taken, moved(share, a, b), a), old, followed(new.variables))
         return dataclasses.replace(new, model_state={**new.model_state, collection: after}), metrics
 
     return step_and_follow

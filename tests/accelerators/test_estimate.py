@@ -12,13 +12,14 @@ from conftest import run_cli, run_here
 
 from jaxnets.accelerators.account import size_on
 from jaxnets.accelerators.chips import chip_named
-from jaxnets.accelerators.estimate import Compiled, _needed, estimate, prepare
+from jaxnets.accelerators.estimate import Compiled, estimate, prepare
 from jaxnets.accelerators.hlo import Collective
 from jaxnets.accelerators.topology import parse
 from jaxnets.config import load
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.parallel import MeshShape
 from jaxnets.runs.build import assemble
+from jaxnets.runs.memory import needed_bytes
 
 
 def estimated(on="h100:8", mesh=None, name="digits_cnn", **options):
@@ -137,7 +138,7 @@ def test_a_program_that_does_not_fit_is_an_answer():
     ],
 )
 def test_what_a_compiler_says_of_too_large_a_program_is_read(said, bytes_):
-    assert _needed(said) == (None if bytes_ is None else int(bytes_))
+    assert needed_bytes(said) == (None if bytes_ is None else int(bytes_))
 
 
 def test_the_tiles_of_a_tpu_are_counted():

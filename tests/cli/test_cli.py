@@ -63,7 +63,7 @@ MISTAKES = {
     "config": (("train", "digit_cnn"), 2, "Did you mean 'digits_cnn'"),
     "field": (("train", "digits_cnn", "--stepz", "3"), 2, "--steps INT"),
     "nested field": (("train", "digits_cnn", "--task.model.featuers", "3"), 2, "--task.model.features"),
-    "type": (("train", "digits_cnn", "--steps", "many"), 2, "--steps"),
+    "type": (("train", "digits_cnn", "--steps", "many"), 2, "tokens '2M tok'; got 'many'"),
     "zero": (("train", "digits_cnn", "--steps", "0"), 2, "steps is at least 1, got 0"),
     "rate": (("train", "digits_cnn", "--optimizer.learning-rate", "-1"), 2, "learning_rate is positive, got -1"),
     "flag first": (("train", "--steps", "3"), 2, "takes the configuration first"),

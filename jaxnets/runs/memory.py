@@ -1,0 +1,76 @@
+"""What a run's compiled step takes of a device's memory, by the compiler's own analysis. Nothing is run."""
+
+import dataclasses
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from jaxnets.core.errors import UsageError
+from jaxnets.core.files import physical_memory
+from jaxnets.ops.beyond_promise import untimed_compilation
+from jaxnets.parallel.hosts import from_first
+
+if TYPE_CHECKING:
+    from jaxnets.runs.build import Parts
+
+# Compilers leave room for other programs and for what fragments; the whole memory is never there.
+FILL = 0.92
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMemory:
+    """What a compiler says of the program of a run, for one device."""
+
+    seconds: float
+    """Time that the compilation took."""
+    arguments: int
+    """Bytes of the state, the data and the batches."""
+    temporary: int
+    """Bytes of activations, gradients and copies."""
+    peak: int
+    """Bytes at the height; more than the device has where the program does not fit."""
+    program: Any = dataclasses.field(repr=False, default=None)
+    """The compiled program; None where the compiler gave up because it does not fit."""
+
+
+def memory_here() -> int:
+    """Bytes of one of the present devices; of the host, divided among the devices, where they do not count theirs.
+
+    With several processes it is that of the first one, so that all decide alike.
+    """
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    here = int(limit or (physical_memory() or 8 << 30) // jax.local_device_count())
+    return here if jax.process_count() == 1 else from_first(here >> 20) << 20
+
+
+def step_memory(parts: "Parts") -> StepMemory:
+    """Compile the program of a run; one that does not fit is an answer, not an error."""
+    began = time.perf_counter()
+    platform = parts.mesh.devices.flat[0].platform
+    with jax.set_mesh(parts.mesh):
+        lowered = parts.program.lower(parts.abstract)
+        try:
+            compiled = lowered.compile(compiler_options=untimed_compilation(platform))
+        except jax.errors.JaxRuntimeError as error:
+            needed = needed_bytes(str(error))
+            if needed is None:
+                raise UsageError(f"the compiler refuses the program: {str(error)[:2000]}") from error
+            return StepMemory(time.perf_counter() - began, 0, needed, needed)
+    memory = compiled.memory_analysis()
+    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    on_host = getattr(memory, "host_argument_size_in_bytes", 0)
+    live = arguments + memory.output_size_in_bytes - memory.alias_size_in_bytes + temporary
+    # The TPU's compiler knows when each buffer is free again; what it counts as temporary is the room that it sets aside.
+    peak = max(getattr(memory, "peak_memory_in_bytes", 0) - on_host, arguments) if platform == "tpu" else live
+    return StepMemory(time.perf_counter() - began, arguments, temporary, peak, compiled)
+
+
+def needed_bytes(error: str) -> int | None:
+    """Bytes that a program needs, by the error of a compiler that has not got them."""
+    used = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])\b", error)
+    if used is None:
+        return None
+    return int(float(used[1]) * 1024 ** (1 + "KMGT".index(used[2])))
