@@ -8,13 +8,13 @@ and fuses operations, so its figure differs; `docs/scaling.md` has both for a do
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from jaxnets.accelerators.chips import Chip
-from jaxnets.accelerators.saved import saved_bytes
+from jaxnets.accelerators.saved import Saved
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.ops.pipeline import bubble, parts_in
@@ -169,33 +169,58 @@ def data_of(parts: Parts) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def kept_of(parts: Parts, chip: Chip, rows: int, *, plain: float | None = None) -> Kept:
-    """What the backward pass of a micro-batch with some rows on a device needs, on the mesh of the parts.
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """What `jax.vjp` saves of a micro-batch, as it is and where nothing is computed again."""
 
-    `plain` is what is saved where nothing is computed again, if it is known.
+    own: Saved | None
+    """None where several players have losses."""
+    plain: Saved | None
+    """None where nothing is computed again, or in parts of unknown number."""
+
+
+def kept_of(parts: Parts, chip: Chip, rows: int) -> Kept:
+    """What the backward pass of a micro-batch with some rows on a device needs, on the mesh of the parts."""
+    sequence = int(parts.mesh.shape.get("sequence", 1))
+    return kept_from(traced_of(parts, rows), parts, rows, sequence, lambda array: size_on(chip, array))
+
+
+def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, size: Callable[[Any], int]) -> Kept:
+    """The same from a trace.
+
+    Args:
+        traced: by `traced_of`.
+        parts: of the run.
+        rows: on a device.
+        sequence: devices that divide each sequence.
+        size: bytes of an array of the trace.
     """
-    model, sequence = parts.task.model, int(parts.mesh.shape.get("sequence", 1))
-    whole, largest = saved_of(parts, chip, rows)
-    saved, again = whole / sequence, 0.0
-    if getattr(model, "remat", "none") != "none" and hasattr(model, "layers") and not parts.task.players:
-        if plain is None:
-            storing = dataclasses.replace(parts, task=parts.task.with_model(model.clone(remat="none")))
-            plain = saved_of(storing, chip, rows)[0] / sequence
-        again = max(0, plain - saved) / (model.layers + (getattr(model, "decoder_layers", 0) or 0))
+    model, again = parts.task.model, 0.0
+    if traced.own is None:
+        return Kept()
+    saved, largest = traced.own.bytes(size)
+    if traced.plain is not None:
+        blocks = model.layers + (getattr(model, "decoder_layers", 0) or 0)
+        again = max(0, traced.plain.bytes(size)[0] - saved) / sequence / blocks
     if sequence > 1 and getattr(model, "split_attention", "") == "ring":
         # Two arrays of scores in float32 and two in the layers' dtype, of the queries here and one device's keys.
         part = parts.batch_spec["inputs"].shape[1] // sequence
         again += rows * model.heads * part**2 * (8 + 2 * width_of(parts))
-    return Kept(saved, largest / sequence, again)
+    return Kept(saved / sequence, largest / sequence, again)
 
 
-def saved_of(parts: Parts, chip: Chip, rows: int) -> tuple[int, int]:
-    """Bytes that the backward pass of a micro-batch of some rows needs, on one device, and of the largest array of these.
-
-    0 where several players have losses.
-    """
+def traced_of(parts: Parts, rows: int, *, plain: Saved | None = None) -> Traced:
+    """Trace a micro-batch of some rows, on the mesh of the parts; `plain` is where nothing is computed again, if known."""
+    model = parts.task.model
     if parts.task.players:
-        return 0, 0
+        return Traced(None, None)
+    if getattr(model, "remat", "none") == "none" or not hasattr(model, "layers"):
+        return Traced(_trace(parts, rows), None)
+    storing = dataclasses.replace(parts, task=parts.task.with_model(model.clone(remat="none")))
+    return Traced(_trace(parts, rows), _trace(storing, rows) if plain is None else plain)
+
+
+def _trace(parts: Parts, rows: int) -> Saved:
     experiment = parts.experiment
     batch = {n: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for n, a in parts.batch_spec.items()}
 
@@ -212,8 +237,7 @@ def saved_of(parts: Parts, chip: Chip, rows: int) -> tuple[int, int]:
         mesh = make_mesh(MeshShape(data=1), devices=[mesh.devices.flat[0]])
     with jax.set_mesh(mesh):
         key = jax.eval_shape(lambda: jax.random.key(0))
-        traced = jax.make_jaxpr(saved)(parts.abstract.params, parts.abstract.model_state, batch, key).jaxpr
-    return saved_bytes(traced, lambda array: size_on(chip, array))
+        return Saved(jax.make_jaxpr(saved)(parts.abstract.params, parts.abstract.model_state, batch, key).jaxpr)
 
 
 def size_on(chip: Chip, array: Any) -> int:

@@ -9,14 +9,27 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnets.accelerators.account import Account, Kept, Share, counted, data_of, kept_of, share_of, width_of
-from jaxnets.accelerators.estimate import Estimate, estimate, flops_of_step, prepare
+from jaxnets.accelerators.account import (
+    Account,
+    Kept,
+    Share,
+    Traced,
+    counted,
+    data_of,
+    kept_from,
+    share_of,
+    size_on,
+    traced_of,
+    width_of,
+)
+from jaxnets.accelerators.chips import Chip
+from jaxnets.accelerators.estimate import Estimate, estimate, prepare, step_flops
 from jaxnets.accelerators.exchange import Work, exchanges, waiting, work_of
 from jaxnets.accelerators.meshes import TRIED, axes, meshes
 from jaxnets.accelerators.topology import Topology
@@ -28,6 +41,7 @@ from jaxnets.runs.build import Parts
 
 # A step that fits to the last byte does not: compilers add copies, and arithmetic is a tenth off.
 FILL = 0.9
+PRIMES = (251, 257, 263, 269, 271, 277, 281, 283, 293, 307)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,23 +175,22 @@ def _ways(experiment: Experiment, topology: Topology, devices: Sequence[Any]) ->
     tried = list(meshes(experiment, topology.count, allowed))
     state = _Distinct.of(parts)
     shares = {mesh: state.share(mesh) for mesh, _ in tried}
-    plain: _Needed | None = None
+    most = max(_rows(work, mesh, micro) for mesh, micro in tried)
+    plain: _Counts | None = None
     for remat in _policies(parts.task.model):
         model = parts.task.model if remat is None else parts.task.model.clone(remat=remat)
         own = dataclasses.replace(parts, task=parts.task.with_model(model))
-        flops, _ = flops_of_step(own)
-        asked = [(_rows(work, mesh, micro), mesh.sequence) for mesh, micro in tried]
-        kept = _Needed(own, topology, devices, asked, plain)
-        plain = plain or kept
+        counts = _Counts(own, chip, devices, {mesh.sequence for mesh, _ in tried}, most, plain)
+        plain = plain or counts
         for mesh, micro in tried:
             sizes = _sizes(mesh)
-            count = counted(own, sizes, micro, shares[mesh], kept.of(_rows(work, mesh, micro), mesh.sequence), data)
+            count = counted(own, sizes, micro, shares[mesh], counts.kept(_rows(work, mesh, micro), mesh.sequence), data)
             full = count.peak > FILL * chip.memory
             reason = f"it needs {count.peak / 2**30:,.1f} GiB" if full else ""
             waits = waiting(work, sizes, micro)
             # What is outside of the stages does not wait.
             longer = 1 + (1 / (1 - waits) - 1) * work.stacked / work.parameters
-            compute = flops / topology.count / chip.flops * longer
+            compute = counts.flops(mesh.sequence) / topology.count / chip.flops * longer
             moved = exchanges(work, chip, sizes, micro, again=remat not in (None, "none"))
             yield Way(mesh, micro, remat, count, compute, moved, waits, reason)
 
@@ -196,32 +209,54 @@ def _rows(work: Work, mesh: MeshShape, micro: int) -> int:
     return -(-work.rows // (mesh.data * mesh.fsdp * mesh.expert * mesh.pipeline * micro))
 
 
-class _Needed:
-    """What the backward pass needs on one device, for any number of rows: counted for two, and on the line between them."""
+class _Counts:
+    """What a step computes, and what its backward pass needs on a device, for any rows and devices that divide a sequence.
+
+    It is traced once for whole sequences and once for divided ones, of which all devices together compute and keep the same
+    whatever their number. The rows in the trace are a multiple of a prime that divides no other dim, so that any number can
+    take their place.
+    """
 
     def __init__(
         self,
         parts: Parts,
-        topology: Topology,
+        chip: Chip,
         devices: Sequence[Any],
-        asked: Sequence[tuple[int, int]],
-        plain: "_Needed | None",
+        sequences: Iterable[int],
+        rows: int,
+        plain: "_Counts | None",
     ) -> None:
-        """Rows and numbers of devices that divide a sequence are `asked`; `plain` computes nothing again."""
-        self.ends: dict[int, list[tuple[int, Kept]]] = {}
-        for sequence in sorted({sequence for _, sequence in asked}):
-            rows = [count for count, devices_ in asked if devices_ == sequence]
-            there = parts if sequence == 1 else dataclasses.replace(parts, mesh=_in_a_line(devices[:sequence]))
-            self.ends[sequence] = []
-            for count in sorted({min(rows), max(rows)}):
-                stored = None if plain is None else plain.of(count, sequence).saved
-                self.ends[sequence].append((count, kept_of(there, topology.chip, count, plain=stored)))
+        """For the `sequences` asked and at most so many rows; `plain` computes nothing again."""
+        self.parts, self.chip, self.rows = parts, chip, rows
+        dims = {dim for leaf in jax.tree.leaves(parts.abstract.params) for dim in leaf.shape}
+        dims |= {dim for leaf in jax.tree.leaves(parts.batch_spec) for dim in leaf.shape[1:]}
+        self.mark = next(prime for prime in PRIMES if all(dim % prime for dim in dims))
+        self.traced: dict[bool, Traced] = {}
+        self.work: dict[bool, float] = {}
+        self.found: dict[tuple[int, int], Kept] = {}
+        for sequence in sorted(sequences):
+            if (sequence > 1) not in self.traced:
+                there = parts if sequence == 1 else dataclasses.replace(parts, mesh=_in_a_line(devices[:sequence]))
+                stored = None if plain is None else plain.traced[sequence > 1].own
+                self.traced[sequence > 1] = traced_of(there, self.mark * rows, plain=stored)
+                self.work[sequence > 1] = step_flops(there)
 
-    def of(self, rows: int, sequence: int) -> Kept:
-        """For some rows of sequences that as many devices divide."""
-        (low, a), (high, b) = self.ends[sequence][0], self.ends[sequence][-1]
-        share = (rows - low) / (high - low) if high > low else 0.0
-        return Kept(*(x + (y - x) * share for x, y in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True)))
+    def flops(self, sequence: int) -> float:
+        """Of the whole batch, on all devices together."""
+        return self.work[sequence > 1]
+
+    def kept(self, rows: int, sequence: int) -> Kept:
+        """What a micro-batch of some rows on a device needs, of sequences that as many devices divide."""
+
+        def size(array: Any) -> int:
+            shape = tuple(
+                -(-dim // self.mark * rows // self.rows) if dim % self.mark == 0 else dim for dim in array.shape
+            )
+            return size_on(self.chip, jax.ShapeDtypeStruct(shape, array.dtype))
+
+        if (rows, sequence) not in self.found:
+            self.found[rows, sequence] = kept_from(self.traced[sequence > 1], self.parts, rows, sequence, size)
+        return self.found[rows, sequence]
 
 
 def _in_a_line(devices: Sequence[Any]) -> Any:
