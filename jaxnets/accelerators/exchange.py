@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -44,6 +45,8 @@ class Work:
     """Query heads, key and value heads, numbers a head."""
     by_heads: bool
     """Whether split attention exchanges heads; else keys and values travel around a ring."""
+    alone: bool
+    """Whether a device applies stacked blocks to its own rows alone (`ops/own_rows.py`)."""
     rounds: int
     """How often a part of a batch goes around a pipeline."""
     bytes: int
@@ -62,7 +65,8 @@ def work_of(parts: Parts) -> Work:
         name = f"params/{path_name(path)}"
         count["experts" if EXPERTS.search(name) else "stacked" if STACKED.search(name) else "outside"] += leaf.size
     model, shape = parts.task.model, getattr(parts.batch_spec["inputs"], "shape", ())
-    experts, length = getattr(model, "experts", None), math.prod(shape[1:2])
+    experts: Any = getattr(model, "experts", None)
+    length = math.prod(shape[1:2])
     places = experts.count * experts.places(length) if getattr(experts, "count", 0) else 0
     return Work(
         **count,
@@ -73,6 +77,7 @@ def work_of(parts: Parts) -> Work:
         places=places,
         heads=getattr(model, "attention_shape", (1, 1, 1)),
         by_heads=getattr(model, "split_attention", "") == "heads",
+        alone=not places and not getattr(model, "dropout", 0),
         rounds=getattr(model, "pipeline_rounds", 1),
         bytes=width_of(parts),
     )
@@ -101,14 +106,16 @@ def exchanges(work: Work, chip: Chip, sizes: Mapping[str, int], micro_batches: i
     links = _Links(chip, n)
     found = dict.fromkeys(ORDER, 0.0)
 
-    # Gradients: each kind of parameters is summed once a step over the devices that hold the same part of it.
+    # Gradients: each kind of parameters is summed over the devices that hold the same part of it, once a step; that of stacked
+    # blocks for each micro-batch, where the sum is inside of the loop over them.
     held = {"outside": work.outside / tensor, "stacked": work.stacked / tensor / stages}
     held["experts"] = work.experts / tensor / experts / stages
     same = {"outside": ("pipeline", "data", "expert", "sequence"), "stacked": ("data", "expert", "sequence")}
     same["experts"] = ("data", "sequence")
+    inside = work.stacked > 0 and stages == 1 and (n["sequence"] > 1 or not work.alone)
     for kind, axes in same.items():
-        sent = 2 * held[kind] / n["fsdp"] * work.bytes
-        found["data"] += links.ring(axes, sent)
+        times = micro_batches if inside and kind != "outside" else 1
+        found["data"] += links.ring(axes, 2 * times * held[kind] / n["fsdp"] * work.bytes)
     # Parameters are gathered forward and back, and gradients scattered, for each micro-batch, in a pipeline for each turn.
     turns = parts_in(work.rows // micro_batches, n) * work.rounds + stages - 1 if stages > 1 else 1
     often = {"outside": 1, "stacked": turns, "experts": turns}
@@ -130,8 +137,8 @@ def exchanges(work: Work, chip: Chip, sizes: Mapping[str, int], micro_batches: i
     if stages > 1:
         # A part goes to the next stage in every turn; at both ends the parts of all stages are gathered and divided.
         count = parts_in(work.rows // micro_batches, n)
-        inside = links.time(("pipeline",), 2 * turns * stages / count * activations)
-        found["pipeline"] = inside + links.ring(("pipeline",), 4 * stages * activations)
+        between = links.time(("pipeline",), 2 * turns * stages / count * activations)
+        found["pipeline"] = between + links.ring(("pipeline",), 4 * stages * activations)
     return {axis: seconds for axis, seconds in found.items() if seconds}
 
 

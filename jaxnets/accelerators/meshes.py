@@ -42,7 +42,7 @@ def axes(experiment: Experiment, model: Any, length: int, devices: int) -> dict[
 
     heads = getattr(model, "heads", 0)
     heads = heads if isinstance(heads, int) else 0
-    experts = getattr(model, "experts", None)
+    experts: Any = getattr(model, "experts", None)
     found = {"data": Axis(tuple(divisors)), "fsdp": Axis(tuple(divisors))}
     found["tensor"] = up_to(
         f"{heads} heads" if heads else "the model has no heads",
@@ -88,7 +88,7 @@ def meshes(experiment: Experiment, devices: int, allowed: dict[str, Axis]) -> It
     batch = experiment.batch_size
     chosen = [axis for axis in TRIED if axis != "data"]
     for sizes in itertools.product(*(allowed[axis].sizes for axis in chosen)):
-        size = dict(zip(chosen, sizes, strict=True))
+        size: dict[str, Any] = dict(zip(chosen, sizes, strict=True))
         data, rest = divmod(devices, math.prod(sizes))
         shares = data * size["fsdp"] * size["expert"] * size["pipeline"]
         if rest or shares > batch or (size["pipeline"] > 1 and size["sequence"] > 1):

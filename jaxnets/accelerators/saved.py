@@ -45,11 +45,6 @@ class Value:
         return int(getattr(self.aval, "size", 0)) * int(getattr(getattr(self.aval, "dtype", None), "itemsize", 0))
 
 
-def saved_bytes(jaxpr: Any, size: Callable[[Any], int]) -> tuple[int, int]:
-    """Bytes of the outputs of a jaxpr as a compiler keeps them, and of the largest of them in its own dtype: see `Saved`."""
-    return Saved(jaxpr).bytes(size)
-
-
 class Saved:
     """The outputs of a jaxpr as a compiler keeps them.
 
@@ -58,16 +53,16 @@ class Saved:
 
     def __init__(self, jaxpr: Any) -> None:
         """Of a function whose outputs are what `jax.vjp` saves."""
-        inputs = _inputs(jaxpr)
-        values = _values(jaxpr, inputs)
-        self._jaxpr = jaxpr  # values are known by the identity of its variables
-        self._needed = [values[id(var)] for var in jaxpr.outvars if id(var) in values]
-        self._free = set(inputs)
+        self._jaxpr = jaxpr
+        self._inputs = _inputs(jaxpr)
+        # By the identity of the variables, so the jaxpr has to stay.
+        self._values = _values(jaxpr, self._inputs)
         self._bodies: dict[int, tuple[list[Value], dict[int, Value]]] = {}
 
     def bytes(self, size: Callable[[Any], int]) -> tuple[int, int]:
         """Bytes of them all, and of the largest in its own dtype, where `size` says the bytes of an abstract array."""
-        return self._kept(self._needed, size, self._free)
+        needed = [self._values[id(var)] for var in self._jaxpr.outvars if id(var) in self._values]
+        return self._kept(needed, size, set(self._inputs))
 
     def _kept(self, needed: Iterable[Value], size: Callable[[Any], int], free: set[Value]) -> tuple[int, int]:
         """Bytes of some values, one for each that is not cheap to make, and of the largest."""

@@ -56,7 +56,8 @@ class Embed(nn.Embed):
         The collection `second_use` may hold the table for this use, so that its gradient is one of its own.
         """
         table = self.get_variable(SECOND_USE, "embedding", self.embedding)
-        query, table = self.promote_dtype(query, table, dtype=self.dtype)
+        same_dtype: Any = self.promote_dtype
+        query, table = same_dtype(query, table, dtype=self.dtype)
         return jnp.dot(query, table.T)
 
 

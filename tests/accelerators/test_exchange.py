@@ -21,6 +21,7 @@ WORK = Work(
     places=0,
     heads=(4, 2, 4),
     by_heads=False,
+    alone=True,
     rounds=1,
     bytes=2,
 )
@@ -37,6 +38,11 @@ def test_gradients_are_summed_once_whatever_the_micro_batches():
     once = {"data": 2 * 3500 * 2 * 7 / 8}
     assert sent(data=8) == once
     assert sent(data=8, micro=4) == once
+    # Inside of the loop over blocks where devices do not treat their own rows alone.
+    together = dataclasses.replace(WORK, alone=False)
+    assert sent(together, data=8, micro=4) == {"data": 2 * (500 + 4 * 3000) * 2 * 7 / 8}
+    assert sent(sequence=2, micro=4)["data"] == 2 * (500 + 4 * 3000) * 2 * 1 / 2
+    assert sent(dataclasses.replace(together, outside=3500, stacked=0), data=8, micro=4) == once
 
 
 def test_what_fsdp_splits_is_gathered_twice_and_scattered_for_each_micro_batch():

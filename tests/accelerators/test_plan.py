@@ -10,7 +10,7 @@ from conftest import run_here
 
 from jaxnets.accelerators.estimate import estimate, prepare
 from jaxnets.accelerators.plan import others, plan
-from jaxnets.accelerators.saved import saved_bytes
+from jaxnets.accelerators.saved import Saved
 from jaxnets.accelerators.topology import parse
 from jaxnets.config import load
 from jaxnets.core.errors import UsageError
@@ -24,7 +24,7 @@ def saved(function, *arguments):
     def leaves(*args):
         return jax.tree.leaves(jax.vjp(function, *args)[1])
 
-    return saved_bytes(jax.make_jaxpr(leaves)(*arguments).jaxpr, plain_size)
+    return Saved(jax.make_jaxpr(leaves)(*arguments).jaxpr).bytes(plain_size)
 
 
 A = jax.ShapeDtypeStruct((32, 64), jnp.float32)
@@ -106,7 +106,7 @@ def test_a_mixture_is_divided_by_its_experts_where_that_exchanges_less():
     assert all(way.reason for way in ways if way.mesh.data == 32)
     said = others(ways, load("mixtral_8x7b").experiment, parse("v5p:32"))
     assert "experts" in said.untried["pipeline"]
-    assert said.ways["sequence"].why(best) == "it computes more again"  # scores of the ring, in the backward pass
+    assert said.ways["sequence"].compute > best.compute  # scores of the ring, once more in the backward pass
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_windows_of_32k_tokens_are_divided():
         task=dataclasses.replace(experiment.task, model=model),
         batch_size=8,
     )
-    ways = plan(long, parse("v5p:8"), jax.devices(), compile=0)
+    ways = plan(long, parse("v5e:16"), jax.devices(), compile=0)
     assert ways[0].mesh.sequence > 1
     # Scores of one head of one window are 4 GiB in float32, and there are 32 heads.
     whole = [way for way in ways if way.mesh.sequence == 1]

@@ -9,7 +9,7 @@ import optax
 import pytest
 from conftest import assert_close
 
-from jaxnets.models import LanguageModel
+from jaxnets.models import Experts, LanguageModel
 from jaxnets.optim.penalty import Penalty
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.steps.precision import Precision
@@ -27,7 +27,8 @@ def batch():
 
 
 def task(**fields):
-    return NextToken(model=LanguageModel(layers=1, heads=2, width=16, length=LENGTH, vocab_size=TOKENS, **fields))
+    sizes = {"layers": 2, "heads": 2, "width": 16, "length": LENGTH, "vocab_size": TOKENS}
+    return NextToken(model=LanguageModel(**sizes | fields))
 
 
 def recipe(**changes):
@@ -72,17 +73,39 @@ def is_table(params):
 
 
 CASES = {
-    "plain": {},
-    "bfloat16": {"precision": Precision("bfloat16")},
-    "noise": {"penalty": Penalty(weight_noise=0.1, on=("*embedding",))},
-    "frozen": {"frozen": is_table},
+    "plain": ({}, {}),
+    "bfloat16": ({"precision": Precision("bfloat16")}, {}),
+    "noise": ({"penalty": Penalty(weight_noise=0.1, on=("*embedding",))}, {}),
+    "frozen": ({"frozen": is_table}, {}),
+    "scanned": ({}, {"blocks": "scanned", "remat": "blocks"}),
+    "scanned, documents": ({}, {"blocks": "scanned", "separator": 3}),
 }
 
 
+def test_devices_apply_scanned_blocks_to_their_own_rows():
+    """In training, where rows do not depend on each other: gradients of all blocks are summed behind the loop over them."""
+
+    def mapped(train, **fields):
+        with jax.set_mesh(make_mesh(MeshShape(data=2), devices=jax.devices()[:2])):
+            own = task(blocks="scanned", layers=3, **fields)
+            state = jax.eval_shape(lambda: create_state(own, recipe(), batch()))
+            key = jax.random.key(0)
+            loss = jax.grad(lambda params: own.loss({"params": params}, batch(), key, train)[0].sum)
+            return "shard_map" in str(jax.make_jaxpr(loss)(state.params))
+
+    assert mapped(True)
+    assert not mapped(False)
+    assert not mapped(True, dropout=0.1)  # each device would draw the same
+    assert not mapped(True, experts=Experts(count=2))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in ("noise", "scanned") else pytest.mark.nightly) for case in CASES]
+)
 def test_the_step_is_that_of_one_device(case):
-    own, chosen, results = task(), recipe(**CASES[case]), []
+    changes, fields = CASES[case]
+    own, chosen, results = task(**fields), recipe(**changes), []
     for mesh in (
         make_mesh(MeshShape(data=1), devices=jax.devices()[:1]),
         make_mesh(MeshShape(data=2), devices=jax.devices()[:2]),
