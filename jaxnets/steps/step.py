@@ -12,6 +12,7 @@ from jax import Array
 from jaxnets.core.types import SECOND_USE, Aux, Batch, Mean, Variables
 from jaxnets.ops.axes import AXES, axis_size
 from jaxnets.ops.beyond_promise import compiled_for
+from jaxnets.ops.own_rows import summed_later
 from jaxnets.ops.random import with_keys
 from jaxnets.optim import reading
 from jaxnets.optim.schedules import on_schedule
@@ -165,9 +166,10 @@ def _gradients(
         def accumulate(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
             so_far, model_state = carry
             piece, index = part
-            (gradients, more), (mean, aux) = differentiate(
-                state.params, again, model_state, piece, jax.random.fold_in(key, index)
-            )
+            with summed_later():
+                (gradients, more), (mean, aux) = differentiate(
+                    state.params, again, model_state, piece, jax.random.fold_in(key, index)
+                )
             so_far = jax.tree.map(jnp.add, so_far, (recipe.placed(gradients), more, mean, aux.metrics))
             return (so_far, aux.model_state), None
 

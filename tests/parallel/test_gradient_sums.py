@@ -1,5 +1,6 @@
 """Gradients of a tied embedding over micro-batches on several devices: each of its two uses has a sum of its own."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from conftest import assert_close
 
 from jaxnets.models import Experts, LanguageModel
+from jaxnets.ops.own_rows import summed_later
 from jaxnets.optim.penalty import Penalty
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.steps.precision import Precision
@@ -85,8 +87,8 @@ CASES = {
 def test_devices_apply_scanned_blocks_to_their_own_rows():
     """In training, where rows do not depend on each other: gradients of all blocks are summed behind the loop over them."""
 
-    def mapped(train, **fields):
-        with jax.set_mesh(make_mesh(MeshShape(data=2), devices=jax.devices()[:2])):
+    def mapped(train, loop=summed_later, **fields):
+        with loop(), jax.set_mesh(make_mesh(MeshShape(data=2), devices=jax.devices()[:2])):
             own = task(blocks="scanned", layers=3, **fields)
             state = jax.eval_shape(lambda: create_state(own, recipe(), batch()))
             key = jax.random.key(0)
@@ -95,6 +97,7 @@ def test_devices_apply_scanned_blocks_to_their_own_rows():
 
     assert mapped(True)
     assert not mapped(False)
+    assert not mapped(True, loop=contextlib.nullcontext)  # a single batch: sums inside of the loop cost nothing more
     assert not mapped(True, dropout=0.1)  # each device would draw the same
     assert not mapped(True, experts=Experts(count=2))
 
