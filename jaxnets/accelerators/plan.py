@@ -98,10 +98,10 @@ class Way:
             return self.reason
         most = max(self.exchanged, key=lambda axis: self.exchanged[axis], default="")
         if self.exchange > max(self.compute, 1.02 * best.seconds):
-            return f"exchanges, most of them of {most}"
+            return f"exchanges, mostly {most}"
         if self.compute > 1.02 * best.compute:
             return f"stages wait {self.waits:.0%} of the time" if self.waits else "it computes more again"
-        return f"more exchanges, most of them of {most}" if self.exchange > best.exchange else "no faster"
+        return f"more exchanges, mostly {most}" if self.exchange > best.exchange else "no faster"
 
     def applied(self, experiment: Experiment) -> Experiment:
         """The experiment that runs this way."""
