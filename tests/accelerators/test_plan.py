@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from conftest import run_here
 
+from jaxnets.accelerators.account import Account
 from jaxnets.accelerators.estimate import estimate, prepare
-from jaxnets.accelerators.plan import others, plan
+from jaxnets.accelerators.plan import Way, others, plan
 from jaxnets.accelerators.saved import Saved
 from jaxnets.accelerators.topology import parse
+from jaxnets.cli.plan import show
 from jaxnets.config import load
 from jaxnets.core.errors import UsageError
+from jaxnets.parallel import MeshShape
 
 
 def plain_size(array):
@@ -91,6 +94,42 @@ def test_what_is_split_takes_less_and_what_is_computed_again_takes_longer():
     plain = by["--mesh.data 1 --mesh.fsdp 8 --mesh.tensor 1 --micro-batches 1 --task.model.remat none"]
     assert plain.account.saved > 2 * cut.account.saved
     assert plain.compute < cut.compute
+
+
+def way(seconds, exchanged=None, memory=1, reason="", waits=0.0, **sizes):
+    account = Account(memory << 30, 0, 0, 0, 0, 0, 0, 0, 0)
+    return Way(MeshShape(**{"data": 1} | sizes), 2, "blocks", account, seconds, exchanged or {}, waits, reason)
+
+
+def test_each_axis_that_is_not_used_has_its_best_way_and_a_reason(capsys):
+    experiment = load("llama_1b").experiment
+    best = way(1.0, {"fsdp": 0.1}, fsdp=8)
+    ways = [
+        best,
+        way(1.0, {"fsdp": 0.2, "tensor": 0.1}, fsdp=4, tensor=2),
+        way(1.3, waits=0.25, pipeline=8),
+        way(1.0, {"data": 4.0, "fsdp": 0.5}, data=4, fsdp=2),
+        way(1.0, memory=30, reason="it needs 30.0 GiB", fsdp=4, sequence=2),
+        way(1.0, memory=20, reason="it needs 20.0 GiB", fsdp=2, sequence=4),
+    ]
+    found = others(ways, experiment, parse("v5e:8"))
+    assert {axis: one.why(best) for axis, one in found.ways.items()} == {
+        "tensor": "more exchanges, mostly fsdp",
+        "pipeline": "stages wait 25% of the time",
+        "data": "exchanges, mostly data",
+        "sequence": "it needs 20.0 GiB",  # of those that do not fit the nearest
+    }
+    assert found.untried == {"expert": "the model has no experts"}
+    show("llama_1b", experiment, parse("v5e:8"), ways, found)
+    said = capsys.readouterr().out
+    assert "6 ways to run llama_1b (batch of 16) on v5e:2x4: 4 fit into 16.00 GiB a device, 2 do not" in said
+    assert (
+        "2 that fit are slower, most of all data 4 x fsdp 2 with 2 micro-batches: 4.5 s, exchanges, mostly data" in said
+    )
+    assert "not tried: expert, since the model has no experts" in said
+    flags = "--mesh.data 1 --mesh.fsdp 8 --mesh.tensor 1 --micro-batches 2 --task.model.remat blocks"
+    assert said.rstrip().endswith(f"jaxnets train llama_1b {flags}")
+    assert "--mesh.tensor 1 --mesh.sequence 4 --micro-batches" in ways[-1].flags()
 
 
 @pytest.mark.slow
