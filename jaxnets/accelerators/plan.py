@@ -7,6 +7,7 @@ their step.
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -239,7 +240,9 @@ class _Counts:
                 there = parts if sequence == 1 else dataclasses.replace(parts, mesh=_in_a_line(devices[:sequence]))
                 stored = None if plain is None else plain.traced[sequence > 1].own
                 self.traced[sequence > 1] = traced_of(there, self.mark * rows, plain=stored)
-                self.work[sequence > 1] = step_flops(there)
+                # `products` computes no product again, but those of a ring.
+                same = plain is not None and parts.task.model.remat == "products" and sequence == 1
+                self.work[sequence > 1] = plain.work[False] if plain is not None and same else step_flops(there)
 
     def flops(self, sequence: int) -> float:
         """Of the whole batch, on all devices together."""
@@ -248,11 +251,13 @@ class _Counts:
     def kept(self, rows: int, sequence: int) -> Kept:
         """What a micro-batch of some rows on a device needs, of sequences that as many devices divide."""
 
+        @functools.cache
+        def size_of(shape: tuple[int, ...], dtype: Any) -> int:
+            real = tuple(-(-dim // self.mark * rows // self.rows) if dim % self.mark == 0 else dim for dim in shape)
+            return size_on(self.chip, jax.ShapeDtypeStruct(real, dtype))
+
         def size(array: Any) -> int:
-            shape = tuple(
-                -(-dim // self.mark * rows // self.rows) if dim % self.mark == 0 else dim for dim in array.shape
-            )
-            return size_on(self.chip, jax.ShapeDtypeStruct(shape, array.dtype))
+            return size_of(tuple(array.shape), array.dtype)
 
         if (rows, sequence) not in self.found:
             self.found[rows, sequence] = kept_from(self.traced[sequence > 1], self.parts, rows, sequence, size)
