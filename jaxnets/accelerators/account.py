@@ -8,17 +8,18 @@ and fuses operations, so its figure differs; `docs/scaling.md` has both for a do
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from jaxnets.accelerators.chips import Chip
-from jaxnets.accelerators.saved import saved_bytes
+from jaxnets.accelerators.saved import Saved
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
-from jaxnets.ops.pipeline import bubble, parts_of
+from jaxnets.ops.pipeline import bubble, parts_in
 from jaxnets.parallel.mesh import MeshShape, batch_devices, make_mesh
-from jaxnets.parallel.partition import HOST
+from jaxnets.parallel.partition import HOST, path_name
 from jaxnets.runs.build import Parts
 from jaxnets.steps.sown import with_sown
 
@@ -44,6 +45,8 @@ class Account:
     """What the backward pass of one micro-batch needs of the forward pass."""
     largest: int
     """The largest of these, whose gradient is there beside it."""
+    again: int = 0
+    """What the backward pass of one block computes again, and the scores of a ring's turn."""
     host: int = 0
     """State that waits in the memory of the host (`mesh.offload`); not on the device."""
 
@@ -54,81 +57,170 @@ class Account:
 
     @property
     def peak(self) -> int:
-        """At the height of a step."""
-        return self.state + self.data + self.sums + self.gathered + max(self.saved + self.largest, self.gradients)
+        """At the height of a step: after the forward pass, in the backward pass of a block when the largest is gone, or
+        after it."""
+        heights = (self.saved + self.largest, self.saved - self.largest + self.again, self.gradients)
+        return self.state + self.data + self.sums + self.gathered + max(heights)
 
 
-def account(parts: Parts, chip: Chip, *, saved: tuple[int, int] | None = None) -> Account:
-    """The account of a run's training step on one device of its mesh; nothing is compiled.
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Bytes of a state on one device of a mesh."""
 
-    `saved` is what `saved_of` gave, where it is known.
+    parameters: int = 0
+    optimizer: int = 0
+    other: int = 0
+    host: int = 0
+    """In the memory of its host."""
+    gathered: int = 0
+    """Of the two largest parameters that `fsdp` splits, whole for one layer and in the dtype of the layers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Bytes on one device that the backward pass of a micro-batch needs."""
+
+    saved: float = 0
+    largest: float = 0
+    again: float = 0
+
+
+def account(parts: Parts, chip: Chip) -> Account:
+    """The account of a run's training step on one device of its mesh; nothing is compiled."""
+    sizes = {axis: int(size) for axis, size in parts.mesh.shape.items()}
+    experiment = parts.experiment
+    rows = -(-experiment.batch_size // (batch_devices(parts.mesh) * experiment.micro_batch_count))
+    share = share_of(parts.abstract, parts.shardings, sizes, width_of(parts), getattr(parts.task.model, "layers", 1))
+    return counted(parts, sizes, experiment.micro_batch_count, share, kept_of(parts, chip, rows), data_of(parts))
+
+
+def counted(parts: Parts, sizes: Mapping[str, int], micro_batches: int, share: Share, kept: Kept, data: int) -> Account:
+    """The account on a mesh of these sizes, from its three parts.
+
+    Args:
+        parts: the run; its mesh does not count.
+        sizes: axis -> size.
+        micro_batches: parts of a batch.
+        share: of the state.
+        kept: by `kept_of`, for the rows of a device.
+        data: bytes of the data on a device.
     """
-    state = parts.abstract
-    placed = parts.shardings
-    parameters = held(state.params, placed.params)
-    optimizer = held(state.opt_state, placed.opt_state)
-    whole = held(state, placed)
-    several = parts.experiment.micro_batch_count > 1
-    narrow = jax.numpy.dtype(parts.experiment.precision.compute).itemsize < 4
-    shares = batch_devices(parts.mesh) * parts.experiment.micro_batch_count
-    kept, largest = saved_of(parts, chip, -(-parts.experiment.batch_size // shares)) if saved is None else saved
-    if (stages := parts.mesh.shape.get("pipeline", 1)) > 1:
+    saved, largest, again = kept.saved, kept.largest, kept.again
+    rows = -(-parts.experiment.batch_size // micro_batches)
+    if (stages := sizes.get("pipeline", 1)) > 1:
         # A stage has a share of the layers and sees the rows of all stages; it keeps results of idle turns as well.
-        with jax.set_mesh(parts.mesh):
-            count = parts_of(parts.batch_spec["mask"].shape[0] // parts.experiment.micro_batch_count)
-        kept = round(kept / (1 - bubble(stages, count, parts.task.model.pipeline_rounds)))
+        count = parts_in(rows, sizes)
+        saved /= 1 - bubble(stages, count, parts.task.model.pipeline_rounds)
+        again *= stages / count
     # About half of it is as wide as a hidden layer or belongs to a head, and is split with these.
-    kept = round(kept * (1 + 1 / parts.mesh.shape["tensor"]) / 2)
+    split = (1 + 1 / sizes["tensor"]) / 2
+    narrow = width_of(parts) < 4
     return Account(
-        parameters=parameters,
-        optimizer=optimizer,
-        other=whole - parameters - optimizer,
-        data=_data(parts),
-        gradients=parameters,
-        sums=several * parameters + narrow * parameters // 2,
-        gathered=_gathered(parts),
-        saved=kept,
-        largest=largest,
-        host=held(state, placed, on_host=True),
+        parameters=share.parameters,
+        optimizer=share.optimizer,
+        other=share.other,
+        data=data,
+        gradients=share.parameters,
+        sums=(micro_batches > 1) * share.parameters + narrow * share.parameters // 2,
+        gathered=share.gathered,
+        saved=round(saved * split),
+        largest=round(largest),
+        again=round(again * split),
+        host=share.host,
     )
 
 
-def _gathered(parts: Parts) -> int:
-    """Bytes of the two largest parameters that `fsdp` splits, whole and in the dtype of the layers."""
-    width = jax.numpy.dtype(parts.experiment.precision.compute).itemsize
-    layers = getattr(parts.task.model, "layers", 0)
-    whole = []
-    for (path, leaf), placed in zip(
-        jax.tree_util.tree_leaves_with_path(parts.abstract.params), jax.tree.leaves(parts.shardings.params), strict=True
-    ):
-        if "fsdp" in placed.spec:
-            once = layers if "'blocks'" in jax.tree_util.keystr(path) and leaf.shape[0] == layers else 1
-            whole.append(leaf.size * width // once // parts.mesh.shape["tensor"])
-    return sum(sorted(whole)[-2:])
+def width_of(parts: Parts) -> int:
+    """Bytes of a number in the layers."""
+    return int(jax.numpy.dtype(parts.experiment.precision.compute).itemsize)
 
 
-def held(tree: Any, placed: Any, *, on_host: bool = False) -> int:
-    """Bytes of a tree of shapes on one device, or of the leaves whose place is the memory of its host."""
-    total = 0
-    for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True):
-        if (sharding.memory_kind == HOST) == on_host:
-            total += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-    return total
+def share_of(
+    state: Any, placed: Any, sizes: Mapping[str, int], width: int, layers: int, times: Mapping[str, int] | None = None
+) -> Share:
+    """The share of one device.
+
+    Args:
+        state: a tree of shapes whose paths are those of a state.
+        placed: the same tree of shardings.
+        sizes: axis -> size of the mesh.
+        width: bytes of a number in the layers.
+        layers: of the model; parameters of all of them may be one array.
+        times: path -> how many equal leaves it stands for; 1 where it is not named.
+    """
+    total, whole = {"params": 0, "opt_state": 0, "": 0, HOST: 0}, list[int]()
+    for (path, leaf), sharding in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(placed), strict=True):
+        name = path_name(path)
+        root = name.split("/", 1)[0]
+        cuts = {axis: sizes[axis] for axis in jax.tree.leaves(tuple(sharding.spec))}
+        size = leaf.size * leaf.dtype.itemsize // math.prod(cuts.values()) * (times or {}).get(name, 1)
+        total[HOST if sharding.memory_kind == HOST else root if root in total else ""] += size
+        if root == "params" and "fsdp" in cuts:
+            once = layers if "/blocks/" in name and leaf.shape[0] == layers else 1
+            others = math.prod(size for axis, size in cuts.items() if axis not in ("fsdp", "pipeline"))
+            whole.append(leaf.size * width // once // others)
+    return Share(total["params"], total["opt_state"], total[""], total[HOST], sum(sorted(whole)[-2:]))
 
 
-def _data(parts: Parts) -> int:
+def data_of(parts: Parts) -> int:
+    """Bytes of the data set, where it lives on the devices, and of the batches of a call."""
     described = parts.feed.describe(parts.program.capacity)
     leaves = jax.tree.leaves(described[0] if isinstance(parts.feed, ResidentFeed) else described)
-    return held(leaves, [leaf.sharding for leaf in leaves])
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def saved_of(parts: Parts, chip: Chip, rows: int) -> tuple[int, int]:
-    """Bytes that the backward pass of a micro-batch of some rows needs, on one device, and of the largest array of these.
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """What `jax.vjp` saves of a micro-batch, as it is and where nothing is computed again."""
 
-    0 where several players have losses.
+    own: Saved | None
+    """None where several players have losses."""
+    plain: Saved | None
+    """None where nothing is computed again, or in parts of unknown number."""
+
+
+def kept_of(parts: Parts, chip: Chip, rows: int) -> Kept:
+    """What the backward pass of a micro-batch with some rows on a device needs, on the mesh of the parts."""
+    sequence = int(parts.mesh.shape.get("sequence", 1))
+    return kept_from(traced_of(parts, rows), parts, rows, sequence, lambda array: size_on(chip, array))
+
+
+def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, size: Callable[[Any], int]) -> Kept:
+    """The same from a trace.
+
+    Args:
+        traced: by `traced_of`.
+        parts: of the run.
+        rows: on a device.
+        sequence: devices that divide each sequence.
+        size: bytes of an array of the trace.
     """
+    model, again = parts.task.model, 0.0
+    if traced.own is None:
+        return Kept()
+    saved, largest = traced.own.bytes(size)
+    if traced.plain is not None:
+        blocks = model.layers + (getattr(model, "decoder_layers", 0) or 0)
+        again = max(0, traced.plain.bytes(size)[0] - saved) / sequence / blocks
+    if sequence > 1 and getattr(model, "split_attention", "") == "ring":
+        # Two arrays of scores in float32 and two in the layers' dtype, of the queries here and one device's keys.
+        part = parts.batch_spec["inputs"].shape[1] // sequence
+        again += rows * model.heads * part**2 * (8 + 2 * width_of(parts))
+    return Kept(saved / sequence, largest / sequence, again)
+
+
+def traced_of(parts: Parts, rows: int, *, plain: Saved | None = None) -> Traced:
+    """Trace a micro-batch of some rows, on the mesh of the parts; `plain` is where nothing is computed again, if known."""
+    model = parts.task.model
     if parts.task.players:
-        return 0, 0
+        return Traced(None, None)
+    if getattr(model, "remat", "none") == "none" or not hasattr(model, "layers"):
+        return Traced(_trace(parts, rows), None)
+    storing = dataclasses.replace(parts, task=parts.task.with_model(model.clone(remat="none")))
+    return Traced(_trace(parts, rows), _trace(storing, rows) if plain is None else plain)
+
+
+def _trace(parts: Parts, rows: int) -> Saved:
     experiment = parts.experiment
     batch = {n: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for n, a in parts.batch_spec.items()}
 
@@ -145,8 +237,7 @@ def saved_of(parts: Parts, chip: Chip, rows: int) -> tuple[int, int]:
         mesh = make_mesh(MeshShape(data=1), devices=[mesh.devices.flat[0]])
     with jax.set_mesh(mesh):
         key = jax.eval_shape(lambda: jax.random.key(0))
-        traced = jax.make_jaxpr(saved)(parts.abstract.params, parts.abstract.model_state, batch, key).jaxpr
-    return saved_bytes(traced, lambda array: size_on(chip, array))
+        return Saved(jax.make_jaxpr(saved)(parts.abstract.params, parts.abstract.model_state, batch, key).jaxpr)
 
 
 def size_on(chip: Chip, array: Any) -> int:

@@ -148,6 +148,13 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
     return dataclasses.replace(found, compiled=compile_step(parts)) if compile else found
 
 
+def step_flops(parts: Parts) -> float:
+    """FLOPs of one step over the whole batch, what is computed again included."""
+    with jax.set_mesh(parts.mesh):
+        step = whole_step(parts.task, parts.recipe)
+        return count_flops(jax.make_jaxpr(step)(parts.abstract, parts.batch_spec).jaxpr)
+
+
 def flops_of_step(parts: Parts) -> tuple[float, float]:
     """FLOPs of one step, and of its forward pass alone, over the whole batch."""
     task, recipe = parts.task, parts.recipe
@@ -156,11 +163,9 @@ def flops_of_step(parts: Parts) -> tuple[float, float]:
         variables, part = recipe.precision.cast(state.variables, batch)
         return task.loss(variables, part, key, True)[0]
 
-    with jax.set_mesh(parts.mesh):
-        step = whole_step(task, recipe)
-        whole = count_flops(jax.make_jaxpr(step)(parts.abstract, parts.batch_spec).jaxpr)
-        if task.players:  # several losses: the step is all that is known
-            return whole, whole / 3
+    whole = step_flops(parts)
+    if task.players:  # several losses: the step is all that is known
+        return whole, whole / 3
     key = jax.eval_shape(lambda: jax.random.key(0))
     # As on one device: turns of a pipeline in which a stage has nothing to do are no work of the model.
     with jax.set_mesh(make_mesh(MeshShape(data=1), devices=[parts.mesh.devices.flat[0]])):

@@ -1,31 +1,48 @@
 """The mesh, the micro-batches and the rematerialisation that suit a configuration on some accelerators.
 
-Every way to divide the devices is counted by arithmetic. The best of those that fit are compiled, and ranked by the floor of
-their step. The arithmetic of exchanges is that of ring algorithms: gradients are reduced once, parameters that `fsdp` splits
-are gathered for the forward and the backward pass of each micro-batch, and layers that `tensor` splits are reduced twice each
-way.
+Every way to divide the devices along the axes that the model has (`meshes.py`) is counted by arithmetic: its memory
+(`account.py`), its work and its exchanges (`exchange.py`). The best of those that fit are compiled, and ranked by the floor of
+their step.
 """
 
+import collections
 import dataclasses
-import itertools
+import functools
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxnets.accelerators.account import Account, account, saved_of
-from jaxnets.accelerators.estimate import Estimate, estimate, flops_of_step, prepare
+from jaxnets.accelerators.account import (
+    Account,
+    Kept,
+    Share,
+    Traced,
+    counted,
+    data_of,
+    kept_from,
+    share_of,
+    size_on,
+    traced_of,
+    width_of,
+)
+from jaxnets.accelerators.chips import Chip
+from jaxnets.accelerators.estimate import Estimate, estimate, prepare, step_flops
+from jaxnets.accelerators.exchange import Work, exchanges, waiting, work_of
+from jaxnets.accelerators.meshes import TRIED, axes, meshes
 from jaxnets.accelerators.topology import Topology
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError
-from jaxnets.parallel.mesh import MeshShape, batch_devices
-from jaxnets.parallel.partition import shardings
+from jaxnets.parallel.mesh import ALWAYS, ORDER, MeshShape
+from jaxnets.parallel.partition import path_name, shardings
 from jaxnets.runs.build import Parts
 
 # A step that fits to the last byte does not: compilers add copies, and arithmetic is a tenth off.
 FILL = 0.9
-MOST_TENSOR = 8
+PRIMES = (251, 257, 263, 269, 271, 277, 281, 283, 293, 307)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +56,18 @@ class Way:
     account: Account
     compute: float
     """Seconds of a step at the peak of the cores."""
-    exchange: float
-    """Seconds of a step's exchanges at the peak of the links."""
+    exchanged: Mapping[str, float]
+    """Seconds of a step's exchanges at the peak of the links, by axis; sums of gradients are those of `data`."""
+    waits: float = 0.0
+    """Share of the time that a stage of a pipeline has nothing to do."""
     reason: str = ""
     """Why it is out of the question; "" where it is not."""
     compiled: Estimate | None = None
+
+    @property
+    def exchange(self) -> float:
+        """Seconds of all exchanges."""
+        return sum(self.exchanged.values())
 
     @property
     def seconds(self) -> float:
@@ -53,14 +77,32 @@ class Way:
     @property
     def order(self) -> tuple[float, float, int]:
         """Sorts ways: the floor, then the work in all, then the simpler one."""
-        size = (self.mesh.fsdp > 1) + (self.mesh.tensor > 1) + (self.micro_batches > 1)
+        size = sum(getattr(self.mesh, axis) > 1 for axis in TRIED if axis != "data") + (self.micro_batches > 1)
         return round(self.seconds, 7), round(self.compute + self.exchange, 7), size
 
     def flags(self) -> str:
         """The flags of `jaxnets train` for it."""
-        said = [f"--mesh.{axis} {getattr(self.mesh, axis)}" for axis in ("data", "fsdp", "tensor")]
+        sizes = {axis: getattr(self.mesh, axis) for axis in (*ALWAYS, *(axis for axis in TRIED if axis not in ALWAYS))}
+        said = [f"--mesh.{axis} {size}" for axis, size in sizes.items() if axis in ALWAYS or size > 1]
         said.append(f"--micro-batches {self.micro_batches}")
         return " ".join(said + ([] if self.remat is None else [f"--task.model.remat {self.remat}"]))
+
+    @property
+    def name(self) -> str:
+        """Its mesh in words: data 4 x tensor 2."""
+        said = [f"{axis} {getattr(self.mesh, axis)}" for axis in TRIED if getattr(self.mesh, axis) > 1]
+        return " x ".join(said) or "one device"
+
+    def why(self, best: "Way") -> str:
+        """Why it is not the best one, in words."""
+        if self.reason:
+            return self.reason
+        most = max(self.exchanged, key=lambda axis: self.exchanged[axis], default="")
+        if self.exchange > max(self.compute, 1.02 * best.seconds):
+            return f"exchanges, mostly {most}"
+        if self.compute > 1.02 * best.compute:
+            return f"stages wait {self.waits:.0%} of the time" if self.waits else "it computes more again"
+        return f"more exchanges, mostly {most}" if self.exchange > best.exchange else "no faster"
 
     def applied(self, experiment: Experiment) -> Experiment:
         """The experiment that runs this way."""
@@ -95,29 +137,63 @@ def plan(experiment: Experiment, topology: Topology, devices: Sequence[Any], *, 
     return sorted(tried, key=lambda way: (bool(way.reason), way.order)) + rest
 
 
+@dataclasses.dataclass(frozen=True)
+class Others:
+    """Why axes that the best way leaves at 1 are no part of it."""
+
+    ways: Mapping[str, Way]
+    """The best way with each axis that was tried."""
+    untried: Mapping[str, str]
+    """Why others were not tried."""
+
+
+def others(ways: Sequence[Way], experiment: Experiment, topology: Topology) -> Others:
+    """What a search says of the axes that its best way does not use.
+
+    Args:
+        ways: the result of `plan`.
+        experiment: what was planned.
+        topology: for which accelerators.
+    """
+    found: dict[str, Way] = {}
+    unused = [axis for axis in TRIED if getattr(ways[0].mesh, axis) == 1]
+    for axis in unused:
+        using = [way for way in ways if getattr(way.mesh, axis) > 1]
+        if using:
+            # Of those that do not fit, the one that is nearest to it.
+            found[axis] = min(using, key=lambda way: (bool(way.reason), way.account.peak if way.reason else way.order))
+    length = math.prod(experiment.data.outline().card.input_shape[:1])
+    allowed = axes(experiment, experiment.task.model, length, topology.count)
+    return Others(found, {axis: allowed[axis].why for axis in unused if axis not in found and allowed[axis].why})
+
+
 def _ways(experiment: Experiment, topology: Topology, devices: Sequence[Any]) -> Iterator[Way]:
-    model = experiment.task.model
-    for remat in _policies(model):
-        way = Way(MeshShape(data=1), 1, remat, _NOTHING, 0.0, 0.0)
-        # Shapes and work do not depend on the mesh, so one device is enough to count them.
-        parts = prepare(dataclasses.replace(way.applied(experiment), micro_batches=1), devices[:1])
-        work, _ = flops_of_step(parts)
-        saved: dict[int, tuple[int, int]] = {}
-        for mesh, micro in _meshes(experiment, topology, model):
-            grid = _grid(mesh)
-            placed = shardings(parts.abstract, grid, zero=3)
-            rows = -(-experiment.batch_size // (mesh.data * mesh.fsdp * micro))
-            if rows not in saved:
-                saved[rows] = saved_of(parts, topology.chip, rows)
-            there = dataclasses.replace(
-                parts, mesh=grid, shardings=placed, experiment=dataclasses.replace(experiment, micro_batches=micro)
-            )
-            count = account(there, topology.chip, saved=saved[rows])
-            full = count.peak > FILL * topology.chip.memory
+    first = dataclasses.replace(experiment, mesh=MeshShape(data=1), micro_batches=1)
+    # Shapes and work do not depend on the mesh, so one device is enough to count them.
+    parts = prepare(first, devices[:1])
+    work, data, chip = work_of(parts), data_of(parts), topology.chip
+    allowed = axes(experiment, parts.task.model, work.length, topology.count)
+    tried = list(meshes(experiment, topology.count, allowed))
+    state = _Distinct.of(parts)
+    shares = {mesh: state.share(mesh) for mesh, _ in tried}
+    most = max(_rows(work, mesh, micro) for mesh, micro in tried)
+    plain: _Counts | None = None
+    for remat in _policies(parts.task.model):
+        model = parts.task.model if remat is None else parts.task.model.clone(remat=remat)
+        own = dataclasses.replace(parts, task=parts.task.with_model(model))
+        counts = _Counts(own, chip, devices, {mesh.sequence for mesh, _ in tried}, most, plain)
+        plain = plain or counts
+        for mesh, micro in tried:
+            sizes = _sizes(mesh)
+            count = counted(own, sizes, micro, shares[mesh], counts.kept(_rows(work, mesh, micro), mesh.sequence), data)
+            full = count.peak > FILL * chip.memory
             reason = f"it needs {count.peak / 2**30:,.1f} GiB" if full else ""
-            compute = work / topology.count / topology.chip.flops
-            exchange = _exchange(there, topology, mesh, micro, remat)
-            yield Way(mesh, micro, remat, count, compute, exchange, reason)
+            waits = waiting(work, sizes, micro)
+            # What is outside of the stages does not wait.
+            longer = 1 + (1 / (1 - waits) - 1) * work.stacked / work.parameters
+            compute = counts.flops(mesh.sequence) / topology.count / chip.flops * longer
+            moved = exchanges(work, chip, sizes, micro, again=remat not in (None, "none"))
+            yield Way(mesh, micro, remat, count, compute, moved, waits, reason)
 
 
 def _policies(model: Any) -> list[str | None]:
@@ -125,48 +201,100 @@ def _policies(model: Any) -> list[str | None]:
     return ["none", "products", "products_with_weights", "blocks"] if hasattr(model, "remat") else [None]
 
 
-def _meshes(experiment: Experiment, topology: Topology, model: Any) -> Iterator[tuple[MeshShape, int]]:
-    """Every mesh over all devices, with every number of micro-batches that leaves each device whole rows."""
-    heads = getattr(model, "heads", 0)
-    for tensor, fsdp in itertools.product(_divisors(topology.count), repeat=2):
-        data, rest = divmod(topology.count, tensor * fsdp)
-        splits = tensor == 1 or (isinstance(heads, int) and heads and heads % tensor == 0 and tensor <= MOST_TENSOR)
-        if rest or not splits or data * fsdp > experiment.batch_size:
-            continue
-        for micro in _divisors(experiment.batch_size):
-            if experiment.batch_size % (micro * data * fsdp) == 0:
-                yield MeshShape(data=data, fsdp=fsdp, tensor=tensor), micro
+def _sizes(mesh: MeshShape) -> dict[str, int]:
+    return {axis: getattr(mesh, axis) for axis in ORDER if axis in ALWAYS or getattr(mesh, axis) > 1}
 
 
-def _divisors(number: int) -> list[int]:
-    return [size for size in range(1, number + 1) if number % size == 0]
+def _rows(work: Work, mesh: MeshShape, micro: int) -> int:
+    """Examples of a micro-batch on one device."""
+    return -(-work.rows // (mesh.data * mesh.fsdp * mesh.expert * mesh.pipeline * micro))
 
 
-def _grid(mesh: MeshShape) -> Any:
-    sizes = (mesh.data, mesh.fsdp, mesh.tensor)
-    auto = (jax.sharding.AxisType.Auto,) * 3
-    return jax.sharding.AbstractMesh(sizes, ("data", "fsdp", "tensor"), axis_types=auto)
+class _Counts:
+    """What a step computes, and what its backward pass needs on a device, for any rows and devices that divide a sequence.
+
+    It is traced once for whole sequences and once for divided ones, of which all devices together compute and keep the same
+    whatever their number. The rows in the trace are a multiple of a prime that divides no other dim, so that any number can
+    take their place.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        chip: Chip,
+        devices: Sequence[Any],
+        sequences: Iterable[int],
+        rows: int,
+        plain: "_Counts | None",
+    ) -> None:
+        """For the `sequences` asked and at most so many rows; `plain` computes nothing again."""
+        self.parts, self.chip, self.rows = parts, chip, rows
+        dims = {dim for leaf in jax.tree.leaves(parts.abstract.params) for dim in leaf.shape}
+        dims |= {dim for leaf in jax.tree.leaves(parts.batch_spec) for dim in leaf.shape[1:]}
+        self.mark = next(prime for prime in PRIMES if all(dim % prime for dim in dims))
+        self.traced: dict[bool, Traced] = {}
+        self.work: dict[bool, float] = {}
+        self.found: dict[tuple[int, int], Kept] = {}
+        for sequence in sorted(sequences):
+            if (sequence > 1) not in self.traced:
+                there = parts if sequence == 1 else dataclasses.replace(parts, mesh=_in_a_line(devices[:sequence]))
+                stored = None if plain is None else plain.traced[sequence > 1].own
+                self.traced[sequence > 1] = traced_of(there, self.mark * rows, plain=stored)
+                # `products` computes no product again, but those of a ring.
+                same = plain is not None and parts.task.model.remat == "products" and sequence == 1
+                self.work[sequence > 1] = plain.work[False] if plain is not None and same else step_flops(there)
+
+    def flops(self, sequence: int) -> float:
+        """Of the whole batch, on all devices together."""
+        return self.work[sequence > 1]
+
+    def kept(self, rows: int, sequence: int) -> Kept:
+        """What a micro-batch of some rows on a device needs, of sequences that as many devices divide."""
+
+        @functools.cache
+        def size_of(shape: tuple[int, ...], dtype: Any) -> int:
+            real = tuple(-(-dim // self.mark * rows // self.rows) if dim % self.mark == 0 else dim for dim in shape)
+            return size_on(self.chip, jax.ShapeDtypeStruct(real, dtype))
+
+        def size(array: Any) -> int:
+            return size_of(tuple(array.shape), array.dtype)
+
+        if (rows, sequence) not in self.found:
+            self.found[rows, sequence] = kept_from(self.traced[sequence > 1], self.parts, rows, sequence, size)
+        return self.found[rows, sequence]
 
 
-def _exchange(parts: Parts, topology: Topology, mesh: MeshShape, micro: int, remat: str | None) -> float:
-    """Seconds that a device's exchanges of one step take at least."""
-    chip = topology.chip
-    width = jax.numpy.dtype(parts.experiment.precision.compute).itemsize
-    bytes_ = parts.parameters * width / mesh.tensor
-
-    def seconds(sent: float, size: int, inside: int) -> float:
-        """For a ring of `size` devices that are `inside` apart in the order of the mesh."""
-        rate = chip.link if (size - 1) * inside < chip.group else chip.network
-        return sent * (size - 1) / size / rate
-
-    total = seconds(2 * bytes_ / mesh.fsdp, mesh.data, mesh.fsdp * mesh.tensor)
-    total += seconds(3 * bytes_ * micro, mesh.fsdp, mesh.tensor)
-    model, inputs = parts.task.model, parts.batch_spec["inputs"]
-    if mesh.tensor > 1:
-        tokens = math.prod(inputs.shape[:2]) / batch_devices(parts.mesh)
-        times = (6 if remat not in (None, "none") else 4) * getattr(model, "layers", 1)
-        total += seconds(times * tokens * getattr(model, "width", 1) * width * 2, mesh.tensor, 1)
-    return total
+def _in_a_line(devices: Sequence[Any]) -> Any:
+    """A mesh that splits sequences over some devices; for tracing, so it does not matter where they are."""
+    names = ("data", "fsdp", "sequence", "tensor")
+    auto = (jax.sharding.AxisType.Auto,) * len(names)
+    return jax.sharding.Mesh(np.asarray(devices).reshape(1, 1, -1, 1), names, axis_types=auto)
 
 
-_NOTHING = Account(0, 0, 0, 0, 0, 0, 0, 0, 0)
+@dataclasses.dataclass(frozen=True)
+class _Distinct:
+    """The leaves of a state, of which those of equal blocks are counted once."""
+
+    leaves: Mapping[str, Any]
+    times: Mapping[str, int]
+    width: int
+    layers: int
+
+    @classmethod
+    def of(cls, parts: Parts) -> "_Distinct":
+        """Those of a run."""
+        leaves, times = dict[str, Any](), collections.Counter[str]()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(parts.abstract):
+            name = re.sub(r"\bblock_\d+/", "block_0/", path_name(path))
+            if name in leaves and (leaves[name].shape, leaves[name].dtype) != (leaf.shape, leaf.dtype):
+                name = path_name(path)
+            leaves.setdefault(name, leaf)
+            times[name] += 1
+        return cls(leaves, times, width_of(parts), getattr(parts.task.model, "layers", 1))
+
+    def share(self, mesh: MeshShape) -> Share:
+        """Bytes of the state on a device of a mesh."""
+        sizes = _sizes(mesh)
+        auto = (jax.sharding.AxisType.Auto,) * len(sizes)
+        grid: Any = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=auto)
+        return share_of(self.leaves, shardings(self.leaves, grid), sizes, self.width, self.layers, self.times)

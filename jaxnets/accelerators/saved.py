@@ -45,18 +45,60 @@ class Value:
         return int(getattr(self.aval, "size", 0)) * int(getattr(getattr(self.aval, "dtype", None), "itemsize", 0))
 
 
-def saved_bytes(jaxpr: Any, size: Callable[[Any], int]) -> tuple[int, int]:
-    """Bytes of the outputs of a jaxpr as a compiler keeps them, and of the largest of them in its own dtype.
+class Saved:
+    """The outputs of a jaxpr as a compiler keeps them.
 
     Its inputs, and what is made of them alone by cheap operations, do not count.
-
-    Args:
-        jaxpr: a function whose outputs are what `jax.vjp` saves.
-        size: bytes of an abstract array.
     """
-    inputs = _inputs(jaxpr)
-    values = _values(jaxpr, inputs)
-    return _kept((values[id(var)] for var in jaxpr.outvars if id(var) in values), size, set(inputs))
+
+    def __init__(self, jaxpr: Any) -> None:
+        """Of a function whose outputs are what `jax.vjp` saves."""
+        self._jaxpr = jaxpr
+        self._inputs = _inputs(jaxpr)
+        # By the identity of the variables, so the jaxpr has to stay.
+        self._values = _values(jaxpr, self._inputs)
+        self._bodies: dict[int, tuple[list[Value], dict[int, Value]]] = {}
+
+    def bytes(self, size: Callable[[Any], int]) -> tuple[int, int]:
+        """Bytes of them all, and of the largest in its own dtype, where `size` says the bytes of an abstract array."""
+        needed = [self._values[id(var)] for var in self._jaxpr.outvars if id(var) in self._values]
+        return self._kept(needed, size, set(self._inputs))
+
+    def _kept(self, needed: Iterable[Value], size: Callable[[Any], int], free: set[Value]) -> tuple[int, int]:
+        """Bytes of some values, one for each that is not cheap to make, and of the largest."""
+        groups: dict[Value, int] = {}
+        loops: dict[int, tuple[Any, set[int]]] = {}
+        largest = 0
+        for value in dict.fromkeys(needed):
+            origin = value.origin
+            if origin is None or origin in free:
+                continue
+            if origin.equation is not None and origin.equation.primitive.name == "scan":
+                loops.setdefault(id(origin.equation), (origin.equation, set()))[1].add(origin.place)
+                continue
+            groups[origin] = max(groups.get(origin, 0), min(size(value.aval), size(origin.aval)))
+            largest = max(largest, size(value.aval))
+        stacked = sum(self._of_scan(scan, places, size) for scan, places in loops.values())
+        return sum(groups.values()) + stacked, largest
+
+    def _of_scan(self, scan: Any, places: set[int], size: Callable[[Any], int]) -> int:
+        """Bytes of the results of a loop: those that it stacks are counted together in its body, times its length."""
+        body = getattr(scan.params["jaxpr"], "jaxpr", scan.params["jaxpr"])
+        if id(body) not in self._bodies:
+            inputs = _inputs(body)
+            self._bodies[id(body)] = inputs, _values(body, inputs)
+        inputs, values = self._bodies[id(body)]
+        total, stacked = 0, list[Value]()
+        for place in sorted(places):
+            result, inside = scan.outvars[place], body.outvars[place]
+            if result.aval.ndim == inside.aval.ndim:  # carried from round to round, not stacked
+                total += size(result.aval)
+            elif id(inside) in values:
+                stacked.append(values[id(inside)])
+        given = set(inputs)
+        whole = sum(size(value.aval) for value in dict.fromkeys(stacked) if value in given)
+        rest, _ = self._kept([value for value in stacked if value not in given], size, set())
+        return total + (whole + rest) * scan.params["length"]
 
 
 def _inputs(jaxpr: Any) -> list[Value]:
@@ -94,39 +136,3 @@ def _values(jaxpr: Any, inputs: Sequence[Value]) -> dict[int, Value]:
             for place, var in enumerate(equation.outvars):
                 values[id(var)] = _result(var.aval, equation, place, given)
     return values
-
-
-def _kept(needed: Iterable[Value], size: Callable[[Any], int], free: set[Value]) -> tuple[int, int]:
-    """Bytes of some values, one for each that is not cheap to make, and of the largest."""
-    groups: dict[Value, int] = {}
-    loops: dict[int, tuple[Any, set[int]]] = {}
-    largest = 0
-    for value in dict.fromkeys(needed):
-        origin = value.origin
-        if origin is None or origin in free:
-            continue
-        if origin.equation is not None and origin.equation.primitive.name == "scan":
-            loops.setdefault(id(origin.equation), (origin.equation, set()))[1].add(origin.place)
-            continue
-        groups[origin] = max(groups.get(origin, 0), min(size(value.aval), size(origin.aval)))
-        largest = max(largest, size(value.aval))
-    stacked = sum(_of_scan(scan, places, size) for scan, places in loops.values())
-    return sum(groups.values()) + stacked, largest
-
-
-def _of_scan(scan: Any, places: set[int], size: Callable[[Any], int]) -> int:
-    """Bytes of the results of a loop: those that it stacks are counted together in its body, times its length."""
-    body = getattr(scan.params["jaxpr"], "jaxpr", scan.params["jaxpr"])
-    inputs = _inputs(body)
-    values = _values(body, inputs)
-    total, stacked = 0, list[Value]()
-    for place in sorted(places):
-        result, inside = scan.outvars[place], body.outvars[place]
-        if result.aval.ndim == inside.aval.ndim:  # carried from round to round, not stacked
-            total += size(result.aval)
-        elif id(inside) in values:
-            stacked.append(values[id(inside)])
-    given = set(inputs)
-    whole = sum(size(value.aval) for value in dict.fromkeys(stacked) if value in given)
-    rest, _ = _kept([value for value in stacked if value not in given], size, set())
-    return total + (whole + rest) * scan.params["length"]

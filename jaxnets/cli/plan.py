@@ -27,56 +27,63 @@ def run(loaded: Any, experiment: Any, options: PlanOptions) -> int:
     from jaxnets.accelerators.topology import asked_for, note_stand_in
 
     topology, devices, stand_in = asked_for(options.chips, "--chips")
-    from jaxnets.accelerators.plan import plan
+    from jaxnets.accelerators.plan import others, plan
 
     if stand_in and options.compile:
         note_stand_in(topology)
     ways = plan(experiment, topology, devices, compile=options.compile)
-    show(loaded.name, experiment, topology, ways)
+    show(loaded.name, experiment, topology, ways, others(ways, experiment, topology))
     return 0
 
 
-def show(name: str, experiment: Any, topology: Any, ways: Any) -> None:
-    """Print the result of a search."""
+def show(name: str, experiment: Any, topology: Any, ways: Any, left: Any) -> None:
+    """Print the result of a search, and what it says of the axes that the best way does not use."""
     from jaxnets.cli.runs import print_table
 
     fitting = [way for way in ways if not way.reason]
-    rows = []
-    for way in fitting[:SHOWN]:
-        peak = way.account.peak if way.compiled is None else way.compiled.peak
-        moved = way.exchange
-        if way.compiled is not None:
-            moved = sum(
-                way.compiled.floors[what] for what in ("interconnect", "network") if what in way.compiled.floors
-            )
-        rows.append(
-            [
-                f"{way.mesh.data} x {way.mesh.fsdp} x {way.mesh.tensor}",
-                str(way.micro_batches),
-                way.remat or "-",
-                show_memory(peak),
-                show_seconds(way.seconds),
-                show_seconds(way.compute),
-                show_seconds(moved),
-                "arithmetic" if way.compiled is None else f"{way.compiled.compiled.compiler} compiler",
-            ]
-        )
-    header = ["data x fsdp x tensor", "micro-batches", "remat", "memory", "step at least", "compute", "exchange", "by"]
-    print_table(header, rows)
+    print_table(
+        ["mesh", "micro-batches", "remat", "memory", "step at least", "compute", "exchange", "by"],
+        [_row(way) for way in fitting[:SHOWN]],
+    )
     best, out = fitting[0], [way for way in ways if way.reason]
     print(
-        f"{len(ways)} ways to run {name} (batch of {experiment.batch_size}) on {topology.name}: {len(fitting)} fit into "
-        f"{show_memory(topology.chip.memory)} a device, {len(out)} do not"
+        f"{len(ways):,} ways to run {name} (batch of {experiment.batch_size}) on {topology.name}: {len(fitting):,} fit into "
+        f"{show_memory(topology.chip.memory)} a device, {len(out):,} do not"
     )
     slower = [way for way in fitting[1:] if way.seconds > 1.02 * best.seconds]
     if slower:
         worst = max(slower, key=lambda way: way.seconds)
-        what = "exchanges" if worst.exchange > worst.compute else "computing again"
         print(
-            f"{len(slower)} that fit are slower, most of all {worst.mesh.data} x {worst.mesh.fsdp} x {worst.mesh.tensor} with "
-            f"{worst.micro_batches} micro-batches, by {what}: {show_seconds(worst.seconds)}"
+            f"{len(slower):,} that fit are slower, most of all {worst.name} with {worst.micro_batches} micro-batches: "
+            f"{show_seconds(worst.seconds)}, {worst.why(best)}"
         )
     if out:
         near = min(out, key=lambda way: way.account.peak)
         print(f"of those that do not fit, the smallest is {near.flags()}: {near.reason}")
+    if left.ways:
+        print()
+        rows = [[axis, *_row(way)[:5], way.why(best)] for axis, way in left.ways.items()]
+        print_table(
+            ["not used", "best way with it", "micro-batches", "remat", "memory", "step at least", "why not"], rows
+        )
+    if left.untried:
+        print("not tried: " + "; ".join(f"{axis}, since {why}" for axis, why in left.untried.items()))
     print(f"\njaxnets train {name} {best.flags()}")
+
+
+def _row(way: Any) -> list[str]:
+    """A way in the table."""
+    peak, moved = way.account.peak, way.exchange
+    if (compiled := way.compiled) is not None:
+        peak = compiled.peak
+        moved = sum(compiled.floors[what] for what in ("interconnect", "network") if what in compiled.floors)
+    return [
+        way.name,
+        str(way.micro_batches),
+        way.remat or "-",
+        show_memory(peak),
+        show_seconds(way.seconds),
+        show_seconds(way.compute),
+        show_seconds(moved),
+        "arithmetic" if compiled is None else f"{compiled.compiled.compiler} compiler",
+    ]

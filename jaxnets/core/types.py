@@ -24,6 +24,9 @@ Batch = dict[str, Any]
 SPECIAL_TOKENS = 4
 # What a module's `init` returns: {"params": ..., and perhaps "batch_stats": ...}.
 Variables = dict[str, Any]
+# The collection in which an output layer that is also an embedding finds its table where the two uses have gradients of
+# their own (`steps/second_use.py`).
+SECOND_USE = "second_use"
 
 
 @jax.tree_util.register_dataclass

@@ -20,9 +20,9 @@ from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
+from jaxnets.models.stacked_blocks import apart
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.beyond_promise import is_traced
-from jaxnets.ops.pipeline import pipelined, stages
 from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
 from jaxnets.ops.split_attention import can_split, split_attention
 
@@ -206,8 +206,10 @@ def _stack(
 ) -> tuple[Array, Cache | None]:
     """Run the blocks, each with its own layer of the cache."""
     kind = rematerialised(Block, model.remat, static=(4,))
-    if model.blocks == "scanned" and cache is None and stages() > 1 and not model.is_initializing():
-        return _pipeline(model, kind, x, train, packed), None
+    if model.blocks == "scanned" and cache is None and not model.is_initializing():
+        y = apart(model, kind(**model.sizes, parent=None), x, train, packed)
+        if y is not None:
+            return y, None
     stored = None if cache is None else (cache["keys"], cache["values"])
     if model.blocks == "scanned":
         stack = nn.scan(
@@ -228,25 +230,6 @@ def _stack(
     if cache is None or stored is None:
         return x, None
     return x, {**cache, "keys": stored[0], "values": stored[1], "length": cache["length"] + x.shape[1]}
-
-
-def _pipeline(model: LanguageModel, kind: Any, x: Array, train: bool, packed: Packed) -> Array:
-    """Run the blocks as the stages of a pipeline. Each part of the batch draws its own dropout."""
-    block = kind(**model.sizes, parent=None)
-    key = model.make_rng("dropout") if train and model.dropout else None
-
-    def run(params: Any, x: Array, extras: tuple[Packed, Array], first: Array) -> Array:
-        packed, rows = extras
-
-        def layer(x: Array, one: tuple[Any, Array]) -> tuple[Array, None]:
-            own = None if key is None else jax.random.fold_in(jax.random.fold_in(key, one[1]), rows[0])
-            rngs = {} if own is None else {"dropout": own}
-            return block.apply({"params": one[0]}, x, None, 0, train, packed, rngs=rngs)[0], None
-
-        return jax.lax.scan(layer, x, (params, first + jnp.arange(jax.tree.leaves(params)[0].shape[0])))[0]
-
-    rows = jnp.arange(x.shape[0])
-    return pipelined(run, model.variables["params"]["blocks"], x, (packed, rows), rounds=model.pipeline_rounds)
 
 
 class Block(Sizes):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.typecheck import check_choices
+from jaxnets.core.types import SECOND_USE
 from jaxnets.ops import conv_general_dilated, dot_general, name_axes
 from jaxnets.ops.bilinear import PLAIN
 
@@ -48,6 +49,16 @@ class Embed(nn.Embed):
         if self.num_embeddings == 1:
             return super().__call__(inputs)
         return jnp.take(name_axes(self.embedding, "vocab", "embed"), inputs, axis=0)
+
+    def attend(self, query: Array) -> Array:
+        """The products `[..., num_embeddings]` of `[..., features]` with the rows, as the output layer that shares the table.
+
+        The collection `second_use` may hold the table for this use, so that its gradient is one of its own.
+        """
+        table = self.get_variable(SECOND_USE, "embedding", self.embedding)
+        same_dtype: Any = self.promote_dtype
+        query, table = same_dtype(query, table, dtype=self.dtype)
+        return jnp.dot(query, table.T)
 
 
 def rematerialised(block: type[nn.Module], remat: Remat, *, static: tuple[int, ...] = ()) -> Any:

@@ -41,6 +41,11 @@ def apart_along(axis: str) -> Iterator[None]:
         _ELSEWHERE.remove(axis)
 
 
+def mapped_elsewhere() -> bool:
+    """Whether what is traced sees one of several arrays along some axis (`apart_along`)."""
+    return bool(_ELSEWHERE)
+
+
 def axis_size(axis: str) -> int:
     """Devices along an axis of the mesh in use; 1 outside of a mesh."""
     return int(jax.sharding.get_abstract_mesh().shape.get(axis, 1))

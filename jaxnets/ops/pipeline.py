@@ -11,7 +11,8 @@ to the devices that use them, every step.
 The backward pass is the derivative of this program: the same pipeline in reverse order, with the same bubble.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,14 +37,11 @@ def bubble(stages: int, parts: int, rounds: int = 1) -> float:
     return (stages - 1) / (parts * rounds + stages - 1)
 
 
-def parts_of(rows: int) -> int:
-    """Parts that a batch of `rows` is divided into on the mesh in use: as many for each stage as divide its share, up to
-    `MOST_PARTS`."""
-    shares = 1
-    for axis in AXES["batch"] or ():
-        shares *= axis_size(axis)
-    each = rows // shares
-    return stages() * next((n for n in range(min(MOST_PARTS, each), 0, -1) if each % n == 0), 1)
+def parts_in(rows: int, sizes: Mapping[str, int]) -> int:
+    """Parts that a batch of `rows` is divided into on a mesh with these sizes: as many for each stage as divide its share, up
+    to `MOST_PARTS`."""
+    each = rows // math.prod(sizes.get(axis, 1) for axis in AXES["batch"] or ())
+    return sizes.get(AXIS, 1) * next((n for n in range(min(MOST_PARTS, each), 0, -1) if each % n == 0), 1)
 
 
 def pipelined(
@@ -74,7 +72,7 @@ def pipelined(
     if rows % devices:
         raise ValueError(f"a pipeline of {devices} stages needs a batch that {devices} divides, got {rows} rows")
     each = layers // (devices * rounds)
-    per_stage = parts_of(rows) // devices
+    per_stage = parts_in(rows, {axis: axis_size(axis) for axis in AXES["batch"] or ()}) // devices
     stacked = jax.tree.map(lambda a: a.reshape(rounds, devices, each, *a.shape[1:]), params)
 
     def local(params: Any, number: Array, x: Array, extras: Any) -> Array:

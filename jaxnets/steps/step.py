@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnets.core.types import Aux, Batch, Mean, Variables
+from jaxnets.core.types import SECOND_USE, Aux, Batch, Mean, Variables
+from jaxnets.ops.axes import AXES, axis_size
 from jaxnets.ops.beyond_promise import compiled_for
+from jaxnets.ops.own_rows import summed_later
 from jaxnets.ops.random import with_keys
 from jaxnets.optim import reading
 from jaxnets.optim.schedules import on_schedule
+from jaxnets.steps import second_use
 from jaxnets.steps.counters import count_step, counted, flag_of, norm_of
 from jaxnets.steps.health import HEALTH, activations, measured, norms
 from jaxnets.steps.recipe import TAKEN, Loss, Metrics, Recipe, Step
@@ -139,36 +142,53 @@ def _gradients(
     # A constant of the size of the weight keeps the numbers moderate in between.
     factor = 1.0 / rows if scale is None else scale / rows
 
-    def total(params: Any, model_state: Variables, part: Batch, key: Array) -> tuple[Array, tuple[Mean, Aux]]:
-        variables, part = recipe.precision.cast({"params": recipe.seen(params, state.step), **model_state}, part)
+    def total(
+        params: Any, again: Any, model_state: Variables, part: Batch, key: Array
+    ) -> tuple[Array, tuple[Mean, Aux]]:
+        variables = {"params": recipe.seen(params, state.step), **model_state}
+        if again:
+            seen = recipe.seen(second_use.joined(params, again, lambda _, table: table), state.step)
+            variables[SECOND_USE] = recipe.precision.params(second_use.tables(seen))
+        variables, part = recipe.precision.cast(variables, part)
         mean, aux = loss(variables, part, key, True)
-        return mean.sum * factor, (mean, aux)
+        return mean.sum * factor, (mean, aux._replace(model_state=second_use.without(aux.model_state)))
 
-    differentiate = jax.grad(total, has_aux=True)
+    differentiate = jax.grad(total, (0, 1), has_aux=True)
     key = recipe.key("model", state.step)
     count = recipe.micro_batches
     if count == 1:
-        gradients, (mean, aux) = differentiate(state.params, state.model_state, batch, key)
+        (gradients, _), (mean, aux) = differentiate(state.params, {}, state.model_state, batch, key)
         gradients, metrics, model_state = recipe.placed(gradients), aux.metrics, aux.model_state
     else:
         parts = jax.tree.map(lambda a: split(a, count), batch)
+        again = second_use.tables(state.params) if _sums_later() else {}
 
         def accumulate(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
             so_far, model_state = carry
             piece, index = part
-            gradients, (mean, aux) = differentiate(state.params, model_state, piece, jax.random.fold_in(key, index))
-            so_far = jax.tree.map(jnp.add, so_far, (recipe.placed(gradients), mean, aux.metrics))
+            with summed_later():
+                (gradients, more), (mean, aux) = differentiate(
+                    state.params, again, model_state, piece, jax.random.fold_in(key, index)
+                )
+            so_far = jax.tree.map(jnp.add, so_far, (recipe.placed(gradients), more, mean, aux.metrics))
             return (so_far, aux.model_state), None
 
         first = jax.tree.map(lambda a: a[0], parts)
-        shapes = jax.eval_shape(differentiate, state.params, state.model_state, first, key)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes[0], shapes[1][0], shapes[1][1].metrics))
+        shapes, aux = jax.eval_shape(differentiate, state.params, again, state.model_state, first, key)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (*shapes, aux[0], aux[1].metrics))
         zeros = (recipe.placed(zeros[0]), *zeros[1:])
         (sums, model_state), _ = jax.lax.scan(accumulate, (zeros, state.model_state), (parts, jnp.arange(count)))
-        gradients, mean, metrics = sums
+        gradients, more, mean, metrics = sums
+        gradients = second_use.joined(gradients, more, jnp.add) if again else gradients
     # A batch in which everything is masked has no gradient, rather than 0/0.
     undo = jnp.where(mean.weight > 0, 1.0 / (jnp.maximum(mean.weight, 1e-30) * factor), 0.0)
     return jax.tree.map(lambda g: g * undo, gradients), mean, metrics, model_state
+
+
+def _sums_later() -> bool:
+    """Whether compilers may sum gradients over devices after the last micro-batch: over all axes of a batch but `fsdp`, along
+    which each device keeps a part of the sum."""
+    return any(axis_size(axis) > 1 for axis in AXES["batch"] or () if axis != "fsdp")
 
 
 def _health(loss: Loss, recipe: Recipe, state: TrainState, params: Any, gradients: Any, batch: Batch) -> Any:

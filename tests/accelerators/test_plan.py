@@ -1,16 +1,22 @@
 """`jaxnets plan`: what fits, what is fastest, and what is asked of a backward pass."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import run_here
 
-from jaxnets.accelerators.plan import plan
-from jaxnets.accelerators.saved import saved_bytes
+from jaxnets.accelerators.account import Account
+from jaxnets.accelerators.estimate import estimate, prepare
+from jaxnets.accelerators.plan import Way, others, plan
+from jaxnets.accelerators.saved import Saved
 from jaxnets.accelerators.topology import parse
+from jaxnets.cli.plan import show
 from jaxnets.config import load
 from jaxnets.core.errors import UsageError
+from jaxnets.parallel import MeshShape
 
 
 def plain_size(array):
@@ -21,7 +27,7 @@ def saved(function, *arguments):
     def leaves(*args):
         return jax.tree.leaves(jax.vjp(function, *args)[1])
 
-    return saved_bytes(jax.make_jaxpr(leaves)(*arguments).jaxpr, plain_size)
+    return Saved(jax.make_jaxpr(leaves)(*arguments).jaxpr).bytes(plain_size)
 
 
 A = jax.ShapeDtypeStruct((32, 64), jnp.float32)
@@ -88,6 +94,111 @@ def test_what_is_split_takes_less_and_what_is_computed_again_takes_longer():
     plain = by["--mesh.data 1 --mesh.fsdp 8 --mesh.tensor 1 --micro-batches 1 --task.model.remat none"]
     assert plain.account.saved > 2 * cut.account.saved
     assert plain.compute < cut.compute
+
+
+def way(seconds, exchanged=None, memory=1, reason="", waits=0.0, **sizes):
+    account = Account(memory << 30, 0, 0, 0, 0, 0, 0, 0, 0)
+    return Way(MeshShape(**{"data": 1} | sizes), 2, "blocks", account, seconds, exchanged or {}, waits, reason)
+
+
+def test_each_axis_that_is_not_used_has_its_best_way_and_a_reason(capsys):
+    experiment = load("llama_1b").experiment
+    best = way(1.0, {"fsdp": 0.1}, fsdp=8)
+    ways = [
+        best,
+        way(1.0, {"fsdp": 0.2, "tensor": 0.1}, fsdp=4, tensor=2),
+        way(1.3, waits=0.25, pipeline=8),
+        way(1.0, {"data": 4.0, "fsdp": 0.5}, data=4, fsdp=2),
+        way(1.0, memory=30, reason="it needs 30.0 GiB", fsdp=4, sequence=2),
+        way(1.0, memory=20, reason="it needs 20.0 GiB", fsdp=2, sequence=4),
+    ]
+    found = others(ways, experiment, parse("v5e:8"))
+    assert {axis: one.why(best) for axis, one in found.ways.items()} == {
+        "tensor": "more exchanges, mostly fsdp",
+        "pipeline": "stages wait 25% of the time",
+        "data": "exchanges, mostly data",
+        "sequence": "it needs 20.0 GiB",  # of those that do not fit the nearest
+    }
+    assert found.untried == {"expert": "the model has no experts"}
+    show("llama_1b", experiment, parse("v5e:8"), ways, found)
+    said = capsys.readouterr().out
+    assert "6 ways to run llama_1b (batch of 16) on v5e:2x4: 4 fit into 16.00 GiB a device, 2 do not" in said
+    assert (
+        "2 that fit are slower, most of all data 4 x fsdp 2 with 2 micro-batches: 4.5 s, exchanges, mostly data" in said
+    )
+    assert "not tried: expert, since the model has no experts" in said
+    flags = "--mesh.data 1 --mesh.fsdp 8 --mesh.tensor 1 --micro-batches 2 --task.model.remat blocks"
+    assert said.rstrip().endswith(f"jaxnets train llama_1b {flags}")
+    assert "--mesh.tensor 1 --mesh.sequence 4 --micro-batches" in ways[-1].flags()
+
+
+@pytest.mark.slow
+def test_a_mixture_is_divided_by_its_experts_where_that_exchanges_less():
+    ways = plan(load("mixtral_8x7b").experiment, parse("v5p:32"), jax.devices(), compile=0)
+    best = ways[0]
+    assert best.mesh.expert > 1
+    # As fast by its work, and without experts on their own devices twice as much is exchanged.
+    without = next(way for way in ways if way.mesh.expert == 1 and not way.reason)
+    assert without.seconds == pytest.approx(best.seconds, rel=0.02)
+    assert without.exchange > 2 * best.exchange
+    # 46.7 billion parameters and two moments are nowhere whole.
+    assert all(way.reason for way in ways if way.mesh.data == 32)
+    said = others(ways, load("mixtral_8x7b").experiment, parse("v5p:32"))
+    assert "experts" in said.untried["pipeline"]
+    assert said.ways["sequence"].compute > best.compute  # scores of the ring, once more in the backward pass
+
+
+@pytest.mark.slow
+def test_windows_of_32k_tokens_are_divided():
+    experiment = load("llama_1b").experiment
+    model = experiment.task.model.clone(length=32_768)
+    long = dataclasses.replace(
+        experiment,
+        data=dataclasses.replace(experiment.data, length=32_768),
+        task=dataclasses.replace(experiment.task, model=model),
+        batch_size=8,
+    )
+    ways = plan(long, parse("v5e:16"), jax.devices(), compile=0)
+    assert ways[0].mesh.sequence > 1
+    # Scores of one head of one window are 4 GiB in float32, and there are 32 heads.
+    whole = [way for way in ways if way.mesh.sequence == 1]
+    assert all(way.reason for way in whole)
+    assert "--mesh.sequence" in ways[0].flags()
+    assert min(way.account.again for way in whole if way.remat == "blocks") > 4 * 4 * 2**30
+    # Windows of 1,024 tokens are not.
+    short = plan(load("gpt2_124m").experiment, parse("v5e:4"), jax.devices()[:4], compile=0)
+    assert {way.mesh.sequence for way in short} == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_stages_of_a_pipeline_are_tried_where_the_model_has_them_and_wait():
+    experiment = load("llama_1b").experiment
+    ways = plan(experiment, parse("v5e:8"), jax.devices(), compile=0)
+    stages = [way for way in ways if way.mesh.pipeline > 1]
+    assert {way.mesh.pipeline for way in stages} == {2, 4, 8}
+    one = next(way for way in stages if way.mesh.pipeline == 8 and way.remat == "blocks")
+    plain = next(way for way in ways if way.mesh.fsdp == 8 and way.remat == "blocks")
+    assert one.waits > 0
+    assert plain.compute < one.compute < plain.compute / (1 - one.waits)
+    # A stage has an eighth of the blocks, and all of the embedding and the output layer.
+    assert plain.account.parameters < one.account.parameters < 3 * plain.account.parameters
+    said = others(ways, experiment, parse("v5e:8"))
+    assert said.untried["expert"] == "the model has no experts"
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_rows_in_one_trace_count_as_rows_traced():
+    """The plan traces once and puts other numbers in the place of the rows; `estimate` traces what it asks for."""
+    experiment = load("shakespeare_char").experiment
+    ways = plan(experiment, parse("v5e:4"), jax.devices()[:4], compile=0)
+    for way in ways:
+        if way.mesh.tensor == 1 and way.remat in ("none", "blocks") and way.micro_batches in (1, 4):
+            found = estimate(prepare(way.applied(experiment), jax.devices()[:4]), parse("v5e:4"), compile=False)
+            assert way.account.saved == pytest.approx(found.account.saved, rel=0.01)
+            assert way.account.peak == pytest.approx(found.account.peak, rel=0.01)
+            assert way.compute == pytest.approx(found.floors["compute"])
 
 
 def test_where_nothing_fits_the_smallest_way_is_named():

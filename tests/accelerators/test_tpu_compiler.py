@@ -79,6 +79,18 @@ def test_data_parallel_reduces_each_gradient_once():
     assert {one.kind for one in found.compiled.collectives} == {"all-reduce"}
 
 
+@pytest.mark.parametrize("blocks", ["unrolled", "scanned"])
+def test_gradients_are_summed_once_a_step_whatever_the_micro_batches(blocks):
+    """Those of the tied embedding too, whose two uses have a gradient each, and of blocks in a loop."""
+    found = compiled(mesh=MeshShape(data=8), micro_batches=4, blocks=blocks)
+    large = [one for one in found.compiled.collectives if max(sizes(one)) >= WIDTH**2]
+    assert {(one.kind, one.repeats) for one in large} == {("all-reduce", 1)}
+    assert sum(one.bytes for one in large) < 1.02 * 4 * found.parameters
+    # Parts that `fsdp` makes are scattered for each micro-batch; over `data` they are summed once.
+    moved = compiled(mesh=MeshShape(data=2, fsdp=4), micro_batches=4, blocks=blocks).compiled.collectives
+    assert {one.repeats for one in moved if one.axes == ("data",) and max(sizes(one)) >= WIDTH**2 / 4} == {1}
+
+
 def test_experts_get_their_tokens_by_all_to_all():
     """Four a layer: to the experts and back, forward and backward. Neither hidden units nor whole batches are gathered."""
     routing = Experts(count=4, routing="capacity")

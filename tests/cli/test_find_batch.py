@@ -45,7 +45,9 @@ def test_no_batch_fits_and_every_batch_fits():
     none = fitting(EXPERIMENT, jax.devices(), 1000)
     assert (none.largest.size, none.micro_batches) == (0, None)
     every = fitting(EXPERIMENT, jax.devices(), 1 << 40)
-    assert every.largest.size == EXPERIMENT.data.outline().card.examples["train"]
+    # The rows of a batch are divided over the devices.
+    devices = len(jax.devices())
+    assert every.largest.size == EXPERIMENT.data.outline().card.examples["train"] // devices * devices
     assert not every.largest.bounded
     assert every.micro_batches == 1
 

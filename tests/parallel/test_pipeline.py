@@ -12,7 +12,7 @@ from jaxnets.accelerators.hlo import collectives
 from jaxnets.checkpoints.digest import leaf_paths
 from jaxnets.core.errors import UsageError
 from jaxnets.models import LanguageModel
-from jaxnets.ops.pipeline import bubble, parts_of, pipelined
+from jaxnets.ops.pipeline import bubble, parts_in, pipelined
 from jaxnets.parallel import MeshShape, make_mesh
 
 
@@ -72,10 +72,10 @@ def test_the_bubble_and_the_number_of_parts():
     assert bubble(4, 16) == pytest.approx(3 / 19)
     assert bubble(4, 16, rounds=2) == pytest.approx(3 / 35)
     assert bubble(1, 4) == 0
-    with jax.set_mesh(make_mesh(MeshShape(data=2, pipeline=4))):
-        assert parts_of(64) == 16  # 8 rows a device: four parts of two
-        assert parts_of(8) == 4  # 1 row
-        assert parts_of(24) == 12  # 3 rows
+    sizes = {"data": 2, "pipeline": 4, "tensor": 2}
+    assert parts_in(64, sizes) == 16  # 8 rows a device: four parts of two
+    assert parts_in(8, sizes) == 4  # 1 row
+    assert parts_in(24, sizes) == 12  # 3 rows
     with pytest.raises(ValueError, match="needs layers that 4 divides"), jax.set_mesh(make_mesh(MeshShape(pipeline=4))):
         pipelined(layers, *problem(6, 16))
     with (

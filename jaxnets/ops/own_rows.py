@@ -1,0 +1,64 @@
+"""Stacked layers that each device applies to its own rows, so that gradients of their parameters are summed once a call.
+
+Where layers run in a loop over stacked parameters, the compiler sums the gradient of each layer over the devices inside the
+loop, and cannot move that sum behind a loop over micro-batches around it. Inside of a `shard_map` a device has the gradient of
+its own rows alone, and they are summed where it ends. Without such a loop the sums inside cost nothing more, and can be made
+while the next layer computes, so a step says where it has one (`summed_later`).
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax import Array
+from jax.sharding import PartitionSpec as P
+
+from jaxnets.ops.axes import axis_size, mapped_elsewhere
+
+# Axes along which devices have the same parameters and other rows.
+AXES = ("replica", "data")
+
+# Whether what is traced is inside of a loop over micro-batches.
+_LATER: list[bool] = []
+
+
+@contextlib.contextmanager
+def summed_later() -> Iterator[None]:
+    """In this context gradients are added up over micro-batches before they are used."""
+    _LATER.append(True)
+    try:
+        yield
+    finally:
+        _LATER.pop()
+
+
+def own_axes(rows: int) -> tuple[str, ...]:
+    """The axes of the mesh in use over which `rows` are spread and parameters are not; () if there are none, and outside of a
+    loop over micro-batches."""
+    axes = tuple(axis for axis in AXES if axis_size(axis) > 1)
+    spread = _LATER and not mapped_elsewhere() and rows % math.prod(map(axis_size, axes)) == 0
+    # Inside of another `shard_map` a device has its own rows already.
+    return axes if spread and not jax.sharding.get_abstract_mesh().manual_axes else ()
+
+
+def on_own_rows(run: Callable[[Any, Array, Any], Array], params: Any, x: Array, extras: Any = ()) -> Array:
+    """The result of `run(params, x, extras)`, which treats each row by itself.
+
+    Args:
+        run: of parameters, activations `[B, ...]` and extras `[B, ...]`; it returns activations of the shape of `x`.
+        params: a tree of arrays, the same for all rows.
+        x: activations `[B, ...]`.
+        extras: a tree of arrays `[B, ...]`.
+
+    Returns:
+        `[B, ...]`, as `x`.
+    """
+    axes = own_axes(x.shape[0])
+    if not axes:
+        return run(params, x, extras)
+    row = P(axes)
+    program = jax.shard_map(run, in_specs=(P(), row, row), out_specs=row, axis_names={*axes}, check_vma=False)
+    # Under `jit` also where the caller is not: a part of the mesh's axes is left to the compiler, which eager code has not.
+    return jax.jit(program)(params, x, extras)
