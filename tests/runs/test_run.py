@@ -351,7 +351,7 @@ def test_fit_takes_your_arrays_and_leaves_them_as_they_are():
         ((MLP(),), {"steps": 0}, UsageError, "steps is at least 1, got 0"),
         ((MLP(),), {"batch_size": 2000}, UsageError, "batch_size 2000 is larger than the training set"),
         ((MLP(),), {"epochs": 0}, UsageError, "epochs is a positive number, got 0"),
-        ((MLP(),), {"steps": "5"}, UsageError, "steps is int, got '5'"),
+        ((MLP(),), {"steps": "5"}, UsageError, "steps is a number such as 500, or a duration .* got '5'"),
         ((MLP(),), {"stepz": 5}, UsageError, "no argument 'stepz'. Did you mean 'steps'"),
         ((MLP,), {}, UsageError, "add parentheses"),
         ((MLP(),), {"optimizer": 3}, UsageError, "an optimizer is one of .*; got 3"),
