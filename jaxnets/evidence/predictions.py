@@ -82,7 +82,7 @@ class Seen:
         if not path.exists():
             return None
         try:
-            found: np.ndarray = np.load(path)
+            found: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} holds no predictions ({error}); remove it with its line of the results") from error
         return found

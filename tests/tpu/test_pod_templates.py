@@ -172,8 +172,10 @@ def test_a_killed_command_and_a_lost_one_are_told_apart(machine):
     machine.wait("ended 137")
     machine.run("run", "exit 2")
     machine.wait("ended 2")
-    machine.run("run", "sleep 5")
-    machine.until((machine.home / "pod" / "group").exists)
+    group = machine.home / "pod" / "group"
+    group.unlink(missing_ok=True)  # of the command before
+    machine.run("run", "sleep 60")
+    machine.until(lambda: group.exists() and group.read_text().strip())
     os.kill(int((machine.home / "pod" / "pid").read_text()), signal.SIGKILL)
     machine.wait("running")  # the command goes on without the process that held it
     assert machine.run("run", "true")[0] == 3
