@@ -105,13 +105,13 @@ def as_data(found: Any, law: Any) -> dict[str, Any]:
         }
         for one in found.points
     ]
-    told = None
+    fitted = None
     if law is not None:
         names = ("floor", "scale", "exponent")
         ends = [[_plain(end) for end in law.interval(lambda constants, n=n: constants[n])] for n in range(3)]
-        told = {**dict(zip(names, law.constants, strict=True)), "intervals": dict(zip(names, ends, strict=True)),
+        fitted = {**dict(zip(names, law.constants, strict=True)), "intervals": dict(zip(names, ends, strict=True)),
                 "over": law.over, "notes": law.notes()}  # fmt: skip
-    return {"over": found.over, "metric": found.metric, "error": found.error, "points": points, "law": told}
+    return {"over": found.over, "metric": found.metric, "error": found.error, "points": points, "law": fitted}
 
 
 def _plain(value: float) -> float | None:

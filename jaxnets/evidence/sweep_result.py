@@ -40,7 +40,7 @@ class Outcome:
     parameters: int = 0
     """Numbers in the model's parameters; 0 in a result that an older version wrote."""
     training: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Metrics on the training examples that the run saw; {} where they were not asked for."""
+    """Metrics on the training examples that the run saw; {} where they were not measured."""
 
     @property
     def setting(self) -> str:

@@ -1,7 +1,7 @@
 """Whether the gradient is that of the loss: derivatives in random directions against central finite differences.
 
 In float64 a step can be so small that neither curvature nor rounding counts, and hardly any unit crosses the kink of a ReLU
-or of a maximum on the way. Where a part of the model computes in float32 whatever it is given, such steps are lost in its
+or of a maximum on the way. Where a part of the model computes in float32 for any input, such steps are lost in its
 rounding. Then larger steps in float32 are compared, which only show a large fault.
 """
 

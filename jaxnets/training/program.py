@@ -125,7 +125,7 @@ class Program:
 
 
 def looks_for_nans() -> bool:
-    """Whether JAX is told to name the operation that makes a NaN or an infinity: it then runs steps again, one by one."""
+    """Whether JAX is set to name the operation that makes a NaN or an infinity; it then runs the operations one by one."""
     return any(getattr(jax.config, name) for name in ("jax_debug_nans", "jax_debug_infs"))
 
 

@@ -38,15 +38,15 @@ def test_a_constant_predictor_has_bias_only():
 def least_squares(rng, runs, *, examples=30, inputs=5, noise=0.7):
     """Predictions of linear regressions on designs of their own, and noisy targets: `[runs, N, 1]`, `[N, 1]`, and the noise."""
     weights, test = rng.normal(size=inputs), rng.normal(size=(40, inputs))
-    told = []
+    predictions = []
     for _ in range(runs):
         x = rng.normal(size=(examples, inputs))
         y = x @ weights + noise * rng.normal(size=examples)
-        told.append(test @ np.linalg.lstsq(x, y, rcond=None)[0])
+        predictions.append(test @ np.linalg.lstsq(x, y, rcond=None)[0])
     chance = noise * rng.normal(size=40)
     # For normal designs the mean of (X' X)^-1 is I / (examples - inputs - 1), so the variance at x is noise^2 |x|^2 times that.
     variance = noise**2 * np.square(test).sum(axis=1).mean() / (examples - inputs - 1)
-    return np.stack(told)[..., None], (test @ weights + chance)[:, None], np.square(chance).mean(), variance
+    return np.stack(predictions)[..., None], (test @ weights + chance)[:, None], np.square(chance).mean(), variance
 
 
 def test_linear_regression_has_the_variance_of_its_theory_and_no_bias():
