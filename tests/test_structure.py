@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT
+from tiers import KEPT, NIGHTLY, SAMPLED
 
 PACKAGE = ROOT / "jaxnets"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -89,6 +90,13 @@ def test_the_way_from_the_command_to_the_loss_is_short():
     assert way[-2:] == ["steps/step.py", "tasks/classification.py"]
     assert len(way) <= 10
     assert sum(len((PACKAGE / name).read_text().splitlines()) for name in way) < 3_800
+
+
+def test_the_lists_of_sweeps_name_tests_that_there_are():
+    written = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    for name in (*KEPT, *SAMPLED, *NIGHTLY):
+        module, _, function = name.partition("[")[0].partition(".")
+        assert f"def {function}" in written[module], f"tests/tiers.py names {name}, which is no test"
 
 
 def test_tests_mirror_the_rooms():
