@@ -36,5 +36,6 @@ def config() -> Experiment:
         average=EMA(decay=0.99),
         log_every=117,
         eval_every=1170,
+        sample_every=390,
         save_every=1170,
     )

@@ -32,5 +32,6 @@ def config() -> Experiment:
         average=EMA(decay=0.999),
         log_every=100,
         eval_every=4000,
+        sample_every=2000,
         save_every=1000,
     )

@@ -27,5 +27,6 @@ def config() -> Experiment:
         average=EMA(decay=0.999),
         log_every=120,
         eval_every=1200,
+        sample_every=2400,
         save_every=3000,
     )

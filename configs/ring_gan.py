@@ -36,5 +36,6 @@ def config() -> Experiment:
         average=EMA(decay=0.99),
         log_every=100,
         eval_every=1000,
+        sample_every=1000,
         save_every=5000,
     )

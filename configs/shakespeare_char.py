@@ -30,6 +30,7 @@ def config() -> Experiment:
         steps=2000,
         batch_size=12,
         eval_every=500,
+        sample_every=500,
         eval_batch_size=128,
         log_every=50,
     )

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnets.callbacks.callback import Callback, CallbackError, Progress
@@ -52,9 +53,10 @@ class CallbackHook:
             return
         run, stepped = self._run, self.callback.stepped
         try:
-            for step, row in enumerate(self._rows.of(metrics), first_step + 1):
-                run.step = step
-                stepped(run, step, row.copy())  # what a callback does to its own copy, the others do not see
+            with jax.transfer_guard("allow"):  # the loop refuses implicit transfers in its own code, not in a user's
+                for step, row in enumerate(self._rows.of(metrics), first_step + 1):
+                    run.step = step
+                    stepped(run, step, row.copy())  # what a callback does to its own copy, the others do not see
         except Exception as error:
             self._raised(error)
 
@@ -66,7 +68,8 @@ class CallbackHook:
         """Call a method of the callback, unless it has raised before."""
         if self.error is None:
             try:
-                getattr(self.callback, event)(self._run, *arguments)
+                with jax.transfer_guard("allow"):
+                    getattr(self.callback, event)(self._run, *arguments)
             except Exception as error:
                 self._raised(error)
 

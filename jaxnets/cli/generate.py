@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxnets.cli.flags import parse
-from jaxnets.core.errors import DataError, UsageError, note
+from jaxnets.core.errors import UsageError, note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +108,7 @@ def _go_on(run: Any, options: TextOptions) -> int:
     from jaxnets.data.text.chat import prompt_of
     from jaxnets.data.text.textfile import plain_ends
     from jaxnets.models.wrapper import without_wrappers
+    from jaxnets.runs.samples import first_token
 
     tokenizer, text = run.parts.dataset.tokenizer, options.prompt
     if tokenizer is None:
@@ -119,7 +120,7 @@ def _go_on(run: Any, options: TextOptions) -> int:
     if chat:
         prompt = prompt_of([("user", text)], run.experiment.data.turns(tokenizer), tokenizer)
     else:
-        prompt = tokenizer.encode(text) if text else _first_token(tokenizer)
+        prompt = tokenizer.encode(text) if text else first_token(tokenizer)
         text = text or tokenizer.decode(prompt)
     window, asked = run.parts.dataset.card.input_shape[0], len(prompt) + options.tokens
     batch = jnp.asarray(np.tile(prompt, (options.samples, 1)))
@@ -149,19 +150,6 @@ def _reply(run: Any, ids: Any) -> str:
         number = tokenizer.symbols.index(end)
         return str(tokenizer.decode(ids[: ids.tolist().index(number)] if number in ids else ids))
     return str(tokenizer.decode(ids)).split(end)[0]
-
-
-def _first_token(tokenizer: Any) -> Any:
-    """What an empty prompt stands for: the token that begins or ends texts, else a new line, else the first there is."""
-    import numpy as np
-
-    for role in ("begin", "end"):
-        if role in tokenizer.special:
-            return np.array([tokenizer.special[role]], np.int32)
-    try:
-        return tokenizer.encode("\n")
-    except DataError:
-        return np.zeros(1, np.int32)
 
 
 def _joined(tokenizer: Any, prompt: Any, ids: Any, text: str) -> str:

@@ -95,7 +95,8 @@ def draw(run: "Run", options: ImageOptions | FilmOptions) -> Path:
     assert run.directory is not None  # it was opened from there
     picture = user_path(options.output) if options.output else run.directory / "samples.png"
     images = made.reshape(-1, *made.shape[-3:])
-    from jaxnets.report.plots import gallery, to_png
+    from jaxnets.report.images import gallery
+    from jaxnets.report.plots import to_png
 
     if len(images) > MOST_SHOWN:
         note(f"the picture shows the first {MOST_SHOWN} of {len(images)} images; the arrays beside it hold them all")

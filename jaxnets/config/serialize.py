@@ -185,7 +185,7 @@ def built_ins() -> dict[str, type]:
 # What decides where and how a run is executed and shown, not what it computes: a run may go on with other values.
 INCIDENTAL = (
     *("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement"),
-    "health",
+    *("health", "sample_every"),
 )
 
 

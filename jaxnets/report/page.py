@@ -16,7 +16,7 @@ from jaxnets.core.errors import RunDirectoryError
 from jaxnets.core.files import replacing
 from jaxnets.core.flatten import flatten
 from jaxnets.core.types import AttentionMap, ConfusionMatrix, Exhibit, Gallery, HeatMap, Lines, Scatter, Table
-from jaxnets.report import instrument_plots, plots
+from jaxnets.report import images, instrument_plots, plots
 from jaxnets.report.history import HEALTH, History
 
 # File name of the page in a run directory.
@@ -37,11 +37,14 @@ figure { margin: 0; } img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .88rem; } td, th { text-align: left; padding: .22rem 1.1rem .22rem 0;
 border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--soft); font-weight: 500; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 0 2.2rem; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: .6rem 1rem; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: .6rem 1rem; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least)), 1fr)); gap: .8rem; }
+.gallery figure { max-width: 340px; } .gallery img { width: 100%; display: block; image-rendering: pixelated; }
+figcaption { font-size: .8rem; line-height: 1.3; color: var(--soft); white-space: pre-line; margin-top: .2rem; }
 .scroll { overflow-x: auto; } h2 a { font-size: .8rem; font-weight: 400; color: var(--soft); margin-left: .6rem; }
 @media (prefers-color-scheme: dark) {
 :root { color-scheme: dark; --ink: #e5e7eb; --soft: #9ca3af; --line: #374151; --accent: #fb923c; }
-body { background: #111827; } img { background: #fff; border-radius: 8px; padding: .5rem; box-sizing: border-box; } }
+body { background: #111827; } .chart { filter: invert(.93) hue-rotate(180deg) brightness(1.2); border-radius: 8px; } }
 @media (max-width: 500px) { body { margin: 1rem auto; padding: 0 .8rem; } .card { min-width: 5.5rem; padding: .5rem .8rem; } }
 code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 details { margin-top: 2rem; } summary { cursor: pointer; color: var(--soft); }
@@ -74,6 +77,7 @@ class ReportData:
 def write_report(directory: Path, data: ReportData) -> Path:
     """Write `report.html` and `plots/*.png` into a run directory; returns the path of the page."""
     drawn = []
+    galleries: dict[str, Gallery] = {}
     for exhibit in data.exhibits:
         match exhibit:
             case AttentionMap():
@@ -81,7 +85,8 @@ def write_report(directory: Path, data: ReportData) -> Path:
             case ConfusionMatrix():
                 drawn.append((exhibit.title, plots.confusion_matrix(exhibit)))
             case Gallery() if len(exhibit.images):
-                drawn.append((exhibit.title, plots.gallery(exhibit)))
+                drawn.append((exhibit.title, images.gallery(exhibit)))
+                galleries[exhibit.title] = exhibit
             case HeatMap():
                 drawn.append((exhibit.title, instrument_plots.heat_map(exhibit)))
             case Lines() if len(exhibit.curves):
@@ -91,16 +96,16 @@ def write_report(directory: Path, data: ReportData) -> Path:
     try:
         folder = directory / "plots"
         folder.mkdir(exist_ok=True)
-        images, taken = [], {"curves"}
+        figures, taken = [], {"curves"}
         (folder / "curves.png").write_bytes(plots.to_png(plots.curves(data.history)))
-        panels = [(name, plots.to_png(plots.curve(data.history, name))) for name in data.history.metrics()]
+        panels = [(name, plots.to_png(plots.curve(data.history, name))) for name in _moving(data.history)]
         for title, figure in drawn:
             png = plots.to_png(figure)
             (folder / f"{_slug(title, taken)}.png").write_bytes(png)
-            images.append((title, png))
+            figures.append((title, _gallery(galleries[title]) if title in galleries else _chart(title, png)))
         page = directory / PAGE
         with replacing(page) as file:
-            file.write(_page(data, panels, images).encode(errors="backslashreplace"))
+            file.write(_page(data, panels, figures).encode(errors="backslashreplace"))
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write the report in {directory} ({error}); the trained weights are saved. Free some space and run the "
@@ -109,14 +114,14 @@ def write_report(directory: Path, data: ReportData) -> Path:
     return page
 
 
-def _page(data: ReportData, panels: Sequence[tuple[str, bytes]], images: Sequence[tuple[str, bytes]]) -> str:
+def _page(data: ReportData, panels: Sequence[tuple[str, bytes]], exhibits: Sequence[tuple[str, str]]) -> str:
     cards = [_card(name, value, "head" if name == f"test {data.headline}" else "") for name, value in _ordered(data)]
     cards += [_card(name, value, "") for name, value in data.facts.items()]
     log = _csv_link("metrics", ("step", "split", *data.history.metrics()), _log_rows(data.history))
     figures = (
-        f"<section><h2>Curves{log}</h2><div class='panels'>{''.join(_image(*one) for one in panels)}</div></section>"
+        f"<section><h2>Curves{log}</h2><div class='panels'>{''.join(_chart(*one) for one in panels)}</div></section>"
     )
-    figures += "".join(f"<section><h2>{html.escape(title)}</h2>{_image(title, png)}</section>" for title, png in images)
+    figures += "".join(f"<section><h2>{html.escape(title)}</h2>{figure}</section>" for title, figure in exhibits)
     tables = "".join(_table(exhibit) for exhibit in data.exhibits if isinstance(exhibit, Table))
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"
@@ -130,9 +135,33 @@ def _page(data: ReportData, panels: Sequence[tuple[str, bytes]], images: Sequenc
     )
 
 
-def _image(title: str, png: bytes) -> str:
+def _moving(history: History) -> list[str]:
+    """The metrics with a curve: those with values at two steps or more. The others are a number on a card."""
+    splits = ("train", "validation", "test")
+    found = [
+        name for name in history.metrics() if len({s for split in splits for s in history.series(name, split)[0]}) > 1
+    ]
+    return found or history.metrics()[:1]
+
+
+def _chart(title: str, png: bytes) -> str:
+    return f"<figure>{_image(title, png, 'chart')}</figure>"
+
+
+def _image(title: str, png: bytes, kind: str) -> str:
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f"<figure><img alt='{html.escape(title)}' src='{source}'></figure>"
+    return f"<img class='{kind}' alt='{html.escape(title)}' src='{source}'>"
+
+
+def _gallery(gallery: Gallery) -> str:
+    """Each image by itself with its caption as text, so that both can be read on a narrow screen; few images are larger."""
+    figures = "".join(
+        f"<figure>{_image(caption or gallery.title, images.pixels(image), 'picture')}<figcaption>{html.escape(caption)}"
+        f"</figcaption></figure>"
+        for image, caption in zip(gallery.images, gallery.captions, strict=False)
+    )
+    least = 84 if len(gallery.images) > 8 else 150 if len(gallery.images) > 2 else 300
+    return f"<div class='gallery' style='--least: {least}px'>{figures}</div>"
 
 
 def _csv_link(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -171,7 +200,8 @@ def _table(table: Table) -> str:
 
 def _pairs(data: Mapping[str, Any]) -> str:
     rows = (
-        f"<tr><th>{html.escape(name)}</th><td><code>{html.escape(str(v))}</code></td></tr>" for name, v in data.items()
+        f"<tr><th>{html.escape(name)}</th><td><code>{html.escape(str(v)) or 'none'}</code></td></tr>"
+        for name, v in data.items()
     )
     return f"<div class='scroll'><table>{''.join(rows)}</table></div>"
 

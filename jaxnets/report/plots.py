@@ -7,15 +7,14 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxnets.core.errors import note
 from jaxnets.core.figures import shown_in_notebooks
-from jaxnets.core.types import AttentionMap, ConfusionMatrix, Gallery, Lines, Scatter
+from jaxnets.core.types import AttentionMap, ConfusionMatrix, Lines, Scatter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,14 +76,6 @@ def to_png(figure: "Figure", *, dpi: int = 130) -> bytes:
         if one not in glyphs:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return buffer.getvalue()
-
-
-def read_images(paths: Sequence[Path]) -> list[np.ndarray]:
-    """PNG files as arrays `[H, W, 3]` in [0, 1]."""
-    _matplotlib()
-    from matplotlib.image import imread
-
-    return [np.asarray(imread(path))[..., :3] for path in paths]
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -157,6 +148,22 @@ def number_text(value: float, *, whole: bool = False) -> str:
     return f"{value:,.0f}" if whole or 1e4 <= abs(value) < 1e13 else f"{value:.4g}"
 
 
+def _short_ticks(axis: Any, *which: str) -> None:
+    """Numbers of 10,000 and more at an axis as 20k, 3.1M, 2B."""
+    from matplotlib.ticker import FuncFormatter
+
+    def text(value: float, _: Any) -> str:
+        for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+            if abs(value) >= size:
+                return f"{value / size:.4g}{letter}"
+        return f"{value:.4g}"
+
+    for name in which:
+        high = max(map(abs, getattr(axis, f"get_{name}lim")()))
+        if 1e4 <= high < 1e13:
+            getattr(axis, f"{name}axis").set_major_formatter(FuncFormatter(text))
+
+
 def _marker(split: str, points: int) -> str | None:
     """Few points are drawn as points too: evaluations, and one point, which has no line."""
     return "o" if points == 1 or (split != "train" and points < 40) else None
@@ -191,6 +198,9 @@ def _draw_curve(axis: Any, history: "History", name: str) -> None:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # no formulas: see `_plain_style`
         axis.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        _short_ticks(axis, "y")
+    _short_ticks(axis, "x")
     axis.set_title(name.replace("_", " "), fontsize=11, color=INK, loc="left")
     axis.set_xlabel("step", fontsize=9)
     axis.tick_params(labelsize=8)
@@ -256,27 +266,6 @@ def attention(exhibit: AttentionMap) -> "Figure":
 
 
 @_plainly
-def gallery(exhibit: Gallery, *, columns: int = 8) -> "Figure":
-    """A grid of images with captions; images with one channel are grey."""
-    images = exhibit.images.astype(np.float32)
-    columns = min(columns, max(len(images), 1))
-    rows = max(1, -(-len(images) // columns))
-    figure = _figure(1.2 * columns, (1.7 if any(exhibit.captions) else 1.2) * rows)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, image, caption in zip(axes, images, exhibit.captions, strict=False):
-        image = np.where(np.isfinite(image), image, np.nan)
-        low, high = (np.nanmin(image), np.nanmax(image)) if np.isfinite(image).any() else (0.0, 1.0)
-        image = (image - low) / (high - low if high > low else 1)
-        axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r", interpolation="nearest")
-        axis.set_xlabel(caption, fontsize=8, color=INK)
-    for index, axis in enumerate(figure.axes):
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        axis.set_visible(index < len(images))
-    return figure
-
-
-@_plainly
 def lines(exhibit: Lines) -> "Figure":
     """Panels of curves, two in a row; the last curve of each panel is orange."""
     count = len(exhibit.curves)
@@ -313,6 +302,7 @@ def scatter(exhibit: Scatter) -> "Figure":
         axis.plot([both.min(), both.max()], [both.min(), both.max()], color=INK, lw=1)
     elif exhibit.line == "zero":
         axis.axhline(0.0, color=INK, lw=1)
+    _short_ticks(axis, "x", "y")
     axis.set_xlabel(exhibit.x_label)
     axis.set_ylabel(exhibit.y_label)
     axis.spines[["top", "right"]].set_visible(False)

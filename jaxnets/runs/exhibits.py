@@ -15,7 +15,7 @@ from jaxnets.core.types import Exhibit, Gallery, HeatMap, Lines, Table
 from jaxnets.data.large import shown as rows_shown
 from jaxnets.optim.schedules import with_clock
 from jaxnets.parallel.host_memory import resident_memory
-from jaxnets.report.plots import read_images
+from jaxnets.report.images import read_images
 from jaxnets.runs.attention import attention_of
 from jaxnets.runs.build import clock_of
 from jaxnets.training.loop import Timing
@@ -125,15 +125,16 @@ def shown_samples(directory: Path) -> list[Exhibit]:
     shown: list[Exhibit] = []
     folder = directory / "samples"
     for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        title = f"{place.name[:1].upper()}{place.name[1:]} over time"
         files = sorted((file for file in place.iterdir() if file.stem.isdigit()), key=lambda file: int(file.stem))
         few = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 8).astype(int))] if files else []
         texts = [(file.stem, file.read_text(encoding="utf-8")) for file in few if file.suffix == ".txt"]
         if texts:
-            shown.append(Table(f"{place.name} over time", ("step", "text"), tuple(texts)))
+            shown.append(Table(title, ("step", "text"), tuple(texts)))
         pictures = [file for file in few if file.suffix == ".png"]
         if pictures:
             images = read_images(pictures)
             if len({image.shape for image in images}) == 1:
                 captions = tuple(f"step {file.stem}" for file in pictures)
-                shown.append(Gallery(f"{place.name} over time", np.stack(images), captions))
+                shown.append(Gallery(title, np.stack(images), captions))
     return shown

@@ -91,7 +91,7 @@ def finish(
             headline=task.headline,
             history=run.history,
             final=final,
-            facts=facts,
+            facts={name: value for name, value in facts.items() if not name.endswith("(s)")},  # those are in a table
             exhibits=shown,
             config=chosen,
             defaults=defaults,

@@ -32,7 +32,9 @@ def smoke(
     Raises:
         JaxnetsError: whatever the run itself would raise in these steps.
     """
-    short = dataclasses.replace(experiment, steps=2, log_every=1, eval_every=1, save_every=1)
+    short = dataclasses.replace(
+        experiment, steps=2, log_every=1, eval_every=1, save_every=1, sample_every=min(1, experiment.sample_every)
+    )
     dataset = divided(experiment)
     few = 2 * experiment.eval_batch_size
     held: dict[str, Any] = {

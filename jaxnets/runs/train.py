@@ -35,6 +35,7 @@ from jaxnets.runs.environment import check_data
 from jaxnets.runs.finish import Words, finish
 from jaxnets.runs.micro_batches import as_begun
 from jaxnets.runs.run import Run
+from jaxnets.runs.samples import samplers
 from jaxnets.runs.session import Session, train_in, train_without_directory
 from jaxnets.runs.stretch import Begun
 from jaxnets.training.stopping import SIGNALS, Stopping
@@ -106,9 +107,8 @@ def train(
         experiment = parts.experiment  # with all its numbers
         stop = experiment.total_steps if stop_at is None else min(stop_at, experiment.total_steps)
         sends = Loggers(loggers if is_first() else (), run_dir)
-        session = Session(
-            parts, console, stopping, stop, initial=initial, begun=begun, hooks=tuple(hooks), loggers=sends
-        )
+        hooks = (*hooks, *samplers(parts, run_dir, loggers))
+        session = Session(parts, console, stopping, stop, initial=initial, begun=begun, hooks=hooks, loggers=sends)
         began, directory = time.perf_counter(), None
         stack.enter_context(jax.set_mesh(parts.mesh))
         if run_dir is None:

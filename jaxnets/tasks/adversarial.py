@@ -25,7 +25,7 @@ from jaxnets.tasks.base import Task, with_outputs
 from jaxnets.tasks.calls import call_model, init_model
 from jaxnets.tasks.players import all_or_none, play, share_of
 from jaxnets.tasks.reconstruction import with_shape
-from jaxnets.tasks.variational import samples_gallery
+from jaxnets.tasks.variational import sampler, samples_gallery
 
 PLAYERS = ("critic", "generator")
 
@@ -287,7 +287,7 @@ class Adversarial(Task):
             return samples_gallery(self, variables)
         if self.shape != (2,):
             return ()
-        points = np.asarray(jax.jit(functools.partial(self.sample, count=4096))(variables, jax.random.key(0)))
+        points = np.asarray(sampler(self, 4096)(variables, jax.random.key(0)))
         edge = 1.1 * float(np.abs(points).max())
         counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=64, range=[(-edge, edge)] * 2)
         return [

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import jax
@@ -148,10 +148,22 @@ def gaussian_divergence(mean: Array, log_variance: Array) -> Array:
     return 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance).sum(axis=-1)
 
 
-def samples_gallery(task: Any, variables: Variables, count: int = 32, **options: Any) -> list[Exhibit]:
+def sampler(task: Any, count: int) -> Callable[[Variables, Array], Array]:
+    """`task.sample` as a compiled function of variables and key; for equal tasks the same one, which compiles once."""
+    try:
+        return _sampler(task, count)
+    except TypeError:  # a model with a list among its fields has no hash
+        return jax.jit(functools.partial(task.sample, count=count))
+
+
+@functools.lru_cache(maxsize=8)
+def _sampler(task: Any, count: int) -> Callable[[Variables, Array], Array]:
+    return jax.jit(functools.partial(task.sample, count=count))
+
+
+def samples_gallery(task: Any, variables: Variables, count: int = 32) -> list[Exhibit]:
     """Samples of a task that has `sample`; [] if they are not images."""
-    draw = jax.jit(functools.partial(task.sample, count=count, **options))
-    images = np.asarray(draw(variables, jax.random.key(0)))
+    images = np.asarray(sampler(task, count)(variables, jax.random.key(0)))
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         return []
     return [Gallery("Samples", images, ("",) * count)]

@@ -8,6 +8,8 @@ import sys
 import textwrap
 
 import conftest
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_same_bits
@@ -196,6 +198,22 @@ def test_a_function_logs_what_it_returns(experiment, blobs, tmp_path):
     steps, values = run.history.series("norm", "hook")
     assert steps == [10, 20]
     assert values[1] == pytest.approx(sum(float((a**2).sum()) for a in run.variables["params"]["output"].values()))
+
+
+def test_a_callback_may_compute_with_jax(experiment, blobs):
+    class Computing(jaxnets.Callback):
+        every, seen = 20, 0.0
+
+        def stepped(self, run, step, metrics):
+            self.seen += float(jnp.asarray(np.ones(3))[None].sum())  # the loop itself may move no array like this
+
+        def at(self, run):
+            self.drawn = jax.random.normal(jax.random.key(0), (2,)) + np.arange(2.0)
+
+    computing = Computing()
+    train(experiment, dataset=blobs, hooks=[computing], progress="none")
+    assert computing.seen == 3 * 20
+    assert computing.drawn.shape == (2,)
 
 
 def test_a_time_limit_counts_all_stretches(experiment, blobs, tmp_path):

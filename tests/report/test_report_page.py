@@ -48,7 +48,7 @@ def test_the_page_has_a_picture_for_each_curve_and_its_numbers_as_csv(experiment
     run = train(experiment, dataset=blobs, run_dir=tmp_path / "run", progress="none")
     page = (tmp_path / "run" / "report.html").read_text()
     panels = page.split("class='panels'")[1].split("</section>")[0]
-    assert re.findall(r"alt='([^']+)'", panels) == run.history.metrics()
+    assert re.findall(r"alt='([^']+)'", panels) == run.history.metrics()  # each has values at several steps
     assert "prefers-color-scheme: dark" in page
     assert "test accuracy" in page
     assert "Where the time went" in page

@@ -194,7 +194,7 @@ def test_a_run_with_such_metrics_ends_reports_and_is_shown_again(tmp_path):
 
 def test_pictures_take_numbers_that_are_not_finite():
     from jaxnets.core.types import Gallery, Scatter
-    from jaxnets.report import plots
+    from jaxnets.report import images, plots
 
     rows = [{"step": s, "split": "test", "loss": v} for s, v in enumerate([1.0, np.inf, 0.5, np.nan])]
     bad = np.array([np.nan, 1.0, np.inf])
@@ -204,7 +204,7 @@ def test_pictures_take_numbers_that_are_not_finite():
             plots.curves(History(rows)),
             plots.curves(History([{"step": 1, "split": "test", "loss": np.nan}])),
             plots.scatter(Scatter("s", bad, bad[::-1], "x", "y")),
-            plots.gallery(Gallery("g", np.stack([np.full((2, 2, 1), np.nan), np.full((2, 2, 1), np.inf)]), ("", ""))),
+            images.gallery(Gallery("g", np.stack([np.full((2, 2, 1), np.nan), np.full((2, 2, 1), np.inf)]), ("", ""))),
         ]
         for figure in figures:
             figure.canvas.draw()
