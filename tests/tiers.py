@@ -115,7 +115,7 @@ KEPT = {
     "test_onnx.test_onnx_runtime_gives_the_outputs_of_the_run": (),
     "test_tensor.test_layers_split_over_devices_train_as_on_one": ("[mlp]",),
     "test_ramp.test_each_stage_compiles_once_and_a_cut_changes_no_bit": (),
-    "test_pipeline.test_forward_and_gradient_are_those_of_one_device": ("mesh0",),
+    "test_pipeline.test_forward_is_that_of_one_device_and_the_gradient_that_of_float64": ("mesh0",),
     "test_planted_bugs.test_a_look_ahead_is_found": (),
     "test_older_runs.test_an_older_run_opens_and_scores_what_it_scored": (),
     "test_plan.test_the_best_way_fits_and_no_other_that_fits_is_faster": (),
@@ -441,7 +441,7 @@ SAMPLED = {
         "adamw",
     ),
     "test_tensor.test_layers_split_over_devices_train_as_on_one": ("[gpt]",),
-    "test_pipeline.test_forward_and_gradient_are_those_of_one_device": ("mesh3",),
+    "test_pipeline.test_forward_is_that_of_one_device_and_the_gradient_that_of_float64": ("mesh3",),
     "test_remat.test_outputs_gradients_and_parameters_are_those_without": (
         "LanguageModel, scanned",
         "CifarResNet-blocks",

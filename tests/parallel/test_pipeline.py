@@ -34,6 +34,14 @@ def problem(depth, rows):
     )
 
 
+@pytest.fixture
+def optimized():
+    """Sums are rounded as in a user's program, which the compiler optimises."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     ("mesh", "depth", "rows", "rounds"),
@@ -45,13 +53,16 @@ def problem(depth, rows):
         (MeshShape(data=1, pipeline=4), 4, 4, 1),
     ],
 )
-def test_forward_and_gradient_are_those_of_one_device(mesh, depth, rows, rounds):
+def test_forward_is_that_of_one_device_and_the_gradient_that_of_float64(mesh, depth, rows, rounds, optimized):
     params, x, extras = problem(depth, rows)
 
     def loss(run):
         return lambda params, x: jnp.sin(run(params, x)).mean()
 
-    whole = jax.value_and_grad(loss(lambda p, x: layers(p, x, extras, 0)), argnums=(0, 1))(params, x)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (params, x, extras))
+        whole = jax.value_and_grad(loss(lambda p, x: layers(p, x, exact[2], 0)), argnums=(0, 1))(*exact[:2])
+        whole = jax.tree.map(np.asarray, whole)
     with jax.set_mesh(make_mesh(mesh)):
         split = loss(lambda p, x: pipelined(layers, p, x, extras, rounds=rounds))
         staged = jax.jit(jax.value_and_grad(split, argnums=(0, 1)))(params, x)
@@ -59,8 +70,8 @@ def test_forward_and_gradient_are_those_of_one_device(mesh, depth, rows, rounds)
     # A product of fewer rows may be summed in another order; measured up to 8e-7, after 24 layers.
     np.testing.assert_allclose(forward, layers(params, x, extras, 0), atol=2e-6)
     for a, b in zip(jax.tree.leaves(staged), jax.tree.leaves(whole), strict=True):
-        # Sums over rows in another order: measured up to 2.6e-6 of the largest.
-        assert float(jnp.abs(a - b).max()) <= 5e-6 * float(jnp.abs(b).max())
+        # Measured up to 1.6e-6 of the largest, after 24 layers, where float32 on one device is up to 8e-6 away.
+        assert float(np.abs(a - b).max()) <= 2e-6 * float(np.abs(b).max())
 
 
 def test_rounds_are_at_least_one():
