@@ -318,7 +318,6 @@ NIGHTLY = (
     "test_planted_bugs.test_a_look_ahead_is_found",
     "test_sweep.test_halving_goes_on_from_where_runs_are",
     "test_sweep.test_the_blocks_of_the_page",
-    "test_notebooks.test_a_notebook_runs_to_its_last_assertion[sharding_and_tpu",
     "test_eight_bit.test_digits_end_as_with_float32",
     "test_signals.test_killed_at_random_instants_it_ends_like_the_unharmed_run",
     "test_pictures.test_a_class_can_be_asked_for_and_gone_beyond",
