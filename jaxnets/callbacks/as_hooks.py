@@ -15,48 +15,54 @@ from jaxnets.training.plan import Moment
 from jaxnets.training.stopping import Stopping
 
 
-class Rows:
-    """What each step of a call measured, worked out once for all callbacks."""
+class Observers:
+    """Shows each step to all callbacks of a run. What a step measured is worked out once, when the first hook asks."""
 
     def __init__(self) -> None:
-        self._metrics: StepMetrics | None = None
-        self._rows: list[dict[str, float]] = []
+        self.hooks: list[CallbackHook] = []
+        """Those whose callback overrides `stepped`."""
+        self._shown: StepMetrics | None = None
 
-    def of(self, metrics: StepMetrics) -> list[dict[str, float]]:
-        """The metrics by name, for each step."""
-        if metrics is not self._metrics:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values = [(sums / weights).tolist() for sums, weights in metrics.values()]
-            self._metrics, self._rows = (
-                metrics,
-                [dict(zip(metrics, row, strict=True)) for row in zip(*values, strict=True)],
-            )
-        return self._rows
+    def observe(self, first_step: int, metrics: StepMetrics) -> None:
+        """Call `stepped` of each callback for each step, once for the same metrics."""
+        if metrics is self._shown or not self.hooks:
+            return
+        self._shown = metrics
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = [(sums / weights).tolist() for sums, weights in metrics.values()]
+        rows = [dict(zip(metrics, row, strict=True)) for row in zip(*values, strict=True)]
+        with jax.transfer_guard("allow"):  # the loop refuses implicit transfers in its own code, not in a user's
+            for hook in self.hooks:
+                hook.see(first_step, rows)
 
 
 class CallbackHook:
     """One callback as a hook of the loop. What it raises stops the run in good order: the state is saved first."""
 
-    def __init__(self, callback: Callback, name: str, run: Progress, stopping: Stopping, rows: Rows) -> None:
+    def __init__(self, callback: Callback, name: str, run: Progress, stopping: Stopping, observers: Observers) -> None:
         self.name, self.callback = name, callback
-        self._run, self._stopping, self._rows = run, stopping, rows
-        self._looks = type(callback).stepped is not Callback.stepped
+        self._run, self._stopping, self._observers = run, stopping, observers
         self.error: Exception | None = None
+        if type(callback).stepped is not Callback.stepped:
+            observers.hooks.append(self)
 
     def next_after(self, step: int) -> int | None:
         """See `Hook`."""
         return self.callback.next_after(step)
 
     def observe(self, first_step: int, metrics: StepMetrics) -> None:
-        """See `Hook`: one call for each step. It is kept short, since a step may take a tenth of a millisecond."""
-        if not self._looks or self.error is not None:
+        """See `Hook`."""
+        self._observers.observe(first_step, metrics)
+
+    def see(self, first_step: int, rows: list[dict[str, float]]) -> None:
+        """Call `stepped` for each step. It is kept short, since a step may take a tenth of a millisecond."""
+        if self.error is not None:
             return
         run, stepped = self._run, self.callback.stepped
         try:
-            with jax.transfer_guard("allow"):  # the loop refuses implicit transfers in its own code, not in a user's
-                for step, row in enumerate(self._rows.of(metrics), first_step + 1):
-                    run.step = step
-                    stepped(run, step, row.copy())  # what a callback does to its own copy, the others do not see
+            for step, row in enumerate(rows, first_step + 1):
+                run.step = step
+                stepped(run, step, row.copy())  # what a callback does to its own copy, the others do not see
         except Exception as error:
             self._raised(error)
 
@@ -102,8 +108,8 @@ class Callbacks:
                 )
         names = [f"{type(callback).__name__}#{number}" for number, callback in enumerate(given)]
         self.run = run
-        rows = Rows()
-        self.hooks = [CallbackHook(c, name, run, stopping, rows) for c, name in zip(given, names, strict=True)]
+        observers = Observers()
+        self.hooks = [CallbackHook(c, name, run, stopping, observers) for c, name in zip(given, names, strict=True)]
 
     def tell(self, event: str, *arguments: Any, step: int | None = None) -> None:
         """Call a method of each callback, in order."""
