@@ -35,7 +35,8 @@ h1, h2, .sub { overflow-wrap: anywhere; }
 .card.head b { color: var(--accent); }
 figure { margin: 0; } img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .88rem; } td, th { text-align: left; padding: .22rem 1.1rem .22rem 0;
-border-bottom: 1px solid var(--line); vertical-align: top; } td { white-space: pre-wrap; } th { color: var(--soft); font-weight: 500; }
+border-bottom: 1px solid var(--line); vertical-align: top; }
+td { white-space: pre-wrap; } th { color: var(--soft); font-weight: 500; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 0 2.2rem; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: .6rem 1rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least)), 1fr)); gap: .8rem; }
