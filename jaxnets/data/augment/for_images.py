@@ -58,8 +58,8 @@ class Augment(Augmentation):
     rotate: float = 0.0
     """Rotate by up to this many degrees in either direction, with linear interpolation."""
     flip_order: Literal["random", "alternating"] = "random"
-    """When `flip` flips. random: at each step anew. alternating: by a coin for each image in the first epoch, then each image
-    shows its other side in every second epoch (Jordan 2024). Views of a task have no epochs, so their flips are random."""
+    """When `flip` flips. random: drawn at each step. alternating: the orientation of each image is drawn for the first epoch
+    and then alternates from epoch to epoch (Jordan 2024). Views of a task have no epochs, so their flips are random."""
     flip_up_down: bool = False
     """Flip upside down with probability 1/2."""
     colout: float = 0.0
