@@ -194,7 +194,7 @@ def test_names_and_values_that_are_no_optimizer(data):
     assert isinstance(jaxnets.optim.as_optimizer(optax.sgd(1.0)), Optax)
 
 
-def test_a_run_directory_knows_an_optimizer_by_what_it_closes_over(data, tmp_path):
+def test_a_run_directory_identifies_an_optimizer_by_its_closure(data, tmp_path):
     fitted(data, optax.adam(1e-2), run_dir=tmp_path / "run")
     again = fitted(data, optax.adam(1e-2), run_dir=tmp_path / "run")
     assert int(again.state.step) == 8

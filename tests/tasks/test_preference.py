@@ -83,7 +83,7 @@ def test_prompts_do_not_count(batch):
 
 
 @pytest.mark.slow
-def test_the_reference_is_the_policy_that_the_run_began_with(pairs, tmp_path):
+def test_the_reference_is_the_initial_policy_of_the_run(pairs, tmp_path):
     data = pairs.open()
     options = {"optimizer": Adam(learning_rate=3e-3), "batch_size": 16, "progress": "none"}
     base = jaxnets.fit(jaxnets.tasks.NextToken(model=MODEL), _without_rejected(data), steps=3, **options)
