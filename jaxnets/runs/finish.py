@@ -1,4 +1,4 @@
-"""What is shown at the end of a run: the summary on the console and, in a run directory, the report."""
+"""The output at the end of a run: the summary on the console and, in a run directory, the report."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ def finish(
     trained: int,
     timing: Timing,
 ) -> None:
-    """Show and write what there is to see of a run that is complete.
+    """Print the summary and write the report of a complete run.
 
     Args:
         run: the `Run`.
@@ -128,6 +128,6 @@ def _verdict(final: dict[str, float], expected: Expected | None) -> str:
 
 
 def _short(path: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):  # the working directory may be gone, or elsewhere
+    with contextlib.suppress(OSError, ValueError):  # the working directory may be deleted, or a different one
         return str(path.relative_to(Path.cwd()))
     return str(path)

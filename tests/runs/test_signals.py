@@ -308,7 +308,7 @@ def test_two_runs_never_share_a_directory(tmp_path):
     third = run_cli("train", "tiny.py", "--run-dir", "run", "--stop-at", 3, cwd=tmp_path)
     assert third.returncode == 0, third.stderr
     assert f"process {first.pid}" in third.stderr
-    assert "ended without saying goodbye" in third.stderr
+    assert "ended without releasing it" in third.stderr
     assert not (tmp_path / "run" / ".lock").exists()
 
 
@@ -337,7 +337,7 @@ def test_a_lock_from_another_machine_is_respected_while_its_heartbeat_is_recent(
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
         with pytest.raises(LockedError), run_lock.hold(tmp_path):
             pass
-    assert "process 7 on 'elsewhere' ended without saying goodbye" in said[0]
+    assert "process 7 on 'elsewhere' ended without releasing it" in said[0]
     assert not (tmp_path / ".lock").exists()
 
 
