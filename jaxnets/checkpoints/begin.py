@@ -1,4 +1,4 @@
-"""Begin a new run from another run's weights."""
+"""Start a new run from another run's weights."""
 
 import dataclasses
 import fnmatch
@@ -27,9 +27,9 @@ def begin_from(
     shardings: Any,
     compare: Callable[[Collection[str]], tuple[Orders, str]] = lambda fresh: ({}, ""),
 ) -> tuple[Any, int, str]:
-    """A fresh state with the weights of another run, the step they are of, and a sentence that says what was taken.
+    """A fresh state with the weights of another run, the step of these weights, and a sentence about what was loaded.
 
-    Taken are `params` and `model_state` (the averaged ones where that run averaged).
+    `params` and `model_state` are loaded (the averaged ones if that run averaged).
 
     Args:
         warm: which run, and what may differ.

@@ -1,4 +1,4 @@
-"""What a checkpoint holds against what a run wants: one table that names every difference and what helps."""
+"""Compares the leaves of a checkpoint with those of a run: one table with every difference and its likely cause."""
 
 from collections.abc import Mapping
 from pathlib import Path

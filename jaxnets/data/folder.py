@@ -1,4 +1,4 @@
-"""Images in a folder for each class, read by Pillow (`pip install jaxnets[data]`) when their batch comes."""
+"""Images in a folder for each class, read by Pillow (`pip install jaxnets[data]`) when their batch is needed."""
 
 import functools
 import hashlib

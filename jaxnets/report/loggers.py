@@ -1,7 +1,7 @@
 """Loggers: the records of a run sent on to TensorBoard, Weights & Biases, MLflow or a CSV file.
 
-The log of a run is `metrics.jsonl`; a logger repeats its records elsewhere. A run that was cut and resumed sends no step
-twice. A logger that fails is left out with a note, and the run goes on.
+The log of a run is `metrics.jsonl`; a logger repeats its records elsewhere. A resumed run sends no step twice. If a logger
+fails, it is disabled with a note, and the run continues.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ SENT = "loggers.json"
 
 
 class Logger:
-    """Base of loggers. `open` comes first and `close` last; a logger of your own overrides the methods that it needs."""
+    """Base of loggers. `open` comes first and `close` last; your own logger overrides the methods that it needs."""
 
     def open(self, name: str, config: Mapping[str, Any], directory: Path | None, resumed: bool) -> None:
-        """Begin, or go on with, a run.
+        """Start or resume a run.
 
         Args:
             name: of the run.
@@ -45,7 +45,7 @@ class Logger:
         """An image `[H, W, 3]` uint8."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Flush and close."""
 
 
 class CSV(Logger):
