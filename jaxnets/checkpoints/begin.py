@@ -43,7 +43,7 @@ def begin_from(
     checkpoints = Checkpoints(user_path(warm.run) / "checkpoints")
     step = warm.step or checkpoints.newest_verified().step
     if step is None:
-        raise CheckpointError(f"{warm.run} has no checkpoint that verifies; see `jaxnets ckpt verify {warm.run}`")
+        raise CheckpointError(f"{warm.run} has no undamaged checkpoint; see `jaxnets ckpt verify {warm.run}`")
     saved = checkpoints.folders.verify(step).leaves
     averaged = any(path.startswith("average/") for path in saved)
     source = "average/" if averaged else ""

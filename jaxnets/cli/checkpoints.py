@@ -163,9 +163,9 @@ def _choose(place: str) -> tuple[StepFolders, Manifest]:
         return folders, folders.verify(step)
     found = folders.newest_verified()
     for why in found.rejected:
-        print(f"passed over: {why}", file=sys.stderr)
+        print(f"skipped: {why}", file=sys.stderr)
     if found.step is None:
-        raise CheckpointError(f"{folders.directory} has no checkpoint that verifies")
+        raise CheckpointError(f"{folders.directory} has no undamaged checkpoint")
     return folders, folders.manifest(found.step)
 
 

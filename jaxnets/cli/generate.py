@@ -66,8 +66,8 @@ def run(arguments: Sequence[str]) -> int:
         kind, make = TextOptions, _go_on
     else:
         raise UsageError(
-            f"{run_dir} holds a {type(task.model).__name__}, which makes neither text nor images; `jaxnets predict` asks it "
-            f"for predictions"
+            f"{run_dir} holds a {type(task.model).__name__}, which generates neither text nor images; use "
+            f"`jaxnets predict` for predictions"
         )
     options = parse(kind, flags, "jaxnets generate RUN")
     return make(open_run(run_dir), options)

@@ -90,7 +90,8 @@ def draw(run: "Run", options: ImageOptions | FilmOptions) -> Path:
     made, columns = _films(run, options) if isinstance(options, FilmOptions) else _samples(run, options)
     if made.ndim < 4 or made.shape[-1] not in (1, 3):
         raise UsageError(
-            f"what this run makes has shape {list(made.shape[1:])}, which is no image; use `run.parts.task.sample` in Python"
+            f"what this run makes has shape {list(made.shape[1:])}, which is not an image; use "
+            f"`run.parts.task.sample` in Python"
         )
     assert run.directory is not None  # it was opened from there
     picture = user_path(options.output) if options.output else run.directory / "samples.png"

@@ -71,7 +71,7 @@ def prepare_jax() -> str:
         try:
             os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_compilation_cache())
         except (DataError, OSError) as error:
-            why = f"there is no place for compiled programs, so each start compiles anew ({error})"
+            why = f"there is no place for compiled programs, so each start compiles again ({error})"
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     # The configuration has imported jax already, too early for it to have read the environment.
     import jax

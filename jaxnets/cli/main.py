@@ -107,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
         _complain(f"the operating system refuses: {error}")
         return 1
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from the last checkpoint")
+        _complain("interrupted; the same command continues from the last checkpoint")
         return 130
 
 
@@ -126,7 +126,7 @@ class _Notes:
         elif machine.is_about_the_cache(message):
             if not self._cache:
                 _complain(
-                    f"note: {str(message).splitlines()[0][:300]}. Programs that are not found there are compiled anew"
+                    f"note: {str(message).splitlines()[0][:300]}. Programs that are not found there are compiled again"
                 )
             self._cache = True
         else:

@@ -52,5 +52,5 @@ def read_extensions(directory: Path) -> list[dict[str, int]]:
         return [{name: int(one[name]) for name in ("before", "after", "at")} for one in found]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunDirectoryError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or train anew"
+            f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or train again"
         ) from error

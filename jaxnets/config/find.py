@@ -119,7 +119,7 @@ def _of_run(directory: Path) -> Loaded:
     try:
         data = json.loads((directory / SAVED).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{directory / SAVED} cannot be read ({error}); restore it, or train anew") from error
+        raise UsageError(f"{directory / SAVED} cannot be read ({error}); restore it, or train again") from error
     experiment = from_data(data)
     if not isinstance(experiment, Experiment):
         raise UsageError(f"{directory / SAVED} describes a {type(experiment).__name__}, not an experiment")

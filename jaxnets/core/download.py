@@ -84,7 +84,7 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
     except Exception as error:  # numpy and zipfile raise half a dozen types on damaged bytes
         raise DataError(
             f"{path} cannot be read as .npz ({type(error).__name__}: {error}); it is damaged or of another format. "
-            f"Make it anew, or delete it and fetch it again"
+            f"Make it again, or delete it and fetch it again"
         ) from error
 
 
@@ -95,7 +95,7 @@ def read_array(path: Path) -> np.ndarray:
         check_plain(path)
         with open(path, "rb") as file:
             if file.read(6) != b"\x93NUMPY":
-                raise DataError(f"{path} is no .npy file, whatever its name says; write one with numpy.save")
+                raise DataError(f"{path} is not a .npy file, despite its name; write one with numpy.save")
         _check_item(str(path), np.load(path, mmap_mode="r", allow_pickle=False).dtype)
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except FileNotFoundError:

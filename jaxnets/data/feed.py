@@ -130,7 +130,7 @@ class ResidentFeed:
     _whole: "ResidentFeed | None" = None
     """The feed that holds the arrays; None: this one."""
     _apart = False
-    """Whether batches are on the device of the run that uses them."""
+    """Whether batches stay on the device of the run that uses them, without a sharding constraint."""
 
     @functools.cached_property
     def _arrays(self) -> dict[str, Array]:

@@ -169,7 +169,7 @@ def check_source(name: str, source: Any) -> None:
             )
         elif isinstance(source, tuple):
             remedy = "arrays go to from_arrays(inputs, targets)"
-        raise UsageError(f"{name}: a {type(source).__name__} is no source of examples by number; {remedy}")
+        raise UsageError(f"{name}: a {type(source).__name__} is not a source of examples by number; {remedy}")
     count = len(source)
     if not 0 < count <= MOST_ROWS:
         remedy = "leave out .repeat(): epochs are counted by jaxnets" if count else "give at least one"

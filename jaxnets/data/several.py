@@ -100,7 +100,7 @@ def with_rules(
         elif x.dtype.kind != "b" and not -(2**31) <= x.min() <= x.max() < 2**31:
             raise DataError(
                 f"{name}: {argument or array} holds whole numbers from {x.min()} to {x.max()}, which int32 cannot hold; "
-                f"number them anew, or give floats"
+                f"renumber them, or give floats"
             )
         made.append(Input(argument, array, prepare))
     return tuple(made)

@@ -195,5 +195,5 @@ def read(path: Path) -> list[Outcome]:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines) - 1:
                 break
-            raise DataError(f"{path}, line {number + 1}, is no result of a sweep ({error}); remove it") from error
+            raise DataError(f"{path}, line {number + 1}, is not a result of a sweep ({error}); remove it") from error
     return found

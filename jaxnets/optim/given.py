@@ -217,7 +217,7 @@ def check_pattern(pattern: Any) -> None:
     try:
         re.compile(pattern)
     except (TypeError, re.error) as error:
-        raise UsageError(f"{pattern!r} is no regular expression for paths of parameters: {error}") from error
+        raise UsageError(f"{pattern!r} is not a regular expression for paths of parameters: {error}") from error
 
 
 def with_its_keywords(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -51,6 +51,6 @@ class LocalSGD:
             )
         if steps is not None and steps % self.every:
             raise UsageError(
-                f"steps {steps} is no multiple of local.every {self.every}, so the last {steps % self.every} steps would be "
-                f"lost; make it {steps - steps % self.every + self.every}, or change local.every"
+                f"steps {steps} is not a multiple of local.every {self.every}, so the last {steps % self.every} steps would "
+                f"be lost; make it {steps - steps % self.every + self.every}, or change local.every"
             )

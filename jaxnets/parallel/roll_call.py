@@ -186,7 +186,7 @@ def _absence(launch: Launch, answer: dict[str, Any], seconds: float) -> str:
     missing = [int(index) for index in answer["missing"]]
     came = ", ".join(f"{index} on {host}" for index, host in list(answer["came"].items())[:8])
     return (
-        f"{_named(missing, launch)} of {launch.processes} did not come within {seconds:g} s; there are {came}. Start the same "
-        f"command on every machine at the same time, look at the log of what is missing, or wait longer with --wait-seconds; "
+        f"{_named(missing, launch)} of {launch.processes} did not report within {seconds:g} s; there are {came}. Start the "
+        f"same command on every machine at the same time, look at the log of the missing ones, or wait longer with --wait-seconds; "
         f"--processes 1 trains in one process alone"
     )

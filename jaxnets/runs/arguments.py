@@ -113,7 +113,9 @@ def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[
     for key, weight in wanted.items():
         place = names.index(str(key)) if str(key) in names else key
         if not isinstance(place, int | np.integer) or not 0 <= place < len(names):
-            raise UsageError(f"class_weight has {key!r}, which is no class of {dataset.name!r}: {', '.join(names[:8])}")
+            raise UsageError(
+                f"class_weight has {key!r}, which is not a class of {dataset.name!r}: {', '.join(names[:8])}"
+            )
         if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
             raise UsageError(f"class_weight[{key!r}] is a number, at least 0; got {weight!r}")
         weights[int(place)] = float(weight)

@@ -138,7 +138,7 @@ def _read(path: Path, name: str) -> Entry:
     except JaxnetsError as error:
         trouble = str(error)
     if not isinstance(config.get("steps", 0), int):
-        config, trouble = {}, f"{CONFIG}: steps is no number"
+        config, trouble = {}, f"{CONFIG}: steps is not a number"
     return Entry(path, name, config, tuple(records), trouble)
 
 
@@ -186,7 +186,7 @@ def matching(entries: Sequence[Entry], where: Sequence[str]) -> list[Entry]:
         parsed = _FILTER.fullmatch(condition)
         if parsed is None:
             raise UsageError(
-                f"{condition!r} is no condition; write NAME, one of < <= = == != >= >, and a value: accuracy>0.9"
+                f"{condition!r} is not a condition; write NAME, one of < <= = == != >= >, and a value: accuracy>0.9"
             )
         field, sign, value = parsed.groups()
         check_field(entries, field)

@@ -86,7 +86,7 @@ def choice_of(experiment: Experiment, task: Task, abstract: TrainState, batch: B
             raise UsageError(f"{field} is {name!r}, which is not measured. {did_you_mean(name, measured)}")
     if not 0 < experiment.eval_every < experiment.total_steps:
         name = next(filter(None, by.values()))
-        note(f"{name!r} is measured at the end alone; set eval_every to have more to choose from")
+        note(f"{name!r} is measured at the end only; set eval_every to have more to choose from")
     mode = _mode("stop", stop, task.directions) if stop.patience else "min"
     other = "min" if plateau is None else _mode("Plateau", plateau, task.directions)
     return Choice(keep.resolved(task.directions), stop, mode, plateau, other)

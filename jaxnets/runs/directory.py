@@ -116,7 +116,9 @@ class RunDirectory:
             return None
         found = from_data(self.read_json("preparation.json"))
         if not isinstance(found, Preparation):
-            raise RunDirectoryError(f"{self.path / 'preparation.json'} is no preparation; restore it, or train anew")
+            raise RunDirectoryError(
+                f"{self.path / 'preparation.json'} is not a preparation; restore it, or train again"
+            )
         return found
 
     @classmethod
@@ -130,7 +132,7 @@ class RunDirectory:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise RunDirectoryError(
-                f"{self.path / name} cannot be read ({error}); restore it, or train anew"
+                f"{self.path / name} cannot be read ({error}); restore it, or train again"
             ) from error
 
     def read_object(self, name: str) -> dict[str, Any]:
@@ -138,7 +140,7 @@ class RunDirectory:
         data = self.read_json(name)
         if not isinstance(data, dict):
             raise RunDirectoryError(
-                f"{self.path / name} holds {type(data).__name__}, not an object; restore it, or train anew"
+                f"{self.path / name} holds {type(data).__name__}, not an object; restore it, or train again"
             )
         return data
 
@@ -149,7 +151,7 @@ class RunDirectory:
             return None
         step = self.read_object("warm_start.json").get("step")
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-            raise RunDirectoryError(f"{self.path / 'warm_start.json'} names no step; restore it, or train anew")
+            raise RunDirectoryError(f"{self.path / 'warm_start.json'} names no step; restore it, or train again")
         return step
 
     @property
@@ -165,7 +167,7 @@ class RunDirectory:
             ]
         except (TypeError, KeyError, ValueError) as error:
             raise RunDirectoryError(
-                f"{self.path / 'quarantine.json'} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
+                f"{self.path / 'quarantine.json'} is damaged ({type(error).__name__}: {error}); restore it, or train again"
             ) from error
 
     @property
@@ -248,8 +250,8 @@ class RunDirectory:
             )
         if unknown:
             note(
-                f"whether the code of {', '.join(unknown)} is still that of the run in {self.path} cannot be told: it was "
-                f"written by another version of Python or of jaxnets"
+                f"whether the code of {', '.join(unknown)} is still that of the run in {self.path} cannot be determined: it "
+                f"was written by another version of Python or of jaxnets"
             )
 
     def _check_other_length(self, before: int, experiment: Experiment) -> None:
@@ -260,21 +262,21 @@ class RunDirectory:
         if steps < trained:
             raise RunDirectoryError(
                 f"{self.path} holds a run that has done {trained} steps of {before}, more than steps={steps}; ask for "
-                f"{before} steps to have it as it is (or --extend {before - steps}), {ways}"
+                f"{before} steps to leave it unchanged (or --extend {before - steps}), {ways}"
             )
         old, new = (experiment.optimizer.rates(length, trained) for length in (before, steps))
         if old is None or new is None:
             raise RunDirectoryError(
                 f"{self.path} holds a run of {before} steps, and whether {steps} would have begun with the same learning "
-                f"rates cannot be told of {type(experiment.optimizer).__name__}, which has no `rates`; {ways}"
+                f"rates cannot be determined for {type(experiment.optimizer).__name__}, which has no `rates`; {ways}"
             )
         if (old != new).any():
             at = int((old != new).argmax())
             raise RunDirectoryError(
                 f"{self.path} holds another run; it differs in\n  steps: {before} there, {steps} here\nand the learning rates "
                 f"of the steps that are done depend on it: at step {at} {old[at]:.4g} there, {new[at]:.4g} here. A run with a "
-                f"constant rate (optim.Constant) can be trained for longer; else go on with a changed schedule (--extend, or "
-                f"open_run(directory).fit(steps=...)), {ways}, or begin a new one from its weights (warm_start)"
+                f"constant rate (optim.Constant) can be trained for longer; else continue with a changed schedule (--extend, "
+                f"or open_run(directory).fit(steps=...)), {ways}, or start a new one from its weights (warm_start)"
             )
 
 

@@ -79,7 +79,7 @@ def complete(parts: Parts, trained: Trained, stopping: Stopping) -> Trained:
         if stopping.gently:
             return trained
         raise PreemptedError(
-            f"{error}: stopped at step {step}, saved, before the test; the same command goes on from there"
+            f"{error}: stopped at step {step}, saved, before the test; the same command continues from there"
         ) from error
     chosen = {} if trained.best is None else {CHOSEN: trained.best.step}
     log.append({"step": step, "split": "test", **values, **chosen})

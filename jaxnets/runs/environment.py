@@ -23,12 +23,12 @@ def check_data(directory: RunDirectory, parts: Parts) -> None:
         raise RunDirectoryError(
             f"{directory.path} was trained with another tokenizer than the one now in {', '.join(tokenizer['files'])}: its "
             f"sha256 is {tokenizer['sha256'][:16]}..., and the run began with {str(data.get('tokenizer'))[:300]}. Bring the "
-            f"old files back, or train anew in another --run-dir"
+            f"old files back, or train again in another --run-dir"
         )
     if began != parts.dataset.fingerprint:
         raise RunDirectoryError(
             f"{directory.path} was trained on other data: the fingerprint of {parts.dataset.name!r} was {began} and is "
-            f"{parts.dataset.fingerprint} now. Bring the old data back, or train anew in another --run-dir"
+            f"{parts.dataset.fingerprint} now. Bring the old data back, or train again in another --run-dir"
         )
 
 
@@ -38,8 +38,8 @@ def note_missing_callbacks(directory: RunDirectory, callbacks: Sequence[str]) ->
     missing = [] if callbacks else _callbacks_before(directory)
     if missing:
         note(
-            f"{directory.path.name} was trained with callbacks ({', '.join(missing)}) and goes on without them, since a run "
-            f"directory holds no code. To go on with them, give the file whose hooks() makes them (`jaxnets train FILE.py "
+            f"{directory.path.name} was trained with callbacks ({', '.join(missing)}) and continues without them, since a run "
+            f"directory holds no code. To continue with them, give the file whose hooks() makes them (`jaxnets train FILE.py "
             f"--run-dir {directory.path}`), or hooks=[...] in Python"
         )
 

@@ -108,7 +108,7 @@ def finish(
     if directory is not None:
         rows.append(("run directory", _short(directory.path)))
     if not trained:
-        rows.append(("note", "this run was complete already; --overwrite trains it anew"))
+        rows.append(("note", "this run was complete already; --overwrite trains it again"))
     closing = f"report: {_short(directory.path / PAGE)}" if directory is not None else ""
     console.summary(words.title, rows, closing)
 

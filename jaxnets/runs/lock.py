@@ -133,7 +133,7 @@ def _beat(handle: int, token: str, done: threading.Event) -> None:
             if now and now["token"] != token:
                 # This process was suspended for so long that another one took over. Further writes would destroy the work of
                 # that one.
-                streams.say(f"jaxnets: {_holder(now)} took over this run directory; ending at once")
+                streams.say(f"jaxnets: {_holder(now)} took over this run directory; ending immediately")
                 os._exit(1)
             _write(handle, token)
 

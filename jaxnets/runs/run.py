@@ -235,7 +235,7 @@ class Run:
             at = max(StepFolders(self.directory / "checkpoints").complete, default=0)
             if self.best is None and at != int(self.state.step):
                 raise UsageError(
-                    f"{self.directory} has gone on to step {at}, and this run is of step {int(self.state.step)}; open the "
+                    f"{self.directory} has continued to step {at}, and this run is of step {int(self.state.step)}; open the "
                     f"directory again"
                 )
         if stop is not None and self.parts.validator is None:

@@ -99,7 +99,7 @@ def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
         session.console.say(f"warm start: {summary}")
     if session.initial is None and directory is not None and (directory.path / "initial.json").exists():
         raise RunDirectoryError(
-            f"{directory.path} began with weights that were given in memory, and has no good checkpoint to go on from; run "
+            f"{directory.path} began with weights that were given in memory, and has no good checkpoint to resume from; run "
             f"the command or the code that gave them, or replace the run with --overwrite"
         )
     if session.initial is not None:
@@ -117,7 +117,7 @@ def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints,
         check_data(directory, session.parts)
     found = checkpoints.restore_newest(like, at_most=at_most, set_aside=True)
     for why in found.rejected:
-        session.console.say(f"passed over a checkpoint: {why}")
+        session.console.say(f"skipped a checkpoint: {why}")
     if found.step is None:
         return _fresh(session, directory)
     if found.step or at_most is None:
@@ -168,11 +168,11 @@ def _go_back(session: Session, directory: RunDirectory, checkpoints: Checkpoints
     guard, entries = session.parts.experiment.guard, directory.quarantine
     if len(entries) >= guard.rollbacks:
         raise NonFiniteError(
-            f"{back.reason}; the run went back {len(entries)} times already (guard.rollbacks). Lower the learning rate or "
+            f"{back.reason}; the run rolled back {len(entries)} times already (guard.rollbacks). Lower the learning rate or "
             f"clip the gradient (optimizer.clip_norm); {directory.path / 'quarantine.json'} lists what was left out"
         ) from back
     batches = list(range(max(0, back.step - guard.leave_out), back.step))
-    session.console.say(f"{back.reason}; going back, and leaving out batch{'es'[: 2 * (len(batches) > 1)]} "
+    session.console.say(f"{back.reason}; rolling back, and leaving out batch{'es'[: 2 * (len(batches) > 1)]} "
                         f"{', '.join(map(str, batches))}")  # fmt: skip
     # Remove the states after these batches first, then write the entry: after a crash in between, the same fault is found
     # again.

@@ -159,15 +159,15 @@ def _check_can_extend(path: Path, parts: Parts) -> None:
     at = parts.choice.ends_at(records, parts.watched[0])
     if at is not None:
         raise UsageError(
-            f"{path} ended early at step {at}, and would again; go on without (--stop.patience 0), or wait longer (a larger "
-            f"--stop.patience)"
+            f"{path} ended early at step {at}, and would again; continue without it (--stop.patience 0), or wait longer (a "
+            f"larger --stop.patience)"
         )
 
 
 def _check_can_go_back(experiment: Experiment, run_dir: Any) -> None:
     if run_dir is None and (experiment.guard.spike or experiment.on_nonfinite == "rollback"):
         raise UsageError(
-            "going back needs checkpoints: give a run_dir, or set guard.spike=0 and on_nonfinite='halt' or 'skip'"
+            "a roll-back needs checkpoints: give a run_dir, or set guard.spike=0 and on_nonfinite='halt' or 'skip'"
         )
 
 

@@ -234,7 +234,7 @@ class _Work:
         if self.saver is not None:
             self.saver.finish()
             saved = "saved"
-        raise PreemptedError(f"{self.reason}: stopped at step {step}, {saved}; the same command goes on from there")
+        raise PreemptedError(f"{self.reason}: stopped at step {step}, {saved}; the same command continues from there")
 
     @property
     def gently(self) -> bool:

@@ -84,7 +84,7 @@ class Stopping:
             first = time.monotonic()
             self.request(name)
             what = "stop" if self._signals_gently else "save and stop"
-            _tell(f"\njaxnets: {name}: will {what} after this step; a second signal ends at once\n")
+            _tell(f"\njaxnets: {name}: will {what} after this step; a second signal ends immediately\n")
 
 
 def _tell(text: str) -> None:

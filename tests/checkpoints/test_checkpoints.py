@@ -435,7 +435,7 @@ def test_damage_is_found_on_resuming_and_the_result_is_that_of_the_unharmed_run(
     damage(data, "flipped")
     cut = train(experiment, run_dir=tmp_path / "cut", progress="lines", **options)
     told = capsys.readouterr().err
-    assert f"passed over a checkpoint: {data} is damaged" in told
+    assert f"skipped a checkpoint: {data} is damaged" in told
     assert "resuming cut at step 10 of 20" in told
     assert_same_bits(whole.state, cut.state)
 
@@ -516,7 +516,7 @@ def test_ckpt_names_damage_and_exits_1(trained, tmp_path):
     assert "10: good" in done.stdout
     passed = run_here("ckpt", "digest", "run", cwd=tmp_path)
     assert "all of step 10" in passed.stdout
-    assert "passed over" in passed.stderr
+    assert "skipped: " in passed.stderr
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_samples_that_cannot_be_drawn_are_refused_before_writing(
     task = Adversarial(model=MLP(widths=(8,)), critic=MLP(widths=(8,)), latent=2)
     train(Experiment(task=task, data=Ring(), **QUICK), run_dir=tmp_path / "ring", progress="none")
     for arguments, message in (
-        ([str(tmp_path / "ring")], "has shape [2], which is no image"),
+        ([str(tmp_path / "ring")], "has shape [2], which is not an image"),
         ([str(makes_digits), "--label", "3"], "for a conditional model"),
         ([str(makes_digits), "--guidance", "3"], "for a conditional diffusion"),
         ([str(told_labels[0]), "--label", "ten"], "there is no class 'ten'. Choose from: 0, 1"),

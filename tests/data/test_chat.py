@@ -116,7 +116,7 @@ def test_padding_and_user_messages_do_not_count_in_the_loss(tmp_path):
         ('{"messages": [{"role": "judge", "content": "a"}]}', "needs a role"),
         ('{"messages": [{"role": "user", "content": 3}]}', "needs a role"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "nothing to learn"),
-        ('{"messages"', "line 2 is no JSON"),
+        ('{"messages"', "line 2 is not JSON"),
     ],
 )
 def test_a_damaged_conversation_is_named(tmp_path, line, said):

@@ -225,7 +225,7 @@ def test_targets_of_two_splits_have_one_kind():
     for y, y_test, message in (
         (np.arange(6) % 2, np.array([0.5]), "integers, the test targets real numbers"),
         (np.arange(6) % 2, np.array(["a"]), "integers, the test targets text"),
-        (np.eye(2), np.array([0, 1]), "make them alike"),
+        (np.eye(2), np.array([0, 1]), "make them equal"),
         (np.array([[0, 1], [1, 1]]), np.array([[0.0, 0.5]]), "each 0 or 1, but the test target"),
         (np.zeros((4, 2, 2)), np.zeros((4, 2, 2)), r"shape \(4, 2, 2\); give \[examples\]"),
     ):

@@ -200,7 +200,7 @@ def test_labels_and_tokens_out_of_range_are_refused_in_a_data_set_made_by_hand(s
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.npy", b"1,2,3\n", "x.npy is no .npy file, whatever its name says"),
+        ("x.npy", b"1,2,3\n", "x.npy is not a .npy file, despite its name"),
         ("x.npz", b"1,2,3\n", "x.npz cannot be read as .npz"),
         ("x.csv", b"a\n1\n", "x.csv is not a file of new examples for 'stamps'; give .npz or .npy$"),
         ("x.txt", b"a\n", "x.txt is not a file of new examples"),

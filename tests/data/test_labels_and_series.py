@@ -150,7 +150,7 @@ def test_labels_may_come_in_any_dtype_but_hold_0_and_1_alone(dtype):
         wrong[7, 2] = 3
         with pytest.raises(DataError, match="each 0 or 1, but the test target at .* is 3"):
             from_arrays(x, y, test=(x, wrong))
-    with pytest.raises(DataError, match="make them alike"):
+    with pytest.raises(DataError, match="make them equal"):
         from_arrays(x, y[:, 0], test=(x, y))
     assert from_arrays(x, y[:, :1].astype(int)).card.target_kind == "class"  # a column is one label for each
     with pytest.raises(DataError, match=r"shape \(72, 5\), expected \[examples, 2\]"):

@@ -86,7 +86,7 @@ def test_a_missing_process_is_named_on_every_process_that_reported():
     assert time.monotonic() - began < 8
     for error in met:
         assert isinstance(error, LostProcessError)
-        assert "processes 1 (on b), 3 (on d) of 4 did not come within 1 s" in str(error)
+        assert "processes 1 (on b), 3 (on d) of 4 did not report within 1 s" in str(error)
         assert f"there are 0 on {socket.gethostname()}, 2 on {socket.gethostname()}" in str(error)
 
 
@@ -145,7 +145,7 @@ def test_an_invalid_report_is_ignored(text):
                 break
         stranger[0].sendall(text)
 
-    assert call(processes[0], seconds=0.7, before=knock)[0].args[0].startswith("process 1 of 2 did not come")
+    assert call(processes[0], seconds=0.7, before=knock)[0].args[0].startswith("process 1 of 2 did not report")
     stranger[0].close()
 
 
@@ -172,6 +172,6 @@ def test_a_run_whose_third_process_is_missing_ends_in_seconds(tmp_path):
     assert time.monotonic() - began < 40  # most of it is the import of JAX, twice at a time
     for _, error, code in ended:
         assert code == 1
-        assert "jaxnets: process 2 of 3 did not come within 4 s" in error
+        assert "jaxnets: process 2 of 3 did not report within 4 s" in error
         assert "Traceback" not in error
     assert not (tmp_path / "run").exists()

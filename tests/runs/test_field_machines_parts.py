@@ -68,7 +68,7 @@ def test_without_a_home_local_data_are_found_and_a_note_about_the_cache_names_th
     with pytest.raises(DataError, match="no home directory for a cache; set JAXNETS_CACHE"):
         download.cache_directory()
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    assert "each start compiles anew" in machine.prepare_jax()
+    assert "each start compiles again" in machine.prepare_jax()
 
 
 def test_invalid_data_directories_are_named(monkeypatch, tmp_path):

@@ -91,7 +91,7 @@ def test_sorted_and_filtered_by_any_field(folder):
     wrong = run_here("runs", ".", "--where", "acuracy>0.5", cwd=folder)
     assert wrong.returncode == 2
     assert "accuracy" in wrong.stderr
-    assert "is no condition" in run_here("runs", ".", "--where", "accuracy", cwd=folder).stderr
+    assert "is not a condition" in run_here("runs", ".", "--where", "accuracy", cwd=folder).stderr
 
 
 def test_conditions_compare_numbers_as_numbers(folder):

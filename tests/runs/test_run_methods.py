@@ -66,7 +66,7 @@ def test_training_further_in_a_directory_and_from_an_opened_run(words, tmp_path)
     assert_same_bits(longer.state, whole.state)
     opened = open_run(tmp_path / "run", dataset=longer.parts.dataset)
     assert_same_bits(opened.fit(steps=5, **QUIET).state, jaxnets.fit(MLP(widths=(16,)), words, **constant(35)).state)
-    with pytest.raises(UsageError, match="has gone on to step 35"):
+    with pytest.raises(UsageError, match="has continued to step 35"):
         longer.fit(steps=5)
     listed = json.loads((tmp_path / "run" / "extended.json").read_text())
     assert [(one["before"], one["after"], one["at"]) for one in listed] == [(20, 30, 20), (30, 35, 30)]
@@ -215,7 +215,7 @@ def test_a_run_that_resumes_without_its_callbacks_prints_a_note(experiment, blob
 
     assert go_on([jaxnets.Callback()], 2) == []
     (said,) = go_on([], None)
-    assert "was trained with callbacks (Callback) and goes on without them" in said
+    assert "was trained with callbacks (Callback) and continues without them" in said
     assert go_on([], None) == []  # it is complete
 
 
@@ -227,7 +227,7 @@ def test_a_run_resumed_by_its_directory_reports_that_its_callbacks_are_missing(f
     assert "callbacks" not in done.stderr  # it is complete
     done = run_here("train", "cut", "--extend", 2, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("was trained with callbacks (Count) and goes on without them") == 1
+    assert done.stderr.count("was trained with callbacks (Count) and continues without them") == 1
     assert f"jaxnets train FILE.py --run-dir {folder / 'cut'}" in done.stderr
     done = run_here("train", "spirals.py", "--run-dir", "cut", "--extend", 4, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -109,7 +109,7 @@ def test_mistakes_in_a_file_are_named(tmp_path):
     with pytest.raises(DataError, match="line 2 needs the texts prompt, chosen, rejected"):
         Preferences(str(path)).open()
     path.write_text("{\n")
-    with pytest.raises(DataError, match="line 1 is no JSON"):
+    with pytest.raises(DataError, match="line 1 is not JSON"):
         Preferences(str(path)).open()
     path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     with pytest.raises(DataError, match="has 1 pairs of up to 512 tokens; give at least two"):

@@ -149,7 +149,7 @@ def test_the_task_sets_the_direction_of_its_headline_and_other_metrics_need_keep
 
 def test_keeping_the_best_without_evaluations_is_noted(no_report, tmp_path):
     options = small(steps=1, eval_every=0, run_dir=tmp_path / "run")
-    with pytest.warns(DataWarning, match="measured at the end alone"):
+    with pytest.warns(DataWarning, match="measured at the end only"):
         jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **options)
 
 
@@ -333,7 +333,7 @@ def test_an_edit_under_a_run_is_refused_by_name(first, second, named, tmp_path):
     # A run of before there were digests, or by another Python, is not refused, but it is said.
     path = tmp_path / "run" / "config.json"
     path.write_text(path.read_text().replace(': "3.', ': "2.'))
-    with pytest.warns(DataWarning, match=f"whether the code of .*{named}.* cannot be told"):
+    with pytest.warns(DataWarning, match=f"whether the code of .*{named}.* cannot be determined"):
         claimed(second(), tmp_path / "run")
 
 

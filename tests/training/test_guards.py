@@ -137,7 +137,7 @@ def test_the_number_of_roll_backs_is_limited(tmp_path, experiment, blobs, one_de
 
 @pytest.mark.parametrize("changes", [{"guard": Guard(spike=10.0)}, {"on_nonfinite": "rollback"}])
 def test_a_roll_back_needs_a_run_directory(experiment, blobs, one_device, changes):
-    with pytest.raises(UsageError, match="going back needs checkpoints: give a run_dir"):
+    with pytest.raises(UsageError, match="a roll-back needs checkpoints: give a run_dir"):
         train(replace(experiment, **changes), dataset=blobs, mesh=one_device, progress="none")
 
 

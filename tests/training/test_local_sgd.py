@@ -147,7 +147,7 @@ def test_an_interrupted_run_resumes_on_other_devices(tmp_path):
     ("options", "message"),
     [
         ({"local": LocalSGD(replicas=3)}, "batch_size 32 is not divisible into 3 replicas"),
-        ({"local": LocalSGD(replicas=2, every=3)}, "steps 8 is no multiple of local.every 3"),
+        ({"local": LocalSGD(replicas=2, every=3)}, "steps 8 is not a multiple of local.every 3"),
         ({"local": LocalSGD(replicas=2, every=4), "mesh": MeshShape(replica=4)}, "mesh.replica 4 does not divide"),
     ],
 )

@@ -122,7 +122,7 @@ def _json(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}, line {number} is no JSON ({first_line(error)}); give one object a line") from error
+        raise DataError(f"{path}, line {number} is not JSON ({first_line(error)}); give one object a line") from error
 
 
 def _turns(path: Path, number: int, entry: Any) -> list[tuple[str, str]]:
