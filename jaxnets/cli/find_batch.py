@@ -24,7 +24,7 @@ class FindBatchOptions:
     output: str = ""
     """A .png file for the plot."""
     json: bool = False
-    """Print one JSON object in place of the tables."""
+    """Print one JSON object instead of the tables."""
 
     def __post_init__(self) -> None:
         if self.most < 0:

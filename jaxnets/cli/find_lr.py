@@ -23,7 +23,7 @@ class FindRateOptions:
     output: str = ""
     """A .png file for the plot."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high < math.inf:
@@ -107,7 +107,7 @@ def _pick(test: Any) -> float | None:
 
 
 def _row(test: Any) -> dict[str, Any]:
-    """The numbers of one test; null where no repeat learned."""
+    """The numbers of one test; null if no repeat learned."""
     pick = _pick(test)
     spread = test.spread if pick is not None and math.isfinite(test.spread) else None
     middle: dict[str, float | None] = {"steepest": None, "lowest": None}

@@ -111,7 +111,7 @@ Serves a page at 127.0.0.1 that lists the runs below a folder (by default `runs`
 picture, shows the settings that differ, and is updated while runs train. It loads nothing from other hosts.""",
     "clean": """jaxnets clean RUN_OR_DIRECTORY [--keep N] [--yes]
 
-Shows what runs can do without: all checkpoints but the newest N and the best, damaged ones, files that were never whole. With
+Lists what runs do not need: all checkpoints but the newest N and the best, damaged ones, unfinished files. With
 --yes they are removed. Runs that are being trained are left alone.""",
     "copy": """jaxnets copy RUN DIRECTORY
 

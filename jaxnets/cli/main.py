@@ -43,7 +43,7 @@ from jaxnets.core.files import user_path
 PREEMPTED = 75
 # Set by `jaxnets -v`: errors are printed with their traceback.
 VERBOSE = "JAXNETS_VERBOSE"
-# Exit code 1 for the caller, but at once: an orderly end would wait for a thread or a process that has ended.
+# Exit code 1 for the caller, but immediately: a normal shutdown would wait for a thread or a process that has ended.
 HUNG = -1
 
 
@@ -52,10 +52,10 @@ class SummaryOptions:
     """Options of `jaxnets summary`."""
 
     compile: bool = False
-    """Compile the training step as well, and show its memory by the compiler's own analysis."""
+    """Also compile the training step, and show its memory by the compiler's analysis."""
 
 
-# The options of each command that takes a configuration, beside the experiment's own fields.
+# The options of each command that takes a configuration, in addition to the fields of the experiment.
 OPTIONS: dict[str, type] = {
     "train": train.RunOptions,
     "check": check.CheckOptions,
@@ -136,7 +136,7 @@ class _Notes:
 def _complain(text: str) -> None:
     if os.environ.get(VERBOSE) and sys.exc_info()[0] is not None:
         streams.say(traceback.format_exc().rstrip())
-    streams.say(f"jaxnets: {text}")  # the exit code counts, whether or not anyone reads this
+    streams.say(f"jaxnets: {text}")  # the exit code is enough if this cannot be printed
 
 
 def _dispatch(arguments: list[str]) -> int:

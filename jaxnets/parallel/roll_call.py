@@ -187,6 +187,6 @@ def _absence(launch: Launch, answer: dict[str, Any], seconds: float) -> str:
     came = ", ".join(f"{index} on {host}" for index, host in list(answer["came"].items())[:8])
     return (
         f"{_named(missing, launch)} of {launch.processes} did not report within {seconds:g} s; there are {came}. Start the "
-        f"same command on every machine at the same time, look at the log of the missing ones, or wait longer with --wait-seconds; "
-        f"--processes 1 trains in one process alone"
+        f"same command on every machine at the same time, look at the log of the missing ones, or wait longer with "
+        f"--wait-seconds; --processes 1 trains in one process alone"
     )

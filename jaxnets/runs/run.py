@@ -1,4 +1,4 @@
-"""A trained run: its weights, its history, and what can be asked of it."""
+"""A trained run: its weights, its history, its predictions and evaluations."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Run:
-    """A trained experiment: its weights, its history, and what can be asked of it."""
+    """A trained experiment: its weights, its history, its predictions and evaluations."""
 
     parts: Parts
     """What the experiment was built into: data, task, step, mesh."""

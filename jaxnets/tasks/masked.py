@@ -43,7 +43,7 @@ class HiddenPatches(Embedding):
             raise DataError(f"{type(self).__name__} trains a PatchPredictor, got {type(self.model).__name__}")
 
     def with_predictions(self, card: Card, count: int) -> Self:
-        """This task for the data, with so many numbers predicted for each patch."""
+        """This task for the data, with this many predicted numbers for each patch."""
         reason = f"{type(self).__name__} predicts {count} numbers for each patch of {card.name!r}"
         model = with_outputs(self.model, count, exact=True, reason=reason)
         return dataclasses.replace(super().bind(card), model=model)

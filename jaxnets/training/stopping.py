@@ -26,7 +26,7 @@ class StopRequestedError(Exception):
 
 
 class Stopping:
-    """Whether a signal came."""
+    """Whether a signal was received."""
 
     def __init__(self, *, gently: bool = False) -> None:
         """`gently`: a signal ends the run as a callback does, without an error."""
