@@ -57,7 +57,7 @@ class Comparison:
                 f"{'; '.join(self.changed[:8])}"
             )
         if not self.changed:
-            found.append("A and B are the same experiment: their difference is due to chance")
+            found.append("A and B are the same experiment: their difference is due to chance alone")
         found += [
             f"{count} runs of {who} failed; their seeds are left out" for who, count in self.failed.items() if count
         ]

@@ -185,7 +185,7 @@ def test_names_and_values_that_are_no_optimizer(data):
         (0.1, "an Optax transformation such as"),
         ({"hidden_0/.*": "sgd"}, "no optimizer is given for the parameter 'output/"),
         ({"hiden/.*": "sgd", ".*": "sgd"}, "'hiden/.*' has no parameter"),
-        ({"(": "sgd"}, "no regular expression"),
+        ({"(": "sgd"}, "is not a regular expression"),
     ):
         with pytest.raises(UsageError) as error:
             fitted(data, value)
