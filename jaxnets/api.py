@@ -48,45 +48,46 @@ def fit(
 ) -> Run:
     """Train a model on data and return the run: its weights, history and predictions.
 
-    Your arrays stay yours: they are never changed and never given to the device to keep. Running it again with the same
-    arguments gives the same result, bit for bit on the same machine.
+    Your arrays are never changed, and their memory is never donated to the device. Running it again with the same arguments
+    gives the same result, bit for bit on the same machine.
 
-    What the module sows in the collection "losses" is added to the training loss.
+    Values that the module sows in the collection "losses" are added to the training loss.
 
     Args:
         model: a Linen module called as `model(inputs)`, a pair of pure functions `init(key, inputs)` and
             `apply(parameters, inputs)`, or a task that holds a model (`interop.from_equinox` and `from_nnx` adapt modules).
             Its call may have an argument `train`, `training`, `is_training` or `deterministic`. For a bare module, integer
             (or text) targets make it a classification and real targets a regression.
-        data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) where
-            examples count differently; or an object that gives examples by number (see `data.from_source`). Inputs of a model
-            that takes several are a dict of arrays by the names of its call's arguments, or a tuple of arrays in their order.
-        test: held-out arrays, where `data` are arrays, or a second such object; without it a fifth of the data is set aside.
+        data: a `Dataset` (see `load` and `from_arrays`), or arrays: (inputs, targets), or (inputs, targets, weights) if
+            examples have different weights; or an object that gives examples by number (see `data.from_source`). Inputs of a
+            model that takes several are a dict of arrays by the names of its call's arguments, or a tuple of arrays in their
+            order.
+        test: held-out arrays, if `data` are arrays, or a second such object; without it a fifth of the data is set aside.
             The test split is measured once, at the end, if there is a validation split.
-        validation: what early stopping and `keep.best` look at: a share of the training examples, or arrays, or a
-            `Validation`. By default the validation split that the data have; where something is chosen and they have none,
-            a tenth of the training examples.
-        epochs: passes over the training data; 10 unless `steps` says otherwise.
+        validation: the split for early stopping and `keep.best`: a share of the training examples, or arrays, or a
+            `Validation`. By default the validation split of the data; if they have none and the run makes choices, a tenth of
+            the training examples.
+        epochs: passes over the training data; 10 unless `steps` is given.
         steps: optimizer steps, instead of epochs; or a duration such as "10ep", "50k ex" or "2M tok".
-        batch_size: examples in each step; by default 128, or 32 where there are fewer than 10,000 examples.
+        batch_size: examples in each step; by default 128, or 32 for fewer than 10,000 examples.
         optimizer: one of `jaxnets.optim`, any Optax transformation (`optax.lion(1e-4)`), a name ("lion"), or a dict of path
             patterns and these (`{"body/.*": optax.set_to_zero(), ".*": "adamw"}`); AdamW with warm-up and cosine by default.
-        loss: a function `(outputs, batch)` of what the model returns and of the batch (`batch["targets"]`, ...), that returns
-            one value for each example or a `Mean`; by default that of the task.
-        metrics: functions of the same kind, or `tasks.F1()`, `tasks.AUROC()` ..., by the name under which they are logged.
+        loss: a function `(outputs, batch)` of the model's outputs and the batch (`batch["targets"]`, ...) that returns one
+            value for each example or a `Mean`; by default that of the task.
+        metrics: functions of the same form, or `tasks.F1()`, `tasks.AUROC()` ..., by the name under which they are logged.
         class_weight: weight of each class in the loss, by its name or number (others have 1); "balanced": the same total
             weight for every class.
-        augment: random changes to training examples, in place of those of `data`: an `Augment` or another of `data.augment`, a
+        augment: random changes to training examples, instead of those of `data`: an `Augment` or another of `data.augment`, a
             tuple of them, or a function `(key, inputs) -> inputs` of one example.
-        stop: when to end early: `EarlyStop("f1", patience=3)`. The run then gives the weights of the best evaluation.
-        initial: weights to begin with: variables as a module's `init` returns them, a `Run`, the directory of a run, or
-            `Initial(variables, ...)` where some leaves are to be fresh, ignored or renamed.
-        train_only: a regular expression for whole paths of parameters (`output/.*`); all others keep their bits.
-        freeze: the other way round: those that match keep their bits.
+        stop: early stopping: `EarlyStop("f1", patience=3)`. The run then has the weights of the best evaluation.
+        initial: initial weights: variables as a module's `init` returns them, a `Run`, the directory of a run, or
+            `Initial(variables, ...)` if some leaves are to be fresh, ignored or renamed.
+        train_only: a regular expression for whole paths of parameters (`output/.*`); all others are frozen.
+        freeze: a regular expression for whole paths of the parameters that are frozen.
         seed: root of all randomness.
-        hooks: callbacks, called while the run trains (see `Callback` and `jaxnets.callbacks`).
+        hooks: callbacks, called during training (see `Callback` and `jaxnets.callbacks`).
         loggers: where the log is repeated: "csv", "tensorboard", "wandb", "mlflow", or objects of `report.loggers`.
-        run_dir: where to keep checkpoints, log and report; None keeps everything in memory.
+        run_dir: directory of checkpoints, log and report; None keeps everything in memory.
         overwrite: replace a run that is in `run_dir` already.
         progress: "bar", "lines", "none", or "auto".
         **options: any other field of `Experiment`: mesh, precision, micro_batches, eval_every, ...
@@ -137,24 +138,24 @@ def check(
     progress: ProgressKind = "auto",
     **arguments: Any,
 ) -> CheckReport:
-    """Look for what would go wrong, before training: shapes, first loss, mixed examples, leaks, dead units, rates, and so on.
+    """Find problems before training: shapes, first loss, mixed examples, leaks, dead units, rates, and so on.
 
-    The report prints as text and is a table in a notebook; `report.findings` holds what each check measured, its colour and
-    the remedy, and `report.passed` says that nothing is red. Nothing is trained or written.
+    The report prints as text and is a table in a notebook; `report.findings` holds the measurement of each check, its colour
+    and the remedy; `report.passed` is true if nothing is red. Nothing is trained or written.
 
     Args:
         model: as for `fit`.
         data: as for `fit`.
-        only: names of the checks to make (`jaxnets.preflight.CHECKS`); (): all.
-        skip: names of checks to leave out, for what a model does by design.
-        examples: training examples that the model sees, at least 4.
-        seconds: the most that learning these by heart may take, without compilation.
-        progress: "none" prints nothing; else a line names the check that is being made.
+        only: names of the checks to run (`jaxnets.preflight.CHECKS`); (): all.
+        skip: names of checks to leave out, such as those that a model violates by design.
+        examples: number of training examples to use, at least 4.
+        seconds: the time limit for memorising these, without compilation.
+        progress: "none" prints nothing; else a line names the running check.
         **arguments: the other arguments of `fit`: optimizer, loss, batch_size, ...; those for directories, hooks and
             loggers have no effect.
 
     Raises:
-        JaxnetsError: arguments that `fit` refuses as well.
+        JaxnetsError: arguments that `fit` also refuses.
     """
     used = {
         name: given for name, given in arguments.items() if name not in ("hooks", "loggers", "run_dir", "overwrite")
@@ -185,17 +186,17 @@ def find_lr(
 ) -> FoundRate:
     """The learning rate to train with, by range tests: `find_lr(model, data, optimizer="lion").rate`.
 
-    Short trainings whose rate grows with each batch, from fresh weights each; nothing of them is kept, and what is given is
-    not changed. See `jaxnets.runs.find_rate.find_rate`.
+    It runs short trainings from fresh weights, in which the rate grows with each batch. Their results are discarded, and the
+    arguments are not changed. See `jaxnets.runs.find_rate.find_rate`.
 
     Args:
         model: as in `fit`.
         data: as in `fit`.
-        low: the first rate; a multiple of the optimizer's own where that does not say its rate (an Optax transformation).
+        low: the first rate; a multiple of the optimizer's own rate if that is unknown (an Optax transformation).
         high: the last rate.
         tries: rates in between, each for one batch.
         repeats: tests with other weights and batches.
-        **options: the other arguments of `fit` that say what is trained: optimizer, batch_size, loss, initial, ...
+        **options: the other arguments of `fit` that define the training: optimizer, batch_size, loss, initial, ...
     """
     experiment, dataset, begin = as_experiment(model, data, **options)
     return find_rate(experiment, dataset, low=low, high=high, tries=tries, repeats=repeats, initial=begin)

@@ -16,8 +16,8 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnets/jaxnets/blob/main/notebooks/bring_your_own.ipynb)
 #
-# `jaxnets.fit` trains a Flax Linen module as its author wrote it. This notebook brings a module with two inputs, an Optax
-# optimizer, a loss, metrics and weights to begin with. It takes less than two minutes on a CPU.
+# `jaxnets.fit` trains Flax Linen modules without changes. This notebook uses a module with two inputs, an Optax optimizer, a
+# custom loss, custom metrics and initial weights. It takes less than two minutes on a CPU.
 
 # %%
 import importlib.util
@@ -39,8 +39,8 @@ import jaxnets
 # %% [markdown]
 # ## A module
 #
-# The data are the digits that come with jaxnets: images of 8 x 8 pixels. The module below has dropout, which its call switches by
-# `train`; jaxnets sets it.
+# The data are the digits that come with jaxnets: images of 8 x 8 pixels. The module below has dropout, which the argument
+# `train` switches on and off; jaxnets sets this argument.
 
 # %%
 digits = jaxnets.load("digits")
@@ -62,7 +62,8 @@ reader.evaluate()
 # %% [markdown]
 # ## An optimizer, a loss and metrics
 #
-# The optimizer is any Optax transformation. A loss gives one number for each example. `batch` holds what the run prepared.
+# The optimizer can be any Optax transformation. A loss returns one number for each example. `batch` holds the prepared arrays
+# of the batch.
 
 
 # %%
@@ -91,8 +92,9 @@ focused.evaluate()
 # %% [markdown]
 # ## Two inputs
 #
-# The question is whether the sum of two digits is even. One is an image, the other a number, which stays a whole number. A dict
-# gives each input by the name of its argument. What the module sows in "losses" is added to the loss.
+# The task is to predict whether the sum of two digits is even. One digit is an image, the other a number, which stays a whole
+# number. With a dict, each input is passed to the argument with its name. Values that the module sows in "losses" are added to
+# the loss.
 
 
 # %%
@@ -117,8 +119,8 @@ scratch.evaluate()
 # %% [markdown]
 # ## Weights to begin with
 #
-# The body of the first run is a good beginning: it knows digits. `Initial` says which leaves are fresh and which are ignored, and
-# `freeze` keeps the body as it is, bit for bit.
+# The body of the first run is a good start, because it was trained on digits. `Initial` lists the leaves that are initialised
+# anew and those that are ignored, and `freeze` keeps the body unchanged, bit for bit.
 
 # %%
 begun = jaxnets.fit(
@@ -139,7 +141,7 @@ scores = {"from scratch": scratch.evaluate()["accuracy"], "from the reader": beg
 scores
 
 # %% [markdown]
-# ## What was promised
+# ## Checks of the results
 
 # %%
 assert reader.evaluate()["accuracy"] > 0.9

@@ -16,8 +16,9 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnets/jaxnets/blob/main/notebooks/diagnosing_a_sick_run.ipynb)
 #
-# Six runs, each with one fault that raises no error. Look at the curve of each and say what is wrong. `jaxnets.check` then measures it,
-# before a single step is trained. The last curve of each part is that of the cured run. The whole takes less than a minute on a CPU.
+# Six runs, each with one fault that raises no error. Look at the curve of each and say what is wrong. `jaxnets.check` then
+# finds the fault by measurements before training. The last curve of each part is that of the repaired run. The notebook takes
+# less than a minute on a CPU.
 
 # %%
 import importlib.util
@@ -37,8 +38,8 @@ import jaxnets
 from jaxnets import data, models, optim, tasks
 
 # %% [markdown]
-# The patient is a small network on four clouds of points in twelve dims, 450 for training and 150 for the test. It is well: guessing has a
-# loss of log 4 = 1.39 and an accuracy of .25.
+# The example is a small network that classifies four clouds of points in twelve dims, 450 points for training and 150 for the
+# test. This run is sound. For comparison, guessing has a loss of log 4 = 1.39 and an accuracy of .25.
 
 # %%
 rng = np.random.default_rng(0)
@@ -98,15 +99,16 @@ curves(sick_labels)
 sick_labels.evaluate()
 
 # %% [markdown]
-# The training loss falls slowly under 1.39, as some examples are learned by heart. The test loss rises. **Your prediction:** what is
-# wrong? A wrong rate, too small a network, or the data?
+# The training loss falls slowly below 1.39, because the network memorises some examples. The test loss rises. **Your
+# prediction:** what is wrong? A wrong rate, too small a network, or the data?
 
 # %%
 seen_labels = examined("baselines", given=clouds(y=shifted))
 
 # %% [markdown]
-# Simple predictors do not beat a constant either, so it is not the network. They do with the labels moved by a row: a sort, a header line,
-# or a filter that was applied to the inputs and not to the labels. Cure: take both from the same rows.
+# Simple predictors are no better than a constant either, so the network is not the cause. They are better if the labels are
+# shifted by one row. Typical causes are a sort, a header line, or a filter that was applied to the inputs and not to the
+# labels. Remedy: take both from the same rows.
 
 # %%
 curves(sick_labels, sound)
@@ -121,16 +123,16 @@ curves(sick_rate)
 sick_rate.evaluate()
 
 # %% [markdown]
-# The data and the network are those of the sound run. The accuracy is not even bad, but the loss is tens of times that of guessing. **Your
-# prediction:** what is wrong, and how many times too large or too small is it?
+# The data and the network are those of the sound run. The accuracy is quite good, but the loss is tens of times that of
+# guessing. **Your prediction:** what is wrong, and how many times too large or too small is it?
 
 # %%
 seen_rate = examined("overfit", optimizer=wild)
 
 # %% [markdown]
-# A healthy network learns a few examples by heart without a jump. This one jumps to ten times the loss of guessing, and learns as well at a
-# hundredth of the rate: it was 100 times that of the sound run. Clipping the gradient only kept it from becoming infinite.
-# `jaxnets.find_lr(model, data)` finds a rate.
+# A sound network memorises a few examples without a jump of the loss. The loss of this one jumps to ten times that of
+# guessing, and the network learns equally well with a hundredth of the rate. The rate was 100 times that of the sound run.
+# Gradient clipping only kept the loss finite. `jaxnets.find_lr(model, data)` finds a rate.
 
 # %%
 curves(sick_rate, sound)
@@ -163,8 +165,8 @@ seen_units = examined("units", Careful(-10.0))
 
 # %% [markdown]
 # The potential of every hidden unit is below 0 for every example. So all ReLUs give 0, and no gradient passes them: only the last
-# bias learns, and it learns the shares of the classes. Cure: biases that begin at 0. The same happens in a run whose rate is too high for some
-# steps: then a warm-up or a smaller rate helps.
+# bias learns, and it learns the shares of the classes. Remedy: initialise the biases with 0. The same happens if the rate is
+# too high for some steps; then a warm-up or a smaller rate helps.
 
 # %%
 curves(sick_units, fit(Careful(0.0)))
@@ -172,7 +174,7 @@ curves(sick_units, fit(Careful(0.0)))
 # %% [markdown]
 # ## 4. A regression that predicts the mean
 #
-# The targets are linear in the inputs. The loss is one of our own, in plain JAX.
+# The targets are linear in the inputs. The loss is a custom one in plain JAX.
 
 # %%
 slopes = rng.normal(size=12)
@@ -190,21 +192,22 @@ print("deviation of the predictions:", sick_loss.predict(numbers.test["inputs"])
 print("deviation of the targets    :", numbers.test["targets"].std().round(3))
 
 # %% [markdown]
-# It is a smooth fall, to the variance of the (standardised) targets. **Your prediction:** what is wrong? Write down the shapes.
+# The loss falls smoothly to the variance of the (standardised) targets. **Your prediction:** what is wrong? Write down the
+# shapes.
 
 # %%
 seen_loss = examined("loss", single, numbers, loss=squared)
 
 # %% [markdown]
-# The outputs are `[B, 1]` and the targets `[B]`. Their difference is `[B, B]`: every output is compared with every target, and the best
-# single answer to all targets is their mean. Cure: `outputs[:, 0]`, or no loss of one's own.
+# The outputs are `[B, 1]` and the targets `[B]`. Their difference is `[B, B]`: every output is compared with every target, and
+# the best single prediction for all targets is their mean. Remedy: `outputs[:, 0]`, or the built-in loss.
 
 # %%
 cured_loss = fit(single, numbers, loss=lambda outputs, batch: (outputs[:, 0] - batch["targets"]) ** 2)
 curves(sick_loss, cured_loss)
 
 # %% [markdown]
-# ## 5. It could not be better
+# ## 5. A run that looks perfect
 #
 # A third of the labels is random now, so no network can be right about more than three quarters of new examples.
 
@@ -218,15 +221,16 @@ curves(sick_split)
 sick_split.evaluate()
 
 # %% [markdown]
-# Training and test loss fall together, and nearly all is right. **Your prediction:** is it a very good network?
+# Training and test loss fall together, and nearly all predictions are right. **Your prediction:** is it a very good network?
 
 # %%
 seen_split = examined("splits", wide, copied)
 
 # %% [markdown]
-# The test examples are among those of the training, where they were learned by heart. In real data they come from images that were
-# augmented before the split, from several rows of one patient, or from a file that was appended twice. Cure: split first, and by groups
-# (`validation=`, `from_arrays(groups=...)`). The honest curve looks worse, and it is the one to act upon: end early, penalise.
+# The test examples are also in the training split, and the network memorised them. In real data they come from images that
+# were augmented before the split, from several rows of one patient, or from a file that was appended twice. Remedy: split
+# first, and by groups (`validation=`, `from_arrays(groups=...)`). The correct curve looks worse. It shows overfitting, so
+# early stopping or a penalty helps.
 
 # %%
 cured_split = fit(wide, clean, **longer)
@@ -234,7 +238,7 @@ curves(sick_split, cured_split)
 print("test accuracy:", sick_split.evaluate()["accuracy"], "and honestly", round(cured_split.evaluate()["accuracy"], 3))
 
 # %% [markdown]
-# ## 6. A language model better than the language
+# ## 6. A language model that is too good
 #
 # Sentences of random steps, 1 or 2 upwards among twelve symbols. The next symbol is one of two, so no model can have less than
 # log 2 = .69 nats a symbol.
@@ -265,15 +269,15 @@ curves(sick_mask)
 sick_mask.evaluate()
 
 # %% [markdown]
-# **Your prediction:** what is wrong? Which loss is too good, and could one have known it without the true one?
+# **Your prediction:** what is wrong? Which loss is too low, and could you have noticed it without knowing the true entropy?
 
 # %%
 seen_mask = examined("causal", tasks.NextToken(model=Convolution((1, 1))), sentences)
 
 # %% [markdown]
-# The convolution is padded by one on either side, so each place sees the next symbol, which is its target. Attention without a mask does
-# the same. Such a model writes nonsense, as there is nothing to see when it generates. Cure: all padding on the left (for attention, the
-# causal mask). The loss of the cured model ends at what the language allows.
+# The convolution is padded by one on both sides, so each position sees the next symbol, which is its target. Attention without
+# a mask has the same fault. Such a model generates nonsense, because in generation the next symbol is not available. Remedy:
+# all padding on the left (for attention, the causal mask). The loss of the repaired model ends at the entropy of the language.
 
 # %%
 cured_mask = fit(tasks.NextToken(model=Convolution((2, 0))), sentences, **options)
@@ -282,14 +286,15 @@ curves(sick_mask, cured_mask)
 # %% [markdown]
 # ## What the curves have in common
 #
-# | curve | look first at |
+# | curve | check first |
 # | --- | --- |
 # | the test loss never below that of guessing | labels |
 # | a jump, and high after it | the rate |
 # | flat at the best constant, in training too | dead units, a broadcast in the loss |
 # | better than anyone expected | overlap of splits, a leak |
 #
-# `jaxnets.check(model, data)` without `only` looks at all of it, and at more ([diagnosing](https://github.com/jaxnets/jaxnets/blob/main/docs/diagnosing.md)).
+# `jaxnets.check(model, data)` without `only` runs all of these checks and more
+# ([diagnosing](https://github.com/jaxnets/jaxnets/blob/main/docs/diagnosing.md)).
 
 # %%
 assert sound.evaluate()["accuracy"] > 0.9

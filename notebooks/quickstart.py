@@ -16,8 +16,8 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnets/jaxnets/blob/main/notebooks/quickstart.ipynb)
 #
-# From installation to a trained network: its report, its predictions, a longer run, a second run beside it, and a program that
-# needs no jaxnets. It takes less than two minutes on a CPU.
+# This notebook trains a network, shows its report, makes predictions, continues the run, compares it with a second one, and
+# exports a program that does not need jaxnets. It takes less than two minutes on a CPU.
 
 # %%
 import importlib.util
@@ -44,8 +44,8 @@ from jaxnets.runs.export import export_programs
 # %% [markdown]
 # ## Train
 #
-# The digits come with jaxnets: 1,797 images of 8 x 8 pixels. `fit` takes a model, data and a length. With `run_dir` it keeps
-# checkpoints, the log and a report; the same call goes on from the newest checkpoint if the notebook was interrupted.
+# The digits come with jaxnets: 1,797 images of 8 x 8 pixels. `fit` takes a model, data and a length. With `run_dir` it writes
+# checkpoints, the log and a report. If the notebook was interrupted, the same call continues from the newest checkpoint.
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "runs"
@@ -56,8 +56,8 @@ run.evaluate()
 # %% [markdown]
 # ## Look
 #
-# The curves are here, and `report.html` has them with the confusion matrix, calibration, the most wrong examples, the settings and
-# where the time went.
+# The cell below plots the curves. `report.html` has the curves too, and the confusion matrix, calibration, the most wrong
+# examples, the settings and a breakdown of the time.
 
 # %%
 run.history.plot()
@@ -68,7 +68,7 @@ print("the report is", run.directory / "report.html")
 # %% [markdown]
 # ## Predict
 #
-# Raw images go in, as in training.
+# `predict` takes raw images, as in training.
 
 # %%
 images, labels = digits.test["inputs"][:5], digits.test["targets"][:5]
@@ -78,7 +78,8 @@ run.top_k(images, 3)[0]
 # %% [markdown]
 # ## Train further
 #
-# `run.fit` goes on where the run ended. The schedule of the learning rate spans all steps, so the console says how it changes.
+# `run.fit` continues from the last step. The schedule of the learning rate spans all steps, so its value changes at this
+# point; the console prints both values.
 
 # %%
 longer = run.fit(epochs=3)
@@ -105,8 +106,8 @@ Image(curves.read_bytes())
 # %% [markdown]
 # ## Take it elsewhere
 #
-# `jaxnets export RUN FOLDER --format stablehlo` writes the predictor and the training step as programs for CPU, GPU and TPU. They
-# run in a process that has JAX and no jaxnets; `example.py` in the folder shows how.
+# `jaxnets export RUN FOLDER --format stablehlo` writes the predictor and the training step as programs for CPU, GPU and TPU.
+# They need JAX but not jaxnets; `example.py` in the folder shows how to run them.
 
 # %%
 export_programs(longer, folder / "served", train_step=False)

@@ -16,7 +16,8 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnets/jaxnets/blob/main/notebooks/recurrence_and_computation.ipynb)
 #
-# A network with cycles is a computer. Five questions, each with your prediction first. It takes less than a minute on a CPU.
+# A network with cycles is a computer. This notebook has five questions. Write down your prediction before each experiment. It
+# takes less than a minute on a CPU.
 
 # %%
 import importlib.util
@@ -38,7 +39,7 @@ from jaxnets import theory
 # %% [markdown]
 # ## 1. All units at once: when does a network stop?
 #
-# A network is a directed graph. Under the parallel rule all units take their new values at once, again and again.
+# A network is a directed graph. Under the parallel rule all units are updated at the same time, again and again.
 #
 # **Your prediction:** after how many updates does a network with layers 2-4-3-2 reach its output? And a single unit that inhibits itself?
 
@@ -60,8 +61,8 @@ print("inhibited unit: stopped", bool(ended.stopped), "after", int(ended.steps),
 #
 # ## 2. A word as one number: how long a word does float32 hold?
 #
-# The code `delta(w) = sum_i w_i 2^-i + 2^-(n + 1)` gives each word of bits a number of its own. **Your prediction:** what is the longest word
-# of ones that float32 gives back? (Its numbers have 24 significant bits.)
+# The code `delta(w) = sum_i w_i 2^-i + 2^-(n + 1)` gives each word of bits a number of its own. **Your prediction:** what is
+# the longest word of ones that can be decoded from float32? (Its numbers have 24 significant bits.)
 
 # %%
 print("delta(11001) =", theory.binary_code("11001"))
@@ -100,8 +101,8 @@ print("Cantor code:", len(long), "bits, accepted", ended.outputs[0], "after", en
 #
 # The busy beaver with four states runs 107 steps on an empty tape and leaves 13 ones. No machine with four states leaves more.
 #
-# **Your prediction:** how many saturated-linear units simulate it: about 30, 300 or 3,000? In which of float32, float64 and fractions does it
-# come out right?
+# **Your prediction:** how many saturated-linear units simulate it: about 30, 300 or 3,000? Is the result right in float32, in
+# float64, in fractions?
 
 # %%
 machine = theory.BUSY_BEAVERS[4]
@@ -121,10 +122,10 @@ except ValueError as error:
 theory.tape(machine)
 
 # %% [markdown]
-# Two bits of a number for each cell: float64 holds 26 cells on each side of the head, float32 loses the tape. The theorem speaks of rational
-# numbers. In floats, the network is a machine with a finite tape.
+# Two bits of a number for each cell: float64 holds 26 cells on each side of the head, float32 loses the tape. The theorem is about rational numbers. In floats,
+# the network is a machine with a finite tape.
 #
-# Where do the numbers go? The left stack of the exact run, as time goes on:
+# The next plot shows the left stack of the exact run over time:
 
 # %%
 stacks = []
@@ -136,16 +137,17 @@ np.round(stacks, 4)
 # %% [markdown]
 # ## 5. An associative memory: how many patterns before it forgets?
 #
-# In Hopfield's network each unit that changes lowers an energy, so it stops. The patterns are the minima, as long as they are few.
+# In a Hopfield network each update of a unit lowers an energy, so the network stops. If there are few patterns, they are the
+# minima.
 #
-# **Your prediction:** how many random patterns do 100 units hold: 5, 14, 50 or 100?
+# **Your prediction:** how many random patterns can 100 units store: 5, 14, 50 or 100?
 
 # %%
 remembered = {patterns: theory.recalled_fraction(patterns, 100) for patterns in (5, 10, 14, 20, 40)}
 remembered
 
 # %% [markdown]
-# About .14 for each unit, and then it forgets all of them, not only the last.
+# About .14 for each unit. With more patterns it forgets all of them, not only the last.
 
 # %%
 assert bool(parallel.stopped)

@@ -12,13 +12,13 @@
 # ---
 
 # %% [markdown]
-# # Sharding, and a TPU that is not there
+# Sharding, and estimates for a TPU
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnets/jaxnets/blob/main/notebooks/sharding_and_tpu.ipynb)
 #
-# One configuration on eight devices, split in six ways, and each gives the result of one device. Then an estimate for TPUs
-# before one is rented: memory, exchanges, time and cost. On a CPU eight threads act as eight devices; on a TPU the same cells take its
-# chips. It takes about two minutes.
+# This notebook splits one configuration over eight devices in six ways; each gives the result of one device. Then it estimates
+# memory, communication, time and cost on TPUs, before you rent one. On a CPU, eight threads act as eight devices; on a TPU the
+# same cells use its chips. It takes about two minutes.
 
 # %%
 import importlib.util
@@ -89,11 +89,11 @@ for name, mesh in meshes.items():
     print(f"{name:<32} loss {losses[name]:.5f}   state on each device {bytes_on_a_device(run):>9,} bytes")
 
 # %% [markdown]
-# ## A TPU that is not there
+# ## Estimates for a TPU that you do not have
 #
-# `jaxnets estimate` compiles the training program for a topology and says what it takes. With `pip install "jaxnets[tpu]"` the
-# compiler is that of the TPU; without it devices of the CPU stand for the chips, and a note says so. Type the price of a chip and
-# hour that you pay.
+# `jaxnets estimate` compiles the training program for a topology and prints the memory and time that it needs. With `pip
+# install "jaxnets[tpu]"` it uses the compiler of the TPU. Without it, devices of the CPU stand for the chips, and a note says
+# so. Enter the price that you pay for a chip and hour.
 
 # %%
 price = 1.20
@@ -117,7 +117,8 @@ for chips in ("v5e:4", "v5e:8", "v6e:8"):
 # %% [markdown]
 # ## A plan for a billion parameters
 #
-# `jaxnets plan` tries every mesh, every number of micro-batches and rematerialisation. Here it counts by arithmetic alone.
+# `jaxnets plan` tries every mesh, every number of micro-batches and rematerialisation. Here it uses arithmetic only, without a
+# compiler.
 
 # %%
 planned = (

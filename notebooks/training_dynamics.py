@@ -16,8 +16,8 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnets/jaxnets/blob/main/notebooks/training_dynamics.ipynb)
 #
-# Rates, batches, averages, noise and width, each as an experiment. Predict its result before you run it. The whole takes about a
-# minute on a CPU.
+# This notebook has one experiment for each of rates, batches, averages, noise and width. Predict the result before you run it.
+# The notebook takes about a minute on a CPU.
 
 # %%
 import importlib.util
@@ -111,13 +111,14 @@ for size, variance in zip(sizes, variances, strict=True):
     print(f"batches of {size:2}: variance {variance:.4f}, times the size {variance * size:.3f}")
 
 # %% [markdown]
-# 16 times smaller: the variance is that of one example divided by the size. So its root, the noise, falls only by 4, and very large
-# batches buy little.
+# 16 times smaller: the variance is that of one example divided by the batch size. So its root, the noise, is only 4 times
+# smaller, and very large batches gain little.
 #
 # ## 3. Averages: a rate that stays high, and the mean of its path
 #
-# With a constant rate the weights never settle: they wander around a minimum. **Your prediction:** which has the lowest test loss after the
-# same steps, the last weights of the constant rate, the mean of its last quarter (SWA), or a rate that falls to 0?
+# With a constant rate the weights never settle: they wander around a minimum. **Your prediction:** which has the lowest test
+# loss after the same number of steps: the last weights with the constant rate, the mean of the weights in the last quarter
+# (SWA), or a rate that falls to 0?
 
 # %%
 options = {"steps": 600, "batch_size": 16, "progress": "none"}
@@ -139,13 +140,13 @@ for name, values in found.items():
     print(f"{name:24} {np.mean(values):.4f}  ({', '.join(f'{v:.4f}' for v in values)})")
 
 # %% [markdown]
-# The mean of the path is near the minimum that the weights wander around, so it has most of the gain of a falling rate. It does not end
-# the run: one can go on training from the last weights.
+# The mean of the path is near the minimum that the weights wander around, so it has most of the gain of a falling rate.
+# Training can continue from the last weights.
 #
 # ## 4. Noise on the inputs: what does it do to a linear model?
 #
-# **Your prediction:** many more inputs than a linear model needs, and noise of standard deviation s added to them afresh in every step. Where do
-# the weights go?
+# A linear model has many more inputs than it needs, and new noise of standard deviation s is added to them in every step.
+# **Your prediction:** to what do the weights converge?
 
 # %%
 deviation, count = 0.7, 40
@@ -169,8 +170,8 @@ print("to least squares   :", np.abs(weights - plain).max().round(3))
 #
 # ## 5. Width: how far does a unit have to move?
 #
-# **Your prediction:** a network ten times as wide, trained to the same loss. Do its weights move more or less, relative to their size at the
-# beginning?
+# **Your prediction:** a network ten times as wide is trained to the same loss. Do its weights move more or less, relative to
+# their initial size?
 
 # %%
 moved = {}
@@ -190,7 +191,7 @@ plt.show()
 
 # %% [markdown]
 # Less: many units share the work. A network so wide that its weights hardly move is linear in its weights around the start (the lazy
-# regime); the features of its first layer are those it began with.
+# regime); the features of its first layer stay almost the initial ones.
 
 # %%
 assert losses[0.98] < 0.1

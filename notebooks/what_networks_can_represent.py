@@ -16,8 +16,8 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnets/jaxnets/blob/main/notebooks/what_networks_can_represent.ipynb)
 #
-# Six questions. Each asks for your prediction before the experiment. Write it down: what surprises is what you learn. It takes less
-# than a minute on a CPU.
+# This notebook has six questions. Write down your prediction before each experiment: you learn most from the results that
+# surprise you. It takes less than a minute on a CPU.
 
 # %%
 import importlib.util
@@ -39,7 +39,7 @@ from jaxnets import theory
 #
 # **Your prediction:** 16, 15, 14 or fewer?
 #
-# The experiment asks a linear program for a line. It finds one if there is one.
+# The experiment searches for a separating line with a linear program, which finds one if there is one.
 
 # %%
 corners = theory.bits(2)
@@ -49,8 +49,8 @@ alone = [table.tolist() for table, line in zip(tables, lines, strict=True) if li
 print("one neuron computes", 16 - len(alone), "and not", alone)
 
 # %% [markdown]
-# All but XOR and its negation. Two hidden units suffice for XOR, and this is the network of the lecture: its two lines enclose the
-# corners where XOR is 1.
+# 14: all but XOR and its negation. Two hidden units suffice for XOR. In this network, two lines enclose the corners where XOR
+# is 1.
 
 # %%
 model, variables = theory.xor()
@@ -68,8 +68,8 @@ shares = {units: theory.xor_learned(units, seeds=40) for units in (2, 3, 4)}
 shares
 
 # %% [markdown]
-# With exactly as many units as it needs, about half of the seeds fail: the loss has stationary points with two or three right
-# answers. Representing and learning are different questions, and units beyond the needed ones are there for the second.
+# With the smallest possible number of units, about half of the seeds fail: the loss has stationary points with two or three
+# right answers. Representing and learning are different questions; the additional units help learning.
 #
 # ## 3. Parity of 8 bits: how many step units in one hidden layer?
 #
@@ -87,7 +87,8 @@ print(
 )
 
 # %% [markdown]
-# Unit `k` fires where at least `k` bits are 1, and signs alternate. A construction that is exponential does not show that the problem is.
+# Unit `k` fires if at least `k` bits are 1, and the signs of the output weights alternate. So an exponential construction does
+# not show that the problem needs exponentially many units.
 #
 # ## 4. Twice as many ReLU units: by how much does the error of a smooth function fall?
 #
@@ -105,7 +106,8 @@ print(f"ReLU: {relu[0] / relu[1]:.2f} times less, sigmoid staircase: {stairs[0] 
 theory.approximation_error(wave, lipschitz=np.pi, second_derivative=2 * np.pi**2)
 
 # %% [markdown]
-# A line has one order more than a step. The points are on their bounds: for this function the theorems cannot be made better.
+# Piecewise lines are one order better than steps. The points are on their bounds: for this function the bounds cannot be
+# improved.
 #
 # ## 5. 16 ReLU units: how many linear pieces can a function of one input have?
 #
@@ -118,7 +120,8 @@ print("eight layers:", len(theory.pieces_1d(theory.tent(8))) - 1)
 theory.folding(4)
 
 # %% [markdown]
-# Each layer folds the interval, and what comes after is drawn in both halves. And at random, without a construction?
+# Each layer folds the interval, so the next layers repeat their pieces in both halves. How many pieces does a network with
+# random weights have?
 
 # %%
 random = [
@@ -128,7 +131,7 @@ random = [
 print("eight random layers of two: from", min(random), "to", max(random), "pieces")
 
 # %% [markdown]
-# The *maximum* grows exponentially with depth. A random network has a few pieces. In two dims one sees them.
+# The *maximum* grows exponentially with depth. A random network has a few pieces. The next plot shows them in two dims.
 
 # %%
 theory.regions_in_the_plane(theory.initialised([8, 8], 2, seed=3, biases=0.3))
@@ -142,10 +145,10 @@ theory.regions_in_the_plane(theory.initialised([8, 8], 2, seed=3, biases=0.3))
 theory.cover_curve((5, 20, 100), trials=50)
 
 # %% [markdown]
-# Up to `d` points always, at `2 d` in half of all cases, then hardly ever, and the fall gets steeper with the dim. In high dims nearly
-# everything with fewer than `2 d` points is separable, so a separating hyperplane there says little.
+# Up to `d` points always, `2 d` points in half of all cases, more points hardly ever; the fall is steeper in higher dims. In high
+# dims nearly every labelling of fewer than `2 d` points is separable, so a separating hyperplane is weak evidence.
 #
-# ## A construction is where training can begin
+# ## Training can start from a construction
 #
 # The interpolation by eight ReLU units is an ordinary model. Its knots are equally spaced; training moves them to where the function
 # bends.

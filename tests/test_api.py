@@ -31,7 +31,7 @@ def says_something(text, *names, words=3):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_public_names_say_what_they_are(room):
+def test_public_names_have_docstrings(room):
     module = importlib.import_module(room)
     assert says_something(module.__doc__, room), f"{room} has no docstring that says something"
     silent = [

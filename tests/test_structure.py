@@ -92,7 +92,7 @@ def test_the_way_from_the_command_to_the_loss_is_short():
     assert sum(len((PACKAGE / name).read_text().splitlines()) for name in way) < 3_800
 
 
-def test_the_lists_of_sweeps_name_tests_that_there_are():
+def test_the_lists_of_sweeps_name_existing_tests():
     written = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
     for name in (*KEPT, *SAMPLED, *NIGHTLY):
         module, _, function = name.partition("[")[0].partition(".")
@@ -144,7 +144,7 @@ for name in jaxnets.__all__:
 
 
 @pytest.mark.parametrize("room", ["models", "tasks", "data"])
-def test_what_a_room_offers_is_where_it_says(room):
+def test_public_names_of_a_room_are_in_the_listed_files(room):
     module = importlib.import_module(f"jaxnets.{room}")
     assert sorted(module.FILES) == sorted(module.__all__)
     for name, file in module.FILES.items():

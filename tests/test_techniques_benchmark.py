@@ -64,7 +64,7 @@ def test_a_recipe_compared_with_itself_wins_or_loses_in_one_case_of_twenty(files
     assert abs(false - 0.05) < 4 * np.sqrt(0.05 * 0.95 / repeats)
 
 
-def test_holms_correction_keeps_what_is_sure(files):
+def test_holms_correction_by_number_and_by_its_error_rate(files):
     holm = files[2].holm
     assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]  # bounds .0125, .0167, .025, .05 in order
     assert holm([]) == []
@@ -125,7 +125,7 @@ def test_the_table_and_the_picture_are_written_between_the_markers(files, tmp_pa
         report.write_docs(rows, page, picture)
 
 
-def test_every_technique_makes_another_experiment_that_differs_from_all_others(files):
+def test_every_technique_gives_a_different_experiment(files):
     from jaxnets.config.serialize import digest
 
     harness, listed, _ = files
@@ -194,7 +194,7 @@ def test_one_step_is_enough_for_a_run(tiny):
     json.dumps(found)
 
 
-def test_runs_that_are_not_finite_or_not_possible_are_told(tiny, capsys):
+def test_runs_that_are_not_finite_or_not_possible_are_reported(tiny, capsys):
     harness, _, recipe, known = tiny
     from benchmarks.techniques_recipes import Technique, model, optimizer
 

@@ -21,7 +21,7 @@ USAGE, STOPPED = 2, 75
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How long and how often; no chance in it, so that a wait can be foretold."""
+    """How long and how often; without random numbers, so that a wait can be predicted."""
 
     poll: float = 30.0
     """Seconds from one look to the next."""

@@ -1,4 +1,4 @@
-"""Begin a new run from another run's weights."""
+"""Start a new run from another run's weights."""
 
 import dataclasses
 import fnmatch
@@ -27,9 +27,9 @@ def begin_from(
     shardings: Any,
     compare: Callable[[Collection[str]], tuple[Orders, str]] = lambda fresh: ({}, ""),
 ) -> tuple[Any, int, str]:
-    """A fresh state with the weights of another run, the step they are of, and a sentence that says what was taken.
+    """A fresh state with the weights of another run, the step of these weights, and a sentence about what was loaded.
 
-    Taken are `params` and `model_state` (the averaged ones where that run averaged).
+    `params` and `model_state` are loaded (the averaged ones if that run averaged).
 
     Args:
         warm: which run, and what may differ.
@@ -43,7 +43,7 @@ def begin_from(
     checkpoints = Checkpoints(user_path(warm.run) / "checkpoints")
     step = warm.step or checkpoints.newest_verified().step
     if step is None:
-        raise CheckpointError(f"{warm.run} has no checkpoint that verifies; see `jaxnets ckpt verify {warm.run}`")
+        raise CheckpointError(f"{warm.run} has no undamaged checkpoint; see `jaxnets ckpt verify {warm.run}`")
     saved = checkpoints.folders.verify(step).leaves
     averaged = any(path.startswith("average/") for path in saved)
     source = "average/" if averaged else ""

@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax writes the arrays, and rules of our own decide what counts.
+"""Checkpoints: Orbax writes the arrays, and our own rules decide which checkpoints count.
 
 Checkpoint k is the state after k updates, and the next batch is number k. A checkpoint is complete when its manifest is
 there (`manifest.py`), which is written last and names every leaf and every file with a digest. It is verified before it is
@@ -41,18 +41,18 @@ SAVE_SECONDS = 600.0
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a search for a checkpoint to go on from gave."""
+    """The result of a search for a checkpoint to resume from."""
 
     step: int | None
-    """None where none is good."""
+    """None if none is good."""
     state: Any
     host: dict[str, Any]
     rejected: tuple[str, ...]
-    """Why each newer one was passed over."""
+    """The reason why each newer one was skipped."""
 
 
 class Checkpoints:
-    """The checkpoints of one run directory; a context manager that waits for the last save on the way out."""
+    """The checkpoints of one run directory; a context manager that waits for the last save at its end."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Checkpoints:
 
         Args:
             directory: one folder for each step goes there.
-            keep: what stays when new ones come.
-            about: what the states belong to (experiment, versions, data), written beside each of them as JSON.
+            keep: which checkpoints stay when new ones are saved.
+            about: metadata of the states (experiment, versions, data), written beside each of them as JSON.
             save_seconds: a save that takes longer ends the run with the stacks of all threads.
         """
         self.directory = Path(directory).absolute()
@@ -84,13 +84,13 @@ class Checkpoints:
         return self.folders.complete
 
     def best_so_far(self, *, at_most: int) -> float | None:
-        """The best value of `keep.best` measured at a checkpoint up to a step; None where there is none."""
+        """The best value of `keep.best` measured at a checkpoint up to a step; None if there is none."""
         measured = {step: metrics for step, metrics in self.folders.measured().items() if step <= at_most}
         step = self.keep.best_of(measured)
         return None if step is None else measured[step][self.keep.best]
 
     def best(self) -> tuple[int, float] | None:
-        """Step and value of the best checkpoint by `keep.best`; None where none was measured."""
+        """Step and value of the best checkpoint by `keep.best`; None if none was measured."""
         measured = self.folders.measured()
         step = self.keep.best_of(measured) if self.keep.best else None
         return None if step is None else (step, measured[step][self.keep.best])
@@ -113,7 +113,7 @@ class Checkpoints:
         Args:
             step: updates done.
             state: a tree of arrays.
-            host: what the host must remember beside it, as JSON data (half-finished sums of the log, say).
+            host: data of the host to save beside it, as JSON data (for example, unfinished sums of the log).
             metrics: test metrics measured at this step, for `Keep.best`.
 
         Raises:
@@ -133,7 +133,7 @@ class Checkpoints:
         self._writer.start()
 
     def restore(self, step: int, like: Any) -> tuple[Any, Any]:
-        """The state after `step` updates, and what the host remembered; every digest is checked.
+        """The state after `step` updates, and the saved data of the host; every digest is checked.
 
         The state gets the shapes, dtypes and shardings of `like`, a tree of `jax.ShapeDtypeStruct`; see `abstract`.
 
@@ -154,12 +154,12 @@ class Checkpoints:
         return state, manifest.host
 
     def restore_newest(self, like: Any, *, at_most: int | None = None, set_aside: bool = False) -> Restored:
-        """The newest checkpoint whose files and leaves are what was saved.
+        """The newest checkpoint whose files and leaves match their digests.
 
         Args:
             like: see `restore`.
             at_most: the newest up to this step.
-            set_aside: move one that reads but is not what was saved out of the way, so that its step can be saved again.
+            set_aside: move a readable checkpoint with wrong digests aside, so that its step can be saved again.
 
         Raises:
             CheckpointError: it holds other leaves than `like`.
@@ -193,19 +193,19 @@ class Checkpoints:
                 settled.write(self.folders.path(step))
 
     def discard_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps: the run went back to this one."""
+        """Remove the checkpoints of later steps, after a roll-back to this one."""
         self.wait()
         if is_first():
             for later in [s for s in self.folders.all if s > step]:
                 self.folders.remove(later)
 
     def wait(self) -> None:
-        """Block until the last save is complete on the disk; raises what went wrong with it."""
+        """Block until the last save is complete on the disk; raises its error if it failed."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.join(self._limit)
             if writer.is_alive():
-                self._orbax = None  # closing it would wait as well
+                self._orbax = None  # closing it would also wait
                 _dump_stacks()
                 raise HungError(
                     f"a save to {self.directory} has not ended after {self._limit:g} seconds; the stacks of all threads are "
@@ -229,7 +229,7 @@ class Checkpoints:
         except RunDirectoryError as late:
             if error is None:
                 raise
-            error.add_note(str(late))  # the first error is the one to tell
+            error.add_note(str(late))  # the first error is the one to report
         finally:
             if self._orbax is not None:
                 with contextlib.suppress(Exception):
@@ -237,7 +237,8 @@ class Checkpoints:
                 self._orbax = None
 
     def _finish(self, step: int, leaves: Any, digests: Any, host: Any, metrics: dict[str, float]) -> None:
-        """In the background: when the arrays are on the disk, write the manifest, then remove what is not kept."""
+        """In the background: when the arrays are on the disk, write the manifest, then remove checkpoints that are not
+        kept."""
         try:
             self._async().wait_until_finished()
             read = read_digests(digests)
@@ -261,10 +262,10 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _deadline(self) -> Any:
-        """End the process with all stacks if the copy off the device hangs: nothing else could stop it."""
+        """End the process with all stacks if the copy off the device hangs: it cannot be stopped in another way."""
         try:
             faulthandler.dump_traceback_later(self._limit, exit=True, file=sys.__stderr__ or sys.stderr)
-        except (AttributeError, ValueError, OSError):  # no real stderr to write to: go without
+        except (AttributeError, ValueError, OSError):  # there is no real stderr, so no stacks are printed
             yield
             return
         try:
@@ -274,7 +275,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Any:
-        """Orbax's many kinds of exception as one that says what was tried and what still stands."""
+        """Converts Orbax's exceptions to one that names the operation and the remaining checkpoints."""
         try:
             yield
         except RunDirectoryError:
@@ -287,7 +288,7 @@ class Checkpoints:
 
 
 def abstract(state: Any, shardings: Any) -> Any:
-    """What to restore into: shapes and dtypes of a state with the shardings of the present mesh."""
+    """The target of a restore: shapes and dtypes of a state with the shardings of the present mesh."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
 
 
@@ -305,5 +306,5 @@ def _dump_stacks() -> None:
 
 
 def _explicit_transfers() -> Any:
-    # Orbax copies arrays to the host in its own way; that is the point of a save.
+    # Orbax copies arrays to the host by implicit transfers, which are allowed for a save.
     return jax.transfer_guard("allow")

@@ -1,4 +1,4 @@
-"""What a checkpoint holds against what a run wants: one table that names every difference and what helps."""
+"""Compares the leaves of a checkpoint with those of a run: one table with every difference and its likely cause."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def check_same(saved: Mapping[str, Leaf], like: Any, place: Path) -> None:
     if rows:
         raise CheckpointError(
             f"{place} does not fit this run:\n{table(rows)}\n"
-            f"To go on with this run, use the configuration it was trained with. To begin another from its weights, use "
+            f"To continue this run, use the configuration it was trained with. To start another from its weights, use "
             f"--warm-start.run and name what may differ with --warm-start.fresh, or allow other number formats with "
             f"--warm-start.cast"
         )

@@ -1,8 +1,8 @@
 """A digest of every leaf of a state: the same for the same bits, on any mesh.
 
-Each element's bits are mixed with its position and the results are added modulo 2^32, in two lanes. Additions commute, so
-sharding plays no part; the sum is taken where the array lives, so nothing travels. For a given position the mixing is a
-bijection, so one changed element always changes the sum. It guards against accidents, not against forgers.
+Each element's bits are mixed with its position and the results are added modulo 2^32, in two lanes. Additions commute, so the
+digest does not depend on the sharding; the sum is computed on the devices of the array, without a copy. For a given position
+the mixing is a bijection, so one changed element always changes the sum. It detects accidental damage, not deliberate changes.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def leaf_paths(tree: Any) -> dict[str, Any]:
 
 
 def start_digests(tree: Any) -> dict[str, Array]:
-    """Begin to digest every leaf; the tree may be donated afterwards. See `read_digests`.
+    """Start computing the digest of every leaf; the tree may be donated afterwards. See `read_digests`.
 
     It is one program for the whole tree: programs of one leaf each would run their collectives at the same time.
     """

@@ -1,4 +1,4 @@
-"""Begin a run from arrays in memory: a model's variables, imported weights, or another run's."""
+"""Start a run from arrays in memory: a model's variables, imported weights, or another run's."""
 
 import dataclasses
 import hashlib
@@ -14,13 +14,13 @@ import numpy as np
 from jaxnets.checkpoints.digest import leaf_paths
 from jaxnets.core.errors import UsageError
 
-# Low-rank adapters (`models.LoRA`) may be missing in weights to begin with, which are mostly those of the model alone.
+# Low-rank adapters (`models.LoRA`) may be missing in initial weights, which are usually those of the base model.
 ADAPTERS = (r".*/lora_[ab]",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
-    """Weights to begin with; every leaf of the model must be there, with its shape, but adapters and what `fresh` names."""
+    """Initial weights; every leaf of the model must be there, with its shape, except adapters and the leaves in `fresh`."""
 
     variables: Mapping[str, Any]
     """`{"params": ..., ...}` as a module's `init` returns it, or the parameters alone."""
@@ -44,7 +44,7 @@ class Initial:
         return {path: leaf for path, leaf in found.items() if not _matches(path, self.ignore)}
 
     def digest(self) -> str:
-        """Sixteen hex digits of the arrays and of what is done with them."""
+        """Sixteen hex digits that identify the arrays and the options."""
         whole = hashlib.sha256(repr((self.fresh, self.ignore, self.renames)).encode())
         for path, leaf in sorted(self.leaves().items()):
             array = np.asarray(jax.device_get(leaf))
@@ -54,7 +54,7 @@ class Initial:
 
 
 def begin_with(initial: Initial, state: Any, shardings: Any) -> tuple[Any, str]:
-    """A fresh state with these weights, and a sentence that says what was used.
+    """A fresh state with these weights, and a sentence about what was used.
 
     Raises:
         UsageError: leaves are missing, left over, or of another shape; the message lists them.

@@ -1,11 +1,11 @@
-"""The manifest of a checkpoint: what is in it, byte for byte, and the mark that it is complete.
+"""The manifest of a checkpoint: digests of its contents, and the sign that it is complete.
 
     checkpoints/200/state/...        Orbax's files
-    checkpoints/200/manifest.json    written last: digests of every leaf and every file, and what the host remembers
+    checkpoints/200/manifest.json    written last: digests of every leaf and every file, and data of the host
 
-A directory without a manifest is not a checkpoint. The manifest carries a digest of itself, so that no file of a checkpoint
-can change unseen. Everything read from one is treated as a stranger's: sizes are checked before they are believed, paths
-may not leave the directory, and nothing is ever executed. No JAX is needed to check the files.
+A directory without a manifest is not a checkpoint. The manifest carries a digest of itself, so that a change of any file of a
+checkpoint is detected. Its content is treated as untrusted: sizes are checked before they are used, paths may not leave the
+directory, and nothing is executed. No JAX is needed to check the files.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from jaxnets.core.renames import HOST, renamed
 
 NAME = "manifest.json"
 FORMAT = 1
-# No manifest of a real model is longer; a longer one is not read.
+# Real manifests are shorter; a longer one is not read.
 LONGEST = 64 << 20
 
 
@@ -52,21 +52,21 @@ class FileEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a complete checkpoint holds."""
+    """The contents of a complete checkpoint."""
 
     step: int
     leaves: dict[str, Leaf]
     files: dict[str, FileEntry]
     """By path inside the checkpoint's directory, with forward slashes."""
     host: dict[str, Any]
-    """What the host remembers beside the state: sums of the log, hooks still pending."""
+    """Data of the host beside the state: sums of the log, pending hooks."""
     metrics: dict[str, float]
-    """Test metrics measured at this very step; {} where none were."""
+    """Test metrics measured at this step; {} if there are none."""
     about: dict[str, Any]
     """The experiment, versions and data fingerprint the state belongs to."""
 
     def write(self, directory: Path) -> None:
-        """Write it whole or not at all, and make sure that it is on the disk."""
+        """Write it completely or not at all, and make sure that it is on the disk."""
         data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(self)}
         # NaN and infinities as words, which `float` reads: JSON has no numbers for them.
         data["metrics"] = {name: v if math.isfinite(v) else str(v) for name, v in self.metrics.items()}
@@ -77,7 +77,7 @@ class Manifest:
 
 
 def read(directory: Path) -> Manifest:
-    """The manifest of a checkpoint; raises `CheckpointError` where it is missing, damaged or not believable."""
+    """The manifest of a checkpoint; raises `CheckpointError` if it is missing, damaged or implausible."""
     path = directory / NAME
     try:
         if directory.is_symlink() or path.is_symlink():
@@ -122,7 +122,7 @@ def list_files(directory: Path) -> dict[str, FileEntry]:
 
 
 def _walk(directory: Path) -> dict[str, Path]:
-    """Every file under a directory but the manifest, by name; raises `CheckpointError` for what is no plain file."""
+    """Every file under a directory but the manifest, by name; raises `CheckpointError` for anything but a plain file."""
     found = {}
     for folder, folders, names in os.walk(directory):
         for name in (*folders, *names):
@@ -139,7 +139,7 @@ def _walk(directory: Path) -> dict[str, Path]:
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
-    """Raise `CheckpointError`, naming the file, unless every file is as the manifest says."""
+    """Raise `CheckpointError`, naming the file, unless every file matches the manifest."""
     there = _walk(directory)
     for name in there.keys() - manifest.files.keys():
         raise CheckpointError(f"{there[name]} is not in the manifest: it was added later")
@@ -185,9 +185,7 @@ def _count(value: Any) -> int:
 def _itemsize(dtype: str) -> int:
     if dtype.startswith("key<"):  # typed random keys
         return 16
-    if not re.fullmatch(
-        r"[a-z]+[0-9a-z_]*", dtype
-    ):  # numpy would take this for a description of a structure, and parse it
+    if not re.fullmatch(r"[a-z]+[0-9a-z_]*", dtype):  # numpy would parse this as the description of a structure
         return _unknown(dtype)
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Weights of another run mean what that run's names say: class 1 there may be class 0 here."""
+"""Matches the weights of another run by its names: class 1 there may be class 0 here."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -20,11 +20,10 @@ Orders = dict[str, tuple[int, list[int]]]
 def compare_names(
     mine: Preparation, theirs: Preparation | None, *, task: Task, batch: Batch, fresh: Collection[str]
 ) -> tuple[Orders, str]:
-    """How leaves that are taken from another run have to be reordered, and a sentence on what differs ("" for nothing).
+    """How leaves from another run have to be reordered, and a sentence about the differences ("" for none).
 
     Args:
-        mine: what this run's data taught.
-        theirs: what the other run's data taught; None where it did not keep it.
+        mine: the preparation of this run's data. theirs: that of the other run's data; None if it was not saved.
         task: this run's, bound.
         batch: shapes of one of its batches.
         fresh: paths of the leaves that are not taken.
@@ -105,7 +104,7 @@ def _other_features(mine: Preparation, theirs: Preparation) -> list[str]:
 
 
 def _other_scales(mine: Preparation, theirs: Preparation) -> list[str]:
-    """Scales that differ: the weights see, or say, the same thing in other numbers."""
+    """Differences of scales: the same inputs or targets have other numbers."""
     said = []
     if (
         mine.prepare != theirs.prepare

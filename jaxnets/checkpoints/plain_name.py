@@ -1,7 +1,7 @@
-"""A name for a directory in which no character means anything in a pattern.
+"""A name for a directory without characters that are special in glob patterns.
 
-Orbax looks for what it wrote by a pattern that begins with the whole path. Under a folder called `[old] runs` it finds nothing
-and leaves, without a word, a checkpoint that cannot be restored; under one called `run*` it finds the files of others as well.
+Orbax finds its files by a glob pattern that begins with the whole path. Under a folder called `[old] runs` it finds nothing
+and silently writes a checkpoint that cannot be restored; under one called `run*` it also finds the files of other runs.
 """
 
 import glob
@@ -13,7 +13,7 @@ from jaxnets.core.errors import RunDirectoryError
 
 
 class PlainName:
-    """The directory under its own name, or where that has `[`, `*` or `?` in it, under a link to it in a temporary folder."""
+    """The directory under its own name, or, if that contains `[`, `*` or `?`, by a link to it in a temporary folder."""
 
     def __init__(self, directory: Path) -> None:
         """Find the name.

@@ -20,7 +20,7 @@ def read_leaves(
 ) -> dict[str, np.ndarray]:
     """Arrays by path, as numpy; of all leaves or of those named.
 
-    Sizes are compared with the manifest's, and with the memory there is, before anything is allocated.
+    Sizes are compared with the manifest, and with the available memory, before anything is allocated.
 
     Raises:
         CheckpointError: the files hold other leaves than the manifest says, or more than fits into memory.

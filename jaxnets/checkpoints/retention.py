@@ -1,4 +1,4 @@
-"""When checkpoints come, and which stay."""
+"""When checkpoints are saved, and which are kept."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
 def seconds_between_saves(every: int | str) -> float:
-    """The seconds of a `save_every` that is a time; 0 for one in steps."""
+    """The seconds of a `save_every` that is a time; 0 for a number of steps."""
     if isinstance(every, int):
         if every < 0:
             raise UsageError(f"save_every is at least 0, got {every}")
@@ -33,14 +33,14 @@ class Keep:
     """Checkpoints that are kept; the newest always is, and nothing is removed before a newer one is complete."""
 
     last: int = 3
-    """This many of the newest."""
+    """Number of the newest checkpoints to keep."""
     every: int = 0
-    """All whose step is a multiple of this, for good; 0: none."""
+    """Checkpoints whose step is a multiple of this are kept permanently; 0: none."""
     best: str = ""
     """Name of a metric (`accuracy`, say): every evaluation that is better than those before it is saved and stays until a
     better one comes. Evaluations are on the validation split. With `stop`, its metric if this is empty."""
     mode: Literal["auto", "max", "min"] = "auto"
-    """Whether more or less of it is better; auto: what is usual for a metric of this name, or what the task says."""
+    """Whether more or less of it is better; auto: as usual for a metric of this name, or as defined by the task."""
 
     def __post_init__(self) -> None:
         if self.last < 1:
@@ -57,14 +57,14 @@ class Keep:
         return kept | ({best} if best is not None else set())
 
     def best_of(self, steps: Mapping[int, Mapping[str, float]]) -> int | None:
-        """The step with the best value of the metric; None where none was measured, or nothing is kept by one."""
+        """The step with the best value of the metric; None if none was measured, or if `best` is not set."""
         if not any(self.best in metrics for metrics in steps.values()):
             return None
         return best_step(steps, self.best, self.direction)
 
     @property
     def direction(self) -> Literal["max", "min"]:
-        """The mode, "max" or "min"; raises `UsageError` where it is auto and the metric is not known by its name."""
+        """The mode, "max" or "min"; raises `UsageError` if it is auto and the metric's name is unknown."""
         found = direction(self.best) if self.mode == "auto" else self.mode
         if found is None:
             raise UsageError(
@@ -74,13 +74,13 @@ class Keep:
         return found
 
     def resolved(self, known: Mapping[str, Literal["max", "min"]]) -> "Keep":
-        """The same with its mode decided, by what a task knows of its metrics or by name; raises as `direction` does."""
+        """The same with its mode set, by the task or by the name of the metric; raises as `direction` does."""
         if not self.best or self.mode != "auto":
             return self
         return dataclasses.replace(self, mode=known.get(self.best) or self.direction)
 
 
-# Words of a metric's name. The last one that is known decides: `top5_error` is an error, `loss_gain` a gain.
+# Words of a metric's name. The last known one decides: `top5_error` is an error, `loss_gain` a gain.
 BETTER_HIGHER = frozenset((
     "accuracy", "acc", "r2", "f1", "precision", "recall", "auc", "auroc", "ap", "map", "iou", "dice", "bleu", "rouge", "exact",
     "elbo", "explained", "gain", "psnr", "ssim", "score", "likelihood", "correlation", "similarity", "kappa", "mcc",
@@ -94,7 +94,7 @@ BETTER_LOWER = frozenset((
 
 
 def direction(metric: str) -> Literal["max", "min"] | None:
-    """Whether more ("max") or less of a metric is better, by its name; None where the name does not say."""
+    """Whether more ("max") or less of a metric is better, by its name; None if the name is unknown."""
     for word in reversed(metric.lower().replace("-", "_").replace("/", "_").split("_")):
         if word in BETTER_LOWER or word in BETTER_HIGHER:
             if word == "likelihood" and "negative" in metric.lower():
@@ -111,7 +111,7 @@ def better(value: float, than: float | None, mode: str) -> bool:
 
 
 def best_step(steps: Mapping[int, Mapping[str, float]], metric: str, mode: str) -> int | None:
-    """The step with the best value of a metric, the first of equals; None where none has it."""
+    """The step with the best value of a metric, the first of equals; None if none has it."""
     best: tuple[int, float] | None = None
     for step in sorted(steps):
         value = steps[step].get(metric, math.nan)

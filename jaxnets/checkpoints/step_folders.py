@@ -1,8 +1,8 @@
-"""The directory of a run's checkpoints: which steps are there, which of them count, and how one comes and goes.
+"""The directory of a run's checkpoints: the steps in it, which of them are complete, and how they are added and removed.
 
     checkpoints/200/            a step; complete once it has a manifest
-    checkpoints/damaged-200-1/  a step that did not verify, moved aside when it was saved anew
-    checkpoints/.removed-...    on its way out
+    checkpoints/damaged-200-1/  a damaged step, moved aside when it was saved again
+    checkpoints/.removed-...    being removed
 
 Needs no JAX.
 """
@@ -21,12 +21,12 @@ from jaxnets.core.errors import CheckpointError
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a search for the newest good checkpoint gave."""
+    """The result of a search for the newest good checkpoint."""
 
     step: int | None
-    """The newest step that verifies; None where there is none."""
+    """The newest undamaged step; None if there is none."""
     rejected: tuple[str, ...]
-    """Why each newer one was passed over."""
+    """The reason why each newer one was skipped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StepFolders:
             names = [path.name for path in self.directory.iterdir()]
         except OSError:
             return []
-        # The name as it is written: no signs, leading zeros, foreign digits, or numbers beyond any run.
+        # Only the exact form of a name: no signs, leading zeros, digits of other scripts, or numbers beyond any run.
         digits = (name for name in names if len(name) <= 15 and name.isascii() and name.isdigit())
         return sorted(int(name) for name in digits if str(int(name)) == name)
 
@@ -57,11 +57,11 @@ class StepFolders:
         return [step for step in self.all if (self.path(step) / manifests.NAME).is_file()]
 
     def manifest(self, step: int) -> Manifest:
-        """The manifest of a step; raises `CheckpointError` where it is missing or damaged."""
+        """The manifest of a step; raises `CheckpointError` if it is missing or damaged."""
         return manifests.read(self.path(step))
 
     def measured(self) -> dict[int, dict[str, float]]:
-        """The test metrics of every complete step whose manifest reads; a damaged one is left for its owner to look at."""
+        """The test metrics of every complete step with a readable manifest; damaged ones are left out."""
         found = {}
         for step in self.complete:
             with contextlib.suppress(CheckpointError):
@@ -69,7 +69,7 @@ class StepFolders:
         return found
 
     def verify(self, step: int) -> Manifest:
-        """Check every file of a step; raises `CheckpointError`, naming the file, unless all is as it was written."""
+        """Check every file of a step; raises `CheckpointError`, naming the file, if one has changed."""
         manifest = self.manifest(step)
         if manifest.step != step:
             raise CheckpointError(f"{self.path(step)} holds step {manifest.step}: the directory was renamed")
@@ -77,7 +77,7 @@ class StepFolders:
         return manifest
 
     def newest_verified(self, *, at_most: int | None = None) -> Found:
-        """The newest step (up to a step) that verifies, and why newer ones do not."""
+        """The newest undamaged step (up to a step), and the reasons against newer ones."""
         rejected: list[str] = []
         for step in reversed(self.all):
             if at_most is not None and step > at_most:
@@ -91,7 +91,7 @@ class StepFolders:
         return Found(None, tuple(rejected))
 
     def make_way(self, step: int) -> Path:
-        """A new, empty folder for a step; an old one that does not verify is moved aside, one that verifies is an error."""
+        """A new, empty folder for a step; an old damaged one is moved aside, an undamaged one is an error."""
         folder = self.path(step)
         if folder.exists() or folder.is_symlink():
             try:
@@ -110,14 +110,14 @@ class StepFolders:
         return folder
 
     def set_aside(self, step: int) -> None:
-        """Keep a damaged step under a name that is no step's."""
+        """Rename a damaged step, so that it no longer has the name of a step."""
         number = 1
         while (aside := self.directory / f"damaged-{step}-{number}").exists():
             number += 1
         self.path(step).rename(aside)
 
     def remove(self, step: int) -> None:
-        """Take a step away at once, then delete its files: a crash in between leaves nothing that looks like a step."""
+        """Rename a step first, then delete its files: after a crash in between, no partial step remains."""
         aside = self.directory / f".removed-{step}-{time.time_ns()}"
         self.path(step).rename(aside)
         if aside.is_symlink():
@@ -126,11 +126,11 @@ class StepFolders:
             shutil.rmtree(aside, ignore_errors=True)
 
     def prune(self, keep: Keep, *, newest: int) -> None:
-        """Remove what is not kept, once `newest` is complete."""
+        """Remove the steps that are not kept, when `newest` is complete."""
         measured = self.measured()
         for step in measured.keys() - keep.choose(measured) - {newest}:
             self.remove(step)
-        # What a killed save left behind; no longer of use to anyone.
+        # Files of a killed save, which are useless.
         for step in self.all:
             if step < newest and not (self.path(step) / manifests.NAME).exists():
                 self.remove(step)

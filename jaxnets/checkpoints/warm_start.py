@@ -1,4 +1,4 @@
-"""Weights of another run to begin with, as a configuration says it; `begin.py` does it."""
+"""The settings for initial weights from another run; `begin.py` loads them."""
 
 import dataclasses
 
@@ -7,22 +7,23 @@ from jaxnets.core.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """Weights to begin with. Everything must fit, save for what is named here; the optimizer and the step begin anew."""
+    """Initial weights from another run. Every leaf must fit, except those named here; the optimizer and the step start from
+    scratch."""
 
     run: str = ""
-    """The directory of the run to take them from; empty: begin from scratch."""
+    """The directory of the other run; empty: start from scratch."""
     step: int = 0
-    """Its checkpoint; 0 takes the newest that verifies."""
+    """Its checkpoint; 0 takes the newest undamaged one."""
     fresh: tuple[str, ...] = ()
     """Leaves that keep their new random values, as patterns: `params/output/*`, say."""
     ignore: tuple[str, ...] = ()
-    """Leaves of the other run that are not wanted, as patterns."""
+    """Leaves of the other run that are not loaded, as patterns."""
     cast: bool = False
     """Accept leaves in another number format and convert them."""
 
     @property
     def active(self) -> bool:
-        """Whether there is a run to begin from."""
+        """Whether another run is given."""
         return bool(self.run)
 
     def __post_init__(self) -> None:

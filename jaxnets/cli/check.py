@@ -1,4 +1,4 @@
-"""`jaxnets check`: what would go wrong with a configuration, before it is trained."""
+"""`jaxnets check`: find problems of a configuration before training."""
 
 import dataclasses
 from pathlib import Path
@@ -14,11 +14,11 @@ class CheckOptions:
     only: tuple[str, ...] = ()
     """Names of the checks to make, such as overfit mixing; all by default."""
     skip: tuple[str, ...] = ()
-    """Names of checks to leave out, for what the model does by design."""
+    """Names of checks to leave out, such as those that the model violates by design."""
     examples: int = 16
-    """Training examples that the model sees; fewer where they are large."""
+    """Training examples that the checks use; fewer if they are large."""
     seconds: float = 6.0
-    """The most that learning a few examples by heart may take, without compilation."""
+    """The time limit for memorising a few examples, without compilation."""
 
     def __post_init__(self) -> None:
         if self.examples < 4:
@@ -30,7 +30,7 @@ class CheckOptions:
 
 
 def run(loaded: Any, experiment: Any, options: CheckOptions, *, initial: Any = None, dataset: Any = None) -> int:
-    """Make the checks and print them; 1 where one is red."""
+    """Run the checks and print them; returns 1 if one is red."""
     from jaxnets.core.files import user_path
     from jaxnets.preflight.check import check_experiment
     from jaxnets.preflight.show import print_report, progress_line, write_page

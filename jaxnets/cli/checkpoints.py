@@ -135,7 +135,7 @@ def _export(place: str, target: str) -> int:
     if not os.path.isdir(path.absolute().parent):
         raise CheckpointError(f"cannot write {path}: its folder is not there; make it first, or choose another place")
     arrays = _arrays(folders, manifest, set(manifest.leaves))
-    # npz knows numpy's own formats; bfloat16 and its like fit into float32 without loss.
+    # npz supports only numpy's own formats; bfloat16 and similar formats fit into float32 without loss.
     plain = {p: a if a.dtype.kind in "biufc" else a.astype(np.float32) for p, a in arrays.items()}
     try:
         with replacing(path) as file:
@@ -163,9 +163,9 @@ def _choose(place: str) -> tuple[StepFolders, Manifest]:
         return folders, folders.verify(step)
     found = folders.newest_verified()
     for why in found.rejected:
-        print(f"passed over: {why}", file=sys.stderr)
+        print(f"skipped: {why}", file=sys.stderr)
     if found.step is None:
-        raise CheckpointError(f"{folders.directory} has no checkpoint that verifies")
+        raise CheckpointError(f"{folders.directory} has no undamaged checkpoint")
     return folders, folders.manifest(found.step)
 
 
@@ -187,7 +187,7 @@ def _check_leaves(folders: StepFolders, step: int, manifest: Manifest) -> None:
 
 
 def _use_cpu() -> None:
-    """Looking at files needs no accelerator, and must not take one from a run that has it."""
+    """Inspecting files needs no accelerator, and must not take one from a run that uses it."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 

@@ -11,24 +11,26 @@ from jaxnets.core.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class CompareSeedsOptions:
-    """Options of `jaxnets compare` for configurations, beside the experiment's own fields, which go to both."""
+    """Options of `jaxnets compare` for configurations, in addition to the fields of the experiment, which apply to both."""
 
     seeds: int = 5
     """Runs of each, from the seed of A on; those of one seed are a pair."""
     metric: str = ""
-    """What is compared; empty: the headline of A's task."""
+    """The metric to compare; empty: the headline of A's task."""
     directory: str = ""
-    """Where results are kept; runs that are there already are not run again. Empty: nowhere."""
+    """Directory of the results; runs that have a result there are not repeated. Empty: results are not kept."""
     at_once: int = 32
     """Most runs in one program."""
     output: str = ""
     """A .png file for the picture."""
     json: bool = False
-    """Print one JSON object in place of the sentences."""
+    """Print one JSON object instead of the sentences."""
 
     def __post_init__(self) -> None:
         if self.seeds < 2:
-            raise ValueError(f"seeds is at least 2, got {self.seeds}: one pair of runs says nothing of chance")
+            raise ValueError(
+                f"seeds is at least 2, got {self.seeds}: one pair of runs cannot show how much chance matters"
+            )
         if self.at_once < 1:
             raise ValueError(f"at_once is at least 1, got {self.at_once}")
         if self.output and not self.output.endswith(".png"):
@@ -53,7 +55,7 @@ def split_flags(flags: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def run(arguments: Sequence[str], prepare: Callable[[], None]) -> int:
-    """Train both, print what the pairs say; `prepare` makes JAX ready."""
+    """Train both and print the result of the pairs; `prepare` sets JAX up."""
     from jaxnets.cli.fast_parse import read_experiment
 
     first_flag = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
@@ -104,7 +106,7 @@ def run(arguments: Sequence[str], prepare: Callable[[], None]) -> int:
 
 
 def as_data(found: Any) -> dict[str, Any]:
-    """A comparison as plain data; null where there is no number."""
+    """A comparison as plain data; null for missing numbers."""
     numbers = {"mean": found.mean, "half": found.half}
     return {
         "metric": found.metric,

@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def candidates(words: Sequence[str]) -> list[str]:
-    """What may stand in place of the last of the words that follow `jaxnets`."""
+    """The candidates for the last of the words that follow `jaxnets`."""
     *before, last = words or [""]
     if not before:
         found = list(VERBS)
@@ -126,7 +126,7 @@ def _of_experiment(verb: str, given: Sequence[str]) -> list[str]:
 
 
 def _of_generate(run: str) -> list[str]:
-    """The flags for what a run makes, by the names of its task and its model: building them would take too long."""
+    """The `generate` flags of a run, by the names of its task and its model: building these would take too long."""
     from jaxnets import tasks
     from jaxnets.cli import generate
     from jaxnets.cli import generate_pictures as pictures

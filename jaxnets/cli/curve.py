@@ -15,19 +15,19 @@ class CurveOptions:
     """Options of `jaxnets curve`, beside the experiment's own fields."""
 
     examples: tuple[int, ...] = ()
-    """Numbers of training examples; one number where the curve is over another flag, for all its runs."""
+    """Numbers of training examples; if the curve is over another flag, one number for all its runs."""
     seeds: int = 5
     """Runs of each value, from the experiment's seed on."""
     metric: str = "loss"
-    """What is measured."""
+    """The metric to measure."""
     at_once: int = 32
-    """Most runs in one program; 1: each in a program of its own."""
+    """Most runs in one program; 1: each in a separate program."""
     directory: str = ""
-    """Where results are kept; runs that are there already are not run again. Empty: curves/CONFIG."""
+    """Directory of the results; runs that have a result there are not repeated. Empty: curves/CONFIG."""
     output: str = ""
     """A .png file for the picture; empty: in the directory."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -41,7 +41,7 @@ class CurveOptions:
 
 
 def run(arguments: Sequence[str], prepare: Any) -> int:
-    """Train, print the table and the law, write the picture; `prepare` makes JAX ready."""
+    """Train, print the table and the law, write the picture; `prepare` sets JAX up."""
     name, *flags = arguments
     several = list(sweep.split_flags(flags)[1])
     if "seed" in several:
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str], prepare: Any) -> int:
 
 
 def as_data(found: Any, law: Any) -> dict[str, Any]:
-    """A curve and its law as plain data; null where there is no number."""
+    """A curve and its law as plain data; null for missing numbers."""
     points = [
         {
             "value": one.value,

@@ -1,4 +1,4 @@
-"""`jaxnets doctor`: what this machine has, what is wrong with it, and what to do."""
+"""`jaxnets doctor`: the devices and software of this machine, its problems, and their remedies."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ DEVICE_FILES = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia[0-9]*")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the findings; 1 if something is wrong that would keep a run from its accelerator or its disk."""
+    """Print the findings; returns 1 if a problem would prevent a run from using its accelerator or its disk."""
     if arguments:
         raise UsageError(f"`jaxnets doctor` takes no arguments, got {' '.join(arguments)}")
     problems: list[str] = []
@@ -102,7 +102,7 @@ def _settings(problems: list[str]) -> list[tuple[str, str]]:
 
 
 def _holders() -> list[tuple[str, str]]:
-    """Processes with an accelerator's device file open, as far as this user may see."""
+    """Processes with an accelerator's device file open, as far as this user can see them."""
     wanted = {str(path) for pattern in DEVICE_FILES for path in Path("/").glob(pattern.lstrip("/"))}
     if not wanted:
         return [("", "no accelerator's device file on this machine")]

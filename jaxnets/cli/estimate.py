@@ -1,4 +1,5 @@
-"""`jaxnets estimate`: does a configuration fit on accelerators that are not there, what is exchanged, how fast can it be?"""
+"""`jaxnets estimate`: memory, communication and the fastest possible step of a configuration on accelerators that need not be
+present."""
 
 import collections
 import dataclasses
@@ -17,9 +18,9 @@ class EstimateOptions:
     price: float = 0.0
     """Price of one device for one hour, in any currency; with it, the cost of the whole run is shown."""
     compile: bool = True
-    """Ask the compiler; without it, arithmetic alone, in seconds."""
+    """Use the compiler; without it, arithmetic only, in seconds."""
     json: bool = False
-    """Print one JSON object in place of the tables."""
+    """Print one JSON object instead of the tables."""
 
     def __post_init__(self) -> None:
         if not self.price >= 0:
@@ -27,7 +28,7 @@ class EstimateOptions:
 
 
 def run(loaded: Any, experiment: Any, options: EstimateOptions) -> int:
-    """Print the estimate: memory of a device, exchanges, floors of the time."""
+    """Print the estimate: memory of a device, communication, lower bounds of the time."""
     from jaxnets.accelerators.topology import asked_for, note_stand_in
 
     topology, devices, stand_in = asked_for(options.on, "--on")

@@ -1,4 +1,4 @@
-"""`jaxnets export`: a trained run for other programs."""
+"""`jaxnets export`: write a trained run for other programs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ class ExportOptions:
     """Options of `jaxnets export`."""
 
     format: Literal["huggingface", "stablehlo", "onnx", "safetensors"] = "huggingface"
-    """huggingface: a language model as their library reads it; stablehlo: the predictor and the training step as programs
-    that run with JAX alone; onnx: the predictor for ONNX Runtime; safetensors: the weights by name."""
+    """huggingface: a language model that transformers loads; stablehlo: the predictor and the training step as programs that
+    need only JAX; onnx: the predictor for ONNX Runtime; safetensors: the weights by name."""
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
-    """What the programs are for."""
+    """The platforms of the programs."""
     train_step: bool = True
-    """Whether the training step and its state are among them."""
+    """Whether to write the training step and its state too."""
 
 
 def run(arguments: Sequence[str]) -> int:

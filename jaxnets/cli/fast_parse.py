@@ -1,9 +1,9 @@
 """Read a command line without importing JAX.
 
-Importing jax, flax and optax takes a second; a typing error should be answered at once. A configuration is made of
-dataclasses whose fields say all that is needed to parse and check flags. So the command line is read twice: first inside
-`stand_ins()`, where the heavy packages are replaced by inert modules and only the dataclasses are real, then, if that
-found no error, with the real packages.
+Importing jax, flax and optax takes a second; a typing error should be reported without this delay. A configuration consists of
+dataclasses, and their fields are sufficient to parse and check flags. So the command line is read twice: first inside
+`stand_ins()`, where the heavy packages are replaced by inert modules and only the dataclasses are real, then, if that found no
+error, with the real packages.
 
 The first reading only reports errors of flags, names and values. Any other failure in it is left to the second reading.
 """
@@ -19,7 +19,7 @@ from typing import Annotated, Any, cast, dataclass_transform
 from jaxnets.core.errors import ConfigFileError, JaxnetsError, UsageError
 from jaxnets.core.typecheck import fits
 
-# typeguard is tyro's helper for a handful of annotations and takes longer to import than to do without.
+# tyro uses typeguard for a few annotations only, and its import is slow.
 HEAVY = ("typeguard", "jax", "jaxlib", "flax", "optax", "orbax", "chex", "numpy", "matplotlib")
 
 
@@ -27,11 +27,11 @@ KEPT = ("tyro", "rich", "docstring_parser", "typing_extensions", "pygments", "ma
 
 
 class Inert:
-    """Stands for anything a heavy package defines: it can be called, indexed and passed around, and does nothing."""
+    """Replaces any object of a heavy package: it can be called, indexed and passed on, and does nothing."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Nothing, inertly."""
-        # A class decorator must leave the class alone; whatever a function decorator made is inert as well.
+        # A class decorator must return the class unchanged; the result of a function decorator is inert too.
         return args[0] if len(args) == 1 and isinstance(args[0], type) else self
 
     def __getattr__(self, name: str) -> Any:
@@ -61,7 +61,7 @@ class Inert:
 
 @dataclass_transform()
 class Module:
-    """Stands for `flax.linen.Module`: subclasses become frozen dataclasses of their own fields."""
+    """Replaces `flax.linen.Module`: subclasses become frozen dataclasses of their own fields."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -105,9 +105,9 @@ class _Finder:
 
 @contextlib.contextmanager
 def stand_ins() -> Iterator[None]:
-    """Inside, heavy packages are inert and jaxnets' own modules are fresh copies; afterwards nothing of that is left."""
+    """Inside, heavy packages are inert and jaxnets' own modules are fresh copies; afterwards all of this is removed."""
     if any(name in sys.modules for name in ("jax", "numpy")):
-        yield  # the price is paid already
+        yield  # they are imported already
         return
     before = dict(sys.modules)
     ours = {module: set(vars(module)) for name, module in before.items() if name.split(".")[0] == "jaxnets"}
@@ -117,7 +117,7 @@ def stand_ins() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
-        # Whatever else was imported meanwhile may be built on the stand-ins: it goes too, save what cannot be.
+        # Other modules that were imported meanwhile may use the stand-ins: they are removed too, except those that cannot be.
         for name in set(sys.modules) - set(before):
             if name.split(".")[0] not in KEPT and name.split(".")[0] not in sys.stdlib_module_names:
                 del sys.modules[name]
@@ -145,7 +145,8 @@ def read_experiment(verb: str, arguments: Sequence[str], options: type) -> tuple
 
     complaint: str | None = None
     with stand_ins():
-        # An error of the parser or of a check of ours is final here; one of the file itself may be the stand-ins' doing.
+        # An error of the parser or of our own checks is final here; an error in the file itself may be caused by the
+        # stand-ins.
         try:
             _read(verb, name, flags, options)
         except ConfigFileError:
@@ -153,7 +154,7 @@ def read_experiment(verb: str, arguments: Sequence[str], options: type) -> tuple
         except JaxnetsError as error:
             complaint = str(error)
         except Exception as error:
-            del error  # judged again below, with the real packages
+            del error  # read again below, with the real packages
     if complaint is not None:
         raise UsageError(complaint)
     return _read(verb, name, flags, options)
@@ -168,10 +169,9 @@ def _read(verb: str, name: str, flags: list[str], options: type) -> tuple[Any, A
 
 
 def with_choices(experiment: Any, flags: Sequence[str]) -> tuple[Any, list[str]]:
-    """The experiment with the optimizers and schedules that flags choose by name, and the other flags.
-
-    `--optimizer lion` and `--optimizer.schedule wsd` put another class in the place of the configuration's, with its defaults.
-    Its fields are flags then: `--optimizer.schedule.warmup 500ba`. They are read in the order in which they stand.
+    """The experiment with the optimizers and schedules that flags choose by name, and the other flags. `--optimizer lion` and
+    `--optimizer.schedule wsd` replace the class of the configuration by another one with its defaults. Its fields then become
+    flags: `--optimizer.schedule.warmup 500ba`. They are read in the order in which they stand.
 
     Raises:
         UsageError: a name is unknown or missing.

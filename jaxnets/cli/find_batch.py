@@ -1,4 +1,5 @@
-"""`jaxnets find-batch`: the largest batch that fits, the fastest, and the one beyond which examples are wasted."""
+"""`jaxnets find-batch`: the largest batch size that fits, the fastest one, and the one above which larger batches save few
+steps."""
 
 import dataclasses
 import json
@@ -13,17 +14,17 @@ class FindBatchOptions:
     """Options of `jaxnets find-batch`."""
 
     on: str = ""
-    """Accelerators that are not there: v5e:8, h100:8; without it the devices of this machine."""
+    """Accelerators, which need not be present: v5e:8, h100:8; without it the devices of this machine."""
     most: int = 0
     """The largest batch to try; 0: the number of training examples."""
     seconds: float = 10.0
-    """Time for measuring the speed on this machine's devices; 0: only what the compiler says."""
+    """Time for measuring the speed on this machine's devices; 0: only the compiler's analysis."""
     noise_steps: int = 60
     """Steps of training in which the noise of the gradient is measured, on this machine; 0: none."""
     output: str = ""
     """A .png file for the plot."""
     json: bool = False
-    """Print one JSON object in place of the tables."""
+    """Print one JSON object instead of the tables."""
 
     def __post_init__(self) -> None:
         if self.most < 0:
@@ -37,7 +38,7 @@ class FindBatchOptions:
 
 
 def run(loaded: Any, experiment: Any, options: FindBatchOptions) -> int:
-    """Print what fits and, on the present devices, how fast it is and how noisy its gradient."""
+    """Print the batch sizes that fit and, on the present devices, their speed and the noise of the gradient."""
     from jaxnets.runs.micro_batches import undivided
 
     experiment = undivided(experiment)
@@ -161,4 +162,4 @@ def show(data: dict[str, Any]) -> None:
             f"save few steps; it grows while the network trains"
         )
     elif "noise_scale" in data:
-        print("the gradient is hidden under its noise: the noise scale is above the batches that were measured")
+        print("the gradient is smaller than its noise: the noise scale is above the measured batch sizes")

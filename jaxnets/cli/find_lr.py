@@ -13,17 +13,17 @@ class FindRateOptions:
     """Options of `jaxnets find-lr`."""
 
     low: float = 1e-7
-    """The first learning rate (a multiple of the optimizer's own, where that does not say it)."""
+    """The first learning rate (a multiple of the optimizer's own rate, if that is unknown)."""
     high: float = 10.0
     """The last one."""
     tries: int = 150
     """Rates in between, each for one batch."""
     repeats: int = 3
-    """Tests with other weights and batches, which say how far the result can be trusted."""
+    """Tests with other weights and batches; their spread shows how reliable the result is."""
     output: str = ""
     """A .png file for the plot."""
     json: bool = False
-    """Print one JSON object in place of the table."""
+    """Print one JSON object instead of the table."""
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high < math.inf:
@@ -37,7 +37,7 @@ class FindRateOptions:
 
 
 def run(loaded: Any, experiment: Any, options: FindRateOptions) -> int:
-    """Print the rate to train with, as a flag, and how sure it is; nothing is kept but the plot."""
+    """Print the rate to train with, as a flag, and its spread; only the plot is written."""
     from jaxnets.runs.find_rate import find_rate
 
     asked = {name: getattr(options, name) for name in ("low", "high", "tries", "repeats")}
@@ -96,7 +96,7 @@ def show(name: str, found: Any) -> None:
     elif not found.groups:
         print(f"jaxnets train {name} --optimizer.learning-rate {pick:.2g}")
     if not found.test.spread <= 3:
-        print("the repeats do not agree: larger batches (--batch-size) or more repeats (--repeats) say more")
+        print("the repeats do not agree: use larger batches (--batch-size) or more repeats (--repeats)")
 
 
 def _pick(test: Any) -> float | None:
@@ -107,7 +107,7 @@ def _pick(test: Any) -> float | None:
 
 
 def _row(test: Any) -> dict[str, Any]:
-    """The numbers of one test; null where no repeat learned."""
+    """The numbers of one test; null if no repeat learned."""
     pick = _pick(test)
     spread = test.spread if pick is not None and math.isfinite(test.spread) else None
     middle: dict[str, float | None] = {"steepest": None, "lowest": None}

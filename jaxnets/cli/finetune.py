@@ -18,12 +18,12 @@ RATE, ADAPTER_RATE = 5e-5, 5e-4
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneOptions(RunOptions):
-    """Options of `jaxnets finetune`, beside those of `train` and the experiment's own fields."""
+    """Options of `jaxnets finetune`, in addition to those of `train` and the fields of the experiment."""
 
     lora: int = 0
-    """Rank of low-rank adapters, which alone are trained; 0: all weights are."""
+    """Rank of low-rank adapters; only these are trained. 0: all weights are trained."""
     lora_at: str = ".*"
-    """Which layers get adapters: a regular expression for their paths."""
+    """The layers that get adapters: a regular expression for their paths."""
     train_only: str = ""
     """Train only the parameters whose paths match this regular expression."""
 
@@ -85,7 +85,7 @@ def first_experiment(folder: str, path: str, model: Any, rate: float = RATE) -> 
 
 
 def _for_a_part(experiment: Any, options: FinetuneOptions) -> Any:
-    """The experiment with adapters, or with the parameters frozen that are not to be trained."""
+    """The experiment with adapters, or with some parameters frozen."""
     from jaxnets import models
     from jaxnets.optim.given import ByPath, Frozen
 

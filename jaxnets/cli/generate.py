@@ -13,20 +13,20 @@ class TextOptions:
     """Options of `jaxnets generate` for a language model."""
 
     prompt: str = ""
-    """Text to go on from; empty: the token that begins texts where there is one, else a new line. For a run on
-    conversations: what the user says."""
+    """Text to continue; empty: the token that begins texts if there is one, else a new line. For a run on conversations: the
+    user's message."""
     tokens: int = 200
     """New tokens in each sample."""
     samples: int = 1
     """Samples, drawn in one batch."""
     temperature: float = 0.8
-    """Divides the logits; 0 always takes the likeliest token."""
+    """Divides the logits; 0 always takes the most probable token."""
     top_k: int = 0
-    """Choose among this many of the likeliest; 0: among all."""
+    """Choose among this many of the most probable tokens; 0: among all."""
     top_p: float = 1.0
-    """Choose among the likeliest that together have this probability."""
+    """Choose among the most probable tokens whose total probability is this."""
     seed: int = 0
-    """Of all draws: the same seed gives the same text."""
+    """Seed of all draws: the same seed gives the same text."""
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.samples < 1:
@@ -37,16 +37,16 @@ class TextOptions:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerOptions:
-    """Options of `jaxnets generate` for a model of sequence to sequence, which takes the likeliest and draws nothing."""
+    """Options of `jaxnets generate` for a sequence-to-sequence model, which decodes without random draws."""
 
     prompt: str
-    """The source."""
+    """The source text."""
     beam: int = 0
-    """Beginnings that are kept while writing; 1: the likeliest token each time; 0: as in the run."""
+    """Beam width; 1: greedy decoding; 0: as in the run."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """`jaxnets generate RUN [flags]`; the flags depend on what the run makes."""
+    """`jaxnets generate RUN [flags]`; the flags depend on the kind of outputs of the run."""
     run_dir, *flags = arguments
     from jaxnets import models
     from jaxnets.cli import generate_pictures as pictures
@@ -66,8 +66,8 @@ def run(arguments: Sequence[str]) -> int:
         kind, make = TextOptions, _go_on
     else:
         raise UsageError(
-            f"{run_dir} holds a {type(task.model).__name__}, which makes neither text nor images; `jaxnets predict` asks it "
-            f"for predictions"
+            f"{run_dir} holds a {type(task.model).__name__}, which generates neither text nor images; use "
+            f"`jaxnets predict` for predictions"
         )
     options = parse(kind, flags, "jaxnets generate RUN")
     return make(open_run(run_dir), options)
@@ -82,7 +82,7 @@ def _draw(run: Any, options: Any) -> int:
 
 
 def _answer(run: Any, options: AnswerOptions) -> int:
-    """Print what a model of sequence to sequence writes for the prompt."""
+    """Print the output of a sequence-to-sequence model for the prompt."""
     from jaxnets.data.text.vocabulary import encode_text
     from jaxnets.ops.tokens import spell
 
@@ -143,7 +143,7 @@ def _go_on(run: Any, options: TextOptions) -> int:
 
 
 def _reply(run: Any, ids: Any) -> str:
-    """What the assistant says: the text up to the mark that ends its turn."""
+    """The assistant's answer: the text up to the token that ends its turn."""
     tokenizer = run.parts.dataset.tokenizer
     end = run.experiment.data.turns(tokenizer).end
     if end in tokenizer.symbols:
@@ -153,6 +153,6 @@ def _reply(run: Any, ids: Any) -> str:
 
 
 def _joined(tokenizer: Any, prompt: Any, ids: Any, text: str) -> str:
-    """The prompt as it was typed, and what follows it; a piece may read otherwise at the beginning of a text."""
+    """The prompt as it was typed, and the text after it; a token may be decoded differently at the beginning of a text."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
     return text + (whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids))

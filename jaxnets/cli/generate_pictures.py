@@ -1,4 +1,4 @@
-"""`jaxnets generate` for runs that make images or frames: a picture to look at, and the arrays beside it."""
+"""`jaxnets generate` for runs that generate images or frames: a picture, and the arrays beside it."""
 
 import dataclasses
 import math
@@ -15,20 +15,20 @@ from jaxnets.core.types import Gallery
 if TYPE_CHECKING:
     from jaxnets.runs.run import Run
 
-# Images in one picture; more would be more pixels than a picture may have.
+# Most images in one picture, to limit its number of pixels.
 MOST_SHOWN = 400
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
-    """Options of `jaxnets generate` for a run that makes images."""
+    """Options of `jaxnets generate` for a run that generates images."""
 
     samples: int = 32
-    """How many."""
+    """Number of images."""
     seed: int = 0
-    """Of all draws: the same seed gives the same images."""
+    """Seed of all draws: the same seed gives the same images."""
     label: str = ""
-    """Name of the class to draw, for a conditional model. Empty: each in turn."""
+    """Name of the class to draw, for a conditional model. Empty: all classes in turn."""
     guidance: float = 0.0
     """Classifier-free guidance scale of a conditional diffusion. 0: as in the run."""
     output: str = ""
@@ -68,29 +68,30 @@ def _check(output: str, **counts: int) -> None:
 
 
 def options_for(task: Any) -> type[ImageOptions | FilmOptions]:
-    """The options of what a task makes."""
+    """The class of options for the outputs of a task."""
     return FilmOptions if hasattr(task, "roll_out") else ImageOptions
 
 
 def makes_pictures(task: Any) -> bool:
-    """Whether a task makes samples or predicts frames."""
+    """Whether a task generates samples or predicts frames."""
     return hasattr(task, "sample") or hasattr(task, "roll_out")
 
 
 def draw(run: "Run", options: ImageOptions | FilmOptions) -> Path:
-    """Write what the run draws: the picture `.png`, and `.npz` with the raw `inputs` it could have been trained on.
+    """Write the samples of the run: the picture `.png`, and `.npz` with `inputs` in the raw form of the training data.
 
     Returns:
         The picture's path.
 
     Raises:
-        UsageError: what the run makes are no images.
+        UsageError: the samples are not images.
         DataError: the files cannot be written.
     """
     made, columns = _films(run, options) if isinstance(options, FilmOptions) else _samples(run, options)
     if made.ndim < 4 or made.shape[-1] not in (1, 3):
         raise UsageError(
-            f"what this run makes has shape {list(made.shape[1:])}, which is no image; use `run.parts.task.sample` in Python"
+            f"what this run makes has shape {list(made.shape[1:])}, which is not an image; use "
+            f"`run.parts.task.sample` in Python"
         )
     assert run.directory is not None  # it was opened from there
     picture = user_path(options.output) if options.output else run.directory / "samples.png"
@@ -128,7 +129,7 @@ def _samples(run: "Run", options: ImageOptions) -> tuple[np.ndarray, int]:
 
 
 def _labels(run: "Run", name: str, count: int) -> tuple[np.ndarray, ...]:
-    """The argument that asks `sample` for one class; () where no class was named."""
+    """The argument of `sample` that selects one class; () if no class was named."""
     if not name:
         return ()
     names = run.parts.dataset.card.class_names

@@ -3,28 +3,28 @@
 HELP = """jaxnets: train neural networks in JAX
 
   jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
-  jaxnets check CONFIG [--FIELD VALUE ...]   what would go wrong in training, found before it: 23 checks in seconds
+  jaxnets check CONFIG [--FIELD VALUE ...]   find problems before training: 23 checks in seconds
   jaxnets finetune FOLDER FILE [--FLAGS]     a Hugging Face language model on a text or conversations, whole or with adapters
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
   jaxnets predict RUN_DIRECTORY FILE         predictions of a trained run for new examples (.npz, .npy, .csv, .txt)
   jaxnets generate RUN_DIRECTORY             text, images or frames, by a run that makes them (`... generate RUN --help`)
   jaxnets export RUN_DIRECTORY FOLDER        for other programs: Hugging Face folders, StableHLO, ONNX
   jaxnets runs [DIRECTORY]                   the runs in a folder (`runs`), sorted and filtered by any setting or metric
-  jaxnets compare RUN RUN ...                settings that differ, results side by side, curves over each other
+  jaxnets compare RUN RUN ...                settings that differ, results side by side, curves in one plot
   jaxnets compare A [B] --seeds N            two configurations trained with the same seeds: is one better, or is it chance
   jaxnets sweep CONFIG --FIELD V1 V2 ...     train with several values of flags, many runs in one program; the best first
   jaxnets curve CONFIG --examples N1 N2 ...  the error over the number of examples or over a field: bias, variance, a law
-  jaxnets ui [DIRECTORY]                     a page on this machine: all runs, curves over each other, live
-  jaxnets clean RUN_OR_DIRECTORY             what runs can do without; removed with --yes
-  jaxnets copy RUN DIRECTORY                 a run to another place, complete or not there at all
+  jaxnets ui [DIRECTORY]                     a local web page: all runs, curves in one plot, live
+  jaxnets clean RUN_OR_DIRECTORY             checkpoints and files that are not needed; removed with --yes
+  jaxnets copy RUN DIRECTORY                 copy a run; an incomplete copy is never taken for a run
   jaxnets ckpt ls|verify|digest|diff|export  look at checkpoints, without the model's code (`jaxnets ckpt --help`)
-  jaxnets doctor                             platform, devices, memory, versions; what is wrong and what to do
+  jaxnets doctor                             platform, devices, memory, versions; problems and remedies
   jaxnets summary CONFIG [--FIELD VALUE ...] layers, shapes, parameters and FLOPs of a configuration's model
-  jaxnets shard CONFIG [--mesh.fsdp N ...]   where each leaf of the state goes on a mesh, also one that is not there
-  jaxnets estimate CONFIG --on v5e:2x4       on accelerators that are not there: does it fit, what is exchanged, how fast
-  jaxnets plan CONFIG --chips v5e:16         the mesh, micro-batches and rematerialisation that suit it there
-  jaxnets find-lr CONFIG [--output F.png]    the learning rate to train with, by range tests that leave nothing behind
-  jaxnets find-batch CONFIG [--on h100:8]    the largest batch that fits, the fastest one, and the one that is worth it
+  jaxnets shard CONFIG [--mesh.fsdp N ...]   where each leaf of the state goes on a mesh, also without its devices
+  jaxnets estimate CONFIG --on v5e:2x4       memory, communication and time on accelerators that need not be present
+  jaxnets plan CONFIG --chips v5e:16         the best mesh, micro-batches and rematerialisation on them
+  jaxnets find-lr CONFIG [--output F.png]    the learning rate to train with, by range tests that write no files
+  jaxnets find-batch CONFIG [--on h100:8]    the largest batch size that fits, the fastest one, the gradient noise scale
   jaxnets list                               the configurations by name
   jaxnets completion bash|zsh|fish           a script that completes commands, configurations, runs and flags
   jaxnets --version
@@ -41,7 +41,7 @@ CONFIG is the name of a shipped configuration (see `jaxnets list`) or a path to 
 DETAILS = {
     "evaluate": """jaxnets evaluate RUN_DIRECTORY
 
-Measures the newest checkpoint that verifies on the run's test split: a line for each metric. It has no flags.""",
+Evaluates the newest undamaged checkpoint on the run's test split: a line for each metric. It has no flags.""",
     "predict": """jaxnets predict RUN_DIRECTORY FILE [--output FILE] [--top-k K] [--raw]
 
 Predictions of a trained run for new examples, one a line. FILE is one of
@@ -107,11 +107,11 @@ Results are kept in --directory (curves/CONFIG), with a picture; runs that are t
   jaxnets curve mnist_mlp --task.model.widths 4 16 64,64 --examples 1000""",
     "ui": """jaxnets ui [DIRECTORY] [--port N] [--no-browser]
 
-Serves a page at 127.0.0.1 that lists the runs below a folder (by default `runs`), lays the curves of chosen runs over each
-other, shows the settings that differ, and follows runs that are being trained. It loads nothing from elsewhere.""",
+Serves a page at 127.0.0.1 that lists the runs below a folder (by default `runs`), plots the curves of chosen runs in one
+picture, shows the settings that differ, and is updated while runs train. It loads nothing from other hosts.""",
     "clean": """jaxnets clean RUN_OR_DIRECTORY [--keep N] [--yes]
 
-Shows what runs can do without: all checkpoints but the newest N and the best, damaged ones, files that were never whole. With
+Lists what runs do not need: all checkpoints but the newest N and the best, damaged ones, unfinished files. With
 --yes they are removed. Runs that are being trained are left alone.""",
     "copy": """jaxnets copy RUN DIRECTORY
 

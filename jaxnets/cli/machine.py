@@ -1,4 +1,4 @@
-"""What a command finds on its machine, put right before anything else happens: streams, environment, the compilation cache."""
+"""Prepares the environment of a command before any other work: streams, environment variables, the compilation cache."""
 
 import contextlib
 import os
@@ -11,18 +11,18 @@ from typing import Any
 from jaxnets.core import streams
 from jaxnets.core.errors import DataError, UsageError
 
-# Below this many columns nothing that is printed can be read, and the help's layout does not come to an end.
+# With fewer columns output is unreadable, and the layout of the help does not terminate.
 LEAST_COLUMNS = 40
-# Variables that libraries read as soon as they are imported, and take an empty value of for a mistake.
+# Variables that libraries read on import, and whose empty value they treat as an error.
 READ_AT_IMPORT = ("JAX_", "JAXNETS_", "XLA_")
 
 
 def prepare() -> None:
-    """Before the first import that takes long; does nothing that a second call would change."""
+    """Called before the first slow import; a second call changes nothing."""
     streams.prepare()
     _end_on_interrupt()
     for name, value in list(os.environ.items()):
-        # Set to nothing, as containers and scripts do with what they were not given, is not set.
+        # An empty value, as containers and scripts set it for missing settings, counts as not set.
         if name.startswith(READ_AT_IMPORT) and not value.strip():
             del os.environ[name]
     if "COLUMNS" in os.environ or shutil.get_terminal_size().columns < LEAST_COLUMNS:
@@ -30,11 +30,10 @@ def prepare() -> None:
 
 
 def _end_on_interrupt() -> None:
-    """From here on Ctrl-C ends this process at once; training puts its own way of stopping in the place of that.
+    """From here on Ctrl-C ends this process immediately; training replaces this by its own handler.
 
-    As the exception that Python makes of it, it may break off the import of a library in C++, which then crashes, or come up
-    in a callback of JAX, which drops it: the command would go on as if no signal had come. Ending loses nothing: files
-    are written whole or not at all.
+    Python's exception for it may interrupt the import of a C++ library, which then crashes, or be raised in a callback of JAX,
+    which drops it, so that the command would continue. Ending loses nothing: files are written completely or not at all.
     """
 
     def end(*_: Any) -> None:
@@ -42,7 +41,7 @@ def _end_on_interrupt() -> None:
             os.write(2, b"jaxnets: interrupted; the same command begins again, or goes on from its last checkpoint\n")
         os._exit(130)
 
-    # Where it is ignored, as in a shell's background, it stays so.
+    # If it is ignored, as in a shell's background, it stays ignored.
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -51,7 +50,7 @@ def _end_on_interrupt() -> None:
 
 
 def check_here() -> None:
-    """Raise `UsageError` where the working directory is gone, which few programs survive."""
+    """Raise `UsageError` if the working directory was deleted, because many libraries fail then."""
     try:
         os.getcwd()
     except OSError as error:
@@ -61,19 +60,19 @@ def check_here() -> None:
 
 
 def prepare_jax() -> str:
-    """Settings that must stand before JAX starts: a compilation cache that outlives the process.
+    """Settings that are needed before JAX starts: a compilation cache that persists after the process.
 
     Returns:
-        Why there is no such cache, in words; "" where there is one.
+        The reason why there is no such cache; "" if there is one.
     """
     why = ""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
             os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_compilation_cache())
         except (DataError, OSError) as error:
-            why = f"there is no place for compiled programs, so each start compiles anew ({error})"
+            why = f"there is no place for compiled programs, so each start compiles again ({error})"
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    # The configuration has imported jax already, too early for it to have read the environment.
+    # The configuration may have imported jax already, before it could read these environment variables.
     import jax
 
     if not why:
@@ -84,7 +83,7 @@ def prepare_jax() -> str:
 
 
 def _compilation_cache() -> Path:
-    """The folder, made where it is not there."""
+    """The folder, which is created if it does not exist."""
     from jaxnets.core.download import cache_directory
 
     folder = cache_directory() / "xla"

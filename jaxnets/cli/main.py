@@ -43,7 +43,7 @@ from jaxnets.core.files import user_path
 PREEMPTED = 75
 # Set by `jaxnets -v`: errors are printed with their traceback.
 VERBOSE = "JAXNETS_VERBOSE"
-# Exit code 1 for the caller, but at once: an orderly end would wait for a thread or a process that has ended.
+# Exit code 1 for the caller, but immediately: a normal shutdown would wait for a thread or a process that has ended.
 HUNG = -1
 
 
@@ -52,10 +52,10 @@ class SummaryOptions:
     """Options of `jaxnets summary`."""
 
     compile: bool = False
-    """Compile the training step as well, and show its memory by the compiler's own analysis."""
+    """Also compile the training step, and show its memory by the compiler's analysis."""
 
 
-# The options of each command that takes a configuration, beside the experiment's own fields.
+# The options of each command that takes a configuration, in addition to the fields of the experiment.
 OPTIONS: dict[str, type] = {
     "train": train.RunOptions,
     "check": check.CheckOptions,
@@ -107,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
         _complain(f"the operating system refuses: {error}")
         return 1
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from the last checkpoint")
+        _complain("interrupted; the same command continues from the last checkpoint")
         return 130
 
 
@@ -126,7 +126,7 @@ class _Notes:
         elif machine.is_about_the_cache(message):
             if not self._cache:
                 _complain(
-                    f"note: {str(message).splitlines()[0][:300]}. Programs that are not found there are compiled anew"
+                    f"note: {str(message).splitlines()[0][:300]}. Programs that are not found there are compiled again"
                 )
             self._cache = True
         else:
@@ -136,7 +136,7 @@ class _Notes:
 def _complain(text: str) -> None:
     if os.environ.get(VERBOSE) and sys.exc_info()[0] is not None:
         streams.say(traceback.format_exc().rstrip())
-    streams.say(f"jaxnets: {text}")  # the exit code counts, whether or not anyone reads this
+    streams.say(f"jaxnets: {text}")  # the exit code is enough if this cannot be printed
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Finished runs that differ by their seeds, as pairs: what `jaxnets compare` adds where it is given two such sets."""
+"""Finished runs that differ by their seeds, as pairs: an additional output of `jaxnets compare` for two such sets."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def paired_rows(entries: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
-    """The sentences about two sets of runs, and a table of their paired differences; both empty where there are no such sets.
+    """The sentences about two sets of runs, and a table of their paired differences; both empty if there are no such sets.
 
     The runs of a set have the same configuration but for the seed, and the two sets have at least two seeds in common.
 

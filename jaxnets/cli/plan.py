@@ -1,4 +1,4 @@
-"""`jaxnets plan`: the mesh, micro-batches and rematerialisation that suit a configuration on some accelerators."""
+"""`jaxnets plan`: the best mesh, micro-batches and rematerialisation for a configuration on given accelerators."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ class PlanOptions:
     chips: str = ""
     """The accelerators: v5e:16, v5p:4x4x4, h100:64."""
     compile: int = 3
-    """How many of the best are compiled; 0: arithmetic alone."""
+    """Number of the best candidates to compile; 0: arithmetic only."""
 
     def __post_init__(self) -> None:
         if self.compile < 0:
@@ -23,7 +23,7 @@ class PlanOptions:
 
 
 def run(loaded: Any, experiment: Any, options: PlanOptions) -> int:
-    """Print the ways that fit, the best first, its flags, and why the others lose."""
+    """Print the candidates that fit, the best first, with its flags, and the reasons against the others."""
     from jaxnets.accelerators.topology import asked_for, note_stand_in
 
     topology, devices, stand_in = asked_for(options.chips, "--chips")
@@ -37,7 +37,7 @@ def run(loaded: Any, experiment: Any, options: PlanOptions) -> int:
 
 
 def show(name: str, experiment: Any, topology: Any, ways: Any, left: Any) -> None:
-    """Print the result of a search, and what it says of the axes that the best way does not use."""
+    """Print the result of a search, and the reasons against the axes that the best candidate does not use."""
     from jaxnets.cli.runs import print_table
 
     fitting = [way for way in ways if not way.reason]
@@ -72,7 +72,7 @@ def show(name: str, experiment: Any, topology: Any, ways: Any, left: Any) -> Non
 
 
 def _row(way: Any) -> list[str]:
-    """A way in the table."""
+    """A candidate as a row of the table."""
     peak, moved = way.account.peak, way.exchange
     if (compiled := way.compiled) is not None:
         peak = compiled.peak

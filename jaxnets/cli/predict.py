@@ -24,9 +24,9 @@ class PredictOptions:
     output: str = ""
     """A file for the predictions: .csv or .jsonl with names and probabilities, or .npz; empty: print them, one a line."""
     raw: bool = False
-    """Give the model's own outputs (logits, say) instead of classes or values."""
+    """Give the model's raw outputs (for example logits) instead of classes or values."""
     top_k: int = 0
-    """Give the most probable classes, so many for each example, with their probabilities."""
+    """Give this many of the most probable classes for each example, with their probabilities."""
 
     def __post_init__(self) -> None:
         if self.top_k < 0:
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _rows(trained: Any, given: Any, options: PredictOptions) -> list[dict[str, Any]]:
-    """One dict for each example: `prediction`, and `probability` or `top` where there are some; or `outputs`."""
+    """One dict for each example: `prediction`, and `probability` or `top` if available; or `outputs`."""
     import numpy as np
 
     card, names = trained.parts.dataset.card, trained.class_names

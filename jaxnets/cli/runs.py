@@ -37,7 +37,7 @@ class CompareOptions:
     """Options of `jaxnets compare`."""
 
     output: str = ""
-    """A .png file for the curves of all runs, over each other."""
+    """A .png file for the curves of all runs in one plot."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -119,14 +119,14 @@ def compare(arguments: Sequence[str]) -> int:
 
 
 def differing(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """The fields whose values are not the same in all configurations, with the value in each (None where it has none)."""
+    """The fields whose values are not the same in all configurations, with the value in each (None if it has none)."""
     fields = sorted({name for config in configs for name in config})
     rows = [(name, [config.get(name) for config in configs]) for name in fields]
     return [(name, values) for name, values in rows if any(value != values[0] for value in values[1:])]
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The last parts of paths, as many as tell them apart."""
+    """The last parts of paths, as many as are needed to distinguish them."""
     for parts in range(1, max((len(Path(name).parts) for name in names), default=1) + 1):
         short = ["/".join(Path(name).parts[-parts:]) for name in names]
         if len(set(short)) == len(set(names)):

@@ -1,4 +1,4 @@
-"""`jaxnets shard`: where each leaf of a configuration's state goes on a mesh, also on one that is not there."""
+"""`jaxnets shard`: where each leaf of a configuration's state goes on a mesh, whose devices need not be present."""
 
 import dataclasses
 import math
@@ -11,7 +11,8 @@ class ShardOptions:
     """Options of `jaxnets shard`."""
 
     devices: int = 0
-    """Devices of the mesh; 0: as many as the mesh names, or this machine has where one of its sizes is -1."""
+    """Number of devices of the mesh; 0: the product of its sizes, or the number of this machine's devices if one size is
+    -1."""
 
     def __post_init__(self) -> None:
         if self.devices < 0:

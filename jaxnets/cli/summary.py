@@ -1,4 +1,4 @@
-"""`jaxnets summary`: what a configuration's model is made of and what a step of it costs. No weight is allocated."""
+"""`jaxnets summary`: the layers of a configuration's model and the cost of a step. No weight is allocated."""
 
 import collections
 import dataclasses
@@ -23,13 +23,13 @@ from jaxnets.training.program import count_flops, flops_of, inner_jaxprs
 
 # Columns that the whole table needs.
 NUMBER_COLUMNS = ("parameters", "FLOPs", "bytes", "output bytes")
-# So many layers in a row that are alike are shown as one.
+# This many equal consecutive layers are shown as one.
 ALIKE = 3
 
 
 @dataclasses.dataclass
 class Layer:
-    """A module: what it holds, gives and computes, without the modules inside it."""
+    """A module: its parameters, outputs and FLOPs, without the modules inside it."""
 
     path: tuple[str, ...]
     """Its names from the network down; the first is the network's class."""
@@ -62,7 +62,7 @@ def layers_of(task: Task, batch: Batch) -> list[Layer]:
         if root and not module.is_initializing():
             return call(
                 *args, **kwargs
-            )  # a model with state is called once more, to see that the state keeps its shape
+            )  # a model with state is called once more, to check that the state keeps its shape
         if root:
             networks.append(_role(task, module))
         network = len(networks) - 1
@@ -100,7 +100,7 @@ def layers_of(task: Task, batch: Batch) -> list[Layer]:
 
 
 def summarize(name: str, experiment: Experiment, *, compiled: bool = False) -> None:
-    """Print the layers with shapes, parameters, FLOPs and bytes, and what the state and a step take."""
+    """Print the layers with shapes, parameters, FLOPs and bytes, and the cost of the state and of a step."""
     from rich.console import Console
 
     parts = assemble(undivided(experiment), experiment.data.outline())
@@ -135,7 +135,7 @@ def _facts(name: str, parts: Parts, flops: float) -> Iterable[str]:
 
 
 def _compiled(compiled: Any) -> Iterable[str]:
-    """What the compiler says, on this platform."""
+    """The compiler's analysis, on this platform."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     yield f"compiled for {compiled_for()}"
     if memory is not None:
@@ -146,7 +146,7 @@ def _compiled(compiled: Any) -> Iterable[str]:
 
 
 def _table(layers: list[Layer], *, wide: bool) -> Any:
-    """All columns where there is room; else without the bytes, which are in the sums below."""
+    """All columns if there is room; else without the bytes, which are in the sums below."""
     from rich import box
     from rich.table import Table
 
@@ -185,7 +185,7 @@ def _inside(layer: Layer, layers: list[Layer]) -> bool:
 
 
 def _shortened(layers: list[Layer]) -> Iterable[tuple[str, Layer]]:
-    """Each layer with its indented name; layers in a row that are alike are put together and their numbers added."""
+    """Each layer with its indented name; equal consecutive layers are combined and their numbers added."""
     start = 0
     while start < len(layers):
         size = _extent(layers, start)
@@ -204,7 +204,7 @@ def _shortened(layers: list[Layer]) -> Iterable[tuple[str, Layer]]:
 
 
 def _extent(layers: list[Layer], start: int) -> int:
-    """How many rows a layer and all inside it take."""
+    """The number of rows of a layer and all layers inside it."""
     path = layers[start].path
     end = start + 1
     while end < len(layers) and len(layers[end].path) > len(path) and layers[end].path[: len(path)] == path:
@@ -228,14 +228,14 @@ def _alike(layers: list[Layer], first: int, other: int, size: int, offset: int) 
 
 
 def _describe(result: Any) -> tuple[str, int]:
-    """Shapes and bytes of what a module gave."""
+    """Shapes and bytes of a module's outputs."""
     leaves = [leaf for leaf in jax.tree.leaves(result) if hasattr(leaf, "shape")]
     shown = ", ".join(str(list(leaf.shape)) for leaf in leaves[:1]) + (", ..." if len(leaves) > 1 else "")
     return shown, _nbytes(leaves)
 
 
 def _role(task: Task, module: nn.Module) -> str:
-    """What a network is called: its class, or the task's word for it where there are several."""
+    """The name of a network: its class, or the task's name for it if there are several."""
     held = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
     held = {name: value for name, value in held.items() if isinstance(value, nn.Module)}
     names = [name for name, value in held.items() if _values(value) == _values(module)]
@@ -267,8 +267,8 @@ def _count_work(
 ) -> None:
     """FLOPs and turns of the loops, by the numbers in the marks of `layers_of` that an operation stands in.
 
-    FLOPs are the innermost module's. A module turns as often as the loops around it, not as those within it: what stands in a
-    loop of its own says nothing. `around` are the modules that the loops around these operations stand in.
+    FLOPs are the innermost module's. A module is counted as often as the loops around it run, not those within it: operations
+    in its own loops do not count. `around` are the modules that the loops around these operations stand in.
     """
     for equation in equations(jaxpr):
         own = tuple(int(mark) for mark in re.findall(r"layer@([0-9]+)", str(equation.source_info.name_stack)))

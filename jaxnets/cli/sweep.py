@@ -16,21 +16,22 @@ class SweepOptions:
     """Options of `jaxnets sweep`, beside the experiment's own fields."""
 
     random: int = 0
-    """Settings to draw, instead of the grid of all values; flags may have ranges then, log:1e-4:1e-1 or linear:0:0.5."""
+    """Number of settings to draw, instead of the grid of all values; then flags may have ranges, log:1e-4:1e-1 or
+    linear:0:0.5."""
     draws: int = 0
-    """Root of this drawing."""
+    """Seed of these draws."""
     halving: int = 0
-    """Keep one of so many settings after each part of the steps (successive halving); 0: train all to the end."""
+    """Keep one of this many settings after each part of the steps (successive halving); 0: train all to the end."""
     metric: str = ""
-    """What settings are ranked by; empty: the task's headline."""
+    """The metric by which settings are ranked; empty: the task's headline."""
     at_once: int = 32
-    """Most runs in one program; 1: each in a program of its own."""
+    """Most runs in one program; 1: each in a separate program."""
     directory: str = ""
-    """Where results are kept; runs that are there already are not run again. Empty: sweeps/CONFIG."""
+    """Directory of the results; runs that have a result there are not repeated. Empty: sweeps/CONFIG."""
     output: str = ""
     """A .png file for the picture; empty: in the directory."""
     json: bool = False
-    """Print one JSON object for each setting in place of the table."""
+    """Print one JSON object for each setting instead of the table."""
 
     def __post_init__(self) -> None:
         if self.random < 0:
@@ -44,9 +45,8 @@ class SweepOptions:
 
 
 def split_flags(flags: Sequence[str], whole: Sequence[str] = ()) -> tuple[list[str], dict[str, list[str]]]:
-    """The flags with one value or none, as they are, and the swept ones with their values by dotted name.
-
-    Those named in `whole` take several values as one, and stay as they are.
+    """The flags with one value or none, unchanged, and the swept ones with their values by dotted name. Flags named in `whole`
+    take several values as one, and are unchanged too.
     """
     fixed: list[str] = []
     axes: dict[str, list[str]] = {}
@@ -127,13 +127,13 @@ def _texts(value: str) -> list[str]:
 
 
 def _as_flag(axis: str, text: str) -> list[str]:
-    """One value as the words of a flag: those of a tuple stand with commas between them."""
+    """One value as the words of a flag: those of a tuple are joined by commas."""
     parts = [text] if "," not in text else [part for part in text.split(",") if part]
     return [f"--{axis.replace('_', '-')}", *parts]
 
 
 def run(arguments: Sequence[str], prepare: Any) -> int:
-    """Run the sweep, print its table, write its picture; `prepare` makes JAX ready."""
+    """Run the sweep, print its table, write its picture; `prepare` sets JAX up."""
     name, *flags = arguments
     loaded, experiment, options, values = read(name, flags)
     if not values:
@@ -174,7 +174,7 @@ def run(arguments: Sequence[str], prepare: Any) -> int:
 
 
 def _as_data(setting: Any, metric: str) -> dict[str, Any]:
-    """A setting as plain data; null where there is no number."""
+    """A setting as plain data; null for missing numbers."""
     finite = {name: value if math.isfinite(value) else None for name, value in
               (("mean", setting.mean), ("half", setting.half))}  # fmt: skip
     return {"values": dict(setting.values), "metric": metric, **finite, "seeds": len(setting.scores),

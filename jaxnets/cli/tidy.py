@@ -1,4 +1,4 @@
-"""`jaxnets clean` and `jaxnets copy`: less of a run, and a run elsewhere. They start no JAX."""
+"""`jaxnets clean` and `jaxnets copy`: delete files that a run does not need, and copy a run. They do not start JAX."""
 
 import contextlib
 import dataclasses
@@ -21,9 +21,9 @@ class CleanOptions:
     """Options of `jaxnets clean`."""
 
     yes: bool = False
-    """Remove; without it the list of what would go is shown, and nothing is done."""
+    """Remove the files; without this flag they are only listed."""
     keep: int = 1
-    """How many of the newest checkpoints stay, beside the best one."""
+    """Number of the newest checkpoints to keep, in addition to the best one."""
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -43,7 +43,7 @@ def clean(arguments: Sequence[str]) -> int:
             continue
         # Nothing is written where nothing is removed.
         with lock.hold(entry.path.absolute()) if options.yes else contextlib.nullcontext():
-            entry = catalog.read(entry.path, entry.name)  # as it is now that nothing else writes it
+            entry = catalog.read(entry.path, entry.name)  # read again now that no other process writes to it
             for path, why in superfluous(entry.path, options.keep, _chosen(entry), _every(entry)):
                 size = sum(file.stat().st_size for file in _files(path))
                 freed += size
@@ -56,10 +56,10 @@ def clean(arguments: Sequence[str]) -> int:
 
 
 def superfluous(run: Path, keep: int, chosen: Collection[int], every: int = 0) -> Iterator[tuple[Path, str]]:
-    """What a run can do without, each with the reason: older checkpoints, damaged ones, unfinished files.
+    """The files that a run does not need, each with the reason: older checkpoints, damaged ones, unfinished files.
 
-    The newest checkpoint that verifies always stays, and so do the steps in `chosen` and the multiples of `every`. Where none
-    verifies, all stay.
+    The newest undamaged checkpoint always stays, and so do the steps in `chosen` and the multiples of `every`. If all are
+    damaged, all stay.
     """
     folders = StepFolders(run / "checkpoints")
     complete = folders.complete
@@ -80,7 +80,7 @@ def superfluous(run: Path, keep: int, chosen: Collection[int], every: int = 0) -
 
 
 def copy(arguments: Sequence[str]) -> int:
-    """`jaxnets copy RUN TARGET`: a run into a new directory; what marks it as a run is written last."""
+    """`jaxnets copy RUN TARGET`: copy a run into a new directory; its `config.json`, which makes it a run, is written last."""
     if len(arguments) != 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         raise UsageError("`jaxnets copy` takes a run directory and a directory that is not there yet")
     source, target = catalog.existing(arguments[0]).path.resolve(), user_path(arguments[1]).absolute()
@@ -92,7 +92,7 @@ def copy(arguments: Sequence[str]) -> int:
         with lock.hold(source):
             size = _copy(source, target)
     except (OSError, shutil.Error) as error:
-        shutil.rmtree(target, ignore_errors=True)  # it was not there, or empty
+        shutil.rmtree(target, ignore_errors=True)  # it did not exist, or was empty
         raise RunDirectoryError(
             f"cannot copy to {target} ({error}); choose another place, or free some space"
         ) from error
@@ -133,7 +133,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _chosen(entry: catalog.Entry) -> set[int]:
-    """The steps among which the best weights of a run are: the one that the test at its last step names, else all that were
+    """The steps that may have the best weights of a run: the one named by the test at its last step, else all that were
     measured."""
     last = [r[CHOSEN] for r in entry.records if r["step"] == entry.step and CHOSEN in r]
     if last and isinstance(last[-1], int):
@@ -145,13 +145,13 @@ def _chosen(entry: catalog.Entry) -> set[int]:
 
 
 def _every(entry: catalog.Entry) -> int:
-    """`keep.every` of a run: checkpoints that stay for good."""
+    """`keep.every` of a run: checkpoints that are kept permanently."""
     every = flatten(entry.config).get("keep.every", 0)
     return every if isinstance(every, int) else 0
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder; a checkpoint first loses its name, so that a crash leaves nothing that looks like one."""
+    """Remove a file or a folder; a checkpoint is renamed first, so that after a crash no partial checkpoint remains."""
     if path.parent.name == "checkpoints" and path.name.isdigit():
         StepFolders(path.parent).remove(int(path.name))
     elif path.is_dir():

@@ -10,36 +10,36 @@ from jaxnets.core import streams
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options of the command, beside the experiment's own fields."""
+    """Options of the command, in addition to the fields of the experiment."""
 
     run_dir: str = ""
-    """Where the run is kept; by default runs/CONFIG, or runs/CONFIG-DIGEST if a field is overridden."""
+    """Directory of the run; by default runs/CONFIG, or runs/CONFIG-DIGEST if a field is overridden."""
     overwrite: bool = False
     """Replace a run that is there already, instead of continuing it."""
     extend: int = 0
     """Train this many steps more than the configuration has, in its run directory; the changes of the schedule are printed."""
     epochs: float = 0.0
-    """Train for so many passes over the training data, instead of --steps."""
+    """Train for this many passes over the training data, instead of --steps."""
     check: bool = False
-    """Make the checks of `jaxnets check` first, and do not train where one is red."""
+    """Run the checks of `jaxnets check` first, and do not train if one is red."""
     smoke: bool = False
-    """Two steps, an evaluation, a checkpoint and a report on a small part of the test data; nothing is kept."""
+    """Two steps, an evaluation, a checkpoint and a report on a small part of the test data; then all files are deleted."""
     stop_at: int = 0
-    """Stop after this many steps, as if interrupted; the same command without it goes on. 0 trains to the end."""
+    """Stop after this many steps, as if interrupted; the same command without this flag continues. 0 trains to the end."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
-    """What to show while training."""
+    """What to show during training."""
     profile: str = ""
     """Steps to trace with JAX's profiler, such as 20:30; the trace is in RUN/profile, a table of it in the report."""
     loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ()
-    """Where the log is repeated, into the run directory or as their environment variables say."""
+    """Loggers that repeat the log, in the run directory or as set by their environment variables."""
     coordinator: str = ""
-    """host:port of the first process, where several processes train one run together; the same command on each."""
+    """host:port of the first process, if several processes train one run together; run the same command on each."""
     processes: int = 0
-    """How many there are. 0: as SLURM, Open MPI, Cloud TPU or Kubernetes say; 1: this one alone."""
+    """Number of processes. 0: from SLURM, Open MPI, Cloud TPU or Kubernetes; 1: this one only."""
     process_id: int = 0
-    """Which one this is, from 0."""
+    """Number of this process, from 0."""
     wait_seconds: float = 60.0
-    """How long to wait for the other processes at the start; then those that did not come are named."""
+    """Time to wait for the other processes at the start; then an error names the missing ones."""
 
     def __post_init__(self) -> None:
         if self.stop_at < 0:

@@ -1,4 +1,4 @@
-"""`jaxnets ui`: a page on this machine that lists the runs of a folder, lays their curves over each other and follows them."""
+"""`jaxnets ui`: a local web page that lists the runs of a folder, plots their curves together and is updated live."""
 
 import dataclasses
 import functools
@@ -29,9 +29,9 @@ class UiOptions:
     """Options of `jaxnets ui`."""
 
     port: int = 8400
-    """Of the page, on this machine alone; 0 takes a free one."""
+    """Port of the page, on this machine only; 0 takes a free one."""
     browser: bool = True
-    """Open the page."""
+    """Open the page in the browser."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -70,7 +70,7 @@ def make_server(folder: str, port: int) -> ThreadingHTTPServer:
 
 
 class _Server(ThreadingHTTPServer):
-    """A server that says nothing of a tab that was closed while it answered."""
+    """A server that ignores connections that are closed during an answer."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """See `socketserver.BaseServer`."""
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """See `BaseHTTPRequestHandler`."""
         host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
-        if host not in ("127.0.0.1", "localhost"):  # another site's name that leads here
+        if host not in ("127.0.0.1", "localhost"):  # the name of another site that resolves to this machine
             self._send(403, "text/plain", b"only 127.0.0.1 and localhost are served")
             return
         url = urllib.parse.urlsplit(self.path)
@@ -111,11 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._missing()
 
     def _entry(self, name: str) -> catalog.Entry | None:
-        """The run of a name, one of those in the folder: a name is never joined to a path."""
+        """The run with this name among those of the folder: a name is never joined to a path."""
         return next((entry for entry in self._entries() if entry.name == name), None)
 
     def _entries(self) -> list[catalog.Entry]:
-        """The runs; none where the folder has gone."""
+        """The runs; none if the folder was deleted."""
         try:
             return catalog.find(self._root)
         except UsageError:
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _about(entry: catalog.Entry) -> dict[str, Any]:
-    """What the page shows of a run."""
+    """The data of a run for the page."""
     return {
         "name": entry.name,
         "state": entry.state,

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Numbers in a readable form."""
 
 
 def show_bytes(size: float) -> str:

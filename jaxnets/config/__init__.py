@@ -1,4 +1,4 @@
-"""The experiment as a user writes it, as a file is read, and as data."""
+"""The experiment: its dataclass, its configuration file, and its form as data."""
 
 from typing import TYPE_CHECKING
 

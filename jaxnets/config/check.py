@@ -1,4 +1,4 @@
-"""Whether the fields of a configuration hold what their annotations say."""
+"""Check the fields of a configuration against their annotations."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ LINEN_FIELDS = ("parent", "name")
 
 
 def check_types(value: Any) -> None:
-    """Raise `UsageError` unless the fields of a dataclass, and of those within it, hold what their annotations say."""
+    """Raise `UsageError` unless the fields of a dataclass, and of those within it, match their annotations."""
     names = [field.name for field in dataclasses.fields(value) if field.init and not is_linens_own(value, field.name)]
     values = {name: getattr(value, name) for name in names}
     check_values(type(value), values)

@@ -1,10 +1,10 @@
 """A digest of the code of a class that is not part of the library, to see that it was edited between two runs.
 
-What counts is what runs: the instructions of its methods, the values that they close over, the functions, classes and
-constants of the user's own modules that they use, and the fields of such classes. Comments, docstrings and where a line stands
-do not count. It works alike for modules, scripts, notebooks and classes made inside functions, and needs no source text.
+The digest covers the code that runs: the instructions of its methods, the values that they close over, the functions, classes
+and constants of the user's own modules that they use, and the fields of such classes. Comments, docstrings and line numbers do
+not count. It works for modules, scripts, notebooks and classes defined inside functions, and needs no source text.
 
-Instructions differ between versions of Python, so the version goes with the digest; digests of two versions are not compared.
+Instructions differ between versions of Python, so the digest contains the version; digests of two versions are not compared.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Under this key a configuration as data keeps the digest of a class's code, beside its "type".
+# The key of the digest of a class's code in a configuration as data, beside its "type".
 CODE = "type_code"
-# Methods that `dataclass` writes from the fields, which are looked at themselves; and what Python and Flax keep on a class.
+# Methods that `dataclass` generates from the fields, which are included themselves; and attributes that Python and Flax add.
 GENERATED = frozenset((
     "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__init__", "__repr__", "__eq__", "__hash__",
     "__match_args__", "__dataclass_fields__", "__dataclass_params__", "__annotations__", "__parameters__", "__orig_bases__",
@@ -34,7 +34,7 @@ LARGEST_ARRAY = 1 << 20
 
 
 def code_digest(item: Any) -> str:
-    """Such as `3.11:0123abcd0123abcd`: equal for classes or functions that do the same by the same code."""
+    """Such as `3.11:0123abcd0123abcd`: equal for classes or functions with the same code."""
     walk = _Walk()
     walk.add(item)
     return f"{sys.version_info[0]}.{sys.version_info[1]}:{walk.hash.hexdigest()[:16]}"
@@ -47,7 +47,7 @@ def name_of(item: Any) -> str | None:
 
 
 def described(item: Any) -> dict[str, str]:
-    """A class or function in a configuration as data: `package:name`, with a digest of its code where it is the user's."""
+    """A class or function in a configuration as data: `package:name`, with a digest of its code if it is the user's."""
     plain = inspect.unwrap(item) if callable(item) and not isinstance(item, type) else item
     module, name = str(getattr(plain, "__module__", None)), name_of(plain) or type(plain).__name__
     if is_own(module) or name_of(plain) is None:
@@ -63,7 +63,7 @@ def without_code(data: Any) -> Any:
 
 
 def codes(data: Any, path: str = "") -> dict[str, tuple[str, str]]:
-    """The classes and functions of the user's in a configuration as data: path to (name, digest; "" where none was kept)."""
+    """The user's classes and functions in a configuration as data: path to (name, digest; "" if none was saved)."""
     found = {}
     if isinstance(data, dict):
         if isinstance(data.get("type"), str) and ":" in data["type"]:
@@ -77,13 +77,14 @@ def codes(data: Any, path: str = "") -> dict[str, tuple[str, str]]:
 
 
 def edited(saved: Any, wanted: Any) -> tuple[list[str], list[str]]:
-    """Classes and functions whose code is not that of a saved configuration, and those that cannot be compared, by name."""
+    """The names of classes and functions whose code differs from a saved configuration, and of those that cannot be
+    compared."""
     other, unknown = [], []
     before, now = codes(saved), codes(wanted)
     for path in now.keys() & before.keys():
         (name, old), (_, new) = before[path], now[path]
         if not new or name != now[path][0]:
-            continue  # not the user's, or another name, which is a difference of its own
+            continue  # not the user's, or another name, which is reported as a difference anyway
         if not old or old.split(":")[0] != new.split(":")[0]:
             unknown.append(name)
         elif old != new:
@@ -129,13 +130,13 @@ class _Walk:
         self.hash.update(repr(words).encode())
 
     def add(self, item: Any) -> None:
-        """Add an object by what it is, and one with a name of its own a second time by its number."""
+        """Add an object by its content, and a named one the second time by its number."""
         if item is None or isinstance(item, bool | int | float | complex | str | bytes):
             self.say("value", type(item).__name__, item)
         elif id(item) in self.inside:
             self.say("itself")
         elif isinstance(item, tuple | list | dict | types.MappingProxyType):
-            # Equal ones may be one object or two, which says nothing.
+            # Equal ones may be one object or two, which makes no difference.
             self.inside.add(id(item))
             self.say(type(item).__name__, len(item))
             self.add_all(item if isinstance(item, tuple | list) else (part for pair in item.items() for part in pair))
@@ -148,8 +149,8 @@ class _Walk:
             self.add_new(item)
 
     def add_new(self, item: Any) -> None:
-        """An object that was not met before."""
-        # Flax puts a wrapper of its own around the properties of a module.
+        """Add an object for the first time."""
+        # Flax wraps the properties of a module.
         item = getattr(item, "wrapped", item) if type(item).__name__ == "_DescriptorWrapper" else item
         if isinstance(item, types.CodeType):
             self.add_code(item)
@@ -245,7 +246,7 @@ class _Walk:
                 self.add(value)
 
     def add_code(self, code: types.CodeType) -> None:
-        """Instructions, in words: numbers of constants change where a docstring comes or goes."""
+        """Instructions as text: numbers of constants would change when a docstring is added or removed."""
         self.say(
             "code", code.co_argcount, code.co_kwonlyargcount, code.co_varnames[: code.co_argcount], code.co_flags & 0x2C
         )
@@ -261,7 +262,7 @@ class _Walk:
 
 
 def _closed_over(function: Any) -> list[Any]:
-    """The values in a function's closure; what is not filled yet is left out."""
+    """The values in a function's closure; cells that are not filled yet are left out."""
     if not isinstance(function, types.FunctionType):
         return []
     values = []

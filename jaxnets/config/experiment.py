@@ -1,4 +1,4 @@
-"""The experiment: one frozen dataclass that says everything about a run.
+"""The experiment: one frozen dataclass with all settings of a run.
 
 It is written as a Python file with a function `config()` (`jaxnets.config.find` reads it) and saved as data
 (`jaxnets.config.serialize`).
@@ -38,13 +38,13 @@ class Experiment:
     """One training run."""
 
     task: Task
-    """What is learned: a task, holding its model."""
+    """The task, which holds the model."""
     data: Source
-    """What it is learned from."""
+    """The data."""
     optimizer: Optimizer = AdamW()
-    """How the weights move."""
+    """The optimizer."""
     gradient: Gradient = Gradient()
-    """What is done to the gradient of a batch before the optimizer gets it: clipping, noise."""
+    """Changes of the gradient of a batch before the optimizer gets it: clipping, noise."""
     penalty: Penalty = Penalty()
     """Penalties on weights."""
     steps: int | str = 1000
@@ -53,18 +53,19 @@ class Experiment:
     batch_size: int = 128
     """Examples in each step, over all devices."""
     micro_batches: int | Literal["auto"] = 1
-    """Parts each batch is processed in, to save memory: the same update, save for dropout's draws and batch statistics. auto:
-    the fewest with which a step fits into the memory of a device; decided before the first step, and kept as the number."""
+    """Number of parts in which each batch is processed, to save memory: the same update, except for dropout's draws and batch
+    statistics. auto: the fewest with which a step fits into the memory of a device; decided before the first step, and kept as
+    the number."""
     seed: int = 0
     """Root of all randomness: initial weights, order of the data, dropout, augmentation."""
     layers: Layers = Layers()
-    """What is changed in the layers of the model: kinds of dropout and batch statistics, kernels, factors."""
+    """Changes of the model's layers: kinds of dropout and batch statistics, kernels, factors."""
     initialiser: Initialiser = Initialiser()
-    """How the weights begin."""
+    """How the weights are initialised."""
     average: Average = EMA()
     """Averaging of the weights for evaluation."""
     local: LocalSGD = LocalSGD()
-    """Replicas of the model that train apart for some steps and are then averaged, for slow networks."""
+    """Replicas of the model that train separately for some steps and are then averaged (local SGD), for slow networks."""
     precision: Precision = Precision()
     """Number formats in which the layers compute."""
     mesh: MeshShape = MeshShape()
@@ -76,26 +77,26 @@ class Experiment:
     log_every: int = 50
     """Steps between lines of the training log."""
     eval_every: int = 0
-    """Steps between evaluations, on the validation split where there is one, else on the test split; 0: at the end only."""
+    """Steps between evaluations, on the validation split if there is one, else on the test split; 0: at the end only."""
     eval_batch_size: int = 512
-    """Examples in each evaluation batch; has no influence on the result."""
+    """Examples in each evaluation batch; does not change the result."""
     save_every: int | str = "5min"
     """Between checkpoints: a number of steps, or a time such as "10min", "90s" or "2h"; 0 saves at the end only."""
     keep: Keep = Keep()
     """Which checkpoints stay."""
     stop: EarlyStop = EarlyStop(patience=0)
-    """When to end before `steps`: when a metric of the validation split does not get better any more."""
+    """Early stopping: end before `steps` if a metric of the validation split no longer improves."""
     validation: Validation = Validation()
-    """How many training examples are set aside for validation; a number is the share."""
+    """The training examples to set aside for validation; a number is their share."""
     warm_start: WarmStart = WarmStart()
-    """Weights of another run to begin with."""
+    """Weights of another run to start from."""
     steps_per_call: int = 0
-    """Steps in one dispatch to the device; 0 chooses by their size. Has no influence on the result."""
+    """Steps in one dispatch to the device; 0 chooses the number by their size. Does not change the result."""
     placement: Literal["auto", "device", "host"] = "auto"
-    """Where the data live: on the device, or streamed from the host; auto takes the device if they are under 1 GiB."""
+    """Where the data are: on the device, or streamed from the host; auto takes the device if they are under 1 GiB."""
     on_nonfinite: Literal["halt", "skip", "rollback"] = "halt"
-    """What a step with a NaN or infinite loss does: stop the run, leave that step out, or go back to a checkpoint and leave
-    out the batches before it as well (guard.leave_out)."""
+    """The reaction to a NaN or infinite loss: stop the run, skip that step, or roll back to a checkpoint and also leave out
+    the batches before it (guard.leave_out)."""
     guard: Guard = Guard()
     """Watch for spikes of the loss."""
     health: Health = Health()
@@ -162,24 +163,24 @@ class Experiment:
 
     @property
     def chooses(self) -> bool:
-        """Whether evaluations decide what the run gives, so that it needs a validation split."""
+        """Whether the run makes choices by evaluations, so that it needs a validation split."""
         return bool(self.stop.patience or self.keep.best or plateau_of(self.optimizer))
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """The score a shipped configuration reaches, and what that takes."""
+    """The score that a shipped configuration reaches, and its time."""
 
     metric: str
     """Name of the metric, as an evaluation reports it."""
     at_least: float | None
-    """The score itself where more is better."""
+    """The smallest accepted score, for a metric of which more is better."""
     minutes: float
-    """Wall time on two CPU cores unless `hardware` says otherwise."""
+    """Wall time on two CPU cores, or on `hardware` if it is set."""
     hardware: str = "2 CPU cores"
-    """The machine that `minutes` is about."""
+    """The machine on which `minutes` was measured."""
     at_most: float | None = None
-    """The score where less is better."""
+    """The largest accepted score, for a metric of which less is better."""
 
     @property
     def score(self) -> str:

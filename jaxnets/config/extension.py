@@ -1,4 +1,4 @@
-"""A run that is trained to another number of steps than it was made for."""
+"""A run that is trained for another number of steps than it was configured for."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ class Extension:
     after: int
     """Its steps from now on."""
     at: int
-    """Steps that were done when it was changed: the schedule of the learning rate is another one from here."""
+    """Steps that were done when it was changed: from here on the schedule of the learning rate is different."""
 
     def __post_init__(self) -> None:
         if self.after < self.at:
@@ -29,7 +29,7 @@ class Extension:
             )
 
     def said(self, optimizer: Optimizer) -> str:
-        """A sentence about what changes."""
+        """A sentence about the change."""
         steps = f"the run continues from step {self.at} to {self.after} (it was configured for {self.before})"
         old, new = optimizer.rates(self.before, self.at + 1), optimizer.rates(self.after, self.at + 1)
         if old is None or new is None:
@@ -52,5 +52,5 @@ def read_extensions(directory: Path) -> list[dict[str, int]]:
         return [{name: int(one[name]) for name in ("before", "after", "at")} for one in found]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunDirectoryError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or train anew"
+            f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or train again"
         ) from error

@@ -1,4 +1,4 @@
-"""Configuration files: found by name, read by running them."""
+"""Configuration files: found by name, loaded by running them."""
 
 import dataclasses
 import json
@@ -36,7 +36,8 @@ class Loaded:
     summary: str
     """First line of the file's docstring."""
     parameters: int | None = None
-    """Numbers in the model as shipped, where the file says PARAMETERS; counting them takes the data and JAX."""
+    """Number of parameters of the model as shipped, if the file defines PARAMETERS; counting them would need the data and
+    JAX."""
     hooks: Callable[[], Any] = list
     """Makes the callbacks of the run: the file's `hooks()`, if it has one."""
     directory: Path | None = None
@@ -90,7 +91,7 @@ def load(name: str) -> Loaded:
         return _of_run(user_path(name))
     path = find(name)
     contents = _guarded(path, lambda: runpy.run_path(str(path), run_name=CONFIG_MODULE))
-    # It stays known under its name: whoever asks for the source of a class in it, as help pages do, finds it.
+    # It stays in `sys.modules` under its name, so that the source of its classes can be found, for help pages for example.
     sys.modules[CONFIG_MODULE] = module = ModuleType(CONFIG_MODULE)
     vars(module).update(contents)
     function = contents.get("config")
@@ -114,11 +115,11 @@ def load(name: str) -> Loaded:
 
 
 def _of_run(directory: Path) -> Loaded:
-    """The experiment of a run, with the number of steps that it was made for."""
+    """The experiment of a run, with the number of steps that it was configured for."""
     try:
         data = json.loads((directory / SAVED).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{directory / SAVED} cannot be read ({error}); restore it, or train anew") from error
+        raise UsageError(f"{directory / SAVED} cannot be read ({error}); restore it, or train again") from error
     experiment = from_data(data)
     if not isinstance(experiment, Experiment):
         raise UsageError(f"{directory / SAVED} describes a {type(experiment).__name__}, not an experiment")
@@ -129,7 +130,7 @@ def _of_run(directory: Path) -> Loaded:
 
 
 def _guarded(path: Path, act: Callable[[], Any]) -> Any:
-    """Run a part of a configuration file; whatever it raises becomes one message with the place."""
+    """Run a part of a configuration file; any exception becomes one message with the place."""
     try:
         return act()
     except JaxnetsError as error:
@@ -137,7 +138,7 @@ def _guarded(path: Path, act: Callable[[], Any]) -> Any:
     except SyntaxError as error:
         place = f", line {error.lineno}" if error.lineno else ""
         raise ConfigFileError(f"{path}{place}: {error.msg}; a configuration is Python, saved as UTF-8") from error
-    except (Exception, SystemExit) as error:  # a file that ends the program has not said what to train
+    except (Exception, SystemExit) as error:  # a file that ends the program defines no experiment
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ConfigFileError(f"{place}: {type(error).__name__}: {error}") from error

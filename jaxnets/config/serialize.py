@@ -1,7 +1,7 @@
 """An experiment as data, and back.
 
-It is saved as `config.json`, in which every object carries the name of its class. Reading that file looks names up in a
-table of built-in classes and nowhere else, so it never runs code.
+It is saved as `config.json`, in which every object has the name of its class. When this file is loaded, names are looked up
+only in a table of built-in classes, so no code is run.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ from jaxnets.training.early_stop import EarlyStop
 from jaxnets.training.guards import Guard
 from jaxnets.training.ramp import Ramp
 
-# Where the classes that a saved configuration may name are found.
+# The modules whose classes a saved configuration may name.
 BUILT_IN = ("jaxnets.models", "jaxnets.tasks", "jaxnets.data", "jaxnets.optim")
 
-# Fields that a class got after runs were named by it, each with the value that it stood for before: with it they have no part
-# in the name of a run's directory.
+# Fields that were added to a class after runs were named by it, each with the value of its old behaviour: with this value they
+# have no part in the name of a run's directory.
 DEEP = ("TransformerEncoder", "Seq2SeqTransformer")
 YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
@@ -76,7 +76,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
 
 
 def to_data(value: Any) -> Any:
-    """A configuration object as JSON data; "type" says the class: its bare name, or `module:name` and a digest of its code."""
+    """A configuration object as JSON data; "type" is the class: its bare name, or `module:name` and a digest of its code."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field for field in dataclasses.fields(value) if field.init and not is_linens_own(value, field.name)]
         own = {} if built_ins().get(type(value).__name__) is type(value) else described(type(value))
@@ -92,7 +92,8 @@ def to_data(value: Any) -> Any:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if callable(value):
         return described(value)
-    # Anything else (a dtype, a dict, a library's configuration object) is named, and a digest says whether it is the same.
+    # Any other object (a dtype, a dict, a library's configuration object) is saved as a name with a digest, to compare it
+    # later.
     return described(type(value)) | {CODE: code_digest(value)}
 
 
@@ -131,7 +132,7 @@ def from_data(data: Any, given: Sequence[Any] = ()) -> Any:
 
 
 def _among(given: Sequence[Any], name: str, data: Any) -> Any:
-    """The user's object that a saved configuration names; raises `UsageError` where none is given, or another one."""
+    """The user's object that a saved configuration names; raises `UsageError` if none is given, or a different one."""
     candidates = [(item, to_data(item)) for item in given]
     same = [(item, mine) for item, mine in candidates if isinstance(mine, dict) and mine.get("type") == name]
     for item, mine in same:
@@ -182,7 +183,7 @@ def built_ins() -> dict[str, type]:
     return found
 
 
-# What decides where and how a run is executed and shown, not what it computes: a run may go on with other values.
+# Fields that decide where and how a run is executed and shown, but not its result: a run may resume with other values.
 INCIDENTAL = (
     *("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement"),
     *("health", "sample_every"),
@@ -190,7 +191,7 @@ INCIDENTAL = (
 
 
 def apart(data: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of a saved configuration by dotted names: those that were chosen, and those that have their defaults.
+    """The fields of a saved configuration by dotted names: those that were set, and those that have their defaults.
 
     The class of an object is the value of its own name. A field without a default was chosen.
     """
@@ -214,7 +215,7 @@ def apart(data: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def essential(data: dict[str, Any]) -> dict[str, Any]:
-    """An experiment's data without the fields that do not decide what it computes."""
+    """An experiment's data without the fields that do not change its result."""
     return {key: value for key, value in data.items() if key not in INCIDENTAL}
 
 
@@ -229,7 +230,7 @@ def digest(experiment: Experiment) -> str:
 
 
 def _without_younger(data: Any) -> Any:
-    """The same without the fields in `YOUNGER` that have the value under which they change nothing."""
+    """The same without the fields in `YOUNGER` that have the value of the old behaviour."""
     if isinstance(data, list):
         return [_without_younger(item) for item in data]
     if not isinstance(data, dict):
@@ -240,7 +241,7 @@ def _without_younger(data: Any) -> Any:
 
 
 def differences(saved: Any, wanted: Any, prefix: str = "") -> list[str]:
-    """What differs between two configurations as data, one line for each field."""
+    """The differences between two configurations as data, one line for each field."""
     if isinstance(saved, dict) and isinstance(wanted, dict):
         lines = []
         for key in sorted(saved.keys() | wanted.keys()):

@@ -1,1 +1,1 @@
-"""What every room may use: the types that pass between rooms, errors, files, streams, type checks. Imports no room."""
+"""Types that pass between rooms, errors, files, streams and type checks. Every room may import it; it imports no room."""

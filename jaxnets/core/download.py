@@ -1,6 +1,6 @@
-"""Find a data file: where `JAXNETS_DATA` points, in the cache, or at its canonical source.
+"""Find a data file: in the folder `JAXNETS_DATA`, in the cache, or at its canonical source.
 
-Nothing downloaded is used before its digest is checked, and nothing is written under its final name before it is whole.
+A downloaded file is used only after its digest is checked, and gets its final name only when it is complete.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def cache_directory() -> Path:
     """Where downloads are kept: `JAXNETS_CACHE`, else `~/.cache/jaxnets`.
 
     Raises:
-        DataError: neither is there. (No folder that others can write to will do: compiled programs are read from here.)
+        DataError: neither is there. (A folder that other users can write to is not safe: compiled programs are read from it.)
     """
     value = os.environ.get("JAXNETS_CACHE", "").strip()
     if value:
@@ -84,7 +84,7 @@ def read_arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]
     except Exception as error:  # numpy and zipfile raise half a dozen types on damaged bytes
         raise DataError(
             f"{path} cannot be read as .npz ({type(error).__name__}: {error}); it is damaged or of another format. "
-            f"Make it anew, or delete it and fetch it again"
+            f"Make it again, or delete it and fetch it again"
         ) from error
 
 
@@ -95,7 +95,7 @@ def read_array(path: Path) -> np.ndarray:
         check_plain(path)
         with open(path, "rb") as file:
             if file.read(6) != b"\x93NUMPY":
-                raise DataError(f"{path} is no .npy file, whatever its name says; write one with numpy.save")
+                raise DataError(f"{path} is not a .npy file, despite its name; write one with numpy.save")
         _check_item(str(path), np.load(path, mmap_mode="r", allow_pickle=False).dtype)
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except FileNotFoundError:
@@ -141,7 +141,7 @@ def _check_sizes(path: Path) -> None:
 
 
 def obtain_file(relative: str, remote: Remote, unpack: Callable[[bytes], bytes] = bytes) -> Path:
-    """The file of this relative path: at hand, else downloaded, checked, unpacked and cached; raises `DataError`."""
+    """The file of this relative path: a local one, else downloaded, checked, unpacked and cached; raises `DataError`."""
     return _keep(
         relative, lambda: unpack(download(remote, wanted_for=relative)), lambda file, content: file.write(content)
     )
@@ -150,7 +150,7 @@ def obtain_file(relative: str, remote: Remote, unpack: Callable[[bytes], bytes] 
 def obtain(
     relative: str, remotes: tuple[Remote, ...], decode: Callable[[list[bytes]], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The arrays of a named data set: from a file at hand, else downloaded, decoded, checked and cached.
+    """The arrays of a named data set: from a local file, else downloaded, decoded, checked and cached.
 
     Args:
         relative: path of the `.npz` under `JAXNETS_DATA` and in the cache.
@@ -166,7 +166,7 @@ def obtain(
 
 
 def _keep(relative: str, fetch: Callable[[], Any], write: Callable[[BinaryIO, Any], Any]) -> Path:
-    """The file at hand, else fetched and written into the cache; by one process of several that want it at once."""
+    """The local file, else downloaded into the cache; of several processes that need it at the same time, one downloads it."""
     path = locate(relative)
     if path is not None:
         return path
@@ -188,7 +188,7 @@ def _keep(relative: str, fetch: Callable[[], Any], write: Callable[[BinaryIO, An
 
 def download(remote: Remote, *, wanted_for: str) -> bytes:
     """The bytes of a remote file, checked against its digest, with a progress bar on a terminal."""
-    # Imported here: few runs download anything, and every command line would pay for it.
+    # Imported here: few runs download anything, and the import would slow down every command.
     import urllib.request
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn

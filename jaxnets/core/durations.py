@@ -1,8 +1,8 @@
-"""Durations within a run, in one form for schedules and for everything else that begins or ends at some step.
+"""Durations within a run, in one form for schedules and for everything else that starts or ends at some step.
 
 A duration is a share of the run (0.3 or "0.3dur"), or a number of steps ("500ba"), epochs ("10ep"), examples ("50k ex") or
-tokens ("2M tok"). `in_steps` makes steps of it. Steps and shares need the length of the run only; the others need to know what
-a step consists of, which a `Clock` says.
+tokens ("2M tok"). `in_steps` converts it to steps. Steps and shares only need the length of the run; the others need the size
+of a step, which a `Clock` has.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ FORM = re.compile(r"\s*(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*([kMBT]?)\s*([a-z]+)\s*")
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """What durations are measured by."""
+    """The sizes by which durations are converted to steps."""
 
     steps: int
     """Steps of the whole run."""
@@ -33,7 +33,7 @@ class Clock:
 
 
 class UnknownLengthError(UsageError):
-    """A duration in epochs, examples or tokens, where it is not known how many a step has."""
+    """A duration is in epochs, examples or tokens, and the number of these in a step is not known."""
 
 
 def parse(duration: Duration) -> tuple[float, str]:

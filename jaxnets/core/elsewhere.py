@@ -1,10 +1,10 @@
-"""What the arguments of other libraries' training functions are called here."""
+"""The names here for the arguments of other libraries' training functions."""
 
 # Arguments of other libraries' training functions -> what to use here.
 ELSEWHERE = {
     "accelerator": "jaxnets trains on the devices that JAX has; `JAX_PLATFORMS=cpu` and `mesh=MeshShape(...)` choose them",
     "accumulate_grad_batches": "use micro_batches=, which splits a batch, or optimizer=optax.MultiSteps(...)",
-    "callbacks": "use hooks=[...], with objects of classes made from jaxnets.Callback; also stop=EarlyStop(...) and keep=",
+    "callbacks": "use hooks=[...], with objects of subclasses of jaxnets.Callback; also stop=EarlyStop(...) and keep=",
     "devices": "use mesh=MeshShape(...); by default all devices are used",
     "gradient_clip_val": "use optimizer=AdamW(clip_norm=...), or optax.clip_by_global_norm in your chain",
     "lr": "give the rate to the optimizer: optimizer=AdamW(learning_rate=...) or optax.adam(...)",

@@ -20,7 +20,8 @@ class JaxnetsError(Exception):
 
 
 def shortened(text: str, longest: int) -> str:
-    """A text of at most about `longest` characters: what is more is left out of its middle, with a note of how much."""
+    """A text of at most about `longest` characters: a longer one is shortened in its middle, with the number of characters
+    left out."""
     if len(text) <= longest:
         return text
     half = longest // 2
@@ -52,11 +53,11 @@ class DamagedError(CheckpointError):
 
 
 class HungError(CheckpointError):
-    """A save that did not end in its time; its threads still wait, so the process cannot end in an orderly way."""
+    """A save that timed out; its threads still wait, so the process cannot shut down normally."""
 
 
 class LostProcessError(JaxnetsError):
-    """Another process of the run is gone, and with it what this one needs to go on."""
+    """Another process of the run is lost, and this one cannot continue without it."""
 
 
 class LockedError(RunDirectoryError):
@@ -64,7 +65,7 @@ class LockedError(RunDirectoryError):
 
 
 class PreemptedError(JaxnetsError):
-    """A signal asked the run to stop; everything is saved, and the same command goes on. Exit code 75."""
+    """A signal stopped the run; everything is saved, and the same command continues it. Exit code 75."""
 
 
 class RecompileError(JaxnetsError):
@@ -76,20 +77,20 @@ class NonFiniteError(JaxnetsError):
 
 
 class DataWarning(UserWarning):
-    """Something about the user's data that was decided or noticed and may not be what they meant."""
+    """A decision or an observation about the user's data that may not be what the user wants."""
 
 
-# Each one is shown, also when a notebook's cell is run again; a filter of the user's own comes first.
+# Each one is shown, also when a notebook's cell is run again; the user's own filters take precedence.
 warnings.filterwarnings("always", category=DataWarning, append=True)
 
 
 def note(message: str) -> None:
-    """Tell the user what was decided or noticed in their data, as a `DataWarning`; the command line prints it alone."""
+    """Report a decision or an observation about the user's data as a `DataWarning`; the command line prints only its text."""
     warnings.warn(message, DataWarning, stacklevel=3)
 
 
 def first_line(error: BaseException, *, most: int = 300) -> str:
-    """The first line of another library's message, for the middle of ours; its kind where it says nothing."""
+    """The first line of another library's message, to quote in ours; the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what a file may claim of the memory there is."""
+"""Files that are written completely or not at all, and the memory that a file may use."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from jaxnets.core.errors import DataError, RunDirectoryError, UsageError
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """A path as people write it: `~` is their home, which a shell does not put in after an equals sign, nor in a file.
+    """A path as users write it: `~` is the home directory, which a shell does not expand after an equals sign or in a file.
 
     Raises:
         UsageError: it begins with `~/`, and this user has no home.
@@ -27,7 +27,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def check_plain(path: Path) -> None:
-    """Raise `DataError` for a device, a pipe or a socket, which may have no end; what is not there is left to the reader."""
+    """Raise `DataError` for a device, a pipe or a socket, which may be endless; a missing file is left to the reader."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is a device, a pipe or a socket, not a plain file; save what it gives in a file first")
 
@@ -46,7 +46,7 @@ def check_name(directory: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write in; it takes the place of `path` when the block ends well. Else `path` is as it was.
+    """A file to write to; it replaces `path` if the block ends without an error. Otherwise `path` is unchanged.
 
     Args:
         path: its folder must be there.
@@ -67,18 +67,18 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def partial_name(path: Path) -> Path:
-    """Where a file is until it is whole; of this writer alone, on whatever machine, so that two do not mix."""
+    """The path of a file until it is complete; unique to this writer on any machine, so that two do not mix."""
     return path.with_name(f".{path.name[:40]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
 
 
 def is_partial(name: str) -> bool:
-    """Whether a name is that of a file that never became whole."""
+    """Whether a name is that of an unfinished file."""
     return name.startswith(".") and name.endswith(".partial")
 
 
 def sync(path: Path) -> None:
     """Return when a file's bytes are on the disk."""
-    # Windows does this only for a file that is open for writing; elsewhere a file may be one's own and yet read-only.
+    # Windows does this only for a file that is open for writing; on other systems the user's own file may be read-only.
     with path.open("r+b" if sys.platform == "win32" else "rb") as file:
         os.fsync(file.fileno())
 
@@ -94,7 +94,8 @@ def fcntl_module() -> ModuleType | None:
 
 @contextlib.contextmanager
 def only_process(path: Path) -> Iterator[None]:
-    """Wait until no other process is at work on a file (made beside it: `.NAME.lock`); where nothing locks, do not wait."""
+    """Wait until no other process works on a file, by a lock file beside it (`.NAME.lock`); without file locks, do not
+    wait."""
     fcntl, handle = fcntl_module(), None
     if fcntl is not None:
         with contextlib.suppress(OSError):
@@ -108,7 +109,7 @@ def only_process(path: Path) -> Iterator[None]:
 
 
 def physical_memory() -> int:
-    """Bytes of memory of this machine; 0 where it does not say."""
+    """Bytes of memory of this machine; 0 if they are unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

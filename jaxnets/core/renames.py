@@ -1,4 +1,4 @@
-"""Names that changed: what an older version wrote is read under the names of this one."""
+"""Renamed keys and fields: files of older versions are read with the names of this one."""
 
 from collections.abc import Mapping
 from typing import Any

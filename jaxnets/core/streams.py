@@ -1,7 +1,7 @@
-"""The standard streams as they are on people's machines: closed, full, or in an encoding that lacks a character.
+"""The standard streams as they occur in practice: closed, full, or in an encoding that lacks a character.
 
-What is written there is for reading, and never worth a run: a character that an encoding lacks is spelled in ASCII, and a
-stream that takes nothing any more is left alone.
+Output must never end a run: a character that an encoding lacks is spelled in ASCII, and a stream that cannot be written to is
+ignored.
 """
 
 import codecs
@@ -19,7 +19,7 @@ HANDLER = "jaxnets-spelled"
 
 
 def _spelled(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of `codecs`: what to write for characters that cannot be encoded, and where to go on."""
+    """An error handler of `codecs`: the replacement for characters that cannot be encoded, and the position after them."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     part = error.object[error.start : error.end]
@@ -30,7 +30,7 @@ codecs.register_error(HANDLER, _spelled)
 
 
 def prepare() -> None:
-    """Make the standard streams of this process fit to be written to; for the command line, which owns them."""
+    """Make the standard streams of this process safe to write to; for the command line, which owns them."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -46,7 +46,7 @@ def prepare() -> None:
 
 
 def finish() -> bool:
-    """Write out what the standard streams still hold; where that fails, drop it. Returns whether all was written."""
+    """Flush the standard streams; if that fails, drop their content. Returns whether all was written."""
     whole = True
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -58,7 +58,7 @@ def finish() -> bool:
 
 
 def _drop(stream: Any) -> None:
-    """Let a stream's file be the one that takes everything, so that the interpreter's own flush at its end is quiet."""
+    """Redirect a stream to the null device, so that the interpreter's flush at its end raises no error."""
     try:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, stream.fileno())
@@ -68,7 +68,7 @@ def _drop(stream: Any) -> None:
 
 
 class Tolerant:
-    """A text stream that spells what its encoding lacks; all else is the stream's own."""
+    """A text stream that replaces characters that its encoding lacks; everything else is delegated to the stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -86,12 +86,12 @@ class Tolerant:
 
 
 def tolerant(stream: TextIO | None) -> Any:
-    """A stream that takes any character; None where there is no stream, as in a program without a console."""
+    """A stream that accepts any character; None if there is no stream, as in a program without a console."""
     return None if stream is None else Tolerant(stream)
 
 
 def say(text: str) -> None:
-    """Print a line on stderr. A closed stderr is no error: a run goes on without it."""
+    """Print a line on stderr. A closed stderr is no error: a run continues without it."""
     stream = tolerant(sys.stderr)
     if stream is None:
         return
@@ -103,7 +103,7 @@ def say(text: str) -> None:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether someone watches a stream."""
+    """Whether a stream is a terminal."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed

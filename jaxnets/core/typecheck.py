@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what an annotation says, for the annotations of configurations; True where it cannot tell."""
+    """Whether a value matches an annotation, for the annotations of configurations; True if this cannot be checked."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return value in args
@@ -25,7 +25,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, numbers.Real) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    # Any other class, a task's or a model's base, say. (Protocols and stand-ins are not classes to ask about.)
+    # Any other class, for example the base class of tasks or models. (Protocols and stand-ins cannot be checked.)
     if isinstance(hint, type) and hint is not Any and not getattr(hint, "_is_protocol", False):
         return isinstance(value, hint)
     return True
@@ -33,16 +33,16 @@ def fits(value: Any, hint: Any) -> bool:
 
 @functools.cache
 def annotations(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields by name; nothing where they cannot be read (a class in a script, say)."""
+    """The annotations of a dataclass's fields by name; empty if they cannot be read (for example, for a class in a script)."""
     try:
         hints = typing.get_type_hints(cls)
-    except Exception:  # names that only the place of the definition knows
+    except Exception:  # names that exist only where the class is defined
         return {}
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name in hints}
 
 
 def in_words(hint: Any) -> str:
-    """An annotation, as an error message says it."""
+    """An annotation in the words of an error message."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(map(repr, args))
@@ -52,7 +52,7 @@ def in_words(hint: Any) -> str:
 
 
 def check_choices(value: Any) -> None:
-    """Raise `ValueError` where a field of a dataclass that takes one of a few words holds another."""
+    """Raise `ValueError` if a field with a fixed set of words (`Literal`) holds another value."""
     cls: Any = type(value)
     for name, hint in _choices(cls).items():
         if not fits(getattr(value, name), hint):

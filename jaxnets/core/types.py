@@ -1,6 +1,6 @@
 """The few types that pass between the rooms of jaxnets: means, batches, placements, the card of a data set, exhibits.
 
-They are plain data. A room that produces one and a room that consumes it need not know each other.
+They are plain data. A room that produces one and a room that consumes it do not depend on each other.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class Mean:
     def of(cls, values: Array, mask: Array) -> "Mean":
         """The mean of `values` `[B, ...]` over the examples whose `mask` `[B]` is not 0 (a weight, usually 0 or 1)."""
         per_example = wide(values).reshape(values.shape[0], -1).mean(axis=-1)
-        # The value of a masked row may be anything, NaN included; multiplying by 0 would let it through. (Its gradient may
+        # The value of a masked row may be anything, also NaN, which would remain after multiplication by 0. (Its gradient may
         # not be: rows that fill up a batch repeat real ones.)
         kept = jnp.where(mask > 0, per_example * mask, 0.0)
         return cls(kept.sum(), wide(mask).sum())
@@ -57,14 +57,14 @@ class Mean:
 
     @property
     def value(self) -> Any:
-        """The mean itself; NaN where nothing was counted."""
+        """The mean itself; NaN if nothing was counted."""
         return self.sum / self.weight
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What a metric needs of each example of a batch, where no mean of numbers would do (ranks, say)."""
+    """Arrays of each example that a metric needs if it is not a mean over examples (for example, a metric of ranks)."""
 
     values: dict[str, Any]
     """Arrays `[B, ...]`."""
@@ -73,20 +73,20 @@ class Rows:
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside the loss."""
+    """The second result of a loss."""
 
     metrics: dict[str, Mean]
-    """What is measured while training, by name."""
+    """Training metrics by name."""
     model_state: Variables
     """The module's other collections after the call (running batch statistics); {} where it has none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the arrays of a batch are put; `jaxnets.parallel.placement` builds it from a mesh."""
+    """The shardings of the arrays of a batch; `jaxnets.parallel.placement` builds them from a mesh."""
 
     whole: Sharding
-    """For arrays that every device holds entire."""
+    """For arrays that are replicated on every device."""
     rows: Sharding
     """For a batch: the leading dim is spread over the devices."""
     stacked_rows: Sharding
@@ -95,24 +95,23 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """What the tokens of a data set's inputs stand for, and how a text becomes them (`data.vocabulary.split_text`).
-
-    Plain data: it is kept with a run, so that new texts are read as those of the training were.
+    """The meaning of the tokens of a data set's inputs, and how a text is converted to them (`data.vocabulary.split_text`).
+    Plain data: it is saved with a run, so that new texts are read in the same way as the training texts.
     """
 
     names: tuple[str, ...]
-    """Of each token, in the order of their numbers; the first four are those of `jaxnets.ops.tokens`."""
+    """The name of each token, in the order of their numbers; the first four are those of `jaxnets.ops.tokens`."""
     unit: Literal["characters", "words"]
-    """What a token is, in the inputs and, where those are sequences too, in the targets."""
+    """The unit of a token, in the inputs and, if those are sequences too, in the targets."""
     split: Literal["", "characters", "words", "blanks"] = ""
     """Where a text is cut: at every character (blanks at its ends left out), at words and signs of punctuation, or at white
     space alone. "": as `unit` says."""
     case: Literal["", "lower", "kept"] = ""
     """Whether a text is read in lower case. "": lower, unless a name has a capital."""
     form: Literal["", "NFC", "kept"] = ""
-    """Whether letters and the accents after them are put together first (Unicode's NFC). "": unless a name has them apart."""
+    """Whether letters and the accents after them are combined first (Unicode's NFC). "": unless a name has them separately."""
     longer: Literal["cut", "kept"] = "kept"
-    """Whether texts longer than the rows of the training data were cut to them."""
+    """Whether texts longer than the rows of the training data were truncated."""
 
     def __post_init__(self) -> None:
         capital = any(name != name.lower() for name in self.names[SPECIAL_TOKENS:])
@@ -124,7 +123,7 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What a task may know of a data set before it sees a batch: shapes, ranges and names, no data."""
+    """The description of a data set that a task is bound to: shapes, ranges and names, no data."""
 
     name: str
     input_shape: tuple[int, ...]
@@ -138,9 +137,9 @@ class Card:
     class_names: tuple[str, ...] = ()
     """Names of the classes, in label order; empty for numbers."""
     target_name: str = "target"
-    """What is predicted, for axis labels."""
+    """The name of the predicted quantity, for axis labels."""
     input_range: tuple[float, float] = (-math.inf, math.inf)
-    """No prepared input, in training or test, lies outside; infinite where it was not measured."""
+    """The range of all prepared inputs, in training and test; infinite if it was not measured."""
     target_shape: tuple[int, ...] = ()
     """Shape of one example's target."""
     tokens: Tokens | None = None
@@ -227,14 +226,14 @@ class Lines:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMap:
-    """Attention weights `[H, T, S]` of heads for one example: how much each of T places looks at each of S."""
+    """Attention weights `[H, T, S]` of heads for one example: how much each of T positions attends to each of S."""
 
     title: str
     weights: np.ndarray
     rows: tuple[str, ...]
-    """Names of the T places."""
+    """Names of the T positions."""
     columns: tuple[str, ...]
-    """Names of the S places."""
+    """Names of the S positions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,5 +245,5 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-# What a report shows of a finished run beside its curves.
+# The contents of a report of a finished run beside its curves.
 Exhibit = AttentionMap | ConfusionMatrix | Gallery | HeatMap | Lines | Scatter | Table

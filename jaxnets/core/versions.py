@@ -1,4 +1,4 @@
-"""What is installed of the packages that decide what a run computes."""
+"""The installed versions of the packages that determine the results of a run."""
 
 import importlib.metadata
 
@@ -6,7 +6,7 @@ PACKAGES = ("jaxnets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nu
 
 
 def versions() -> dict[str, str]:
-    """The version of each, by name; "not installed" for one that is not there."""
+    """The version of each package by name; "not installed" for a missing one."""
     return {name: _version(name) for name in PACKAGES}
 
 

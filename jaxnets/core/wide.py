@@ -7,7 +7,7 @@ from jax import Array
 
 
 def wide(array: Any) -> Array:
-    """The numbers as float32, whatever the model computes in; float64 stays float64 (under `jax.enable_x64(True)`).
+    """The numbers as float32, for any compute dtype of the model; float64 stays float64 (under `jax.enable_x64(True)`).
 
     So a model and its loss compute in float64 throughout where variables and inputs are float64. Finite differences then agree
     with derivatives to many digits.

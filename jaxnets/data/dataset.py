@@ -33,15 +33,15 @@ class Dataset:
     """
 
     name: str
-    """What messages and reports call the data."""
+    """Name of the data in messages and reports."""
     train: Arrays
     """The training split: arrays by name."""
     test: Arrays
     """The test split, with the same names."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes; empty where the targets are real numbers."""
+    """Names of the classes; empty if the targets are real numbers."""
     target_name: str = "target"
-    """What reports call the target."""
+    """Name of the target in reports."""
     target_kind: str = ""
     """"labels", "series", "token" or "sequence" (see `Card`). "": classes if there are `class_names`, else real numbers."""
     prepare: Standardize | TokenIds = Standardize()
@@ -50,7 +50,7 @@ class Dataset:
     """Random changes to training examples, drawn again at every step (`data.augment`); a tuple of them, or a function of your
     own (see `OwnAugment`)."""
     source: str = "given by the caller"
-    """Where the bytes came from."""
+    """The origin of the data."""
     tokenizer: Any = None
     """Encodes text as these tokens and decodes tokens (`data.text.tokenizers.Tokenizer`); None if there is no text."""
     tokens: Tokens | None = None
@@ -90,7 +90,7 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Arrays]:
-        """The arrays of each split, by its name in messages; without validation where there is none."""
+        """The arrays of each split, by its name in messages; without validation if there is none."""
         return {split: getattr(self, field) for split, field in SPLITS if getattr(self, field) is not None}
 
     @functools.cached_property
@@ -100,7 +100,7 @@ class Dataset:
 
     @property
     def card(self) -> Card:
-        """What a task may know about the data before the first batch."""
+        """The description of the data that a task is bound to."""
         return self.preparation.card
 
     def as_raw(self, prepared: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of the bytes, shapes and names of training and test, and of the preparation: equal fingerprints give equal
-        training. (Validation has no part in it: it changes no weight.)
+        training. (Validation is not included: it changes no weight.)
 
         Of a lazy array it covers some rows, and size and time of the file.
         """

@@ -37,5 +37,5 @@ def distributions(
 
 
 def not_distributions(rows: np.ndarray) -> np.ndarray:
-    """Which rows of `[N, C]` are no distributions, `[N]` bool; NaN is none."""
+    """Which rows of `[N, C]` are not distributions, `[N]` bool; rows with NaN are not."""
     return (rows < 0).any(axis=1) | ~(np.abs(rows.sum(axis=1) - 1) <= TOLERANCE)

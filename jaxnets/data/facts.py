@@ -1,4 +1,4 @@
-"""What an augmentation knows of the data, from their preparation."""
+"""The properties of the data that an augmentation needs, from their preparation."""
 
 import numpy as np
 

@@ -130,7 +130,7 @@ class ResidentFeed:
     _whole: "ResidentFeed | None" = None
     """The feed that holds the arrays; None: this one."""
     _apart = False
-    """Whether batches lie wherever the run that asks for them does."""
+    """Whether batches stay on the device of the run that uses them, without a sharding constraint."""
 
     @functools.cached_property
     def _arrays(self) -> dict[str, Array]:
@@ -216,7 +216,7 @@ class StreamFeed:
 
 
 def _as_rows(array: Any) -> Any:
-    """`[N, ...]` to `[N, numbers of an example]`; numbers alone stay `[N]`."""
+    """`[N, ...]` to `[N, numbers of an example]`; `[N]` is unchanged."""
     return array.reshape(array.shape[0], -1) if array.ndim > 2 else array
 
 

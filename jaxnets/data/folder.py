@@ -1,4 +1,4 @@
-"""Images in a folder for each class, read by Pillow (`pip install jaxnets[data]`) when their batch comes."""
+"""Images in a folder for each class, read by Pillow (`pip install jaxnets[data]`) when their batch is needed."""
 
 import functools
 import hashlib
@@ -47,7 +47,7 @@ def from_folder(
         holdout: that share, in (0, 1).
         seed: seed of the shuffle before the holdout split.
         name: name for messages and the report; by default that of the folder.
-        read: a function of a file's path that returns the inputs, in place of Pillow; all files are then taken, of any name.
+        read: a function of a file's path that returns the inputs, instead of Pillow; then files with any name are used.
         transform: random changes while training, as in `from_source`.
         augment: random changes on the device, as in `from_arrays`.
         standardize: scale each channel by mean and deviation of a sample of the training images.

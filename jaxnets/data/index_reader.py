@@ -19,7 +19,7 @@ from jaxnets.data.workers import Workers
 
 Example = dict[str, np.ndarray]
 Transform = Callable[[np.random.Generator, Example], Mapping[str, Any]]
-# Rows that are read twice, to see whether they are the same each time.
+# Rows that are read twice, to check that the results are equal.
 TWICE = 16
 
 
@@ -88,7 +88,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """The items of a source as examples, by row number: what threads and processes call."""
+    """The items of a source as examples, by row number; threads and processes call it."""
 
     source: Any
     """It has `__len__` and `__getitem__`, and perhaps `__getitems__` for several rows at once."""
@@ -119,7 +119,7 @@ class Examples:
         return {name: np.asarray(value) for name, value in changed.items()}
 
     def _tried(self, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of a function of the user's; an exception from it becomes a `DataError` that names the row."""
+        """The result of the user's function; an exception from it becomes a `DataError` that names the row."""
         try:
             return function(*arguments)
         except DataError:

@@ -1,4 +1,4 @@
-"""A data set from an object with `__len__` and `__getitem__`, of which rows are read when their batch comes."""
+"""A data set from an object with `__len__` and `__getitem__`, whose rows are read when their batch is needed."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ def from_source(
     threads: int = 4,
     processes: int = 0,
 ) -> Dataset:
-    """A data set from anything that gives its examples by number: nothing is read before its batch comes, but a sample.
+    """A data set from any source of examples by number: rows are read when their batch is needed, except for a sample.
 
     That is a PyTorch map-style `Dataset`, a Hugging Face `datasets.Dataset`, a Grain `MapDataset`, a list of files with
     `read`, or an object of your own. Threads or processes read the rows, in the exact order of the run; a resumed run has
@@ -169,7 +169,7 @@ def check_source(name: str, source: Any) -> None:
             )
         elif isinstance(source, tuple):
             remedy = "arrays go to from_arrays(inputs, targets)"
-        raise UsageError(f"{name}: a {type(source).__name__} is no source of examples by number; {remedy}")
+        raise UsageError(f"{name}: a {type(source).__name__} is not a source of examples by number; {remedy}")
     count = len(source)
     if not 0 < count <= MOST_ROWS:
         remedy = "leave out .repeat(): epochs are counted by jaxnets" if count else "give at least one"
@@ -220,7 +220,7 @@ def _sample(reader: IndexReader, rows: np.ndarray) -> Sample:
 
 
 def _lazy(reader: IndexReader, rows: np.ndarray, sample: Sample) -> dict[str, Any]:
-    """The arrays of a split, unread, with what the sample says of their numbers."""
+    """The unread arrays of a split, with the statistics of the sample."""
     made: dict[str, Any] = {}
     for name in reader.forms:
         seen = sample.arrays[name]

@@ -27,7 +27,7 @@ SAMPLE_BYTES = 1 << 25
 FINGERPRINT_ROWS = 64
 
 Arrays = dict[str, Any]
-# The seed of a run and the step of each row: what a reader's own random changes are drawn from.
+# The seed of a run and the step of each row, from which a reader's random changes are drawn.
 Moment = tuple[int, np.ndarray]
 
 
@@ -41,7 +41,7 @@ class Reader(Protocol):
         """The arrays of some rows, in their order; `moment` is given in training only."""
 
     def identity(self) -> str:
-        """What tells this data from others without reading it: shape, dtype, size and time of the file."""
+        """Identifies the data without reading them: shape, dtype, size and time of the file."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class LazyArray:
     """An array `[N, ...]` whose rows are read when they are indexed: `a[3]`, `a[10:20]` and `a[rows]` are NumPy arrays."""
 
     reader: Reader
-    """Where the rows come from."""
+    """The reader of the rows."""
     name: str
     """The reader's name for this array."""
     form: tuple[int, ...]
@@ -59,7 +59,7 @@ class LazyArray:
     rows: np.ndarray
     """Row numbers in the reader, `[N]`; or one number `[]`, for rows 0 to N - 1."""
     known: tuple[np.ndarray, np.ndarray] | None = None
-    """Smallest and largest number of each feature (the last dim), where they are known."""
+    """Smallest and largest number of each feature (the last dim), if they are known."""
     scale: tuple[np.ndarray, np.ndarray] | None = None
     """Mean and deviation likewise."""
 
@@ -75,7 +75,7 @@ class LazyArray:
 
     @property
     def size(self) -> int:
-        """How many numbers there are."""
+        """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class LazyArray:
 
     @property
     def checked(self) -> bool:
-        """Whether all numbers are looked at before training, not only those of the sample."""
+        """Whether all numbers are checked before training, not only those of the sample."""
         return self.reader.quick and self.size * self.dtype.itemsize <= CHECKED_BYTES
 
     def sample_rows(self) -> np.ndarray:
@@ -160,7 +160,7 @@ class LazyArray:
         return found
 
     def update(self, digest: Any) -> None:
-        """Add what tells this array from others to a digest of hashlib: the identity of its reader, and rows of the sample."""
+        """Add the identity of the array to a digest of hashlib: that of its reader, and rows of the sample."""
         digest.update(f"{self.reader.identity()}{self.name}".encode())
         if self.rows.ndim:
             for block in blocks(self.rows):
@@ -202,7 +202,7 @@ def gather(arrays: Mapping[str, Any], rows: np.ndarray, moment: Moment | None = 
 
 
 def check_rows(name: str, values: np.ndarray, numbers: np.ndarray) -> None:
-    """Raise `DataError` if rows with these numbers, which nothing has looked at before, hold a NaN or infinity."""
+    """Raise `DataError` if rows with these numbers, which were not checked before, hold a NaN or infinity."""
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if bad.any():
         raise DataError(
@@ -285,7 +285,7 @@ def as_lazy(what: str, values: Any) -> Any:
 
 
 def about_map(values: np.memmap) -> str:
-    """Size and time of the file of a memory map, after what was written is on the disk: else its time would change later."""
+    """Size and time of the file of a memory map, after a flush to the disk: otherwise its time would change later."""
     if values.mode not in ("r", "c"):
         values.flush()
     return _about(values.filename)
@@ -301,7 +301,7 @@ def _about(file: Any) -> str:
 
 
 def check_lazy(what: str, array: LazyArray) -> None:
-    """Raise `DataError` if a lazy array has a NaN or infinity among the numbers that are looked at."""
+    """Raise `DataError` if a lazy array has a NaN or infinity among the checked numbers."""
     if array.dtype.kind != "f" or all(np.isfinite(bound).all() for bound in array.extremes):
         return
     start = 0

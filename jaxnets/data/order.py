@@ -67,7 +67,7 @@ class Shuffled:
 
 @dataclasses.dataclass(frozen=True)
 class Onward:
-    """Training order from a step on, with batches of another size than before; it goes on where those before ended.
+    """Training order from a step on, with another batch size than before; it continues after the examples used before.
 
     The permutations are those of `Shuffled`. An epoch that has no whole batch left is over.
     """
@@ -120,7 +120,7 @@ class Padded:
     """Rows with the masked ones."""
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Batch `step`; the masked rows repeat its first example, so that nothing about them is unusual."""
+        """Batch `step`; the masked rows repeat its first example, so that their values are ordinary."""
         index, mask = self.order.rows(step)
         missing = (0, self.batch_size - len(index))
         return np.pad(index, missing, constant_values=index[0]), np.pad(mask, missing)

@@ -39,7 +39,7 @@ class Form:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """What is known about the examples of a data set, and how they are prepared for a model."""
+    """The properties of the examples of a data set, and how they are prepared for a model."""
 
     name: str
     """Name of the data set."""
@@ -84,7 +84,7 @@ class Preparation:
 
     @functools.cached_property
     def card(self) -> Card:
-        """What a task may know about the data before the first batch."""
+        """The description of the data that a task is bound to."""
         inputs = self.form("inputs")
         return Card(
             name=self.name,

@@ -37,7 +37,7 @@ class Standardize:
         return self._scaled(inputs)
 
     def on_host(self, raw: np.ndarray) -> np.ndarray:
-        """What is sent to the device: scaled float32, or the raw numbers if they have at most 16 bits."""
+        """The array that is sent to the device: scaled float32, or the raw numbers if they have at most 16 bits."""
         if fits_float32(raw.dtype):
             return raw
         made = np.empty(raw.shape, np.float32)
@@ -49,7 +49,7 @@ class Standardize:
         return made
 
     def on_device(self, sent: Array) -> Array:
-        """What `on_host` gave, as the model sees it."""
+        """The model inputs from the result of `on_host`."""
         return sent if sent.dtype == jnp.float32 else self._scaled(sent)
 
     def _scaled(self, inputs: Array) -> Array:
@@ -71,24 +71,24 @@ class TokenIds:
         return inputs.astype(jnp.int32)
 
     def on_host(self, raw: np.ndarray) -> np.ndarray:
-        """What is sent to the device: the tokens, with at most 32 bits."""
+        """The array that is sent to the device: the tokens, with at most 32 bits."""
         return raw if raw.dtype.itemsize <= 4 else raw.astype(np.int32)
 
     def on_device(self, sent: Array) -> Array:
-        """What `on_host` gave, as the model sees it."""
+        """The model inputs from the result of `on_host`."""
         return sent.astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class AsGiven(TokenIds):
-    """Leaves whole numbers and truth values as they are: the former as int32, the latter as booleans."""
+    """Keeps whole numbers and truth values unscaled: the former as int32, the latter as booleans."""
 
     def __call__(self, inputs: Any) -> Any:
         """Same shape."""
         return inputs if inputs.dtype == bool else super().__call__(inputs)
 
     def on_device(self, sent: Array) -> Array:
-        """What `on_host` gave, as the model sees it."""
+        """The model inputs from the result of `on_host`."""
         return sent if sent.dtype == bool else super().on_device(sent)
 
 

@@ -1,4 +1,4 @@
-"""One split of arrays as the user gives them: plain numbers of equal length, without a copy where they are large."""
+"""Reads one split of the user's arrays: plain numbers of equal length, without a copy of large ones."""
 
 from typing import Any
 

@@ -34,7 +34,7 @@ def layout(name: str, inputs: Any, targets: Any) -> tuple[tuple[str, str], ...]:
         name: name of the data, for messages.
         inputs: a dict, or a tuple or list of arrays (or frames, tensors) that are each as long as the targets. One that is
             itself as long as the targets holds the rows of one array.
-        targets: what has the length.
+        targets: the targets, which determine the length.
 
     Raises:
         DataError: a dict that is empty, nested or has keys that are not text.
@@ -100,7 +100,7 @@ def with_rules(
         elif x.dtype.kind != "b" and not -(2**31) <= x.min() <= x.max() < 2**31:
             raise DataError(
                 f"{name}: {argument or array} holds whole numbers from {x.min()} to {x.max()}, which int32 cannot hold; "
-                f"number them anew, or give floats"
+                f"renumber them, or give floats"
             )
         made.append(Input(argument, array, prepare))
     return tuple(made)

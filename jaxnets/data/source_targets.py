@@ -12,7 +12,7 @@ from jaxnets.ops.tokens import IGNORED
 
 
 def names_in(source: Any, targets: str) -> tuple[str, ...] | None:
-    """The names of the classes that a source itself knows: `classes` as in torchvision, or the features of Hugging Face."""
+    """The names of the classes that a source itself has: `classes` as in torchvision, or the features of Hugging Face."""
     known = getattr(source, "classes", None)
     features: Any = getattr(source, "features", None)
     if known is None and hasattr(features, "get"):
@@ -25,7 +25,7 @@ def names_in(source: Any, targets: str) -> tuple[str, ...] | None:
 def read_kind(
     name: str, y: np.ndarray, y_test: np.ndarray, class_names: Sequence[str] | int | None, kind: Any
 ) -> Targets:
-    """The kind and the names of targets, from those of a sample of each split; raises `DataError` where they do not fit."""
+    """The kind and the names of targets, from those of a sample of each split; raises `DataError` if they do not fit."""
     if isinstance(class_names, int):
         class_names = tuple(map(str, range(class_names)))
     if kind == "token":

@@ -83,7 +83,7 @@ def encode_targets(
         return Targets("any", y, y_test, tuple(map(str, class_names or ())))
     y, y_test = read_targets(f"{name}: the training targets", y), read_targets(f"{name}: the test targets", y_test)
     if y_test.shape[1:] != y.shape[1:]:
-        raise DataError(f"{name}: test targets have shape {y_test.shape}, training targets {y.shape}; make them alike")
+        raise DataError(f"{name}: test targets have shape {y_test.shape}, training targets {y.shape}; make them equal")
     _check_same_kind(name, y, y_test)
     if kind == "distribution":
         return Targets("distribution", *distributions(name, y, y_test, class_names))

@@ -1,6 +1,6 @@
-"""The validation split: set aside from the training examples, for what is chosen while a run trains.
+"""The validation split: set aside from the training examples, for choices during training.
 
-Early stopping and the best checkpoint look at it; the test split is then measured once, at the end of a run.
+Early stopping and the best checkpoint use it; the test split is then measured once, at the end of a run.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jaxnets.data.large import LazyArray, select
 from jaxnets.data.rows import split_rows
 
 By = Literal["auto", "random", "class", "time"]
-# The share that is set aside where something is chosen by validation, and the data have none.
+# The share that is set aside if a run makes choices by validation and the data have no validation split.
 SHARE = 0.1
 
 
@@ -24,8 +24,8 @@ class Validation:
     """How many training examples are set aside for validation, and which."""
 
     share: float | None = None
-    """A share of the training examples, in (0, 1). 0: none. None: the validation split that the data have; where they have
-    none, a tenth if the run chooses by it (`stop`, `keep.best`, `optim.Plateau`), else none."""
+    """A share of the training examples, in (0, 1). 0: none. None: the validation split of the data; if they have none, a tenth
+    if the run makes choices by it (`stop`, `keep.best`, `optim.Plateau`), else none."""
     by: By = "auto"
     """class: the same share of every class; time: the last examples; random. auto: class for classes, time for series and
     text, else random."""
@@ -41,16 +41,16 @@ def with_validation(dataset: Dataset, wanted: Validation, *, seed: int, needed: 
     Args:
         dataset: the data.
         wanted: what to set aside.
-        seed: decides which examples, where they are drawn.
+        seed: of the draw of the examples.
         needed: whether the run chooses by validation.
 
     Raises:
         DataError: there are too few examples.
         UsageError: a share is wanted of data that have a validation split.
     """
-    if dataset.hollow or dataset.divided:  # it has the splits of the run that it stands for
+    if dataset.hollow or dataset.divided:  # it has the splits of the run whose data it replaces
         return dataset
-    if dataset.learned is not None:  # a run goes on with the splits that it began with
+    if dataset.learned is not None:  # a resumed run keeps its splits
         began = dataset.learned.validation
         wanted, needed = (wanted, True) if began else (dataclasses.replace(wanted, share=0.0), False)
     if wanted.share == 0:
@@ -78,7 +78,7 @@ def with_validation(dataset: Dataset, wanted: Validation, *, seed: int, needed: 
         raise DataError(
             f"{dataset.name}: validation.share={share:g} leaves no example for training; take a smaller share"
         )
-    if dataset.learned is None:  # said once, where the run begins
+    if dataset.learned is None:  # noted once, at the start of the run
         note(
             f"{dataset.name}: {len(held):,} of {len(dataset.train['targets']):,} training examples are the validation split "
             f"({_in_words(how)})"

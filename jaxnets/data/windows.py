@@ -1,4 +1,4 @@
-"""Windows of a long file of token ids, cut when their batch comes."""
+"""Windows of a long file of token ids, cut when their batch is needed."""
 
 import dataclasses
 import functools

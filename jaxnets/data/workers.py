@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxnets.core.errors import DataError, first_line
 
-# In a worker: what reads some rows.
+# In a worker: the function that reads some rows.
 _function: Callable[..., Any] | None = None
 
 
@@ -70,7 +70,8 @@ def check_copied(what: str, value: Any) -> None:
 
 
 def _start(function: Callable[..., Any]) -> None:
-    """Prepare a worker: Ctrl-C is for the main process, the accelerator too, and the worker ends when that process does."""
+    """Prepare a worker: Ctrl-C and the accelerator are left to the main process, and the worker ends when that process
+    does."""
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -1,4 +1,4 @@
-"""Instruments: what says why a network does not learn, how its loss is curved, what it stands, what an output rests on.
+"""Instruments that show why a network does not learn, how its loss is curved, how robust it is, and what an output depends on.
 
 They take functions and trees of parameters, so they work for any model: `loss` is a function of the parameters alone,
 `lambda params: mean_loss(model.apply({"params": params}, x), y)`.

@@ -1,4 +1,4 @@
-"""Which numbers of an input an output depends on: gradients, smoothed gradients, integrated gradients, occlusion.
+"""How an output depends on the numbers of an input: gradients, smoothed gradients, integrated gradients, occlusion.
 
 Shapes: `N` examples, `C` outputs of each. `apply` is a function `(variables, inputs) -> outputs` in which no example depends
 on the others, such as the `apply` of a Linen module in evaluation.
@@ -25,8 +25,8 @@ def score_of(apply: Apply, variables: Any, inputs: Any, output: Output = None) -
     Args:
         apply: see the module's docstring.
         variables: of the model.
-        inputs: `[N, ...]`; where `output` is None, the largest output is that of these inputs, whatever comes later.
-        output: the number of an output, for all examples or `[N]` int for each; or a function of the outputs that gives
+        inputs: `[N, ...]`; if `output` is None, the explained output is the largest one for these inputs, also for later
+        calls. output: the number of an output, for all examples or `[N]` int for each; or a function of the outputs that gives
             `[N]`. None: the largest output of each example, or the only one.
 
     Raises:
@@ -57,7 +57,8 @@ def score_of(apply: Apply, variables: Any, inputs: Any, output: Output = None) -
 def saliency(apply: Apply, variables: Any, inputs: Any, output: Output = None) -> np.ndarray:
     """The gradient of an output with respect to the input, of the shape of the inputs (Simonyan et al. 2014).
 
-    It says how the output changes with a small change of each number. Its sign counts; a picture shows its size.
+    It says how the output changes with a small change of each number. The sign shows the direction, the magnitude the
+    strength.
 
     Args:
         apply: see the module's docstring.
@@ -113,12 +114,12 @@ def smooth_gradient(
 
 
 class Integrated(NamedTuple):
-    """Integrated gradients, and how well they add up."""
+    """Integrated gradients, and the error of their sum."""
 
     values: np.ndarray
-    """What each number of the input adds to the output, of the shape of the inputs."""
+    """The contribution of each number of the input to the output, of the shape of the inputs."""
     gap: np.ndarray
-    """`[N]`: the sum of the values minus (output at the input - output at the baseline). Take more steps where it is large."""
+    """`[N]`: the sum of the values minus (output at the input - output at the baseline). Use more steps if it is large."""
 
 
 def integrated_gradients(
@@ -140,7 +141,7 @@ def integrated_gradients(
         variables: of the model.
         inputs: as for `saliency`.
         output: see `score_of`; the largest output is that at the inputs.
-        baseline: an input that says nothing: a number, an example, or one for each example. 0 is the mean of inputs that are
+        baseline: an input without information: a number, an example, or one for each example. 0 is the mean of inputs that are
             standardised.
         steps: points of the Gauss-Legendre rule, at least 1.
     """
@@ -175,7 +176,7 @@ def occlusion(
     stride: int | tuple[int, ...] | None = None,
     fill: float = 0.0,
 ) -> np.ndarray:
-    """How much an output falls where a window of the input is covered (Zeiler and Fergus 2014), `[N, places, ...]`.
+    """How much an output falls if a window of the input is covered (Zeiler and Fergus 2014), `[N, places, ...]`.
 
     Args:
         apply: see the module's docstring.
@@ -185,7 +186,7 @@ def occlusion(
         size: of the window in the first dims of an example, such as `(4, 4)` for an image `[H, W, C]`; it covers the other
             dims whole. A single number is for the first two dims, or for the only one.
         stride: between windows; by default their size, so that they do not overlap. The last one may be cut off by the edge.
-        fill: what covers; 0 is the mean of inputs that are standardised, and the padding of tokens.
+        fill: the value that covers the window; 0 is the mean of inputs that are standardised, and the padding of tokens.
 
     Raises:
         UsageError: a size that does not fit an example.

@@ -11,20 +11,21 @@ from jaxnets.core.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class LargestBatch:
-    """What a search found."""
+    """The result of a search."""
 
     size: int
-    """The largest batch that was measured and fits; 0 where none does."""
+    """The largest measured batch size that fits; 0 if none does."""
     memory: Mapping[int, int]
-    """Bytes at the height of a step, for each batch that was measured."""
+    """Peak bytes of a step, for each measured batch size."""
     limit: int
-    """Bytes that there are."""
+    """Available bytes."""
     bounded: bool
-    """Whether memory ends it: a batch a little larger was measured and does not fit. Otherwise it ended at its limit."""
+    """Whether memory is the limit: a slightly larger batch was measured and does not fit. Otherwise the search ended at
+    `most`."""
 
     @property
     def line(self) -> tuple[float, float]:
-        """Bytes without any example, and bytes for each example, by least squares through what was measured."""
+        """Bytes without any example, and bytes for each example, by a least-squares fit of the measurements."""
         sizes, peaks = np.asarray(list(self.memory), float), np.asarray(list(self.memory.values()), float)
         if len(sizes) < 2:
             return float(peaks[0]), 0.0
@@ -37,13 +38,13 @@ def largest_batch(
 ) -> LargestBatch:
     """The largest batch with `peak(batch) <= limit`, between `multiple` and `most`.
 
-    Memory is nearly a line in the batch, so each try is where the line through the two nearest measurements meets the limit; a
-    try that does not narrow the range enough is followed by its middle. It ends when the largest that fits and the smallest
-    that does not are 2 % or one `multiple` apart.
+    Memory is nearly linear in the batch size, so each try is the point at which the line through the two nearest measurements
+    reaches the limit; if a try does not narrow the range enough, the next one is its middle. It ends when the largest that
+    fits and the smallest that does not are 2 % or one `multiple` apart.
 
     Args:
-        peak: bytes at the height of a step, rising in the batch.
-        limit: bytes that there are.
+        peak: peak bytes of a step, rising in the batch.
+        limit: available bytes.
         start: the first batch to measure.
         most: the largest that makes sense.
         multiple: what the batch has to be a multiple of.
@@ -83,7 +84,7 @@ def _next(memory: Mapping[int, int], limit: int, low: int, high: int, multiple: 
         (a, b), (x, y) = near, (memory[near[0]], memory[near[1]])
         slope = (y - x) / (b - a)
         guess = (a + (limit - x) / slope) / multiple if slope > 0 else math.inf
-        if len(memory) > 4:  # the line leads nowhere: halve
+        if len(memory) > 4:  # the line does not help: halve the range
             guess = (low + high) / 2
     if math.isinf(guess):
         guess = high - 1
@@ -97,15 +98,15 @@ def knee(throughput: Mapping[int, float], share: float = 0.9) -> int:
 
 
 def fewest_parts(peak: Callable[[int], int], limit: int, numbers: Sequence[int]) -> int | None:
-    """The smallest of some numbers of parts with `peak(number) <= limit`; None where none fits.
+    """The smallest of some numbers of parts with `peak(number) <= limit`; None if none fits.
 
     One part is tried first, because it is apart: several have a sum of gradients beside those of a part. From two on the
     memory falls, so the range is halved. Of the numbers that are tried and fit, the last one is the answer.
 
     Args:
-        peak: bytes at the height of a step in so many parts.
-        limit: bytes that there are.
-        numbers: what may be tried, rising.
+        peak: peak bytes of a step in so many parts.
+        limit: available bytes.
+        numbers: the candidates, rising.
     """
     several = [number for number in numbers if number > 1]
     if len(several) < len(numbers) and peak(1) <= limit:

@@ -1,4 +1,4 @@
-"""What a network does when bits of its weights are flipped, as by a fault of memory."""
+"""The effect of flipped bits in the weights of a network, as by a memory fault."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

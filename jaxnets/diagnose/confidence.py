@@ -1,4 +1,4 @@
-"""What a classifier's probabilities are worth: calibration, sets that contain the truth, foreign examples.
+"""The reliability of a classifier's probabilities: calibration, conformal prediction sets, out-of-distribution examples.
 
 Shapes: `N` examples, `C` classes. All are numpy arrays, as `run.outputs` and `run.probabilities` give them.
 """
@@ -11,7 +11,7 @@ from jaxnets.core.errors import UsageError
 
 
 class Reliability(NamedTuple):
-    """Examples by the probability of their prediction, in bins of equal width; NaN where a bin is empty."""
+    """Examples by the probability of their prediction, in bins of equal width; NaN for an empty bin."""
 
     confidence: np.ndarray
     """Mean probability of the predicted class, `[bins]`."""
@@ -29,7 +29,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(probabilities: Any, labels: Any, *, bins: int = 15) -> Reliability:
-    """How often a classifier is right where it says so (Guo et al. 2017); its `error` is the ECE.
+    """The accuracy of a classifier by its confidence (Guo et al. 2017); its `error` is the ECE.
 
     Args:
         probabilities: `[N, C]`.
@@ -55,7 +55,7 @@ def softmax(logits: Any, temperature: float = 1.0) -> np.ndarray:
 
 
 def best_temperature(logits: Any, labels: Any) -> float:
-    """The temperature that makes given labels most probable (Guo et al. 2017, section 4.2), in [0.001, 1000].
+    """The temperature that maximises the likelihood of given labels (Guo et al. 2017, section 4.2), in [0.001, 1000].
 
     The negative log-likelihood is convex in 1 / temperature, so bisection of its slope finds the only minimum. Predictions do
     not change. Fit it on a validation split.
@@ -75,11 +75,12 @@ def best_temperature(logits: Any, labels: Any) -> float:
 
 
 def conformal_threshold(probabilities: Any, labels: Any, *, alpha: float = 0.1) -> float:
-    """The least probability of a class in a prediction set that holds the truth with probability `1 - alpha` or more.
+    """The threshold of the class probability for prediction sets that contain the true class with probability `1 - alpha` or
+    more.
 
     Split conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2023): of the `n` probabilities of the true classes,
-    the `floor((n + 1) alpha)`-th smallest; 0 where that is none. The promise is over the draw of calibration and new
-    examples together, which are exchangeable and not those of training.
+    the `floor((n + 1) alpha)`-th smallest; 0 where that is none. The guarantee is over the joint draw of calibration and new
+    examples, which must be exchangeable and not those of training.
 
     Args:
         probabilities: of calibration examples, `[N, C]`.
@@ -99,7 +100,7 @@ def conformal_sets(probabilities: Any, threshold: float) -> np.ndarray:
 
 
 def foreignness(logits: Any, *, by: Literal["softmax", "energy"] = "energy", temperature: float = 1.0) -> np.ndarray:
-    """How little an example looks like those of training, `[N]`; larger is more foreign.
+    """An out-of-distribution score of each example, `[N]`; larger means less similar to the training examples.
 
     Args:
         logits: `[N, C]`.

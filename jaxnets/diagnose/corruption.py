@@ -1,4 +1,4 @@
-"""Images made worse step by step, and how a network does on them (Hendrycks and Dietterich 2019, "ImageNet-C").
+"""Images with growing corruption, and the score of a network on them (Hendrycks and Dietterich 2019, "ImageNet-C").
 
 Shapes: images `[N, H, W, C]`, float with pixels in [0, 1].
 """
@@ -92,7 +92,7 @@ def _smoothing(size: int, deviation: float) -> Array:
     return jnp.asarray(matrix)
 
 
-# What does each corruption but blur: images, strength, key.
+# The function of each corruption but blur: images, strength, key.
 CHANGES: Mapping[str, Callable[[Array, Array, Array], Array]] = {
     "noise": _noisy,
     "brightness": _brighter,
@@ -109,7 +109,7 @@ def corruption_curve(
     strengths: Mapping[str, Sequence[float]] = STRENGTHS,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """The score on images of growing corruption: for each kind `[1 + strengths]`, the first for the images as they are.
+    """The score on images of growing corruption: for each kind `[1 + strengths]`, the first for the original images.
 
     Args:
         score: images `[N, H, W, C]` in [0, 1] to a number, such as the accuracy of a run:

@@ -32,7 +32,7 @@ def lanczos_step(loss: Loss) -> Step:
         newest = jax.tree.map(lambda rows: rows[number], basis)
         image = hessian_product(loss, params, newest)
         diagonal = inner(image, newest)
-        image = _across(_across(image, basis), basis)  # the second time takes away what rounding left
+        image = _across(_across(image, basis), basis)  # the second time removes rounding errors
         long = length(image)
         following = scaled(image, 1 / jnp.where(long > 0, long, 1))
         return jax.tree.map(lambda rows, x: rows.at[number + 1].set(x), basis, following), diagonal, long
@@ -63,7 +63,7 @@ def tridiagonal(step: Step, params: Any, *, steps: int, seed: int) -> np.ndarray
     while True:
         basis, entry, long = step(params, basis, len(diagonal))
         diagonal.append(float(entry))
-        # What is left is rounding: the space is complete.
+        # The rest is rounding error: the space is complete.
         if float(long) <= 1e-6 * max(map(abs, diagonal + beside)) or len(diagonal) == steps:
             break
         beside.append(float(long))
@@ -88,7 +88,7 @@ def lanczos(loss: Loss, params: Any, *, steps: int = 30, seed: int = 0) -> np.nd
 def curvature_range(loss: Loss, params: Any, *, steps: int = 30, seed: int = 0) -> tuple[float, float]:
     """The smallest and the largest eigenvalue of the Hessian, by `lanczos`, from inside: the true ones may be farther apart.
 
-    Gradient descent with a rate over 2 / largest moves away from a minimum.
+    Gradient descent with a rate above 2 / largest diverges from a minimum.
     """
     values = lanczos(loss, params, steps=steps, seed=seed)
     return float(values[0]), float(values[-1])

@@ -1,6 +1,7 @@
-"""What a trained network does without some of its weights or units, and how it learns again under the damage.
+"""The effect of removing some weights or units of a trained network, and training again with this damage.
 
-A network that does well without a part of its weights degrades gracefully (McClelland, Rumelhart and Hinton 1986).
+A network whose score falls only slowly with the share of removed weights degrades gracefully (McClelland, Rumelhart and Hinton
+1986).
 """
 
 import re
@@ -30,7 +31,7 @@ def damaged(
         share: of the weights of each kernel, or of the units of each layer, rounded; in [0, 1].
         seed: of the choice.
         kind: weights: single numbers of kernels. units: columns of kernels, with their biases.
-        spare: a regular expression for whole paths that stay as they are; by default the layer `output`, whose units are the
+        spare: a regular expression for whole paths that are not changed; by default the layer `output`, whose units are the
             classes.
 
     Raises:
@@ -60,7 +61,7 @@ def damaged(
             else jnp.ones_like(leaf)
         )
 
-    # Kernels first: they say which units of their layer go, and biases follow.
+    # Kernels first: they determine the removed units of their layer, and biases follow.
     order = sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: not chosen[path_name(item[0])])
     masks = {path_name(path): mask_of(path, leaf) for path, leaf in order}
     mask = jax.tree_util.tree_map_with_path(lambda path, _: masks[path_name(path)], params)
@@ -101,10 +102,10 @@ def damage_curve(
 
 
 def held_at_zero(optimizer: optax.GradientTransformation, mask: Any) -> optax.GradientTransformation:
-    """An optimizer that never moves the numbers whose mask is 0, so that a damaged network learns again with what is left.
+    """An optimizer that never changes the numbers whose mask is 0, so that a damaged network learns again with the rest.
 
     Args:
-        optimizer: what moves the others.
+        optimizer: the optimizer of the others.
         mask: a tree like the parameters, from `damaged`.
     """
 

@@ -1,6 +1,6 @@
-"""Training examples behind a prediction: the nearest ones in an embedding, and the most influential ones.
+"""Training examples related to a prediction: the nearest ones in an embedding, and the most influential ones.
 
-Shapes: `M` examples that are asked about, `N` training examples, `D` numbers of an embedding.
+Shapes: `M` queried examples, `N` training examples, `D` numbers of an embedding.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class Nearest(NamedTuple):
 def nearest_examples(
     asked: Any, examples: Any, k: int = 5, *, metric: Literal["cosine", "euclidean"] = "cosine"
 ) -> Nearest:
-    """The `k` examples nearest to each of those asked about.
+    """The `k` examples nearest to each queried one.
 
     Args:
         asked: embeddings `[M, D]`: outputs of a layer (`layer_output`), flattened.
@@ -60,14 +60,14 @@ def influence(
     training: Any,
     asked: Any,
 ) -> np.ndarray:
-    """TracIn: how much training on each example reduced the loss of each one asked about (Pruthi et al. 2020), `[M, N]`.
+    """TracIn: how much training on each example reduced the loss of each queried one (Pruthi et al. 2020), `[M, N]`.
 
     The sum over checkpoints of the learning rate times the product of the two gradients. It is the change of the loss by one
     step of gradient descent on the example, to first order, added up over the run; positive: the example helped. For an
     optimizer other than gradient descent it keeps the order of the examples at best.
 
-    The gradients of the training examples are never held: each product is a derivative in the direction of the other
-    gradient, so the cost is a gradient and a forward derivative for each checkpoint and each example asked about.
+    The gradients of the training examples are never stored: each product is a derivative in the direction of the other
+    gradient, so the cost is a gradient and a forward derivative for each checkpoint and each queried example.
 
     Args:
         losses: `(params, examples)` to the loss of each example, `[N]`, in which no example depends on the others.

@@ -1,4 +1,4 @@
-"""Where gradients vanish, and which units get none."""
+"""Finds layers with vanishing gradients, and units without gradients."""
 
 import re
 from collections.abc import Callable
@@ -33,13 +33,13 @@ def gradient_profile(loss: Callable[[Any], Array], params: Any) -> dict[str, flo
 def dead_units(outputs: Callable[[Any, Any], Array], params: Any, inputs: Any, *, seed: int = 0) -> dict[str, float]:
     """The share of the units of each layer whose weights get no gradient from any example, by path.
 
-    A ReLU unit whose potential is below 0 for every example is dead: nothing that training does to it alone wakes it up. The
-    gradient of a random combination of all outputs is exactly 0 for its weights and bias, whatever the loss.
+    A ReLU unit whose potential is below 0 for every example is dead: its own weights get no gradient, so they cannot recover.
+    The gradient of a random combination of all outputs is exactly 0 for its weights and bias, whatever the loss.
 
     Args:
         outputs: `(params, inputs)` to outputs of any shape, with the examples in the first dim.
         params: a tree of arrays in which a layer has a `kernel`, its units along the last dim, and maybe a `bias`.
-        inputs: the examples to look at; a few hundred say more than a few.
+        inputs: the examples to use; a few hundred are more reliable than a few.
         seed: of the random combination.
 
     Raises:

@@ -16,7 +16,7 @@ Kind = Literal["minimum", "maximum", "saddle", "degenerate", "not critical"]
 
 
 class CriticalPoint(NamedTuple):
-    """What the gradient and the ends of the Hessian's spectrum say about a point."""
+    """The properties of a point from its gradient and the ends of the Hessian's spectrum."""
 
     gradient: float
     """The norm of the gradient."""
@@ -35,7 +35,7 @@ def critical_point(
     tolerance: float | None = None,
     zero: float | None = None,
 ) -> CriticalPoint:
-    """Name a point of a loss of any number of parameters, from its gradient and the extreme eigenvalues of its Hessian.
+    """Classify a point of a loss of any number of parameters, by its gradient and the extreme eigenvalues of its Hessian.
 
     Both eigenvalues above 0: a minimum. Both below 0: a maximum. Both signs: a saddle. Otherwise one is 0: degenerate, and
     second derivatives do not decide (`x^2 + y^4` has a minimum at 0, `x^2 - y^4` a saddle). Lanczos' method comes to the
@@ -113,7 +113,7 @@ def stability(
 ) -> np.ndarray:
     """The learning rate times the largest eigenvalue of the Hessian at each of some points of a training, `[points]`.
 
-    Above 2, plain gradient descent moves away from a quadratic minimum of this curvature. Training on the whole batch raises
+    Above 2, plain gradient descent diverges from a quadratic minimum of this curvature. Training on the whole batch raises
     the product to about 2 and stays there, at the edge of stability (Cohen et al. 2021); with momentum `b` the edge is at
     `2 + 2 b`.
 

@@ -1,4 +1,4 @@
-"""By how much outputs change with inputs at most: bounds of the Lipschitz constant, by Euclidean norms."""
+"""How much outputs can change with inputs: bounds of the Lipschitz constant, in Euclidean norms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +44,7 @@ def lipschitz_lower(outputs: Callable[[Array], Array], inputs: Any, *, batch: in
 
     Args:
         outputs: inputs `[B, ...]` to outputs `[B, ...]`, each example by itself.
-        inputs: real numbers, `[B, ...]`; more of them come nearer.
+        inputs: real numbers, `[B, ...]`; with more of them the bound is tighter.
         batch: examples whose Jacobians are in memory at once.
     """
     x = jnp.asarray(inputs)

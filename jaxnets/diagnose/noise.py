@@ -34,7 +34,7 @@ class NoiseScale:
     """An estimate from several steps."""
 
     signal: float
-    """`|G|^2`, unbiased; it may be negative where the noise hides the gradient."""
+    """`|G|^2`, unbiased; it may be negative if the noise is larger than the gradient."""
     noise: float
     """`tr(Sigma)`, the variance of one example's gradient, summed over all parameters; unbiased."""
     error: float
@@ -42,7 +42,8 @@ class NoiseScale:
 
     @property
     def batch(self) -> float | None:
-        """The noise scale in examples; None where the gradient is not seen under the noise: more or larger batches show it."""
+        """The noise scale in examples; None if the gradient is too small compared with the noise: use more or larger
+        batches."""
         return self.noise / self.signal if self.signal > 0 else None
 
 

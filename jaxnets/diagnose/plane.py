@@ -45,11 +45,12 @@ def in_plane(
 ) -> np.ndarray:
     """Embeddings `[N, D]` as points `[N, 2]`.
 
-    Distances between far points of t-SNE (van der Maaten and Hinton 2008) say nothing; those of principal components do.
+    Distances between far points are meaningless with t-SNE (van der Maaten and Hinton 2008), but not with principal
+    components.
 
     Args:
         embeddings: `[N, D]`.
-        method: pca: the first two principal components. tsne: scikit-learn's t-SNE, begun with them.
+        method: pca: the first two principal components. tsne: scikit-learn's t-SNE, initialised with them.
         perplexity: of t-SNE: about how many neighbours a point has; less than N.
         seed: of t-SNE.
 

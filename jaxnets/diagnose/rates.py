@@ -1,8 +1,8 @@
 """The learning-rate range test: the loss while the rate grows from step to step, and the rate to train with.
 
 One short training from the same weights, in which each step has a larger learning rate than the one before (Smith 2017,
-arXiv:1506.01186). Where the rate is too small nothing happens; then the loss falls; then it explodes. Everything is pure: the
-rates are arguments of one compiled scan, and the state that is given stays as it is.
+arXiv:1506.01186). At first the rate is too small and the loss stays; then it falls; then it explodes. Everything is pure: the
+rates are arguments of one compiled scan, and the given state is not changed.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ from jaxnets.core.errors import UsageError
 RateStep = Callable[[Any, Any, Array], tuple[Any, Array]]
 # Steps of the Gaussian that smooths the losses.
 SMOOTHING = 2.0
-# The loss of a batch is above that of the first one by so many times its size, or the fall so far: the test ends.
+# The test ends if the loss of a batch is above that of the first one by this many times its size, or by this many times the
+# fall so far.
 EXPLODED = 3.0
 # The pick is the rate of the lowest loss, divided by this; see `RateTest.picks`.
 BELOW_TURN = 4.0
@@ -76,7 +77,7 @@ def losses_by_rate(
 
 @dataclasses.dataclass(frozen=True)
 class RateTest:
-    """What range tests found: several repeats with other weights and batches say how far the pick can be trusted."""
+    """The result of range tests: several repeats with other weights and batches show how reliable the pick is."""
 
     rates: np.ndarray
     """`[T]`, growing."""
@@ -90,7 +91,7 @@ class RateTest:
 
     @property
     def mean(self) -> np.ndarray:
-        """The smoothed losses averaged over the repeats that have not exploded, `[T]`; NaN where all have."""
+        """The smoothed losses averaged over the repeats that have not exploded, `[T]`; NaN if all have."""
         kept = np.isfinite(self.smoothed)
         total = np.where(kept, self.smoothed, 0).sum(axis=0)
         return np.where(kept.any(axis=0), total / np.maximum(kept.sum(axis=0), 1), np.nan)
@@ -144,7 +145,7 @@ class RateTest:
         return float(self.picks.max() / self.picks.min()) if len(self.picks) > 1 else float("nan")
 
     def times(self, factor: float) -> "RateTest":
-        """The same with all rates multiplied, where they were multiples of some rate."""
+        """The same with all rates multiplied, if they were multiples of some rate."""
         return dataclasses.replace(self, rates=self.rates * factor)
 
 

@@ -31,7 +31,7 @@ def fgsm(losses: Losses, inputs: Any, size: float, *, norm: Norm = "inf", bounds
         inputs: real numbers, `[B, ...]`.
         size: norm of the change of an example, 0 or more.
         norm: inf: each number moves by `size`, by the sign of its gradient; 2: the Euclidean norm, along the gradient.
-        bounds: least and largest value of an input, where there are any; what goes beyond is cut off.
+        bounds: smallest and largest value of an input, if there are any; values beyond are clipped.
     """
     x = _checked(losses, inputs, size)
     return _within(x + size * _steepest(_slopes(losses)(x), norm), bounds)
@@ -50,8 +50,8 @@ def pgd(
 ) -> Array:
     """Inputs at most `size` away with a large loss: projected gradient ascent (Madry et al. 2018).
 
-    It begins at random points of the ball. Of all points on its way, each example keeps that of the largest loss, and its own
-    where no other is larger.
+    It begins at random points of the ball. Each example keeps the point with the largest loss of all steps, or its original
+    one if no loss is larger.
 
     Args:
         losses: inputs `[B, ...]` to the loss of each example, `[B]`.
@@ -163,7 +163,7 @@ def _lengths(x: Array) -> Array:
 
 
 def _steepest(slope: Array, norm: Norm) -> Array:
-    """The change of norm 1 along which the loss rises most; 0 where the gradient is 0."""
+    """The change of norm 1 along which the loss rises most; 0 if the gradient is 0."""
     if norm == "inf":
         return jnp.sign(slope)
     return slope / jnp.maximum(_lengths(slope), jnp.finfo(slope.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Trees of arrays as vectors: random ones, inner products, lengths. They keep the sharding of what they are made from."""
+"""Trees of arrays as vectors: random ones, inner products, lengths. They keep the sharding of their inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,5 +51,5 @@ def rows_of_zeros(like: Any, count: int) -> Any:
 
 
 def size(a: Any) -> int:
-    """How many numbers a tree has."""
+    """The number of elements of a tree."""
     return sum(int(leaf.size) for leaf in jax.tree.leaves(a))

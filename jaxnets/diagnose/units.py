@@ -1,4 +1,4 @@
-"""What a layer gives, and the input that makes a unit largest."""
+"""The outputs of a layer, and the input that maximises a unit."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxnets.diagnose.attribution import Apply, Output, score_of
 
 
 def layer_output(model: nn.Module, layer: str, **call: Any) -> Apply:
-    """A function `(variables, inputs)` to what a layer of a module gives, for the functions that take `apply`.
+    """A function from `(variables, inputs)` to the outputs of a layer of a module, for the functions that take `apply`.
 
     Args:
         model: a Linen module.
@@ -73,11 +73,8 @@ def maximised_input(
         learning_rate: of Adam.
         l2: draws the input to 0, the mean of inputs that are standardised.
         variation: draws neighbours in the first two dims of an example together: the smooth part of images `[H, W, C]`.
-        shift: in each step the input is moved around by up to so many places in these two dims, so that no detail
-            hangs on its place.
-        low: the smallest number of an input.
-        high: the largest one.
-        seed: of the shifts.
+        shift: in each step the input is moved around by up to so many places in these two dims, so that no detail depends on
+        its position. low: the smallest number of an input. high: the largest one. seed: of the shifts.
 
     Returns:
         The inputs after the last step, of the shape of `start`.

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What runs of two experiments say about their difference."""
+    """The difference of two experiments, estimated from their runs."""
 
     paired: Paired
-    """The scores, a pair for each seed of which both runs ended."""
+    """The scores, a pair for each seed for which both runs succeeded."""
     metric: str
-    """What was measured."""
+    """The metric."""
     split: str
-    """On what."""
+    """The split on which it was measured."""
     seeds: tuple[int, ...]
     """The seeds of the pairs."""
     failed: Mapping[str, int]
@@ -45,19 +45,19 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What B is beside A; "unclear" where the interval contains 0."""
+        """B compared with A: "better", "worse", or "unclear" if the interval contains 0."""
         return self.paired.verdict
 
     def notes(self) -> list[str]:
-        """What to keep in mind, in sentences."""
+        """Caveats, in sentences."""
         found = []
         if len(self.changed) > 1:
             found.append(
-                f"{len(self.changed)} fields differ, so the difference cannot be put down to one of them: "
+                f"{len(self.changed)} fields differ, so the difference cannot be attributed to one of them: "
                 f"{'; '.join(self.changed[:8])}"
             )
         if not self.changed:
-            found.append("A and B are the same experiment: their difference is chance alone")
+            found.append("A and B are the same experiment: their difference is due to chance alone")
         found += [
             f"{count} runs of {who} failed; their seeds are left out" for who, count in self.failed.items() if count
         ]
@@ -91,7 +91,7 @@ def compare(
     directory: str | Path | None = None,
     progress: Literal["lines", "none"] = "lines",
 ) -> Comparison:
-    """Train two experiments with the same seeds and say whether their difference is more than chance.
+    """Train two experiments with the same seeds and test whether their difference is more than chance.
 
     Args:
         a: an `Experiment`, or a dict of arguments of `fit`.

@@ -1,4 +1,4 @@
-"""The lengths of trials as numbers of steps, where an experiment gives its length in epochs, examples or tokens."""
+"""Converts the lengths of trials to steps if they are in epochs, examples or tokens."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def counted_trials(made: Sequence[Trial], dataset: Dataset | None) -> list[Trial
 
     Args:
         made: the trials.
-        dataset: their data; None: opened where they are needed, and not again for the next trial with the same.
+        dataset: their data; None: opened when they are needed, once for consecutive trials with the same data.
     """
     found: list[Trial] = []
     source: Any = None

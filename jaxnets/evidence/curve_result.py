@@ -1,4 +1,4 @@
-"""What a curve over the number of examples or over a field found: its points, a table, a law, a picture."""
+"""The result of a curve over the number of examples or over a field: its points, a table, a law, a picture."""
 
 import dataclasses
 import math
@@ -25,23 +25,23 @@ class Point:
     value: Any
     """The number of training examples, or the value of the field."""
     size: float | None
-    """What a law is fitted over; None: nothing."""
+    """The size over which a law is fitted; None: there is none."""
     parameters: int
     """Numbers in the model's parameters."""
     seeds: tuple[int, ...]
-    """Of the runs that ended with finite numbers."""
+    """The seeds of the runs that ended with finite numbers."""
     training: tuple[float, ...]
-    """The metric of each on the training examples that it saw."""
+    """The metric of each run on its own training examples."""
     held_out: tuple[float, ...]
-    """And on the split that is watched."""
+    """The metric of each run on the held-out split."""
     failed: int
-    """Runs that did not end so."""
+    """Number of the other runs."""
     split: BiasVariance | None
     """The parts of the squared error of their predictions; None for tasks without, or for one run."""
 
     @property
     def mean(self) -> float:
-        """Of the metric on the split that is watched; NaN where no run ended."""
+        """The mean of the metric on the held-out split; NaN if no run succeeded."""
         return interval(self.held_out)[0]
 
     @property
@@ -64,15 +64,15 @@ class Curve:
     points: tuple[Point, ...]
     """In the order of the values; of examples in rising order."""
     metric: str
-    """What was measured."""
+    """The metric."""
     watched: str
-    """On which split."""
+    """The held-out split."""
     counts: str
-    """What `Point.size` counts: "examples", "parameters", "steps", "tokens"; "": nothing."""
+    """The unit of `Point.size`: "examples", "parameters", "steps", "tokens"; "": there is no size."""
     error: str
-    """What the bias and the variance are those of: "Brier score" or "squared error"; "": there is no such error."""
+    """The error that is split into bias and variance: "Brier score" or "squared error"; "": there is no such error."""
     about: tuple[str, ...] = ()
-    """What to keep in mind of how the runs were made."""
+    """Notes about how the runs were made."""
 
     def law(self) -> Law:
         """`metric = floor + scale * size ** -exponent` over the sizes, with intervals; see `evidence.law`.
@@ -123,7 +123,7 @@ class Curve:
         return header, rows
 
     def notes(self) -> list[str]:
-        """What to keep in mind, in sentences."""
+        """Caveats, in sentences."""
         found = list(self.about)
         if not self.error:
             found.append("the task has no predictions whose squared error could be split into bias and variance")
@@ -134,7 +134,9 @@ class Curve:
         elif max(len(one.seeds) for one in self.points) < 2:
             found.append("one seed gives no interval and no variance; take five")
         else:
-            found.append("predictions of some runs are missing, so nothing is split; remove the results to train again")
+            found.append(
+                "predictions of some runs are missing, so the error is not split; remove the results to train again"
+            )
         return found
 
     def picture(self, law: Law | None = None) -> "Figure":

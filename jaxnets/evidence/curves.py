@@ -38,9 +38,9 @@ def curve(
     directory: str | Path | None = None,
     progress: Literal["lines", "none"] = "lines",
 ) -> Curve:
-    """Train an experiment with several numbers of training examples, or values of a field, and say how the error changes.
+    """Train an experiment with several numbers of training examples, or values of a field, and measure how the error changes.
 
-    Every run has the same number of steps, so those with fewer examples see each of them more often. The examples of a run
+    Every run has the same number of steps, so runs with fewer examples use each of them more often. The examples of a run
     are drawn by its seed; those of a smaller run are among those of a larger one with the same seed. All are scaled by the
     statistics of the whole training split.
 
@@ -49,10 +49,10 @@ def curve(
         examples: how many training examples, a number for each point; with `over` one number, for all points.
         over: instead, a field of the experiment by its dotted name, with its values.
         seeds: how many (from that of the experiment on), or which.
-        metric: what is measured, on the examples that a run saw and on the validation split, or else the test split.
+        metric: what is measured, on the training examples of a run and on the validation split, or else the test split.
         at_once: most runs in one program.
         directory: where results and predictions are kept; runs that are there already are not run again.
-        progress: whether to say what is run.
+        progress: whether to print progress.
 
     Raises:
         JaxnetsError: bad arguments, experiment or data, before anything is trained.
@@ -91,7 +91,7 @@ def planned(
     *,
     total: int,
 ) -> tuple[str, list[Trial]]:
-    """What the curve is over, and its trials: the seeds of one value after the other.
+    """The variable of the curve, and its trials: the seeds of one value after the other.
 
     Raises:
         UsageError: a number of examples that there are not, or nothing to compare.
@@ -128,7 +128,7 @@ def planned(
 
 
 def _of_examples(trial: Trial, examples: int) -> Trial:
-    """A trial on so many training examples; where they are fewer than a batch, each batch has all of them."""
+    """A trial on the given number of training examples; if they are fewer than a batch, each batch has all of them."""
     batch = min(trial.experiment.batch_size, examples)
     return dataclasses.replace(
         trial, examples=examples, experiment=dataclasses.replace(trial.experiment, batch_size=batch)
@@ -151,7 +151,7 @@ def _point(
 
 
 def _sized(name: str, points: Sequence[Point], made: Sequence[Trial], dataset: Dataset) -> tuple[list[Point], str]:
-    """The points with their sizes, and what these count."""
+    """The points with their sizes, and the unit of the sizes."""
     parameters = [one.parameters for one in points]
     sizes: Sequence[float | None] = [None] * len(points)
     counts = ""
@@ -177,6 +177,6 @@ def _about(name: str, made: Sequence[Trial], dataset: Dataset) -> tuple[str, ...
         found.append("the runs of a value have the same training examples: they differ by weights, order and draws")
     elif total in sizes:
         found.append(
-            f"the runs with all {total:,} examples have the same ones, so their variance has no part of the drawing"
+            f"the runs with all {total:,} examples have the same ones, so their variance excludes that of drawing them"
         )
     return tuple(found)

@@ -7,8 +7,8 @@ For one target y and the predictions f_1 ... f_S of S runs with mean m, exactly 
     mean_s (f_s - y)^2 = (m - y)^2 + mean_s (f_s - m)^2
 
 On average over draws of the runs, the last term is (S - 1) / S of the variance of a prediction, and the first one is too large
-by the remaining 1 / S of it. So the variance here is the unbiased one, the last term times S / (S - 1), and what is left of
-the error is the squared bias: both have the same mean for any number of runs. The squared bias contains the noise of the
+by the remaining 1 / S of it. So the variance here is the unbiased one, the last term times S / (S - 1), and the squared bias
+is the rest of the error: the mean of both does not depend on the number of runs. The squared bias contains the noise of the
 targets, which no run can predict. (Geman, Bienenstock and Doursat 1992, "Neural networks and the bias/variance dilemma".)
 """
 
@@ -27,7 +27,7 @@ from jaxnets.tasks.forecasting import Forecasting
 from jaxnets.tasks.multilabel import MultiLabel
 from jaxnets.tasks.regression import Regression
 
-# Most numbers that are kept of the predictions of one run: 20 MB.
+# Most numbers that are saved of the predictions of one run: 20 MB.
 MOST_NUMBERS = 5_000_000
 BRIER = "Brier score"
 SQUARED = "squared error"
@@ -84,7 +84,7 @@ class Scored:
     """Examples of a split on which the predictions of a task have a squared error."""
 
     name: str
-    """What the error is called: the Brier score of probabilities (Brier 1950), or the squared error of outputs."""
+    """The name of the error: the Brier score of probabilities (Brier 1950), or the squared error of outputs."""
     rows: np.ndarray
     """Numbers of the examples in the split, `[N]`: all, or as many as keep the predictions within 20 MB."""
     targets: np.ndarray
@@ -92,10 +92,10 @@ class Scored:
     weights: np.ndarray | None
     """`[N]` of the examples; None: all the same."""
     divisor: int = 1
-    """1 for classes, whose error is the sum over them; K where it is the mean over labels or numbers, as the loss is."""
+    """1 for classes, whose error is a sum over them; K if the error is a mean over labels or numbers, as the loss is."""
 
     def predictions(self, task: Task, outputs: np.ndarray) -> np.ndarray | None:
-        """The model's outputs as what is compared with the targets, `[N, K]` float32; None where they are of another form."""
+        """The model's outputs in the form of the targets, `[N, K]` float32; None if they have another form."""
         found = outputs if self.name == SQUARED else task.probabilities(outputs)
         if found is None or len(found) != len(self.targets) or (self.name == BRIER and found.ndim != 2):
             return None
@@ -114,7 +114,7 @@ class Scored:
 
 
 def scored(task: Task, dataset: Dataset, split: str) -> Scored | None:
-    """What the error of a task is split on; None for tasks without such predictions (language models, GANs).
+    """The targets for splitting the error of a task; None for tasks without such predictions (language models, GANs).
 
     Args:
         task: bound to the data.
@@ -129,7 +129,7 @@ def scored(task: Task, dataset: Dataset, split: str) -> Scored | None:
     weights = [shown[name] for name in WEIGHTS if name in shown]
     weight = np.prod(weights, axis=0) if weights else None
     if getattr(task, "objective", None) is not None:
-        return None  # what the outputs mean is the user's affair
+        return None  # only the user knows the meaning of the outputs
     if isinstance(inner, Regression | Forecasting):
         encoded = task.encode_targets(targets).reshape(len(rows), -1)
         return Scored(SQUARED, rows, encoded, weight, encoded.shape[1])

@@ -40,19 +40,19 @@ class Group(Protocol):
     """Seconds that building it took."""
 
     def advance(self, share: float) -> None:
-        """Train on, up to a share of the steps."""
+        """Continue the training up to a share of the steps."""
 
     def steps(self, trial: Trial) -> int:
         """Updates that a trial has done."""
 
     def ended(self) -> Iterator[tuple[Parts, Variables] | str]:
-        """For each trial its variables, with the parts that measure them, or why it failed."""
+        """For each trial its variables, with the parts that measure them, or the reason of its failure."""
 
     def measurable(self) -> Mapping[str, Any]:
         """The names of the metrics."""
 
     def kept(self, chosen: Sequence[int]) -> "Group":
-        """Some of the trials, which go on from where they are."""
+        """Some of the trials, which continue from their current state."""
 
 
 class _Base:
@@ -195,7 +195,7 @@ def _built(
 
 
 def _own_examples(trial: Trial, dataset: Dataset) -> Dataset:
-    """The data with the training examples of a trial alone; scaled as all are, and with the same other splits."""
+    """The data with the training examples of one trial; the scaling and the other splits are unchanged."""
     rows = trial.rows(dataset.card.examples["train"])
     assert rows is not None
     learned = dataclasses.replace(dataset.preparation, examples=(len(rows), dataset.preparation.examples[1]))
@@ -203,7 +203,7 @@ def _own_examples(trial: Trial, dataset: Dataset) -> Dataset:
 
 
 def _epochs_differ(parts: Parts, sizes: set[int]) -> str:
-    """Why runs that learn from so many examples (0: all) cannot share a program; "": they can."""
+    """The reason why runs on this number of examples (0: all) cannot share a program; "": they can."""
     if sizes == {0}:
         return ""
     if parts.dataset.augment.alternates:
@@ -218,11 +218,11 @@ def _epochs_differ(parts: Parts, sizes: set[int]) -> str:
 
 
 def _family(trial: Trial, dataset: Dataset | None) -> str:
-    """What trials of one program have in common: everything but the seed and the swept numbers of the optimizer."""
+    """The common part of the trials in one program: all but the seed and the swept numbers of the optimizer."""
     experiment = trial.experiment
     data = flatten(to_data(experiment))
     free = {name for name in trial.values if _is_number(trial, name)}
-    # Where a validation split is drawn, the seed decides which examples are trained on.
+    # If a validation split is drawn, the training examples depend on the seed.
     own = dataset is not None and dataset.validation is not None
     divided = dataset is not None and dataset.divided
     drawn = not divided and (experiment.validation.share or (experiment.chooses and not own))

@@ -1,7 +1,8 @@
-"""Successive halving: settings compete after a part of their steps, and the best go on from where they are.
+"""Successive halving: settings are compared after a part of their steps, and the best continue from their state.
 
-Of n settings, `1 / rate` goes on at every rung; a rung has `rate` times the steps of the one before, the last has all
-(Jamieson and Talwalkar 2016, arXiv:1502.07943). Schedules span all steps, so what survives is trained as if it had been alone.
+At every rung `1 / rate` of the settings continues; a rung has `rate` times the steps of the previous one, the last has all
+(Jamieson and Talwalkar 2016, arXiv:1502.07943). Schedules span all steps, so a surviving run equals the same run without the
+others.
 """
 
 import math
@@ -16,7 +17,7 @@ from jaxnets.evidence.sweep_result import Outcome, SweepResult
 def rungs(settings: int, rate: int) -> list[float]:
     """The shares of the steps after which settings are compared, the last one 1.
 
-    There are as many as it takes to come from so many settings to one.
+    Their number is chosen so that one setting is left.
     """
     count = math.ceil(round(math.log(settings, rate), 9)) if settings > 1 else 0
     return [float(rate) ** -power for power in range(count, -1, -1)]
@@ -30,7 +31,7 @@ def halved(
     *,
     measure: Callable[[Group, float], list[Outcome]],
 ) -> list[Outcome]:
-    """Train groups by successive halving, and give the outcome of every trial: where it was given up, or at its end."""
+    """Train groups by successive halving, and return the outcome of every trial: when it was stopped, or at its end."""
     final: list[Outcome] = []
     groups, spent = list(every), {id(group): group.built_in for group in every}
     for share in rungs(len({trial.setting for group in groups for trial in group.trials}), rate):

@@ -24,7 +24,7 @@ NO_FLOOR = 1e-4
 FLOORS = (0.2, 0.6, 0.9, 0.99)
 # Without intervals of the means, a law that misses one by more than this share fits it poorly.
 POOR = 0.05
-# No interval of a mean is taken for narrower than this share of it.
+# An interval of a mean is at least this share of it wide.
 ROUNDING = 1e-3
 
 Constants = tuple[float, float, float]
@@ -37,7 +37,7 @@ class Law:
     constants: Constants
     """Floor, scale, exponent."""
     sizes: tuple[float, ...]
-    """What was fitted, in rising order."""
+    """The fitted sizes, in rising order."""
     means: tuple[float, ...]
     """The mean loss at each size."""
     halves: tuple[float, ...]
@@ -47,13 +47,13 @@ class Law:
     seeds: int
     """Seeds with a loss at every size."""
     over: str = "examples"
-    """What the sizes count."""
+    """The unit of the sizes."""
     what: str = "loss"
-    """What the law is of."""
+    """The name of the loss."""
 
     @property
     def floor(self) -> float:
-        """What no size gets below; 0: the law has no floor that these losses show."""
+        """The limit of the loss for large sizes; 0: these losses show no floor."""
         return self.constants[0]
 
     @property
@@ -93,11 +93,11 @@ class Law:
         return self.interval(lambda constants: _value(constants, size))
 
     def notes(self) -> list[str]:
-        """Where the law should not be trusted, in sentences."""
+        """Reasons not to trust the law, in sentences."""
         found = []
         apart = np.array([abs(self.at(size) / mean - 1) for size, mean in zip(self.sizes, self.means, strict=True)])
         shares = np.divide(self.halves, self.means)
-        # Few seeds lie close together by chance at some size; such an interval is not taken at its word.
+        # With few seeds the losses at some size may be close together by chance; such an interval is too narrow.
         allowed = np.fmax(np.fmax(shares, np.nanmedian(shares)), ROUNDING) if self.drawn else np.full(len(shares), POOR)
         # Beside their intervals the misses of the right law have a mean square well below 1.
         if np.mean(np.square(apart / allowed)) > 1:
@@ -207,7 +207,7 @@ def _constants(sizes: np.ndarray, losses: np.ndarray) -> Constants:
         first = [math.log(floor), *straight(losses - floor)]
         found = leastsq(residuals, first, Dfun=slopes, xtol=1e-12, ftol=1e-12, full_output=True)[0]
         now = float(np.square(residuals(found)).sum())
-        # The floor has to pay for itself by more than rounding, and be one.
+        # A floor must improve the fit by more than rounding, and be large enough.
         if now < error * (1 - 1e-9) and found[0] > math.log(NO_FLOOR * losses.min()):
             best, error = found, now
     floor, level, exponent = best

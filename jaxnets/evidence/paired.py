@@ -1,8 +1,8 @@
-"""The difference of two ways to train, from pairs of runs with the same seed: its interval, and what may be said of it.
+"""The difference of two ways to train, from pairs of runs with the same seed: its interval and the verdict.
 
-The seed decides initial weights, order of the data and random draws, so two runs of one seed have much of their luck in
-common, and their difference varies less than their scores do. The interval is Student's: `mean +- t * s / sqrt(n)` with n - 1
-degrees of freedom, where `s` is the standard deviation of the n differences.
+The seed decides initial weights, order of the data and random draws, so two runs of one seed share much of their noise, and
+their difference varies less than their scores. The interval is Student's: `mean +- t * s / sqrt(n)` with n - 1 degrees of
+freedom, where `s` is the standard deviation of the n differences.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from jaxnets.core.errors import UsageError
 
 Verdict = Literal["better", "worse", "unclear"]
-# More seeds than this are not counted: the difference is as good as none.
+# More seeds than this are not suggested: the difference is practically 0.
 MOST_SEEDS = 10_000
 
 
@@ -47,7 +47,7 @@ class Paired:
     better: Literal["max", "min"] = "max"
     """Whether more or less of the score is better."""
     level: float = 0.95
-    """Of the interval."""
+    """Confidence level of the interval."""
 
     def __post_init__(self) -> None:
         if len(self.first) != len(self.second):
@@ -79,7 +79,7 @@ class Paired:
 
     @property
     def verdict(self) -> Verdict:
-        """What B is beside A. It is unclear where the interval contains 0, and where there is no interval.
+        """B compared with A. It is unclear where the interval contains 0, and where there is no interval.
 
         Differences that are all the same have an interval without width: the score is too coarse to say how much it varies,
         so this is unclear as well.
@@ -89,10 +89,9 @@ class Paired:
         return "better" if (self.mean > 0) == (self.better == "max") else "worse"
 
     def more_seeds(self, power: float = 0.8) -> int | None:
-        """Seeds to add until a difference of this mean and spread is found with probability `power`; 0: enough are there.
-
-        None where no number up to 10,000 does, or where nothing is known of the spread. The number is an approximation, by
-        `n >= ((t_level + t_power) s / mean)^2` with the quantiles of n - 1 degrees of freedom.
+        """Seeds to add until a difference of this mean and spread is found with probability `power`; 0: there are enough. None
+        if no number up to 10,000 suffices, or if the spread is unknown. The number is an approximation, by `n >= ((t_level +
+        t_power) s / mean)^2` with the quantiles of n - 1 degrees of freedom.
         """
         spread = float(np.std(self.differences, ddof=1)) if self.pairs > 1 else math.nan
         if not spread > 0 or self.mean == 0:
@@ -122,21 +121,21 @@ def paired_by_seed(
 
 
 def in_words(found: Paired, metric: str) -> str:
-    """What the pairs say, in one or two sentences."""
+    """The result of the pairs, in one or two sentences."""
     if found.pairs < 2:
-        return f"{metric}: {found.pairs} pairs of runs say nothing of chance; give two seeds or more"
+        return f"{metric}: {found.pairs} pairs of runs give no interval; use two seeds or more"
     text = f"{metric}: B - A = {found.mean:+.4g} ± {found.half:.2g} ({found.level:.0%} interval, {found.pairs} pairs of runs)"
     if found.verdict != "unclear":
         return f"{text}: B is {found.verdict}"
     if not found.half > 0:
-        return f"{text}: every pair has the same difference, so nothing is known of how much it varies; take more seeds"
+        return f"{text}: every pair has the same difference, so its spread cannot be estimated; use more seeds"
     more = found.more_seeds()
     if more is None:
         need = f"more than {MOST_SEEDS:,} seeds would be needed for a difference of this size"
     elif more:
         need = f"about {more:,} more seeds would tell a difference of this size (with a chance of 80 %)"
     else:
-        need = "a repetition with other seeds would tell"
+        need = "repeat it with other seeds"
     return f"{text}: the interval contains 0, so neither is better by these runs; {need}"
 
 

@@ -1,4 +1,4 @@
-"""What a curve keeps of each run: its metrics on the training examples that it saw, and its predictions."""
+"""The data that a curve saves of each run: metrics on its training examples, and predictions."""
 
 import io
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ FOLDER = "predictions"
 
 
 class Seen:
-    """Looks at runs that ended (`search.Look`) and remembers their predictions, in a directory where there is one."""
+    """Collects the predictions of finished runs (`search.Look`), in a directory if there is one."""
 
     def __init__(self, total: int, scored: Scored | None, directory: Path | None) -> None:
         """Begin with none.
 
         Args:
             total: training examples of the whole split.
-            scored: what is predicted; None: nothing.
+            scored: the targets of the predictions; None: there are none.
             directory: of the curve; its predictions are in a folder of their own.
         """
         self._total, self._scored = total, scored
@@ -37,7 +37,7 @@ class Seen:
         self._evaluator: Evaluator | None = None
 
     def __call__(self, trial: Trial, parts: Parts, variables: Variables) -> dict[str, float]:
-        """The metrics of a run on its training examples; its predictions are kept."""
+        """The metrics of a run on its training examples; its predictions are saved."""
         if parts is not self._parts or self._evaluator is None:  # runs in one program have the same parts
             self._parts, self._evaluator = parts, parts.make_evaluator(parts.dataset.train)
         if self._scored is not None:
@@ -66,7 +66,7 @@ class Seen:
                 file.write(buffer.getvalue())
 
     def of(self, names: Sequence[str]) -> np.ndarray | None:
-        """The predictions `[S, N, K]` of some runs by `Trial.name`; None where there are not those of all.
+        """The predictions `[S, N, K]` of some runs by `Trial.name`; None if some are missing.
 
         Raises:
             DataError: a file of the directory cannot be read.

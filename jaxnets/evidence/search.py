@@ -26,7 +26,7 @@ from jaxnets.evidence.trials import Range, Trial, trials
 from jaxnets.runs.arguments import as_experiment
 from jaxnets.runs.build import Parts, assemble
 
-# Looks at a run that ended, and gives its metrics on its training examples.
+# Called with a finished run; returns its metrics on its training examples.
 Look = Callable[[Trial, Parts, Variables], dict[str, float]]
 
 
@@ -35,13 +35,14 @@ class Plan:
     """How the trials of a sweep are run."""
 
     halving: int = 0
-    """Successive halving: settings compete after a part of their steps, and one of so many goes on; 0: all are trained."""
+    """Successive halving: settings are compared after a part of their steps, and one of this many continues; 0: all are
+    trained."""
     at_once: int = 32
-    """Most runs in one program; their states are in memory together. 1: each run in a program of its own."""
+    """Most runs in one program; their states are in memory together. 1: each run in a separate program."""
     metric: str = ""
-    """What settings are ranked by; "": the task's headline."""
+    """The metric by which settings are ranked; "": the task's headline."""
     progress: Literal["lines", "none"] = "lines"
-    """Whether to say what is run."""
+    """Whether to print progress."""
 
     def __post_init__(self) -> None:
         if self.halving and self.halving < 2:
@@ -64,8 +65,8 @@ def sweep(
 ) -> SweepResult:
     """Train an experiment with other values of its fields and rank them.
 
-    Runs that differ in the seed and in numbers of the optimizer are trained in one program, where it can hold them; others one
-    after the other. Nothing is kept of a run but its numbers.
+    Runs that differ in the seed and in numbers of the optimizer are trained in one program if this is possible; others one
+    after the other. Only the numbers of a run are saved.
 
     Args:
         what: an `Experiment`, or a dict of arguments of `fit` (`{"model": ..., "data": ...}`).
@@ -91,7 +92,7 @@ def sweep(
 
 
 def given(what: Experiment | Mapping[str, Any]) -> tuple[Experiment, Dataset | None, Initial | None]:
-    """The experiment of what a user gives: itself, or the arguments of `fit`."""
+    """The experiment from the user's argument: an experiment, or the arguments of `fit`."""
     if isinstance(what, Experiment):
         return what, None, None
     if not isinstance(what, Mapping) or not {"model", "data"} <= what.keys():
@@ -128,7 +129,7 @@ def run_trials(
     names = [trial.name for trial in made]
     known = {} if folder is None else _known(folder / file, dict(zip(names, made, strict=True)), plan)
     if plan.halving and len(known) < len(set(names)):
-        known = {}  # settings compete with each other, so all are run again
+        known = {}  # settings are compared with each other, so all are run again
     waiting = [trial for trial, name in zip(made, names, strict=True) if name not in known]
     if known:
         say(f"{len(made) - len(waiting)} of {len(made)} runs have their results in {folder}")
@@ -156,7 +157,7 @@ def _whole(
     keep: Callable[..., None],
     say: Callable[[str], None],
 ) -> list[Outcome]:
-    """Train group after group to the end; each is kept when it is done."""
+    """Train group after group to the end; the results of each are saved when it is done."""
     done: list[Outcome] = []
     group: Group | None = first
     while group is not None:
@@ -202,14 +203,14 @@ def _floats(numbers: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as it is written: objects by the name of their class."""
+    """A value as it is saved: objects by the name of their class."""
     return type(value).__name__ if dataclasses.is_dataclass(value) else to_data(value)
 
 
 def _known(path: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, Outcome]:
     """The results in a file of the trials that are wanted, the newest of each. Other results there stay as they are.
 
-    What was given up early is a result for successive halving alone.
+    A run that was stopped early is a result only for successive halving.
     """
     newest = {one.digest: one for one in read(path) if one.digest in wanted}
     return {
@@ -220,7 +221,7 @@ def _known(path: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, Out
 
 
 def _keep(path: Path | None, some: Sequence[Outcome]) -> None:
-    """Add results to the file, which is always whole."""
+    """Add results to the file, which is always complete."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a sweep found: a line for each run, a table of the settings with the best first, a picture."""
+"""The result of a sweep: a line for each run, a table of the settings with the best first, a picture."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = "results.jsonl"
-# Fields of an outcome that hold metrics, which JSON has no NaN for.
+# Fields of an outcome that hold metrics, which may be NaN (JSON has no NaN).
 NUMBERS = ("metrics", "training")
 
 
@@ -26,21 +26,21 @@ class Outcome:
     values: Mapping[str, Any]
     """The swept fields by dotted name, as plain data."""
     digest: str
-    """Of the experiment with these values."""
+    """Digest of the experiment with these values."""
     steps: int
-    """Updates done; fewer than the experiment has where it was given up."""
+    """Updates done; fewer than the experiment has if the run was stopped early."""
     metrics: Mapping[str, float]
-    """On the split of the sweep; {} where the run failed."""
+    """Metrics on the split of the sweep; {} if the run failed."""
     failed: str = ""
-    """Why there are no metrics."""
+    """The reason of a failure."""
     split: str = "test"
-    """What they were measured on."""
+    """The split on which they were measured."""
     seconds: float = 0.0
     """Wall time, compilation included; of runs in one program an equal share for each."""
     parameters: int = 0
     """Numbers in the model's parameters; 0 in a result that an older version wrote."""
     training: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Metrics on the training examples that the run saw; {} where they were not measured."""
+    """Metrics on the run's own training examples; {} if they were not measured."""
 
     @property
     def setting(self) -> str:
@@ -53,11 +53,11 @@ class Setting:
     """The runs of one setting, which differ by their seeds."""
 
     values: Mapping[str, Any]
-    """Without the seed."""
+    """The values without the seed."""
     scores: tuple[float, ...]
-    """Of the runs that ended."""
+    """Scores of the runs that succeeded."""
     failed: int
-    """Runs that did not."""
+    """Number of the runs that failed."""
     steps: int
     """Updates of the longest."""
     level: float = 0.95
@@ -75,12 +75,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class SweepResult:
-    """The runs of a sweep and what they say."""
+    """The runs of a sweep and their ranking."""
 
     outcomes: tuple[Outcome, ...]
     """In the order of the trials."""
     metric: str
-    """What settings are ranked by."""
+    """The metric by which settings are ranked."""
     better: str
     """max or min."""
 
@@ -91,8 +91,8 @@ class SweepResult:
 
     @property
     def settings(self) -> list[Setting]:
-        """The settings, the best mean first; those that were given up earlier come after those that were trained longer, and
-        a setting of which a run failed after those without."""
+        """The settings, the best mean first; those that were stopped early come after those that were trained longer, and a
+        setting of which a run failed after those without."""
         groups: dict[str, list[Outcome]] = {}
         for one in self.outcomes:
             groups.setdefault(one.setting, []).append(one)
@@ -107,7 +107,7 @@ class SweepResult:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The values of the best setting; raises `UsageError` where every run failed."""
+        """The values of the best setting; raises `UsageError` if every run failed."""
         first = self.settings[0]
         if not first.scores:
             raise UsageError(f"every run of the sweep failed: {self.outcomes[0].failed}")
@@ -126,7 +126,7 @@ class SweepResult:
         return header, rows
 
     def notes(self) -> list[str]:
-        """What to keep in mind, in sentences."""
+        """Caveats, in sentences."""
         first, *others = self.settings
         found = []
         if others and first.scores:
@@ -195,5 +195,5 @@ def read(path: Path) -> list[Outcome]:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines) - 1:
                 break
-            raise DataError(f"{path}, line {number + 1}, is no result of a sweep ({error}); remove it") from error
+            raise DataError(f"{path}, line {number + 1}, is not a result of a sweep ({error}); remove it") from error
     return found

@@ -1,13 +1,13 @@
 """Several runs of one experiment in one compiled program: their states stacked on a leading axis, the step mapped over it.
 
 The runs may differ in the seed and in plain numbers of the optimizer, such as the learning rate. These enter the program as
-arguments. A number takes the place of the field that holds it while the step is traced, so the optimizer computes with it what
-it computes with a constant. Each run has the batches of its own seed, by row numbers into the same data on the device, so
-runs may also learn from different examples of them.
+arguments. While the step is traced, a traced number replaces the field's value, so the optimizer computes the same as with a
+constant. Each run has the batches of its own seed, by row numbers into the same data on the device, so runs may also learn
+from different examples of them.
 
 One program is compiled once, and one operation on a stack of small arrays takes much less time than many on small ones. On
-several devices the stack is split over them: each trains some of the runs whole, and nothing is exchanged. The last run is
-repeated until their number divides.
+several devices the stack is split over them: each device trains some of the runs, without communication. The last run is
+repeated until their number is divisible.
 """
 
 import dataclasses
@@ -39,14 +39,14 @@ from jaxnets.training.initial import create_state
 from jaxnets.training.loop import Watch, fit
 from jaxnets.training.program import Program, choose_steps_per_call
 
-# What a step of a traced number raises where the number decides what is computed.
+# The exceptions of a trace in which a traced number decides the computation.
 UNTRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, TypeError, ValueError)
 # The mesh axis over which the runs are spread.
 RUNS = "runs"
 
 
 def why_apart(parts: Parts) -> str:
-    """Why runs of these parts cannot share a program; "": they can."""
+    """The reason why runs of these parts cannot share a program; "": they can."""
     experiment = parts.experiment
     reasons = {
         "they use several devices": parts.mesh.size > 1,
@@ -98,7 +98,7 @@ class Together:
         with jax.set_mesh(self._mesh):
             learned = [*self._rows, *self._rows[-1:] * more]
             feed = _StackedFeed(parts, self._seeds, self._numbers, learned, self._mesh)
-            # In a stack of runs a branch computes both sides, so nothing that is measured now and then is in the step.
+            # In a stack of runs a branch computes both sides, so the step has no measurements at intervals.
             step = jax.jit(self._spread(_stacked_step(parts, self._recipe), (P(RUNS), _StackedFeed.SPECS)), inline=True)
             self._create = jax.jit(
                 self._spread(self._created, (P(RUNS), P(RUNS))),
@@ -141,13 +141,13 @@ class Together:
             if self._state is None:
                 self._state = self._create(self._seeds, self._numbers)
             if stop > self._step_done:
-                # A run whose numbers are not finite stands still, and is found by its counter; the others go on.
+                # A run with non-finite numbers is not updated any more, and its counter shows it; the others continue.
                 watch = Watch(on_nonfinite="skip")
                 self._state = fit(self._program, self._state, start=self._step_done, stop=stop, watch=watch)
                 self._step_done = stop
 
     def state(self, number: int) -> TrainState:
-        """The state of one run, where its parts are."""
+        """The state of one run, with the shardings of its parts."""
         with jax.set_mesh(self._mesh):
             picked = jax.tree.map(lambda a: a[number], self._state)
         one: TrainState = jax.device_put(picked, placement(self.parts.mesh).whole)
@@ -163,7 +163,7 @@ class Together:
             yield "a loss or gradient was not finite" if skipped and halts else state.best_variables
 
     def kept(self, chosen: Sequence[int]) -> "Together":
-        """Some of the runs, which go on from where they are."""
+        """Some of the runs, which continue from their current state."""
         own = [self._rows[number] for number in chosen]
         other = Together(self.parts, [self._changes[number] for number in chosen], own, devices=self._devices)
         places = np.asarray([*chosen, *[chosen[-1]] * (len(other._seeds) - len(chosen))])
@@ -209,7 +209,7 @@ class _StackedFeed:
         self._seeds, self._numbers = seeds, dict(numbers)
         self.rows = parts.batch_spec["mask"].shape[0]
         total, size = parts.dataset.card.examples["train"], experiment.batch_size
-        # Runs of one seed that learn from equally many examples learn from the same ones, in the same order.
+        # Runs with the same seed and the same number of examples have the same examples in the same order.
         alike: dict[tuple[int, int], list[int]] = {}
         for run, (seed, own) in enumerate(zip(seeds, chosen, strict=True)):
             alike.setdefault((int(seed), total if own is None else len(own)), []).append(run)

@@ -1,4 +1,4 @@
-"""Activations by name: those of JAX, those that it lacks, and the gates of feed-forward layers.
+"""Activations by name: those of JAX, further ones, and the gates of feed-forward layers.
 
 The potential `x` of a unit is its weighted sum with the bias. It has any shape, and so has the output.
 """
@@ -108,7 +108,8 @@ FeedForward = Literal[
     "relu", "gelu", "gelu_exact", "tanh", "silu", "leaky_relu", "elu", "selu", "softplus", "mish", "hard_swish",
     "squared_relu", "glu", "reglu", "geglu", "swiglu",
 ]  # fmt: skip
-"""What a feed-forward layer of a transformer computes between its linear maps: an `Activation` of one, or a `Gate` of two."""
+"""The function of a feed-forward layer of a transformer between its linear maps: an `Activation` of one, or a `Gate` of
+two."""
 
 
 def activation(name: str) -> Callable[[Array], Array]:
@@ -127,12 +128,12 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 def activated(name: str, x: Array, slope: str) -> Array:
-    """The activation of potentials, in a compact method: with prelu, a layer called `slope` holds what is learned."""
+    """The activation of potentials, in a compact method: with prelu, a layer called `slope` holds the learned slope."""
     return nn.PReLU(name=slope)(x) if name == "prelu" else activation(name)(x)
 
 
 def feed_forward(kind: str, up: Array, gate: Callable[[], Array]) -> Array:
-    """The hidden units of a feed-forward layer from its linear map `up`, and that of its gate where it has one.
+    """The hidden units of a feed-forward layer from its linear map `up`, and that of its gate if it has one.
 
     Args:
         kind: one of `FeedForward`.
@@ -143,7 +144,7 @@ def feed_forward(kind: str, up: Array, gate: Callable[[], Array]) -> Array:
 
 
 def check_no_slopes(model: Any) -> None:
-    """Raise `ValueError` where a model whose layers are made before its call is given an activation with parameters."""
+    """Raise `ValueError` if the activation has parameters, for a model whose layers are made before its call."""
     if model.activation == "prelu":
         raise ValueError(
             f"{type(model).__name__} has no prelu; leaky_relu has a fixed slope, and MLP and CNN have both"

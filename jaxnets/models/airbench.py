@@ -32,7 +32,8 @@ class AirBench(nn.Module):
     logit_scale: float = 1 / 9
     """Factor of the last layer's outputs."""
     views: Literal["one", "mirrored"] = "mirrored"
-    """What is evaluated: the image, or the mean of the outputs for it and for its mirror image, at twice the work."""
+    """The outputs in evaluation: those for the image, or the mean of those for it and for its mirror image, at twice the
+    work."""
     activation: Activation = "gelu_exact"
     """The non-linearity: see `Activation` in `activations.py`."""
     outputs: int | None = None
@@ -69,7 +70,7 @@ class Whitening(nn.Module):
 
     The kernel is no parameter: the first step in training measures it, and it stays from then on. It is a part of the model's
     state (the collection `whitening`), so it is saved and placed with it. Before that it is the kernel of white noise.
-    Replicas of local SGD would measure kernels of their own, so they are not for this model.
+    Local SGD does not support this model, because each replica would measure its own kernel.
     """
 
     patch: int

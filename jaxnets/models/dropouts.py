@@ -1,4 +1,4 @@
-"""Variants of dropout. Each keeps the mean of what it drops from, so evaluation needs no change.
+"""Variants of dropout. Each keeps the mean of its inputs, so evaluation needs no change.
 
 Shapes: `B` batch, `C` features.
 """

@@ -29,7 +29,7 @@ from jaxnets.ops.split_attention import can_split, split_attention
 # {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}; with a separator also
 # {"documents": [B, S] and "document": [B], int32, the number of each position's document, and of the next position's}.
 Cache = dict[str, Array]
-# Where documents are packed: which keys a query attends to, [B, T, S] bool, each position in its document, [B, T], and the
+# With packed documents: which keys a query attends to, [B, T, S] bool, each position in its document, [B, T], and the
 # number of its document, [B, T].
 Packed = tuple[Array, Array, Array] | None
 
@@ -50,7 +50,7 @@ class Sizes(nn.Module):
     mlp_dim: int | None = None
     """Hidden units of the MLP, or of each expert; None: four times the width."""
     experts: Experts = Experts()
-    """Mixture of experts in place of each block's MLP."""
+    """Mixture of experts instead of each block's MLP."""
     positions: Literal["learned", "rotary", "sinusoidal", "alibi", "none"] = "learned"
     """Kind of position encoding."""
     rope_theta: float = 10_000.0
@@ -66,14 +66,14 @@ class Sizes(nn.Module):
     norm_epsilon: float = 1e-5
     """Added to the variance or mean square before the square root."""
     mlp: FeedForward = "gelu"
-    """What the MLP computes between its linear maps, such as silu(gate(x)) * up(x): see `FeedForward` in `activations.py`."""
+    """Function of the MLP between its linear maps, such as silu(gate(x)) * up(x): see `FeedForward` in `activations.py`."""
     biases: Literal["all", "queries", "none"] = "all"
     """Which linear maps have a bias; queries: those of query, key and value only."""
     qk_norm: Literal["no", "rms"] = "no"
     """RMSNorm of each head's queries and keys before their product."""
     split_attention: Literal["ring", "heads"] = "ring"
-    """How attention runs where several devices hold parts of each sequence (`mesh.sequence`): keys and values travel around
-    the devices, or each device takes some of the heads."""
+    """How attention runs if several devices hold parts of each sequence (`mesh.sequence`): keys and values are passed around
+    the devices (ring), or each device computes some of the heads."""
     dropout: float = 0.0
     """Dropout rate after the embedding, attention and MLP while training, in [0, 1)."""
 

@@ -1,6 +1,7 @@
-"""Techniques that change what the layers of any model do: kernels, dropout, batch statistics, factors, scale of the output.
+"""Techniques that change the layers of any model: kernels, dropout, batch statistics, factors, scale of the output.
 
-`Layers` says which, and `Layered` is a model with them. They are applied as the layers are called, so no model knows of them.
+`Layers` has the settings, and `Layered` is a model with them. They are applied when the layers are called, so the code of a
+model does not need to support them.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ RIGHT = "right_kernel"
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """What is changed in the layers of a model; by default nothing."""
+    """Changes of the layers of a model; by default none."""
 
     kernels: Literal["free", "standardized"] = "free"
     """standardized: the kernels of convolutions have mean 0 and variance 1 for each output channel (weight standardisation,
@@ -39,17 +40,18 @@ class Layers:
     dropout: DropoutKind = "units"
     """What the model's dropout layers drop, at the rates that the model has."""
     ghost: int = 0
-    """Examples whose batch statistics are taken together while training (ghost batch normalisation, Hoffer et al. 2017): a
+    """Number of examples that share batch statistics in training (ghost batch normalisation, Hoffer et al. 2017): a
     divisor of the batch; 0: all of the batch."""
     squeeze: int = 0
     """Reduction ratio of squeeze-and-excitation after each convolution with a window (Hu et al. 2018: 16); 0: none."""
     rank: int = 0
-    """Dense layers and convolutions are products of two of this rank, where that has fewer weights; 0: they are whole."""
+    """Dense layers and convolutions become products of two factors of this rank, if that has fewer weights; 0: no factors."""
     output_scale: float = 1.0
     """Factor alpha of the model's outputs, while the loss counts as divided by its square (Chizat et al. 2019): large values
     train lazily, as a linear model around the initial weights, small ones learn features."""
     at: str = ".*"
-    """Which layers `kernels`, `drop_connect`, `squeeze` and `rank` are for: a regular expression for their whole paths."""
+    """The layers to which `kernels`, `drop_connect`, `squeeze` and `rank` apply: a regular expression for their whole
+    paths."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -76,7 +78,7 @@ class Layered(Wrapper):
     """
 
     layers: Layers = Layers()
-    """What is changed."""
+    """The changes."""
 
     def run(self, method: str, *inputs: Any, **options: Any) -> Any:
         """See `Wrapper`; outputs are scaled, of a tuple the first."""
@@ -88,7 +90,7 @@ class Layered(Wrapper):
         return _scaled(result, self.layers.output_scale)
 
     def interceptor(self, seen: list[str]) -> Callable[..., Any]:
-        """Changes layers by their kind, and lists in `seen` the fields of `Layers` that were of use."""
+        """Changes layers by their kind, and adds to `seen` the fields of `Layers` that applied to a layer."""
         own = self.layers
 
         def changed(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -125,7 +127,7 @@ class Layered(Wrapper):
         return changed
 
     def check(self, seen: list[str]) -> None:
-        """Raise `UsageError` where a technique is for no layer of the model."""
+        """Raise `UsageError` if a technique applies to no layer of the model."""
         kind, needs = type(self.model).__name__, {
             "kernels": "convolution", "dropout": "dropout with a rate above 0", "drop_connect": "dense layer or convolution",
             "ghost": "batch normalisation", "squeeze": "convolution with a window", "rank": "layer that it makes smaller",
@@ -138,7 +140,7 @@ class Layered(Wrapper):
 
 
 def with_layers(model: nn.Module, layers: Layers) -> nn.Module:
-    """The model with these changes; the model itself where there are none."""
+    """The model with these changes; the model itself if there are none."""
     return model if layers == Layers() else Layered(model, layers)
 
 
@@ -180,7 +182,8 @@ def _with_fields(layer: nn.Module, call: Callable[..., Any], fields: dict[str, A
 
 
 def _promoting(layer: Any, own: Layers, conv: bool) -> Callable[..., Any]:
-    """What a layer promotes its inputs and parameters by, just before their product; here the kernel is changed first."""
+    """The function by which a layer promotes its inputs and parameters, just before their product; here it changes the kernel
+    first."""
     promote = layer.promote_dtype
 
     def promoted(x: Array, kernel: Array, *others: Any, **options: Any) -> Any:
@@ -223,7 +226,7 @@ def _is_smaller(layer: Any, x: Array, rank: int) -> bool:
 
 
 def _factored(layer: Any, product: Callable[..., Any], args: Any, kwargs: Any, rank: int) -> Array:
-    """A layer whose kernel is a product of two, which begin as the best approximation of the kernel that it would have."""
+    """A layer whose kernel is a product of two factors, initialised as the best approximation of its original kernel."""
     features, biased, start, halves = layer.features, layer.use_bias, layer.kernel_init, {}
 
     def left(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

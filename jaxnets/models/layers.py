@@ -13,14 +13,15 @@ from jaxnets.ops import conv_general_dilated, dot_general, name_axes
 from jaxnets.ops.bilinear import PLAIN
 
 Remat = Literal["none", "blocks", "products", "products_with_weights", "products_on_host"]
-"""Which results inside a block the backward pass computes again, so that they need no memory in between:
+"""Which results inside a block the backward pass recomputes, so that they need no memory in between:
 
 - none: no results; all are stored.
 - blocks: all; only the input of each block is stored.
 - products: all but those of matrix products and convolutions.
 - products_with_weights: all but those of products with a kernel. Attention's products, whose size grows with the square of the
   length, and those of experts are computed again as well.
-- products_on_host: as products_with_weights, and what is stored waits in the memory of the host. On the CPU, which has one
+- products_on_host: as products_with_weights, and the stored results are kept in the memory of the host. On the CPU, which has
+one
   memory, it is the same.
 """
 
@@ -40,8 +41,8 @@ class Conv(nn.Conv):
 class Embed(nn.Embed):
     """Flax's embedding, whose table is gathered before rows are taken from it.
 
-    Where a mesh splits the table, each device otherwise looks up its own rows for the tokens of all devices, and the
-    gradient gathers the activations of the whole batch.
+    Otherwise, if a mesh splits the table, each device would look up its own rows for the tokens of all devices, and the
+    gradient would gather the activations of the whole batch.
     """
 
     def __call__(self, inputs: Array) -> Array:
@@ -53,7 +54,7 @@ class Embed(nn.Embed):
     def attend(self, query: Array) -> Array:
         """The products `[..., num_embeddings]` of `[..., features]` with the rows, as the output layer that shares the table.
 
-        The collection `second_use` may hold the table for this use, so that its gradient is one of its own.
+        The collection `second_use` may hold the table for this use, so that it has a separate gradient.
         """
         table = self.get_variable(SECOND_USE, "embedding", self.embedding)
         same_dtype: Any = self.promote_dtype
@@ -62,7 +63,7 @@ class Embed(nn.Embed):
 
 
 def rematerialised(block: type[nn.Module], remat: Remat, *, static: tuple[int, ...] = ()) -> Any:
-    """The class of a block whose backward pass computes again what `remat` says (Chen et al. 2016); same parameters.
+    """The class of a block whose backward pass recomputes the results chosen by `remat` (Chen et al. 2016); same parameters.
 
     Args:
         block: its `__call__` takes positional arguments.
@@ -92,7 +93,7 @@ def _on_host(primitive: Any, *shapes: Any, **options: Any) -> Any:
     return _has_weights(primitive, *shapes, **options)
 
 
-# What is stored, by the name of what is computed again.
+# The policy for stored results, by the name in `Remat`.
 KEPT = {
     "blocks": jax.checkpoint_policies.nothing_saveable,
     "products": _is_product,

@@ -1,7 +1,7 @@
 """LoRA: trains a product of two thin matrices beside each frozen kernel of a model (Hu et al. 2021, arXiv:2106.09685).
 
 A dense layer with kernel `W` computes `x W + scale (x A) B`, with `A` `[I, R]` random and `B` `[R, O]` zero at first, so that
-the adapted model begins as the model itself. `A` and `B` are the parameters `lora_a` and `lora_b` beside `kernel`; all other
+the adapted model starts as the model itself. `A` and `B` are the parameters `lora_a` and `lora_b` beside `kernel`; all other
 parameters keep their paths.
 
 Shapes: `I` inputs and `O` outputs of a layer (all its features together), `R` rank.
@@ -25,7 +25,7 @@ A, B = "lora_a", "lora_b"
 
 
 class LoRA(Wrapper):
-    """A model with low-rank adapters in its dense layers (`nn.Dense`, `nn.DenseGeneral` and what is made from them).
+    """A model with low-rank adapters in its dense layers (`nn.Dense`, `nn.DenseGeneral` and their subclasses).
 
     It is called as the model is and has its fields and methods. Train it with `train_only=".*/lora_.*"`; `merged` gives the
     variables of the model alone. Between the layers nothing changes, also in `nn.scan` and `nn.remat`.
@@ -34,11 +34,11 @@ class LoRA(Wrapper):
     rank: int = 8
     """Rank of the adapters."""
     at: str = ".*"
-    """Which layers: a regular expression for their whole paths, such as `.*(query|value)`."""
+    """The adapted layers: a regular expression for their whole paths, such as `.*(query|value)`."""
     alpha: float | None = None
     """The adapters' outputs are multiplied by alpha / rank; None: by 1."""
     dropout: float = 0.0
-    """Dropout rate of the adapters' inputs, in [0, 1), where a call has the random stream "dropout" (in training)."""
+    """Dropout rate of the adapters' inputs, in [0, 1), if a call has the random stream "dropout" (in training)."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -73,11 +73,11 @@ class LoRA(Wrapper):
         return {**variables, "params": _merged(variables["params"], self.scale)}
 
     def interceptor(self, seen: list[str]) -> Callable[..., Any]:
-        """Adds an adapter to each dense layer that matches, and lists the paths of all in `seen`."""
+        """Adds an adapter to each matching dense layer, and adds the paths of all dense layers to `seen`."""
 
         def adapted(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             layer = context.module
-            y = call(*args, **kwargs)  # first, so that the kernel draws the numbers that it draws without an adapter
+            y = call(*args, **kwargs)  # first, so that the kernel has the same random numbers as without an adapter
             if context.method_name != "__call__" or not isinstance(layer, nn.Dense | nn.DenseGeneral):
                 return y
             path = "/".join(layer.path[len(self.path) :])
@@ -90,7 +90,7 @@ class LoRA(Wrapper):
         return adapted
 
     def check(self, seen: list[str]) -> None:
-        """Raise `UsageError` where `at` matches none of the dense layers."""
+        """Raise `UsageError` if `at` matches none of the dense layers."""
         if not any(re.fullmatch(self.at, path) for path in seen):
             shown = ", ".join(dict.fromkeys(seen)) or "none"
             raise UsageError(

@@ -1,4 +1,4 @@
-"""A mixture of experts in place of an MLP: each token is routed to a few experts (Shazeer et al. 2017).
+"""A mixture of experts instead of an MLP: each token is routed to a few experts (Shazeer et al. 2017).
 
 Shapes: `B` batch, `T` positions, `N` = B T tokens, `D` width, `F` hidden units of an expert, `E` experts, `k` experts a token,
 `C` capacity of an expert in each sequence.
@@ -30,7 +30,7 @@ COLLECTION = "routing"
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """Number of experts in place of each MLP, and how tokens are routed to them."""
+    """Number of experts that replace each MLP, and how tokens are routed to them."""
 
     count: int = 0
     """Experts, each an MLP of `mlp_dim` units; 0: the plain MLP."""
@@ -75,7 +75,7 @@ class MixtureOfExperts(nn.Module):
     mlp_dim: int
     """Hidden units of each."""
     mlp: FeedForward = "gelu"
-    """What they compute between their linear maps: see `FeedForward` in `activations.py`."""
+    """Function of an expert between its linear maps: see `FeedForward` in `activations.py`."""
     biased: bool = False
     """Whether the experts' linear maps have biases."""
     start: tuple[float, float] = (0.02, 0.02)

@@ -15,7 +15,7 @@ from jaxnets.ops.patches import to_patches
 
 
 class PatchPredictor(nn.Module):
-    """A vision transformer that reads some patches only, and a smaller one that predicts something of every patch."""
+    """A vision transformer for the visible patches only, and a smaller one that makes a prediction for every patch."""
 
     patch: int = 2
     """Pixels along a side of a patch; divides height and width."""
@@ -58,7 +58,7 @@ class PatchPredictor(nn.Module):
         return cut.reshape(x.shape[0], -1, cut.shape[-1])
 
     def encode(self, x: Array, visible: Array | None = None) -> Array:
-        """Features of the visible patches, `[B, K, D]`; of all of them where `visible` is None, `[B, T, D]`."""
+        """Features of the visible patches, `[B, K, D]`; of all patches if `visible` is None, `[B, T, D]`."""
         return self.encoder(self.patches(x), visible)
 
     def __call__(self, x: Array, visible: Array) -> Array:

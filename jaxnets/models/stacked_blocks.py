@@ -1,4 +1,4 @@
-"""Scanned blocks where devices do not run them together: as the stages of a pipeline, or each device on its own rows."""
+"""Scanned blocks that devices do not run together: as the stages of a pipeline, or each device on its own rows."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxnets.ops.split_attention import can_split
 
 
 def apart(model: Any, block: nn.Module, x: Array, train: bool, packed: Any) -> Array | None:
-    """What a model's blocks make of `x` `[B, T, D]`; None where all devices of the mesh in use run them together.
+    """The outputs of a model's blocks for `x` `[B, T, D]`; None if all devices of the mesh in use run them together.
 
     Args:
         model: with stacked parameters `blocks`, and the fields of a `LanguageModel`.
@@ -27,7 +27,7 @@ def apart(model: Any, block: nn.Module, x: Array, train: bool, packed: Any) -> A
         key = model.make_rng("dropout") if train and model.dropout else None
         run = _layers(block, train, key)
         return pipelined(run, model.variables["params"]["blocks"], x, extras, rounds=model.pipeline_rounds)
-    # Each row by itself: no draws, no statistics of other rows, and no wrapper, which looks for layers by their paths.
+    # Only if rows are independent: no draws, no statistics of other rows, and no wrapper, which finds layers by their paths.
     alone = not isinstance(model.parent, nn.Module) and not model.dropout and not model.experts.count
     if train and alone and not can_split() and own_axes(x.shape[0]):
         run, first = _layers(block, train, None), jnp.int32(0)

@@ -59,7 +59,7 @@ class Transformer(nn.Module):
     norm_place: Literal["pre", "post"] = "pre"
     """Whether a LayerNorm comes before each branch or after its sum."""
     activation: FeedForward = "relu"
-    """What the MLP computes between its linear maps: see `FeedForward` in `activations.py`."""
+    """Function of the MLP between its linear maps: see `FeedForward` in `activations.py`."""
     dropout: float = 0.0
     """Dropout rate after the embedding and after each branch while training, in [0, 1)."""
     remat: Remat = "none"
@@ -108,7 +108,7 @@ class TransformerEncoder(Transformer):
 
     @nn.compact
     def __call__(self, tokens: Array, *, mask: Array | None = None, train: bool = False) -> Array:
-        """Outputs `[B, C]` of tokens `[B, S]`, or vectors `[B, S, D]` where `pool` is "none".
+        """Outputs `[B, C]` of tokens `[B, S]`, or vectors `[B, S, D]` if `pool` is "none".
 
         `mask` `[B, S]` bool marks the real tokens; None: all tokens that are not 0.
         """
@@ -238,7 +238,7 @@ class Embedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, attention to the source where there is one, and the MLP. Fields as in the models."""
+    """Attention, attention to the source if there is one, and the MLP. Fields as in the models."""
 
     width: int
     heads: int

@@ -34,7 +34,7 @@ class ViT(nn.Module):
     dropout: float = 0.0
     """Dropout rate after the embedding and after each half of a block while training, in [0, 1)."""
     mlp: FeedForward = "gelu_exact"
-    """What the MLP computes between its linear maps: see `FeedForward` in `activations.py`."""
+    """Function of the MLP between its linear maps: see `FeedForward` in `activations.py`."""
     stochastic_depth: float = 0.0
     """Probability of skipping the last block in training, in [0, 1); falls linearly to 0 for the first (Huang et al. 2016)."""
     remat: Remat = "none"

@@ -1,4 +1,4 @@
-"""A model around another one, whose layers it changes as they are called."""
+"""A model that wraps another one and changes its layers when they are called."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import flax.linen as nn
 
 
 class Wrapper(nn.Module):
-    """Base of modules that are called as their `model` is, have its fields and methods, and change what its layers do.
+    """Base of modules that have the call, the fields and the methods of their `model`, and change its layers.
 
     The model's parameters keep their paths. Between the layers nothing changes, also in `nn.scan` and `nn.remat`.
     """
@@ -22,7 +22,7 @@ class Wrapper(nn.Module):
         nn.share_scope(self, self.model)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """What the model returns, with its layers changed; raises `UsageError` where a change is for none of its layers."""
+        """The result of the model with its layers changed; raises `UsageError` if a change applies to none of its layers."""
         return self.run("__call__", *inputs, **options)
 
     def run(self, method: str, *inputs: Any, **options: Any) -> Any:
@@ -36,11 +36,11 @@ class Wrapper(nn.Module):
         return result
 
     def interceptor(self, seen: list[str]) -> Callable[..., Any]:
-        """What runs in place of each method of each layer (see `nn.intercept_methods`); `seen` is what `check` gets."""
+        """Replaces each method of each layer (see `nn.intercept_methods`); `seen` is passed to `check`."""
         raise NotImplementedError
 
     def check(self, seen: list[str]) -> None:
-        """Raise `UsageError` where a change is for no layer; called when the parameters are made."""
+        """Raise `UsageError` if a change applies to no layer; called when the parameters are initialised."""
         del seen
 
     def apply(self, variables: Any, *inputs: Any, method: Any = None, **options: Any) -> Any:
@@ -50,7 +50,7 @@ class Wrapper(nn.Module):
         return super().apply(variables, *inputs, method=method, **options)
 
     def clone(self, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any) -> Any:
-        """As in Linen; a field that only the model has is set there."""
+        """As in Linen; a field that only the model has is set on the model."""
         own = {field.name for field in dataclasses.fields(self)}
         theirs = {name: updates.pop(name) for name in list(updates) if name not in own}
         if theirs:
@@ -58,7 +58,7 @@ class Wrapper(nn.Module):
         return super().clone(parent=parent, _deep_clone=_deep_clone, _reset_names=_reset_names, **updates)
 
     def __getattr__(self, name: str) -> Any:
-        """Fields and methods of the model that no module has (`vocab_size`, `empty_cache`)."""
+        """Fields and methods of the model that this class does not have (`vocab_size`, `empty_cache`)."""
         model = None if name.startswith("_") else vars(self).get("model")
         if model is not None and hasattr(model, name):
             return getattr(model, name)
@@ -66,7 +66,7 @@ class Wrapper(nn.Module):
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
-    """The model inside its wrappers (`LoRA`, `Layered`); any other model as it is."""
+    """The model inside its wrappers (`LoRA`, `Layered`); any other model is returned unchanged."""
     while isinstance(model, Wrapper):
         model = model.model
     return model
@@ -74,7 +74,7 @@ def without_wrappers(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def changed_fields(layer: nn.Module, **fields: Any) -> Iterator[None]:
-    """A layer with other values in its fields. A copy of it would be another layer, with a path of its own."""
+    """Sets other values in the fields of a layer. A copy would be another layer with another path."""
     before = {name: getattr(layer, name) for name in fields}
     try:
         for name, value in fields.items():

@@ -27,7 +27,7 @@ AXES: dict[str, tuple[str, ...] | None] = {
 }
 
 
-# Axes that `name_axes` leaves out, because what is traced sees one of several arrays along them (`jax.vmap`).
+# Axes that `name_axes` leaves out, because the traced code gets one of several arrays along them (`jax.vmap`).
 _ELSEWHERE: list[str] = []
 
 
@@ -42,7 +42,7 @@ def apart_along(axis: str) -> Iterator[None]:
 
 
 def mapped_elsewhere() -> bool:
-    """Whether what is traced sees one of several arrays along some axis (`apart_along`)."""
+    """Whether the traced code gets one of several arrays along some axis (`apart_along`)."""
     return bool(_ELSEWHERE)
 
 

@@ -1,4 +1,4 @@
-"""Every use of JAX outside its promise of stable APIs, in one file.
+"""All uses of JAX outside its promise of stable APIs, in one file.
 
 JAX promises to keep what its reference documents for three months after a change is announced (docs.jax.dev,
 "API compatibility"). The promise leaves out `jax.extend`, `jax.interpreters`, `jax.core`, `jax.experimental`, the form of
@@ -29,7 +29,7 @@ import numpy as np
 
 
 def primitive_tools() -> tuple[Any, Any, Any, Any] | None:
-    """`Primitive, ad, batching, mlir`, which define a primitive; None where this JAX has moved one of them."""
+    """`Primitive, ad, batching, mlir`, which define a primitive; None if this version of JAX has moved one of them."""
     try:
         from jax.extend.core import Primitive
         from jax.interpreters import ad, batching, mlir
@@ -66,9 +66,9 @@ def compiled_for() -> str:
 
 
 def compiling_for(platform: str) -> AbstractContextManager[Any]:
-    """What is traced in this context sees `platform` in `compiled_for`; any name but "cpu" chooses the plain forms.
+    """Functions traced in this context get `platform` from `compiled_for`; any name but "cpu" chooses the plain forms.
 
-    It is a mesh of one device that is not there, so JAX keeps these traces apart from those of this machine.
+    It is a mesh of one absent device, so JAX does not mix these traces with those of this machine.
     """
     device = jax.sharding.AbstractDevice(device_kind=platform, platform=platform, num_cores=None)
     mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), abstract_device=device)
@@ -77,7 +77,7 @@ def compiling_for(platform: str) -> AbstractContextManager[Any]:
 
 
 def topology_devices(platform: str, name: str, **options: Any) -> Any:
-    """Devices of a topology that is not there, for a mesh to compile for."""
+    """Devices of an absent topology, for a mesh to compile for."""
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
@@ -116,6 +116,6 @@ def quick_compilation(platform: str) -> dict[str, Any] | None:
 
 
 def untimed_compilation(platform: str) -> dict[str, Any] | None:
-    """Compiler options for a device that is not there. Tiles of XLA's own products for GPUs are found by timing them, and the
-    guess in its place fails for some shapes, so products are those of cuBLAS."""
+    """Compiler options for an absent device. XLA finds the tiles of its own products for GPUs by timing them. Its default
+    tiles fail for some shapes, so cuBLAS is used for products."""
     return {"xla_gpu_enable_triton_gemm": False} if platform == "gpu" else None

@@ -4,8 +4,8 @@
 primitive that is declared linear in each factor has neither limit. Its JVP is the same product with a tangent in place of a
 factor, and its two transposes are hand-written, at every order.
 
-Primitives are defined with parts of JAX that may move. Where they have moved, `bilinear` returns the plain product, which
-JAX differentiates: the same values, at the speed of JAX's own gradients.
+Primitives are defined with parts of JAX that may move. If they have moved, `bilinear` returns the plain product, which JAX
+differentiates: the same values, at the speed of JAX's own gradients.
 """
 
 import functools

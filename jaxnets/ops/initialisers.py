@@ -1,4 +1,4 @@
-"""Initial weights of any model, drawn anew by the path of each: which distribution, which gain.
+"""Initial weights of any model from a chosen distribution and gain, drawn by the path of each parameter.
 
 Shapes: `I` inputs and `O` outputs of a layer; a kernel is `[..., I, O]`, with the window of a convolution before them.
 """
@@ -25,10 +25,10 @@ CUT = 0.87962566103423978
 
 @dataclasses.dataclass(frozen=True)
 class Initialiser:
-    """How the kernels of a model begin; by default as the model says.
+    """How the kernels of a model are initialised; by default as in the model.
 
     Kernels are the parameters that multiply inputs (`jaxnets.ops.roles`), without embeddings and adapters. Biases, embeddings
-    and positions begin as the model says.
+    and positions keep the initialisers of the model.
     """
 
     weights: Literal[
@@ -45,11 +45,11 @@ class Initialiser:
     gain: float = 1.0
     """Factor of all kernels; with tanh 5/3, say."""
     last_gain: float = 1.0
-    """Further factor of the kernels that `last` matches; 0 begins with outputs that are the bias."""
+    """Further factor of the kernels that `last` matches; with 0 the first outputs equal the bias."""
     deviation: float = 0.02
     """Standard deviation for `truncated`."""
     last: str = r"(.*/)?(output|head|logits)/(kernel|right_kernel)"
-    """Which kernels are of the last layer: a regular expression for whole paths."""
+    """The kernels of the last layer: a regular expression for whole paths."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -65,19 +65,19 @@ class Initialiser:
 
     @property
     def changes(self) -> bool:
-        """Whether anything begins otherwise than the model says."""
+        """Whether any kernel is initialised differently from the model's default."""
         return self.weights != "model" or self.gain != 1 or self.last_gain != 1
 
     def is_last(self, name: str) -> bool:
-        """Whether the kernel at this path is of the last layer."""
+        """Whether the kernel at this path belongs to the last layer."""
         return re.fullmatch(self.last, name) is not None
 
 
 def initialised(params: Any, key: Array, initialiser: Initialiser) -> Any:
-    """Parameters whose kernels begin as `initialiser` says.
+    """Parameters whose kernels are initialised by `initialiser`.
 
-    The numbers of a kernel follow from `key`, its path and its shape alone, so they are the same on any mesh and whatever
-    else the model has.
+    The numbers of a kernel depend only on `key`, its path and its shape, so they are the same on any mesh and do not depend on
+    other parameters.
 
     Raises:
         UsageError: `last` matches no kernel where it is needed, or a kernel has no delta-orthogonal form.

@@ -1,9 +1,9 @@
-"""Stacked layers that each device applies to its own rows, so that gradients of their parameters are summed once a call.
+"""Stacked layers that each device applies to its own rows, so that gradients of their parameters are summed once per call.
 
-Where layers run in a loop over stacked parameters, the compiler sums the gradient of each layer over the devices inside the
-loop, and cannot move that sum behind a loop over micro-batches around it. Inside of a `shard_map` a device has the gradient of
-its own rows alone, and they are summed where it ends. Without such a loop the sums inside cost nothing more, and can be made
-while the next layer computes, so a step says where it has one (`summed_later`).
+If layers run in a loop over stacked parameters, the compiler sums the gradient of each layer over the devices inside the loop,
+and cannot move that sum behind an outer loop over micro-batches. Inside of a `shard_map` a device has the gradient of its own
+rows alone, and they are summed where it ends. Without such a loop the sums inside cost nothing more, and can overlap with the
+computation of the next layer, so a step declares whether it has one (`summed_later`).
 """
 
 import contextlib

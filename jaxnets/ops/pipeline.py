@@ -1,8 +1,8 @@
 """A pipeline: consecutive layers on different devices, along the mesh axis `pipeline` (Huang et al. 2019).
 
 Every device holds one stage, some of the layers. A batch is divided into parts, which travel from stage to stage, so that the
-stages work on different parts at the same time. While the pipeline fills and empties, stages have nothing to do: this share of
-the time is the bubble, `(S - 1) / (M R + S - 1)` for `S` stages, `M` parts and `R` rounds.
+stages work on different parts at the same time. While the pipeline fills and empties, stages are idle: this share of the time
+is the bubble, `(S - 1) / (M R + S - 1)` for `S` stages, `M` parts and `R` rounds.
 
 With more than one round each device holds `R` smaller stages, and a part goes around the devices `R` times (circular, or
 interleaved, Narayanan et al. 2021). The bubble is smaller, but parameters that are stored in order of the layers have to move
@@ -28,12 +28,12 @@ MOST_PARTS = 4
 
 
 def stages() -> int:
-    """Stages of the pipeline; 1 outside of a mesh and where it has none."""
+    """Stages of the pipeline; 1 outside of a mesh and on a mesh without a pipeline."""
     return axis_size(AXIS)
 
 
 def bubble(stages: int, parts: int, rounds: int = 1) -> float:
-    """Share of the time that a stage has nothing to do, in [0, 1)."""
+    """Share of the time that a stage is idle, in [0, 1)."""
     return (stages - 1) / (parts * rounds + stages - 1)
 
 

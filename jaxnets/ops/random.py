@@ -61,7 +61,7 @@ def hashed_uniform(shape: tuple[int, ...], *seeds: Array | int) -> Array:
     """Numbers in [0, 1), float32 `shape`, from their place in the array and the seeds; for the rounding of large arrays.
 
     A few integer operations a number, which the compiler joins with what uses them, where `jax.random` would write an array
-    first. The place is counted in the whole array, so sharding plays no part.
+    first. The position is that in the whole array, so the numbers do not depend on the sharding.
     """
     x = jnp.zeros(shape, jnp.uint32)
     for dim, size in enumerate(shape):

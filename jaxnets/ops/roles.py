@@ -6,7 +6,7 @@ kernels, the taps of a convolution, maps between capsules, attention vectors, st
 or is a point that distances are measured to (centres, codes). nanoGPT and timm use the same rule, except for positions, where
 they differ; here positions follow timm.
 
-The number of dims plays no part: scanned layers and stacked experts have one more, and a bias of attention heads has two. So
+The number of dims does not matter: scanned layers and stacked experts have one more, and a bias of attention heads has two. So
 scanned and unrolled layers decay in the same way.
 """
 

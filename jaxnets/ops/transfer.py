@@ -34,7 +34,7 @@ def own_to_devices(tree: Any, sharding: Sharding, own: np.ndarray | None, shape:
     Args:
         tree: the arrays; whole ones if `own` is None.
         sharding: of the whole arrays, which have the shape `[*shape, ...]`.
-        own: what `own_positions` gave.
+        own: the result of `own_positions`.
         shape: the first two dims of the whole arrays.
     """
     if own is None:

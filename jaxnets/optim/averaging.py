@@ -76,7 +76,7 @@ class SWA(Average):
     """Stochastic weight averaging (Izmailov et al. 2018): the plain mean of the weights in the last part of the run.
 
     The learning rate should stay high in that part; a rate that falls to 0 leaves little to average. With batch norm, the
-    running statistics of single weights do not fit their mean. By default they are measured anew: in the last part each step
+    running statistics of single weights do not fit their mean. By default they are measured again: in the last part each step
     also runs its batch through the averaged model, whose statistics are a tree of their own.
     """
 
@@ -125,7 +125,7 @@ class _MeanFrom(Average):
 
 
 def _towards(old: Array, new: Array, share: Array) -> Array:
-    """A share of the way from `old` to `new`; `new` where it is no number that can be averaged."""
+    """`old` moved by a share of the way to `new`; `new` itself if it cannot be averaged."""
     if not jnp.issubdtype(old.dtype, jnp.inexact):
         return new
     # An average that starts at infinity (a running maximum without data) would stay there.

@@ -88,7 +88,7 @@ class ByDepth(Optimizer):
             match = re.fullmatch(self.layers, path)
             found = match.groups() if match else ()
         else:
-            # The last part is the parameter's own name, whose number does not say a layer.
+            # The last part is the parameter's own name; a number in it is not that of a layer.
             found = next((n for part in path.split("/")[:-1] if (n := tuple(re.findall(r"\d+", part)))), ())
         if found:
             return 1, tuple(map(int, found))

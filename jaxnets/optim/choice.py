@@ -11,7 +11,7 @@ from jaxnets.optim.given import NAMES, Named
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.optim.schedules import Schedule
 
-# Optimizers that a word cannot make: they hold rules, transformations or nothing that is trained.
+# Optimizers that cannot be chosen by a name alone: they need rules or transformations, or train nothing.
 NOT_BY_NAME = ("ByPath", "Frozen", "Named", "Optax", "Optimizer", "Schedule", "Average")
 
 
@@ -21,10 +21,10 @@ def is_chosen_by_name(value: Any) -> bool:
 
 
 def chosen(name: str, present: Any) -> Any:
-    """The optimizer, schedule or average of a name, with its defaults; `present` is the one in its place.
+    """The optimizer, schedule or average of a name, with its defaults; `present` is the one that it replaces.
 
-    Upper case and signs between words make no difference: "wsd", "schedule-free". An optimizer around another one (SAM,
-    Lookahead, ...) is put around the present one.
+    Upper case and signs between words make no difference: "wsd", "schedule-free". An optimizer that wraps another one (SAM,
+    Lookahead, ...) wraps the present one.
 
     Raises:
         UsageError: there is none of this name.

@@ -1,4 +1,4 @@
-"""Optimizers that the user brings: any Optax transformation, a name, or one for each part of the parameters."""
+"""The user's own optimizers: any Optax transformation, a name, or one for each part of the parameters."""
 
 import dataclasses
 import inspect
@@ -32,7 +32,8 @@ OURS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 
 @dataclasses.dataclass(frozen=True)
 class Optax(Optimizer):
-    """An Optax transformation as it is: `Optax(optax.lion(1e-4))`, or the transformation itself wherever an optimizer goes.
+    """An Optax transformation without changes: `Optax(optax.lion(1e-4))`, or the transformation itself wherever an optimizer
+    goes.
 
     Its update gets those of the keywords `value`, `grad`, `value_fn` and `grad_fn` (of the batch) that it takes: L-BFGS,
     Polyak steps, reduction on a plateau and SAM use them. `optax.lookahead` works where it is the outermost transformation.
@@ -78,7 +79,7 @@ class Named(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Frozen(Optimizer):
-    """Changes nothing, and has no moments: `ByPath` gives it the parameters that keep their bits."""
+    """Changes nothing, and has no moments: `ByPath` uses it for frozen parameters."""
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
         """See `Optimizer`."""
@@ -95,7 +96,7 @@ class ByPath(Optimizer):
     """One optimizer for each group of parameters, chosen by the first pattern that matches a parameter's path.
 
     `{"body/.*": optax.set_to_zero(), ".*": optax.adamw(1e-3)}`, wherever an optimizer goes, makes one. A group that is set to
-    zero is frozen: it keeps its bits and has no moments.
+    zero is frozen: it does not change and has no moments.
     """
 
     rules: tuple[tuple[str, Optimizer], ...]
@@ -122,7 +123,7 @@ class ByPath(Optimizer):
     def labels(self, params: Any, beginning: str = "") -> Any:
         """The number of each parameter's rule; raises `UsageError` for a parameter that has none, or a rule.
 
-        With a `beginning` of all paths the tree is a part of the parameters, and other rules may be for other parts.
+        With a `beginning` of all paths the tree is a part of the parameters, and rules may apply to other parts.
         """
         used = set()
 
@@ -186,7 +187,7 @@ def as_optimizer(value: Any) -> Optimizer:
     if isinstance(value, optax.MultiSteps):
         return Optax(value.gradient_transformation())
     if is_transformation(value):
-        # The step leaves out the gradients of what it knows to be frozen.
+        # The step does not compute gradients of parameters that are known to be frozen.
         return Frozen() if getattr(value.update, "__qualname__", "").startswith("set_to_zero.") else Optax(value)
     if isinstance(value, str):
         return OURS[value.lower()]() if value.lower() in OURS else Named(value.lower())
@@ -216,13 +217,12 @@ def check_pattern(pattern: Any) -> None:
     try:
         re.compile(pattern)
     except (TypeError, re.error) as error:
-        raise UsageError(f"{pattern!r} is no regular expression for paths of parameters: {error}") from error
+        raise UsageError(f"{pattern!r} is not a regular expression for paths of parameters: {error}") from error
 
 
 def with_its_keywords(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The transformation, given only the keywords that it takes.
-
-    One that takes any keywords hands them on to the functions among them, which take none: it gets no `grad_fn`.
+    """The transformation, called only with the keywords that it takes. One that takes any keywords passes them to `value_fn`,
+    which takes none; it gets no `grad_fn`.
     """
     whole = optax.with_extra_args_support(inner)
     parameters = inspect.signature(inner.update).parameters

@@ -1,4 +1,4 @@
-"""What is done to the gradient of a whole batch before any optimizer gets it, also one that the user brings."""
+"""Changes of the gradient of a whole batch before any optimizer gets it, also the user's own optimizer."""
 
 import dataclasses
 import math

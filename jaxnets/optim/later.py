@@ -50,7 +50,7 @@ def _switched(
 
 @dataclasses.dataclass(frozen=True)
 class _Switched(Optimizer):
-    """Another optimizer, which acts on one side of a step of the run."""
+    """Another optimizer, which acts only before or only after a step of the run."""
 
     optimizer: Any = AdamW()
     """What makes the updates: one of `jaxnets.optim`, an Optax transformation or a name."""
@@ -95,10 +95,10 @@ class _Switched(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Later(_Switched):
-    """Another optimizer, which begins at a step of the run; before it the parameters keep their bits and it has no moments.
+    """Another optimizer, which starts at a step of the run; before it the parameters do not change and it has no moments.
 
     Unfreezing from the output down: `{"output/.*": "adamw", "body_1/.*": Later("adamw", 500), ".*": Later("adamw", 1000)}`.
-    Schedules count all steps of the run, so the rate at which it begins is that of the step.
+    Schedules count all steps of the run, so it starts with the learning rate of that step.
     """
 
     def acts(self, count: Any, first: int) -> Any:
@@ -108,10 +108,10 @@ class Later(_Switched):
 
 @dataclasses.dataclass(frozen=True)
 class Until(_Switched):
-    """Another optimizer, which ends at a step of the run; from there on the parameters keep their bits.
+    """Another optimizer, which ends at a step of the run; after it the parameters do not change.
 
     Freezing from the input up: `{"body_0/.*": Until("adamw", 500), "body_1/.*": Until("adamw", 1000), ".*": "adamw"}`. The
-    gradients of frozen parameters are still computed, since the program of all steps is one.
+    gradients of frozen parameters are still computed, because all steps run the same program.
     """
 
     def acts(self, count: Any, first: int) -> Any:

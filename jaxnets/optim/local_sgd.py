@@ -1,4 +1,4 @@
-"""Settings of local SGD: copies of the model train apart and are averaged now and then (`steps/local.py`)."""
+"""Settings of local SGD: copies of the model train separately and are averaged at intervals (`steps/local.py`)."""
 
 import dataclasses
 from typing import Literal
@@ -9,7 +9,7 @@ from jaxnets.core.typecheck import check_choices
 
 @dataclasses.dataclass(frozen=True)
 class LocalSGD:
-    """Replicas of the model that train apart for some steps, and are then averaged."""
+    """Replicas of the model that train separately for some steps, and are then averaged."""
 
     replicas: int = 1
     """Number of copies of the model; 1: off. Each trains on batch_size / replicas examples a step."""
@@ -51,6 +51,6 @@ class LocalSGD:
             )
         if steps is not None and steps % self.every:
             raise UsageError(
-                f"steps {steps} is no multiple of local.every {self.every}, so the last {steps % self.every} steps would be "
-                f"lost; make it {steps - steps % self.every + self.every}, or change local.every"
+                f"steps {steps} is not a multiple of local.every {self.every}, so the last {steps % self.every} steps would "
+                f"be lost; make it {steps - steps % self.every + self.every}, or change local.every"
             )

@@ -3,7 +3,7 @@ Programs V, table 3).
 
 In the standard parametrisation the outputs of a wide layer move more in a step of Adam than those of a narrow one, so the best
 learning rate falls with the width. Here the rate of each parameter is divided by how much its fan-in has grown over a base
-model, and the last layer begins smaller by the root of that. So one tunes the small model.
+model, and the initial weights of the last layer are divided by the root of that. So it is enough to tune the small model.
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ from jaxnets.optim.optimizers import SGD, AdamW, Optimizer
 
 @dataclasses.dataclass(frozen=True)
 class MuP(Optimizer):
-    """Another optimizer, whose learning rate is multiplied for each parameter by what its growth over a base width asks for.
+    """Another optimizer, whose learning rate is multiplied for each parameter by a factor that depends on its growth over a
+    base width.
 
     Matrices, with Adam and its kin: 1 / (growth of the fan-in); with SGD: (growth of the fan-out) / (growth of the fan-in).
     Vectors, with Adam: 1; with SGD: their growth. The whole update is multiplied, so the part of weight decay is too.
@@ -88,11 +89,11 @@ def mup(optimizer: Any, model: Any, base: Any, *inputs: Any, **options: Any) -> 
 
     `optimizer, initialiser = mup(Adam(1e-2), MLP(widths=(1024, 1024)), MLP(widths=(64, 64)), x)`
 
-    A language model grows by its heads, with the same `head_dim`, and has an untied embedding: a tied one would need the
+    A language model gets more heads, with the same `head_dim`, and has an untied embedding: a tied one would need the
     output divided by the growth.
 
     Args:
-        optimizer: what trains the base model well.
+        optimizer: an optimizer that trains the base model well.
         model: the model that is trained, a Linen module.
         base: the same with smaller widths.
         inputs: arrays of the shape of a batch; nothing is computed.

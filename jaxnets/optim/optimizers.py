@@ -35,16 +35,16 @@ class Optimizer:
         raise NotImplementedError
 
     def under(self, name: str) -> "Optimizer":
-        """This optimizer for the parameters whose paths begin with `name`, which it gets without that beginning."""
+        """This optimizer for the parameters whose paths begin with `name`; it gets their paths without this prefix."""
         del name
         return self
 
     def frozen(self, params: Any) -> Any:
-        """Which parameters this never changes, as a tree of bools; the step takes no gradient for these."""
+        """The parameters that this optimizer never changes, as a tree of bools; the step computes no gradient for them."""
         return jax.tree.map(lambda _: False, params)
 
     def rate_at(self, total_steps: int) -> optax.Schedule | None:
-        """The learning rate as a function of the step, in a run of `total_steps`; None where there is no single one."""
+        """The learning rate as a function of the step, in a run of `total_steps`; None if there is no single one."""
         schedule, peak = getattr(self, "schedule", None), getattr(self, "learning_rate", None)
         if not isinstance(schedule, Schedule) or peak is None:
             return None
@@ -176,7 +176,7 @@ class AdamW(Optimizer):
     schedule: Schedule = WarmupCosine()
     """Shape of the learning rate over the run."""
     moments: Literal["float32", "bfloat16", "8-bit"] = "float32"
-    """What the two means are stored in between steps: 8, 4 or about 2.1 bytes a parameter (`jaxnets.optim.eight_bit`)."""
+    """The format of the two moments between steps: 8, 4 or about 2.1 bytes for each parameter (`jaxnets.optim.eight_bit`)."""
 
     def __post_init__(self) -> None:
         check_choices(self)

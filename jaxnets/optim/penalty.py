@@ -1,6 +1,6 @@
-"""Penalties on weights: how large they may get, whether small ones become exactly 0, and noise that makes them robust.
+"""Penalties on weights: limits of their size, exact zeros for small ones, and noise that makes them robust.
 
-L2 and Lp are terms of what is minimised, whatever the optimizer. L1 is a step of its own after each update (proximal gradient,
+L2 and Lp are terms of the objective, for any optimizer. L1 is a separate step after each update (proximal gradient,
 ISTA): weights within `rate * l1` of 0 become 0, and all others move by as much towards it. A term `l1 |w|` would leave them
 around 0, because its slope jumps there.
 """
@@ -40,7 +40,7 @@ class Penalty:
     weight_noise: float = 0.0
     """Standard deviation of Gaussian noise on the weights in the forward pass of training, drawn for each step."""
     on: tuple[str, ...] = ()
-    """Paths of the parameters that all this is for, `*` for any text; (): those that `jaxnets.ops.roles` classifies as
+    """Paths of the parameters to which all this applies, `*` for any text; (): those that `jaxnets.ops.roles` classifies as
     weights."""
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class Penalty:
         return bool(self.l1 or self.in_loss or self.weight_noise)
 
     def chosen(self, params: Any, beginning: str = "") -> Any:
-        """Which parameters are meant, as a tree of bools; `beginning` is what comes before their paths in a larger tree."""
+        """The chosen parameters, as a tree of bools; `beginning` is the prefix of their paths in a larger tree."""
 
         def is_meant(path: Any, _: Any) -> bool:
             name = beginning + jax.tree_util.keystr(path, simple=True, separator="/")
@@ -101,11 +101,11 @@ class Penalty:
         return jax.tree.map(soft, params, self.chosen(params, beginning))
 
     def noisy(self, params: Any, key: Array, beginning: str = "") -> Any:
-        """The parameters as the forward pass sees them while training."""
+        """The parameters in the forward pass of training."""
         return add_normal(params, key, self.weight_noise, self.chosen(params, beginning))
 
     def needs_rate(self, rate: Callable[[Array], Any] | None, optimizer: str) -> None:
-        """Raise `UsageError` if there is an L1 step, and the optimizer does not say its learning rate."""
+        """Raise `UsageError` if there is an L1 step, and the optimizer does not expose its learning rate."""
         if self.l1 and rate is None:
             raise UsageError(
                 f"penalty.l1 moves weights by the learning rate of each step, and {optimizer} does not say a single one; give "

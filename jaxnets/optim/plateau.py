@@ -1,4 +1,4 @@
-"""A learning rate that falls when evaluations do not get better any more (`ReduceLROnPlateau` in Keras and PyTorch)."""
+"""A learning rate that is reduced when evaluations no longer improve (`ReduceLROnPlateau` in Keras and PyTorch)."""
 
 import dataclasses
 import math
@@ -30,8 +30,8 @@ class Plateau(Optimizer):
     """Another optimizer, whose learning rate is multiplied by `factor` after `patience` evaluations without improvement.
 
     The scale is a function of the logged evaluations alone, so a run that was cut and resumed has the same bits. It multiplies
-    the updates, which is the learning rate in all optimizers of `jaxnets.optim`. The evaluations are those while the run
-    trains, so the run sets a validation split aside, as for early stopping.
+    the updates, which is the learning rate in all optimizers of `jaxnets.optim`. The evaluations are those during training, so
+    the run sets a validation split aside, as for early stopping.
     """
 
     optimizer: Any = Adam()
@@ -39,7 +39,7 @@ class Plateau(Optimizer):
     factor: float = 0.1
     """The learning rate is multiplied by this, in (0, 1)."""
     patience: int = 5
-    """Evaluations in a row without a better value than the best before them."""
+    """Consecutive evaluations that do not improve on the best value before them."""
     metric: str = "loss"
     """Name of a metric of the evaluations."""
     min_delta: float = 0.0
@@ -49,7 +49,7 @@ class Plateau(Optimizer):
     minimum: float = 0.0
     """The scale does not fall below this share of the learning rate."""
     mode: Literal["auto", "max", "min"] = "auto"
-    """Whether more or less is better; auto: what the task says, or what is usual for a metric of this name."""
+    """Whether more or less is better; auto: as defined by the task, or as usual for a metric of this name."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))

@@ -1,6 +1,6 @@
-"""What an optimizer's state says: the learning rate in force, the weights to evaluate, and whether the weights moved.
+"""Reads an optimizer's state: the current learning rate, the weights to evaluate, and whether the weights moved.
 
-States of Optax are recognised by their fields, wherever they stand in a chain.
+States of Optax are recognised by their fields, at any place in a chain.
 """
 
 from typing import Any
@@ -21,9 +21,9 @@ def _nodes(opt_state: Any, *fields: str) -> list[Any]:
 
 
 def rates(opt_state: Any) -> dict[str, Array]:
-    """What the state says of the learning rate in force, float32.
+    """The current learning rate according to the state, float32.
 
-    `learning_rate`, where the state has one (`optax.inject_hyperparams`), and `learning_rate_scale`, by which `optim.Plateau`
+    `learning_rate`, if the state has one (`optax.inject_hyperparams`), and `learning_rate_scale`, by which `optim.Plateau`
     multiplies the rate of the optimizer inside it.
     """
     injected, plateaus = _injected(opt_state), _nodes(opt_state, "rate_scale", "inner")
@@ -43,19 +43,19 @@ def _injected(opt_state: Any) -> list[Any]:
 
 
 def moved(opt_state: Any) -> Array:
-    """Whether the last update changed the weights: `optax.MultiSteps` changes them every k-th time only."""
+    """Whether the last update changed the weights: `optax.MultiSteps` changes them only every k-th time."""
     waiting = [node.mini_step for node in _nodes(opt_state, "mini_step", "gradient_step")]
     return jnp.all(jnp.stack([step == 0 for step in waiting])) if waiting else jnp.ones((), bool)
 
 
 def updates_done(opt_state: Any, batches: Array) -> Array:
-    """Updates of the weights so far, where each of `batches` would be one without `optax.MultiSteps`."""
+    """Updates of the weights so far; without `optax.MultiSteps` there is one for each of `batches`."""
     counts = [node.gradient_step for node in _nodes(opt_state, "mini_step", "gradient_step")]
     return counts[0] if counts else batches
 
 
 def evaluates_others(opt_state: Any) -> bool:
-    """Whether the parameters to evaluate are other ones than those that are trained (schedule-free)."""
+    """Whether the parameters to evaluate differ from the trained ones (schedule-free)."""
     return bool(_nodes(opt_state, "b1", "weight_sum", "z"))
 
 

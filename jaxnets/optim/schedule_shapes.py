@@ -1,4 +1,4 @@
-"""Further shapes of the learning rate over a run: each a formula, and Optax's own function where it has it.
+"""Further shapes of the learning rate over a run: each is a formula, computed by Optax's function if there is one.
 
 In the formulas t is the number of the batch, w the steps of the warm-up and T those of the run.
 """
@@ -24,7 +24,7 @@ class WSD(Schedule):
     """Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): the peak is kept until the last part of the run.
 
     With x from 0 to 1 over the decay, the rate is the peak times `1 - x` (linear) or `1 - sqrt(x)` (Hägele et al. 2024,
-    arXiv:2405.18392). A run too short for both has the decay in what the warm-up leaves.
+    arXiv:2405.18392). If a run is too short for both, the decay takes the steps after the warm-up.
     """
 
     warmup: float | str = 0.05
@@ -32,7 +32,7 @@ class WSD(Schedule):
     decay: float | str = 0.2
     """Length of the decay, which ends with the run."""
     shape: Literal["linear", "1-sqrt"] = "linear"
-    """How it decays."""
+    """Shape of the decay."""
     final: float = 0.0
     """Learning rate at the end of the run, as a share of the peak."""
 
@@ -57,7 +57,7 @@ class WSD(Schedule):
 class OneCycle(Schedule):
     """Up from a small rate to the peak, then down to a much smaller one (Smith and Topin 2018, arXiv:1708.07120).
 
-    The momentum is left alone.
+    The momentum is not changed.
     """
 
     warmup: float | str = 0.3
@@ -67,7 +67,7 @@ class OneCycle(Schedule):
     final: float = 4e-6
     """Learning rate at the end of the run, as a share of the peak."""
     shape: Literal["cosine", "linear"] = "cosine"
-    """How it goes from one to the next."""
+    """Shape between these values."""
 
     durations = ("warmup",)
 
@@ -126,7 +126,7 @@ class Steps(Schedule):
     """Multiplied by a factor at each of some times (He et al. 2016)."""
 
     at: tuple[float | str, ...] = (0.5, 0.75)
-    """When: shares of the run, or "500ba", "30ep"; the step itself has the new rate."""
+    """Times of the changes: shares of the run, or "500ba", "30ep"; the step itself has the new rate."""
     factor: float = 0.1
     """What the rate is multiplied by."""
     warmup: float | str = 0.0

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the number of the batch, in terms of the peak and the length of the run.
 
 Durations are shares of the run, so that they scale with its length, or steps, epochs, examples or tokens
-(`jaxnets.core.durations`). Where a run is built, `with_clock` writes the last three in steps.
+(`jaxnets.core.durations`). When a run is built, `with_clock` converts the last three to steps.
 
 A schedule counts the batches of a run. A skipped step (its batch masked, or a number not finite) counts too, so the later
 batches keep their learning rates. `on_schedule` sets this count in every schedule of an optimizer's state, also of plain
@@ -97,7 +97,7 @@ def warmed(peak: float, warm: int, rest: optax.Schedule, *, from_zero: bool = Fa
 
 
 def with_clock(value: Any, clock: Clock) -> Any:
-    """A schedule, or an optimizer with schedules at any depth, whose epochs, examples and tokens are written in steps."""
+    """A schedule, or an optimizer with schedules at any depth, whose epochs, examples and tokens are converted to steps."""
     if type(value) is tuple:
         parts = tuple(with_clock(item, clock) for item in value)
         return value if all(new is old for new, old in zip(parts, value, strict=True)) else parts

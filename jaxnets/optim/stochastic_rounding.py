@@ -1,4 +1,4 @@
-"""Weights kept in bfloat16, whose updates are rounded up or down at random so that they arrive on average.
+"""Weights kept in bfloat16, whose updates are rounded up or down at random so that they are right on average.
 
 A bfloat16 number has 8 significant bits. An update of less than half the distance to the next number (0.2 % of a weight) is
 lost when it is rounded to the nearest, and the weight stays where it is. Rounded at random (Gupta et al. 2015; Zamirai et al.
@@ -31,10 +31,10 @@ class StochasticRoundingScheduleState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StochasticRounding(Optimizer):
-    """Another optimizer, for weights that are kept in bfloat16 (`precision.weights`): 2 bytes a weight in place of 4.
+    """Another optimizer, for weights that are kept in bfloat16 (`precision.weights`): 2 bytes for each weight instead of 4.
 
     It sees weights and gradients in float32, and its moments are float32. The few weights that stay float32 (those that
-    `steps.precision` names) are updated as they are.
+    `steps.precision` names) are updated without rounding.
     """
 
     optimizer: Any = AdamW()
@@ -82,7 +82,7 @@ def _wide(tree: Any) -> Any:
 
 
 def _rounded(old: Array, move: Array, step: Array, number: int) -> Array:
-    """The difference in float32 between a weight and the bfloat16 number that it becomes; added, it gives that number."""
+    """The float32 difference between a weight and its new bfloat16 value; added to the weight, it gives that value."""
     noise = hashed_uniform(old.shape, step, number)
     wide = old.astype(jnp.float32)
     return to_bfloat16(wide + move, noise).astype(jnp.float32) - wide

@@ -1,7 +1,7 @@
-"""Optimizers around another one: the base makes the updates, and the wrapper changes where they begin or end.
+"""Optimizers that wrap another one: the base makes the updates, and the wrapper changes the weights before or after them.
 
-Lookahead and schedule-free averaging are Optax's; sharpness-aware minimisation is here, because Optax's counts its ascent as a
-step of its own.
+Lookahead and schedule-free averaging are Optax's; sharpness-aware minimisation is here, because that of Optax counts its
+ascent as a separate step.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from jaxnets.optim.schedule_shapes import WSD
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper(Optimizer):
-    """Base of optimizers around another one."""
+    """Base of optimizers that wrap another one."""
 
     optimizer: Any = AdamW()
     """What makes the updates: one of `jaxnets.optim`, an Optax transformation or a name."""
@@ -58,15 +58,16 @@ class LookaheadScheduleState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Lookahead(Wrapper):
-    """Slow weights that go a part of the way that the base went in some updates (Zhang et al. 2019, arXiv:1907.08610).
+    """Slow weights that move by a share of the distance that the base moved in some updates (Zhang et al. 2019,
+    arXiv:1907.08610).
 
-    After every `every` updates the slow weights move by `share` of the distance to the weights, which go on from there.
+    After every `every` updates the slow weights move by `share` of the distance to the weights, which continue from there.
     """
 
     every: int = 5
     """Updates of the base between two moves of the slow weights (k)."""
     share: float = 0.5
-    """How far the slow weights go, in (0, 1] (alpha)."""
+    """Share of the distance that the slow weights move, in (0, 1] (alpha)."""
     last_share: float | None = None
     """The share at the end of the run, in (0, 1]; after a part x of the run it is `share + (last_share - share) x ** 3`
     (Jordan 2024, arXiv:2404.00498, from 1 to `1 - .95 ** 5`). None: it stays."""
@@ -88,20 +89,20 @@ class Lookahead(Wrapper):
         inner = optax.with_extra_args_support(rule)
 
         def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-            del extra  # Optax's lookahead has no way for them
+            del extra  # Optax's lookahead does not support them
             return inner.update(gradients, state, params)
 
         return with_lookahead(optax.GradientTransformationExtraArgs(inner.init, update))
 
     def _changing(self, total_steps: int, last: float) -> optax.GradientTransformation:
-        """With a share that depends on the step, which Optax's has not."""
+        """With a share that depends on the step, which Optax's lookahead does not support."""
         inner = optax.with_extra_args_support(self.optimizer.build(total_steps))
 
         def init(params: Any) -> LookaheadScheduleState:
             return LookaheadScheduleState(jnp.zeros((), jnp.int32), inner.init(params), jax.tree.map(jnp.copy, params))
 
         def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, LookaheadScheduleState]:
-            extra.pop("grad_fn", None)  # the gradient at other weights is for the outermost optimizer
+            extra.pop("grad_fn", None)  # only the outermost optimizer gets the gradient at other weights
             moves, new = inner.update(gradients, state.inner, params, **extra)
             count = state.count + 1
             share = self.share + (last - self.share) * (count / total_steps) ** 3
@@ -116,16 +117,16 @@ class Lookahead(Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleFree(Wrapper):
-    """An average of the weights in place of a falling learning rate (Defazio et al. 2024, arXiv:2405.15682).
+    """An average of the weights instead of a falling learning rate (Defazio et al. 2024, arXiv:2405.15682).
 
     The gradient is taken between the base's weights z and their average x, at `(1 - b1) z + b1 x`, and evaluation uses x. The
-    base has no momentum: its `b1` or `momentum` is set to 0. Its schedule should warm up and then stay.
+    base has no momentum: its `b1` or `momentum` is set to 0. Its schedule should warm up and then stay constant.
     """
 
     optimizer: Any = AdamW(schedule=WSD(decay=0.0))
-    """What moves z: SGD, Adam, AdamW or another optimizer with a learning rate."""
+    """The optimizer of z: SGD, Adam, AdamW or another optimizer with a learning rate."""
     b1: float = 0.9
-    """Where the gradient is taken, in (0, 1)."""
+    """The share of the average in the weights at which the gradient is taken, in (0, 1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,15 +161,16 @@ class SAM(Wrapper):
     """Sharpness-aware minimisation (Foret et al. 2021, arXiv:2010.01412, equation 2).
 
     The base gets the gradient at `w + rho g / |g|`, where g is the gradient at w: a second gradient of the same batch with the
-    same random draws, so a step takes twice as long. With `every` k only each k-th step is one, with a distance of `k rho`.
+    same random draws, so a step takes twice as long. With `every` = k only each k-th step has a second gradient, at the
+    distance `k rho`.
     """
 
     optimizer: Any = SGD()
-    """What makes the updates from that gradient."""
+    """The optimizer that makes the updates from that gradient."""
     rho: float = 0.05
-    """Distance between the weights and the place of the second gradient, at least 0."""
+    """Distance between the weights and the point of the second gradient, at least 0."""
     every: int = 1
-    """Steps from one with two gradients to the next; those between are the base's own."""
+    """Interval of the steps with two gradients; the other steps are plain steps of the base."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

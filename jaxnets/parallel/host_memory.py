@@ -1,4 +1,4 @@
-"""Makes glibc keep the memory that the CPU back end frees, and says how much the process has.
+"""Makes glibc keep the memory that the CPU back end frees, and reports the memory of the process.
 
 XLA on the CPU allocates the temporaries of each step and frees them at its end. By default glibc returns large blocks to the
 system, which must clear and map them again in the next step: a tenth to a third of a step's time, measured. With these

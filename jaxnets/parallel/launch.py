@@ -1,4 +1,4 @@
-"""What started this process, and how many it started: SLURM, Open MPI, Cloud TPU, Kubernetes.
+"""Detects the launcher of this process and the number of processes: SLURM, Open MPI, Cloud TPU, Kubernetes.
 
 `detect` reads environment variables and returns a `Launch`, or None for a process that is alone. The rules are those of
 `jax.distributed.initialize`, except for two. The tasks of a SLURM *step* count, so that one process in an allocation for
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jaxnets.core.errors import UsageError
 
-# The port of the first process where nothing else is said: JAX's own for TPUs, and the range that it uses for SLURM.
+# The default port of the first process: JAX's own for TPUs, and the range that it uses for SLURM.
 TPU_PORT = 8482
 FIRST_PORT, PORTS = 61440, 4096
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
@@ -30,15 +30,15 @@ class Launch:
     """One process of several."""
 
     launcher: str
-    """What says so, in words."""
+    """Name of the launcher."""
     coordinator: str
     """`host:port` of the first process."""
     processes: int
-    """How many there are."""
+    """Number of processes."""
     index: int
-    """Which one this is, from 0."""
+    """Number of this process, from 0."""
     hosts: tuple[str, ...] = ()
-    """The machine of each process by its number, where that is known."""
+    """The machine of each process by its number, if known."""
     local_devices: tuple[int, ...] | None = None
     """Which GPUs of this machine are its own; None: all."""
 
@@ -214,10 +214,10 @@ def _tpu(launcher: str, names: list[str], worker: int, slices: Mapping[str, str]
 
 
 def tpu_metadata(root: Path = Path("/dev")) -> Metadata | None:
-    """How to ask this Cloud TPU VM about itself; None on any other machine."""
+    """A function that reads the metadata of this Cloud TPU VM; None on any other machine."""
     if importlib.util.find_spec("libtpu") is None or not any(True for name in TPU_FILES for _ in root.glob(name)):
         return None
-    # A proxy does not know this machine.
+    # A proxy cannot answer for this machine.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def ask(name: str) -> str:

@@ -47,8 +47,8 @@ class MeshShape:
     zero: Literal[1, 2, 3] = 3
     """What `fsdp` splits (ZeRO, Rajbhandari et al. 2020). 1: optimizer state; 2: and gradients; 3: and parameters."""
     offload: Literal["none", "optimizer"] = "none"
-    """What waits in the memory of the host until it is needed. optimizer: its state, which moves to the devices for the update
-    and back (ZeRO-Offload, Ren et al. 2021, but updated on the device)."""
+    """The part of the state that is kept in the memory of the host. optimizer: its state, which moves to the devices for the
+    update and back (ZeRO-Offload, Ren et al. 2021, but updated on the device)."""
 
     def __post_init__(self) -> None:
         check_choices(self)

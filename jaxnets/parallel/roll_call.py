@@ -1,6 +1,6 @@
-"""Roll call: before the processes of a run join, each reports to the first one, which names those that do not come.
+"""Roll call: before the processes of a run join, each reports to the first one, which names the missing ones.
 
-`jax.distributed.initialize` waits for minutes if a process is missing, and then aborts without saying which. The roll call
+`jax.distributed.initialize` waits for minutes if a process is missing, and then aborts without naming it. The roll call
 uses the same host and port just before, over plain sockets: one line of JSON from each process, one line back.
 """
 
@@ -15,9 +15,9 @@ from jaxnets.core.errors import LostProcessError, UsageError
 from jaxnets.core.versions import versions
 from jaxnets.parallel.launch import Launch
 
-# What one message may take: bytes, and seconds between two of its parts.
+# Limits of one message: bytes, and seconds between two of its parts.
 LONGEST, PATIENCE = 1 << 12, 2.0
-# After so long the first process says whom it waits for.
+# After this time the first process prints the missing ones.
 QUIET_SECONDS = 10.0
 PAUSE = 0.1
 
@@ -30,10 +30,10 @@ def roll_call(launch: Launch, *, seconds: float, say: Say = lambda text: None) -
     Args:
         launch: this process and where the first one is.
         seconds: how long to wait for the others.
-        say: takes a line about whom the first process waits for.
+        say: takes a line about the processes that the first one waits for.
 
     Raises:
-        LostProcessError: some did not come; the message names them, on every process that did.
+        LostProcessError: some are missing; the message names them, on every process that reported.
         UsageError: two processes have one number, or they disagree on how many there are or on the version of JAX.
     """
     mine = {
@@ -128,7 +128,7 @@ def _report(launch: Launch, mine: dict[str, Any], end: float) -> dict[str, Any]:
 
 
 def _line(connection: socket.socket) -> dict[str, Any] | None:
-    """One object of JSON; None if what came is something else."""
+    """One object of JSON; None if something else was received."""
     text = b""
     while not text.endswith(b"\n") and len(text) < LONGEST:
         part = connection.recv(LONGEST)
@@ -156,7 +156,7 @@ def _read(connection: socket.socket) -> dict[str, Any] | None:
 
 
 def _mistake(report: dict[str, Any], mine: dict[str, Any], came: dict[int, dict[str, Any]]) -> str:
-    """What is wrong with a report, in words; "" if nothing."""
+    """The fault of a report, in words; "" if there is none."""
     index, host = report["index"], report["host"]
     if report["processes"] != mine["processes"]:
         return (
@@ -186,7 +186,7 @@ def _absence(launch: Launch, answer: dict[str, Any], seconds: float) -> str:
     missing = [int(index) for index in answer["missing"]]
     came = ", ".join(f"{index} on {host}" for index, host in list(answer["came"].items())[:8])
     return (
-        f"{_named(missing, launch)} of {launch.processes} did not come within {seconds:g} s; there are {came}. Start the same "
-        f"command on every machine at the same time, look at the log of what is missing, or wait longer with --wait-seconds; "
-        f"--processes 1 trains in one process alone"
+        f"{_named(missing, launch)} of {launch.processes} did not report within {seconds:g} s; there are {came}. Start the "
+        f"same command on every machine at the same time, look at the log of the missing ones, or wait longer with "
+        f"--wait-seconds; --processes 1 trains in one process alone"
     )

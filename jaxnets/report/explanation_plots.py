@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @_plainly
 def attributions(inputs: np.ndarray, maps: Mapping[str, np.ndarray], captions: Sequence[str] = ()) -> "Figure":
-    """A row for each example: the input, then each map. Red speaks for the output, blue against it.
+    """A row for each example: the input, then each map. Red increases the output, blue decreases it.
 
     Each map has its own scale for each example, white at 0. A map over channels is summed over them. Inputs that are no images
     are drawn as bars.

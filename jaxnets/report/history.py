@@ -25,7 +25,7 @@ class History:
     def series(self, metric: str, split: str = "train") -> tuple[list[int], list[float]]:
         """Steps and values of one metric on one split ("train", "validation" or "test")."""
         rows = [r for r in self.records if r["split"] == split and r.get(metric) is not None]
-        # A test of the best weights belongs to the step that they are of.
+        # A test of the best weights belongs to the step of these weights.
         return [int(r[CHOSEN] if CHOSEN in r else r["step"]) for r in rows], [r[metric] for r in rows]
 
     def last(self, split: str = "test") -> Record:
@@ -40,7 +40,7 @@ class History:
         return sorted(dict.fromkeys(names), key=lambda n: (n != "loss", n == "gradient_norm"))
 
     def health(self, what: str) -> tuple[list[int], list[str], list[list[float]]]:
-        """What was measured of the network (`Experiment.health`): steps, layers, and a row of values for each layer.
+        """The measurements of the network (`Experiment.health`): steps, layers, and a row of values for each layer.
 
         Args:
             what: weight_norm, gradient_norm, update_norm, update_ratio, silent_units, attention_entropy or attention_largest.

@@ -1,7 +1,7 @@
 """Loggers: the records of a run sent on to TensorBoard, Weights & Biases, MLflow or a CSV file.
 
-The log of a run is `metrics.jsonl`; a logger repeats its records elsewhere. A run that was cut and resumed sends no step
-twice. A logger that fails is left out with a note, and the run goes on.
+The log of a run is `metrics.jsonl`; a logger repeats its records elsewhere. A resumed run sends no step twice. If a logger
+fails, it is disabled with a note, and the run continues.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ SENT = "loggers.json"
 
 
 class Logger:
-    """Base of loggers. `open` comes first and `close` last; a logger of your own overrides the methods that it needs."""
+    """Base of loggers. `open` comes first and `close` last; your own logger overrides the methods that it needs."""
 
     def open(self, name: str, config: Mapping[str, Any], directory: Path | None, resumed: bool) -> None:
-        """Begin, or go on with, a run.
+        """Start or resume a run.
 
         Args:
             name: of the run.
@@ -45,7 +45,7 @@ class Logger:
         """An image `[H, W, 3]` uint8."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Flush and close."""
 
 
 class CSV(Logger):
@@ -207,7 +207,7 @@ def as_logger(given: Any) -> Logger:
 
 
 class Loggers:
-    """The loggers of a run, and what each of them got."""
+    """The loggers of a run, and the last step that each of them got."""
 
     def __init__(self, given: Sequence[Any], directory: Path | None) -> None:
         self._loggers = {f"{type(logger).__name__}#{i}": logger for i, logger in enumerate(map(as_logger, given))}
@@ -216,7 +216,7 @@ class Loggers:
         self._failed: set[str] = set()
 
     def open(self, name: str, config: Mapping[str, Any]) -> None:
-        """Open all; what an earlier process sent is read here."""
+        """Open all; the steps sent by an earlier process are read here."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             if self._directory is not None:
                 kept = json.loads((self._directory / SENT).read_text(encoding="utf-8"))
@@ -250,7 +250,7 @@ class Loggers:
         self._keep()
 
     def rewind(self, step: int) -> None:
-        """The run went back to a step: what follows it is sent again, since its numbers are others now."""
+        """After a roll-back to a step: later steps are sent again, because their numbers may differ."""
         for sent in self._sent.values():
             sent.update({split: min(at, step) for split, at in sent.items()})
 
@@ -269,7 +269,7 @@ class Loggers:
         except Exception as error:
             self._failed.add(key)
             note(
-                f"the logger {key} failed and is left out from here on ({type(error).__name__}: {error}); metrics.jsonl "
+                f"the logger {key} failed and is disabled from here on ({type(error).__name__}: {error}); metrics.jsonl "
                 f"has everything"
             )
 

@@ -67,9 +67,9 @@ class ReportData:
     """Short facts for the cards, e.g. time, parameters, speed."""
     exhibits: Sequence[Exhibit]
     config: Mapping[str, Any]
-    """The settings that were chosen, by dotted names."""
+    """The settings that differ from their defaults, by dotted names."""
     defaults: Mapping[str, Any]
-    """The settings that have their defaults, likewise."""
+    """The settings at their defaults, likewise."""
     environment: Mapping[str, Any]
     expectation: str = ""
     """One sentence that compares the score with the expected one of the configuration."""

@@ -246,7 +246,7 @@ def confusion_matrix(exhibit: ConfusionMatrix) -> "Figure":
 
 @_plainly
 def attention(exhibit: AttentionMap) -> "Figure":
-    """A grid of weights for each head, two in a row: a row of it looks at the columns."""
+    """A grid of weights for each head, two in a row: each row attends to the columns."""
     heads = len(exhibit.weights)
     columns = min(2, heads)
     figure = _figure(3.6 * columns + 0.4, 3.5 * -(-heads // columns))

@@ -1,4 +1,4 @@
-"""Plots of how a loss is curved and of what a network stands. Plain data in, figures out."""
+"""Plots of the curvature of a loss and of the robustness of a network. Plain data in, figures out."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,1 +1,1 @@
-"""A run from its experiment to its report: the parts built, trained in a run directory, opened again."""
+"""A run from its experiment to its report: building the parts, training in a run directory, opening the run again."""

@@ -1,4 +1,4 @@
-"""What the arguments of `jaxnets.fit` and its relatives mean: an experiment, its data, the weights to begin with."""
+"""Converts the arguments of `jaxnets.fit` and similar functions to an experiment, its data and the initial weights."""
 
 import dataclasses
 import hashlib
@@ -54,7 +54,7 @@ def as_experiment(
     seed: int = 0,
     **options: Any,
 ) -> tuple[Experiment, Dataset, Initial | None]:
-    """What `fit` trains with these arguments: the experiment, its data, and the weights that are given to begin with."""
+    """The experiment, its data and the given initial weights that `fit` trains with these arguments."""
     if epochs is not None and steps is not None:
         raise UsageError(f"give either epochs or steps, not both (got epochs={epochs}, steps={steps})")
     if isinstance(model, tuple):
@@ -71,11 +71,11 @@ def as_experiment(
     if batch_size is None:
         batch_size = 128 if examples >= 10_000 else min(32, examples)
         shares = 1 if "mesh" in options else jax.device_count()
-        batch_size -= batch_size % shares if batch_size > shares else 0  # every device gets as many
+        batch_size -= batch_size % shares if batch_size > shares else 0  # every device gets the same number
     if steps is None:
         steps = steps_in(10 if epochs is None else epochs, examples, batch_size)
         options.setdefault("eval_every", steps_in(1, examples, batch_size))
-    # Of a duration it is nearly the number: the run counts it when a validation split is set aside.
+    # For a duration it is only approximate: the run computes it after a validation split is set aside.
     count = length(steps, dataset, batch_size) if isinstance(steps, str) else steps
     if chooses and isinstance(count, int):
         options.setdefault("eval_every", max(1, count // 20))
@@ -98,7 +98,7 @@ def as_experiment(
 
 
 def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[float, ...]:
-    """A weight for each class of a data set, from `class_weight` of `fit`; raises `UsageError` where it does not fit."""
+    """A weight for each class of a data set, from `class_weight` of `fit`; raises `UsageError` if it does not fit."""
     names = dataset.card.class_names
     soft = dataset.card.target_kind == "distribution"
     if dataset.card.target_kind != "class" and not soft:
@@ -113,7 +113,9 @@ def class_weights(dataset: Dataset, wanted: Mapping[Any, float] | str) -> tuple[
     for key, weight in wanted.items():
         place = names.index(str(key)) if str(key) in names else key
         if not isinstance(place, int | np.integer) or not 0 <= place < len(names):
-            raise UsageError(f"class_weight has {key!r}, which is no class of {dataset.name!r}: {', '.join(names[:8])}")
+            raise UsageError(
+                f"class_weight has {key!r}, which is not a class of {dataset.name!r}: {', '.join(names[:8])}"
+            )
         if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
             raise UsageError(f"class_weight[{key!r}] is a number, at least 0; got {weight!r}")
         weights[int(place)] = float(weight)
@@ -148,7 +150,7 @@ def _partly(optimizer: Optimizer, train_only: str | None, freeze: str | None) ->
 
 
 def _initial(given: Any, options: dict[str, Any]) -> Initial | None:
-    """What `initial` means; the directory of a run becomes the option `warm_start`."""
+    """The initial weights from the argument `initial`; the directory of a run becomes the option `warm_start`."""
     if given is None or isinstance(given, Initial):
         return given
     if isinstance(given, str | Path):
@@ -165,7 +167,7 @@ def _initial(given: Any, options: dict[str, Any]) -> Initial | None:
 
 
 def _fingerprint(dataset: Dataset) -> str:
-    """That of the data set, with the validation split, which a configuration cannot find again."""
+    """The source of the data set with its validation split, which a configuration cannot reproduce."""
     if dataset.validation is None:
         return dataset.fingerprint
     digest = hashlib.sha256(dataset.fingerprint.encode())

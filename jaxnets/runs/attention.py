@@ -84,6 +84,6 @@ def _names(parts: Any, model: Any, batch: dict[str, np.ndarray]) -> tuple[tuple[
 
 
 def _spelled(tokens: np.ndarray, symbols: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of tokens, one of white space as Python writes it; their numbers where they have no names."""
+    """The names of tokens, one of white space as Python writes it; their numbers if they have no names."""
     names = [symbols[token] if token < len(symbols) else str(token) for token in tokens.tolist()]
     return tuple(name if name.strip() and name.isprintable() else repr(name) for name in names)

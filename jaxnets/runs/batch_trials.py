@@ -1,4 +1,4 @@
-"""What batches of an experiment do on the devices that are here: their speed, and the noise of their gradients."""
+"""The speed of batch sizes of an experiment on the present devices, and the noise of its gradients."""
 
 import dataclasses
 import time
@@ -27,8 +27,8 @@ def throughput(
 ) -> dict[int, float]:
     """Examples a second by batch size, on the present devices.
 
-    The sizes take turns, so that a slower moment of the machine falls on all of them; the best turn of each counts. The state
-    is handed from one program to the next, so there is one of it in memory.
+    The sizes are timed in turns, so that a slow moment of the machine affects all of them; the best turn of each counts. The
+    state is handed from one program to the next, so there is one of it in memory.
 
     Args:
         experiment: what would be trained.

@@ -43,7 +43,7 @@ RESIDENT_BYTES = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything a run is made of; built once, before the first step."""
+    """All parts of a run; built once, before the first step."""
 
     experiment: Experiment
     dataset: Dataset
@@ -56,26 +56,26 @@ class Parts:
     evaluator: Evaluator
     """On the test split."""
     validator: Evaluator | None
-    """On the validation split; None where there is none."""
+    """On the validation split; None if there is none."""
     choice: Choice
-    """What is chosen by evaluations."""
+    """The choices that are made by evaluations."""
     predictor: Predictor
     abstract: TrainState
     """Shapes and dtypes of the state."""
     shardings: Any
     """Where each leaf of the state goes."""
     resident: bool
-    """Whether the data live on the device."""
+    """Whether the data are on the device."""
     batch_spec: Batch
     """Shapes and dtypes of a prepared batch."""
 
     @property
     def watched(self) -> tuple[str, Evaluator]:
-        """The split that is measured while the run trains, and what measures it."""
+        """The split that is measured during training, and its evaluator."""
         return ("test", self.evaluator) if self.validator is None else ("validation", self.validator)
 
     def fresh_state(self) -> TrainState:
-        """The state at step 0, born in its place: no device ever holds more than its share."""
+        """The state at step 0, created with its shardings: no device ever holds more than its share."""
         batch = self.batch_spec
         create = jax.jit(
             lambda: create_state(self.task, self.recipe, batch),
@@ -86,7 +86,7 @@ class Parts:
         return create()
 
     def make_evaluator(self, arrays: Arrays) -> Evaluator:
-        """What measures the task on further examples: raw arrays by name, `inputs` and `targets` among them."""
+        """An evaluator for further examples: raw arrays by name, with `inputs` and `targets`."""
         count = len(arrays["inputs"])
         return Evaluator(
             self.task,
@@ -107,7 +107,7 @@ class Parts:
 def assemble(
     experiment: Experiment, dataset: Dataset | None = None, *, mesh: Mesh | None = None, memory: int | None = None
 ) -> Parts:
-    """Build the parts. What a user can get wrong is checked here, before any work is done.
+    """Build the parts. User errors are found here, before any work is done.
 
     Args:
         experiment: what to run.
@@ -145,7 +145,7 @@ def _assemble(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Parts:
         abstract = _abstract(task, recipe, batch, dataset)
         checks.check_mixing(task, dataset, abstract, lambda: batch_spec(dataset, rows, transform, mixed=True))
         if task.players:
-            experiment.optimizer.frozen(abstract.params)  # says which of its patterns are for none of the players
+            experiment.optimizer.frozen(abstract.params)  # reports the patterns that match no player
         checks.check_arrays(task, dataset)
         checks.check_health(experiment, task)
         zero = experiment.mesh.zero
@@ -194,12 +194,12 @@ def _assemble(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Parts:
 
 
 def clock_of(experiment: Experiment, dataset: Dataset) -> Clock:
-    """What durations in epochs, examples and tokens are measured by: batches of the full size."""
+    """The sizes by which durations in epochs, examples and tokens are converted: batches of the full size."""
     return clock_for(dataset, experiment.batch_size, steps=experiment.total_steps)
 
 
 def _recipe(experiment: Experiment, task: Task, dataset: Dataset) -> Recipe:
-    """What the step of an experiment is made from; where things are placed is not known yet."""
+    """The recipe of an experiment's step, without shardings, which are not known yet."""
     if experiment.selective < 1 and task.players:
         raise UsageError(
             f"selective chooses examples by one loss, and {type(task).__name__} has one for each of "
@@ -239,7 +239,7 @@ def eval_batch(wanted: int, examples: int, mesh: Mesh) -> int:
 
 
 def batch_spec(dataset: Dataset, batch_size: int, transform: Transform | None = None, *, mixed: bool = False) -> Batch:
-    """Shapes and dtypes of a prepared batch; `transform` is that of the task, where it encodes targets.
+    """Shapes and dtypes of a prepared batch; `transform` is that of the task, if it encodes targets.
 
     With `mixed` it is a batch after the augmentation, which turns classes into distributions if it mixes examples.
     """
@@ -259,7 +259,7 @@ def _players(optimizer: Optimizer, task: Task, steps: int) -> dict[str, Any]:
 
 
 def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> TrainState:
-    """The state's shapes; a model that cannot take the data says so here, before anything is compiled."""
+    """The state's shapes; a model that does not fit the data raises an error here, before anything is compiled."""
     try:
         state = abstract_state(task, recipe, batch)
         task.check_outputs(state.variables, batch, dataset.card)
@@ -268,7 +268,7 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
     except JaxnetsError:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError, AssertionError) as error:
-        # Whatever a model does with inputs that are not for it; what it says itself of them is a ValueError.
+        # Any exception of a model for unsuitable inputs; its own checks raise a ValueError.
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise DataError(
             f"{type(task.model).__name__} cannot take the inputs of {dataset.name!r}, each of shape "
@@ -278,7 +278,7 @@ def _abstract(task: Task, recipe: Recipe, batch: Batch, dataset: Dataset) -> Tra
 
 
 def _about_integers(batch: Batch, dataset: Dataset) -> str:
-    """The remedy where a model may have expected the whole numbers that were given."""
+    """The remedy if a model may have expected the whole numbers that were given."""
     if dataset.several:
         return ""
     given, prepared = dataset.train["inputs"].dtype, batch["inputs"].dtype

@@ -21,9 +21,9 @@ from jaxnets.report.log import CHOSEN, read_records
 from jaxnets.runs import lock
 
 CONFIG, LOG, REPORT = "config.json", "metrics.jsonl", "report.html"
-# How deep below a folder runs are looked for.
+# The depth to which runs are searched below a folder.
 DEPTH = 4
-# Fields of a record that are no scores.
+# Fields of a record that are not scores.
 NO_SCORES = ("step", "split", "examples", CHOSEN, "seconds")
 _FILTER = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*")
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -40,11 +40,11 @@ class Entry:
     name: str
     """Its path below the folder that was searched."""
     config: Mapping[str, Any]
-    """`config.json`; {} where it cannot be read."""
+    """`config.json`; {} if it cannot be read."""
     records: tuple[dict[str, Any], ...]
-    """The log; () where it cannot be read."""
+    """The log; () if it cannot be read."""
     trouble: str = ""
-    """Why something could not be read."""
+    """The reason why something could not be read."""
 
     @property
     def history(self) -> History:
@@ -53,7 +53,7 @@ class Entry:
 
     @functools.cached_property
     def step(self) -> int:
-        """Updates done, as far as the log and the checkpoints say."""
+        """Updates done, according to the log and the checkpoints."""
         saved = StepFolders(self.path / "checkpoints").complete
         return max([0, *saved, *(record["step"] for record in self.records)])
 
@@ -81,14 +81,14 @@ class Entry:
 
     @functools.cached_property
     def fields(self) -> dict[str, Any]:
-        """All that a table can be sorted and filtered by: name, state, step, scores, and the configuration by dotted names."""
+        """The fields for sorting and filtering a table: name, state, step, scores, and the configuration by dotted names."""
         flat = flatten(self.config)
         own = {"name": self.name, "state": self.state, "step": self.step, "model": flat.get("task.model", "")}
         return {**flat, **own, "task": flat.get("task", ""), "data": flat.get("data", ""), **self.scores}
 
     @property
     def modified(self) -> float:
-        """When it was last written to, in seconds since 1970."""
+        """The time of the last change, in seconds since 1970."""
         times = [0.0]
         for name in (LOG, CONFIG):
             with contextlib.suppress(OSError):
@@ -105,7 +105,8 @@ def is_held(directory: Path) -> bool:
     return abs(time.time() - beat) < lock.STALE_SECONDS
 
 
-# Entries by path, each with the sizes and times of its files: a page that looks every few seconds reads what has changed.
+# Entries by path, each with the sizes and times of its files: a page that is updated every few seconds reads only changed
+# files.
 _READ: dict[Path, tuple[Any, Entry]] = {}
 
 
@@ -137,7 +138,7 @@ def _read(path: Path, name: str) -> Entry:
     except JaxnetsError as error:
         trouble = str(error)
     if not isinstance(config.get("steps", 0), int):
-        config, trouble = {}, f"{CONFIG}: steps is no number"
+        config, trouble = {}, f"{CONFIG}: steps is not a number"
     return Entry(path, name, config, tuple(records), trouble)
 
 
@@ -185,7 +186,7 @@ def matching(entries: Sequence[Entry], where: Sequence[str]) -> list[Entry]:
         parsed = _FILTER.fullmatch(condition)
         if parsed is None:
             raise UsageError(
-                f"{condition!r} is no condition; write NAME, one of < <= = == != >= >, and a value: accuracy>0.9"
+                f"{condition!r} is not a condition; write NAME, one of < <= = == != >= >, and a value: accuracy>0.9"
             )
         field, sign, value = parsed.groups()
         check_field(entries, field)
@@ -194,7 +195,7 @@ def matching(entries: Sequence[Entry], where: Sequence[str]) -> list[Entry]:
 
 
 def ordered(entries: Sequence[Entry], field: str, *, reverse: bool = False) -> list[Entry]:
-    """The runs by a field, numbers before texts; runs without it come last."""
+    """The runs sorted by a field, numbers before texts; runs without it come last."""
     check_field(entries, field)
     having = [entry for entry in entries if _has(entry, field)]
 

@@ -1,4 +1,4 @@
-"""What can be wrong with an experiment and its data together, found before the first step."""
+"""Checks of an experiment together with its data, before the first step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,7 +33,7 @@ def check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
 
 
 def check_updates(experiment: Experiment, abstract: TrainState, recipe: Recipe) -> None:
-    """Raise `UsageError` if the gradient's or the weights' changes are not for these parameters or this optimizer."""
+    """Raise `UsageError` if changes of the gradient or penalties are not supported for these parameters or this optimizer."""
     experiment.gradient.check(abstract.params)
     experiment.penalty.check(abstract.params)
     if not experiment.penalty.l1:
@@ -103,7 +103,7 @@ def check_pipeline(model: Any, mesh: Mesh) -> None:
 
 
 def check_offload(experiment: Experiment, task: Task, abstract: TrainState) -> None:
-    """Raise `UsageError` if something beside the update reads the optimizer state, which then is not on the devices."""
+    """Raise `UsageError` if a feature other than the update reads the optimizer state, which is then not on the devices."""
     why = ""
     if task.players:
         why = f"{type(task).__name__} has several optimizers"
@@ -116,7 +116,7 @@ def check_offload(experiment: Experiment, task: Task, abstract: TrainState) -> N
 
 
 def check_replicas(experiment: Experiment, abstract: TrainState, mesh: Mesh) -> None:
-    """Raise `UsageError` if replicas that train apart cannot do so on this mesh or with this optimizer."""
+    """Raise `UsageError` if local SGD is not supported on this mesh or with this optimizer."""
     local = experiment.local
     if not local.active:
         return
@@ -159,7 +159,7 @@ def check_padding(
 
 
 def check_health(experiment: Experiment, task: Task) -> None:
-    """Raise `UsageError` where no step of one loss and one optimizer is there to measure."""
+    """Raise `UsageError` if `health` cannot measure the steps: it needs one loss and one optimizer."""
     kind = type(getattr(task, "inner", task)).__name__
     if experiment.health.active and (task.players or kind == "PerceptronRule"):
         why = "has several players" if task.players else "has no gradient"
@@ -167,7 +167,7 @@ def check_health(experiment: Experiment, task: Task) -> None:
 
 
 def check_batch_statistics(experiment: Experiment, abstract: TrainState, dataset: Dataset) -> None:
-    """Raise `UsageError` where batch norm would see one example at a time: it makes every feature its bias."""
+    """Raise `UsageError` if batch norm would get one example at a time: then every output feature is its bias."""
     alone = experiment.batch_size // experiment.micro_batch_count == 1
     if alone and "batch_stats" in abstract.model_state and len(dataset.card.input_shape) == 1:
         raise UsageError(
@@ -221,7 +221,7 @@ def check_epochs(experiment: Experiment, dataset: Dataset) -> None:
 
 
 def check_arrays(task: Task, dataset: Dataset) -> None:
-    """Raise `DataError` for an array that the user put beside the inputs and that nothing would read."""
+    """Raise `DataError` for an additional array of the user that would not be used."""
     known = ("inputs", "targets", *WEIGHTS, *task.reads, *(one.array for one in dataset.several))
     for split, arrays in dataset.splits.items():
         for name in arrays:

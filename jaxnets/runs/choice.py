@@ -1,4 +1,4 @@
-"""What a run chooses by its evaluations: the checkpoint that is kept as the best, when to end early, the learning rate."""
+"""The choices of a run by its evaluations: the best checkpoint, early stopping, reductions of the learning rate."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ class Best:
     step: int
     """Updates done."""
     metric: str
-    """By which it is the best."""
+    """The metric by which it is the best."""
     value: float
     """Of that metric, on the split by which the run chose."""
     variables: dict[str, Any]
-    """`{"params": ..., ...}`; averaged where the run averages."""
+    """`{"params": ..., ...}`; averaged if the run averages."""
 
     def __repr__(self) -> str:
         return f"Best(step {self.step}, {self.metric} {self.value:.4g})"
@@ -40,16 +40,16 @@ class Choice:
     """The metrics by which a run chooses, with their directions."""
 
     keep: Keep
-    """The experiment's, with the metric of `stop` where it names none, and its mode decided."""
+    """The experiment's `keep`, with the metric of `stop` if it has none, and with its direction."""
     stop: EarlyStop
     """The experiment's, with its metric filled in."""
     stop_mode: Mode
     plateau: Plateau | None = None
-    """What reduces the learning rate, if anything does."""
+    """The `Plateau` that reduces the learning rate, if there is one."""
     plateau_mode: Mode = "min"
 
     def ends_at(self, records: Sequence[Mapping[str, Any]], split: str) -> int | None:
-        """The step at which the run ends early, from the records of its log; None: it goes on."""
+        """The step at which the run ends early, from the records of its log; None: it continues."""
         return self.stop.ends_at(_values(records, split, self.stop.metric), self.stop_mode)
 
     def reductions(self, records: Sequence[Mapping[str, Any]], split: str) -> int:
@@ -61,12 +61,12 @@ class Choice:
 
 
 def _values(records: Sequence[Mapping[str, Any]], split: str, metric: str) -> list[tuple[int, float]]:
-    """`(step, value)` of a metric in the evaluations of a split; NaN where it is not measured."""
+    """`(step, value)` of a metric in the evaluations of a split; NaN if it is not measured."""
     return [(r["step"], float(r.get(metric, "nan"))) for r in records if r["split"] == split]
 
 
 def choice_of(experiment: Experiment, task: Task, abstract: TrainState, batch: Batch) -> Choice:
-    """What an experiment chooses by.
+    """The metrics and directions by which an experiment makes its choices.
 
     Raises:
         UsageError: a metric is not measured, or its direction is unknown.
@@ -86,7 +86,7 @@ def choice_of(experiment: Experiment, task: Task, abstract: TrainState, batch: B
             raise UsageError(f"{field} is {name!r}, which is not measured. {did_you_mean(name, measured)}")
     if not 0 < experiment.eval_every < experiment.total_steps:
         name = next(filter(None, by.values()))
-        note(f"{name!r} is measured at the end alone; set eval_every to have more to choose from")
+        note(f"{name!r} is measured at the end only; set eval_every to have more to choose from")
     mode = _mode("stop", stop, task.directions) if stop.patience else "min"
     other = "min" if plateau is None else _mode("Plateau", plateau, task.directions)
     return Choice(keep.resolved(task.directions), stop, mode, plateau, other)

@@ -1,13 +1,13 @@
-"""The run directory: what one run leaves behind, and the only state there is.
+"""The run directory: all files of one run, and its only state.
 
 config.json       the resolved experiment, as data
 environment.json  platform, devices, mesh, versions, the data's fingerprint
-preparation.json  what the training data taught: scales, vocabularies, columns, names of classes
+preparation.json  statistics of the training data: scales, vocabularies, columns, names of classes
 metrics.jsonl     one object a line
 checkpoints/      the state at some steps, each with its manifest
 extended.json     changes of the number of steps by --extend or Run.fit; only after one
-quarantine.json   batches that are left out, and why; only after a guard went back
-report.html       one page that needs nothing else; its pictures also in plots/
+quarantine.json   batches that are left out, with the reason; only after a roll-back
+report.html       one page without external files; its pictures are also in plots/
 """
 
 import dataclasses
@@ -52,9 +52,9 @@ class RunDirectory:
         overwrite: bool = False,
         extend: Callable[[str], None] | None = None,
     ) -> "RunDirectory":
-        """The directory for an experiment: new, or with that same experiment in it (which is then resumed).
+        """The directory for an experiment: new, or with the same experiment in it (which is then resumed).
 
-        With `extend`, the experiment in it may have another number of steps; `extend` is called with what changes.
+        With `extend`, the experiment in it may have another number of steps; `extend` is called with the change.
 
         Raises:
             RunDirectoryError: it holds another run or other files, or cannot be written.
@@ -111,17 +111,19 @@ class RunDirectory:
 
     @property
     def preparation(self) -> Preparation | None:
-        """What the training data taught; None where the run has not begun, or is of a version that did not keep it."""
+        """The statistics of the training data; None if the run has not started, or is of a version that did not save them."""
         if not (self.path / "preparation.json").exists():
             return None
         found = from_data(self.read_json("preparation.json"))
         if not isinstance(found, Preparation):
-            raise RunDirectoryError(f"{self.path / 'preparation.json'} is no preparation; restore it, or train anew")
+            raise RunDirectoryError(
+                f"{self.path / 'preparation.json'} is not a preparation; restore it, or train again"
+            )
         return found
 
     @classmethod
     def preparation_in(cls, path: Path) -> Preparation | None:
-        """That of a path which may hold a run, or may not be there."""
+        """The preparation in a path that may hold a run or may not exist."""
         return cls(Path(path).absolute()).preparation
 
     def read_json(self, name: str) -> Any:
@@ -130,7 +132,7 @@ class RunDirectory:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise RunDirectoryError(
-                f"{self.path / name} cannot be read ({error}); restore it, or train anew"
+                f"{self.path / name} cannot be read ({error}); restore it, or train again"
             ) from error
 
     def read_object(self, name: str) -> dict[str, Any]:
@@ -138,23 +140,23 @@ class RunDirectory:
         data = self.read_json(name)
         if not isinstance(data, dict):
             raise RunDirectoryError(
-                f"{self.path / name} holds {type(data).__name__}, not an object; restore it, or train anew"
+                f"{self.path / name} holds {type(data).__name__}, not an object; restore it, or train again"
             )
         return data
 
     @property
     def warm_started(self) -> int | None:
-        """The step of the other run whose weights this one began with, once it has begun."""
+        """The step of the other run whose weights this one started from, once it has started."""
         if not (self.path / "warm_start.json").exists():
             return None
         step = self.read_object("warm_start.json").get("step")
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-            raise RunDirectoryError(f"{self.path / 'warm_start.json'} names no step; restore it, or train anew")
+            raise RunDirectoryError(f"{self.path / 'warm_start.json'} names no step; restore it, or train again")
         return step
 
     @property
     def quarantine(self) -> list[dict[str, Any]]:
-        """What guards left out so far, one entry for each time a run went back: step, reason, batches."""
+        """The batches that guards left out so far, one entry for each roll-back: step, reason, batches."""
         if not (self.path / "quarantine.json").exists():
             return []
         entries = self.read_json("quarantine.json")
@@ -165,16 +167,16 @@ class RunDirectory:
             ]
         except (TypeError, KeyError, ValueError) as error:
             raise RunDirectoryError(
-                f"{self.path / 'quarantine.json'} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
+                f"{self.path / 'quarantine.json'} is damaged ({type(error).__name__}: {error}); restore it, or train again"
             ) from error
 
     @property
     def extensions(self) -> list[dict[str, int]]:
-        """What `--extend` and `Run.fit` changed so far."""
+        """The changes by `--extend` and `Run.fit` so far."""
         return read_extensions(self.path)
 
     def write_json(self, name: str, data: Any) -> None:
-        """Write a JSON file whole or not at all."""
+        """Write a JSON file completely or not at all."""
         with replacing(self.path / name, durable=True) as file:
             file.write((json.dumps(data, indent=2) + "\n").encode())
 
@@ -196,7 +198,7 @@ class RunDirectory:
         )
 
     def _clear(self) -> None:
-        """Remove what a run left here, and nothing else."""
+        """Remove the files of a run, and no other files."""
         for name in ("checkpoints", "plots", "samples", "tensorboard", "profile"):
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
@@ -218,7 +220,7 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
 
     def _check_same(self, experiment: Experiment, extend: Callable[[str], None] | None) -> None:
-        """Raise `RunDirectoryError` unless the run that is here can go on as this experiment."""
+        """Raise `RunDirectoryError` unless the run in the directory can be continued as this experiment."""
         saved, wanted = with_defaults(with_new_fields(self.read_json("config.json"))), to_data(experiment)
         changed = differences(without_code(essential(saved)), without_code(essential(wanted)))
         if (
@@ -248,38 +250,38 @@ class RunDirectory:
             )
         if unknown:
             note(
-                f"whether the code of {', '.join(unknown)} is still that of the run in {self.path} cannot be told: it was "
-                f"written by another version of Python or of jaxnets"
+                f"whether the code of {', '.join(unknown)} is still that of the run in {self.path} cannot be determined: it "
+                f"was written by another version of Python or of jaxnets"
             )
 
     def _check_other_length(self, before: int, experiment: Experiment) -> None:
-        """Raise `RunDirectoryError` unless the steps that are done are those of a run of the new length as well."""
+        """Raise `RunDirectoryError` unless a run of the new length would have the same finished steps."""
         done, steps = StepFolders(self.checkpoints).complete[-1:], experiment.total_steps
         trained = done[0] if done else 0
         ways = "choose another --run-dir, or replace that run with --overwrite"
         if steps < trained:
             raise RunDirectoryError(
                 f"{self.path} holds a run that has done {trained} steps of {before}, more than steps={steps}; ask for "
-                f"{before} steps to have it as it is (or --extend {before - steps}), {ways}"
+                f"{before} steps to leave it unchanged (or --extend {before - steps}), {ways}"
             )
         old, new = (experiment.optimizer.rates(length, trained) for length in (before, steps))
         if old is None or new is None:
             raise RunDirectoryError(
                 f"{self.path} holds a run of {before} steps, and whether {steps} would have begun with the same learning "
-                f"rates cannot be told of {type(experiment.optimizer).__name__}, which has no `rates`; {ways}"
+                f"rates cannot be determined for {type(experiment.optimizer).__name__}, which has no `rates`; {ways}"
             )
         if (old != new).any():
             at = int((old != new).argmax())
             raise RunDirectoryError(
                 f"{self.path} holds another run; it differs in\n  steps: {before} there, {steps} here\nand the learning rates "
                 f"of the steps that are done depend on it: at step {at} {old[at]:.4g} there, {new[at]:.4g} here. A run with a "
-                f"constant rate (optim.Constant) can be trained for longer; else go on with a changed schedule (--extend, or "
-                f"open_run(directory).fit(steps=...)), {ways}, or begin a new one from its weights (warm_start)"
+                f"constant rate (optim.Constant) can be trained for longer; else continue with a changed schedule (--extend, "
+                f"or open_run(directory).fit(steps=...)), {ways}, or start a new one from its weights (warm_start)"
             )
 
 
 def with_defaults(data: Any) -> Any:
-    """A saved configuration with the fields that its classes did not have yet when it was saved, at their defaults."""
+    """A saved configuration with newer fields of its classes added at their defaults."""
     if isinstance(data, list):
         return [with_defaults(item) for item in data]
     if not isinstance(data, dict):

@@ -1,4 +1,4 @@
-"""The end of a run: whether it has come, the best weights, and the one measurement of the test split."""
+"""The end of a run: early stopping, the best weights, and the single measurement of the test split."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from jaxnets.training.stopping import Stopping, StopRequestedError
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a stretch of training gives."""
+    """The result of a stretch of training."""
 
     state: TrainState
     """After the last step."""
@@ -27,7 +27,7 @@ class Trained:
     complete: bool
     """Whether the run is complete: all steps are done, or it ended early."""
     best: Best | None
-    """The weights that are chosen by evaluations; None where nothing is."""
+    """The weights that are chosen by evaluations; None if nothing is chosen."""
 
 
 def ends(parts: Parts, log: MetricsLog, step: int) -> bool:
@@ -40,7 +40,7 @@ def ends(parts: Parts, log: MetricsLog, step: int) -> bool:
 
 
 def adjusted(parts: Parts, log: MetricsLog, state: TrainState) -> TrainState:
-    """The state with the scale of the learning rate (`optim.Plateau`) that the evaluations so far give."""
+    """The state with the scale of the learning rate (`optim.Plateau`) according to the evaluations so far."""
     plateau = parts.choice.plateau
     if plateau is None:
         return state
@@ -79,7 +79,7 @@ def complete(parts: Parts, trained: Trained, stopping: Stopping) -> Trained:
         if stopping.gently:
             return trained
         raise PreemptedError(
-            f"{error}: stopped at step {step}, saved, before the test; the same command goes on from there"
+            f"{error}: stopped at step {step}, saved, before the test; the same command continues from there"
         ) from error
     chosen = {} if trained.best is None else {CHOSEN: trained.best.step}
     log.append({"step": step, "split": "test", **values, **chosen})

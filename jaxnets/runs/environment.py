@@ -1,4 +1,4 @@
-"""What a run was made with: machine, versions, mesh, data. Written beside the run, and checked when it goes on."""
+"""The environment of a run: machine, versions, mesh, data. It is written into the run directory and checked on resuming."""
 
 import datetime
 import platform
@@ -15,7 +15,7 @@ from jaxnets.runs.directory import RunDirectory
 
 
 def check_data(directory: RunDirectory, parts: Parts) -> None:
-    """Raise unless the data are those that the run began with."""
+    """Raise unless the data are those that the run started with."""
     data = directory.read_object("environment.json").get("data")
     data = data if isinstance(data, dict) else {}
     began, tokenizer = data.get("fingerprint"), _tokenizer(parts)
@@ -23,28 +23,29 @@ def check_data(directory: RunDirectory, parts: Parts) -> None:
         raise RunDirectoryError(
             f"{directory.path} was trained with another tokenizer than the one now in {', '.join(tokenizer['files'])}: its "
             f"sha256 is {tokenizer['sha256'][:16]}..., and the run began with {str(data.get('tokenizer'))[:300]}. Bring the "
-            f"old files back, or train anew in another --run-dir"
+            f"old files back, or train again in another --run-dir"
         )
     if began != parts.dataset.fingerprint:
         raise RunDirectoryError(
             f"{directory.path} was trained on other data: the fingerprint of {parts.dataset.name!r} was {began} and is "
-            f"{parts.dataset.fingerprint} now. Bring the old data back, or train anew in another --run-dir"
+            f"{parts.dataset.fingerprint} now. Bring the old data back, or train again in another --run-dir"
         )
 
 
 def note_missing_callbacks(directory: RunDirectory, callbacks: Sequence[str]) -> None:
-    """Say it if a run was trained with callbacks and goes on without any: its directory has their names, not their code."""
+    """Print a note if a run was trained with callbacks and resumes without any: its directory has their names, not their
+    code."""
     missing = [] if callbacks else _callbacks_before(directory)
     if missing:
         note(
-            f"{directory.path.name} was trained with callbacks ({', '.join(missing)}) and goes on without them, since a run "
-            f"directory holds no code. To go on with them, give the file whose hooks() makes them (`jaxnets train FILE.py "
+            f"{directory.path.name} was trained with callbacks ({', '.join(missing)}) and continues without them, since a run "
+            f"directory holds no code. To continue with them, give the file whose hooks() makes them (`jaxnets train FILE.py "
             f"--run-dir {directory.path}`), or hooks=[...] in Python"
         )
 
 
 def write_environment(directory: RunDirectory, parts: Parts, callbacks: Sequence[str] = ()) -> None:
-    """What a reader needs to repeat the run: machine, versions, mesh, data, names of callbacks."""
+    """Information for repeating the run: machine, versions, mesh, data, names of callbacks."""
     device = jax.devices()[0]
     data = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -82,7 +83,7 @@ def _callbacks_before(directory: RunDirectory) -> list[str]:
 
 
 def _tokenizer(parts: Parts) -> dict[str, Any]:
-    """Which files text was cut into tokens with; {} for characters, bytes and what is no text."""
+    """The tokenizer files; {} for characters, bytes and data other than text."""
     tokenizer = parts.dataset.tokenizer
     if tokenizer is None or not tokenizer.digest:
         return {}
@@ -98,8 +99,7 @@ PROGRAMS = (
 def _git() -> str:
     """Commit of the working directory, with "+" if files differ from it; empty outside a repository.
 
-    The repository may be a stranger's. Where its own settings name programs, only its commit is read, and "?" stands in the
-    place of "+".
+    The repository may be untrusted. If its settings name programs, only its commit is read, with "?" instead of "+".
     """
     own = _run_git("config", "--local", "--get-regexp", PROGRAMS)
     if own is None:
@@ -111,7 +111,7 @@ def _git() -> str:
 
 
 def _run_git(*arguments: str) -> str | None:
-    """What git prints; None where there is no git or it takes too long."""
+    """The output of git; None if there is no git or it takes too long."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=5)
         return done.stdout.strip()

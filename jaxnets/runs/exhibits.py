@@ -25,7 +25,7 @@ MOST_RATES = 500
 
 
 def of_task(run: Any) -> list[Exhibit]:
-    """What the task has to show; on every process, though one writes."""
+    """The exhibits of the task; computed on every process, although only one writes."""
     parts, task, preparation = run.parts, run.parts.task, run.parts.dataset.preparation
     with jax.set_mesh(parts.mesh):
         seen = task.exhibit_rows(parts.dataset.card.examples["test"])
@@ -39,7 +39,7 @@ def of_task(run: Any) -> list[Exhibit]:
 
 
 def times(seconds: float, timing: Timing) -> Table:
-    """Where the time of a run went."""
+    """How the time of a run was spent."""
     parts = {
         "compiling": timing.compiling,
         "waiting for data": timing.waiting_for_data,
@@ -52,9 +52,8 @@ def times(seconds: float, timing: Timing) -> Table:
 
 
 def memory(devices: Sequence[Any] | None = None) -> list[Exhibit]:
-    """Memory of the devices of this process where they count it (GPU and TPU do), else that of the process.
-
-    Peaks are since the process began.
+    """Memory of the devices of this process if they report it (GPU and TPU do), else that of the process. A peak is the
+    largest value since the process started.
     """
     rows = []
     for device in jax.local_devices() if devices is None else devices:
@@ -72,23 +71,23 @@ def _bytes(count: int | None) -> str:
 
 
 def operations(directory: Path) -> list[Exhibit]:
-    """The costliest operations, where steps were profiled."""
+    """The most expensive operations, if steps were profiled."""
     path = directory / FOLDER / TABLE
     try:
         rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         cells = tuple(
             (str(r["operation"]), f"{r['calls']}", f"{r['milliseconds']:.2f}", f"{r['share']:.1%}") for r in rows
         )
-    except (OSError, ValueError, TypeError, KeyError):  # a report is worth more than this table
+    except (OSError, ValueError, TypeError, KeyError):  # an error in this table must not prevent the report
         return []
     return [Table("The costliest operations", ("operation", "calls", "ms", "share"), cells)] if cells else []
 
 
 def rates_of(run: Any) -> list[Exhibit]:
-    """The learning rate over the steps, where it is known."""
+    """The learning rate over the steps, if it is known."""
     steps = int(run.state.step)
     if run.directory is not None and read_extensions(run.directory):
-        return []  # its earlier steps had the rates of another length
+        return []  # its earlier steps had the rates of another run length
     optimizer = with_clock(run.experiment.optimizer, clock_of(run.experiment, run.parts.dataset))
     rates = optimizer.rates(run.experiment.total_steps, steps) if steps > 1 else None
     if rates is None:
@@ -97,7 +96,7 @@ def rates_of(run: Any) -> list[Exhibit]:
     return [Lines("Learning rate", at, rates[at][None, None], ("learning rate",), ("",), "step", "learning rate")]
 
 
-# What `Experiment.health` measures: its title in a report, and the scale of its colours.
+# The measurements of `Experiment.health`: title in a report and scale of the colours.
 HEALTH: dict[str, tuple[str, Literal["logarithmic", "share", "linear"]]] = {
     "update_ratio": ("Norm of the update over the norm of the weights, by layer", "logarithmic"),
     "gradient_norm": ("Norm of the gradient, by layer", "logarithmic"),
@@ -109,7 +108,7 @@ HEALTH: dict[str, tuple[str, Literal["logarithmic", "share", "linear"]]] = {
 
 
 def health_of(run: Any) -> list[Exhibit]:
-    """What was measured of the network while it trained, over depth and time."""
+    """The measurements of the network during training, over depth and time."""
     found: list[Exhibit] = []
     for what, (title, scale) in HEALTH.items():
         steps, layers, rows = run.history.health(what)
@@ -121,7 +120,7 @@ def health_of(run: Any) -> list[Exhibit]:
 
 
 def shown_samples(directory: Path) -> list[Exhibit]:
-    """What callbacks showed while the run trained (`Progress.show`): up to eight pictures or texts of each name, over time."""
+    """Pictures and texts that callbacks showed during training (`Progress.show`): up to eight of each name, over time."""
     shown: list[Exhibit] = []
     folder = directory / "samples"
     for place in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -35,7 +35,7 @@ BATCH = 256
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What single outputs depend on."""
+    """Maps of how single outputs depend on the inputs."""
 
     method: str
     """The function of `jaxnets.diagnose` that made it."""
@@ -44,20 +44,20 @@ class Explanation:
     values: np.ndarray
     """`[N, ...]`: of the shape of the inputs, or `[N, places, ...]` for occlusion."""
     captions: tuple[str, ...] = ()
-    """What was predicted for each example."""
+    """The prediction for each example."""
     gap: np.ndarray | None = None
-    """`[N]`, of integrated gradients: by how much they do not add up."""
+    """`[N]`, for integrated gradients: the difference between their sum and the change of the output."""
 
     def plot(self) -> "Figure":
-        """Each input beside its map: red speaks for the output, blue against it."""
+        """Each input beside its map: red increases the output, blue decreases it."""
         return explanation_plots.attributions(self.inputs, {self.method.replace("_", " "): self.values}, self.captions)
 
 
 @dataclasses.dataclass(frozen=True)
 class Explain:
-    """What explains the predictions of a run; `run.explain` is one.
+    """Explanations of the predictions of a run; `run.explain` is one.
 
-    Inputs are raw, as for `run.predict`. What is differentiated or covered are the inputs as the model takes them, after the
+    Inputs are raw, as for `run.predict`. Differentiation and occlusion apply to the inputs as the model takes them, after the
     preparation: where that standardises, 0 is the mean. All is computed on one device.
     """
 
@@ -72,7 +72,7 @@ class Explain:
         return self._attributed("smooth_gradient", inputs, output, **options)
 
     def integrated_gradients(self, inputs: Any, output: Output = None, **options: Any) -> Explanation:
-        """What each number adds to the output; see `diagnose.integrated_gradients` for `baseline` and `steps`."""
+        """The contribution of each number to the output; see `diagnose.integrated_gradients` for `baseline` and `steps`."""
         return self._attributed("integrated_gradients", inputs, output, **options)
 
     def occlusion(self, inputs: Any, output: Output = None, **options: Any) -> Explanation:
@@ -80,7 +80,7 @@ class Explain:
         return self._attributed("occlusion", inputs, output, **options)
 
     def embedding(self, inputs: Any, layer: str = "") -> np.ndarray:
-        """What a layer gives for raw inputs, flattened: `[N, D]` float32.
+        """The outputs of a layer for raw inputs, flattened: `[N, D]` float32.
 
         Args:
             inputs: raw inputs.

@@ -1,4 +1,4 @@
-"""A trained run for other programs: the predictor and the training step as StableHLO, and the arrays as safetensors."""
+"""Exports of a trained run for other programs: the predictor and the training step as StableHLO, the arrays as safetensors."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def export_arrays(run: Run, folder: Path | str) -> list[str]:
 def export_programs(
     run: Run, folder: Path | str, *, train_step: bool = True, platforms: Sequence[str] = PLATFORMS
 ) -> list[str]:
-    """Write what another program needs to predict and to train on: JAX, but no jaxnets.
+    """Write programs that predict and train further with JAX, without jaxnets.
 
         predictor.stablehlo    (weights, inputs) -> outputs, for raw inputs of any number
         weights.safetensors    its weights, by path
@@ -152,7 +152,7 @@ def _train_step(parts: Parts) -> Callable[[dict[str, Array], dict[str, Array]], 
 
 
 def _scaled(parts: Parts, inputs: dict[str, Array]) -> dict[str, Array]:
-    """Inputs of the program as the host would send them.
+    """Inputs of the program, prepared as the host would send them.
 
     The host subtracts the mean of 32-bit numbers in float64. Here it is subtracted in two parts, which loses no more than
     the rounding of the result. 64-bit numbers come in prepared (see `scales`).
@@ -171,7 +171,8 @@ def _scaled(parts: Parts, inputs: dict[str, Array]) -> dict[str, Array]:
 
 
 def scales(parts: Parts) -> dict[str, Any]:
-    """For inputs of 64 bits, which the program could not hold: what the caller subtracts and divides by, in float64."""
+    """For inputs of 64 bits, which the program cannot represent: the numbers that the caller subtracts and divides by, in
+    float64."""
     found = {}
     for name in parts.dataset.preparation.names:
         prepare = _standardized(parts, name)
@@ -181,7 +182,7 @@ def scales(parts: Parts) -> dict[str, Any]:
 
 
 def _standardized(parts: Parts, name: str) -> Standardize | None:
-    """How an input is scaled; None where it is not."""
+    """The scaling of an input; None without scaling."""
     prepare = parts.dataset.preparation.prepare_of(name)
     return prepare if isinstance(prepare, Standardize) and _is_an_input(parts, name) else None
 

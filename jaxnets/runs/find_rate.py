@@ -27,7 +27,7 @@ from jaxnets.runs.build import Parts, assemble
 from jaxnets.steps.recipe import Recipe
 from jaxnets.training.initial import create_state
 
-# States of Optax's optimizers whose update is not proportional to a learning rate, with what they do instead.
+# States of Optax's optimizers whose update is not proportional to a learning rate, with the reason.
 UNSCALED = {
     "ScheduleFreeState": "trains an average of its weights, which its state follows",
     "Synced": "moves back to slow weights in its state (lookahead)",
@@ -53,9 +53,9 @@ class FoundRate:
     test: RateTest
     """All groups at once, their rates in the proportions in which they are given; rates are those of the largest."""
     groups: Mapping[str, RateTest]
-    """Each group alone while the others stand still, by its pattern; {} where there is one group."""
+    """Each group alone, while the others are fixed, by its pattern; {} if there is one group."""
     given: float | None
-    """The (largest) rate that the experiment has; None: the optimizer does not say it, and all rates are multiples of it."""
+    """The (largest) rate of the experiment; None: the optimizer does not expose it, and all rates are multiples of it."""
 
     @property
     def rate(self) -> float:
@@ -75,11 +75,11 @@ def find_rate(
 ) -> FoundRate:
     """Range tests from fresh weights (or `initial`), on the experiment's data, model, optimizer and mesh.
 
-    The learning rate multiplies the whole update, decoupled weight decay included, as in the optimizer itself. Nothing is kept
-    of the short trainings.
+    The learning rate multiplies the whole update, decoupled weight decay included, as in the optimizer itself. The short
+    trainings are discarded.
 
     Args:
-        experiment: what would be trained; averages of the weights and replicas have no part in the test.
+        experiment: what would be trained; averages of the weights and replicas are ignored in the test.
         dataset: the data, where they are not to be opened from `experiment.data`.
         low: the first rate. For an optimizer that does not say its rate, these are multiples of it.
         high: the last rate.
@@ -118,7 +118,7 @@ def find_rate(
 
 
 def at_rate_one(optimizer: Optimizer) -> tuple[Optimizer, dict[str, float | None]]:
-    """The optimizer at a constant rate of 1, and for each group the rate that it had; None: it does not say it."""
+    """The optimizer at a constant rate of 1, and the original rate of each group; None: it does not expose it."""
     if isinstance(optimizer, ByPath):
         made = {pattern: at_rate_one(part) for pattern, part in optimizer.rules}
         rules = tuple((pattern, made[pattern][0]) for pattern, _ in optimizer.rules)
@@ -164,7 +164,7 @@ def scaled(
         inner: what makes the updates.
         factors: `[G]`; may be traced.
         labels: parameters to a tree of group numbers.
-        held_at: the step at which the schedules inside stand still; None: they go on.
+        held_at: the step at which the schedules inside are fixed; None: they continue.
     """
     whole = optax.with_extra_args_support(inner)
 
@@ -179,7 +179,7 @@ def scaled(
 def peak_step(optimizer: optax.GradientTransformation, params: Any, steps: int, *, tried: int = 33) -> Array:
     """The step of a run at which the schedules inside an optimizer make the largest update, int32; 0 without schedules.
 
-    Found by giving the same gradient to the state at `tried` steps: an Optax transformation does not say its schedule.
+    Found by giving the same gradient to the state at `tried` steps: an Optax transformation does not expose its schedule.
     """
     state = optimizer.init(params)
     ones = jax.tree.map(jnp.ones_like, params)
@@ -196,7 +196,7 @@ class _Sweeps:
     """Range tests of an experiment's step, compiled once."""
 
     def __init__(self, parts: Parts, labels: Callable[[Any], Any], *, schedules: bool) -> None:
-        """`schedules` says that the optimizer may have some that it does not tell; they stand at their peak."""
+        """`schedules`: the optimizer may have schedules that it does not expose; they are fixed at their peak."""
         task, recipe, feed = parts.task, parts.recipe, parts.feed
 
         def run(state: Any, payload: Any, factors: Array, held: Array) -> Array:
@@ -236,7 +236,7 @@ def _groups(optimizer: Optimizer) -> list[Optimizer]:
 
 
 def _begun(parts: Parts, number: int, initial: Initial | None) -> Any:
-    """The state that a repeat begins with: fresh weights of its own seed, or those that are given."""
+    """The initial state of a repeat: fresh weights of its own seed, or the given ones."""
     recipe: Recipe = dataclasses.replace(parts.recipe, seed=parts.experiment.seed + number)
     create = jax.jit(lambda: create_state(parts.task, recipe, parts.batch_spec), out_shardings=parts.shardings)
     state, warm = create(), parts.experiment.warm_start

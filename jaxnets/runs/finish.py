@@ -1,4 +1,4 @@
-"""What is shown at the end of a run: the summary on the console and, in a run directory, the report."""
+"""The output at the end of a run: the summary on the console and, in a run directory, the report."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ def finish(
     trained: int,
     timing: Timing,
 ) -> None:
-    """Show and write what there is to see of a run that is complete.
+    """Print the summary and write the report of a complete run.
 
     Args:
         run: the `Run`.
@@ -108,7 +108,7 @@ def finish(
     if directory is not None:
         rows.append(("run directory", _short(directory.path)))
     if not trained:
-        rows.append(("note", "this run was complete already; --overwrite trains it anew"))
+        rows.append(("note", "this run was complete already; --overwrite trains it again"))
     closing = f"report: {_short(directory.path / PAGE)}" if directory is not None else ""
     console.summary(words.title, rows, closing)
 
@@ -128,6 +128,6 @@ def _verdict(final: dict[str, float], expected: Expected | None) -> str:
 
 
 def _short(path: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):  # the working directory may be gone, or elsewhere
+    with contextlib.suppress(OSError, ValueError):  # the working directory may be deleted, or a different one
         return str(path.relative_to(Path.cwd()))
     return str(path)

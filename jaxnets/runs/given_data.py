@@ -17,7 +17,7 @@ from jaxnets.tasks.base import Task
 
 
 def given_data(model: Any, data: Any, test: Any, validation: Any, options: dict[str, Any], loss: Any) -> Dataset:
-    """The data as a `Dataset`; raises `UsageError` where the arguments are not what they should be."""
+    """The data as a `Dataset`; raises `UsageError` for unsuitable arguments."""
     kind: Any
     if isinstance(data, Dataset):
         if test is not None:
@@ -68,7 +68,7 @@ def _check_share(validation: Any) -> None:
 
 
 def _kind(targets: Any, loss: Any) -> str:
-    """The kind of the targets of a bare model: "any" where the loss is given and they fit no task of ours."""
+    """The kind of the targets of a bare model: "any" if the loss is given and they fit no built-in task."""
     shape: Any = getattr(targets, "shape", None)
     shape = np.shape(targets) if shape is None and loss is not None and isinstance(targets, list | tuple) else shape
     if loss is None or shape is None or len(shape) < 2:

@@ -1,4 +1,4 @@
-"""The length of a run in steps, counted where its data are opened."""
+"""The length of a run in steps, computed when its data are opened."""
 
 import dataclasses
 import warnings
@@ -12,7 +12,7 @@ from jaxnets.data.validation import with_validation
 
 
 def clock_for(dataset: Dataset, batch_size: int, *, steps: int) -> Clock:
-    """What durations in epochs, examples and tokens are measured by: batches of the full size."""
+    """The sizes by which durations in epochs, examples and tokens are converted: batches of the full size."""
     card = dataset.card
     of_tokens = card.tokens is not None or card.target_kind == "token"
     tokens = card.input_shape[0] if of_tokens and card.input_shape else None
@@ -29,7 +29,7 @@ def length(steps: int | str, dataset: Dataset, batch_size: int) -> int:
     steps = as_length(steps) if isinstance(steps, str) else steps
     if not isinstance(steps, str):
         return steps
-    # The run's own length plays no part: a share of it is refused where the duration is given.
+    # The run's own length is not used: a share of it is refused when the duration is given.
     count = in_steps(steps, clock_for(dataset, batch_size, steps=0))
     if count < 1:
         raise UsageError(f"a run has at least one step, and {steps!r} with batches of {batch_size} is less")
@@ -46,7 +46,7 @@ def counted(experiment: Experiment, dataset: Dataset | None = None) -> Experimen
     if not isinstance(experiment.steps, str):
         return experiment
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)  # the run itself says them
+        warnings.simplefilter("ignore", DataWarning)  # the run itself repeats them
         dataset = divided(experiment, dataset)
     return dataclasses.replace(experiment, steps=length(experiment.steps, dataset, experiment.batch_size))
 

@@ -1,9 +1,9 @@
-"""One run directory, one run: a lock that says who holds it, and that a crash cannot leave behind for good.
+"""The lock of a run directory: it names its holder, and a crash does not leave it locked forever.
 
-The file `.lock` in the run directory holds the host, the process and a heartbeat. On one machine the operating system's own
-file lock decides, which ends with the process however it ends. Where there is none to be had, or the holder is on another
-machine (a shared disk may not pass such locks on), the heartbeat decides: it is renewed every few seconds; one that has not
-been for a minute, and is not while one watches, is stale.
+The file `.lock` in the run directory holds the host, the process and a heartbeat. On one machine the file lock of the
+operating system decides, which is released whenever the process ends. If file locks are not available, or the holder is on
+another machine (a shared disk may not support such locks), the heartbeat decides: it is renewed every few seconds. A heartbeat
+that is older than a minute, and is not renewed while it is watched, is stale.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from jaxnets.core.files import check_name, fcntl_module
 NAME = ".lock"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
-# Every text has this length, so that a reader never sees the rest of an older one.
+# Every text has this length, so that it overwrites an older one completely.
 LENGTH = 512
 # Follow no link, and (on Windows) write bytes as they are.
 EXTRA_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -57,14 +57,14 @@ def hold(directory: Path, *, say: Callable[[str], None] = lambda text: None) -> 
         here = before.get("host") == socket.gethostname()
         if before and not (here and answer == "ours"):
             age = time.time() - float(before["beat"])
-            # Two clocks need not agree, and one may have been set: whether it still beats is seen by watching.
+            # Two clocks need not agree, and one may have been changed, so watch whether the heartbeat is renewed.
             if 0 <= age < STALE_SECONDS or _still_beats(handle, before):
                 raise LockedError(_taken(directory, before))
         if before:
-            say(f"taking over {directory}: {_holder(before)} ended without saying goodbye")
+            say(f"taking over {directory}: {_holder(before)} ended without releasing it")
         token = uuid.uuid4().hex
         _write(handle, token)
-        if answer == "unknown":  # another may have come at the same instant: the last to write has it
+        if answer == "unknown":  # another process may have done the same: the last one to write holds the lock
             time.sleep(BEAT_SECONDS / 5)
             if _read(handle).get("token") != token:
                 raise LockedError(_taken(directory, _read(handle)))
@@ -86,12 +86,12 @@ def _held(handle: int, path: Path, token: str) -> Iterator[None]:
             if _read(handle).get("token") == token:
                 os.ftruncate(
                     handle, 0
-                )  # where an open file cannot be removed, it is left and says that no process holds it
+                )  # if an open file cannot be removed, it stays, with a text that no process holds it
                 path.unlink()
 
 
 def _open(path: Path) -> tuple[int, Answer]:
-    """The lock file, open, and what the operating system says of it."""
+    """The open lock file, and whether the operating system granted its lock."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | EXTRA_FLAGS, 0o644)
         answer = _lock(handle)
@@ -100,7 +100,7 @@ def _open(path: Path) -> tuple[int, Answer]:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle, answer
-        os.close(handle)  # its holder let go and removed it while we looked: this is not the file that others will find
+        os.close(handle)  # its holder released and removed it meanwhile: other processes will not find this file
 
 
 def _lock(handle: int) -> Answer:
@@ -128,12 +128,12 @@ def _still_beats(handle: int, before: dict[str, Any]) -> bool:
 
 def _beat(handle: int, token: str, done: threading.Event) -> None:
     while not done.wait(BEAT_SECONDS):
-        with contextlib.suppress(OSError):  # a full disk is for the training log to report
+        with contextlib.suppress(OSError):  # a full disk is reported by the training log
             now = _read(handle)
             if now and now["token"] != token:
-                # This process stood still for so long that another took it for dead. Whatever it wrote now would destroy
-                # that one's work.
-                streams.say(f"jaxnets: {_holder(now)} took over this run directory; ending at once")
+                # This process was suspended for so long that another one took over. Further writes would destroy the work of
+                # that one.
+                streams.say(f"jaxnets: {_holder(now)} took over this run directory; ending immediately")
                 os._exit(1)
             _write(handle, token)
 
@@ -145,7 +145,7 @@ def _write(handle: int, token: str) -> None:
 
 
 def _read(handle: int) -> dict[str, Any]:
-    """What the holder wrote last; {} where there is none, or where the text is not one of ours."""
+    """The last text of the holder; {} if there is none, or if the text is invalid."""
     try:
         os.lseek(handle, 0, os.SEEK_SET)
         data = json.loads(os.read(handle, LENGTH))

@@ -1,4 +1,4 @@
-"""What a run's compiled step takes of a device's memory, by the compiler's own analysis. Nothing is run."""
+"""The memory of a device that a run's compiled step needs, by the compiler's analysis. Nothing is run."""
 
 import dataclasses
 import re
@@ -15,13 +15,13 @@ from jaxnets.parallel.hosts import from_first
 if TYPE_CHECKING:
     from jaxnets.runs.build import Parts
 
-# Compilers leave room for other programs and for what fragments; the whole memory is never there.
+# Some memory is needed for other programs and lost to fragmentation, so the whole memory is never available.
 FILL = 0.92
 
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-    """What a compiler says of the program of a run, for one device."""
+    """The compiler's analysis of the program of a run, for one device."""
 
     seconds: float
     """Time that the compilation took."""
@@ -30,13 +30,13 @@ class StepMemory:
     temporary: int
     """Bytes of activations, gradients and copies."""
     peak: int
-    """Bytes at the height; more than the device has where the program does not fit."""
+    """Bytes at the peak; more than the device has if the program does not fit."""
     program: Any = dataclasses.field(repr=False, default=None)
-    """The compiled program; None where the compiler gave up because it does not fit."""
+    """The compiled program; None if the compiler failed because it does not fit."""
 
 
 def memory_here() -> int:
-    """Bytes of one of the present devices; of the host, divided among the devices, where they do not count theirs.
+    """Bytes of one of the present devices; those of the host, divided among the devices, if these do not report theirs.
 
     With several processes it is that of the first one, so that all decide alike.
     """
@@ -47,7 +47,7 @@ def memory_here() -> int:
 
 
 def step_memory(parts: "Parts") -> StepMemory:
-    """Compile the program of a run; one that does not fit is an answer, not an error."""
+    """Compile the program of a run; a program that does not fit is a result, not an error."""
     began = time.perf_counter()
     platform = parts.mesh.devices.flat[0].platform
     with jax.set_mesh(parts.mesh):
@@ -69,7 +69,7 @@ def step_memory(parts: "Parts") -> StepMemory:
 
 
 def needed_bytes(error: str) -> int | None:
-    """Bytes that a program needs, by the error of a compiler that has not got them."""
+    """Bytes that a program needs, from the out-of-memory error of a compiler."""
     used = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])\b", error)
     if used is None:
         return None

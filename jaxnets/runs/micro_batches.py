@@ -1,7 +1,7 @@
 """Micro-batches that are chosen by memory: `micro_batches="auto"` takes the fewest with which the compiled step fits.
 
-They are chosen where the parts of a run are built, before anything is trained, and are a number from there on. A run that goes
-on in its directory keeps the number that it began with.
+They are chosen where the parts of a run are built, before anything is trained, and are a number from there on. A run that is
+resumed in its directory keeps its first number.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def undivided(experiment: Experiment) -> Experiment:
-    """The experiment with whole batches in place of "auto", for what does not depend on micro-batches."""
+    """The experiment with whole batches instead of "auto", for uses that do not depend on micro-batches."""
     return dataclasses.replace(experiment, micro_batches=1) if experiment.micro_batches == "auto" else experiment
 
 
 def as_begun(experiment: Experiment, run_dir: str | Path | None) -> Experiment:
-    """The experiment with the micro-batches of the run in a directory in place of "auto"; as it is where none is there."""
+    """The experiment with the micro-batches of the run in a directory instead of "auto"; unchanged if there is no run."""
     if experiment.micro_batches != "auto" or run_dir is None or not (Path(run_dir) / "config.json").exists():
         return experiment
     number = RunDirectory(Path(run_dir).absolute()).read_object("config.json").get("micro_batches")
     if not isinstance(number, int) or number < 1 or experiment.batch_size % number:
-        return experiment  # another run, as the comparison of the two will say
+        return experiment  # another run, which the comparison of the two reports
     return dataclasses.replace(experiment, micro_batches=number)
 
 
@@ -62,7 +62,7 @@ def with_fewest(
         except UsageError:
             if number == 1:
                 raise
-            return room + 1  # so few examples are no batch for this model, for its batch norm, say
+            return room + 1  # so few examples are not allowed for this model, for its batch norm, for example
         peaks[number] = step_memory(parts).peak
         if peaks[number] <= room:
             chosen = parts  # the last that fits is the answer

@@ -38,8 +38,8 @@ def open_run(
     loss: Any = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Run:
-    """A run from its directory, with the weights of a checkpoint: the best where the run chose by evaluations (`stop`,
-    `keep.best`), else the newest that verifies.
+    """A run from its directory, with the weights of a checkpoint: the best if the run chose by evaluations (`stop`,
+    `keep.best`), else the newest undamaged one.
 
     Args:
         run_dir: the directory.
@@ -95,7 +95,7 @@ def open_run(
 
 
 def _open_best(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, Best] | None:
-    """The best checkpoint of a run; None where it has none, or where that one is damaged."""
+    """The best checkpoint of a run; None if it has none, or if that one is damaged."""
     found = checkpoints.best()
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""A trained run: its weights, its history, and what can be asked of it."""
+"""A trained run: its weights, its history, its predictions and evaluations."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Run:
-    """A trained experiment: its weights, its history, and what can be asked of it."""
+    """A trained experiment: its weights, its history, its predictions and evaluations."""
 
     parts: Parts
     """What the experiment was built into: data, task, step, mesh."""
@@ -44,9 +44,9 @@ class Run:
     history: History
     """The logged numbers of training and of evaluations."""
     directory: Path | None
-    """The run directory, where it was given one."""
+    """The run directory, if it has one."""
     best: Best | None = None
-    """The weights of the best evaluation, where the run chose by evaluations (`stop`, `keep.best`)."""
+    """The weights of the best evaluation, if the run chose by evaluations (`stop`, `keep.best`)."""
 
     @property
     def experiment(self) -> Experiment:
@@ -55,8 +55,8 @@ class Run:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """`{"params": ..., ...}` for the model's `apply`: of the best evaluation where the run chose by evaluations, else of
-        the last step; averaged where the run averages."""
+        """`{"params": ..., ...}` for the model's `apply`: of the best evaluation if the run chose by evaluations, else of the
+        last step; averaged if the run averages."""
         return self.state.best_variables if self.best is None else self.best.variables
 
     @property
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes or labels; () where the targets are numbers."""
+        """Names of the classes or labels; () if the targets are numbers."""
         return self.parts.dataset.card.class_names
 
     def outputs(self, inputs: Any) -> np.ndarray:
@@ -88,7 +88,7 @@ class Run:
         return self.named(found) if names else found
 
     def named(self, predictions: np.ndarray) -> np.ndarray:
-        """Predictions with the names of their classes or labels; raises `UsageError` where these have no names."""
+        """Predictions with the names of their classes or labels; raises `UsageError` if these have no names."""
         kind, known = self.parts.dataset.card.target_kind, np.array(self.class_names, object)
         if kind in ("class", "distribution"):
             return known[predictions]
@@ -133,7 +133,7 @@ class Run:
 
     @property
     def explain(self) -> "Explain":
-        """What explains the predictions: `run.explain.saliency(inputs).plot()`, `nearest`, `influence` and others."""
+        """Explanations of the predictions: `run.explain.saliency(inputs).plot()`, `nearest`, `influence` and others."""
         from jaxnets.runs.explain import Explain
 
         return Explain(self)
@@ -168,7 +168,7 @@ class Run:
             return evaluator.metrics(self.variables)
 
     def _evaluator(self, data: Any) -> Evaluator:
-        """What measures given data."""
+        """An evaluator for the given data."""
         preparation = self.parts.dataset.preparation
         if isinstance(data, Dataset):
             for what in ("class_names", "columns", "tokens", "several"):
@@ -202,10 +202,9 @@ class Run:
         loggers: Sequence[Any] = (),
         progress: ProgressKind = "auto",
     ) -> "Run":
-        """Train further and return the longer run; this one stays as it is. In a run directory, it goes on there.
-
-        The schedule of the learning rate spans all steps, so it may change at this point; the console says how. Where the run
-        ended early, it goes on without `stop`, unless one is given.
+        """Train further and return the longer run; this one is not changed. A run with a directory continues there. The
+        schedule of the learning rate spans all steps, so it may change at this point; the console prints the change. A run
+        that ended early continues without `stop`, unless one is given.
 
         Args:
             steps: further steps, or a duration such as "2ep".
@@ -236,7 +235,7 @@ class Run:
             at = max(StepFolders(self.directory / "checkpoints").complete, default=0)
             if self.best is None and at != int(self.state.step):
                 raise UsageError(
-                    f"{self.directory} has gone on to step {at}, and this run is of step {int(self.state.step)}; open the "
+                    f"{self.directory} has continued to step {at}, and this run is of step {int(self.state.step)}; open the "
                     f"directory again"
                 )
         if stop is not None and self.parts.validator is None:
@@ -260,7 +259,7 @@ class Run:
         return _with_better(longer, self.best) if self.directory is None else longer
 
     def _longer(self, at: int, steps: int, stop: EarlyStop | None) -> Experiment:
-        """The experiment with so many steps after those that are done."""
+        """The experiment with the given number of steps after those that are done."""
         choice = self.parts.choice
         early = choice.ends_at(self.history.records, self.parts.watched[0]) is not None
         changes: dict[str, Any] = {"steps": at + steps}
@@ -281,7 +280,7 @@ def _arrays(inputs: Any) -> Mapping[str, Any]:
 
 
 def _with_better(run: Run, before: Best | None) -> Run:
-    """A run with the better of its best weights and those of the run that it goes on from."""
+    """A run with the better of its best weights and those of the run that it continues."""
     if before is None or run.parts.choice.keep.best != before.metric:
         return run
     mode = run.parts.choice.keep.direction

@@ -1,4 +1,4 @@
-"""Training in a run directory: from its newest good checkpoint, or from other weights, or from scratch; and back again."""
+"""Training in a run directory: from its newest good checkpoint, from other weights, or from scratch; and roll-backs."""
 
 import dataclasses
 from collections.abc import Collection
@@ -26,7 +26,7 @@ from jaxnets.training.plan import Every
 
 
 def train_without_directory(session: Session) -> Trained:
-    """Train, keeping nothing on the disk."""
+    """Train without writing to the disk."""
     begun = session.begun or _fresh(session, None)
     log = MetricsLog(None, records=begun.records, send=session.loggers.record)
     state, kept = stretch(session, begun, log, None, ())
@@ -69,7 +69,7 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
 
 
 def _check_initial(session: Session, directory: RunDirectory, checkpoints: Checkpoints) -> None:
-    """Raise `RunDirectoryError` if the run in the directory began with other weights than those given now."""
+    """Raise `RunDirectoryError` if the run in the directory started from other weights than those given now."""
     if session.initial is None or not checkpoints.steps:
         return
     before = directory.read_object("initial.json").get("digest") if (directory.path / "initial.json").exists() else None
@@ -81,7 +81,7 @@ def _check_initial(session: Session, directory: RunDirectory, checkpoints: Check
 
 
 def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
-    """From scratch, or with another run's weights; the same ones each time, though that run may have gone on."""
+    """From scratch, or from another run's weights; always the same ones, even if that run was continued."""
     warm, state = session.parts.experiment.warm_start, session.parts.fresh_state()
     if warm.active:
         if directory is not None and directory.warm_started is not None:
@@ -99,7 +99,7 @@ def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
         session.console.say(f"warm start: {summary}")
     if session.initial is None and directory is not None and (directory.path / "initial.json").exists():
         raise RunDirectoryError(
-            f"{directory.path} began with weights that were given in memory, and has no good checkpoint to go on from; run "
+            f"{directory.path} began with weights that were given in memory, and has no good checkpoint to resume from; run "
             f"the command or the code that gave them, or replace the run with --overwrite"
         )
     if session.initial is not None:
@@ -111,13 +111,13 @@ def _fresh(session: Session, directory: RunDirectory | None) -> Begun:
 
 
 def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints, at_most: int | None = None) -> Begun:
-    """From the newest checkpoint that verifies; where there is none, from the beginning."""
+    """From the newest undamaged checkpoint; if there is none, from the beginning."""
     like = abstract(session.parts.abstract, session.parts.shardings)
     if checkpoints.steps:
         check_data(directory, session.parts)
     found = checkpoints.restore_newest(like, at_most=at_most, set_aside=True)
     for why in found.rejected:
-        session.console.say(f"passed over a checkpoint: {why}")
+        session.console.say(f"skipped a checkpoint: {why}")
     if found.step is None:
         return _fresh(session, directory)
     if found.step or at_most is None:
@@ -136,7 +136,7 @@ def _resume(session: Session, directory: RunDirectory, checkpoints: Checkpoints,
 
 
 def _taken_back(session: Session, checkpoints: Checkpoints, step: int) -> tuple[str, ...]:
-    """The splits whose records at a step a longer run would not have: where a shorter one ended, and is now trained on."""
+    """The splits whose records at a step a longer run would not have, because a shorter run ended there and now continues."""
     experiment = session.parts.experiment
     before = with_new_fields(checkpoints.folders.manifest(step).about.get("experiment", {}))
     if before.get("steps") != step or step >= experiment.total_steps:
@@ -151,7 +151,7 @@ def _taken_back(session: Session, checkpoints: Checkpoints, step: int) -> tuple[
 
 
 def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
-    """What the host remembered, in the types it was written with; a file may say anything."""
+    """The saved data of the host, with their types checked, because a file may contain anything."""
     try:
         return {
             "pending": tuple(str(name) for name in host.get("pending", ())),
@@ -164,17 +164,18 @@ def _believable(host: dict[str, Any], place: Path) -> dict[str, Any]:
 
 
 def _go_back(session: Session, directory: RunDirectory, checkpoints: Checkpoints, back: RollBackError) -> Begun:
-    """To a checkpoint before the fault, with the batches at fault left out from now on."""
+    """Roll back to a checkpoint before the fault; the batches at fault are left out from now on."""
     guard, entries = session.parts.experiment.guard, directory.quarantine
     if len(entries) >= guard.rollbacks:
         raise NonFiniteError(
-            f"{back.reason}; the run went back {len(entries)} times already (guard.rollbacks). Lower the learning rate or "
+            f"{back.reason}; the run rolled back {len(entries)} times already (guard.rollbacks). Lower the learning rate or "
             f"clip the gradient (optimizer.clip_norm); {directory.path / 'quarantine.json'} lists what was left out"
         ) from back
     batches = list(range(max(0, back.step - guard.leave_out), back.step))
-    session.console.say(f"{back.reason}; going back, and leaving out batch{'es'[: 2 * (len(batches) > 1)]} "
+    session.console.say(f"{back.reason}; rolling back, and leaving out batch{'es'[: 2 * (len(batches) > 1)]} "
                         f"{', '.join(map(str, batches))}")  # fmt: skip
-    # First the states that saw these batches, then the note: a crash in between finds the same fault again.
+    # Remove the states after these batches first, then write the entry: after a crash in between, the same fault is found
+    # again.
     found = checkpoints.newest_verified(at_most=batches[0])
     checkpoints.discard_after(-1 if found.step is None else found.step)
     if is_first():

@@ -25,9 +25,9 @@ def smoke(
     progress: ProgressKind = "auto",
     title: str = "",
 ) -> None:
-    """Two steps of everything that a run does: training, evaluation, a checkpoint, a resumed step, the report.
+    """Two steps with all parts of a run: training, evaluation, a checkpoint, a resumed step, the report.
 
-    It has the model, the batches and the mesh of the run, and two evaluation batches of each split. Nothing is kept.
+    It has the model, the batches and the mesh of the run, and two evaluation batches of each split. All files are deleted.
 
     Raises:
         JaxnetsError: whatever the run itself would raise in these steps.
@@ -44,7 +44,7 @@ def smoke(
     }
     dataset = dataclasses.replace(dataset, **held)
     with tempfile.TemporaryDirectory(prefix="jaxnets-smoke-") as folder:
-        for stop_at in (1, None):  # the second goes on from the checkpoint of the first
+        for stop_at in (1, None):  # the second resumes from the checkpoint of the first
             train(
                 short,
                 dataset=dataset,

@@ -22,8 +22,8 @@ from jaxnets.runs.run import Run
 def soup(runs: Sequence[Run], *, greedy: bool = False, statistics_from: int = 100) -> Run:
     """A run whose weights are the mean of those of others, with the data and the history of the first.
 
-    The weights of a mean are good where the runs began with the same weights (fine-tuned from one model, or checkpoints of one
-    run); elsewhere they are usually bad, so measure the soup.
+    The mean weights are good if the runs started from the same weights (fine-tuned from one model, or checkpoints of one run);
+    otherwise they are usually bad, so measure the soup.
 
     Args:
         runs: runs of the same model; the weights that each of them predicts with are taken.
@@ -62,7 +62,7 @@ def soup(runs: Sequence[Run], *, greedy: bool = False, statistics_from: int = 10
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
-    """Raise `UsageError` where a run has other weights than the first."""
+    """Raise `UsageError` if a run has other weights than the first."""
     wanted = {path: leaf.shape for path, leaf in leaf_paths(runs[0].variables).items()}
     for number, run in enumerate(runs[1:], 1):
         shapes = {path: leaf.shape for path, leaf in leaf_paths(run.variables).items()}

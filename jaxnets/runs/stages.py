@@ -33,7 +33,7 @@ def in_stages(
     abstract: TrainState,
     batch: Batch,
 ) -> Program | StagedProgram:
-    """A program for each stage of `experiment.ramp`, the last one for the full sizes; `whole` where no size changes.
+    """A program for each stage of `experiment.ramp`, the last one for the full sizes; `whole` if no size changes.
 
     Args:
         whole: the program of the full sizes.
@@ -67,6 +67,6 @@ def in_stages(
 
 
 def _metrics(step: Step, abstract: TrainState, batch: Batch, shrunk: Shrunk, rows: int) -> Any:
-    """Shapes of what a step measures on the batches of a stage."""
+    """Shapes of the metrics of a step on the batches of a stage."""
     resized = {name: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for name, a in batch.items()}
     return jax.eval_shape(lambda state, given: step(state, shrunk.shrink(given))[1], abstract, resized)

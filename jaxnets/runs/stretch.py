@@ -1,4 +1,5 @@
-"""A stretch of training: the loop with its hooks, from where a run begins or goes on to where it stops."""
+"""A stretch of training: the loop with its hooks, from the step at which a run starts or resumes to the step at which it
+stops."""
 
 import dataclasses
 import functools
@@ -32,7 +33,7 @@ from jaxnets.training.stopping import Stopping
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What a stretch of training works with."""
+    """The inputs of a stretch of training."""
 
     parts: Parts
     console: Console
@@ -41,27 +42,27 @@ class Session:
     """Updates done when it ends."""
     timing: Timing = dataclasses.field(default_factory=Timing)
     initial: Initial | None = None
-    """Weights to begin with, where they are in memory."""
+    """Initial weights, if they are in memory."""
     begun: "Begun | None" = None
-    """A state in memory to go on from."""
+    """A state in memory to continue from."""
     hooks: tuple[Callback, ...] = ()
     """The user's callbacks."""
     loggers: Loggers = Loggers((), None)
-    """Where the records are sent on to."""
+    """The loggers that get the records."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Begun:
-    """Where a stretch of training begins."""
+    """The start of a stretch of training."""
 
     state: TrainState
     start: int = 0
     host: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What the checkpoint remembered beside the state."""
+    """The host data of the checkpoint, beside the state."""
     taken_back: tuple[str, ...] = ()
     """Splits whose records at this very step were written because a shorter run ended here."""
     records: tuple[dict[str, Any], ...] = ()
-    """What was logged so far, where no file has it."""
+    """The records so far, if no file has them."""
 
 
 def stretch(
@@ -72,7 +73,7 @@ def stretch(
     left_out: Any,
     directory: Path | None = None,
 ) -> tuple[TrainState, Any]:
-    """Run the loop with its hooks to the session's end; nothing where that is behind already and nothing is pending.
+    """Run the loop with its hooks to the session's end; do nothing if this step is passed already and nothing is pending.
 
     Returns the state and, without checkpoints, `BestInMemory.best`.
     """
@@ -140,7 +141,7 @@ def stretch(
 
 
 def _watch(session: Session, log: MetricsLog, spikes: SpikeWatch) -> Watch:
-    """What the loop looks at beside the steps."""
+    """The policies, signals and callbacks that the loop checks between steps."""
     return Watch(
         session.parts.experiment.on_nonfinite,
         spikes,
@@ -159,7 +160,7 @@ def _stages(session: Session) -> tuple[Stage, ...]:
 
 
 def _log_hook(session: Session, log: MetricsLog, begun: Begun, last: int) -> LogHook:
-    """The hook that writes train records, with the sums that a checkpoint remembered."""
+    """The hook that writes train records, with the sums from a checkpoint."""
     experiment = session.parts.experiment
     hook = LogHook(
         Every(experiment.log_every, (last,)),

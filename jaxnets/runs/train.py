@@ -59,7 +59,7 @@ def train(
     subtitle: str = "",
     expected: Expected | None = None,
 ) -> Run:
-    """Train an experiment, or continue it where its run directory left off.
+    """Train an experiment, or resume it from its run directory.
 
     Args:
         experiment: what to run.
@@ -68,10 +68,10 @@ def train(
         run_dir: where to keep checkpoints, log and report; None keeps nothing on disk.
         overwrite: replace a run that is there already.
         stop_at: stop after this many updates, as if interrupted; schedules still span `experiment.steps`.
-        initial: weights to begin with; a run that has checkpoints goes on from those.
+        initial: initial weights; a run that has checkpoints resumes from those.
         extend: train the run in `run_dir` to another number of steps than it was made for, though the schedule of its
             learning rate then changes at this point; the console says how.
-        begun: the state of a run without a directory that goes on.
+        begun: the state of a run without a directory that is continued.
         hooks: callbacks (see `jaxnets.Callback`), in the order in which they are called.
         loggers: where the log is repeated: "csv", "tensorboard", "wandb", "mlflow", or objects of `report.loggers`.
         progress: what to show on the console.
@@ -89,7 +89,7 @@ def train(
     experiment = as_begun(experiment, None if overwrite else run_dir)
     _check_can_go_back(experiment, run_dir)
     _check_warm_start(experiment, run_dir)
-    # In a notebook an interrupt of a run without a directory, which nothing could go on with, gives what there is.
+    # In a notebook, an interrupt of a run without a directory, which could not be resumed, returns the current state.
     partial = run_dir is None and "ipykernel" in sys.modules
     stopping = Stopping(gently=partial)
     with contextlib.ExitStack() as stack:
@@ -159,20 +159,20 @@ def _check_can_extend(path: Path, parts: Parts) -> None:
     at = parts.choice.ends_at(records, parts.watched[0])
     if at is not None:
         raise UsageError(
-            f"{path} ended early at step {at}, and would again; go on without (--stop.patience 0), or wait longer (a larger "
-            f"--stop.patience)"
+            f"{path} ended early at step {at}, and would again; continue without it (--stop.patience 0), or wait longer (a "
+            f"larger --stop.patience)"
         )
 
 
 def _check_can_go_back(experiment: Experiment, run_dir: Any) -> None:
     if run_dir is None and (experiment.guard.spike or experiment.on_nonfinite == "rollback"):
         raise UsageError(
-            "going back needs checkpoints: give a run_dir, or set guard.spike=0 and on_nonfinite='halt' or 'skip'"
+            "a roll-back needs checkpoints: give a run_dir, or set guard.spike=0 and on_nonfinite='halt' or 'skip'"
         )
 
 
 def _check_warm_start(experiment: Experiment, run_dir: Any) -> None:
-    """Raise `UsageError` where the run to begin from is missing; a run that has checkpoints of its own does not need it."""
+    """Raise `UsageError` if the run to start from is missing; a run that has its own checkpoints does not need it."""
     begun = run_dir is not None and os.path.isdir(Path(run_dir) / "checkpoints")
     if experiment.warm_start.active and not begun and not os.path.isdir(user_path(experiment.warm_start.run)):
         raise UsageError(
@@ -181,7 +181,7 @@ def _check_warm_start(experiment: Experiment, run_dir: Any) -> None:
 
 
 def _about(parts: Parts) -> dict[str, Any]:
-    """What a manifest records beside the state: experiment, versions, data, preparation."""
+    """The metadata in a manifest: experiment, versions, data, preparation."""
     return {
         "experiment": to_data(parts.experiment),
         "versions": versions(),

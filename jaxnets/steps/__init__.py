@@ -1,4 +1,4 @@
-"""One update: the training state, the recipe of a step, number formats, the gradient step. Knows no task and no data."""
+"""One update: the training state, the recipe of a step, number formats, the gradient step. Independent of tasks and data."""
 
 from jaxnets.steps.health import Health as Health
 from jaxnets.steps.precision import Precision as Precision

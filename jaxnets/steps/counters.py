@@ -1,4 +1,4 @@
-"""What a step says of itself: numbers as means over steps, and the guard's counters in the state."""
+"""Metrics of a step itself: numbers as means over steps, and the guard's counters in the state."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ GROWTH_INTERVAL = 2000
 
 
 def flag_of(flag: Array) -> Mean:
-    """1 where a step did something, else 0, as a mean over steps."""
+    """1 if a condition holds in a step, else 0, as a mean over steps."""
     return Mean(flag.astype(jnp.float32), jnp.ones(()))
 
 

@@ -1,7 +1,7 @@
-"""The health of a network while it trains: norms of weights, gradients and updates, silent units, the spread of attention.
+"""The health of a network during training: norms of weights, gradients and updates, silent units, the entropy of attention.
 
-Measured inside the training program at every k-th step; the other steps do nothing for it. What a step computes for the
-weights does not depend on it.
+It is measured inside the training program at every k-th step; the other steps have no cost. The update of the weights does not
+depend on it.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ HEALTH = "health"
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """What to measure of a network while it trains, and how often."""
+    """The measurements of a network during training, and their interval."""
 
     every: int = 0
-    """Steps from one measurement to the next, such as 50; 0: none, and nothing in the program is there for it."""
+    """Steps from one measurement to the next, such as 50; 0: no measurements, and the program is unchanged."""
     inside: Literal["all", "norms"] = "all"
     """norms: of weights, gradients and updates, by layer. all: also silent units and the spread of attention, which take one
     more forward pass of a measured step, and the memory of its attention weights."""
@@ -46,7 +46,7 @@ class Health:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Readings:
-    """What was measured at a step, among the step's metrics; a `Mean` of an array."""
+    """The measurements of a step, among the step's metrics; a `Mean` of an array."""
 
     sum: Any
     """float32 `[K]`."""

@@ -1,10 +1,10 @@
-"""Local SGD with an outer optimizer: copies of the model train apart and are averaged now and then (DiLoCo).
+"""Local SGD with an outer optimizer: copies of the model train separately and are averaged at intervals (DiLoCo).
 
 Each of `R` replicas takes its share of every batch and its own steps. Every `H` steps the replicas' mean change since the last
-exchange goes to an outer optimizer as a gradient, and all go on from the new weights (Douillard et al. 2023, arXiv:2311.08105,
-algorithm 1). Gradients do not leave a replica, so a slow network between them is used once in `H` steps, and an exchange in
-int8 sends a quarter of the bytes. With plain SGD inside, `every=1`, an outer rate of 1 and no outer momentum it is training
-with data parallelism.
+exchange is given to an outer optimizer as a gradient, and all replicas continue from the new weights (Douillard et al. 2023,
+arXiv:2311.08105, algorithm 1). Gradients do not leave a replica, so a slow network between them is used once in `H` steps, and
+an exchange in int8 sends a quarter of the bytes. With plain SGD inside, `every=1`, an outer rate of 1 and no outer momentum it
+is training with data parallelism.
 
 `state.params` are the weights after the last exchange. Evaluation and checkpoints use them. The replicas are in the optimizer
 state, with a leading dim `R` that the mesh axis `replica` divides. Without that axis they are trained side by side on the same
@@ -44,7 +44,7 @@ class LocalState:
 
 
 class _Task(Protocol):
-    """What a step needs of a task."""
+    """The part of a task that a step needs."""
 
     @property
     def players(self) -> Sequence[str]:
@@ -58,7 +58,7 @@ class _Task(Protocol):
 
 
 def whole_step(task: _Task, recipe: Recipe) -> Step:
-    """The step of a run: the task's own, of every replica where there are some, and the average of the weights."""
+    """The step of a run: the task's step, for every replica if there are replicas, and the average of the weights."""
     make = task.make_step
     step = local_step(make, recipe) if recipe.local.active else make(recipe)
     return with_average(step, recipe, None if task.players else task.loss)
@@ -73,10 +73,10 @@ def spread(state: TrainState, local: LocalSGD) -> TrainState:
 
 
 def local_step(make: Callable[[Recipe], Step], recipe: Recipe) -> Step:
-    """A step of every replica, and an exchange where one is due.
+    """A step of every replica, and an exchange if one is due.
 
-    A replica that took no step since the last exchange, because its numbers were not finite or its examples are masked, has no
-    part in the mean and goes on from the weights of the others.
+    A replica that took no step since the last exchange, because its numbers were not finite or its examples are masked, is
+    left out of the mean and continues from the weights of the others.
 
     Args:
         make: a task's `make_step`.
@@ -116,7 +116,7 @@ def local_step(make: Callable[[Recipe], Step], recipe: Recipe) -> Step:
 
 
 def _specs(shardings: Any) -> Any:
-    """Shardings without their mesh, for code that sees a part of its axes."""
+    """Shardings without their mesh, for code that uses only some of its axes."""
     return None if shardings is None else jax.tree.map(lambda one: one.spec, shardings)
 
 
@@ -153,7 +153,7 @@ def _exchange(local: LocalSGD, params: Any, model_state: Any, state: LocalState)
 
     def mean(stacked: Array) -> Array:
         shaped = share.reshape(-1, *[1] * (stacked.ndim - 1))
-        # A lost replica may hold anything, also numbers that are not finite.
+        # A lost replica may contain any numbers, also numbers that are not finite.
         return (jnp.where(shaped > 0, stacked, 0) * shaped).sum(axis=0)
 
     def change(own: Array, common: Array) -> Array:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from jaxnets.core.types import Batch, Variables
 
-# These stay as they are: a regression target or a weight rounded to bfloat16 would be another problem.
+# These are not cast: rounding a regression target or a weight to bfloat16 would change the problem.
 _KEPT = ("targets", "mask")
-# Parameters whose last digits decide: how slowly a recurrence forgets (128 decays would become 65), whom a router chooses.
+# Parameters whose last digits matter: how slowly a recurrence forgets (128 decays would become 65), the choice of a router.
 _KEPT_PARAMETERS = re.compile(r"(^|/)(decay|router/kernel)$")
 
 
@@ -28,13 +28,13 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """What the layers compute in."""
+    """The dtype in which the layers compute."""
 
     compute: Literal["float32", "bfloat16", "float16"] = "float32"
     """bfloat16 on TPUs and recent GPUs; float16 (with dynamic loss scaling) on older GPUs; float32 anywhere."""
     weights: Literal["float32", "bfloat16"] = "float32"
-    """What the parameters are kept in between steps. bfloat16 halves them; the optimizer is `optim.StochasticRounding`
-    then, because rounding to the nearest loses small updates."""
+    """The dtype of the parameters between steps. bfloat16 halves their memory; then the optimizer must be
+    `optim.StochasticRounding`, because rounding to the nearest loses small updates."""
 
     @classmethod
     def named(cls, name: str) -> "Precision":
@@ -48,11 +48,11 @@ class Precision:
         return self.compute == "float16"
 
     def stored(self, params: Any) -> Any:
-        """Parameters as they are kept between steps; the few of `params` that stay float32 are so here too."""
+        """Parameters in their dtype between steps; the few parameters that `params` keeps in float32 are float32 here too."""
         return params if self.weights == "float32" else Precision("bfloat16").params(params)
 
     def cast(self, variables: Variables, batch: Batch) -> tuple[Variables, Batch]:
-        """What a task's loss, metrics or outputs are called with: see `params` and `batch`; other collections are kept."""
+        """The arguments of a task's loss, metrics or outputs: see `params` and `batch`; other collections are unchanged."""
         return {**variables, "params": self.params(variables["params"])}, self.batch(batch)
 
     def params(self, params: Any) -> Any:
@@ -67,8 +67,7 @@ class Precision:
     def batch(self, batch: Batch) -> Batch:
         """A batch with its real inputs in the compute dtype; targets and mask are kept.
 
-        Inputs that this rounds are there as they came as well, as `exact_inputs`, for a task that adds them to what the model
-        says.
+        If inputs are rounded, the original ones are in `exact_inputs`, for a task that adds them to the model's outputs.
         """
         given = {name: value if name in _KEPT else self._cast(value) for name, value in batch.items()}
         return given if given["inputs"] is batch["inputs"] else {**given, "exact_inputs": batch["inputs"]}

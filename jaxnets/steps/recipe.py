@@ -1,4 +1,4 @@
-"""What a training step is built from beside the task, and the types of a step."""
+"""The settings from which a training step is built, except the task, and the types of a step."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -23,57 +23,58 @@ Metrics = dict[str, Mean]
 # The loss of a task: `(variables, batch, key, train)`.
 Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-# The metric by which a step says whether it changed the weights: 1 or 0. `with_average` reads it and takes it out.
+# The metric that is 1 if a step changed the weights, else 0. `with_average` reads and removes it.
 TAKEN = "taken"
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything a training step is built from beside the task."""
+    """All settings from which a training step is built, except the task."""
 
     optimizer: optax.GradientTransformation
-    """Takes the gradient of the mean loss over the whole batch."""
+    """The optimizer, which gets the gradient of the mean loss over the whole batch."""
     seed: int = 0
     """Root of all randomness."""
     micro_batches: int = 1
-    """Parts a batch is processed in, to save memory; the update is that of the whole batch."""
+    """Number of parts in which a batch is processed, to save memory; the update is that of the whole batch."""
     precision: Precision = Precision()
-    """What the layers compute in."""
+    """The dtype in which the layers compute."""
     average: Average = EMA()
     """Averaging of the weights, with its durations in steps (`Average.in_run`)."""
     initialiser: Initialiser = Initialiser()
-    """How the weights begin."""
+    """How the weights are initialised."""
     local: LocalSGD = LocalSGD()
-    """Replicas of the model that train apart for some steps."""
+    """Replicas of the model that train separately for some steps."""
     replica: Any = None
-    """Number of the replica that this recipe is for; None where there are none."""
+    """Number of the replica that this recipe is for; None without replicas."""
     selective: float = 1.0
     """Share of each batch, of the examples with the largest loss, that get a gradient (`steps/selective.py`); 1: all."""
     frozen: Callable[[Any], Any] | None = None
-    """Which parameters the optimizer never changes, as a tree of bools; they have no gradient. None: it changes all."""
+    """The parameters that the optimizer never changes, as a tree of bools; no gradient is computed for them. None: it changes
+    all."""
     players: Mapping[str, tuple[optax.GradientTransformation, Callable[[Any], Any]]] = dataclasses.field(
         default_factory=dict
     )
-    """Optimizer and `frozen` of each player, where a task has several; {}: those above for all."""
+    """Optimizer and `frozen` of each player, if a task has several; {}: those above for all."""
     gradient: Gradient = Gradient()
-    """What is done to the gradient before the optimizer gets it."""
+    """Changes of the gradient before the optimizer gets it."""
     penalty: Penalty = Penalty()
     """Penalties on weights."""
     rate: Callable[[Array], Any] | None = None
-    """The learning rate of a step, where the optimizer has a single one: for the L1 step of the penalty."""
+    """The learning rate of a step, if the optimizer has a single one: for the L1 step of the penalty."""
     player: str = ""
-    """The player that this recipe is for, where a task has several."""
+    """The player that this recipe is for, if a task has several."""
     turn: Any = None
-    """Number of its turn in the step; None where there are no players."""
+    """Number of its turn in the step; None without players."""
     gradients: Any = None
-    """Shardings of the gradients, as a tree like the parameters. None: what the compiler chooses."""
+    """Shardings of the gradients, as a tree like the parameters. None: the compiler chooses them."""
     optimizer_home: tuple[Any, Any] | None = None
     """Shardings of the optimizer state between steps, where it is in the memory of the host, and during the update; as trees
     like it. None: it stays where it is."""
     health: Health = Health()
-    """What is measured of the network at every k-th step."""
+    """Measurements of the network at every k-th step."""
     steps: int = 0
-    """Steps of the run, for what changes over it beside the optimizer; 0: not known."""
+    """Steps of the run, for other settings that change during the run; 0: not known."""
     guard: Literal["skip", "off"] = "skip"
     """skip: a step whose loss or gradient is not finite changes nothing but the counters. off: no check at all."""
 
@@ -89,7 +90,8 @@ class Recipe:
         return jax.tree.map(lambda a, fixed: jax.lax.stop_gradient(a) if fixed else a, params, self.frozen(params))
 
     def seen(self, params: Any, step: Array) -> Any:
-        """The parameters as the forward pass of a step sees them: held, and with noise where the penalty has some."""
+        """The parameters in the forward pass of a step: with frozen ones as constants, and with weight noise if the penalty
+        has it."""
         params = self.held(params)
         if not self.penalty.weight_noise:
             return params
@@ -113,11 +115,11 @@ class Recipe:
 
     @property
     def beginning(self) -> str:
-        """What comes before the paths of these parameters in those of the whole state."""
+        """The prefix of the paths of these parameters in the whole state."""
         return f"{self.player}/" if self.player else ""
 
     def placed(self, gradients: Any) -> Any:
-        """The gradients, where they go."""
+        """The gradients with their shardings."""
         return gradients if self.gradients is None else jax.lax.with_sharding_constraint(gradients, self.gradients)
 
     def key(self, stream: str, step: Array) -> Array:

@@ -19,7 +19,7 @@ Loss = Callable[[Variables, Batch, Array, bool], tuple[Mean, Aux]]
 def hardest(loss: Loss, share: float) -> Loss:
     """The loss over the share of each batch (rounded up, at least one row) whose examples have the largest loss.
 
-    The mean is over the chosen examples. A masked row is chosen last and still weighs nothing. Metrics are of the chosen rows.
+    The mean is over the chosen examples. A masked row is chosen last and has weight 0. Metrics are of the chosen rows.
 
     Args:
         loss: a loss `(variables, batch, key, train)` whose batch has a leading example dim in every array.
@@ -30,7 +30,7 @@ def hardest(loss: Loss, share: float) -> Loss:
         rows = batch["mask"].shape[0]
         count = max(1, -int(-rows * share // 1))
         losses = _of_each(loss, variables, batch, key)
-        # A loss that is not a number counts as the largest, so that the step meets it and the guard sees it.
+        # A loss that is NaN counts as the largest, so that the step includes it and the guard detects it.
         ranked = jnp.where(batch["mask"] > 0, jnp.where(jnp.isnan(losses), jnp.inf, losses), -jnp.inf)
         _, index = jax.lax.top_k(ranked, count)
         return loss(variables, jax.tree.map(lambda a: a[index], batch), key, train)

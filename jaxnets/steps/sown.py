@@ -13,7 +13,7 @@ METRIC = "sown_losses"
 
 
 def with_sown(mean: Mean, aux: Aux) -> tuple[Mean, Aux]:
-    """What a task's loss gave, plus what the module sowed in the collection "losses" in the same call.
+    """The loss of a task, plus the values that the module sowed in the collection "losses" in the same call.
 
     Each sown value counts with its mean over all of its dims, and these means are added up. With micro-batches the result is
     the mean over them, each with its share of the weight of the batch. `loss` is logged with it, and `sown_losses` is the sum

@@ -21,7 +21,7 @@ class TrainState:
     params: Any
     """The model's parameters, float32."""
     model_state: Variables
-    """The module's other collections (batch statistics); {} where it has none."""
+    """The module's other collections (batch statistics); {} if it has none."""
     opt_state: Any
     """The optimizer's state."""
     average: Any
@@ -31,12 +31,12 @@ class TrainState:
 
     @property
     def variables(self) -> Variables:
-        """What the model's `apply` takes, as it stands now."""
+        """The current variables for the model's `apply`."""
         return {"params": self.params, **self.model_state}
 
     @property
     def best_variables(self) -> Variables:
-        """What evaluation uses: the averaged variables if there are some, else those of the optimizer's choice."""
+        """The variables for evaluation: the averaged ones if there are some, else those that the optimizer selects."""
         if jax.tree.leaves(self.average):
             return self.average
         return {"params": evaluation_params(self.opt_state, self.params), **self.model_state}

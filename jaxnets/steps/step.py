@@ -49,7 +49,7 @@ def make_train_step(loss: Loss, recipe: Recipe) -> Step:
         norm, bad_leaf = norm_of(gradients)
         empty = mean.weight == 0
         finite = jnp.isfinite(mean.sum) & jnp.isfinite(norm) if recipe.guard == "skip" else jnp.ones((), bool)
-        # A batch that is masked whole may hold anything, also numbers that are not finite.
+        # A completely masked batch may contain any numbers, also numbers that are not finite.
         finite, taken = finite | empty, finite & ~empty
         gradients = recipe.treated(gradients, state.params, state.step)
         value = mean.sum / jnp.maximum(mean.weight, 1e-30)
@@ -103,8 +103,8 @@ def _update(recipe: Recipe, gradients: Any, state: TrainState, taken: Array, ext
         return recipe.thresholded(optax.apply_updates(params, updates), state.step), strongly_typed(opt_state)
 
     arguments = (gradients, opt_state, state.params)
-    # A branch costs the CPU nothing, where selecting reads every array once more. An accelerator would wait for the
-    # host to learn which branch to take.
+    # A branch is free on the CPU, but a selection reads every array once more. On an accelerator a branch would wait for the
+    # host.
     if compiled_for() == "cpu":
         params, opt_state = jax.lax.cond(taken, moved, lambda _, opt_state, params: (params, opt_state), *arguments)
     else:
@@ -218,11 +218,11 @@ def keep_if(finite: Array, new: Any, old: Any) -> Any:
 
 
 def with_average(step: Step, recipe: Recipe, loss: Loss | None = None) -> Step:
-    """A task's step that also updates the average of the weights, where there is one.
+    """A task's step that also updates the average of the weights, if there is one.
 
-    A step that was not taken leaves the average as it is. A step that says nothing of it (no `taken` among its metrics) is
-    always taken. `taken` itself is not handed on. By `loss` the averaged model measures its batch statistics, where the
-    average asks for it; None: they are averaged like the weights.
+    A step that was not taken leaves the average as it is. A step without `taken` among its metrics is always taken. `taken`
+    itself is removed from the metrics. With `loss` the averaged model measures its batch statistics if the average requires
+    it; None: they are averaged like the weights.
     """
     average = recipe.average
 

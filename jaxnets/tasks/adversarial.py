@@ -60,7 +60,7 @@ class Adversarial(Task):
     modes: tuple[tuple[float, ...], ...] = ()
     """Centres of the data's modes, if they are known: evaluation then counts the modes that the generator reaches."""
     mode_radius: float = 1.0
-    """Largest distance between a centre and a generated example that counts for it."""
+    """A generated example counts for a centre up to this distance."""
 
     headline = "loss"
 

@@ -61,7 +61,7 @@ class Task:
 
     @property
     def players(self) -> tuple[str, ...]:
-        """Names of the parts of the parameters that are trained in turns, each by an optimizer of its own; () for one part."""
+        """Names of the parts of the parameters that are trained in turns, each by its own optimizer; () for one part."""
         return ()
 
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ class Task:
         raise NotImplementedError
 
     def metrics(self, variables: Variables, batch: Batch) -> Mapping[str, Mean | Rows]:
-        """The evaluation metrics of one batch, as (sum, weight) pairs; `Rows` for `derive` where a mean will not do."""
+        """The evaluation metrics of one batch, as (sum, weight) pairs; `Rows` for `derive` if a metric is not a mean."""
         raise NotImplementedError
 
     def derive(self, values: Mapping[str, Any]) -> dict[str, float]:
@@ -122,7 +122,7 @@ class Task:
         return outputs
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
-        """Probabilities of classes or labels, float32 of the shape of `outputs`; None where a task has none."""
+        """Probabilities of classes or labels, float32 of the shape of `outputs`; None if a task has none."""
         del outputs
         return None
 
@@ -170,7 +170,7 @@ class Task:
 
 
 def bound(task: Task, card: Card) -> Task:
-    """`task.bind(card)`, which sees the model without its wrappers; they are put back."""
+    """`task.bind(card)` with the model without its wrappers; they are added again afterwards."""
     if not isinstance(task.model, Wrapper):
         return task.bind(card)
     done = bound(task.with_model(task.model.model), card)

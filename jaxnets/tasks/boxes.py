@@ -1,7 +1,7 @@
 """Calls of modules whose `nn.DenseGeneral` layers have boxes of `nn.with_partitioning` around their parameters.
 
-Flax checks the shape of a parameter in every call by running its initialiser abstractly. `nn.DenseGeneral` takes the box off
-there, to reshape the kernel, and so looks for the names of the box in the mesh. These names are not used here (see
+Flax checks the shape of a parameter in every call by running its initialiser abstractly. `nn.DenseGeneral` removes the box
+there, to reshape the kernel, and then looks up the names of the box in the mesh. These names are not used here (see
 `parallel/partition.py`), so they may not be names of the mesh.
 """
 
@@ -14,7 +14,7 @@ INITIALISERS = ("kernel_init", "bias_init")
 
 
 def without_boxes(call: Callable[[], Any]) -> Any:
-    """Run a call of a module; where that fails because of names in boxes, once more without the boxes.
+    """Run a call of a module; if it fails because of names in boxes, run it again without the boxes.
 
     Raises:
         ValueError: as the call does, if it fails for another reason.
@@ -32,7 +32,7 @@ def without_boxes(call: Callable[[], Any]) -> Any:
 
 
 def _unboxing(met: list[nn.Partitioned[Any]]) -> Callable[..., Any]:
-    """An interceptor that takes the boxes off in the initialisers of `nn.DenseGeneral`, and lists them in `met`."""
+    """An interceptor that removes the boxes in the initialisers of `nn.DenseGeneral`, and adds them to `met`."""
 
     def bare(initialiser: Callable[..., Any]) -> Callable[..., Any]:
         def initialised(*args: Any, **kwargs: Any) -> Any:

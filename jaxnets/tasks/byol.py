@@ -1,4 +1,4 @@
-"""Bootstrap your own latent: an embedding that predicts what a slowly following copy of itself says of another view.
+"""Bootstrap your own latent (BYOL): embeddings learned by predicting the output of a slowly updated copy for another view.
 
 Grill et al. 2020, "Bootstrap your own latent: A new approach to self-supervised learning" (arXiv:2006.07733).
 
@@ -38,12 +38,12 @@ def byol_loss(predicted: Array, wanted: Array) -> Array:
 
 
 def follower_momentum(base: float, step: Array | int, steps: int) -> Array:
-    """Share of itself that the target keeps in a step: `1 - (1 - base) (cos(pi step / steps) + 1) / 2`, from `base` up to 1.
+    """Momentum of the target in a step: `1 - (1 - base) (cos(pi step / steps) + 1) / 2`, from `base` up to 1.
 
     Args:
-        base: the share at step 0.
+        base: the momentum at step 0.
         step: number of the step, from 0.
-        steps: steps of the run; 0: not known, and the share stays `base`.
+        steps: steps of the run; 0: not known, and the momentum stays `base`.
     """
     done = jnp.asarray(step, jnp.float32) / steps if steps else jnp.zeros((), jnp.float32)
     return 1 - (1 - base) * (jnp.cos(jnp.pi * jnp.minimum(done, 1.0)) + 1) / 2
@@ -54,20 +54,20 @@ class BYOL(TwoViews):
     """Predict the target's projection of one view from the online projection of the other, both ways; no negatives.
 
     The online network is the encoder, the projector and a predictor (`params/encoder`, `params/projector`,
-    `params/predictor`). The target is the collection `target`: an encoder and a projector that begin as copies of the online
-    ones. No gradient goes to it. After every step it moves towards the online parameters, by a share of the way that falls to
-    0 at the end of the run (`follower_momentum`). In training each uses the batch statistics of its own outputs. Evaluation
-    embeds by the online encoder.
+    `params/predictor`). The target is the collection `target`: an encoder and a projector that are initialised as copies of
+    the online ones. No gradient goes to it. After every step it moves towards the online parameters, by a share of the way
+    that falls to 0 at the end of the run (`follower_momentum`). In training each uses the batch statistics of its own outputs.
+    Evaluation embeds by the online encoder.
 
-    Without a normalisation in projector and predictor embeddings may collapse to one point: look at `spread`.
+    Without a normalisation in projector and predictor embeddings may collapse to one point: check `spread`.
     """
 
     projector: nn.Module = MLP(widths=(256,), outputs=64, norm="batch")
-    """From embeddings to the vectors that are predicted; it is left out after training."""
+    """Maps embeddings to the vectors that are predicted; it is not used after training."""
     predictor: nn.Module = MLP(widths=(256,), norm="batch")
-    """From online projections to those of the target; it is left out after training."""
+    """Maps online projections to those of the target; it is not used after training."""
     momentum: float = 0.99
-    """Share of itself that the target keeps in the first step (tau_base), in [0, 1)."""
+    """Momentum of the target in the first step (tau_base), in [0, 1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +75,7 @@ class BYOL(TwoViews):
             raise ValueError(f"momentum is in [0, 1), got {self.momentum}")
 
     def bind(self, card: Card) -> Self:
-        """See `Embedding`; the predictor gets as many outputs as the projector has, where both say it."""
+        """See `Embedding`; the predictor gets the number of outputs of the projector, if both have this field."""
         bound = super().bind(card)
         numbers, own = getattr(self.projector, "outputs", None), getattr(self.predictor, "outputs", 0)
         predictor = self.predictor.clone(outputs=numbers) if numbers and own is None else self.predictor

@@ -1,4 +1,4 @@
-"""What a user reads if a module cannot be called: the call that was tried, the module's own signature, and how to adapt it."""
+"""The error message for a module that cannot be called: the attempted call, the module's signature, and how to adapt it."""
 
 import inspect
 from typing import Any
@@ -15,7 +15,7 @@ def about_call(model: nn.Module, inputs: Any) -> str:
 
     Args:
         model: the module.
-        inputs: what the task gives it: arrays, or their shapes and dtypes.
+        inputs: the inputs from the task: arrays, or their shapes and dtypes.
     """
     kind = type(model).__name__
     if not any("__call__" in vars(base) for base in type(model).__mro__):
@@ -40,7 +40,7 @@ def about_call(model: nn.Module, inputs: Any) -> str:
         names = [p.name for p in places[:given]] + [*named] + lacking
         dict_of = ", ".join(f'"{name}": ...' for name in names)
         return f"{said} Nothing was given for {', '.join(lacking)}: give inputs by name, ({{{dict_of}}}, targets)"
-    return f"{said} Adapt it by a module of yours: def __call__(self, x, train): return {kind}(...)(what it takes of x)"
+    return f"{said} Adapt it by your own module: def __call__(self, x, train): return {kind}(...)(what it takes of x)"
 
 
 def _without_self(signature: inspect.Signature) -> str:

@@ -4,8 +4,8 @@ A module may draw from streams of any name (`self.make_rng("noise")`). In traini
 derived from the step's key by name; other names draw from the stream "params". In evaluation there are no streams, and a
 module that draws there raises `UsageError`, since its outputs would depend on the batch size.
 
-A collection that `init` makes is state and is carried from step to step. A collection that a module sows (`self.sow`) grows
-at every call, so it is not state and is left out. What is sown in "losses" is added to the training loss (`steps/sown.py`).
+A collection that `init` creates is state and is carried from step to step. A collection that a module sows (`self.sow`) grows
+at every call, so it is not state and is dropped. Values sown in "losses" are added to the training loss (`steps/sown.py`).
 """
 
 import dataclasses
@@ -48,8 +48,8 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
         made = initialise({"params": key, "dropout": key}, *inputs, **mode)
         return dict(strongly_typed(nn.unbox(made)))
 
-    # Boxes of `nn.with_partitioning` are taken off, and their axes are not looked for in the mesh: where arrays go is decided
-    # by `parallel/partition.py`. A module that constrains its activations by `jax.lax` needs the mesh, though.
+    # Boxes of `nn.with_partitioning` are removed, and their axes are not looked up in the mesh: the placement of arrays is
+    # decided by `parallel/partition.py`. A module that constrains its activations by `jax.lax` needs the mesh, though.
     try:
         with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
             variables = initialised()
@@ -59,7 +59,7 @@ def init_model(model: nn.Module, key: Array, *inputs: Any) -> Variables:
         variables = _explained(model, initialised)
     except NameError:
         variables = _explained(model, initialised)  # to say what is wrong with the name
-    variables.pop(LOSSES, None)  # sown anew in every call, also by a module that adds its values up itself
+    variables.pop(LOSSES, None)  # sown again in every call, also by a module that sums its values itself
     kept = [name for name in variables if name != "params"]
     if not kept:
         return variables
@@ -124,8 +124,8 @@ MODES = {"train": True, "training": True, "is_training": True, "deterministic": 
 def in_mode(model: nn.Module, *, train: bool, method: Any = None) -> tuple[nn.Module, dict[str, Any]]:
     """A module and the keywords of its call, for training or for evaluation.
 
-    The call's own arguments are used if it has one of `MODES`; else a field of such a name that is None is set; else the
-    module does the same in both.
+    If the call has an argument in `MODES`, it is used; else a field with such a name that is None is set; else the module
+    behaves in the same way in both.
     """
     arguments = inspect.signature(_called(model, method)).parameters
     mode: dict[str, Any] = {name: train is value for name, value in MODES.items() if name in arguments}
@@ -140,8 +140,9 @@ def in_mode(model: nn.Module, *, train: bool, method: Any = None) -> tuple[nn.Mo
 def spread(model: nn.Module, inputs: tuple[Any, ...], *, method: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a call from the inputs of a batch.
 
-    A plain dict whose keys are arguments of the call gives those, one without any is a single argument. A plain tuple gives
-    the first arguments, if there are so many. Anything else is a single argument, also a named tuple.
+    A plain dict whose keys are arguments of the call is passed as keywords; a dict without such keys is a single argument. A
+    plain tuple is passed as the first arguments, if the call has that many. Anything else is a single argument, also a named
+    tuple.
 
     Raises:
         UsageError: some keys are arguments, and others are not.
@@ -169,7 +170,7 @@ def spread(model: nn.Module, inputs: tuple[Any, ...], *, method: Any = None) -> 
 
 
 def _called(model: nn.Module, method: Any = None) -> Any:
-    """The function that a call runs: that of the model itself where it has adapters."""
+    """The function that a call runs; for a model with adapters that of the model itself."""
     kind = type(without_wrappers(model))
     return getattr(kind, method) if isinstance(method, str) else method or kind.__call__
 

@@ -18,7 +18,7 @@ from jaxnets.tasks.losses import cross_entropy
 MATRIX_CLASSES = 100
 # Most numbers of outputs that a report uses: 100 MB.
 MOST_OUTPUTS = 25_000_000
-# Examples from which calibration is shown.
+# Smallest number of examples for which calibration is shown.
 ENOUGH_FOR_BINS = 50
 
 
@@ -102,7 +102,7 @@ class Classification(Task):
         return outputs.argmax(axis=-1).astype(np.int32)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
-        """The softmax of the logits, `[B, C]` float32; None where the task's scores are no logits."""
+        """The softmax of the logits, `[B, C]` float32; None if the task's scores are not logits."""
         return softmax(outputs) if self.has_probabilities else None
 
     def exhibit_rows(self, examples: int) -> np.ndarray:
@@ -158,11 +158,10 @@ def _class_table(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], 
 
 
 def confidence_curves(probabilities: np.ndarray, labels: np.ndarray, of: str) -> list[Exhibit]:
-    """Calibration, and what a threshold does.
-
-    For two classes: precision and recall of class 1 where its probability reaches the threshold. For more: the accuracy among
-    the examples whose largest probability reaches it, and the share of these. Calibration is the accuracy in ten bins of the
-    largest probability (Guo et al. 2017, "On calibration of modern neural networks").
+    """Calibration, and the effect of a threshold. For two classes: precision and recall of class 1 if it is predicted when its
+    probability reaches the threshold. For more: the accuracy among the examples whose largest probability reaches it, and the
+    share of these. Calibration is the accuracy in ten bins of the largest probability (Guo et al. 2017, "On calibration of
+    modern neural networks").
 
     Args:
         probabilities: `[N, C]`.

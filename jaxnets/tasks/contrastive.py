@@ -22,14 +22,15 @@ from jaxnets.tasks.views import Views
 
 
 def nt_xent(pairs: Array, mask: Array, *, temperature: float = 0.5) -> Array:
-    """The normalised temperature-scaled cross entropy: which of all other views in the batch is of the same example.
+    """The normalised temperature-scaled cross entropy of identifying, among all other views in the batch, the one of the same
+    example.
 
-    Equation 1 of Chen et al. 2020, the mean over the two views of an example. With rows split over devices the others are
+    Equation 1 of Chen et al. 2020, the mean over the two views of an example. With rows split over devices the other views are
     those of the whole batch: the product of all with all is one operation, which the compiler splits.
 
     Args:
         pairs: two vectors for each example, `[B, 2, P]`; they are divided by their norms.
-        mask: `[B]`; rows with 0 are negatives for no other row, and their own value means nothing.
+        mask: `[B]`; rows with 0 are not negatives for other rows, and their own value is meaningless.
         temperature: divides the cosines, above 0.
 
     Returns:
@@ -66,14 +67,14 @@ def vicreg_terms(pairs: Array, mask: Array) -> tuple[Array, Array, Array]:
 class TwoViews(Embedding):
     """Base of tasks that embed two views of each example and compare their projections.
 
-    The model is the encoder; its outputs are the embedding. The projector is left behind after training: only the loss uses
-    it. Its parameters are under `params/projector`, the model's under `params/encoder`.
+    The model is the encoder; its outputs are the embedding. The projector is not used after training: only the loss uses it.
+    Its parameters are under `params/projector`, the model's under `params/encoder`.
     """
 
     embedding: int = 64
     """Numbers of an embedding, if the model has a field `outputs`."""
     projector: nn.Module = MLP(widths=(128,), outputs=64)
-    """From embeddings to the vectors that the loss compares."""
+    """Maps embeddings to the vectors that the loss compares."""
     views: Views = Views()
     """How a view is drawn."""
 
@@ -116,7 +117,7 @@ class TwoViews(Embedding):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimCLR(TwoViews):
-    """Tell the other view of an example from all views of the other examples in the batch; see `nt_xent`.
+    """Distinguish the other view of an example from all views of the other examples in the batch; see `nt_xent`.
 
     Each micro-batch compares its own examples only, so micro-batches change the loss: take a larger batch instead.
     """
@@ -138,17 +139,17 @@ class SimCLR(TwoViews):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VICReg(TwoViews):
-    """Make two views agree while each number of the projection keeps its variance and tells something of its own.
+    """Make two views agree while each number of the projection keeps its variance and is uncorrelated with the others.
 
     There are no negatives. Variance and covariance are those of the batch (of each micro-batch).
     """
 
     projector: nn.Module = MLP(widths=(256,), outputs=256, norm="batch")
-    """From embeddings to the vectors that the loss compares; it is left out after training."""
+    """Maps embeddings to the vectors that the loss compares; it is not used after training."""
     invariance: float = 25.0
     """Weight of the squared distance of the views."""
     variance: float = 25.0
-    """Weight of what each number's standard deviation lacks to 1."""
+    """Weight of the amount by which each number's standard deviation is below 1."""
     covariance: float = 1.0
     """Weight of the squared covariances of different numbers."""
 

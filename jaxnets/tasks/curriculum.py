@@ -17,10 +17,10 @@ DIFFICULTY = "difficulty"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curriculum(Own):
-    """Another task that trains at first on the easiest examples alone: `Curriculum(model=task.model, inner=task)`.
+    """Wraps another task, which is trained at first on the easiest examples only: `Curriculum(model=task.model, inner=task)`.
 
     The data have an array `difficulty` (`data.with_difficulty`, `data.Ranked`). In every batch the examples harder than the
-    share of the step have no weight; batches keep their order and size, so the early ones do part of their work for nothing.
+    share of the step have no weight; batches keep their order and size, so part of the work of the early ones is wasted.
     A batch without an example that is easy enough changes nothing.
     """
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a student learns what a trained teacher says (Hinton et al. 2015).
+"""Knowledge distillation: a student learns the outputs of a trained teacher (Hinton et al. 2015).
 
 Shapes: `B` batch, `C` classes.
 """
@@ -27,8 +27,8 @@ TEACHER = "teacher"
 def distillation_loss(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
     """`T^2` times the cross entropy of `softmax(student / T)` under `softmax(teacher / T)`, `[B]` float32 in nats.
 
-    The factor keeps the gradient's size where the temperature `T` changes (section 2 of the paper). The least value is `T^2`
-    times the teacher's entropy.
+    The factor keeps the size of the gradient if the temperature `T` changes (section 2 of the paper). The smallest value is
+    `T^2` times the teacher's entropy.
 
     Args:
         student: logits `[B, C]`.
@@ -48,18 +48,18 @@ def distillation_loss(student: Array, teacher: Array, *, temperature: float = 1.
 class Distillation(Classification):
     """Minimise `(1 - share)` cross entropy of the label and `share` of `distillation_loss`.
 
-    The teacher's variables are a collection of the state, `teacher`: they are sharded and saved with it and never change. They
-    begin as NaN, which stops the first step, until `initial=` gives them:
+    The teacher's variables are a collection of the state, `teacher`: they are sharded and saved with it and never change.
+    Their initial values are NaN, which stops the first step, unless `initial=` gives them:
 
         Initial(teacher.variables, renames=(("^", "teacher/"),), fresh=("(?!teacher/).*",))
 
-    The teacher sees the inputs that the student sees, augmented ones too (Beyer et al. 2022), without its own dropout.
+    The teacher gets the same inputs as the student, also augmented ones (Beyer et al. 2022), without its own dropout.
     """
 
     teacher: nn.Module
     """The teacher, a module with the same inputs and outputs."""
     temperature: float = 4.0
-    """Divides the logits of both; higher shows more of what the teacher says of the wrong classes."""
+    """Divides the logits of both; higher values give the teacher's probabilities of the wrong classes more influence."""
     share: float = 0.9
     """Share of the teacher's term in the loss, in [0, 1]."""
 
@@ -124,7 +124,7 @@ class Distillation(Classification):
 
 
 def _unknown(leaf: Any) -> Array:
-    """An array of this shape that stops a run which was not given the teacher's weights."""
+    """An array of NaN of this shape, which stops a run without the teacher's weights."""
     return jnp.full(leaf.shape, jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0, leaf.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings learned without labels, and how much of the labels they hold: neighbours and a linear probe.
+"""Embeddings learned without labels, and their quality measured with labels: nearest neighbours and a linear probe.
 
 Shapes: `B` batch, `N` examples, `D` numbers of an embedding, `C` classes.
 """
@@ -26,10 +26,10 @@ COMPARED = 4096
 class Embedding(Task):
     """Base of tasks that learn embeddings without labels; a subclass has `embed`, `loss` and `own_metrics`.
 
-    Where the data have classes, an evaluation measures `knn`, the accuracy of the nearest neighbours (by cosine) of each
+    If the data have classes, an evaluation measures `knn`, the accuracy of the nearest neighbours (by cosine) of each
     example among the others of the split, and `probe`, that of a linear classifier fitted to every other example and measured
     on the rest. Both are measured on at most 4,096 examples. `spread` is the mean deviation of the numbers of a normalised
-    embedding times the square root of `D`: about 1 where embeddings go everywhere, 0 where they have collapsed.
+    embedding times the square root of `D`: about 1 if embeddings are spread over all directions, 0 if they have collapsed.
     """
 
     neighbours: int = 5
@@ -42,7 +42,7 @@ class Embedding(Task):
 
     @property
     def headline(self) -> str:  # type: ignore[override]
-        """`knn` where there are classes to measure it by, else `spread`."""
+        """`knn` if there are classes, else `spread`."""
         return "knn" if self.classes else "spread"
 
     @property
@@ -63,7 +63,7 @@ class Embedding(Task):
         raise NotImplementedError
 
     def own_metrics(self, variables: Variables, batch: Batch) -> dict[str, Mean]:
-        """What a subclass measures besides; it may not depend on the other examples of the batch."""
+        """Further metrics of a subclass; they may not depend on the other examples of the batch."""
         raise NotImplementedError
 
     def outputs(self, variables: Variables, batch: Batch) -> Array:
@@ -105,7 +105,7 @@ class Embedding(Task):
 
 
 def neighbour_accuracy(unit: np.ndarray, labels: np.ndarray, neighbours: int) -> float:
-    """Share of examples whose label is the one that most of its nearest others have (of several such, the smallest).
+    """Share of examples whose label is the most frequent one among their nearest neighbours (of several such, the smallest).
 
     Args:
         unit: `[N, D]`, of norm 1.

@@ -34,8 +34,8 @@ class Forecasting(Task):
     season: int = 1
     """Period of the series in steps. One naive forecast repeats the last season, the other the last value."""
     from_last: bool = True
-    """The model sees the series minus its last value and predicts the change from there, so levels outside the training
-    range do no harm (NLinear of Zeng et al. 2023). False: it sees and predicts the values themselves."""
+    """The model sees the series minus its last value and predicts the change from there, so levels outside the training range
+    are no problem (NLinear of Zeng et al. 2023). False: it gets and predicts the values themselves."""
     means: tuple[float, ...] = ()
     """Subtracted from the targets, per channel; () takes the means of the training data."""
     stds: tuple[float, ...] = ()

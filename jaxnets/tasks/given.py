@@ -1,4 +1,4 @@
-"""A model whose targets have any form: the loss is the user's."""
+"""Targets of any form, for a loss of the user's."""
 
 import dataclasses
 from typing import Any, Self

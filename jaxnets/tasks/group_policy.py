@@ -28,7 +28,7 @@ Reward = Callable[[Array, Array, Array], Array]
 
 
 def share_right(prompt: Array, completion: Array, answer: Array) -> Array:
-    """The share of the answer's tokens `[N]` that the completion `[N]` has at the same place."""
+    """The share of the answer's tokens `[N]` that the completion `[N]` has at the same position."""
     del prompt
     return (completion == answer).astype(jnp.float32).mean()
 
@@ -50,7 +50,8 @@ def clipped_objective(log_ratio: Array, advantage: Array, *, clip: float = 0.2) 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GRPO(NextToken):
-    """Sample completions of each prompt inside the step, reward them, and make those better than their group more probable.
+    """Sample completions of each prompt inside the step, compute their rewards, and raise the probability of those above their
+    group's mean.
 
     A batch holds prompts `inputs` `[B, P]` of equal length, and `targets` `[B, N]`, the answers that the reward compares with.
     Every step draws `group` completions of `N` tokens for each prompt and makes `turns` updates with them. Evaluation
@@ -64,7 +65,7 @@ class GRPO(NextToken):
     turns: int = 1
     """Updates with the samples of a step."""
     clip: float = 0.2
-    """How far a token's probability may move in these updates before it counts no more, as a ratio."""
+    """Clip range of the ratio of a token's probability after and before these updates."""
     kl: float = 0.0
     """Weight of the divergence from the model before the first step, at least 0; 0 keeps no copy of that model."""
     temperature: float = 1.0
@@ -110,7 +111,7 @@ class GRPO(NextToken):
         }
         if self.kl:
             known["reference"] = self.log_probabilities(reference, tokens, made.shape[1], None)[0]
-        # Under `targets`, which stay as they are where the layers compute in bfloat16.
+        # Under `targets`, which are not cast if the layers compute in bfloat16.
         sampled = {"inputs": tokens, "targets": jax.lax.stop_gradient(known), "mask": jnp.repeat(batch["mask"], G)}
         if "index" in batch:
             sampled["index"] = (batch["index"][:, None] * G + jnp.arange(G)[None, :]).reshape(-1)
@@ -195,6 +196,6 @@ class GRPO(NextToken):
             raise DataError(f"prompts and answers have {whole} tokens, the model takes {length}; set task.model.length")
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """None: `metrics` says how good completions are."""
+        """None: `metrics` measures the quality of completions."""
         del outputs, arrays, card
         return ()

@@ -20,7 +20,7 @@ from jaxnets.tasks.losses import cross_entropy
 
 # The collection in which the labels of training are counted.
 COUNTED = "labels"
-# The least `1 - p` whose power is taken: below it the power has no gradient.
+# The smallest `1 - p` whose power is computed: below it the power has no gradient.
 LEAST = 1e-12
 
 
@@ -30,7 +30,7 @@ def focal_loss(logits: Array, labels: Array, *, gamma: float = 2.0) -> Array:
     Args:
         logits: `[B, C]` of any float dtype; computed in float32.
         labels: `[B]` integers in `[0, C)`.
-        gamma: how much less an example counts whose label is probable already; 0 is the cross entropy.
+        gamma: how much less an example counts if its label already has a high probability; 0 is the cross entropy.
     """
     losses = cross_entropy(logits, labels)
     missing = jnp.maximum(-jnp.expm1(-losses), LEAST)
@@ -53,7 +53,7 @@ class Focal:
     """The focal loss as `loss=` of `fit`."""
 
     gamma: float = 2.0
-    """How much less an example counts whose label is probable already; 0 is the cross entropy."""
+    """How much less an example counts if its label already has a high probability; 0 is the cross entropy."""
 
     def __post_init__(self) -> None:
         _check_gamma(self.gamma)
@@ -67,7 +67,7 @@ class Focal:
 class AdjustedLogits:
     """Cross entropy of `logits + tau log(prior)` as `loss=` of `fit` (Menon et al. 2021, equation 10).
 
-    The logits themselves then rank the classes as if all were equally frequent, so they are what predictions use.
+    The unadjusted logits then rank the classes as if all were equally frequent, so predictions use them.
     """
 
     prior: tuple[float, ...]
@@ -86,7 +86,7 @@ class AdjustedLogits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imbalanced(Classification):
-    """Classification where some classes are rare: the losses of `Focal` and `AdjustedLogits`, and `mean_recall`.
+    """Classification with rare classes: the losses of `Focal` and `AdjustedLogits`, and `mean_recall`.
 
     `mean_recall` is the mean over the classes of the share of their examples that are found (balanced accuracy). Evaluation
     measures the plain cross entropy of the logits.
@@ -97,7 +97,7 @@ class Imbalanced(Classification):
     tau: float = 1.0
     """Strength of the logit adjustment; 0: none."""
     prior: tuple[float, ...] = ()
-    """Share of each class among the training labels (`class_prior`); (): the labels of training are counted as they come."""
+    """Share of each class among the training labels (`class_prior`); (): the labels are counted during training."""
 
     headline = "mean_recall"
     more_is_better: ClassVar[tuple[str, ...]] = ("accuracy",)
@@ -128,7 +128,7 @@ class Imbalanced(Classification):
         return super().bind(card)
 
     def init(self, key: Array, batch: Batch) -> Variables:
-        """See `Task`; with the counts of labels, which begin at one for each class."""
+        """See `Task`; with the counts of labels, which start at one for each class."""
         variables = super().init(key, batch)
         if not self.counts:
             return variables
@@ -155,7 +155,7 @@ class Imbalanced(Classification):
         return loss, Aux({"loss": loss, "accuracy": accuracy(logits, batch)}, state)
 
     def metrics(self, variables: Variables, batch: Batch) -> dict[str, Any]:
-        """Cross entropy, accuracy, and what `mean_recall` needs."""
+        """Cross entropy, accuracy, and the counts for `mean_recall`."""
         logits = self.outputs(variables, batch)
         loss = Mean.of(cross_entropy(logits, batch["targets"]), batch["mask"])
         rows = Rows({"label": batch["targets"], "found": logits.argmax(axis=-1) == batch["targets"]}, batch["mask"])

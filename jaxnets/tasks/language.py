@@ -25,9 +25,9 @@ class NextToken(Task):
     """Minimise the cross entropy of the next token at every position.
 
     A batch holds `inputs` and `targets` `[B, T]` integers and `mask` `[B]`; the model returns logits `[B, T, V]`. Targets
-    that are -100 do not count (torch's `ignore_index`), for example those of a prompt. Where documents are packed into
-    windows, the first token of a document does not count either. A model with experts reports its routing in a collection
-    of its own (see `models.mixture_of_experts`).
+    that are -100 do not count (torch's `ignore_index`), for example those of a prompt. If documents are packed into windows,
+    the first token of a document does not count either. A model with experts reports its routing in a separate collection (see
+    `models.mixture_of_experts`).
     """
 
     balance: float = 0.01
@@ -145,7 +145,7 @@ def _routing_metrics(routing: Mapping[str, Array], batch: Batch) -> dict[str, Me
 
 
 def _with_separator(model: Any, card: Card) -> Any:
-    """The model with the separator of packed documents; raises `DataError` for a model that would read across it."""
+    """The model with the separator of packed documents; raises `DataError` for a model that would attend across it."""
     if card.separator is None:
         return model
     if "separator" not in {field.name for field in dataclasses.fields(model)}:

@@ -21,13 +21,13 @@ from jaxnets.tasks.calls import call_model, init_model
 from jaxnets.tasks.embedding import Embedding
 from jaxnets.tasks.parts import with_follower
 
-# The collection of the encoder that follows the trained one.
+# The collection of the slowly updated copy of the encoder.
 TARGET = "target"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HiddenPatches(Embedding):
-    """Base of tasks that hide patches of each image and predict something of them from the others.
+    """Base of tasks that hide patches of each image and predict properties of them from the others.
 
     The model is a `PatchPredictor`. The embedding of an image is the mean of the features of all its patches.
     """
@@ -43,7 +43,7 @@ class HiddenPatches(Embedding):
             raise DataError(f"{type(self).__name__} trains a PatchPredictor, got {type(self.model).__name__}")
 
     def with_predictions(self, card: Card, count: int) -> Self:
-        """This task for the data, with so many numbers predicted for each patch."""
+        """This task for the data, with this many predicted numbers for each patch."""
         reason = f"{type(self).__name__} predicts {count} numbers for each patch of {card.name!r}"
         model = with_outputs(self.model, count, exact=True, reason=reason)
         return dataclasses.replace(super().bind(card), model=model)
@@ -82,7 +82,7 @@ class HiddenPatches(Embedding):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedAutoencoder(HiddenPatches):
-    """Minimise the squared error of the pixels of hidden patches, which the encoder does not see."""
+    """Minimise the squared error of the pixels of hidden patches, which the encoder does not get."""
 
     targets: Literal["pixels", "normalised"] = "normalised"
     """normalised: each patch with mean 0 and variance 1 (section 4 of the paper). pixels: as prepared."""
@@ -105,7 +105,7 @@ class MaskedAutoencoder(HiddenPatches):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JEPA(HiddenPatches):
-    """Predict the features that a slowly following encoder gives the hidden patches, from the visible ones.
+    """Predict the features of the hidden patches, as computed by a slowly updated encoder, from the visible ones.
 
     The follower sees the whole image; no gradient goes to it. Its parameters are the collection `target` and move after every
     step by `1 - momentum` of their distance to the encoder's. Its features are normalised before they are compared. Patches
@@ -113,7 +113,7 @@ class JEPA(HiddenPatches):
     """
 
     momentum: float = 0.99
-    """Share of itself that the follower keeps in a step, in [0, 1)."""
+    """Momentum of the follower, in [0, 1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

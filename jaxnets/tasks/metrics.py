@@ -1,6 +1,6 @@
-"""Metrics that are no means over examples: they are computed once, from all examples of a split.
+"""Metrics that are not means over examples: they are computed once, from all examples of a split.
 
-A metric takes arrays from each batch on the device (`rows`) and makes one number of all of them on the host, in float64
+A metric takes arrays from each batch on the device (`rows`) and computes one number from all of them on the host, in float64
 (`value`). So it does not depend on the size of a batch or on the number of devices. Definitions are those of scikit-learn.
 
 Shapes: `N` examples, `C` classes, `L` labels that may hold at once.

@@ -22,20 +22,20 @@ from jaxnets.tasks.base import Task, with_outputs
 from jaxnets.tasks.losses import cross_entropy, squared_error
 from jaxnets.tasks.parts import call_part, init_parts
 
-# The parameters that say how uncertain each target is.
+# The parameters with the log variance of each target.
 UNCERTAINTY = "log_variances"
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """One target: which array it is, and what it is."""
+    """One target: its array and its kind."""
 
     array: str = "targets"
     """Name of the array in the data, `[N]`."""
     classes: int = 0
     """Number of classes; 0: a real number, whose loss is the squared error in its own unit."""
     weight: float = 1.0
-    """Weight of its loss, where weights are fixed."""
+    """Weight of its loss, if weights are fixed."""
 
     def __post_init__(self) -> None:
         if self.classes == 1 or self.classes < 0 or not 0 <= self.weight < math.inf:
@@ -67,7 +67,7 @@ class MultiTask(Task):
     weighing: Literal["fixed", "uncertainty"] = "fixed"
     """Whether the weights are those of the heads, or learned."""
     features: int = 64
-    """Numbers that the trunk gives the heads, if it has a field `outputs`."""
+    """Number of features from the trunk for the heads, if it has a field `outputs`."""
 
     more_is_better: ClassVar[tuple[str, ...]] = ()
 
@@ -136,7 +136,7 @@ class MultiTask(Task):
         return made, state
 
     def loss(self, variables: Variables, batch: Batch, key: Array, train: bool) -> tuple[Mean, Aux]:
-        """The weighted sum over the heads; the metrics hold each loss and, where they are learned, the weights."""
+        """The weighted sum over the heads; the metrics hold each loss and, if they are learned, the weights."""
         outputs, state = self._outputs(variables, batch, key if train else None)
         mask, total, metrics = batch["mask"], jnp.zeros(batch["mask"].shape), dict[str, Mean]()
         for head in self.heads:

@@ -1,4 +1,4 @@
-"""A loss, metrics and class weights of the user's, on top of a task that fits the data."""
+"""The user's own loss, metrics and class weights, on top of a task that fits the data."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ from jaxnets.tasks.metrics import Metric
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Own(Task):
-    """Another task with what the user gives: `fit(model, data, loss=..., metrics=..., class_weight=...)` makes it.
+    """Wraps another task with the user's functions: `fit(model, data, loss=..., metrics=..., class_weight=...)` creates it.
 
-    Predictions, their report and what is not given here are those of `inner`.
+    Predictions, their report and everything that is not given here are those of `inner`.
     """
 
     inner: Task
@@ -40,7 +40,7 @@ class Own(Task):
 
     @property
     def headline(self) -> str:  # type: ignore[override]
-        """That of the inner task; with a loss of one's own, the first metric, else the loss."""
+        """That of the inner task; with a custom loss, the first metric, else the loss."""
         if self.objective is None:
             return self.inner.headline
         return self.measures[0][0] if self.measures else "loss"
@@ -52,7 +52,7 @@ class Own(Task):
 
     @property
     def directions(self) -> dict[str, Literal["max", "min"]]:
-        """Those of the inner task and of the metrics that know theirs."""
+        """Those of the inner task and of the metrics that define theirs."""
         own: dict[str, Literal["max", "min"]] = {
             name: "max" if metric.higher_is_better else "min"
             for name, metric in self.measures
@@ -67,7 +67,7 @@ class Own(Task):
 
     @property
     def takes_distributions(self) -> bool:
-        """Those of the inner task; a loss of one's own gets them and says itself whether it can take them."""
+        """Those of the inner task; a custom loss gets them and may refuse them."""
         return self.objective is not None or self.inner.takes_distributions
 
     @property
@@ -129,7 +129,7 @@ class Own(Task):
         weighted = {**batch, "mask": self._weights(batch)}
         if self.objective is None:
             loss, aux = self.inner.loss(variables, weighted, key, train)
-            if self.class_weight:  # what is measured beside the loss counts every example once
+            if self.class_weight:  # the other metrics count every example once
                 aux = self.inner.loss(variables, batch, key, train)[1]
             return loss, Aux({**aux.metrics, "loss": loss}, aux.model_state)
         outputs, state = self._structure(variables, batch, key if train else None)
@@ -170,7 +170,7 @@ class Own(Task):
         return jax.tree.leaves(self._structure(variables, batch, None)[0])[0]
 
     def check_outputs(self, variables: Variables, batch: Batch, card: Card) -> None:
-        """The inner task's check, where its loss is used; and one evaluation of the loss and metrics, by shapes only."""
+        """The inner task's check, if its loss is used; and one evaluation of the loss and metrics, by shapes only."""
         if self.objective is None:
             self.inner.check_outputs(variables, batch, card)
         jax.eval_shape(self.metrics, variables, batch)
@@ -188,7 +188,7 @@ class Own(Task):
         return self.inner.exhibit_rows(examples)
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """Those of the inner task, unless the loss is the user's: then the outputs may mean something else."""
+        """Those of the inner task, unless the loss is the user's: then the outputs may have another meaning."""
         return () if self.objective is not None else self.inner.exhibits(outputs, arrays, card)
 
     def drawn(self, variables: Variables) -> Sequence[Exhibit]:
@@ -209,7 +209,7 @@ class Own(Task):
         return {**batch, "targets": hard(batch["targets"])} if soft else batch
 
     def _structure(self, variables: Variables, batch: Batch, key: Array | None) -> tuple[Any, Variables]:
-        """What the model returns, in float32, and its other collections."""
+        """The outputs of the model, in float32, and its other collections."""
         given = {name: batch[name] for name in options_of(self.model) if name in batch}
         outputs, state = call_model(self.model, variables, self.inputs_of(batch), key=key, **given)
         return jax.tree.map(wide, outputs), state

@@ -1,4 +1,4 @@
-"""Several modules trained together, and a network that follows another one.
+"""Several modules trained together, and a network that slowly follows another one (an average with momentum).
 
 The variables of the modules are dicts by name: `{"params": {"encoder": ..., "projector": ...}, ...}`, as in `players.py`.
 """
@@ -47,13 +47,13 @@ def with_follower(
     followed: Callable[[Variables], Variables],
     momentum: float | Callable[[Array], Array],
 ) -> Step:
-    """A step after which a collection follows other variables: `momentum` of itself and the rest of them.
+    """A step after which a collection follows other variables: `momentum` times itself plus `1 - momentum` times these.
 
     Args:
-        step: a task's step; where it was not taken, the collection stays as it is.
+        step: a task's step; if it was not taken, the collection does not change.
         collection: the name of the follower among the model's collections.
         followed: picks from the variables a tree with the structure of the collection.
-        momentum: share of the follower that stays, in [0, 1], or a function that gives it for the number of the step. Whole
+        momentum: in [0, 1], or a function of the number of the step. Whole
             numbers are copied.
     """
 

@@ -49,7 +49,7 @@ def all_or_none(before: TrainState, after: TrainState, turns: Sequence[Metrics])
     """The state `after` all turns if every turn was taken, else the state `before`; and the metric `taken` of the step.
 
     `after` is the state after the last turn. `turns` holds the metrics of each turn (stacked, if a scan made several). The
-    guard's counters go up by at most one, however many turns were skipped.
+    guard's counters go up by at most one, for any number of skipped turns.
     """
     taken = jnp.stack([metrics[TAKEN].sum.min() > 0 for metrics in turns]).all()
     refused = {name: after.guard[name] > before.guard[name] for name in ("skipped", "left_out")}

@@ -43,7 +43,7 @@ def sequence_log_probability(logits: Array, targets: Array) -> Array:
 
 
 def with_reference(step: Step) -> Step:
-    """A step whose first call copies the parameters into the collection `reference`, whichever weights the run began with."""
+    """A step whose first call copies the parameters, the initial weights of the run, into the collection `reference`."""
 
     def step_from_reference(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         kept = jax.tree.map(
@@ -67,7 +67,7 @@ class DPO(NextToken):
     A batch holds `inputs` and `targets` `[B, T]` of the preferred answer, as `NextToken` takes them (targets of the prompt are
     -100), and `rejected_inputs` and `rejected_targets` of the other; see `data.Preferences`.
 
-    The reference is the policy before the first step: the collection `reference`. So begin with a trained model:
+    The reference is the policy before the first step: the collection `reference`. So start from a trained model:
 
         fit(DPO(model=model), data, initial=Initial(run.variables, fresh=("reference/.*",)))
         jaxnets train ... --warm-start.run RUN --warm-start.fresh 'model_state/reference/*'
@@ -133,7 +133,7 @@ class DPO(NextToken):
         return dict(values)
 
     def exhibits(self, outputs: np.ndarray, arrays: Mapping[str, np.ndarray], card: Card) -> Sequence[Exhibit]:
-        """None: a window's next token says nothing about a preference."""
+        """None: the next tokens of a window do not show a preference."""
         del outputs, arrays, card
         return ()
 

@@ -1,4 +1,4 @@
-"""Few labels and many examples without: FixMatch (Sohn et al. 2020). Shapes: `B` batch, `C` classes."""
+"""Few labels and many unlabelled examples: FixMatch (Sohn et al. 2020). Shapes: `B` batch, `C` classes."""
 
 import dataclasses
 from typing import Any
@@ -13,26 +13,26 @@ from jaxnets.tasks.classification import Classification, accuracy
 from jaxnets.tasks.losses import cross_entropy
 from jaxnets.tasks.views import Views
 
-# The array of a batch that says which labels count.
+# The array of a batch that marks the known labels.
 LABELLED = "labelled"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixMatch(Classification):
-    """Cross entropy of the labels that are known, and of confident predictions for the rest.
+    """Minimise the cross entropy of the known labels, and of confident predictions for the other examples.
 
     The data have an array `labelled` `[N]`, 1 where the label is known and 0 where it is not (`data.few_labels` and
-    `data.with_unlabelled` make it). Each example is seen in a weak and in a strong view. Where the most probable class of the
-    weak view reaches `threshold`, it becomes the label of the strong view (equations 3 and 4); with `weak` and `strong` alike
-    these are plain pseudo labels (Lee 2013). Labelled examples take part in both terms.
+    `data.with_unlabelled` make it). Each example has a weak and a strong view. If the probability of the most probable class
+    of the weak view reaches `threshold`, it becomes the label of the strong view (equations 3 and 4); with equal `weak` and
+    `strong` these are plain pseudo labels (Lee 2013). Labelled examples take part in both terms.
     """
 
     weak: Views = Views(noise=0.0)
-    """The view whose prediction is trusted."""
+    """The view whose prediction becomes the label."""
     strong: Views = Views(noise=0.3, dropped=0.2)
     """The view that learns from it."""
     threshold: float = 0.95
-    """Least probability of a prediction that becomes a label, in [0, 1]."""
+    """Smallest probability of a prediction that becomes a label, in [0, 1]."""
     weight: float = 1.0
     """Weight of the second term."""
 
@@ -70,7 +70,7 @@ class FixMatch(Classification):
         guess = jax.lax.stop_gradient(jax.nn.softmax(weak_logits))
         confident = (guess.max(axis=-1) >= self.threshold).astype(jnp.float32)
         consistency = Mean.of(confident * cross_entropy(strong_logits, guess.argmax(axis=-1)), mask)
-        # Each term has a weight of its own; the sum is that of a mean over the examples.
+        # Each term has its own weight; their sum is scaled as a mean over the examples.
         total = supervised.sum / jnp.maximum(supervised.weight, 1e-30) * mask.sum() + self.weight * consistency.sum
         metrics = {
             "loss": Mean(total, mask.sum()),

@@ -25,7 +25,7 @@ class Views:
     dropped: float = 0.0
     """Probability that a number of the input becomes 0, in [0, 1)."""
     function: Callable[[Array, Array], Array] | None = None
-    """A function of your own, `(key, inputs) -> inputs` of the same shape, in place of all of the above."""
+    """Your own function, `(key, inputs) -> inputs` of the same shape, instead of all of the above."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1 or not 0 <= self.flip <= 1 or not 0 <= self.dropped < 1:

@@ -42,7 +42,7 @@ def boolean_function(table: Sequence[int] | np.ndarray) -> Construction:
 def parity(inputs: int) -> Construction:
     """Parity of `N` bits by `N` step units: unit `k` fires where at least `k` inputs are 1, and their signs alternate.
 
-    So depth is not what parity needs; a unit for each true row (`boolean_function`) is what is exponential.
+    So parity does not need depth; only a construction with a unit for each true row (`boolean_function`) is exponential.
     """
     if inputs < 1:
         raise ValueError(f"parity has at least 1 input, got {inputs}")
@@ -59,8 +59,8 @@ def lookup(points: np.ndarray, values: np.ndarray) -> Construction:
     """Any table on distinct points, exactly: a staircase along a direction in which no two points coincide.
 
     With `R` points it has `R - 1` step units. Unit `i` switches from value `i` to value `i + 1` in the middle between the two
-    neighbours. Whole numbers come out exactly; others up to the rounding of a sum of `R` numbers. It says nothing about
-    other points.
+    neighbours. Whole numbers come out exactly; others up to the rounding of a sum of `R` numbers. Its values at other points
+    are arbitrary.
 
     Args:
         points: `[R, N]`, distinct.

@@ -23,7 +23,7 @@ class Construction(NamedTuple):
     """A model and its variables. It unpacks: `model, variables = theory.xor()`.
 
     The variables are those that `model.init` would make, so `jaxnets.fit(model, data, initial=variables)` trains them
-    further. They are float32, or float64 where they are made and used under `jax.enable_x64(True)`.
+    further. They are float32, or float64 if they are made and used under `jax.enable_x64(True)`.
     """
 
     model: Any

@@ -23,8 +23,8 @@ def cells_needed(dims: int, *, error: float, lipschitz: float = 1.0) -> int:
 def nearest_distance(dims: int, points: int, *, queries: int = 500, seed: int = 0) -> float:
     """The mean distance from a random point of the unit cube to the nearest of `P` random points.
 
-    It falls like `P^(-1 / N)`. In many dims the nearest neighbour is almost as far as any other point, so methods that
-    trust their neighbours (local constancy) have nothing to go by.
+    It falls like `P^(-1 / N)`. In many dims the nearest neighbour is almost as far as any other point, so methods that rely on
+    near neighbours (local constancy) fail.
     """
     if dims < 1 or points < 1 or queries < 1:
         raise ValueError(f"dims, points and queries are at least 1, got {dims}, {points}, {queries}")

@@ -1,4 +1,5 @@
-"""What depth buys: tent maps, which a deep network folds and a shallow one cannot follow (Telgarsky 2015, 2016)."""
+"""The benefit of depth: tent maps, which a deep network computes by folding and a shallow one cannot approximate (Telgarsky
+2015, 2016)."""
 
 import numpy as np
 
@@ -45,9 +46,7 @@ def least_error(depth: int, pieces: int) -> float:
 
 
 def shallow_fit(depth: int, units: int) -> Construction:
-    """The least-squares fit of `tent(depth)` by one hidden layer of ReLU units with equally spaced kinks: something to
-    compare.
-    """
+    """The least-squares fit of `tent(depth)` by one hidden layer of ReLU units with equally spaced kinks: for comparison."""
     if units < 1:
         raise ValueError(f"units is at least 1, got {units}")
     x = (np.arange(2**depth * 16) + 0.5) / (2**depth * 16)

@@ -13,7 +13,8 @@ from jaxnets.theory.landscape import critical_point
 
 
 def largest_rate(loss: Callable[[Any], Any], params: Any) -> float:
-    """`2 / lambda_max` of the Hessian at `params`: above it gradient descent moves away from a minimum, below it comes nearer.
+    """`2 / lambda_max` of the Hessian at `params`: gradient descent converges to a minimum below this rate and diverges above
+    it.
 
     Along an eigenvector each step multiplies the distance by `1 - rate * lambda`. On a quadratic that holds everywhere;
     elsewhere near the minimum.

@@ -21,7 +21,7 @@ Rule = Literal["parallel", "layered"]
 
 
 class Ended(NamedTuple):
-    """Where a computation ended."""
+    """The end of a computation."""
 
     state: Any
     """The outputs of all units, the configuration: `[U]`, or `[B, U]` for several."""
@@ -30,7 +30,7 @@ class Ended(NamedTuple):
     steps: Any
     """Updates until nothing changed, or the whole budget."""
     stopped: Any
-    """Whether it reached a configuration that the rule leaves as it is."""
+    """Whether it reached a fixed point of the rule."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class Digraph:
     """
 
     weights: np.ndarray
-    """Of the edges, `[U, U]`; the row is the unit that an edge enters."""
+    """Weights of the edges, `[U, U]`; the row is the unit that an edge enters."""
     bias: np.ndarray
-    """What a unit adds to its weighted sum, `[U]`."""
+    """The bias of each unit, `[U]`."""
     inputs: tuple[int, ...]
     """The units whose values are given and kept."""
     outputs: tuple[int, ...]
@@ -55,7 +55,7 @@ class Digraph:
     linear: tuple[int, ...] = ()
     """Units without an activation: the output layer of an MLP."""
     layers: tuple[tuple[int, ...], ...] = ()
-    """Units in the order of the layered rule; () where there is none."""
+    """Units in the order of the layered rule; () if there is none."""
 
     def __post_init__(self) -> None:
         units = len(self.bias)

@@ -20,8 +20,8 @@ def double_descent_errors(
     """Median test error of the least-squares fit of smallest norm on random ReLU features (Belkin et al. 2019),
     `[len(features)]`.
 
-    The targets are a linear function of normal inputs, with noise. With as many features as examples there is one fit, and
-    it pays for the noise with huge weights. With more features the smallest of many fits is smooth.
+    The targets are a linear function of normal inputs, with noise. With as many features as examples there is a single fit,
+    and it fits the noise with huge weights. With more features there are many fits, and the one of smallest norm is smooth.
 
     Args:
         features: numbers of features; the output weights are the only ones that are fitted.

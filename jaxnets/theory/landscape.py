@@ -17,7 +17,7 @@ Kind = Literal["minimum", "maximum", "saddle", "degenerate"]
 
 
 class CriticalPoint(NamedTuple):
-    """What the gradient and the Hessian say about a point."""
+    """The properties of a point from its gradient and Hessian."""
 
     gradient: float
     """The length of the gradient; 0 at a critical point."""
@@ -28,7 +28,7 @@ class CriticalPoint(NamedTuple):
 
 
 def kind_of(eigenvalues: Sequence[float] | np.ndarray, *, zero: float = 1e-9) -> Kind:
-    """What the eigenvalues of the Hessian say about a critical point.
+    """The kind of a critical point from the eigenvalues of the Hessian.
 
     All above 0: a minimum. All below 0: a maximum. Both signs: a saddle, whatever the others are. Otherwise some are 0 and the
     rest have one sign: degenerate, and the Hessian does not decide. `x^2 + y^4` has a minimum there, `x^2 - y^4` a saddle. So
@@ -120,8 +120,8 @@ def above_chord(function: Callable[[Any], Any], a: Any, b: Any, *, points: int =
 def least_curvature(loss: Callable[[Any], Any], params: Any, *, samples: int, radius: float, seed: int = 0) -> float:
     """The smallest eigenvalue of the Hessian at random points of a ball around `params`.
 
-    A minimum is global if the Hessian is positive semidefinite on the whole (convex) domain. At the minimum itself that
-    says nothing beyond its neighbourhood. A sample can refute convexity; it does not prove it.
+    A minimum is global if the Hessian is positive semidefinite on the whole (convex) domain. If it holds only at the minimum
+    itself, it implies nothing beyond its neighbourhood. A sample can refute convexity; it does not prove it.
     """
     if samples < 1:
         raise ValueError(f"samples is at least 1, got {samples}")

@@ -60,10 +60,10 @@ def _learn_xor(units: int, seeds: int, steps: int, learning_rate: float) -> Arra
 
 
 class Trained(NamedTuple):
-    """How a network got to its fit."""
+    """The result of a training."""
 
     moved: float
-    """The distance of the weights from their start, relative to the length of the start."""
+    """The distance of the weights from their initial values, relative to the norm of these."""
     first: float
     """The mean squared error at the start."""
     last: float

@@ -63,7 +63,7 @@ def folding(depth: int = 4) -> "Figure":
 
 
 def regions_in_the_plane(construction: Construction, *, low: float = -1.0, high: float = 1.0) -> "Figure":
-    """The linear regions of a ReLU network with two inputs, each a polygon with a colour of its own."""
+    """The linear regions of a ReLU network with two inputs, each a polygon with its own colour."""
     _two_inputs(construction)
     found = linear_regions(construction, low=low, high=high)
     hues = np.random.default_rng(1).permutation(len(found))

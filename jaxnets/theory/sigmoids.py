@@ -56,14 +56,15 @@ def random_features(
 ) -> Construction:
     """A continuous function on `[0, 1]^N` by sigmoids with random weights, of which only the output layer is fitted.
 
-    Cybenko's theorem says that such sums come as near as one likes. It does not say how to find one. Here, the hidden
-    weights are drawn and the output weights solve least squares with a small ridge (Rahimi and Recht 2008), in float64.
+    Cybenko's theorem states that such sums approximate the function to any precision. It does not show how to find one. Here,
+    the hidden weights are drawn and the output weights solve least squares with a small ridge (Rahimi and Recht 2008), in
+    float64.
 
     Args:
         function: points `[P, N]` to values `[P]`.
         units: hidden units.
         dims: N.
-        points: where `function` is asked, drawn uniformly; None asks at `8 * units` and at least 2,000.
+        points: number of random points at which `function` is evaluated; None: `8 * units` and at least 2,000.
         scale: standard deviation of the hidden weights.
         seed: of all draws.
     """

@@ -19,10 +19,10 @@ HALT = "H"
 
 @dataclasses.dataclass(frozen=True)
 class TuringMachine:
-    """A machine with one tape of bits, without end on both sides, on which 0 is the blank."""
+    """A machine with one tape of bits, infinite on both sides, on which 0 is the blank."""
 
     rules: tuple[str, ...]
-    """`rules[2 * state + bit]`: what it writes, where it goes (L or R) and the next state, as in `1RB`. States are A, B, ...;
+    """`rules[2 * state + bit]`: the bit to write, the move (L or R) and the next state, as in `1RB`. States are A, B, ...;
     H halts."""
 
     def __post_init__(self) -> None:
@@ -36,11 +36,11 @@ class TuringMachine:
 
     @property
     def states(self) -> int:
-        """How many, without the one that halts."""
+        """The number of states, without the one that halts."""
         return len(self.rules) // 2
 
     def rule(self, state: int, bit: int) -> tuple[int, int, int | None]:
-        """What is written, the move (-1 or 1), and the next state (None halts)."""
+        """The bit to write, the move (-1 or 1), and the next state (None halts)."""
         write, move, following = tuple(self.rules[2 * state + bit])
         return int(write), 1 if move == "R" else -1, None if following == HALT else ord(following) - ord("A")
 
@@ -68,10 +68,10 @@ BUSY_BEAVERS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TuringNet:
-    """A network that does what a machine does."""
+    """A network that simulates a machine."""
 
     machine: TuringMachine
-    """What the network simulates."""
+    """The simulated machine."""
     net: Digraph
     """Outputs: `halted`, `left` and `right`, the stacks once it has halted."""
     units: Mapping[str, int]

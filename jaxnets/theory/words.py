@@ -1,4 +1,4 @@
-"""Words of bits as one number, and where floats lose them.
+"""Words of bits as one number, and the length at which floats lose them.
 
 A word is a text of 0 and 1, such as "11001".
 """
@@ -39,8 +39,8 @@ def cantor_code(word: str) -> Fraction:
     word is 0.
 
     A code lies in [1/4, 1/2) if the word begins with 0, and in [3/4, 1) if it begins with 1. The gap between does not
-    shrink with the length, so `clip(4 q - 2)` reads the first bit of a word of any length. The price is two bits of the
-    number for each bit of the word.
+    shrink with the length, so `clip(4 q - 2)` reads the first bit of a word of any length. The cost is two bits of the number
+    for each bit of the word.
     """
     _check(word)
     return sum((Fraction(2 * int(bit) + 1, 4**place) for place, bit in enumerate(word, 1)), Fraction(0))

@@ -41,4 +41,4 @@ class BestInMemory:
         """See `Saver`."""
 
     def clear_pending(self, moment: Moment) -> None:
-        """See `Saver`: nothing is pending where nothing is resumed."""
+        """See `Saver`: nothing is pending, because such a run is never resumed."""

@@ -1,4 +1,4 @@
-"""Early stopping: the run ends when evaluations do not get better any more (Prechelt 1998, Early Stopping - But When?)."""
+"""Early stopping: the run ends when evaluations no longer improve (Prechelt 1998, Early Stopping - But When?)."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from jaxnets.core.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStop:
-    """Ends a run after `patience` evaluations in a row without a better value than the best before them.
+    """Ends a run after `patience` consecutive evaluations that do not improve on the best value before them.
 
     The decision is a function of the evaluations alone, so a run that was cut and resumed ends at the same step.
     """
@@ -22,7 +22,7 @@ class EarlyStop:
     min_delta: float = 0.0
     """An improvement is a change by more than this."""
     mode: Literal["auto", "max", "min"] = "auto"
-    """Whether more or less is better; auto: what the task says, or what is usual for a metric of this name."""
+    """Whether more or less is better; auto: as defined by the task, or as usual for a metric of this name."""
 
     def __post_init__(self) -> None:
         if self.patience < 0:
@@ -31,9 +31,8 @@ class EarlyStop:
             raise UsageError(f"stop.min_delta is at least 0, got {self.min_delta}")
 
     def ends_at(self, values: Iterable[tuple[int, float]], mode: str) -> int | None:
-        """The step at which a run ends, from `(step, value)` of its evaluations in order; None: it goes on.
-
-        NaN is no improvement. `mode` is "max" or "min".
+        """The step at which a run ends, from `(step, value)` of its evaluations in order; None: it continues. NaN is no
+        improvement. `mode` is "max" or "min".
         """
         if not self.patience:
             return None

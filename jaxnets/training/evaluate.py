@@ -47,7 +47,7 @@ class Evaluator:
         self._about = task.about_split(arrays)
         road = ResidentFeed if resident else StreamFeed
         self._feed: ResidentFeed | StreamFeed = road(arrays, self._order, transform, placement)
-        # The same numbers on every host, so that each can read them.
+        # Replicated on every host, so that each can read them.
         self._metrics = jax.jit(self._measure, out_shardings=placement.whole)
 
     def _measure(self, variables: Variables, payload: Any) -> Any:
@@ -62,7 +62,7 @@ class Evaluator:
         Args:
             variables: what is measured.
             rows: numbers of the examples to measure it on, int32; None: all.
-            poll: called before each batch; what it raises ends the evaluation.
+            poll: called before each batch; an exception that it raises ends the evaluation.
         """
         order, about, feed = self._order, self._about, cast(Feed, self._feed)
         if rows is not None:
@@ -72,7 +72,7 @@ class Evaluator:
         for step in range(order.steps):
             poll()
             running.append(one_at_a_time(self._metrics(variables, feed.load(step, 1, 1))))
-            # Some batches ahead of what is read, so the device does not wait; not all, so the host can still turn back.
+            # Dispatch some batches ahead, so that the device does not wait; not all, so that the host can still stop.
             if len(running) > AHEAD:
                 read.append(jax.device_get(running.popleft()))
         read += jax.device_get(list(running))

@@ -1,9 +1,9 @@
-"""Guards: what a run does when a number goes wrong.
+"""Guards: the reaction of a run to non-finite numbers and spikes of the loss.
 
 A step whose loss or gradient is not finite never changes the weights (see `step.py`). What happens next is a policy. A spike
-of the loss is finite, so the update was made: the run goes back to a checkpoint before it and leaves out the batch. Since
-batches are a pure function of the step, going back repeats the same steps, and the result is that of a run which left the
-batch out from the start; it does not depend on when checkpoints were saved.
+of the loss is finite, so the update was made: the run rolls back to a checkpoint before it and leaves out the batch. Since
+batches are a pure function of the step, a roll-back repeats the same steps, and the result is that of a run without this
+batch; it does not depend on when checkpoints were saved.
 """
 
 import dataclasses
@@ -21,16 +21,17 @@ StepMetrics = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """How to notice a spike of the loss, and how to go on after going back."""
+    """How to detect a spike of the loss, and how to continue after the roll-back."""
 
     spike: float = 0.0
-    """A loss this many times the recent spread above the recent median is a spike; 10 is a fair value, 0 looks for none."""
+    """A loss that is this many times the recent spread above the recent median is a spike; 10 is a good value, 0 turns it
+    off."""
     window: int = 100
-    """Recent steps that say what is usual; nothing is a spike before a quarter of them are seen."""
+    """Number of recent steps for the median and the spread; there are no spikes before a quarter of them are done."""
     leave_out: int = 1
-    """Batches that are left out after going back: the one at fault and those just before it."""
+    """Batches that are left out after a roll-back: the one at fault and those just before it."""
     rollbacks: int = 10
-    """Times a run goes back before it gives up."""
+    """Most roll-backs of a run; after them it stops with an error."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.spike < math.inf:
@@ -41,7 +42,7 @@ class Guard:
 
 
 class RollBackError(JaxnetsError):
-    """The run must go back: update `step` was wrong."""
+    """The run must roll back: update `step` was bad."""
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(reason)
@@ -49,16 +50,16 @@ class RollBackError(JaxnetsError):
 
 
 class SpikeWatch:
-    """Looks at the loss of every step, in order."""
+    """Detects spikes in the losses of all steps, in order."""
 
     def __init__(self, guard: Guard, recent: Sequence[float] = ()) -> None:
-        """`recent` is what a checkpoint remembered of `self.recent`."""
+        """`recent` is `self.recent` from a checkpoint."""
         self._guard = guard
         self._losses: deque[float] = deque(recent, maxlen=guard.window)
 
     @property
     def recent(self) -> list[float]:
-        """The losses that say what is usual, a copy."""
+        """The recent losses, a copy."""
         return list(self._losses)
 
     def observe(self, first_step: int, metrics: StepMetrics) -> None:
@@ -67,7 +68,7 @@ class SpikeWatch:
             return
         for offset, (total, weight) in enumerate(zip(*metrics["loss"], strict=True)):
             if not weight or not np.isfinite(total):
-                continue  # left out, or the business of the other guard
+                continue  # left out, or handled by the other guard
             loss = float(total / weight)
             if len(self._losses) >= max(8, self._guard.window // 4):
                 usual = float(np.median(self._losses))

@@ -1,4 +1,4 @@
-"""What every run does beside its steps: log, evaluate, save."""
+"""The standard hooks of a run: log, evaluate, save."""
 
 import math
 import time
@@ -49,7 +49,7 @@ class LogHook:
             show: takes the step and the newest numbers, after every call.
             event: takes the step and the description of each step that was left out because it was not finite.
             leaves: gives the paths of the parameters, for those descriptions.
-            elsewhere: gives the seconds so far that went into anything but steps; the speed is without them.
+            elsewhere: gives the seconds so far that were not spent on steps; the speed is without them.
         """
         self._elsewhere = elsewhere
         self._due, self._task, self._examples = due, task, examples
@@ -60,12 +60,12 @@ class LogHook:
         self._shown: dict[str, float] = {}
 
     def _clock(self) -> float:
-        """Seconds that went into steps, from some moment on."""
+        """Seconds spent on steps since some moment."""
         return time.perf_counter() - self._elsewhere()
 
     @property
     def partial(self) -> dict[str, list[float]]:
-        """Sums and weights since the last record, a copy: what a checkpoint in between must remember."""
+        """Sums and weights since the last record, a copy: a checkpoint in between must save them."""
         return {name: list(pair) for name, pair in self._sums.items()}
 
     @partial.setter
@@ -103,7 +103,7 @@ class LogHook:
         speed = used / max(now - self._began, 1e-9)
         self._began, self._timed = now, 0
         if self._due.is_multiple(moment.step):
-            self._sums = {}  # a record at the end alone leaves them to a longer run, which has none there
+            self._sums = {}  # if the record is due only because the run ends here, a longer run still needs the sums
         self._shown = {k: v for k, v in values.items() if k not in ("gradient_norm", "skipped")}
         self._shown["examples_per_second"] = speed
         self._record({"step": moment.step, "split": "train", **values, "examples_per_second": round(speed, 1)})
@@ -135,10 +135,10 @@ class EvaluateHook:
         return self._due.next_after(step)
 
     def observe(self, first_step: int, metrics: StepMetrics) -> None:
-        """Nothing to see in training metrics."""
+        """Training metrics are not used."""
 
     def run(self, moment: Moment) -> None:
-        """Measure the averaged weights where there are any, else the current ones."""
+        """Measure the averaged weights if there are any, else the current ones."""
         values = self._evaluator.metrics(moment.state.best_variables, poll=self._stopping.leave_if_requested)
         self.newest = (moment.step, values)
         self._record({"step": moment.step, "split": self._split, **values})
@@ -164,7 +164,7 @@ class SaveHook:
         Args:
             due: steps at which to save.
             checkpoints: where to.
-            host: gives what the host must remember beside the state.
+            host: gives the data of the host to save beside the state.
             metrics: gives the newest metrics of an evaluation and the step they were measured at.
             sync: makes sure that the records up to now are on the disk.
             saved: gets the step of each save.
@@ -184,7 +184,7 @@ class SaveHook:
         return self._seconds > 0 and time.monotonic() - self._last >= self._seconds
 
     def improved(self, step: int) -> bool:
-        """See `Saver`: what was measured at this step is better than all before. Says it once."""
+        """See `Saver`: the metrics of this step are better than all before. True once only."""
         at, values = self._metrics()
         if self._best is None or at != step:
             return False

@@ -1,9 +1,9 @@
 """The loop: the only one in the repository.
 
 It dispatches the next call before it reads the metrics of the previous one, so the device never waits for the host, and
-it reads nothing from the device in between. Whatever else must happen (logging, evaluation) is a hook, and hooks run in the
-order they are given, at the steps they ask for. Saving comes last, so a checkpoint of step k implies all that was due at k,
-or lists the hooks that are still pending.
+it reads nothing from the device in between. All other work (logging, evaluation) is done by hooks, which run in the given
+order at the steps that they define. Saving comes last, so for a checkpoint of step k all hooks due at k have run, or it lists
+those that are still pending.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ from jaxnets.training.stopping import Stopping, StopRequestedError
 
 @dataclasses.dataclass
 class Timing:
-    """Seconds that a run did not spend on steps."""
+    """Seconds that a run spent on other work than steps."""
 
     compiling: float = 0.0
-    """Until the first call was on its way."""
+    """Until the first call was dispatched."""
     waiting_for_data: float = 0.0
-    """Until a batch was there."""
+    """Until a batch was available."""
     in_hooks: float = 0.0
     """Logging and evaluating."""
     saving: float = 0.0
@@ -41,29 +41,29 @@ class Timing:
 
     @property
     def beside_steps(self) -> float:
-        """What a training speed is without: compiling, logging, evaluating and saving. (Waiting for data is part of it.)"""
+        """The time that a training speed excludes: compiling, logging, evaluating and saving, but not waiting for data."""
         return self.compiling + self.in_hooks + self.saving
 
 
 @dataclasses.dataclass
 class Watch:
-    """What the loop looks at beside the steps."""
+    """Policies, signals and callbacks that the loop checks between steps."""
 
     on_nonfinite: Literal["halt", "skip", "rollback"] = "halt"
-    """What a step with a NaN or infinite loss or gradient does. Its update is never applied; `halt` raises
-    `NonFiniteError`, `rollback` raises `RollBackError`, `skip` goes on."""
+    """The reaction to a NaN or infinite loss or gradient. Its update is never applied; `halt` raises
+    `NonFiniteError`, `rollback` raises `RollBackError`, `skip` continues."""
     spikes: SpikeWatch | None = None
     """Looks for spikes of the loss; raises `RollBackError`."""
     stopping: Stopping = dataclasses.field(default_factory=Stopping)
-    """Whether a signal or the clock wants the run to stop."""
+    """Whether a signal or the clock requests the run to stop."""
     timing: Timing = dataclasses.field(default_factory=Timing)
     """Where the time went, filled in by the loop."""
     ended: Callable[[int], bool] = lambda step: False
     """Whether the run is to end early, after the evaluation at a step; the same on every process."""
     health: Callable[[int, dict[str, float]], None] = lambda step, values: None
-    """Takes what was measured of the network at a step (`steps.health`)."""
+    """Takes the measurements of the network at a step (`steps.health`)."""
     adjusted: Callable[[Any], Any] = lambda state: state
-    """The state to go on with, by the evaluations so far: `optim.Plateau` sets its scale. The same on every process."""
+    """The state to continue with, by the evaluations so far: `optim.Plateau` sets its scale. The same on every process."""
 
 
 def fit(
@@ -79,14 +79,14 @@ def fit(
     watch: Watch | None = None,
     prefetch_depth: int = 0,
 ) -> Any:
-    """Train from step `start` to step `stop` and return the state there, or where `Watch.ended` says so.
+    """Train from step `start` to step `stop` and return the state there, or at the step at which `Watch.ended` is true.
 
     Args:
         program: the compiled steps and the feed that brings their batches.
-        state: the state after `start` updates; it is copied first and stays the caller's.
+        state: the state after `start` updates; it is copied first, so the caller's arrays are not donated.
         start: updates done already.
         stop: updates done when it returns.
-        hooks: run in this order at the steps they ask for.
+        hooks: run in this order at the steps that they define.
         saver: runs after them.
         pending: names of hooks that still have to run at `start`.
         left_out: numbers of batches that change nothing.
@@ -96,7 +96,7 @@ def fit(
     Raises:
         UsageError: nothing to do.
         NonFiniteError: see `Watch.on_nonfinite`.
-        RollBackError: a guard wants the run to go back.
+        RollBackError: a guard requests a roll-back.
         PreemptedError: a signal came; the state is saved.
     """
     if stop < start or (stop == start and not pending):
@@ -127,7 +127,7 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
                 return state
             work.leave(step)
         state, metrics = work.call(state, payload, call.count)
-        # Only now, with the next work on its way, read what the previous call measured.
+        # Read the metrics of the previous call only now, when the next call is dispatched.
         work.deliver(unread)
         unread, step = Unread(call, metrics), call.last
         stopped = any_process(watch.stopping.requested)
@@ -151,7 +151,7 @@ def _loop(work: "_Work", state: Any, payloads: Iterator[Any], start: int, stop: 
 
 
 class Unread(NamedTuple):
-    """What the steps of a call measured, still on the device."""
+    """The metrics of a call's steps, still on the device."""
 
     call: Call
     metrics: Any
@@ -159,7 +159,7 @@ class Unread(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """The parts of the loop, and what it does between two calls."""
+    """The parts of the loop, and its work between two calls."""
 
     program: Program | StagedProgram
     hooks: Sequence[Hook]
@@ -167,7 +167,7 @@ class _Work:
     watch: Watch
 
     def payloads(self, calls: Iterator[Call], left_out: frozenset[int], depth: int) -> Generator[Any]:
-        """The payloads of a plan; the time until each is there is counted."""
+        """The payloads of a plan; the waiting time for each is counted."""
         poll, timing = self.watch.stopping.leave_if_requested, self.watch.timing
         capacity = self.program.capacity
         loaded = prefetch(self.program.feed, calls, capacity=capacity, depth=depth, left_out=left_out, poll=poll)
@@ -181,7 +181,7 @@ class _Work:
                 yield item
 
     def call(self, state: Any, payload: Any, count: int) -> tuple[Any, Any]:
-        """Send the next steps on their way; the time that compiling them takes is counted."""
+        """Dispatch the next steps; the time for compiling them is counted."""
         began, traces = time.perf_counter(), self.program.traces
         done = self.program(state, payload, count)
         if self.program.traces > traces:
@@ -189,7 +189,7 @@ class _Work:
         return done
 
     def deliver(self, unread: Unread | None) -> None:
-        """Read what a call measured; look whether it is well, then show it to the hooks."""
+        """Read the metrics of a call, check them by the guards, then pass them to the hooks."""
         if unread is None:
             return
         first, count = unread.call.first, unread.call.count
@@ -197,7 +197,7 @@ class _Work:
         readings = metrics.pop(HEALTH, None)
         read = {name: (np.asarray(mean.sum)[:count], np.asarray(mean.weight)[:count]) for name, mean in metrics.items()}
         policy, spikes = self.watch.on_nonfinite, self.watch.spikes
-        # Step by step, whichever comes first: what is at fault must not depend on how many steps came at once.
+        # Step by step, so that the reported fault does not depend on the number of steps in a call.
         bad = first_bad(read) if policy != "skip" else None
         if spikes is not None:
             spikes.observe(first, {name: (sums[:bad], weights[:bad]) for name, (sums, weights) in read.items()})
@@ -211,7 +211,7 @@ class _Work:
                 self.watch.health(first + offset + 1, dict(zip(readings.names, values.tolist(), strict=True)))
 
     def run(self, due: Sequence[Hook], moment: Moment) -> tuple[str, ...]:
-        """Run the hooks that are due; the names of those that were left for later."""
+        """Run the hooks that are due; returns the names of those that were postponed."""
         pending = []
         for hook in due:
             try:
@@ -234,11 +234,11 @@ class _Work:
         if self.saver is not None:
             self.saver.finish()
             saved = "saved"
-        raise PreemptedError(f"{self.reason}: stopped at step {step}, {saved}; the same command goes on from there")
+        raise PreemptedError(f"{self.reason}: stopped at step {step}, {saved}; the same command continues from there")
 
     @property
     def gently(self) -> bool:
-        """Whether a callback asked to stop, on any process: the state is returned, and no error raised."""
+        """Whether a callback requested a stop, on any process: then the state is returned, without an error."""
         return any_process(self.watch.stopping.requested and self.watch.stopping.gently)
 
     @property
@@ -247,7 +247,7 @@ class _Work:
         return self.watch.stopping.reason or "another process received a signal to stop"
 
     def timed(self, name: str, act: Callable[[Moment], None], moment: Moment) -> None:
-        """Act, and add the time it took to `Timing`."""
+        """Call a function, and add its time to `Timing`."""
         began, timing = time.perf_counter(), self.watch.timing
         try:
             act(moment)

@@ -1,4 +1,4 @@
-"""What is due when: hooks, saves, and the plan of a run's dispatches, which is made once and followed by the loop."""
+"""Due steps of hooks and saves, and the plan of a run's dispatches, which is made once and executed by the loop."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ class Moment:
     state: Any
     """The state after them; read it, do not keep it (the next call donates it)."""
     pending: tuple[str, ...] = ()
-    """Names of the hooks that were due here and were left for later, because the run is to stop."""
+    """Names of the hooks that were due here and were postponed, because the run is to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """The steps that are multiples of a number (0: none are), and some more."""
+    """The steps that are multiples of a number (0: none), and some further ones."""
 
     steps: int
     also: tuple[int, ...] = ()
@@ -52,20 +52,20 @@ class Hook(Protocol):
         """The metrics of steps `first_step + 1, ...`, in order; every step is observed before `run` at or after it."""
 
     def run(self, moment: Moment) -> None:
-        """Act on the state at a due step. May raise `StopRequestedError`: it then runs when the run goes on."""
+        """Run at a due step. May raise `StopRequestedError`; then it runs again when the run resumes."""
 
 
 class Saver(Protocol):
-    """What keeps the state: at certain steps, by the clock, and when the run is to stop."""
+    """Saves the state: at certain steps, by the clock, and when the run is to stop."""
 
     def next_after(self, step: int) -> int | None:
         """The first step after `step` at which to save, or None."""
 
     def wants_now(self) -> bool:
-        """Whether the clock says that it is time."""
+        """Whether a save is due by the clock."""
 
     def improved(self, step: int) -> bool:
-        """Whether what the hooks measured at a step is a reason to save there; the same on every process."""
+        """Whether the metrics of a step are a reason to save there; the same on every process."""
 
     def run(self, moment: Moment) -> None:
         """Save."""
@@ -79,7 +79,7 @@ class Saver(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One dispatch, and what is due after it; planned before the run, so that nothing is computed twice."""
+    """One dispatch, and the hooks and saves due after it; planned before the run, so that nothing is computed twice."""
 
     first: int
     """Updates done before it."""

@@ -1,8 +1,8 @@
 """The compiled program: one dispatch runs one or many training steps.
 
-A step of a small network takes less time than telling the device to run it. So a program runs up to `steps_per_call`
-steps in a loop on the device. How many of them run is an argument, not part of the program: a run is cut wherever a hook
-is due, and still compiles once. The loop's body is the same computation as a single step, and gives the same bits.
+A step of a small network takes less time than its dispatch to the device. So a program runs up to `steps_per_call`
+steps in a loop on the device. Their number is an argument, not part of the program: a call can end before each hook, and the
+program is still compiled once. The loop's body is the same computation as a single step, and gives the same bits.
 """
 
 import functools
@@ -71,7 +71,7 @@ class Program:
             if is_traced(count):
                 return jax.lax.fori_loop(0, count, body, (state, empty))
             carry = state, empty
-            for i in range(int(count)):  # JAX looks for a NaN: a loop would be one operation to it
+            for i in range(int(count)):  # JAX looks for a NaN and would treat a loop as one operation
                 carry = body(jnp.int32(i), carry)
             return carry
 
@@ -93,7 +93,7 @@ class Program:
         return self._run(state, payload, number)
 
     def lower(self, state: Any) -> Any:
-        """The program as it is before compilation, for a state of `jax.ShapeDtypeStruct`; no device need be there."""
+        """The program before compilation, for a state of `jax.ShapeDtypeStruct`; it needs no device."""
         described = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, self._shardings
         )
@@ -101,7 +101,7 @@ class Program:
         return self._run.lower(described, self.feed.describe(self.capacity), count)
 
     def _check_signature(self, arguments: Any) -> None:
-        """Raise `RecompileError` at a second trace, naming what is not as it was at the first."""
+        """Raise `RecompileError` at a second trace, with the differences from the first."""
         seen = {path: _describe(leaf) for path, leaf in leaf_paths(arguments).items()}
         before, self._signature = self._signature or seen, seen
         if self.traces == 1 or looks_for_nans():
@@ -118,7 +118,7 @@ class Program:
         )
 
     def adopt(self, state: Any) -> Any:
-        """A copy of a state, placed as the program wants it: the caller's own arrays are never donated."""
+        """A copy of a state with the shardings of the program: the caller's arrays are never donated."""
         if self._shardings is None:
             return jax.tree.map(jnp.copy, state)
         return jax.device_put(jax.tree.map(_copied, state, self._shardings), self._shardings)
@@ -140,9 +140,9 @@ def _describe(leaf: Any) -> str:
 
 
 def choose_steps_per_call(step: Step, state: Any, batch: Batch) -> int:
-    """How many steps to run per dispatch: enough that a dispatch is small beside its work; 1 where steps are large.
+    """The number of steps per dispatch: enough that the cost of a dispatch is small; 1 if steps are large.
 
-    Counts the operations of one step in its trace, so the answer depends on nothing but the program.
+    It is computed from the operations of one step in its trace, so it depends only on the program.
     """
     jaxpr = jax.make_jaxpr(step)(state, batch).jaxpr
     work = max(1.0, count_flops(jaxpr) + ELEMENT_COST * count_elements(jaxpr))

@@ -1,4 +1,4 @@
-"""Smaller batches, images or sequences at the beginning of a run: which steps have which sizes."""
+"""Smaller batches, images or sequences at the beginning of a run: the sizes of each step."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from jaxnets.core.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Some steps of a run, whose batches have one shape."""
+    """Consecutive steps of a run whose batches have one shape."""
 
     first: int
     """Its first step."""
@@ -31,15 +31,15 @@ class Ramp:
     """Sizes before those of the run, in stages of equal numbers of steps; each stage compiles its program once.
 
     `Ramp(batch_size=(32, 64))` trains a quarter of the run on batches of 32 and a quarter on batches of 64, then the rest on
-    batches of `Experiment.batch_size`. The learning rate does not follow the batch size. Several sizes change together, so
-    they have equally many values.
+    batches of `Experiment.batch_size`. The learning rate is not changed with the batch size. Several sizes change at the same
+    steps, so they need the same number of values.
     """
 
     durations = ("until",)
 
     until: float | str = 0.5
-    """When the run has its full sizes: a share of it, or another duration such as "3ep", in batches of the full size. 1:
-    never, and only the evaluation has them (FixRes, Touvron et al. 2019)."""
+    """When the full sizes begin: a share of it, or another duration such as "3ep", in batches of the full size. 1: training
+    never has them, only the evaluation (FixRes, Touvron et al. 2019)."""
     batch_size: tuple[int, ...] = ()
     """Examples in each step, stage by stage (Smith et al. 2018)."""
     resolution: tuple[int, ...] = ()

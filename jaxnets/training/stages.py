@@ -1,4 +1,4 @@
-"""A run whose batches change their shape: one compiled program for each stage, behind the interface of one program."""
+"""A run whose batches change their shape: one compiled program for each stage, with the interface of one program."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -30,7 +30,8 @@ class StagedFeed:
         self._stages, self._feeds = stages, feeds
 
     def load(self, step: int, count: int, capacity: int, left_out: frozenset[int] = frozenset()) -> StagedPayload:
-        """The payload of the stage that `step` is in; all `count` steps are in it, since `StageHook` ends a call there."""
+        """The payload of the stage that `step` is in; all `count` steps are in it, because `StageHook` ends a call at the end
+        of a stage."""
         number = stage_of(self._stages, step)
         return StagedPayload(number, self._feeds[number].load(step, count, capacity, left_out))
 
@@ -44,7 +45,7 @@ class StagedFeed:
 
 
 class StagedProgram:
-    """The programs of all stages, each compiled when its first steps come; used like a `Program`."""
+    """The programs of all stages, each compiled at its first step; used like a `Program`."""
 
     def __init__(self, stages: Sequence[Stage], programs: Sequence[Program]) -> None:
         self._programs = programs
@@ -76,7 +77,7 @@ class StagedProgram:
 
 
 class StageHook:
-    """Ends a call where a stage ends, and says which sizes come."""
+    """Ends a call at the end of a stage, and prints the next sizes."""
 
     name = "stage"
 
@@ -103,7 +104,7 @@ def stage_of(stages: Sequence[Stage], step: int) -> int:
 
 
 def check_stage(stage: Stage, make: Callable[[], Any]) -> Any:
-    """What `make` gives for a stage; raises `UsageError` where its sizes are not for this model or these data."""
+    """The result of `make` for a stage; raises `UsageError` if its sizes do not fit the model or the data."""
     try:
         return make()
     except UsageError:

@@ -1,8 +1,8 @@
-"""Asked to stop: SIGTERM (a machine is taken away) and SIGINT (Ctrl-C) end a run in good order.
+"""Stop requests: SIGTERM (a preempted machine) and SIGINT (Ctrl-C) end a run after a save.
 
 The first signal sets a flag, which the loop reads between calls, while it waits for data and during an evaluation: it saves
-and raises `PreemptedError`. The second ends the process at once. Signals are noticed by a thread of their own, since the main
-thread may be deep in a compilation and could not tell the first from the second.
+and raises `PreemptedError`. The second ends the process immediately. A separate thread receives signals, since the main thread
+may be inside a compilation and could not distinguish a first signal from a second.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ from collections.abc import Collection, Iterator
 import jax
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Signals closer together than this are one.
+# Signals within this time count as one.
 SAME_SECONDS = 0.5
 
 
 class StopRequestedError(Exception):
-    """Work that can be done later was left because the run is to stop."""
+    """Work that can be done later was postponed, because the run is to stop."""
 
 
 class Stopping:
-    """Whether a signal came."""
+    """Whether a signal was received."""
 
     def __init__(self, *, gently: bool = False) -> None:
         """`gently`: a signal ends the run as a callback does, without an error."""
@@ -36,7 +36,7 @@ class Stopping:
         self._signals_gently = gently
 
     def request(self, reason: str, *, gently: bool | None = None) -> None:
-        """Ask the run to stop at the next opportunity; gently: the loop returns the state instead of raising."""
+        """Request that the run stops as soon as possible; gently: the loop returns the state instead of raising."""
         self.gently = self._signals_gently if gently is None else gently
         self.requested, self.reason = True, reason
 
@@ -47,13 +47,14 @@ class Stopping:
 
     @contextlib.contextmanager
     def on_signals(self, signals: Collection[int] = SIGNALS) -> Iterator["Stopping"]:
-        """Listen to these signals inside; elsewhere than in the main thread this does nothing."""
+        """Receive these signals inside; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         reader, writer = socket.socketpair()
         writer.setblocking(False)
-        # The handlers do nothing, but without them the signals would act; the number arrives at the socket at once.
+        # The handlers do nothing, but without them the default action would be taken; the number arrives at the socket
+        # immediately.
         before = {number: signal.signal(number, lambda *_: None) for number in signals}
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._listen, args=(reader,), name="jaxnets-signals", daemon=True)
@@ -76,17 +77,17 @@ class Stopping:
                 continue
             name = signal.Signals(number).name
             if self.requested and time.monotonic() - first < SAME_SECONDS:
-                continue  # a wrapper passed on what its process group had got already
+                continue  # a wrapper forwarded a signal that its process group had received already
             if self.requested:
                 _tell(f"jaxnets: second {name}: gone\n")
                 os._exit(128 + number)
             first = time.monotonic()
             self.request(name)
             what = "stop" if self._signals_gently else "save and stop"
-            _tell(f"\njaxnets: {name}: will {what} after this step; a second signal ends at once\n")
+            _tell(f"\njaxnets: {name}: will {what} after this step; a second signal ends immediately\n")
 
 
 def _tell(text: str) -> None:
-    """Say it on stderr, if anyone still listens there."""
+    """Print it on stderr, if it is open."""
     with contextlib.suppress(OSError, ValueError):
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())

@@ -95,7 +95,7 @@ def test_a_digest_does_not_depend_on_the_mesh_and_does_on_the_order():
 # --- saving and restoring
 
 
-def test_what_is_saved_comes_back_with_what_the_host_remembers(saved):
+def test_a_saved_state_is_restored_with_the_host_state(saved):
     state, host = saved.restore(20, target(state_of()))
     assert_same_bits(state, state_of(20))
     assert host == {"log": {"loss": [20, 1.0]}}
@@ -103,7 +103,7 @@ def test_what_is_saved_comes_back_with_what_the_host_remembers(saved):
     assert saved.latest == 20
 
 
-def test_saving_a_step_again_is_an_error_and_not_a_silent_nothing(saved):
+def test_saving_a_step_again_is_an_error_and_not_silently_skipped(saved):
     with pytest.raises(CheckpointError, match=r"checkpoint 20 was not saved: .* has it already"):
         saved.save(20, state_of(1))
     assert_same_bits(saved.restore(20, target(state_of()))[0], state_of(20))
@@ -212,7 +212,7 @@ def test_files_that_were_added_and_links_inside_are_found(saved, tmp_path):
     assert saved.newest_verified().step == 20
 
 
-def test_a_checkpoint_that_reads_but_is_not_what_was_saved_is_passed_over_and_set_aside(saved, monkeypatch):
+def test_a_readable_checkpoint_with_wrong_values_is_skipped_and_set_aside(saved, monkeypatch):
     original = checkpoint_module.start_digests
     wrong = iter([True, False])
 
@@ -363,7 +363,7 @@ def test_retention_keeps_the_last_the_every_nth_and_the_best(steps, last, every,
     assert len(kept) <= last + bool(best) + (len([s for s in steps if s % every == 0]) if every else 0)
 
 
-def test_what_is_not_kept_goes_and_the_best_stays(tmp_path):
+def test_checkpoints_that_are_not_kept_are_removed_and_the_best_stays(tmp_path):
     with Checkpoints(tmp_path, keep=Keep(last=2, every=40, best="accuracy")) as checkpoints:
         (tmp_path / "5").mkdir()  # left behind by a killed save
         for step, accuracy in ((10, 0.1), (20, 0.9), (30, 0.2), (40, 0.3), (50, 0.4), (60, 0.5)):
@@ -435,13 +435,13 @@ def test_damage_is_found_on_resuming_and_the_result_is_that_of_the_unharmed_run(
     damage(data, "flipped")
     cut = train(experiment, run_dir=tmp_path / "cut", progress="lines", **options)
     told = capsys.readouterr().err
-    assert f"passed over a checkpoint: {data} is damaged" in told
+    assert f"skipped a checkpoint: {data} is damaged" in told
     assert "resuming cut at step 10 of 20" in told
     assert_same_bits(whole.state, cut.state)
 
 
 @pytest.mark.slow
-def test_a_state_beside_the_weights_says_where_it_belongs(tmp_path, experiment, blobs, one_device):
+def test_the_manifest_holds_experiment_data_and_versions(tmp_path, experiment, blobs, one_device):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none", "run_dir": tmp_path / "run"}
     run = train(replace(experiment, keep=Keep(best="accuracy")), **options)
     manifest = StepFolders(tmp_path / "run" / "checkpoints").manifest(20)
@@ -466,7 +466,7 @@ def test_saving_by_the_clock(tmp_path, experiment, blobs, one_device, monkeypatc
 
 
 @pytest.mark.parametrize("text", ["ten minutes", "5", "-3min", "0s", "infh", "nanh", "5 parsecs"])
-def test_a_time_that_is_none_is_refused(experiment, text):
+def test_an_invalid_time_is_refused(experiment, text):
     with pytest.raises(Exception, match='save_every is a number of steps, or a time such as "10min"'):
         replace(experiment, save_every=text)
 
@@ -516,7 +516,7 @@ def test_ckpt_names_damage_and_exits_1(trained, tmp_path):
     assert "10: good" in done.stdout
     passed = run_here("ckpt", "digest", "run", cwd=tmp_path)
     assert "all of step 10" in passed.stdout
-    assert "passed over" in passed.stderr
+    assert "skipped: " in passed.stderr
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_ckpt_mistakes(trained, arguments, code, message):
     assert "Traceback" not in done.stderr
 
 
-def test_doctor_says_what_is_here_and_what_is_wrong(tmp_path):
+def test_doctor_lists_devices_and_problems(tmp_path):
     fine = run_cli("doctor", cwd=tmp_path)
     assert fine.returncode == 0, fine.stdout + fine.stderr
     assert f"jax                    {jax.__version__}" in fine.stdout

@@ -79,7 +79,7 @@ def test_a_part_is_trained_and_the_rest_keeps_its_bits(data):
 
 
 @pytest.mark.slow
-def test_a_run_directory_knows_the_weights_it_began_with(data, tmp_path):
+def test_a_run_directory_identifies_its_initial_weights(data, tmp_path):
     where = tmp_path / "run"
     kept = jax.device_get(fitted(data, seed=5).variables)
     whole = fitted(data, initial=kept, run_dir=where, save_every=1)

@@ -39,7 +39,7 @@ def test_train_stop_resume_evaluate(tmp_path):
 
 
 @pytest.mark.slow
-def test_overrides_get_a_directory_of_their_own(tmp_path):
+def test_overrides_get_their_own_directory(tmp_path):
     done = run_cli("train", "tabular", "--steps", 5, "--data.path", "iris", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (directory,) = (tmp_path / "runs").iterdir()
@@ -47,7 +47,7 @@ def test_overrides_get_a_directory_of_their_own(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_table_of_ones_own(tmp_path):
+def test_a_custom_table(tmp_path):
     rng = np.random.default_rng(0)
     rows = "".join(f"{a:.3f},{b:.3f},{3 * a - b:.3f}\n" for a, b in rng.normal(size=(400, 2)))
     (tmp_path / "my.csv").write_text("a,b,price\n" + rows)
@@ -124,7 +124,7 @@ def test_each_command_explains_itself(arguments, part, tmp_path):
     assert part in said.stdout
 
 
-def test_a_platform_that_is_none_is_one_message(tmp_path):
+def test_an_invalid_platform_gives_one_message(tmp_path):
     done = run_cli("train", "digits_softmax", "--steps", 1, cwd=tmp_path, env={"JAX_PLATFORMS": "abacus"})
     assert done.returncode == 1
     assert "abacus" in done.stderr
@@ -133,7 +133,7 @@ def test_a_platform_that_is_none_is_one_message(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_configuration_may_compute_and_import_what_it_likes(tmp_path):
+def test_a_configuration_may_compute_and_import(tmp_path):
     (tmp_path / "neighbour.py").write_text(
         "import flax.linen as nn\nclass Net(nn.Module):\n  @nn.compact\n  def __call__(self, x, *, train=False):\n"
         "    return nn.Dense(10)(x.reshape(x.shape[0], -1))\n"
@@ -170,7 +170,7 @@ def test_errors_that_need_the_data_exit_1_without_a_traceback(tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_missing_data_say_where_they_were_looked_for(tmp_path):
+def test_an_error_about_missing_data_names_the_searched_folders(tmp_path):
     env = {"JAXNETS_DATA": str(tmp_path), "JAXNETS_CACHE": str(tmp_path / "cache"), "https_proxy": "http://127.0.0.1:9"}
     done = run_cli("train", "mnist_mlp", cwd=tmp_path, env=env)
     assert done.returncode == 1
@@ -185,7 +185,7 @@ def test_summary_shows_layers(tmp_path):
     assert re.search(r"digits_cnn: [\d,]+ parameters", done.stdout)
 
 
-def test_the_stand_ins_leave_nothing_behind():
+def test_the_stand_ins_are_removed_afterwards():
     code = """
 import sys
 from jaxnets.cli import fast_parse as declare

@@ -27,7 +27,7 @@ def peak(batch, micro=1):
 
 
 @pytest.mark.slow
-def test_what_fits_is_what_the_compiler_says():
+def test_the_batch_sizes_that_fit_are_those_of_the_compilers_analysis():
     """A memory in which a batch of about 700 fits, and the wanted 1,024 in parts."""
     limit = int(peak(700) / 0.92) + 1
     wanted = dataclasses.replace(EXPERIMENT, batch_size=1024)
@@ -67,7 +67,7 @@ def test_speeds_and_noise_are_measured_on_the_devices_that_are_here():
 
 
 @pytest.mark.slow
-def test_the_command_on_this_machine_and_on_one_that_is_not_there(tmp_path):
+def test_the_command_for_this_machine_and_for_an_absent_one(tmp_path):
     picture = tmp_path / "batch.png"
     flags = ["--seconds", "0.2", "--noise-steps", "20", "--output", str(picture)]
     here = run_cli("find-batch", "digits_softmax", *flags, cwd=tmp_path)

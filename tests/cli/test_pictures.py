@@ -64,7 +64,7 @@ def test_films_are_continued_from_their_own_frames(makes_films, capsys):
     assert (films.shape, films.dtype) == ((3, 6, 24, 24, 1), np.uint8)
     np.testing.assert_array_equal(films[:, 0], seen[:, -1])
 
-    # By hand: two frames at a time, each pair foretold from the three frames before it.
+    # By hand: two frames at a time, each pair predicted from the three frames before it.
     task, window = run.parts.task, jnp.asarray(seen, jnp.float32) / 255
     frames = []
     for _ in range(3):
@@ -84,7 +84,7 @@ def told_labels(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_class_can_be_asked_for_and_gone_beyond(told_labels, tmp_path):
+def test_a_class_can_be_requested_with_guidance(told_labels, tmp_path):
     directory, run = told_labels
     for flags, labels, guidance in (
         ((), None, 1.0),
@@ -99,13 +99,13 @@ def test_a_class_can_be_asked_for_and_gone_beyond(told_labels, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_drawn_is_said_before_anything_is_written(
+def test_samples_that_cannot_be_drawn_are_refused_before_writing(
     makes_digits, makes_films, told_labels, tmp_path, capsys
 ):
     task = Adversarial(model=MLP(widths=(8,)), critic=MLP(widths=(8,)), latent=2)
     train(Experiment(task=task, data=Ring(), **QUICK), run_dir=tmp_path / "ring", progress="none")
     for arguments, message in (
-        ([str(tmp_path / "ring")], "has shape [2], which is no image"),
+        ([str(tmp_path / "ring")], "has shape [2], which is not an image"),
         ([str(makes_digits), "--label", "3"], "for a conditional model"),
         ([str(makes_digits), "--guidance", "3"], "for a conditional diffusion"),
         ([str(told_labels[0]), "--label", "ten"], "there is no class 'ten'. Choose from: 0, 1"),

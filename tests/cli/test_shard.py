@@ -20,7 +20,7 @@ def test_every_leaf_has_a_line_and_the_sums_are_theirs(tmp_path):
     assert any("fewer than 1,024 numbers" in row for row in rows)
 
 
-def test_on_this_machine_it_takes_the_devices_there_are(tmp_path):
+def test_without_a_topology_it_uses_the_devices_of_this_machine(tmp_path):
     done = run_cli("shard", "digits_cnn", cwd=tmp_path, devices=1)
     assert done.returncode == 0, done.stderr
     assert "on 1 devices" in done.stdout

@@ -79,7 +79,7 @@ KINDS = {"unrolled": {}, "scanned": {"blocks": "scanned"}, "remat": {"blocks": "
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_language_model_adds_up_however_its_blocks_run(kind):
+def test_the_sums_for_a_language_model_are_the_same_for_unrolled_and_scanned_blocks(kind):
     L, D, F, V, T, B, H, G = 3, 32, 128, 50257, 10, 4, 4, 2
     model = LanguageModel(layers=L, width=D, heads=H, kv_heads=G, biases="none", positions="rotary", **KINDS[kind])
     task = NextToken(model=model).bind(GPT2Tokens(length=T).outline().card)
@@ -156,7 +156,7 @@ def test_summary_of_a_large_model_allocates_nothing_and_needs_no_data(tmp_path):
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 
-def test_summary_compiles_where_it_is_asked_to(tmp_path):
+def test_summary_compiles_with_its_flag(tmp_path):
     done = run_cli("summary", "digits_softmax", "--compile", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"temporary +[\d.]+ k?B", done.stdout), done.stdout

@@ -43,7 +43,7 @@ def test_a_shipped_configuration_documents_itself_and_round_trips(name):
     assert differences(data, to_data(loaded.experiment)) == []
 
 
-def test_a_field_at_what_it_stood_for_before_it_was_there_renames_no_run():
+def test_a_new_field_at_its_default_does_not_rename_a_run():
     def name(model, optimizer):
         return digest(Experiment(task=Classification(model=model), data=Digits(), optimizer=optimizer, steps=1))
 
@@ -71,7 +71,7 @@ def test_a_shipped_configuration_assembles_for_data_of_its_shape(name, one_devic
     dropout=st.floats(0, 0.9),
 )
 @settings(max_examples=40, deadline=None)
-def test_any_experiment_survives_being_written_down(widths, rate, clip, steps, dropout):
+def test_any_experiment_is_equal_after_saving_and_loading(widths, rate, clip, steps, dropout):
     experiment = Experiment(
         task=Classification(model=MLP(widths=tuple(widths), dropout=dropout)),
         data=Digits(),
@@ -104,7 +104,7 @@ GOOD = to_data(Experiment(task=Classification(model=CNN()), data=Digits()))
         ({"task": {"type": "Classification"}}, "missing .*'model'"),
     ],
 )
-def test_a_bad_saved_configuration_is_named_and_runs_nothing(change, message):
+def test_a_bad_saved_configuration_is_named_and_executes_no_code(change, message):
     with pytest.raises(UsageError, match=message):
         from_data({**GOOD, **change})
 
@@ -157,7 +157,7 @@ def test_a_bad_configuration_file_is_named(tmp_path, text, message):
         config.load(str(path))
 
 
-def test_a_name_that_is_not_there_suggests_the_nearest():
+def test_an_unknown_name_gives_an_error_with_the_nearest_name():
     with pytest.raises(UsageError, match=r"no configuration called 'mnist_cn'. Did you mean 'mnist_cnn'"):
         config.load("mnist_cn")
     with pytest.raises(UsageError, match=r"no configuration file 'x/y.py'"):
@@ -189,7 +189,7 @@ def test_a_misspelt_choice_is_not_another_choice(model, field):
         model(**{field: wrong})
 
 
-def test_what_is_within_an_experiment_is_checked_as_well():
+def test_nested_fields_of_an_experiment_are_checked_too():
     def holding(**fields):
         return Experiment(task=Regression(model=MLP(), **fields), data=Digits())
 

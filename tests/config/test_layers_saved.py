@@ -14,7 +14,7 @@ from jaxnets.steps.precision import Precision
 from jaxnets.tasks import Classification
 
 
-def test_settings_are_read_as_they_were_written():
+def test_settings_are_loaded_as_they_were_saved():
     optimizer, initialiser = mup(Adam(1e-2), MLP(widths=(8, 8)), MLP(widths=(4, 4)), jnp.zeros((1, 3)))
     plain = Experiment(task=Classification(model=MLP(widths=(8, 8))), data=InMemory("blobs"))
     scaled = dataclasses.replace(plain, optimizer=optimizer, initialiser=initialiser, layers=Layers(drop_connect=0.1))

@@ -17,7 +17,7 @@ from jaxnets.tasks import Classification
 from jaxnets.training.ramp import Ramp
 
 
-def test_a_pair_of_epochs_shows_both_sides_and_the_coin_is_fair():
+def test_a_pair_of_epochs_shows_both_orientations_with_equal_probability():
     rows = jnp.arange(1000)
     first, second, third = (np.asarray(turned(3, epoch, rows)) for epoch in range(3))
     np.testing.assert_array_equal(first, ~second)
@@ -55,7 +55,7 @@ def seen(feed, examples=24, steps=18):
 
 
 @pytest.mark.smoke
-def test_in_a_run_the_side_is_that_of_the_epoch(one_device):
+def test_in_a_run_the_orientation_is_that_of_the_epoch(one_device):
     experiment, data = flips("alternating")
     found = seen(assemble(experiment, data, mesh=one_device).feed)
     for row, turns in found.items():

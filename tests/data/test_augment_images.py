@@ -61,7 +61,7 @@ def test_operations_of_the_policies_equal_those_of_pil():
         assert name == "identity" or np.abs(theirs - PHOTO).max() > 10, f"{name} changed nothing"
 
 
-def test_equalize_leaves_one_value_alone_and_works_channel_by_channel():
+def test_equalize_keeps_a_constant_image_and_works_channel_by_channel():
     flat = np.full((6, 6, 3), 77, np.uint8)
     np.testing.assert_array_equal(colour.equalize(jnp.asarray(flat / 255.0)) * 255, flat)
     two = np.where(np.arange(36).reshape(6, 6, 1) < 18, [10, 20, 30], [11, 200, 30]).astype(np.uint8)
@@ -176,7 +176,7 @@ def test_policies_give_pixels_and_augmix_stays_near_the_image():
     assert np.abs(made - np.asarray(images)).mean() < 0.25
 
 
-def test_a_field_more_does_not_change_the_draws_of_the_others():
+def test_an_additional_field_does_not_change_the_draws_of_the_others():
     images = jnp.asarray(RNG.random((6, 8, 8, 3)), jnp.float32)
     key = jax.random.key(7)
     plain = Augment(shift=2, flip=True, cutout=2, noise=0.1)
@@ -213,7 +213,7 @@ def test_pixels_are_found_from_the_data():
     assert (signed.low, signed.high) == (pytest.approx(-1, abs=0.02), 1)
 
 
-def test_what_an_augmentation_is_not_for_is_said():
+def test_an_augmentation_refuses_unsupported_inputs():
     table, y = RNG.normal(size=(20, 3)), np.arange(20) % 2
     with pytest.raises(
         DataError, match=r"augment.erase needs images \[height, width, channels\]; inputs are numbers of s"
@@ -235,7 +235,7 @@ def test_what_an_augmentation_is_not_for_is_said():
             Augment(**wrong)
 
 
-def test_the_name_of_an_augmentation_holds_what_is_set():
+def test_the_name_of_an_augmentation_has_the_fields_that_are_set():
     assert repr(Augment(shift=2)) == "Augment(shift=2, flip=False, cutout=0, noise=0.0)"
     assert repr(Augment(erase=0.5)) == "Augment(shift=0, flip=False, cutout=0, noise=0.0, erase=0.5)"
     assert not Augment(operations=3).active

@@ -53,7 +53,7 @@ def test_series_are_read_at_warped_times():
     )
 
 
-def test_changes_of_series_are_those_that_they_say():
+def test_changes_of_series_equal_their_definitions():
     flat = jnp.broadcast_to(jnp.asarray([1.0, -2.0]), (300, 40, 2))
     facts, base = Facts(shape=(40, 2)), np.asarray([1.0, -2.0])
 
@@ -111,7 +111,7 @@ def test_spans_are_dropped_and_can_be_put_back(length):
         assert len({tuple(np.flatnonzero(row >= 2000)) for row in inputs}) > 10
 
 
-def test_a_span_has_each_place_and_each_division_alike():
+def test_each_place_and_division_of_spans_has_the_same_probability():
     # 6 = a + b + c has 10 divisions into whole numbers of at least 1.
     made = np.asarray(jax.jit(jax.vmap(lambda key: tokens._parts(key, 6, 3)))(jax.random.split(KEY, 2000)))
     kinds, counts = np.unique(made, axis=0, return_counts=True)
@@ -174,7 +174,7 @@ def test_an_augmentation_for_other_inputs_is_refused(augment, message):
         from_arrays(RNG.normal(size=(20, 3)), np.arange(20) % 2, augment=augment)
 
 
-def test_what_is_no_augmentation_is_refused():
+def test_an_invalid_augmentation_is_refused():
     with pytest.raises(UsageError, match="augment is an Augment, another augmentation"):
         as_augment(0.3)
     with pytest.raises(
@@ -191,7 +191,7 @@ def test_what_is_no_augmentation_is_refused():
         span_corruption(KEY, jnp.ones(1, int), first_sentinel=5, end=2)
 
 
-def test_a_configuration_holds_it_and_its_defaults_have_no_part_in_a_name():
+def test_a_configuration_saves_an_augmentation_and_its_defaults_do_not_change_a_name():
     augment = Augment(shift=2, flip=True, policy="trivial", erase=0.25, mixup=0.2)
     data = serialize.to_data(MNIST(augment=augment))
     assert serialize.from_data(data) == MNIST(augment=augment)

@@ -82,7 +82,7 @@ def test_the_parts_spell_the_template_whatever_the_tokenizer(name):
     assert tokenizer.decode(ids[learned]) == said
 
 
-def test_examples_are_padded_and_count_where_the_assistant_speaks(their, tmp_path):
+def test_examples_are_padded_and_only_assistant_messages_count(their, tmp_path):
     path = written(tmp_path / "talk.jsonl", [TALK, TALK[:3], TALK[1:3]] * 4)
     made = Chat(str(path), tokens=str(their), length=96, holdout=0.25).open()
     assert made.source.endswith("as chatml")
@@ -96,7 +96,7 @@ def test_examples_are_padded_and_count_where_the_assistant_speaks(their, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_padding_and_the_user_have_no_part_in_the_loss(tmp_path):
+def test_padding_and_user_messages_do_not_count_in_the_loss(tmp_path):
     task = NextToken(model=LanguageModel(layers=1, heads=2, width=16, length=256))
     losses = []
     for length, extra in ((128, ""), (200, "")):
@@ -116,7 +116,7 @@ def test_the_padding_and_the_user_have_no_part_in_the_loss(tmp_path):
         ('{"messages": [{"role": "judge", "content": "a"}]}', "needs a role"),
         ('{"messages": [{"role": "user", "content": 3}]}', "needs a role"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "nothing to learn"),
-        ('{"messages"', "line 2 is no JSON"),
+        ('{"messages"', "line 2 is not JSON"),
     ],
 )
 def test_a_damaged_conversation_is_named(tmp_path, line, said):
@@ -133,7 +133,7 @@ def test_a_message_cannot_forge_a_turn(their, tmp_path):
         Chat(str(path), tokens=str(their)).open()
 
 
-def test_what_is_too_long_is_cut_and_said(tmp_path):
+def test_conversations_that_are_too_long_are_truncated_with_a_note(tmp_path):
     path = written(
         tmp_path / "long.jsonl", [[("user", "a" * 50), ("assistant", "b")], [("user", "a"), ("assistant", "b")]] * 3
     )

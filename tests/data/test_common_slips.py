@@ -72,7 +72,7 @@ def test_lists_in_the_fields_of_a_module_are_tuples(tmp_path):
     np.testing.assert_array_equal(again.outputs(X), runs[0].outputs(X))
 
 
-def test_too_little_says_what_is_too_little():
+def test_too_few_examples_are_refused_with_the_reason():
     for kind, make, said in (
         (
             UsageError,

@@ -63,7 +63,7 @@ def test_augmentation_depends_on_key_and_position_only():
     assert Augment()(images, stream_key(0, "augment", 5)) is images
 
 
-def test_augmentations_do_what_they_say():
+def test_augmentations_equal_their_definitions():
     images = jnp.asarray(np.random.default_rng(0).random((64, 8, 8, 1)) + 1, jnp.float32)
     key = stream_key(0, "augment", 0)
     shifted = np.asarray(Augment(shift=1)(images, key))
@@ -96,7 +96,7 @@ def test_digits_are_bundled_and_split_once():
     assert float(prepared.std()) == pytest.approx(1, abs=0.05)
 
 
-def test_from_arrays_leaves_the_callers_arrays_alone():
+def test_from_arrays_does_not_change_the_callers_arrays():
     x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 3
     x_before, y_before = x.copy(), y.copy()
     dataset = from_arrays(x, y)
@@ -226,7 +226,7 @@ def test_a_file_that_is_missing_or_of_another_kind(tmp_path):
         load("mnits")
 
 
-def test_npz_files_of_your_own(tmp_path):
+def test_custom_npz_files(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, x=np.random.default_rng(0).normal(size=(50, 3)), y=np.arange(50) % 2)
     assert Tabular(path=str(path)).open().card.class_names == ("0", "1")

@@ -130,7 +130,7 @@ def test_packed_documents_are_computed_as_each_alone(positions, blocks):
 
 
 @pytest.mark.slow
-def test_a_text_goes_on_as_if_the_document_were_alone():
+def test_a_text_is_continued_as_if_its_document_were_alone():
     model = LanguageModel(**SIZES, positions="rotary", separator=END)
     variables = model.init(jax.random.key(1), jnp.ones((1, 4), jnp.int32))
     # Sums over other numbers of keys are rounded otherwise.
@@ -179,7 +179,7 @@ def test_a_run_takes_the_separator_from_the_data_and_keeps_it(files, tokenizer, 
     assert joined.fingerprint != run.parts.dataset.fingerprint
 
 
-def test_what_cannot_be_is_said(files, tokenizer):
+def test_impossible_settings_are_refused(files, tokenizer):
     with pytest.raises(DataError, match="its tokenizer has none; name one"):
         TokenFile(str(files[0]), tokens="bytes", length=8, documents="packed").open()
     data = TokenFile(str(files[0]), tokens=tokenizer, length=8, documents="packed").open()

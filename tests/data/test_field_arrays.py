@@ -54,7 +54,7 @@ def prepared(data, split="train"):
         "half",
     ],
 )
-def test_the_same_numbers_in_any_make_of_array_are_prepared_alike(make):
+def test_equal_numbers_in_any_kind_of_array_are_prepared_alike(make):
     x = X.astype(ml_dtypes.bfloat16).astype(np.float64)  # numbers that every make can hold
     given = make(x)
     data = from_arrays(given, Y, test=(given, Y))
@@ -63,7 +63,7 @@ def test_the_same_numbers_in_any_make_of_array_are_prepared_alike(make):
     assert data.train["inputs"].dtype.isnative
 
 
-def test_arrays_that_may_not_be_written_to_are_left_alone():
+def test_read_only_arrays_are_accepted_and_not_changed():
     x = X.copy()
     x.setflags(write=False)
     before = x.copy()
@@ -91,7 +91,7 @@ def test_arrays_that_may_not_be_written_to_are_left_alone():
         (np.where(X > 260, np.inf, X), "NaN or infinite"),
     ],
 )
-def test_what_would_have_to_be_guessed_at_is_refused(given, message):
+def test_ambiguous_arrays_are_refused(given, message):
     with pytest.raises(DataError, match=message):
         from_arrays(given, Y[: len(given)])
 
@@ -120,7 +120,7 @@ def test_seconds_since_1970_keep_their_differences(dtype):
     np.testing.assert_allclose(prepared(data, "test")[:, 0], right[:9], atol=1e-6)
 
 
-def test_nanoseconds_since_1970_keep_theirs_though_float64_does_not_hold_them():
+def test_nanoseconds_since_1970_keep_their_differences_beyond_float64():
     nanoseconds = 1_760_000_000_000_000_000 + RNG.permutation(300).astype(np.int64)
     data = from_arrays(nanoseconds[:, None], np.arange(300) % 2, test=(nanoseconds[:1, None], Y[:1]))
     exact = (nanoseconds - 1_760_000_000_000_000_000).astype(float)
@@ -155,19 +155,19 @@ def test_means_and_deviations_are_numpys_at_any_level(offset):
 
 
 @pytest.mark.parametrize("size", [1e200, 1e-200, 1e307])
-def test_numbers_whose_squares_float64_does_not_hold_are_scaled_all_the_same(size):
+def test_numbers_whose_squares_overflow_float64_are_scaled(size):
     x = np.clip(RNG.normal(size=(300, 2)), -1.5, 1.5)
     data = from_arrays(x * size, np.arange(300) % 2, test=(x[:5] * size, Y[:5] % 2))
     np.testing.assert_allclose(prepared(data), (x - x.mean(0)) / x.std(0), rtol=1e-5, atol=1e-6)
 
 
-def test_images_with_their_channels_first_are_pointed_out():
+def test_images_with_channels_first_are_noted():
     pixels = RNG.integers(0, 256, (40, 3, 16, 16)).astype(np.uint8)
     with pytest.warns(DataWarning, match=r"channels first.*np.moveaxis\(x, 1, -1\)"):
         from_arrays(pixels, np.arange(40) % 2)
 
 
-def test_a_data_set_made_by_hand_is_held_to_the_same_rules():
+def test_the_same_rules_apply_to_a_data_set_made_by_hand():
     good = {"inputs": X.astype(">f4"), "targets": Y}
     assert Dataset("d", good, good, ("a", "b", "c")).train["inputs"].dtype == np.float32
     for change, message in (
@@ -195,7 +195,7 @@ def test_an_array_that_nothing_reads_is_refused_by_name():
         )
 
 
-def test_weights_of_examples_count_as_so_many_examples_do():
+def test_a_weight_of_2_equals_two_copies_of_an_example():
     x, y = X[:24].astype(np.float32), X[:24, 0]
     weights = np.arange(24) % 3
     options = {"steps": 30, "progress": "none", "optimizer": jaxnets.optim.SGD(learning_rate=0.05)}
@@ -213,7 +213,7 @@ def test_weights_of_examples_count_as_so_many_examples_do():
         assert weighed.evaluate()[name] == pytest.approx(value, rel=2e-4), name
 
 
-def test_what_rows_of_weight_0_hold_teaches_nothing_not_even_a_scale():
+def test_rows_of_weight_0_change_neither_training_nor_scales():
     x, y, weights = X.copy(), X[:, 0].copy(), np.ones(60)
     x[::2], y[::2], weights[::2] = 1e6, -1e6, 0
     data = from_arrays(x, y, weights=weights, test=(X, X[:, 0]))
@@ -235,7 +235,7 @@ def test_lengths_reach_a_model_that_takes_them_and_are_refused_by_one_that_does_
         jaxnets.fit(jaxnets.models.MLP(widths=(4,)), data, **options)
 
 
-def test_graphs_of_any_make_and_nodes_without_a_label():
+def test_graphs_of_any_format_and_nodes_without_a_label():
     edges = np.array([[0, 1], [1, 2], [2, 3]], ">i4")
     nodes = np.eye(4).astype(">f8")
     assert pad_graphs([(nodes, edges)])["inputs"].dtype == np.float32
@@ -255,7 +255,7 @@ def test_graphs_of_any_make_and_nodes_without_a_label():
         pad_graphs([(np.ma.masked_equal(nodes, 1), edges)])
 
 
-def test_text_of_any_make_is_text():
+def test_text_of_any_type_is_text():
     for values in ([b"a", b"b"], np.array(["a", "b"], object), np.array(["a", "b"], "S1"), np.array(["a", "b"])):
         assert plain_array("x", values).tolist() == ["a", "b"]
     with pytest.raises(DataError, match="mix text and bytes"):
@@ -264,7 +264,7 @@ def test_text_of_any_make_is_text():
         plain_array("x", [b"\xff"])
 
 
-def test_large_numbers_that_are_taken_as_they_are_are_noted_where_32_bits_lose_them():
+def test_large_unscaled_numbers_are_noted_if_32_bits_lose_their_digits():
     seconds = 1_760_000_000.0 + np.arange(60)[:, None]
     with pytest.warns(DataWarning, match="lose digits: feature 0 has 4. different values .*subtract their mean"):
         from_arrays(seconds, Y, standardize=False)

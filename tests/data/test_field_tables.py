@@ -54,7 +54,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_numbers_are_what_they_mean(tmp_path, kind):
+def test_cells_with_numbers_are_parsed_by_their_value(tmp_path, kind):
     cells, delimiter, wanted = NUMBERS[kind]
     found = column(written(tmp_path, cells, delimiter=delimiter))
     assert found.words is None
@@ -62,7 +62,7 @@ def test_numbers_are_what_they_mean(tmp_path, kind):
 
 
 @pytest.mark.parametrize("cells", [["12_5", "12_6"], ["٣", "٤"], ["0x10", "0x11"], ["1d5", "x"], ["yes", "no"]])
-def test_words_that_only_python_takes_for_numbers_are_words(tmp_path, cells):
+def test_cells_that_only_python_parses_as_numbers_are_words(tmp_path, cells):
     assert column(written(tmp_path, cells)).words == tuple(sorted(cells))
 
 
@@ -70,14 +70,14 @@ def test_words_that_only_python_takes_for_numbers_are_words(tmp_path, cells):
     "word",
     ["#N/A", "<NA>", "#NA", "1.#IND", "-1.#QNAN", "#N/A N/A", "NULL", "n/a", "-nan", "NaN", "None", "", "#DIV/0!"],
 )
-def test_words_for_missing_leave_a_column_of_numbers(tmp_path, word):
+def test_words_for_missing_cells_do_not_change_a_column_of_numbers(tmp_path, word):
     found = column(written(tmp_path, ["1", "2.5", word, "3"]))
     assert found.words is None
     assert (found.least, found.most) == (1, 3)
     assert found.missing > 0
 
 
-def test_words_for_missing_can_be_said(tmp_path):
+def test_words_for_missing_cells_can_be_set(tmp_path):
     path = written(tmp_path, ["1", "-999", "2"])
     assert column(path).least == -999
     assert column(path, missing=("-999",)).least == 1
@@ -85,7 +85,7 @@ def test_words_for_missing_can_be_said(tmp_path):
     assert kept.words == ("DE", "NA")
 
 
-def test_codes_keep_their_zeros_unless_numbers_are_asked_for(tmp_path):
+def test_codes_keep_leading_zeros_unless_numbers_are_requested(tmp_path):
     path = written(tmp_path, ["01234", "10001"])
     with pytest.warns(DataWarning, match="'01234' in row 1 .line 2. begins with 0"):
         assert column(path).words == ("01234", "10001")
@@ -103,7 +103,7 @@ def test_signs_beside_numbers_are_refused(tmp_path, cells):
         column(written(tmp_path, cells))
 
 
-def test_a_mix_of_numbers_and_words_is_said(tmp_path):
+def test_a_mix_of_numbers_and_words_is_noted(tmp_path):
     cells = [str(i) for i in range(19)] + ["broken"]
     path = written(tmp_path, cells)
     with pytest.warns(DataWarning, match=r"38 cells are numbers and 2 are not, row 20 \(line 21\) has 'broken'"):
@@ -113,7 +113,7 @@ def test_a_mix_of_numbers_and_words_is_said(tmp_path):
     assert column(path, missing=("broken",)).words is None
 
 
-def test_dates_are_days_and_other_ways_to_write_them_are_said(tmp_path):
+def test_dates_become_days_and_other_date_formats_are_noted(tmp_path):
     days = ["2024-02-28", "2024-03-01", "2024-02-29 12:00"]
     with pytest.warns(DataWarning, match="has dates"):
         found = column(written(tmp_path, days))
@@ -124,7 +124,7 @@ def test_dates_are_days_and_other_ways_to_write_them_are_said(tmp_path):
         assert column(written(tmp_path, ["01/02/2024", "11/02/2024"])).words is not None
 
 
-def test_what_is_doubtful_about_numbers_is_said(tmp_path):
+def test_doubtful_numbers_are_noted(tmp_path):
     (tmp_path / "t.csv").write_text("c;y\n" + "".join(f"{i % 9 + 1},250;{'ab'[i % 2]}\n" for i in range(40)))
     path = str(tmp_path / "t.csv")
     with pytest.warns(DataWarning, match="',250|,250' in column 'c' are read with decimal sign ','"):
@@ -166,12 +166,12 @@ SHEETS = {
 
 
 @pytest.mark.parametrize("kind", SHEETS)
-def test_a_file_is_read_however_it_is_written(tmp_path, kind):
+def test_a_file_is_read_in_any_format(tmp_path, kind):
     content, options = SHEETS[kind]
     assert text(tmp_path, content, **options).columns == {"a": ["1", "3"], "b": ["2", "4"]}
 
 
-def test_letters_of_western_europe_are_read_and_said(tmp_path):
+def test_letters_in_windows_1252_are_read_with_a_note(tmp_path):
     with pytest.warns(DataWarning, match=r"not UTF-8; it is read as Windows-1252 .* 'Köln' of a word in line 2"):
         assert text(tmp_path, "a,b\nKöln,2\nRom,4\n".encode("cp1252")).columns["a"] == ["Köln", "Rom"]
     assert text(tmp_path, "a,b\nŁódź,2\nx,4\n".encode("cp1250"), encoding="cp1250").columns["a"][0] == "Łódź"
@@ -195,7 +195,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_read_is_refused_with_its_line(tmp_path, kind):
+def test_unreadable_files_are_refused_with_the_line(tmp_path, kind):
     content, message = REFUSED[kind]
     with pytest.raises(DataError, match=message):
         text(tmp_path, content)
@@ -207,7 +207,7 @@ def test_cells_have_no_limit_of_length(tmp_path):
     assert csv.field_size_limit() == limit
 
 
-def test_a_gzip_that_is_none_is_read_and_said(tmp_path):
+def test_a_gz_file_that_is_not_compressed_is_read_with_a_note(tmp_path):
     path = written(tmp_path, ["1", "2"], name="t.csv.gz")
     with pytest.warns(DataWarning, match="is not compressed"):
         assert column(path).most == 2
@@ -222,7 +222,7 @@ def test_a_constant_column_is_only_centred(tmp_path):
     np.testing.assert_allclose(new[0, 0], 0.1, rtol=1e-6)
 
 
-def test_columns_without_a_value_and_numbers_of_rows_are_said(tmp_path):
+def test_empty_columns_and_row_numbers_are_noted(tmp_path):
     with pytest.warns(DataWarning, match="column 'c' is missing in all training rows"):
         assert column(written(tmp_path, ["", "NA"])).name == "x"
     with pytest.warns(DataWarning, match="column 'c' counts the rows"):

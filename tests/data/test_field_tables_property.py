@@ -104,13 +104,13 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
 
 @MANY
 @given(table=tables())
-def test_what_is_read_is_what_was_written(tmp_path, table):
+def test_a_table_is_read_as_it_was_written(tmp_path, table):
     round_trip(tmp_path, table)
 
 
 @MANY
 @given(FLOATS, SIGNS, st.sampled_from(",;\t"), st.integers(0, 3))
-def test_numbers_are_those_that_were_written(values, signs, delimiter, digits):
+def test_numbers_are_read_as_they_were_written(values, signs, delimiter, digits):
     read_back(values, signs, delimiter, digits)
 
 
@@ -131,7 +131,7 @@ def test_many_tables(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cell_is_the_number_that_pandas_takes_it_for():
+def test_a_cell_is_the_same_number_as_in_pandas():
     pandas = pytest.importorskip("pandas")
     plain = CellFormat()
 

@@ -67,12 +67,12 @@ def test_numbers_to_predict_are_read_as_they_are_written(tmp_path):
         ([f"{i}.5" for i in range(60)], {"only": ("0.5",)}, "only names classes"),
     ],
 )
-def test_targets_that_say_nothing_are_refused(tmp_path, labels, options, message):
+def test_targets_without_information_are_refused(tmp_path, labels, options, message):
     with pytest.raises(DataError, match=message):
         Tabular(with_targets(tmp_path, labels), target="y", **options).open()
 
 
-def test_what_was_decided_about_targets_is_said(tmp_path):
+def test_decisions_about_targets_are_noted(tmp_path):
     for labels, options, message in (
         (["3", "5", "8"], {}, "3 different whole numbers .* taken as classes; choose kind='number' for a regression"),
         (["007", "008"], {}, "begins with 0"),
@@ -190,7 +190,7 @@ def test_a_file_of_another_country_gives_the_same_features(people, tmp_path):
     np.testing.assert_array_equal(new, read_given(path, data)["inputs"])
 
 
-def test_what_training_did_not_see_is_counted_in_one_note(people):
+def test_cells_unknown_to_training_are_counted_in_one_note(people):
     _, data, _ = people
     new = {
         "age": [200, 30, None],

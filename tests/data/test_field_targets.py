@@ -40,7 +40,7 @@ def classes(y, **options):
         ((np.arange(60) % 3).tolist(), ("0", "1", "2")),
     ],
 )
-def test_classes_keep_their_names_and_are_as_many_as_there_are(y, names):
+def test_classes_keep_their_names_and_their_number(y, names):
     found, encoded = classes(y)
     flat = [
         v.decode() if isinstance(v, bytes) else str(int(v)) if not isinstance(v, str) else v
@@ -78,7 +78,7 @@ def test_a_missing_label_is_refused_with_its_place(missing):
         from_arrays(X, np.ma.masked_equal(np.arange(60) % 3, 2))
 
 
-def test_what_may_not_be_meant_as_a_class_is_noted():
+def test_targets_that_may_not_be_classes_are_noted():
     for labels, message in (
         (["nan", "roti"], "'nan' is taken as a class"),
         (["", "a"], "'' is taken as a class"),
@@ -100,7 +100,7 @@ def test_what_may_not_be_meant_as_a_class_is_noted():
         from_arrays(X, RNG.normal(size=60).astype(str))
 
 
-def test_kind_says_what_targets_are_where_their_dtype_does_not():
+def test_kind_decides_about_targets_with_ambiguous_dtypes():
     whole = (np.arange(60) % 3).astype(float)
     assert classes(whole, kind="class")[0] == ("0", "1", "2")
     assert from_arrays(X, np.arange(60) % 3, kind="number").card.target_kind == "number"
@@ -152,7 +152,7 @@ def test_one_target_of_several_that_never_varies_is_refused():
         jaxnets.fit(MLP(), (X, np.stack([X[:, 0], np.full(60, 0.1)], axis=1)), steps=1, progress="none")
 
 
-def test_a_target_of_a_high_level_keeps_its_digits_to_the_prediction():
+def test_a_target_with_a_large_mean_keeps_its_digits_in_predictions():
     y = 1_760_000_000 + 30 * X[:, 0]
     run = jaxnets.fit(
         MLP(widths=()),
@@ -179,7 +179,7 @@ def test_a_target_of_a_high_level_keeps_its_digits_to_the_prediction():
         ([1.0, 2.0, 3.0], [0, 1, 0], np.nan),
     ],
 )
-def test_r2_is_its_definition_or_undefined(targets, weights, r2):
+def test_r2_equals_its_definition_or_is_undefined(targets, weights, r2):
     task = Regression(model=MLP(widths=(), outputs=1), target_mean=0.0, target_std=1.0)
     targets, weights = np.array(targets), np.ones(len(targets)) if weights is None else np.array(weights, float)
     about = task.about_split({"targets": targets, "weights": weights})
@@ -190,7 +190,7 @@ def test_r2_is_its_definition_or_undefined(targets, weights, r2):
     assert got == pytest.approx(expected, nan_ok=True)
 
 
-def test_an_unknown_label_counts_nowhere():
+def test_an_unknown_label_does_not_count():
     y = (RNG.random((60, 4)) > 0.5).astype(float)
     y[RNG.random((60, 4)) < 0.3] = np.nan
     y[0] = np.nan
@@ -225,7 +225,7 @@ def test_targets_of_two_splits_have_one_kind():
     for y, y_test, message in (
         (np.arange(6) % 2, np.array([0.5]), "integers, the test targets real numbers"),
         (np.arange(6) % 2, np.array(["a"]), "integers, the test targets text"),
-        (np.eye(2), np.array([0, 1]), "make them alike"),
+        (np.eye(2), np.array([0, 1]), "make them equal"),
         (np.array([[0, 1], [1, 1]]), np.array([[0.0, 0.5]]), "each 0 or 1, but the test target"),
         (np.zeros((4, 2, 2)), np.zeros((4, 2, 2)), r"shape \(4, 2, 2\); give \[examples\]"),
     ):

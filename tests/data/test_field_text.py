@@ -70,12 +70,12 @@ def test_unknown_words_are_counted_and_noted(reviews):
         (["good", " \t"], "text 1: the text is empty"),
     ],
 )
-def test_what_is_no_text_is_refused(reviews, texts, message):
+def test_files_that_are_not_text_are_refused(reviews, texts, message):
     with pytest.raises(DataError, match=message):
         encode_texts(texts, reviews.tokens)
 
 
-def test_the_rule_follows_from_the_names_where_it_is_not_said():
+def test_the_rule_of_splitting_follows_from_the_token_names_by_default():
     assert split_text("Good, Bad", Tokens((*SPECIAL, "good"), "words")) == ["good", ",", "bad"]
     assert split_text("Good, Bad", Tokens((*SPECIAL, "Good"), "words")) == ["Good", ",", "Bad"]
     assert split_text("Good, Bad", Tokens((), "words", split="blanks")) == ["good,", "bad"]
@@ -88,7 +88,7 @@ def test_the_rule_follows_from_the_names_where_it_is_not_said():
     assert split_text(f"{apart} x", Tokens((*SPECIAL, apart), "words")) == [apart, "x"]
 
 
-def test_more_words_than_uint16_has_numbers_do_not_wrap():
+def test_more_words_than_uint16_holds_do_not_wrap():
     names = build_vocabulary([[f"w{i:06}" for i in range(70_000)]])
     ids = encode_lines([["w069999", "w000001"]], names, 3, ends=True)
     assert ids[0].tolist() == [names.index("w069999"), names.index("w000001"), 2]
@@ -104,7 +104,7 @@ LINES = ["first\x0bline", "second\u2028line", "third\x85line", "", "fifth\x0c li
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("final", [True, False])
-def test_lines_stay_what_the_file_says_they_are(tmp_path, encoding, end, final):
+def test_lines_end_only_at_line_ends_of_the_file(tmp_path, encoding, end, final):
     (tmp_path / "x.txt").write_bytes((end.join(LINES) + end * final).encode(encoding))
     assert read_lines(tmp_path / "x.txt") == LINES
     assert read_text(tmp_path / "x.txt") == "\n".join(LINES) + "\n" * final
@@ -127,7 +127,7 @@ def test_leading_blank_lines_count_and_a_lone_cr_does_not_end_a_line(tmp_path):
         (b"a\0b", "holds 1 NUL characters"),
     ],
 )
-def test_bytes_that_are_no_text_are_refused_by_place(tmp_path, content, message):
+def test_invalid_bytes_in_a_text_are_refused_with_their_place(tmp_path, content, message):
     (tmp_path / "x.txt").write_bytes(content)
     for read in (read_text, read_lines, lambda path: Text(str(path), length=1).open()):
         with pytest.raises(DataError, match=message):
@@ -152,7 +152,7 @@ def test_characters_of_the_test_part_alone_are_noted(tmp_path):
         Text(str(tmp_path / "x.txt"), length=2).open()
 
 
-def test_a_prompt_with_its_accents_apart_names_the_remedy(tmp_path):
+def test_a_prompt_with_decomposed_accents_names_the_remedy(tmp_path):
     (tmp_path / "x.txt").write_text("caf\u00e9 " * 30)
     tokenizer = Text(str(tmp_path / "x.txt"), length=2).open().tokenizer
     with pytest.raises(DataError, match="normalise the text to NFC first"):
@@ -227,7 +227,7 @@ def test_a_folder_of_tokens_is_read(tmp_path):
         (llm_c(IDS, count=700), "its header declares 700 tokens, and 600 follow"),
     ],
 )
-def test_tokens_that_are_none_are_refused(tmp_path, train, message):
+def test_invalid_token_files_are_refused(tmp_path, train, message):
     (tmp_path / "train.bin").write_bytes(train)
     IDS.tofile(tmp_path / "val.bin")
     with pytest.raises(DataError, match=message):

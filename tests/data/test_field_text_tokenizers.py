@@ -227,7 +227,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("files", "message"), REFUSED)
-def test_small_files_that_contradict_are_refused_by_name(pair, files, message):
+def test_contradicting_tokenizer_files_are_refused_by_name(pair, files, message):
     for name, data in files.items():
         write(pair, name, data)
     with pytest.raises(DataError, match=message):
@@ -245,7 +245,7 @@ def test_characters_that_a_tokenizer_leaves_out_are_counted_and_noted(tmp_path):
         open_tokenizer(str(tmp_path)).encode("aéb ab")
 
 
-def test_text_that_is_none_is_refused_by_every_tokenizer(pair):
+def test_invalid_text_is_refused_by_every_tokenizer(pair):
     for name in ("bytes", str(pair)):
         with pytest.raises(DataError, match="surrogate|cannot be encoded"):
             open_tokenizer(name).encode("a\ud800")

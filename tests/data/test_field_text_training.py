@@ -59,7 +59,7 @@ def test_loss_and_gradient_of_ignored_targets_are_torchs():
 
 
 @pytest.mark.slow
-def test_means_are_over_what_counts_across_micro_batches_and_evaluation_batches():
+def test_means_are_over_targets_that_count_across_micro_batches_and_evaluation_batches():
     torch = pytest.importorskip("torch")
     split = answers(rows=40)
     task = NextToken(model=LanguageModel(width=8, heads=2, layers=1, length=8))
@@ -78,7 +78,7 @@ def test_means_are_over_what_counts_across_micro_batches_and_evaluation_batches(
 
 
 @pytest.mark.slow
-def test_a_batch_of_which_nothing_counts_changes_nothing():
+def test_a_batch_without_targets_that_count_changes_nothing():
     split = answers(rows=64)
     quiet = {**split, "targets": np.full_like(split["targets"], -100)}
     quiet["targets"][7, 0] = 3
@@ -96,7 +96,7 @@ def test_a_batch_of_which_nothing_counts_changes_nothing():
         (-100, "every one of the training targets is -100"),
     ],
 )
-def test_other_negative_targets_and_nothing_that_counts_are_refused(value, message):
+def test_other_negative_targets_and_splits_without_targets_are_refused(value, message):
     split = answers()
     targets = (
         np.full_like(split["targets"], -100) if value == -100 else np.where(split["targets"] < 0, 0, split["targets"])
@@ -164,7 +164,7 @@ def ends_alike(model, variables, tokens):
     ("positions", "blocks"),
     [("rotary", "scanned"), ("alibi", "unrolled"), ("sinusoidal", "scanned"), ("none", "scanned")],
 )
-def test_models_without_a_table_of_positions_go_on_past_the_window(positions, blocks):
+def test_models_without_a_table_of_positions_generate_beyond_the_window(positions, blocks):
     model = LanguageModel(vocab_size=7, layers=2, width=8, heads=2, length=5, positions=positions, blocks=blocks)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 14)), jnp.int32)
     variables = drawn(model, tokens[:, :4])
@@ -190,7 +190,7 @@ def test_recurrent_models_have_no_window_to_pass(model):
     ends_alike(model, variables, tokens)
 
 
-def test_a_table_of_positions_ends_the_text_and_says_so():
+def test_a_table_of_positions_limits_the_text_with_an_error():
     model = LanguageModel(vocab_size=7, layers=1, width=8, heads=2, length=8)
     variables = drawn(model, jnp.zeros((1, 4), jnp.int32))
     with pytest.raises(ValueError, match="the size of its table of positions; request fewer, or train with positions"):
@@ -204,7 +204,7 @@ def test_a_table_of_positions_ends_the_text_and_says_so():
 
 
 @pytest.mark.slow
-def test_the_command_line_goes_past_the_window_and_says_it(tmp_path):
+def test_the_command_line_generates_beyond_the_window_with_a_note(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"the quick brown fox.\r\n" * 30)
     (tmp_path / "small.py").write_text(
         "from jaxnets.config import Experiment\nfrom jaxnets.data import Text\nfrom jaxnets.models import LanguageModel\n"

@@ -140,7 +140,7 @@ def test_a_file_of_graphs_is_read_whole(rings, tmp_path):
         ("inputs", (0, 0, 0), np.nan, "inputs hold 1 NaN or infinite values"),
     ],
 )
-def test_graphs_that_cannot_be_are_refused(rings, name, place, value, message):
+def test_impossible_graphs_are_refused(rings, name, place, value, message):
     with pytest.raises(DataError, match=message):
         check_given(changed(rings.test, name, place, value), rings.preparation, None)
 
@@ -171,7 +171,7 @@ IMAGES = from_arrays(PIXELS, np.arange(20) % 2, name="stamps")
         ({"x": PIXELS}, "needs the array 'inputs'; the dict holds x"),
     ],
 )
-def test_arrays_unlike_those_of_the_training_are_refused(given, message):
+def test_arrays_that_differ_from_the_training_arrays_are_refused(given, message):
     with pytest.raises(DataError, match=message):
         check_given(given, IMAGES.preparation, None)
     assert check_given(PIXELS.astype(np.float64), IMAGES.preparation, None)["inputs"].shape == (20, 6, 6, 1)
@@ -200,13 +200,13 @@ def test_labels_and_tokens_out_of_range_are_refused_in_a_data_set_made_by_hand(s
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.npy", b"1,2,3\n", "x.npy is no .npy file, whatever its name says"),
+        ("x.npy", b"1,2,3\n", "x.npy is not a .npy file, despite its name"),
         ("x.npz", b"1,2,3\n", "x.npz cannot be read as .npz"),
         ("x.csv", b"a\n1\n", "x.csv is not a file of new examples for 'stamps'; give .npz or .npy$"),
         ("x.txt", b"a\n", "x.txt is not a file of new examples"),
     ],
 )
-def test_other_files_are_named_for_what_they_are(tmp_path, name, content, message):
+def test_errors_about_other_files_name_their_kind(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_given(tmp_path / name, IMAGES.preparation)

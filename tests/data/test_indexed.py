@@ -127,7 +127,7 @@ def shifted(rng, example):
 
 
 @pytest.mark.slow
-def test_a_run_on_rows_with_random_changes_goes_on_with_the_same_bits(tmp_path):
+def test_a_run_on_rows_with_random_changes_resumes_with_the_same_bits(tmp_path):
     x, y = images(80, np.float32)
 
     def data():
@@ -140,7 +140,7 @@ def test_a_run_on_rows_with_random_changes_goes_on_with_the_same_bits(tmp_path):
     assert losses(whole) != losses(train(from_source(Rows(x, y))))
 
 
-def test_random_changes_depend_on_seed_step_and_row_and_leave_the_test_alone():
+def test_random_changes_depend_on_seed_step_and_row_and_are_not_applied_to_the_test_split():
     x, y = images(40, np.float32)
     data = from_source(Rows(x, y), test=Rows(x, y), transform=shifted, standardize=False)
     run = train(data, steps=3, batch_size=8, seed=5)
@@ -257,7 +257,7 @@ def test_errors_name_the_row_and_the_remedy(source, error, message):
         from_source(source)
 
 
-def test_what_a_source_raises_names_the_row():
+def test_an_exception_of_a_source_is_reported_with_the_row():
     class Broken(Rows):
         def __getitem__(self, row):
             if row == 23:

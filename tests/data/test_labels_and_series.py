@@ -44,7 +44,7 @@ def test_binary_cross_entropy_by_its_definition_and_where_naive_forms_overflow()
 
 
 @pytest.mark.parametrize("cuts", [(90,), (1, 32, 90)])
-def test_f1_is_that_of_the_whole_however_the_examples_are_batched(cuts):
+def test_f1_is_that_of_the_whole_split_for_any_batch_size(cuts):
     x, y = labelled()
     task = MultiLabel(model=MLP(widths=(6,), outputs=5), threshold=0.3)
     batch = {"inputs": jnp.asarray(x), "targets": jnp.asarray(y), "mask": jnp.ones(90)}
@@ -150,7 +150,7 @@ def test_labels_may_come_in_any_dtype_but_hold_0_and_1_alone(dtype):
         wrong[7, 2] = 3
         with pytest.raises(DataError, match="each 0 or 1, but the test target at .* is 3"):
             from_arrays(x, y, test=(x, wrong))
-    with pytest.raises(DataError, match="make them alike"):
+    with pytest.raises(DataError, match="make them equal"):
         from_arrays(x, y[:, 0], test=(x, y))
     assert from_arrays(x, y[:, :1].astype(int)).card.target_kind == "class"  # a column is one label for each
     with pytest.raises(DataError, match=r"shape \(72, 5\), expected \[examples, 2\]"):
@@ -195,7 +195,7 @@ def counting(tmp_path):
 
 
 @pytest.mark.parametrize("parts", [(0.6, 0.1, 0.3), (60, 10, 30)])
-def test_no_window_of_the_test_is_foretold_from_what_was_trained_on(counting, parts):
+def test_no_test_window_overlaps_the_training_targets(counting, parts):
     source = Series(counting, columns=("up", "down"), history=7, horizon=3, parts=parts)
     data = source.open()
     for split, (first, last), (low, high) in (("train", (0, 60), (7, 59)), ("test", (63, 100), (70, 99))):
@@ -220,7 +220,7 @@ def test_no_window_of_the_test_is_foretold_from_what_was_trained_on(counting, pa
     assert not trained & set(check.test["targets"][..., 0].ravel())
 
 
-def test_a_series_says_what_is_wrong_with_it(counting, tmp_path):
+def test_errors_about_a_series_name_the_fault(counting, tmp_path):
     (tmp_path / "gaps.csv").write_text("t,a,b\nx,1,2\ny,,3\nz,4,u\n")
     for source, message in (
         (Series(counting), "name the columns to predict in columns; there are time, up, down"),
@@ -239,7 +239,7 @@ def test_a_series_says_what_is_wrong_with_it(counting, tmp_path):
             source.open()
 
 
-def test_the_bundled_series_are_what_they_say():
+def test_the_bundled_series_match_their_descriptions():
     air = Series("airline_passengers").open()
     assert air.train["inputs"].shape[1:] == (24, 1)
     assert air.train["inputs"][0, :3, 0].tolist() == [112, 118, 132]
@@ -287,7 +287,7 @@ def test_forecasts_are_measured_by_their_definitions_in_both_units(counting, sea
 
 
 @pytest.mark.parametrize("model", [RNN(cell="gru", widths=(8,)), MLP(widths=(16,))])
-def test_a_series_is_foretold_better_than_by_repeating_it(experiment, one_device, model, tmp_path):
+def test_a_series_is_predicted_better_than_by_repeating_it(experiment, one_device, model, tmp_path):
     t = np.arange(400)
     wave = np.sin(2 * np.pi * t / 12) + 0.5 * np.sin(2 * np.pi * t / 7) + 0.02 * t
     (tmp_path / "wave.csv").write_text("a,b\n" + "\n".join(f"{v},{2 * v + 3}" for v in wave))
@@ -302,7 +302,7 @@ def test_a_series_is_foretold_better_than_by_repeating_it(experiment, one_device
     assert values["gain"] > 2
 
 
-def test_a_forecaster_says_what_it_cannot_take(experiment, one_device):
+def test_a_forecaster_refuses_unsupported_data(experiment, one_device):
     data = Series("airline_passengers", history=10).open()
     with pytest.raises(DataError, match="season=12.*have 10 steps.*data.history to 12"):
         Forecasting(model=MLP(), season=12).bind(data.card)
@@ -315,7 +315,7 @@ def test_a_forecaster_says_what_it_cannot_take(experiment, one_device):
         assemble(run, data, mesh=one_device)
 
 
-def test_in_bfloat16_a_small_move_of_a_high_level_is_not_rounded_away():
+def test_in_bfloat16_a_small_change_of_a_large_value_is_not_rounded_away():
     x = 500 + np.linspace(0, 0.3, 40).reshape(4, 10, 1)  # bfloat16 knows 500 and 502, and nothing between
     batch = {"inputs": jnp.asarray(x, jnp.float32), "targets": jnp.zeros((4, 3, 1)), "mask": jnp.ones(4)}
     low, task = Precision("bfloat16"), Forecasting(model=MLP(widths=(), outputs=3), means=(0.0,), stds=(1.0,))

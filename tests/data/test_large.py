@@ -82,7 +82,7 @@ def test_statistics_are_those_of_plain_sums_to_the_bit(shape):
 
 
 @pytest.mark.slow
-def test_a_run_on_a_mapped_file_goes_on_with_the_same_bits(tmp_path, lazily):
+def test_a_run_on_a_mapped_file_resumes_with_the_same_bits(tmp_path, lazily):
     x, y = images()
     map_ = mapped(tmp_path / "x.npy", x)
     whole = train((map_, y), run_dir=tmp_path / "whole")
@@ -222,7 +222,7 @@ def brighten(key, inputs):
 
 
 @pytest.mark.slow
-def test_an_augmentation_of_ones_own_has_a_key_for_each_step_and_row():
+def test_a_custom_augmentation_has_a_key_for_each_step_and_row():
     x, y = images(64, np.float32)
     run = train(from_arrays(x, y, test=(x, y), augment=brighten, standardize=False), batch_size=64, steps=2)
     feed = run.parts.feed
@@ -241,7 +241,7 @@ def test_an_augmentation_of_ones_own_has_a_key_for_each_step_and_row():
     assert list(losses(plain)) != list(losses(run))
 
 
-def test_an_augmentation_of_ones_own_must_keep_the_shape():
+def test_a_custom_augmentation_must_keep_the_shape():
     x, y = images(64, np.float32)
     with pytest.raises(UsageError, match=r"makes inputs of shape \(3, 6, 3\) from \(6, 6, 3\)"):
         train(from_arrays(x, y, augment=lambda key, inputs: inputs[::2]))
@@ -292,7 +292,7 @@ def test_a_token_outside_the_vocabulary_is_found_when_it_is_read(tmp_path, lazil
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
-def test_a_sparse_file_of_ten_gigabytes_opens_trains_and_goes_on(tmp_path):
+def test_a_sparse_file_of_ten_gigabytes_opens_trains_and_resumes(tmp_path):
     ids = np.memmap(tmp_path / "train.bin", np.uint16, "w+", shape=(5_000_000_000,))
     ids[:1000] = np.arange(1000) % 256
     ids.flush()

@@ -85,7 +85,7 @@ def test_shares_have_the_beta_distribution_and_alpha_0_is_plain():
         assert min(a, b) < 1e-5
 
 
-def test_rows_that_do_not_count_are_mixed_into_none():
+def test_rows_that_do_not_count_are_not_mixed_into_others():
     batch = batch_of()
     masked = np.array([2, 3, 11])
     batch["mask"] = batch["mask"].at[masked].set(0.0)
@@ -231,7 +231,7 @@ def test_data_may_have_soft_targets():
         assert str(one) == str(other)
 
 
-def test_targets_that_are_no_distributions_are_said():
+def test_targets_that_are_no_distributions_are_refused():
     x, p = RNG.normal(size=(20, 3)), RNG.dirichlet(np.ones(4), 20)
     with pytest.raises(DataError, match=r"row \d+ is .*, whose sum is 2; divide each row by its sum"):
         from_arrays(x, 2 * p, kind="distribution")

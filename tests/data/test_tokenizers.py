@@ -91,7 +91,7 @@ def test_a_file_of_the_library_has_the_librarys_ids(saved_by_the_library):
     assert tokenizer.special == {"end": 0}
 
 
-def test_what_a_file_says_of_batches_of_sentences_does_not_cut_or_fill_a_text(saved_by_the_library, tmp_path):
+def test_truncation_and_padding_settings_of_a_tokenizer_file_are_not_used(saved_by_the_library, tmp_path):
     path, library = saved_by_the_library
     data = json.loads(path.read_text())
     data["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
@@ -159,7 +159,7 @@ def test_any_bytes_decode(content):
     assert Bytes().decode(list(content)) == content.decode("utf-8", errors="replace")
 
 
-def test_what_is_not_in_the_vocabulary_is_named():
+def test_characters_that_are_not_in_the_vocabulary_are_named():
     with pytest.raises(DataError, match=r"knows 2 characters, and '€' \(at 1\) is not one of them.*data.tokens=bytes"):
         Characters.of("ab").encode("a€")
     with pytest.raises(DataError, match="token 256 is outside the vocabulary of 256"):
@@ -186,7 +186,7 @@ def test_what_is_not_in_the_vocabulary_is_named():
         ("spiece.model", b"\x00\x01garbage", "is not a SentencePiece model"),
     ],
 )
-def test_files_that_are_none_are_named(tmp_path, name, content, message):
+def test_invalid_files_are_named(tmp_path, name, content, message):
     if name.endswith(".model"):
         pytest.importorskip("sentencepiece")
     if content is not None:
@@ -221,7 +221,7 @@ def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, saved_by_the_l
         (np.zeros(9), "float64"),
     ],
 )
-def test_prepared_tokens_that_are_none_are_named(tmp_path, ids, message):
+def test_invalid_files_of_prepared_tokens_are_named(tmp_path, ids, message):
     np.savez(tmp_path / "t.npz", train=ids, test=np.arange(9))
     with pytest.raises(DataError, match=message):
         TokenFile(str(tmp_path / "t.npz"), tokens="bytes", length=2).open()

@@ -16,7 +16,7 @@ SOURCES = [Disc(), HalfMoons(), Teacher(), Glyphs()]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: type(source).__name__)
-def test_an_example_depends_on_the_seed_and_its_number_alone(source):
+def test_an_example_depends_only_on_the_seed_and_its_number(source):
     kind = type(source)
     few, many, other = kind(train=50, test=20).open(), kind(train=70, test=1).open(), kind(train=50, seed=1).open()
     np.testing.assert_array_equal(few.train["inputs"], many.train["inputs"][:50])
@@ -38,7 +38,7 @@ def test_the_share_of_the_disc_and_the_places_of_the_moons():
     np.testing.assert_allclose(np.hypot(*(lower - [1.0, 0.5]).T), 1, atol=1e-6)
 
 
-def test_a_disc_and_moons_need_more_than_a_line():
+def test_no_line_separates_a_disc_or_moons():
     for source in (Disc(train=300, test=1), HalfMoons(train=300, test=1, noise=0.05)):
         arrays = source.open().train
         points = np.c_[arrays["inputs"], np.ones(300)]
@@ -67,7 +67,7 @@ def test_glyphs_are_drawn_as_their_dots():
 
 
 @pytest.mark.slow
-def test_a_student_becomes_its_teacher_and_a_network_reads_the_glyphs():
+def test_a_student_learns_its_teacher_and_a_network_learns_the_glyphs():
     data, given = Teacher(train=2000).open(), {"optimizer": Adam(learning_rate=1e-2), "progress": "none"}
     taught = jaxnets.fit(MLP(widths=(16,), activation="tanh"), data, steps=3000, **given)
     assert taught.evaluate()["rmse"] < 0.1  # the deviation of the targets is about 1

@@ -73,7 +73,7 @@ def test_a_run_has_the_bits_of_threads_also_with_random_changes():
     assert_same_bits(trained(processes=2).variables, trained().variables)
 
 
-def test_what_fails_is_named():
+def test_failures_are_named():
     with pytest.raises(UsageError, match="or 0 for threads; got -1"):
         from_source(Numbers(), processes=-1)
 
@@ -87,7 +87,7 @@ def test_what_fails_is_named():
 
 
 @pytest.mark.slow
-def test_what_fails_in_a_process_is_named():
+def test_failures_in_a_process_are_named():
     with pytest.raises(DataError, match=r"row 7 cannot be read \(OSError: the disk is gone\)"):
         from_source(Numbers(bad=7), processes=2)
     with pytest.raises(DataError, match="ended before its work was done"):

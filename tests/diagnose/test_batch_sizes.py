@@ -24,7 +24,7 @@ from jaxnets.core.errors import UsageError
 )
 @pytest.mark.parametrize("limit", [40_000, 200_000, 6_000_000])
 @pytest.mark.parametrize("multiple", [1, 8])
-def test_the_largest_batch_is_that_of_trying_all(peak, limit, multiple):
+def test_the_largest_batch_equals_that_of_an_exhaustive_search(peak, limit, multiple):
     measured = []
 
     def counted(batch):
@@ -41,7 +41,7 @@ def test_the_largest_batch_is_that_of_trying_all(peak, limit, multiple):
     assert found.bounded == (want + multiple <= most)
 
 
-def test_memory_that_is_a_line_takes_four_measurements():
+def test_linear_memory_needs_four_measurements():
     found = diagnose.largest_batch(lambda b: 10_000 + 123 * b, 1_000_000, start=32, most=100_000)
     assert len(found.memory) <= 4
     assert found.size == (1_000_000 - 10_000) // 123
@@ -71,7 +71,7 @@ def test_the_noise_scale_of_gaussian_gradients_is_the_known_one():
     assert abs(found.batch - want) < 4 * found.error
 
 
-def test_signal_and_noise_are_unbiased_where_the_signal_is_nothing():
+def test_signal_and_noise_are_unbiased_if_the_signal_is_zero():
     """Without a true gradient the estimate of |g|^2 is 0 on average, not the |mean|^2 that a batch shows."""
 
     def norms(key):

@@ -94,7 +94,7 @@ def test_the_area_by_counting_pairs():
         diagnose.auroc([], high)
 
 
-def test_foreignness_by_its_formulas():
+def test_out_of_distribution_scores_by_their_formulas():
     logits = np.asarray([[10.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1000.0, 0.0, 0.0]])
     by_softmax = diagnose.foreignness(logits, by="softmax")
     np.testing.assert_allclose(by_softmax[1], -1 / 3)

@@ -53,7 +53,7 @@ def test_the_range_is_that_of_the_dense_hessian():
     assert high == pytest.approx(eigenvalues[-1], rel=1e-3)
 
 
-def test_a_space_that_the_hessian_does_not_leave_ends_the_steps():
+def test_lanczos_stops_at_an_invariant_subspace():
     values = diagnose.lanczos(lambda w: (jnp.array([1.0, 4.0, 4.0]) * w * w).sum() / 2, jnp.ones(3), steps=10)
     np.testing.assert_allclose(values, [1, 4], rtol=1e-6)
 

@@ -36,7 +36,7 @@ def accuracy(params):
 
 @settings(max_examples=20, deadline=None)
 @given(share=st.floats(0, 1), seed=st.integers(0, 9))
-def test_so_many_weights_are_gone_and_nothing_else(share, seed):
+def test_the_given_share_of_weights_is_set_to_zero_and_nothing_else(share, seed):
     params = MODEL.init(jax.random.key(0), np.zeros((1, 64), np.float32))["params"]
     left, mask = diagnose.damaged(params, share, seed=seed)
     for layer in ("hidden_0", "hidden_1"):
@@ -47,7 +47,7 @@ def test_so_many_weights_are_gone_and_nothing_else(share, seed):
     np.testing.assert_array_equal(left["output"]["kernel"], params["output"]["kernel"])
 
 
-def test_units_go_with_their_biases():
+def test_removed_units_lose_their_biases_too():
     params = jax.tree.map(jnp.ones_like, MODEL.init(jax.random.key(0), np.zeros((1, 64), np.float32))["params"])
     left, _ = diagnose.damaged(params, 0.25, kind="units", seed=3)
     gone = np.asarray(left["hidden_0"]["bias"] == 0)

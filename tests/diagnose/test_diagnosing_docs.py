@@ -25,7 +25,7 @@ def test_every_block_of_the_page_prints_what_is_under_it():
 
 
 @pytest.mark.smoke
-def test_the_room_offers_what_it_lists():
+def test_the_room_exports_the_names_it_lists():
     assert sorted(diagnose.FILES) == sorted(diagnose.__all__)
     for name, file in diagnose.FILES.items():
         assert getattr(diagnose, name) is getattr(importlib.import_module(f"jaxnets.diagnose.{file}"), name)

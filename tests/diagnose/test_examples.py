@@ -82,7 +82,7 @@ def test_principal_components_are_eigenvectors_of_the_covariance():
     np.testing.assert_array_equal(diagnose.in_plane(points), found.points[:, :2])
 
 
-def test_tsne_without_scikit_learn_says_what_to_do(monkeypatch):
+def test_tsne_without_scikit_learn_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(UsageError, match="pip install scikit-learn"):
         diagnose.in_plane(X, "tsne")

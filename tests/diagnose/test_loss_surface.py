@@ -28,7 +28,7 @@ def _float64():
         (lambda w: w[0] ** 2 + w[1], "not critical"),
     ],
 )
-def test_critical_points_have_their_names(loss, kind):
+def test_critical_points_are_classified(loss, kind):
     found = diagnose.critical_point(loss, jnp.zeros(2))
     assert found.kind == kind
     assert found.eigenvalues[0] <= found.eigenvalues[1]
@@ -112,7 +112,7 @@ def test_a_filter_direction_has_the_norms_of_the_filters_and_leaves_biases():
     np.testing.assert_allclose(tenfold["kernel"], 10 * direction["kernel"], rtol=1e-12)
 
 
-def test_slices_are_the_loss_at_the_points_they_say():
+def test_slices_are_the_loss_at_their_points():
     def loss(w):
         return w[0] ** 2 + 10 * w[1]
 
@@ -149,7 +149,7 @@ def test_a_permuted_copy_is_put_back_in_order(widths):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_is_no_mlp_of_the_same_shape_is_refused():
+def test_networks_other_than_mlps_of_the_same_shape_are_refused():
     layer = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     with pytest.raises(UsageError, match="different shapes"):
         diagnose.matched({"output": layer}, {"output": {**layer, "bias": jnp.ones(3)}})

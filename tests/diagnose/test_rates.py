@@ -41,7 +41,7 @@ def test_the_turn_is_where_descent_on_a_quadratic_begins_to_diverge():
     assert (found.steepest < found.turns).all()
 
 
-def test_the_pick_with_momentum_is_below_the_limit():
+def test_the_suggested_rate_with_momentum_is_below_the_limit():
     """Heavy-ball descent converges below 2 (1 + momentum) / largest curvature (Polyak 1964); its updates lag ten steps."""
     step, state = quadratic(0.9)
     noise = 0.3 * jax.random.normal(jax.random.key(0), (2, 150, 3))
@@ -49,7 +49,7 @@ def test_the_pick_with_momentum_is_below_the_limit():
     assert ((limit / 5 < found.turns) & (found.turns < limit)).all()
 
 
-def test_repeats_share_one_compilation_and_leave_their_states_alone():
+def test_repeats_share_one_compilation_and_do_not_change_their_states():
     traces = []
     step, state = quadratic(trace_count=traces)
     before = read_digests(start_digests(state))
@@ -76,7 +76,7 @@ def test_losses_are_those_of_the_steps_one_by_one():
     np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
-def test_a_loss_that_does_not_fall_has_no_pick():
+def test_a_loss_that_does_not_fall_gives_no_suggestion():
     noise = np.random.default_rng(0).normal(size=(2, 40)).astype(np.float32)
     found = diagnose.RateTest(diagnose.growing_rates(1e-4, 1, 40), 2 + 0.1 * noise)
     assert not found.learned.any()

@@ -79,7 +79,7 @@ def test_the_curve_of_a_linear_model_is_the_share_whose_margin_is_larger():
     )
 
 
-def test_attacks_refuse_what_they_cannot_move():
+def test_attacks_refuse_inputs_that_they_cannot_change():
     losses, x, _, _ = linear()
     with pytest.raises(UsageError, match="real numbers, and these are int"):
         diagnose.fgsm(losses, np.ones((8, 5), int), 0.1)
@@ -95,7 +95,7 @@ def pictures():
     return np.random.default_rng(0).uniform(0.3, 0.7, (4, 9, 8, 3)).astype(np.float32)
 
 
-def test_corruptions_are_what_they_say():
+def test_corruptions_equal_their_definitions():
     images = pictures()
     noisy = np.asarray(diagnose.corrupted(images, "noise", 0.05))
     assert (noisy - images).std() == pytest.approx(0.05, rel=0.1)

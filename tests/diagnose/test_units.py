@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(4, 6)).astype(np.float32)
 
 
-def test_what_a_layer_gives():
+def test_the_outputs_of_a_layer():
     model = MLP(widths=(5, 3), outputs=2)
     variables = model.init(jax.random.key(0), X)
     found = diagnose.layer_output(model, "hidden_0")(variables, X)

@@ -54,7 +54,7 @@ def some_of(data, seed, count):
     return {name: array[np.sort(chosen)] for name, array in data.train.items()}
 
 
-def test_smaller_runs_see_a_part_of_what_larger_ones_see(experiment):
+def test_examples_of_smaller_runs_are_among_those_of_larger_ones(experiment):
     def rows(examples, seed):
         return set(Trial({}, replace(experiment, seed=seed), examples).rows(200).tolist())
 
@@ -66,7 +66,7 @@ def test_smaller_runs_see_a_part_of_what_larger_ones_see(experiment):
 
 
 @pytest.mark.smoke
-def test_a_run_on_some_examples_is_the_run_alone_on_them(learned, short, blobs, one_device):
+def test_a_run_on_a_subset_equals_a_separate_run_on_it(learned, short, blobs, one_device):
     """Its held-out and training loss and its predictions, of which the split is computed."""
     folder, found = learned
     assert [point.value for point in found.points] == SIZES
@@ -88,7 +88,7 @@ def test_a_run_on_some_examples_is_the_run_alone_on_them(learned, short, blobs, 
     assert split.variance == pytest.approx(apart, rel=1e-5)
 
 
-def test_what_it_says(learned):
+def test_the_printed_table_and_law(learned):
     _, found = learned
     header, rows = found.table()
     assert header == ["examples", "training loss", "test loss", "Brier score", "bias^2", "variance", "seeds"]
@@ -102,7 +102,7 @@ def test_what_it_says(learned):
         replace(found, metric="accuracy").law()
 
 
-def test_what_is_there_is_not_trained_again(learned, arguments, monkeypatch):
+def test_runs_in_the_directory_are_not_trained_again(learned, arguments, monkeypatch):
     folder, found = learned
     assert len(list((folder / "predictions").iterdir())) == 4
     asked = []
@@ -141,7 +141,7 @@ def test_what_is_there_is_not_trained_again(learned, arguments, monkeypatch):
         ([], {"task.model.width": [1, 2]}, "no field 'width'"),
     ],
 )
-def test_what_is_no_curve_is_refused(experiment, examples, over, why):
+def test_invalid_curves_are_refused(experiment, examples, over, why):
     with pytest.raises(UsageError, match=why):
         planned(experiment, examples, over, [0, 1], total=203)
 
@@ -163,7 +163,7 @@ def test_fewer_examples_than_a_batch_are_all_in_each(experiment, blobs):
     assert curves._about(name, made, blobs)[1] == "runs with fewer examples than a batch (24) have all of them in each"
 
 
-def test_what_a_law_is_over(experiment, blobs):
+def test_the_size_over_which_a_law_is_fitted(experiment, blobs):
     def counts(name, values, data=blobs):
         _, made = planned(experiment, (), {name: values}, [0], total=203)
         points = [
@@ -178,7 +178,7 @@ def test_what_a_law_is_over(experiment, blobs):
     assert counts("steps", [5, 10], SimpleNamespace(card=texts)) == ("tokens", [5 * 24 * 7, 10 * 24 * 7])
 
 
-def test_tasks_without_such_predictions_have_none(pictures, blobs):
+def test_tasks_without_predictions_have_no_bias_and_variance(pictures, blobs):
     assert scored(bound(Reconstruction(model=Autoencoder()), pictures.card), pictures, "test") is None
     found = scored(bound(Classification(model=MLP()), blobs.card), blobs, "test")
     assert found.name == "Brier score"
@@ -251,7 +251,7 @@ def test_mistakes_on_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_alone_are_those_in_one_program():
+def test_separate_runs_equal_those_in_one_program():
     """Of a regression, whose targets are scaled by all training examples both ways."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(90, 3)).astype(np.float32)
@@ -265,7 +265,7 @@ def test_runs_alone_are_those_in_one_program():
 
 
 @pytest.mark.slow
-def test_schedules_in_epochs_are_trained_alone(short, blobs):
+def test_runs_with_schedules_in_epochs_are_trained_separately(short, blobs):
     said = []
     counted = replace(short, optimizer=AdamW(1e-2, schedule=WarmupLinear(warmup="1ep")))
     _, made = planned(counted, SIZES, None, [0], total=203)

@@ -100,7 +100,7 @@ def test_a_pure_power_has_no_floor():
     assert found.constants == pytest.approx((0, 3.0, 0.25), rel=1e-6)
 
 
-def test_what_a_law_is_not_trusted_for():
+def test_warnings_about_an_unreliable_law():
     rng = np.random.default_rng(0)
     with pytest.raises(UsageError, match="three sizes or more"):
         fit_law([1, 2], np.ones((3, 2)))
@@ -120,7 +120,7 @@ def test_what_a_law_is_not_trusted_for():
 
 
 @pytest.mark.slow
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
+def test_intervals_contain_the_true_value_about_as_often_as_their_level():
     hits = np.zeros(3)
     for number in range(40):
         found = fit_law(SIZES, planted(np.random.default_rng(number), 5, 0.05), draws=100)

@@ -33,7 +33,7 @@ def test_an_experiment_against_itself_wins_or_loses_in_one_case_of_twenty():
     assert 2 <= called <= 14  # 7 %; 10 are expected
 
 
-def test_pairs_take_away_what_seeds_have_in_common():
+def test_pairing_removes_the_noise_that_seeds_share():
     rng = np.random.default_rng(1)
     luck = rng.normal(size=6)
     first, second = luck, luck + 0.1 + 0.01 * rng.normal(size=6)
@@ -41,7 +41,7 @@ def test_pairs_take_away_what_seeds_have_in_common():
     assert Paired(tuple(first), tuple(rng.permutation(second))).verdict == "unclear"
 
 
-def test_so_many_more_seeds_have_the_promised_power():
+def test_the_suggested_number_of_seeds_has_the_promised_power():
     """SciPy's noncentral t says how often a difference of this size and spread is found."""
     rng = np.random.default_rng(2)
     noise = rng.normal(size=5)
@@ -56,7 +56,7 @@ def test_so_many_more_seeds_have_the_promised_power():
     assert Paired((0.0,) * 5, tuple(1e-4 + noise)).more_seeds() is None
 
 
-def test_equal_differences_say_nothing_of_their_spread():
+def test_equal_differences_give_no_estimate_of_their_spread():
     found = Paired((0.5, 0.6), (0.75, 0.85))
     assert found.verdict == "unclear"
     assert "the same difference" in in_words(found, "accuracy")
@@ -79,7 +79,7 @@ def sweep_of(scores, failed=()):
     return SweepResult(tuple(some), "loss", "min")
 
 
-def test_a_comparison_says_what_it_cannot_say():
+def test_a_comparison_reports_its_limits():
     first, second = sweep_of({0: 1.0, 1: 1.2, 2: 1.1}), sweep_of({0: 0.5, 1: 0.8, 2: 9.0}, failed=(2,))
     found = compared(first, second, ["steps: 3 in A, 4 in B", "batch_size: 1 in A, 2 in B"])
     assert found.seeds == (0, 1)

@@ -65,7 +65,7 @@ def assert_same_run(group, number, trial, data):
 
 
 @pytest.mark.smoke
-def test_a_run_in_a_stack_is_the_run_alone(swept, blobs):
+def test_a_run_in_a_stack_equals_the_separate_run(swept, blobs):
     _, made, found, group = swept
     assert made[3].values == {"optimizer.learning_rate": 3e-2, "seed": 7}
     alone = assert_same_run(group, 3, made[3], blobs)
@@ -97,7 +97,7 @@ def test_runs_on_several_devices_are_those_on_one(short, blobs):
     assert found[0][0] != found[0][1]
 
 
-def test_a_run_that_explodes_fails_alone(swept):
+def test_a_diverging_run_does_not_affect_the_others(swept):
     _, _, found, _ = swept
     assert [bool(one.failed) for one in found.outcomes] == [False] * 4 + [True] * 2
     assert found.settings[-1].failed == 2
@@ -126,7 +126,7 @@ def test_results_that_are_there_are_not_run_again(swept, short, blobs, monkeypat
     assert (folder / "results.jsonl").read_text().splitlines() == lines
 
 
-def test_runs_that_differ_in_more_have_programs_of_their_own(short, blobs, monkeypatch):
+def test_runs_that_differ_in_other_fields_have_separate_programs(short, blobs, monkeypatch):
     monkeypatch.setattr(grouping, "_built", lambda some, *_: iter([some]))
     made = trials(short, {"batch_size": [8, 16], "seed": [0, 1], "optimizer.learning_rate": [0.1, 0.2]})
     found = [[one.values["batch_size"] for one in some] for some in groups(made, blobs, None, at_once=3, say=print)]
@@ -137,7 +137,7 @@ def test_runs_that_differ_in_more_have_programs_of_their_own(short, blobs, monke
     assert found == [[0, 0], [1, 1]]
 
 
-def test_a_number_that_decides_the_program_is_trained_alone(short, blobs):
+def test_a_field_that_changes_the_program_gives_separate_runs(short, blobs):
     """SGD leaves decay out where it is 0, which an argument of a program cannot say."""
     said = []
     made = trials(replace(short, optimizer=SGD()), {"optimizer.weight_decay": [0.0, 0.1]})
@@ -173,7 +173,7 @@ def test_a_traced_rate_updates_as_a_constant_does(optimizer):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), want, got)
 
 
-def test_bad_questions_are_answered_before_training(experiment):
+def test_invalid_requests_are_refused_before_training(experiment):
     with pytest.raises(UsageError, match="two seeds or more"):
         jaxnets.compare(experiment, experiment, seeds=1)
     with pytest.raises(UsageError, match="'model' and 'data'"):
@@ -183,7 +183,7 @@ def test_bad_questions_are_answered_before_training(experiment):
 
 
 @pytest.mark.slow
-def test_images_that_are_changed_at_random_are_those_of_the_run_alone(short, pictures):
+def test_augmented_images_equal_those_of_the_separate_run(short, pictures):
     data = jaxnets.data.from_arrays(
         *(pictures.train[name] for name in ("inputs", "targets")), test=tuple(pictures.test.values()), name="pictures"
     )
@@ -195,7 +195,7 @@ def test_images_that_are_changed_at_random_are_those_of_the_run_alone(short, pic
 
 
 @pytest.mark.slow
-def test_halving_goes_on_from_where_runs_are(short, blobs):
+def test_halving_continues_runs_from_their_state(short, blobs):
     """The survivor of successive halving is the run that was never stopped, in a stack and alone."""
     made = trials(short, {"optimizer.learning_rate": [1e-2, 3e-3], "seed": [0, 7]})
     whole = search.run_trials(made, search.Plan(progress="none"), dataset=blobs)

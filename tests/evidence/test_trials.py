@@ -50,7 +50,7 @@ def test_random_settings_are_drawn_once_for_all_seeds(experiment):
         ({}, "needs a field"),
     ],
 )
-def test_what_cannot_be_tried_is_refused(experiment, values, why):
+def test_invalid_sweeps_are_refused(experiment, values, why):
     with pytest.raises(UsageError, match=why):
         trials(experiment, values)
 
@@ -78,7 +78,7 @@ class Numbers:
         return Numbers([self.trials[number] for number in chosen], self.share)
 
 
-def test_halving_keeps_the_best_and_trains_them_on(experiment):
+def test_halving_keeps_the_best_and_continues_their_training(experiment):
     assert rungs(9, 3) == pytest.approx([1 / 9, 1 / 3, 1])
     assert rungs(5, 2) == [0.125, 0.25, 0.5, 1]
     assert rungs(1, 2) == [1]
@@ -128,7 +128,7 @@ def test_the_table_has_the_best_first_with_its_interval():
         _ = SweepResult(tuple(some[-2:]), "accuracy", "max").best
 
 
-def test_fields_that_are_words_have_their_places_on_the_picture():
+def test_fields_with_text_values_are_drawn_at_fixed_places():
     rows = [(["adam", 1e-4], 0.5), (["lion", 1e-1], 0.7), (["adam", 1e-2], 0.9)]
     figure = parallel_coordinates(["optimizer", "rate"], rows, "accuracy", better="max")
     lines = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_ydata()) == 3]
@@ -136,7 +136,7 @@ def test_fields_that_are_words_have_their_places_on_the_picture():
     np.testing.assert_allclose(lines, [[0, 0, 0], [1, 1, 0.5], [0, 2 / 3, 1]], atol=1e-12)
 
 
-def test_results_are_read_as_they_were_written(tmp_path):
+def test_results_are_equal_after_saving_and_loading(tmp_path):
     some = [outcome(0.1, 0, 0.5), outcome(0.1, 1, math.nan), outcome(9.0, 0, None)]
     path = tmp_path / "results.jsonl"
     path.write_text("\n".join(map(written, some)) + '\n{"values": {"ra')

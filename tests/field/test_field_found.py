@@ -74,7 +74,7 @@ def test_numbers_beyond_what_a_table_or_a_frame_holds_are_noted(tmp_path):
         from_arrays(pandas.DataFrame({"t": nanoseconds, "v": X[:, 0]}), Y)
 
 
-def test_a_number_that_stands_for_missing_does_so_however_it_is_written(tmp_path):
+def test_a_number_for_missing_cells_matches_in_any_spelling(tmp_path):
     cells = ["-999.0" if i % 5 == 0 else f"{i}" for i in range(48)]
     (tmp_path / "t.csv").write_text(
         "t,y\n" + "\n".join(f"{cell},{label}" for cell, label in zip(cells, Y, strict=True))
@@ -132,7 +132,7 @@ def test_ids_of_64_bits_are_not_read_as_shorter_ones(tmp_path):
             TokenFile(path=str(tmp_path), tokens="bytes", length=16, dtype=dtype).open()
 
 
-def test_a_label_of_which_nothing_is_known_is_no_part_of_macro_f1():
+def test_a_label_without_known_targets_is_not_counted_in_macro_f1():
     task = MultiLabel(model=MLP())
     counts = {f"{name}_{k}": v for name, row in (("hits", (3, 1, 0)), ("false_alarms", (1, 1, 0)), ("misses", (0, 1, 0)))
               for k, v in enumerate(row)}  # fmt: skip

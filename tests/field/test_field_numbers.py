@@ -19,7 +19,7 @@ X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-22, 1e-10, 1.0, 1e10, 1e19, 1e25, 1e37])
-def test_a_norm_is_right_though_the_squares_are_beyond_float32(size):
+def test_a_norm_is_right_even_if_its_squares_overflow_float32(size):
     leaves = {"a": np.array([[3.0, 0.0], [0.0, 4.0]]), "b": np.array([12.0])}
     norm, finite = jax.jit(global_norm)(jax.tree.map(lambda a: jnp.asarray(a * size, jnp.float32), leaves))
     assert float(norm) == pytest.approx(13 * size, rel=1e-6, abs=0)
@@ -34,7 +34,7 @@ def test_a_norm_names_the_leaf_that_is_not_finite():
     assert float(global_norm({"a": jnp.zeros(3)})[0]) == 0
 
 
-def test_a_huge_gradient_is_clipped_not_made_0():
+def test_a_huge_gradient_is_clipped_and_does_not_become_0():
     rule = jaxnets.optim.SGD(learning_rate=1.0, momentum=0.0, clip_norm=1.0, schedule=jaxnets.optim.Constant()).build(
         10
     )

@@ -99,7 +99,7 @@ def test_the_weights_kept_as_best_have_the_best_score_and_others_carry_none(rows
         assert manifest.metrics["accuracy"] == pytest.approx((said == data.validation["targets"]).mean(), abs=1e-6)
 
 
-def test_macro_f1_counts_a_label_that_nobody_has_as_it_says(rows):
+def test_macro_f1_counts_a_label_that_does_not_occur_as_documented(rows):
     x, y, _ = rows
     labels = np.stack([y, 1 - y, np.zeros_like(y)], axis=1)
     task = tasks.MultiLabel(model=models.MLP(widths=(8,)))
@@ -113,7 +113,7 @@ def test_macro_f1_counts_a_label_that_nobody_has_as_it_says(rows):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_padding_has_no_part_in_a_loss_nor_in_its_smoothing(smoothing):
+def test_padding_does_not_change_a_loss_or_its_smoothing(smoothing):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(5, 7, 11)).astype(np.float32), rng.integers(1, 11, (5, 7))
@@ -169,7 +169,7 @@ def texts():
     ],
     ids=["both ways", "attention"],
 )
-def test_what_a_text_is_beside_does_not_change_what_is_said_of_it(texts, model):
+def test_the_other_texts_of_a_batch_do_not_change_a_prediction(texts, model):
     run = fit(tasks.Classification(model=model), texts, steps=3)
     x = texts.test["inputs"]
     said = run.outputs(x)
@@ -229,7 +229,7 @@ def test_nodes_without_edges_have_finite_outputs(kind):
 
 
 @pytest.mark.slow
-def test_there_are_as_many_answers_as_graphs_and_each_is_its_own():
+def test_each_graph_gets_its_own_prediction():
     rng = np.random.default_rng(0)
 
     def graph(n):
@@ -292,7 +292,7 @@ def test_gradients_are_clipped_in_their_own_unit_under_a_loss_scale(rows):
     assert_close(exact, scaled, atol=1e-3)
 
 
-def test_what_is_measured_in_half_precision_is_counted_in_full(rows):
+def test_metrics_of_half_precision_outputs_are_summed_in_full_precision(rows):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2600, 3)).astype(np.float32)
     y = (x[:, 0] > 0).astype(int)
@@ -309,7 +309,7 @@ def test_what_is_measured_in_half_precision_is_counted_in_full(rows):
     assert measured["accuracy"] == pytest.approx((run.predict(x[600:]) == y[600:]).mean(), abs=1e-6)
 
 
-def test_what_is_held_out_of_sorted_data_has_every_class_and_teaches_nothing(tmp_path):
+def test_held_out_rows_of_sorted_data_have_every_class_and_are_not_trained_on(tmp_path):
     y = np.repeat([0, 1, 2], 60)
     x = (np.random.default_rng(0).normal(size=(180, 2)) + 5 * y[:, None]).astype(np.float32)
     assert (np.bincount(from_arrays(x, y).test["targets"], minlength=3) > 0).all()

@@ -28,7 +28,7 @@ def test_twenty_thousand_classes_make_a_table_and_no_matrix():
     assert table.rows[0][1:] == (str(np.bincount(labels).max()), "1.000", "1.000")
 
 
-def test_what_is_undefined_is_not_0():
+def test_an_undefined_metric_is_not_0():
     names = ("a", "b", "c")
     outputs = np.eye(3, dtype=np.float32)[[0, 0, 1]]
     matrix, table = Classification(model=MLP()).exhibits(outputs, {"targets": np.array([0, 1, 1])}, card(names, 3))

@@ -122,7 +122,7 @@ def try_arrays(dtype, kind, level, standardize, placement, seed, command_line=Fa
         ("object", "labels", "device"),
     ],
 )
-def test_arrays_by_every_road(dtype, kind, placement):
+def test_arrays_are_predicted_alike_in_every_way(dtype, kind, placement):
     try_arrays(dtype, kind, 1.76e9, True, placement, 0)
 
 
@@ -136,19 +136,19 @@ def test_arrays_by_every_road(dtype, kind, placement):
     placement=st.sampled_from(["device", "host"]),
     seed=st.integers(0, 2**31),
 )
-def test_arrays_of_any_format_by_every_road(dtype, kind, level, standardize, placement, seed):
+def test_arrays_of_any_format_are_predicted_alike_in_every_way(dtype, kind, level, standardize, placement, seed):
     # Without a scale, numbers of a high level overflow a network's layers or lose their digits, which is another test's matter.
     try_arrays(dtype, kind, level if standardize else 0.0, standardize, placement, seed)
 
 
 @pytest.mark.slow
-def test_arrays_by_the_command_line():
+def test_arrays_are_predicted_alike_by_the_command_line():
     for dtype, kind in (("float64", "number"), ("uint8", "class"), ("int32", "labels")):
         try_arrays(dtype, kind, 1.76e9, True, "device", 1, command_line=True)
 
 
 @pytest.mark.slow
-def test_images_by_every_road(tmp_path):
+def test_images_are_predicted_alike_in_every_way(tmp_path):
     rng = np.random.default_rng(0)
     for x in (rng.integers(0, 256, (N, 6, 6, 3)).astype(np.uint8), rng.random((N, 6, 6, 1))):
         y = np.arange(N) % 3
@@ -161,7 +161,7 @@ def test_images_by_every_road(tmp_path):
             np.testing.assert_array_equal(run.outputs(x.astype(">i8")), run.outputs(x))
 
 
-def test_the_rows_of_a_table_by_file_frame_and_array(tmp_path):
+def test_rows_of_a_table_are_predicted_alike_from_file_frame_and_array(tmp_path):
     rng = np.random.default_rng(0)
     rows = [(f"{rng.normal(5e5, 3):.3f}", "ab"[i % 2] if i % 7 else "", f"{10 * i},5") for i in range(40)]
     text = "size;kind;price\n" + "\n".join(f"{a.replace('.', ',')};{b};{c}" for a, b, c in rows)
@@ -182,7 +182,7 @@ def test_the_rows_of_a_table_by_file_frame_and_array(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_series_of_a_high_level_by_every_road(tmp_path):
+def test_a_series_of_a_high_level_is_predicted_alike_in_every_way(tmp_path):
     t = np.arange(160)
     (tmp_path / "s.csv").write_text("v\n" + "\n".join(f"{1.76e9 + 3 * np.sin(t0 / 5):.6f}" for t0 in t))
     data = Series(str(tmp_path / "s.csv"), columns=("v",), history=12, horizon=3, parts=(0.7, 0.0, 0.3)).open()
@@ -195,7 +195,7 @@ def test_a_series_of_a_high_level_by_every_road(tmp_path):
 
 
 @pytest.mark.slow
-def test_texts_by_every_road(tmp_path):
+def test_texts_are_predicted_alike_in_every_way(tmp_path):
     tokens = Tokens((*SPECIAL, "good", "bad", "Film", "it's"), "words")
     texts = ["good Film", "bad Film", "it's good", "it's bad, bad"] * 6
     split = {"inputs": encode_texts(texts, tokens, 5), "targets": np.arange(N) % 2}
@@ -211,7 +211,7 @@ def test_texts_by_every_road(tmp_path):
 
 
 @pytest.mark.slow
-def test_graphs_by_every_road(tmp_path):
+def test_graphs_are_predicted_alike_in_every_way(tmp_path):
     rng = np.random.default_rng(0)
     graphs = [
         (rng.normal(size=(n, 2)) + 1000, np.stack([np.arange(n - 1), np.arange(1, n)], 1)) for n in 3 + np.arange(N) % 5
@@ -223,7 +223,7 @@ def test_graphs_by_every_road(tmp_path):
     check(run, arrays, data.test["targets"], tmp_path / "run")
 
 
-def test_a_run_on_arrays_predicts_without_them_and_says_that_it_cannot_evaluate(tmp_path):
+def test_a_run_on_arrays_predicts_without_them_but_refuses_to_evaluate(tmp_path):
     rng = np.random.default_rng(0)
     x = levels(rng, "float64", 1e6)
     run = train(from_arrays(x, np.where(x[:, 0] > 1e6, "b", "a")), tmp_path / "run")

@@ -78,7 +78,7 @@ def add_head(name, numbers):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("numbers", ["own", "equal"])
-def test_a_head_beside_a_tied_embedding_is_what_transformers_takes_it_for(exported, kind, numbers):
+def test_a_head_beside_a_tied_embedding_is_used_as_in_transformers(exported, kind, numbers):
     folder = exported(kind, arrays=add_head("lm_head.weight", numbers))
     if numbers == "own":
         with pytest.warns(DataWarning, match="lm_head.weight differs from the embedding; it is used"):
@@ -106,7 +106,7 @@ def test_a_tied_head_stands_for_a_missing_embedding_and_a_missing_head_is_refuse
 
 
 @pytest.mark.parametrize("table", ["gpt2", "llama", "mixtral"])
-def test_a_table_for_tied_weights_refuses_a_head_of_its_own(table):
+def test_a_table_for_tied_weights_refuses_a_separate_head(table):
     kind = "gpt2" if table == "gpt2" else "llama"
     model, variables, like = made(kind)
     rules = {"gpt2": GPT2, "llama": llama(tied=True), "mixtral": llama(tied=True, experts=True)}[table]
@@ -157,7 +157,7 @@ def put(name, value):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_arrays_without_a_place_are_refused_by_name(exported, kind, change, message):
+def test_arrays_without_a_parameter_are_refused_by_name(exported, kind, change, message):
     with pytest.raises(DataError, match=message):
         language_model_from(exported(kind, arrays=change))
 
@@ -173,7 +173,7 @@ def test_half_precision_weights_are_taken_to_the_last_bit(exported, kind, dtype)
     np.testing.assert_allclose(our_logits(folder), their_logits(folder), atol=1e-4)
 
 
-def test_wrappers_names_are_taken_off_whole():
+def test_prefixes_of_wrappers_are_removed_from_names():
     _, variables, like = made("llama", embedding="untied")
     table = llama(tied=False)
     held = save_weights(variables, table)
@@ -220,12 +220,12 @@ def test_wrappers_names_are_taken_off_whole():
         ("qwen3", {"head_dim": ...}, r"params/block_0/\w+.* there"),
     ],
 )  # fmt: skip
-def test_what_would_change_the_computation_is_refused_by_its_key(exported, kind, config, message):
+def test_keys_that_would_change_the_computation_are_refused_by_name(exported, kind, config, message):
     with pytest.raises(DataError, match=message):
         language_model_from(exported(kind, config=config))
 
 
-def test_keys_that_nobody_knows_are_noted_and_harmless_ones_are_not(exported, recwarn):
+def test_unknown_keys_are_noted_and_harmless_ones_are_not(exported, recwarn):
     harmless = {"pretraining_tp": 1, "attention_dropout": 0.1, "use_cache": True, "eos_token_id": [1, 2], "logits_scaling": 1.0,
                 "attention_bias": ..., "mlp_bias": ..., "rms_norm_eps": 1e-5, "unknown_and_off": False}  # fmt: skip
     folder = exported("llama", config=harmless)
@@ -239,7 +239,7 @@ def test_keys_that_nobody_knows_are_noted_and_harmless_ones_are_not(exported, re
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2"])
-def test_what_a_configuration_leaves_out_is_what_transformers_takes(exported, kind):
+def test_keys_missing_in_a_configuration_have_the_defaults_of_transformers(exported, kind):
     left = {"gpt2": ("layer_norm_epsilon", "n_inner", "activation_function"), "llama": ("rms_norm_eps", "head_dim", "hidden_act"),
             "qwen2": ("rms_norm_eps", "use_sliding_window")}[kind]  # fmt: skip
     ties = {} if kind == "gpt2" else {"embedding": "untied"}
@@ -247,7 +247,7 @@ def test_what_a_configuration_leaves_out_is_what_transformers_takes(exported, ki
     np.testing.assert_allclose(our_logits(folder), their_logits(folder), atol=1e-4)
 
 
-def test_shards_hold_what_their_index_says_and_nothing_else(exported):
+def test_shards_hold_exactly_the_arrays_of_their_index(exported):
     folder = exported("llama")
     held = dict(read_safetensors(folder / "model.safetensors"))
     first, rest = {"model.norm.weight": held.pop("model.norm.weight")}, held

@@ -100,7 +100,7 @@ else:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_no_model_says_what_is(data):
+def test_an_object_that_is_no_model_is_refused_with_the_valid_forms(data):
     with pytest.raises(UsageError, match=r"a pair of functions \(init, apply\)"):
         fitted(lambda x: x, data)
     assert from_nnx.__doc__

@@ -39,7 +39,7 @@ def made(kind, **changes):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_out_and_in_again_gives_the_same_logits(kind, tmp_path):
+def test_export_and_import_give_the_same_logits(kind, tmp_path):
     model, variables = made(kind)
     assert export_language_model(model, variables, tmp_path / "out") == ["config.json", "model.safetensors"]
     back, weights = language_model_from(tmp_path / "out")
@@ -59,7 +59,7 @@ def test_out_and_in_again_gives_the_same_logits(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_their_loader_reads_ours_and_gives_the_same_logits(kind, tmp_path):
+def test_transformers_loads_our_folder_and_gives_the_same_logits(kind, tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     model, variables = made(kind)
     export_language_model(model, variables, tmp_path / "out")
@@ -76,7 +76,7 @@ def test_their_loader_reads_ours_and_gives_the_same_logits(kind, tmp_path):
 
 @pytest.mark.parametrize("shards", [1, 3], ids=["one file", "shards"])
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "qwen3"])
-def test_theirs_is_read_and_gives_the_same_logits(kind, shards, tmp_path):
+def test_a_folder_of_transformers_is_loaded_and_gives_the_same_logits(kind, shards, tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
     sizes = {"vocab_size": 31, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 44,
@@ -139,7 +139,7 @@ def test_shards_are_read_by_their_index(tmp_path):
         ({"vocab_size": None}, "vocabulary is not set"),
     ],
 )
-def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
+def test_models_that_transformers_does_not_have_are_refused(fields, message, tmp_path):
     with pytest.raises(DataError, match=message):
         export_language_model(LanguageModel(**{**BASE, **fields}), {"params": {}}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -173,7 +173,7 @@ def test_models_that_they_do_not_have_are_refused(fields, message, tmp_path):
         ("llama", dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"), 2**30), "differ|invalid sizes"),
     ],
 )  # fmt: skip
-def test_configurations_that_ours_is_not_are_refused(kind, changes, message, tmp_path):
+def test_configurations_that_our_model_does_not_support_are_refused(kind, changes, message, tmp_path):
     model, variables = made(kind)
     export_language_model(model, variables, tmp_path / "x")
     path = tmp_path / "x" / "config.json"
@@ -183,7 +183,7 @@ def test_configurations_that_ours_is_not_are_refused(kind, changes, message, tmp
 
 
 @pytest.mark.parametrize("shape", [(24, 71), ()])
-def test_arrays_that_do_not_come_apart_are_named(shape, tmp_path):
+def test_arrays_that_cannot_be_split_are_named(shape, tmp_path):
     model, variables = made("gpt2")
     export_language_model(model, variables, tmp_path / "x")
     arrays = {**read_safetensors(tmp_path / "x" / "model.safetensors")}
@@ -193,7 +193,7 @@ def test_arrays_that_do_not_come_apart_are_named(shape, tmp_path):
         language_model_from(tmp_path / "x")
 
 
-def test_folders_that_are_none_are_named(tmp_path):
+def test_invalid_folders_are_named(tmp_path):
     with pytest.raises(DataError, match=r"there is no .*config\.json"):
         language_model_from(tmp_path)
     model, variables = made("gpt2")
@@ -210,7 +210,7 @@ def test_folders_that_are_none_are_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_with_its_tokenizer(tmp_path):
+def test_a_run_is_exported_with_its_tokenizer(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     tok = tokenizers.Tokenizer(tokenizers.models.BPE())
     tok.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -246,7 +246,7 @@ def test_a_run_leaves_with_its_tokenizer(tmp_path):
     assert theirs.eos_token == "<|endoftext|>"
 
 
-def test_gpt2s_pair_of_files_is_theirs_by_name(tmp_path):
+def test_an_exported_gpt2_tokenizer_loads_in_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     try:
         tokenizer = open_tokenizer("gpt2")

@@ -104,7 +104,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_out_and_in_again_is_the_same_through_a_file(family, tmp_path):
+def test_weights_are_the_same_after_export_to_a_file_and_import(family, tmp_path):
     model, table, known = FAMILIES[family]
     variables = model.init(jax.random.key(3), TOKENS)
     prefix = known.split(".")[0] + "."
@@ -146,7 +146,7 @@ def test_a_table_of_another_family_has_no_names_for_these():
         save_weights(model.init(jax.random.key(0), TOKENS), llama(tied=True))
 
 
-def test_what_a_format_cannot_say_is_refused():
+def test_models_that_a_format_cannot_represent_are_refused():
     model, table, _ = FAMILIES["gpt2"]
     post = model.clone(norm_place="post").init(jax.random.key(0), TOKENS)
     with pytest.raises(DataError, match=r"needs params/final_norm/scale, .* which this model does not have"):
@@ -157,7 +157,7 @@ def test_what_a_format_cannot_say_is_refused():
 
 
 @pytest.mark.slow
-def test_a_lost_expert_is_missed():
+def test_a_missing_expert_is_found():
     model, table, _ = FAMILIES["mixtral"]
     theirs = save_weights(model.init(jax.random.key(0), TOKENS), table)
     assert theirs["layers.0.block_sparse_moe.experts.3.w1.weight"].shape == (20, 12)
@@ -217,7 +217,7 @@ def test_hostile_safetensors_are_refused(tmp_path, content):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_damage_to_safetensors_does_more_than_fail(tmp_path, data):
+def test_any_damage_to_safetensors_is_a_clean_error(tmp_path, data):
     content = bytearray(raw({"x": GOOD, "y": {**GOOD, "data_offsets": [8, 16]}}, bytes(range(16))))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

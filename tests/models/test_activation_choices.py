@@ -89,7 +89,7 @@ def test_gates_are_the_product_of_an_activation_and_a_second_map():
         np.testing.assert_allclose(feed_forward(name, up, lambda: gate), inner[name][::-1] * X, rtol=3e-6, atol=5e-6)
 
 
-def test_a_wrong_name_says_the_near_ones():
+def test_an_error_about_a_wrong_name_suggests_similar_names():
     with pytest.raises(ValueError, match="no activation 'rellu'. Did you mean 'relu'"):
         activation("rellu")
     with pytest.raises(ValueError, match="prelu learns its slope"):

@@ -59,7 +59,7 @@ def test_prelu_learns_a_slope_for_each_layer():
 
 
 @pytest.mark.parametrize("name", ["leaky_relu", "step", "clip"])
-def test_an_mlp_has_them(name):
+def test_an_mlp_has_these_activations(name):
     model = MLP(widths=(5,), outputs=2, activation=name)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
     variables = drawn(model, x)

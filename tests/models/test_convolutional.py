@@ -371,6 +371,6 @@ def starting(model, *shape):
         (starting(CoAtNet(), 1, 30, 32, 3), "sides are multiples of 4, got"),
     ],
 )
-def test_what_does_not_fit_is_named(make, message):
+def test_misfits_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()

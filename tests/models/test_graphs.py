@@ -201,7 +201,7 @@ def test_parameter_counts_on_cora(model):
     )
 
 
-def test_message_passing_cannot_tell_a_hexagon_from_two_triangles_but_a_chord():
+def test_message_passing_cannot_distinguish_a_hexagon_from_two_triangles_but_can_a_chord():
     hexagon = [(i, (i + 1) % 6) for i in range(6)]
     triangles = [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3)]
     chords = [[*hexagon, (0, step)] for step in (2, 3)]
@@ -256,7 +256,7 @@ def test_the_karate_club_splits_as_it_did(one_device):
     assert shown[0].counts.sum() == 32
 
 
-def test_graphs_without_edges_beside_them_are_named():
+def test_inputs_without_edges_are_refused():
     with pytest.raises(
         DataError, match=r"graphs, graph 0: give a pair, \(features \[n, F\], edges \[e, 2\]\), got ndarray"
     ):
@@ -286,7 +286,7 @@ def test_whole_graphs_are_spread_over_devices_and_predicted(one_device):
 
 
 @pytest.mark.slow
-def test_chords_are_told_apart(one_device):
+def test_a_gin_classifies_rings_by_their_chords(one_device):
     task = GraphClassification(model=GIN(widths=(16, 16, 16)))
     experiment = Experiment(task=task, data=Rings(), optimizer=AdamW(1e-2), steps=150, batch_size=40)
     parts = assemble(experiment, mesh=one_device)
@@ -343,7 +343,7 @@ def test_bad_node_labels_are_refused_with_a_remedy(options, message):
         from_graph(X, GOOD, **{"labels": [0, 1, 0, 1], **options})
 
 
-def test_a_set_of_graphs_that_do_not_fit_together():
+def test_graphs_that_do_not_fit_together_are_refused():
     with pytest.raises(DataError, match="graph 1 has 3 features for each node, graph 0 has 2"):
         from_graphs([(X, GOOD), (np.ones((4, 3)), GOOD)], [0, 1])
     with pytest.raises(DataError, match="no graphs"):
@@ -400,7 +400,7 @@ def test_a_pickle_is_read_and_never_run(tmp_path):
             decode(damaged)
 
 
-def test_planetoids_files_give_the_arrays_at_hand():
+def test_planetoid_files_give_the_original_arrays():
     """The eight files as Planetoid has them, where a copy is at hand."""
     folder = locate("graphs/planetoid/ind.cora.x")
     at_hand = locate("graphs/cora.npz")

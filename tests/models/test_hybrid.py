@@ -265,7 +265,7 @@ def test_sizes_that_do_not_fit_are_refused(fields, message):
         HybridLanguageModel(**SMALL).init(jax.random.key(0), jnp.zeros((2, 3)))
 
 
-def test_generation_is_what_the_whole_model_says_step_by_step():
+def test_generation_equals_that_of_the_whole_model_step_by_step():
     model, variables, tokens = make("griffin")
     assert isinstance(model, Decoder)
     said = generate(model, variables, tokens[:, :3], 9, key=jax.random.key(0), sampling=Sampling(temperature=0))

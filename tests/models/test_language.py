@@ -290,7 +290,7 @@ def test_sinusoids_and_slopes_are_the_published_ones():
 # --- sampling
 
 
-def test_greedy_generation_is_what_the_whole_model_says_step_by_step():
+def test_greedy_generation_equals_that_of_the_whole_model_step_by_step():
     model, variables, tokens = make("llama")
     text = tokens[:, :5]
     said = generate(model, variables, text, 6, key=jax.random.key(0), sampling=Sampling(temperature=0))
@@ -321,7 +321,7 @@ def test_sampling_keeps_to_its_rules():
     assert drawn(temperature=1e-6)[0] == 1
 
 
-def test_equal_logits_do_not_let_more_tokens_in_than_asked_for():
+def test_equal_logits_do_not_add_tokens_beyond_top_k():
     keys = jax.random.split(jax.random.key(0), 500)
     for rules, wanted in (({"top_k": 1}, 1), ({"top_k": 2}, 2), ({"top_p": 0.3}, 2), ({"top_k": 4, "top_p": 0.5}, 2)):
         choose = jax.vmap(lambda key, rules=rules: Sampling(**rules).choose(jnp.zeros((1, 6)), key)[0])
@@ -345,7 +345,7 @@ def test_bad_rules_are_refused(rules):
         Sampling(**rules)
 
 
-def test_generation_compiles_once_and_rows_draw_for_themselves():
+def test_generation_compiles_once_and_rows_have_their_own_draws():
     model, variables, tokens = make("llama")
     same = jnp.tile(tokens[:1, :3], (4, 1))
     before = generation._generate._cache_size()
@@ -371,7 +371,7 @@ def test_windows_cover_the_text_and_targets_are_one_ahead():
 
 @settings(max_examples=30, deadline=None)
 @given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=30, max_size=80))
-def test_text_goes_to_tokens_and_back(tmp_path_factory, text):
+def test_text_is_encoded_and_decoded(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("text") / "a.txt"
     path.write_bytes(text.encode("utf-8"))
     text = read_text(path)  # its line ends are LF
@@ -412,7 +412,7 @@ def rhyme_run(path, **changes):
 
 
 @pytest.mark.slow
-def test_it_learns_a_rhyme_and_says_it(rhyme, one_device):
+def test_it_learns_a_rhyme_and_generates_it(rhyme, one_device):
     run = train(rhyme_run(rhyme), mesh=one_device, progress="none")
     last = run.history.last("test")
     assert last["loss"] < 0.3  # the first tokens of a window can only be guessed
@@ -428,7 +428,7 @@ def test_it_learns_a_rhyme_and_says_it(rhyme, one_device):
     assert from_data(to_data(run.experiment)) == run.experiment
 
 
-def test_a_task_and_data_that_do_not_belong_together(rhyme, blobs, one_device):
+def test_a_task_and_data_that_do_not_fit_are_refused(rhyme, blobs, one_device):
     model = LanguageModel(layers=1, heads=2, width=8, length=8)
     options = {"mesh": one_device, "progress": "none"}
     with pytest.raises(DataError, match=r"windows of 'rhyme' have 16 tokens, more than LanguageModel.length 8"):

@@ -26,7 +26,7 @@ def kernel_of(model, layers, variables, x):
     return Layered(model, layers).apply(variables, x)
 
 
-def test_without_changes_a_model_stays_itself_and_with_them_it_keeps_its_fields_and_paths():
+def test_without_settings_a_model_is_unchanged_and_with_them_it_keeps_fields_and_paths():
     model = CNN(features=(4,), dense=(8,), outputs=3)
     assert with_layers(model, Layers()) is model
     wrapped = with_layers(model, Layers(kernels="standardized"))
@@ -114,7 +114,7 @@ def test_gyro_dropout_uses_few_masks_again_and_again():
 @pytest.mark.parametrize(
     "kind", ["gyro", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("channels", "alpha"))]
 )
-def test_the_dropout_of_a_model_takes_its_kind_in_training_only(kind):
+def test_the_kind_of_dropout_is_used_in_training_only(kind):
     model = RCNN(features=4, stages=1, steps=1, dropout=0.5, outputs=3)
     wrapped = Layered(model, Layers(dropout=kind))
     variables = drawn(model, IMAGES)
@@ -124,7 +124,7 @@ def test_the_dropout_of_a_model_takes_its_kind_in_training_only(kind):
     assert np.abs(train[0] - train[1]).max() > 1e-3
 
 
-def test_drop_connect_is_the_model_with_a_part_of_its_weights_and_off_in_evaluation():
+def test_drop_connect_drops_weights_in_training_and_is_off_in_evaluation():
     model = MLP(widths=(6,), outputs=2)
     wrapped, x = Layered(model, Layers(drop_connect=0.5, at="hidden_0")), IMAGES[:, 0, 0]
     variables = drawn(model, x)
@@ -136,7 +136,7 @@ def test_drop_connect_is_the_model_with_a_part_of_its_weights_and_off_in_evaluat
 
 
 @pytest.mark.smoke
-def test_ghost_batch_norm_is_batch_norm_at_the_whole_batch_and_apart_on_parts():
+def test_ghost_batch_norm_equals_batch_norm_on_each_part():
     x = jnp.asarray(5 + RNG.normal(size=(12, 4, 4, 3)), jnp.float32)
     plain = BatchNorm(use_running_average=False, momentum=0.9)
     variables = drawn(plain, x)

@@ -84,7 +84,7 @@ def test_one_layer_by_hand():
     np.testing.assert_allclose(adapted.apply({"params": p}, x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_dropout_is_of_the_adapters_inputs_and_in_training_only():
+def test_dropout_is_applied_to_the_adapters_inputs_in_training_only():
     x = jnp.ones((2000, 4))
     adapted = LoRA(nn.Dense(3), rank=2, dropout=0.5)
     variables = trained(adapted.init(jax.random.key(0), x))
@@ -113,7 +113,7 @@ def test_generation_with_a_cache_is_that_of_the_merged_model(blocks):
     assert not np.array_equal(written, generate(model, adapted.merged(zero(variables)), TOKENS, 6, **options))
 
 
-def test_what_is_wrong_is_said():
+def test_mistakes_are_refused_with_the_reason():
     with pytest.raises(UsageError, match=r"'nope' matches no dense layer of MLP.*: hidden_0, output"):
         LoRA(MLP(widths=(8,), outputs=3), at="nope").init(jax.random.key(0), jnp.ones((4, 5)))
     with pytest.raises(UsageError, match="regular expression"):

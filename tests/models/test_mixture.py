@@ -73,7 +73,7 @@ def plain(layer, params, x):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_values_and_what_is_told_equal_a_loop_over_tokens(kind):
+def test_outputs_and_statistics_equal_a_loop_over_tokens(kind):
     layer = LAYERS[kind]
     x, variables = make(layer)
     y, told = jax.jit(lambda v, x: layer.apply(v, x, mutable=[COLLECTION]))(variables, x)
@@ -116,7 +116,7 @@ def test_gradients_equal_finite_differences_and_reach_router_and_chosen_experts(
 
 
 @pytest.mark.parametrize(("count", "per_token", "length"), [(1, 1, 5), (5, 2, 7), (6, 3, 1)])
-def test_all_roads_give_the_same_where_nothing_is_dropped(count, per_token, length):
+def test_all_implementations_give_the_same_if_no_token_is_dropped(count, per_token, length):
     common = {"count": count, "per_token": per_token, "weights": "all"}
     x = jax.random.normal(jax.random.key(length), (2, length, 4))
     roads = [Experts(**common, products="dense"), Experts(**common, products="grouped"),
@@ -163,7 +163,7 @@ def test_tokens_in_another_order_give_results_in_that_order():
         np.testing.assert_allclose(moved, y[:, order], atol=1e-6)
 
 
-def test_with_places_earlier_tokens_do_not_notice_later_ones():
+def test_with_capacity_later_tokens_do_not_change_earlier_ones():
     layer = LAYERS["gshard"]
     x, variables = make(layer)
     changed = x.at[:, 6].set(-x[:, 6])
@@ -218,7 +218,7 @@ def test_in_a_model_with_cache_scan_remat_and_bfloat16(kind, blocks):
 
 
 @pytest.mark.slow
-def test_scanned_layers_tell_what_unrolled_ones_tell():
+def test_scanned_layers_report_the_statistics_of_unrolled_ones():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 9)), jnp.int32)
     model = LanguageModel(**MODEL, experts=Experts(4))
     params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
@@ -274,7 +274,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
 
 
 @pytest.mark.slow
-def test_experts_come_to_be_used_alike(tmp_path, one_device):
+def test_training_balances_the_experts(tmp_path, one_device):
     (tmp_path / "rhyme.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
     model = LanguageModel(layers=1, heads=2, width=16, mlp_dim=16, length=16, experts=Experts(4))
     ends = {}

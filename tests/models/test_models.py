@@ -156,6 +156,6 @@ def test_perceptron_fires_at_zero_in_both_codings():
         (CifarResNet(), (1, 8, 8), "needs images"),
     ],
 )
-def test_a_model_names_what_it_cannot_take(model, shape, message):
+def test_a_model_refuses_unsupported_inputs_by_name(model, shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape)))

@@ -140,7 +140,7 @@ def test_cells_equal_a_numpy_reference_forward_and_gradient(cell, inside, monkey
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_long_memory_outlives_bfloat16(cell):
+def test_a_long_memory_is_kept_in_bfloat16(cell):
     """A cell that gains a thousandth in each step: rounded to 16 bits, it would stand still."""
     layer = Recurrent(cell, 1)
     x = jnp.ones((1, 400, 1))
@@ -304,7 +304,7 @@ def test_parameter_counts(model, shape, parameters):
         (ConvLSTMForecaster(), (1, 8, 8, 1), "needs frames"),
     ],
 )
-def test_a_model_names_what_it_cannot_take(model, shape, message):
+def test_a_model_refuses_unsupported_inputs_by_name(model, shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape)))
 
@@ -326,7 +326,7 @@ def test_bad_hyper_parameters_are_refused(make, message):
         make()
 
 
-def test_the_adding_problem_is_what_it_says():
+def test_the_adding_problem_follows_its_definition():
     data = AddingProblem(length=9, train=400, test=50, seed=3).open()
     x, y = data.train["inputs"], data.train["targets"]
     assert x.shape == (400, 9, 2)
@@ -343,7 +343,7 @@ def test_the_adding_problem_is_what_it_says():
         AddingProblem(length=1).open()
 
 
-def test_spirals_alternate_and_a_straight_line_cannot_tell_them():
+def test_spirals_alternate_and_a_straight_line_cannot_separate_them():
     data = TwoSpirals(train=200, test=101, noise=0.0, turns=1.5).open()
     x, y = data.train["inputs"], data.train["targets"]
     assert x.shape == (200, 2)
@@ -378,7 +378,7 @@ def test_moving_digits_move_at_their_speed_and_stay_inside():
         MovingDigits(size=18, speed=4.0).open()
 
 
-def test_next_frame_measures_itself_beside_copying():
+def test_next_frame_is_compared_with_copying():
     rng = np.random.default_rng(0)
     batch = {
         "inputs": jnp.asarray(rng.random((3, 2, 4, 4, 1)), jnp.float32),
@@ -484,7 +484,7 @@ def test_convergence_is_not_claimed_of_a_run_that_left_an_example_out(experiment
     assert "bound" not in values
 
 
-def test_the_rule_says_what_it_is_for(blobs):
+def test_the_perceptron_rule_refuses_other_models_and_settings(blobs):
     with pytest.raises(DataError, match="trains a Perceptron, .* not a MLP; use Classification"):
         PerceptronRule(model=MLP()).bind(LogicGate(gate="and").open().card)
     for wrong in ({"rate": -1.0}, {"rate": float("nan")}, {"examples": 0}):
@@ -536,13 +536,13 @@ def test_a_text_in_pieces_gives_the_outputs_of_the_whole(cell):
 
 
 @pytest.mark.parametrize("wrong", [{"answer": "last"}, {"answer": "every", "bidirectional": True}])
-def test_a_network_that_sees_the_end_cannot_go_on(wrong):
+def test_a_bidirectional_network_cannot_continue_a_text(wrong):
     with pytest.raises(ValueError, match="generates text only with answer='every' and bidirectional=False"):
         RNN(**wrong).empty_cache(1, 5)
 
 
 @pytest.mark.slow
-def test_a_gru_learns_to_add_where_a_simple_cell_is_far_behind(one_device):
+def test_a_gru_learns_to_add_where_a_simple_cell_is_much_worse(one_device):
     run, errors = config.load("adding_gru").experiment, {}
     data = run.data.open()
     for cell in ("gru", "simple"):

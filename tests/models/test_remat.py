@@ -64,7 +64,7 @@ def loss(model, inputs, params, rest):
 
 
 @pytest.mark.parametrize(("family", "policy"), CASES)
-def test_outputs_gradients_and_parameters_are_those_without(family, policy):
+def test_outputs_gradients_and_parameters_equal_those_without_remat(family, policy):
     model, inputs = FAMILIES[family]
     again = with_remat(model, policy)
     variables = jax.jit(model.init)(jax.random.key(0), inputs)
@@ -116,7 +116,7 @@ def test_less_is_stored_and_more_is_computed(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_field_keeps_its_old_meaning_and_refuses_other_words(family):
+def test_a_missing_field_means_none_and_unknown_values_are_refused(family):
     model, _ = FAMILIES[family]
     saved = to_data(model)
     assert saved.pop("remat") == "none"

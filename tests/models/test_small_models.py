@@ -231,7 +231,7 @@ def test_a_neural_ode_equals_a_numpy_reference_forward_and_gradient():
 
 
 @pytest.mark.slow
-def test_a_neural_ode_tells_two_spirals_apart(experiment, one_device):
+def test_a_neural_ode_separates_two_spirals(experiment, one_device):
     pytest.importorskip("diffrax")
     data = TwoSpirals(turns=0.75, train=400, test=200).open()
     task = Classification(model=NeuralODE(width=32, steps=4))
@@ -245,7 +245,7 @@ def test_without_diffrax_the_error_names_the_extra(monkeypatch):
         NeuralODE().init(jax.random.key(0), jnp.zeros((1, 2)))
 
 
-def test_basis_functions_are_the_products_and_bumps_they_say():
+def test_basis_functions_equal_their_formulas():
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     got = Perceptron(basis="polynomial", degree=3).expand(jnp.asarray(x))
     powers = [p for p in itertools.product(range(4), repeat=3) if 1 <= sum(p) <= 3]
@@ -281,7 +281,7 @@ def test_xor_is_separable_by_products_and_novikoffs_bound_holds_there(experiment
     assert values["updates"] <= values["bound"]
 
 
-def test_the_copy_problem_is_what_it_says():
+def test_the_copy_problem_follows_its_definition():
     data = CopyProblem(remember=3, gap=4, symbols=5, train=200, test=20, seed=3).open()
     x, y = data.train["inputs"], data.train["targets"]
     assert x.shape == y.shape == (200, 10)

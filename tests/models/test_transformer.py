@@ -251,7 +251,7 @@ def test_padding_changes_nothing(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("pool", "place"), [("mean", "pre"), ("token", "post"), ("none", "pre")])
-def test_an_encoder_pools_what_is_real(pool, place):
+def test_an_encoder_pools_real_tokens_only(pool, place):
     model = TransformerEncoder(**SMALL, vocab_size=11, pool=pool, norm_place=place, outputs=3)
     x, apply = tokens(0, 7, 4, width=7), jax.jit(model.apply)
     variables = jax.jit(model.init)(jax.random.key(0), x)
@@ -367,7 +367,7 @@ def writer():
     return model, jax.tree.map(lambda a: a * 1.8, variables), source
 
 
-def test_greedy_writing_is_what_the_whole_model_says_step_by_step(writer):
+def test_greedy_decoding_equals_that_of_the_whole_model_step_by_step(writer):
     model, variables, source = writer
     said = np.asarray(greedy(model, variables, source, 6))
     for row, one in zip(source, said, strict=True):
@@ -476,7 +476,7 @@ def test_bleu_equals_a_plain_implementation(written, references):
 # --- data
 
 
-def test_lines_become_tokens_and_lines_again():
+def test_lines_are_encoded_and_decoded():
     assert split_words("Zwei Männer, im T-Shirt; don't!") == ["zwei", "männer", ",", "im", "t-shirt", ";", "don't", "!"]
     lines = [split_words(line) for line in ("a b b <pad> c", "b a d")]
     names = build_vocabulary(lines, least=2)
@@ -528,7 +528,7 @@ def test_reversed_words_are_split_without_repeats(word_list):
             ReversedWords(**{"path": str(word_list), **wrong}).open()
 
 
-def test_translations_say_what_is_left_out(tmp_path, monkeypatch):
+def test_translations_report_the_pairs_that_are_left_out(tmp_path, monkeypatch):
     folder = tmp_path / "text" / "multi30k"
     folder.mkdir(parents=True)
     texts = {
@@ -553,7 +553,7 @@ def test_translations_say_what_is_left_out(tmp_path, monkeypatch):
         Multi30k(target="de").open()
 
 
-def test_archives_unpack_to_what_is_kept(tmp_path, monkeypatch):
+def test_only_the_needed_files_of_an_archive_are_unpacked(tmp_path, monkeypatch):
     def archive(**files):
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as file:
@@ -625,7 +625,7 @@ def trained(word_list, one_device, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_learns_to_reverse_and_says_how(trained, tmp_path, capsys):
+def test_it_learns_to_reverse_words(trained, tmp_path, capsys):
     run, folder = trained
     last = run.history.last("test")
     assert last["exact"] > 0.9
@@ -676,7 +676,7 @@ def test_bleu_is_measured_over_the_whole_split(word_list, trained, one_device):
     assert parts.task.headline == "bleu"
 
 
-def test_a_task_and_data_that_do_not_belong_together(word_list, blobs, one_device):
+def test_a_task_and_data_that_do_not_fit_are_refused(word_list, blobs, one_device):
     options, model = {"mesh": one_device, "progress": "none"}, run_of(word_list).task.model
     for changes, message in (
         ({"model": MLP()}, "SequenceToSequence needs a model that generates sequences, and MLP does not"),
@@ -718,7 +718,7 @@ def test_an_encoder_learns_a_word_that_decides(one_device):
     assert run.parts.task.model.vocab_size == 24
 
 
-def test_test_sources_longer_than_those_of_the_training_are_seen_before_the_run():
+def test_test_sources_longer_than_the_training_ones_are_found_before_the_run():
     names = (*SPECIAL, *"abcdef")
     split = {n: {"inputs": np.full((4, n), 5, np.int32), "targets": np.full((4, 3), 6, np.int32)} for n in (4, 7)}
     data = Dataset("words", split[4], split[7], names, target_kind="sequence", prepare=TokenIds(),

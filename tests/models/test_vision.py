@@ -191,6 +191,6 @@ def test_stochastic_depth_leaves_out_whole_branches_in_training_only():
         ),
     ],
 )
-def test_what_does_not_fit_is_named(make, message):
+def test_misfits_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()

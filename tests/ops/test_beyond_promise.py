@@ -107,7 +107,7 @@ def test_the_platform_is_that_of_the_mesh_and_not_of_this_machine():
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_the_form_of_a_product_goes_by_the_platform_that_it_is_compiled_for(platform):
+def test_the_form_of_a_product_depends_on_the_platform_that_it_is_compiled_for(platform):
     x, kernel, w = jnp.ones((4, 9, 9, 8)), jnp.ones((3, 3, 8, 8)), jnp.ones((324, 8))
 
     def products(x, kernel, w):
@@ -157,7 +157,7 @@ def test_the_compiler_takes_the_options():
     assert beyond_promise.quick_compilation("tpu") is None
 
 
-def test_the_option_for_gpus_that_are_not_there_is_known():
+def test_the_compiler_option_for_absent_gpus_exists():
     options = beyond_promise.untimed_compilation("gpu")
     # Every compiler knows the options of all platforms.
     compiled = jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=options)

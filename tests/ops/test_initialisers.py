@@ -101,7 +101,7 @@ def test_a_delta_orthogonal_convolution_keeps_norms():
         initialised(narrow, KEY, Initialiser("delta_orthogonal"))
 
 
-def test_the_gain_of_the_last_layer_also_scales_what_the_model_says():
+def test_the_gain_of_the_last_layer_scales_the_outputs():
     made = initialised(SHAPES, KEY, Initialiser(last_gain=0.0))
     assert not np.asarray(made["output"]["kernel"]).any()
     assert_same_bits(made["hidden_0"], SHAPES["hidden_0"])
@@ -109,7 +109,7 @@ def test_the_gain_of_the_last_layer_also_scales_what_the_model_says():
         initialised({"hidden_0": SHAPES["hidden_0"]}, KEY, Initialiser(last_gain=0.1))
 
 
-def test_a_kernel_depends_on_its_path_and_not_on_what_else_there_is():
+def test_a_kernel_depends_on_its_path_and_not_on_other_parameters():
     alone = initialised({"conv_0": SMALL["conv_0"]}, KEY, Initialiser("he"))
     assert_same_bits(alone["conv_0"], initialised(SMALL, KEY, Initialiser("he"))["conv_0"])
 
@@ -128,7 +128,7 @@ def experiment(**fields):
     return Experiment(task=task, data=InMemory("blobs"), batch_size=16, steps=2, **fields)
 
 
-def test_a_run_begins_as_it_says_on_one_device_and_on_eight(blobs):
+def test_a_run_starts_from_its_initialiser_on_one_device_and_on_eight(blobs):
     states = []
     for mesh in (MeshShape(data=1), MeshShape(data=1, fsdp=8)):
         one = experiment(initialiser=Initialiser("orthogonal"), mesh=mesh)
@@ -139,7 +139,7 @@ def test_a_run_begins_as_it_says_on_one_device_and_on_eight(blobs):
     np.testing.assert_allclose(kernel @ kernel.T, np.eye(32), atol=1e-5)
 
 
-def test_by_default_a_run_begins_as_the_model_says(blobs):
+def test_by_default_a_run_starts_from_the_initialisers_of_the_model(blobs):
     parts = assemble(experiment(), blobs, mesh=make_mesh(MeshShape(), devices=jax.devices()[:1]))
     batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), parts.batch_spec)
     assert_same_bits(parts.fresh_state().params, parts.task.init(stream_key(0, "init", 0), batch)["params"])

@@ -128,7 +128,7 @@ def test_average_pool_is_the_mean_of_each_window(window):
         average_pool(jnp.asarray(x), 4)
 
 
-def test_streams_and_steps_and_examples_draw_apart():
+def test_streams_steps_and_examples_have_different_draws():
     keys = [stream_key(seed, name, step) for seed in (0, 1) for name in ("model", "augment") for step in (0, 1)]
     draws = {float(jax.random.uniform(key)) for key in keys}
     draws |= {float(u) for u in jax.vmap(jax.random.uniform)(example_keys(keys[0], 5))}

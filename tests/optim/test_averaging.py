@@ -57,7 +57,7 @@ def test_a_number_that_cannot_be_averaged_is_the_newest():
 
 
 @pytest.mark.parametrize("average", [EMA(0.8), SWA(start=0.3)])
-def test_sharded_it_is_the_dense_one_bit_for_bit(average):
+def test_a_sharded_average_equals_the_dense_one_bit_for_bit(average):
     mesh = make_mesh(MeshShape(fsdp=8))
     rng = np.random.default_rng(0)
     trees = [{"kernel": rng.normal(size=(64, 128)).astype(np.float32)} for _ in range(6)]
@@ -114,7 +114,7 @@ def test_the_averaged_model_measures_its_own_batch_statistics(one_device):
     assert max(jax.tree.leaves(different)) > 1e-3, "the two ways differ"
 
 
-def test_training_does_not_notice_and_micro_batches_are_taken(one_device):
+def test_an_average_does_not_change_training_and_works_with_micro_batches(one_device):
     experiment, data = normed(average=SWA(start=0.5), micro_batches=2)
     with_it = states(experiment, data, one_device)[1][-1]
     without = states(replace(experiment, average=EMA()), data, one_device)[1][-1]
@@ -122,7 +122,7 @@ def test_training_does_not_notice_and_micro_batches_are_taken(one_device):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(with_it.average))
 
 
-def test_a_run_is_cut_and_goes_on(tmp_path, one_device):
+def test_an_interrupted_run_resumes_with_the_same_bits(tmp_path, one_device):
     experiment, data = normed(average=SWA(start=0.4))
     whole = train(experiment, dataset=data, run_dir=tmp_path / "whole", progress="none", mesh=one_device)
     train(experiment, dataset=data, run_dir=tmp_path / "cut", stop_at=7, progress="none", mesh=one_device)
@@ -139,7 +139,7 @@ def test_a_run_is_cut_and_goes_on(tmp_path, one_device):
         ({"statistics": "none"}, "SWA.statistics is"),
     ],
 )
-def test_settings_that_are_none(fields, said):
+def test_invalid_settings_are_refused(fields, said):
     with pytest.raises((ValueError, UsageError), match=said):
         SWA(**fields)
 

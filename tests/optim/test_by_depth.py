@@ -85,7 +85,7 @@ def test_it_equals_a_hand_written_loop_and_opens_again():
     assert from_data(to_data(optimizer)) == optimizer
 
 
-def test_what_is_wrong_is_said():
+def test_mistakes_are_refused_with_the_reason():
     with pytest.raises(UsageError, match=r"no.*numbers|there are none in blocks/kernel"):
         factors(ByDepth(), "blocks/kernel")
     with pytest.raises(UsageError, match=r"in \(0, 1\], got 0"):

@@ -50,7 +50,7 @@ def test_flags_choose_a_class_and_then_its_fields():
     assert read("--average", "swa", "--average.start", "2ep")[0].average == SWA(start="2ep")
 
 
-def test_wrappers_are_put_around_what_the_configuration_has():
+def test_wrappers_wrap_the_optimizer_of_the_configuration():
     found, plain = read("--optimizer", "SAM", "--optimizer.rho=0.1", "--optimizer.optimizer.schedule=one-cycle")
     assert found.optimizer == SAM(replace(plain.optimizer, schedule=OneCycle()), rho=0.1)
     twice, _ = read("--optimizer=sgd", "--optimizer=lookahead", "--optimizer.every", "3")
@@ -68,7 +68,7 @@ def test_wrappers_are_put_around_what_the_configuration_has():
         (("--optimizer.schedule", "--steps", "3"), "--optimizer.schedule takes the name of one"),
     ],
 )
-def test_unknown_and_missing_names_are_told(flags, said):
+def test_unknown_and_missing_names_are_refused(flags, said):
     with pytest.raises(UsageError, match=said):
         with_choices(config.load("digits_cnn").experiment, flags)
 
@@ -80,7 +80,7 @@ def test_other_flags_are_left_as_they_are():
 
 
 @pytest.mark.slow
-def test_two_players_have_all_of_it(one_device):
+def test_both_players_have_every_gradient_change_and_penalty(one_device):
     loaded = config.load("ring_gan").experiment
     plain = replace(loaded, task=replace(loaded.task, critic_steps=2), optimizer=SGD(0.01), batch_size=16, steps=2,
                     steps_per_call=2, average=EMA())  # fmt: skip
@@ -98,7 +98,7 @@ def test_two_players_have_all_of_it(one_device):
 
 
 @pytest.mark.slow
-def test_replicas_that_train_apart_have_their_own_noise(experiment, blobs, one_device):
+def test_replicas_of_local_sgd_have_their_own_noise(experiment, blobs, one_device):
     apart = replace(experiment, local=LocalSGD(replicas=2, every=2), steps=2, steps_per_call=1, optimizer=AdamW(1e-2))
     changed = replace(apart, gradient=Gradient(clip_value=1e-2, noise=1e-6), penalty=Penalty(l2=0.1, weight_noise=0.01))
     parts = assemble(changed, blobs, mesh=one_device)

@@ -42,12 +42,12 @@ def test_every_unit_in_steps(duration, steps):
 
 
 @pytest.mark.parametrize("wrong", ["10epp", "ten ep", "", "10", "-1ba", "10 Kex", "1.2.3ba", True, None])
-def test_what_is_no_duration_is_told_with_the_forms_that_are(wrong):
+def test_an_invalid_duration_is_refused_with_the_valid_forms(wrong):
     with pytest.raises(UsageError, match="'500ba', epochs '10ep'"):
         parse(wrong)
 
 
-def test_numbers_above_one_and_negative_ones_are_told_apart_from_steps():
+def test_numbers_above_one_and_negative_ones_are_distinguished_from_steps():
     with pytest.raises(UsageError, match=r"share of the run, between 0 and 1; got 500. Write '500ba' for steps"):
         parse(500)
     with pytest.raises(UsageError, match="between 0 and 1"):
@@ -93,7 +93,7 @@ def test_a_run_counts_the_epochs_of_its_own_data(experiment, blobs, one_device):
     assert from_data(to_data(rule)) == rule
 
 
-def test_what_has_no_such_durations_stays_the_object_it_was():
+def test_an_optimizer_without_such_durations_is_returned_unchanged():
     for value in (AdamW(), Lookahead(SGD()), Later(Adam(), step=3), Optax(optax.adam(1e-3))):
         assert with_clock(value, CLOCK) is value
     assert dataclasses.replace(Later(Adam(), step=3)).step == 3

@@ -30,7 +30,7 @@ SHAPES = [(4096,), (64, 64), (3, 3, 8, 96), (5000,), (7, 300), (2, 64, 3), (257,
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (768, 3072), (50257, 768), (12, 64, 128), (1024, 1), ()])
-def test_blocks_hold_everything_and_scales_are_small(shape):
+def test_blocks_cover_all_numbers_and_scales_are_small(shape):
     *lead, count, size = block_shape(shape)
     run = math.prod(shape[len(lead) :])
     assert tuple(lead) == shape[: len(lead)]
@@ -51,7 +51,7 @@ def test_blocks_hold_everything_and_scales_are_small(shape):
     zeros=st.sampled_from([0.0, 0.3, 1.0]),
     noise=st.sampled_from([0.0, 0.5, 1 - 2**-24, None]),
 )
-def test_what_a_code_loses(shape, seed, orders, size, zeros, noise):
+def test_the_rounding_error_of_a_code_is_bounded(shape, seed, orders, size, zeros, noise):
     rng = np.random.default_rng(seed)
     x = 10.0 ** (size - orders * rng.random(shape)) * (rng.random(shape) >= zeros)
     drawn = (
@@ -94,7 +94,7 @@ def test_no_step_explodes(seed, orders, b1):
     )
 
 
-def test_codes_are_right_on_average():
+def test_codes_are_unbiased():
     x = jnp.asarray(np.random.default_rng(0).lognormal(sigma=4, size=(1, 256)), jnp.float32)
     noise = (np.arange(1000, dtype=np.float32) + 0.5) / 1000
     for code in (FIRST, SECOND):
@@ -108,7 +108,7 @@ def test_codes_are_right_on_average():
     assert not np.isfinite(to_bfloat16(jnp.asarray([np.inf, np.nan], jnp.float32), jnp.full(2, 0.99))).any()
 
 
-def test_a_number_that_is_not_finite_is_seen():
+def test_a_number_that_is_not_finite_stays_not_finite():
     x = jnp.ones((16, 256)).at[3, 7].set(jnp.nan)
     for code in (FIRST, SECOND):
         codes, scales = quantise(x, code, jnp.zeros(block_shape(x.shape)))
@@ -233,7 +233,7 @@ def rows(moments, **options):
 
 
 @pytest.mark.parametrize("kind", ["8-bit", pytest.param("bfloat16", marks=pytest.mark.slow)])
-def test_a_run_that_was_cut_ends_with_the_same_bits(kind, tmp_path):
+def test_an_interrupted_run_ends_with_the_same_bits(kind, tmp_path):
     whole = rows(kind)
     rows(kind, run_dir=tmp_path / "run", save_every=2)
     for late in ("4", "6"):
@@ -244,7 +244,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(kind, tmp_path):
         rows("float32", run_dir=tmp_path / "run")
 
 
-def test_eight_devices_store_what_one_stores():
+def test_eight_devices_store_the_same_codes_as_one():
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec
     rng = np.random.default_rng(0)

@@ -66,7 +66,7 @@ def trained(parts, state, start, stop):
 
 
 @pytest.mark.smoke
-def test_clipping_and_noise_are_the_same_on_one_device_on_eight_and_after_a_cut(experiment, blobs, one_device):
+def test_clipping_and_noise_are_the_same_on_one_device_on_eight_and_after_resuming(experiment, blobs, one_device):
     # A norm far below that of the gradients, so that all is clipped; then noise, which no device may draw on its own.
     rule = SGD(learning_rate=0.5, momentum=0.0, schedule=Constant(), clip_norm=0.01)
     changes = Gradient(clip_value=0.05, clip_adaptive=0.5, noise=1e-4)
@@ -115,7 +115,7 @@ def test_a_users_own_optimizer_gets_the_changed_gradient(blobs):
     assert largest(Gradient(clip_value=0.01)) == pytest.approx(0.01)
 
 
-def test_by_default_a_step_is_the_program_that_it_was(experiment, blobs):
+def test_by_default_the_program_of_a_step_is_unchanged(experiment, blobs):
     def text(**changes):
         parts = assemble(replace(experiment, **changes), blobs)
         with jax.set_mesh(parts.mesh):
@@ -126,7 +126,7 @@ def test_by_default_a_step_is_the_program_that_it_was(experiment, blobs):
     assert text(gradient=Gradient(clip_value=1.0)) != plain
 
 
-def test_an_experiment_with_changes_is_saved_and_the_defaults_have_no_part_in_its_name(experiment):
+def test_an_experiment_with_changes_is_saved_and_defaults_do_not_change_its_name(experiment):
     changed = replace(experiment, gradient=Gradient(noise=0.1), penalty=Penalty(l1=1e-4, on=("*kernel",)))
     assert from_data(to_data(changed)) == changed
     assert digest(changed) != digest(experiment)
@@ -146,7 +146,7 @@ def test_an_experiment_with_changes_is_saved_and_the_defaults_have_no_part_in_it
         ({"noise": -1.0}, "gradient.noise is at least 0"),
     ],
 )
-def test_bad_fields_are_told(fields, said):
+def test_bad_fields_are_refused(fields, said):
     with pytest.raises(UsageError, match=said):
         Gradient(**fields)
 

@@ -25,14 +25,14 @@ def run_of(transformation, steps):
     return np.array(seen)
 
 
-def test_before_its_step_nothing_moves_and_then_it_is_the_optimizer_from_scratch():
+def test_before_its_step_parameters_are_fixed_and_then_the_optimizer_starts_fresh():
     inner = Adam(1e-1, schedule=Constant(), clip_norm=None)
     later, plain = run_of(Later(inner, 3).build(8), 8), run_of(inner.build(8), 5)
     np.testing.assert_array_equal(later[:3], np.array([[1.0, -2.0]] * 3, np.float32))
     np.testing.assert_array_equal(later[3:], plain)
 
 
-def test_from_its_step_on_nothing_moves_any_more():
+def test_from_its_step_on_parameters_are_fixed():
     inner = Adam(1e-1, schedule=Constant())
     until, plain = run_of(Until(inner, 3).build(8), 8), run_of(inner.build(8), 8)
     np.testing.assert_array_equal(until[:3], plain[:3])
@@ -71,7 +71,7 @@ def test_by_path_it_unfreezes_from_the_output_down(blobs):
 
 
 @pytest.mark.slow
-def test_a_cut_run_is_the_uncut_one(experiment, blobs, tmp_path):
+def test_an_interrupted_run_equals_the_uninterrupted_one(experiment, blobs, tmp_path):
     from jaxnets.runs.train import train
 
     later = replace(experiment, optimizer=Later(AdamW(1e-2), 7), steps=12)

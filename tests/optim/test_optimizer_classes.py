@@ -154,7 +154,7 @@ def test_an_optimizer_is_the_transformation_of_optax(name):
 
 
 @pytest.mark.smoke
-def test_sam_without_distance_and_lookahead_that_goes_all_the_way_are_their_base():
+def test_sam_with_rho_0_and_lookahead_with_share_1_equal_their_base():
     base = Adam(0.05, schedule=KEEP)
     wanted, _ = after(base)
     for same in (SAM(base, rho=0.0), SAM(base, rho=0.0, every=2), Lookahead(base, every=1, share=1.0)):
@@ -163,7 +163,7 @@ def test_sam_without_distance_and_lookahead_that_goes_all_the_way_are_their_base
         assert np.abs(after(other)[0]["hidden"]["kernel"] - wanted["hidden"]["kernel"]).max() > 1e-4
 
 
-def test_lookahead_goes_half_of_the_way_of_its_base_every_second_step():
+def test_lookahead_with_share_one_half_moves_half_way_every_second_step():
     base = SGD(0.1, momentum=0.0, schedule=KEEP)
     params, slow = PARAMS, PARAMS
     gradient = jax.jit(jax.grad(loss))
@@ -232,7 +232,7 @@ def test_sam_ends_where_the_loss_is_flatter():
     assert (flat < 0.8 * plain).sum() >= 8
 
 
-def test_where_sams_second_gradient_is_not_finite_it_takes_the_first():
+def test_if_the_second_gradient_of_sam_is_not_finite_it_uses_the_first():
     rule = SAM(SGD(1.0, momentum=0.0, schedule=KEEP)).build(10)
     w = jnp.array([3.0, 4.0])
     updates, _ = rule.update({"w": w}, rule.init({"w": w}), {"w": w}, grad_fn=lambda at, _: {"w": at["w"] * jnp.nan})
@@ -246,7 +246,7 @@ def test_schedule_free_evaluates_the_average_of_the_weights():
     assert_close(evaluation_params(state, params), z, rtol=1e-4, atol=1e-5)
 
 
-def test_muon_gives_orthogonal_updates_to_hidden_matrices_and_adamw_the_rest():
+def test_muon_orthogonalises_updates_of_hidden_matrices_and_adamw_updates_the_rest():
     rule = Muon(1.0, 0.5, schedule=KEEP).build(10)
     rng = np.random.default_rng(0)
     gradients = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), PARAMS)
@@ -271,7 +271,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_state_that_was_saved_goes_on_with_the_same_bits(name):
+def test_a_saved_state_resumes_with_the_same_bits(name):
     rule = built(RESUMED[name])
     whole, half, states = PARAMS, PARAMS, [rule.init(PARAMS), rule.init(PARAMS)]
     for step in range(7):
@@ -307,6 +307,6 @@ def test_lbfgs_solves_a_regression_in_a_few_steps():
         (lambda: after(Lookahead(SAM())), "put the other one inside, as in"),
     ],
 )
-def test_bad_wrappers_are_told(make, said):
+def test_bad_wrappers_are_refused(make, said):
     with pytest.raises(UsageError, match=said):
         make()

@@ -185,7 +185,7 @@ def test_names_and_values_that_are_no_optimizer(data):
         (0.1, "an Optax transformation such as"),
         ({"hidden_0/.*": "sgd"}, "no optimizer is given for the parameter 'output/"),
         ({"hiden/.*": "sgd", ".*": "sgd"}, "'hiden/.*' has no parameter"),
-        ({"(": "sgd"}, "no regular expression"),
+        ({"(": "sgd"}, "is not a regular expression"),
     ):
         with pytest.raises(UsageError) as error:
             fitted(data, value)
@@ -194,7 +194,7 @@ def test_names_and_values_that_are_no_optimizer(data):
     assert isinstance(jaxnets.optim.as_optimizer(optax.sgd(1.0)), Optax)
 
 
-def test_a_run_directory_knows_an_optimizer_by_what_it_closes_over(data, tmp_path):
+def test_a_run_directory_identifies_an_optimizer_by_its_closure(data, tmp_path):
     fitted(data, optax.adam(1e-2), run_dir=tmp_path / "run")
     again = fitted(data, optax.adam(1e-2), run_dir=tmp_path / "run")
     assert int(again.state.step) == 8

@@ -112,7 +112,7 @@ def test_ridge_regression_is_its_closed_form():
     np.testing.assert_allclose(run.state.params["output"]["kernel"], wanted, rtol=2e-3, atol=2e-4)
 
 
-def test_noise_on_weights_is_drawn_anew_for_each_step_and_weights_alone_have_it():
+def test_weight_noise_is_drawn_for_each_step_and_for_weights_only():
     params = {"a": {"kernel": jnp.zeros((100, 200)), "bias": jnp.zeros(4)}}
     one, two = (Penalty(weight_noise=0.2).noisy(params, jax.random.key(step)) for step in (0, 1))
     assert float(one["a"]["kernel"].std()) == pytest.approx(0.2, rel=0.02)
@@ -129,7 +129,7 @@ def test_the_gradient_is_taken_at_the_noisy_weights():
     assert np.abs(noise).min() > 0
 
 
-def test_optimizers_that_look_elsewhere_see_the_same_function():
+def test_optimizers_that_evaluate_other_weights_use_the_same_loss():
     """The gradient of `value_fn` at the weights is the gradient that the optimizer gets, with terms, noise and clipping."""
 
     def update(gradients, state, params=None, *, value, value_fn, grad_fn, **others):
@@ -171,12 +171,12 @@ def test_micro_batches_see_the_same_penalty_and_the_same_noise(experiment, blobs
         ),
     ],
 )
-def test_what_cannot_be_penalised_is_told_before_the_run(experiment, blobs, changes, said):
+def test_unsupported_penalties_are_refused_before_the_run(experiment, blobs, changes, said):
     with pytest.raises(UsageError, match=said):
         assemble(replace(experiment, **{"penalty": Penalty(l1=1e-3)} | changes), blobs)
 
 
 @pytest.mark.parametrize("fields", [{"l1": -1.0}, {"p": 0.5}, {"weight_noise": float("nan")}])
-def test_bad_fields_are_told(fields):
+def test_bad_fields_are_refused(fields):
     with pytest.raises(UsageError, match=f"penalty.{next(iter(fields))} is at least"):
         Penalty(**fields)

@@ -26,7 +26,7 @@ STRICT = Plateau(RATE, factor=0.5, patience=1, min_delta=0.2, cooldown=1, minimu
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize(("patience", "min_delta", "cooldown"), [(1, 0.0, 0), (2, 0.1, 0), (3, 0.3, 2), (1, 0.2, 4)])
-def test_it_reduces_where_torch_does(mode, patience, min_delta, cooldown):
+def test_it_reduces_at_the_same_evaluations_as_torch(mode, patience, min_delta, cooldown):
     torch = pytest.importorskip("torch")
     ours = Plateau(Adam(), 0.5, patience, min_delta=min_delta, cooldown=cooldown, minimum=1e-2)
     theirs = torch.optim.SGD([torch.zeros(1)], lr=1.0)
@@ -54,7 +54,7 @@ def test_the_scale_multiplies_the_update():
 
 
 @pytest.mark.slow
-def test_a_run_follows_its_evaluations_and_a_cut_changes_no_bit(experiment, blobs, tmp_path):
+def test_a_run_follows_its_evaluations_and_resumes_with_the_same_bits(experiment, blobs, tmp_path):
     base = replace(experiment, optimizer=STRICT, steps=14, eval_every=2, log_every=1, save_every=3, steps_per_call=2)
     whole = train(base, dataset=blobs, run_dir=tmp_path / "whole", progress="none")
     for stop_at in (5, 8, None):
@@ -74,7 +74,7 @@ def test_a_run_follows_its_evaluations_and_a_cut_changes_no_bit(experiment, blob
     assert whole.parts.program.traces == 1
 
 
-def test_it_may_be_anywhere_in_an_optimizer_once(blobs):
+def test_a_plateau_may_be_at_any_level_of_an_optimizer_but_only_once(blobs):
     options = {"steps": 8, "batch_size": 24, "eval_every": 2, "log_every": 1, "progress": "none"}
     run = jaxnets.fit(MLP(widths=(4,)), blobs, optimizer=STRICT, freeze="hidden_0/.*", **options)
     assert run.history.series("learning_rate_scale")[1][-1] < 1
@@ -86,7 +86,7 @@ def test_it_may_be_anywhere_in_an_optimizer_once(blobs):
         jaxnets.fit(MLP(), blobs, optimizer=Plateau(metric="los"), **options)
 
 
-def test_the_logged_rate_is_scaled_where_the_plateau_stands_around_it(blobs):
+def test_the_logged_rate_is_scaled_if_the_plateau_wraps_it(blobs):
     options = {"steps": 8, "batch_size": 24, "eval_every": 2, "log_every": 1, "progress": "none"}
     other = optax.inject_hyperparams(optax.adam)(1e-3)
     run = jaxnets.fit(MLP(widths=(4,)), blobs, optimizer={"hidden.*": STRICT, ".*": other}, **options)

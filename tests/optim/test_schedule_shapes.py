@@ -113,7 +113,7 @@ def test_the_shortest_runs_have_finite_rates_above_zero_at_first(kind, steps):
         (lambda: Steps(factor=0.0), "factor is a positive number"),
     ],
 )
-def test_bad_fields_are_told(make, said):
+def test_bad_fields_are_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()
 

@@ -27,7 +27,7 @@ def stepped(optimizer, params, gradients, steps):
 
 
 @pytest.mark.smoke
-def test_an_update_arrives_on_average_where_nearest_rounding_loses_it():
+def test_an_update_that_nearest_rounding_loses_is_kept_on_average():
     """500 steps of a 64th of the distance between neighbours: on average all of it, and the number is a bfloat16."""
     params = {"w": jnp.ones((10_000,), jnp.bfloat16)}
     rate = 2.0**-7 / 64  # above 1 neighbours are 2^-7 apart
@@ -66,7 +66,7 @@ def test_float32_weights_are_updated_as_by_the_optimizer():
 
 
 @pytest.mark.slow
-def test_a_run_with_weights_in_bfloat16_gets_further_than_with_nearest_rounding(tmp_path):
+def test_a_run_with_bfloat16_weights_is_better_than_with_nearest_rounding(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(256, 8)).astype(np.float32)
     y = np.tanh(x @ rng.normal(size=(8, 1)))

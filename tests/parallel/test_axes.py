@@ -70,7 +70,7 @@ def test_the_result_is_that_of_one_device(case):
 
 
 @pytest.mark.slow
-def test_what_each_stage_of_zero_splits():
+def test_each_stage_of_zero_splits_its_part_of_the_state():
     def bytes_of(zero):
         parts = trained(MeshShape(data=1, fsdp=8, zero=zero), optimizer=optax.adam(1e-3)).parts
         placed, whole = leaf_paths(parts.shardings), leaf_paths(parts.abstract)
@@ -129,7 +129,7 @@ def test_slices_that_replicas_do_not_divide_are_refused():
 
 
 @pytest.mark.slow
-def test_a_run_is_saved_on_one_mesh_and_goes_on_on_another(tmp_path):
+def test_a_run_is_saved_on_one_mesh_and_resumes_on_another(tmp_path):
     """What is saved does not depend on how sequences, experts and parameters were split."""
 
     def run(mesh, directory, **options):

@@ -36,7 +36,7 @@ def pod(**changes):
     return lambda name: values.get(name, "")
 
 
-def test_each_launcher_says_how_many_and_which():
+def test_number_and_index_of_processes_are_read_from_each_launcher():
     one_a_node = {
         **SLURM,
         "SLURM_STEP_NUM_TASKS": "2",
@@ -56,7 +56,7 @@ def test_each_launcher_says_how_many_and_which():
     )
 
 
-def test_slices_that_a_network_joins_count_through():
+def test_processes_are_numbered_across_slices():
     several = detect(
         {**GKE, "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1", "MEGASCALE_COORDINATOR_ADDRESS": "run-a:8080"}
     )
@@ -87,14 +87,14 @@ def test_one_process_is_alone(environment):
     assert detect(environment) is None
 
 
-def test_a_tpu_vm_that_is_alone_or_not_meant_stays_alone():
+def test_a_single_tpu_vm_or_one_not_chosen_trains_alone():
     assert detect({}, pod(**{"worker-network-endpoints": "t1v-w-0"})) is None
     assert detect({}, lambda name: "") is None  # no metadata server, as in Colab
     assert detect({"JAX_PLATFORMS": "cpu"}, pod()) is None
     assert detect({"JAX_PLATFORMS": "tpu,cpu"}, pod()).index == 1
 
 
-def test_of_two_launchers_the_nearer_one_counts():
+def test_of_two_launchers_the_inner_one_counts():
     assert detect({**SLURM, **OPEN_MPI}).launcher == "Open MPI"  # mpirun in an allocation
     assert detect({**SLURM, **OPEN_MPI, **JOBSET}).launcher == "JAX_COORDINATOR_ADDRESS"
     assert detect({**GKE, **JOBSET}).launcher == "JAX_COORDINATOR_ADDRESS"
@@ -142,7 +142,7 @@ def test_lists_of_nodes(text, nodes):
         (without(OPEN_MPI, "OMPI_MCA_orte_hnp_uri"), "--process-id $OMPI_COMM_WORLD_RANK"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(environment, message):
+def test_missing_variables_are_named(environment, message):
     with pytest.raises(UsageError) as error:
         detect(environment)
     assert message in str(error.value)
@@ -191,7 +191,7 @@ def test_flags_come_before_the_environment(monkeypatch):
         hosts.requested("a:1", 0, 0)
 
 
-def test_only_a_machine_with_a_tpu_asks_about_itself(tmp_path, monkeypatch):
+def test_only_a_machine_with_a_tpu_reads_its_metadata(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert tpu_metadata(tmp_path) is None
     (tmp_path / "vfio").mkdir()

@@ -21,7 +21,7 @@ from jaxnets.tasks import NextToken
 HERE, THERE = (MeshShape(data=2, fsdp=4, offload=kind) for kind in ("none", "optimizer"))
 
 
-def test_the_state_waits_on_the_host_and_the_result_is_the_same():
+def test_the_optimizer_state_is_on_the_host_and_the_result_is_the_same():
     given = {"optimizer": AdamW(learning_rate=1e-2), "steps": 2}
     here, there = (trained(mesh, {"layers": 1}, **given) for mesh in (HERE, THERE))
     for a, b in zip(jax.tree.leaves(here.state.params), jax.tree.leaves(there.state.params), strict=True):
@@ -35,7 +35,7 @@ def test_the_state_waits_on_the_host_and_the_result_is_the_same():
 
 
 @pytest.mark.slow
-def test_a_run_is_cut_and_goes_on_with_its_state_elsewhere(tmp_path):
+def test_a_run_resumes_with_and_without_offload(tmp_path):
     def run(mesh, directory, **options):
         experiment = Experiment(
             data=Digits(),  # `dataset` takes its place
@@ -66,6 +66,6 @@ def test_a_run_is_cut_and_goes_on_with_its_state_elsewhere(tmp_path):
         ({"optimizer": optax.sgd(0.1), "local": LocalSGD(replicas=2, every=2)}, "local.replicas is 2"),
     ],
 )
-def test_what_reads_the_state_elsewhere_is_refused(options, message):
+def test_features_that_read_the_optimizer_state_are_refused_with_offload(options, message):
     with pytest.raises(UsageError, match=message):
         trained(THERE, **options)

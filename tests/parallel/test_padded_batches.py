@@ -67,7 +67,7 @@ def test_batch_statistics_and_players_need_whole_batches(pictures):
 
 
 @pytest.mark.slow
-def test_a_mesh_may_leave_devices_out(experiment, blobs):
+def test_a_mesh_may_have_fewer_devices_than_the_machine(experiment, blobs):
     with pytest.warns(DataWarning, match="the mesh has 2 devices; 6 of 8 are not used"):
         mesh = make_mesh(MeshShape(data=2))
     assert mesh.devices.size == 2
@@ -86,12 +86,12 @@ def test_a_shipped_configuration_starts_on_eight_devices(name, tmp_path):
     assert "masked rows" in done.stderr
 
 
-def test_a_run_on_one_device_says_nothing(experiment, blobs, one_device, recwarn):
+def test_a_run_on_one_device_prints_no_note(experiment, blobs, one_device, recwarn):
     train(replace(experiment, batch_size=13, steps=2), dataset=blobs, mesh=one_device, progress="none")
     assert not [w for w in recwarn if "masked" in str(w.message)]
 
 
-def test_a_loss_of_ones_own_may_look_at_the_whole_batch_and_needs_whole_batches(blobs):
+def test_a_custom_loss_may_use_the_whole_batch_and_needs_whole_batches(blobs):
     def spread(outputs, batch):
         return ((outputs - outputs.mean(0, keepdims=True)) ** 2).sum(-1)
 

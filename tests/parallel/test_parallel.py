@@ -135,7 +135,7 @@ def test_fresh_state_has_the_same_bits_on_any_mesh(request, experiment, one_devi
         assert_same_bits(fresh[0], other)
 
 
-def test_under_fsdp_each_device_holds_its_share_and_does_its_share(experiment, blobs):
+def test_under_fsdp_each_device_holds_and_computes_its_share(experiment, blobs):
     run = replace(experiment, task=Classification(model=MLP(widths=(512, 512))), batch_size=64, steps_per_call=1)
     mesh = make_mesh(MESHES["fsdp"])
     parts = assemble(run, blobs, mesh=mesh)

@@ -147,6 +147,6 @@ def test_each_stage_holds_its_layers_and_only_activations_travel():
         (MeshShape(pipeline=2, sequence=2), DEEP, "mesh.sequence is 2"),
     ],
 )
-def test_what_cannot_be_a_stage_is_refused(mesh, model, message):
+def test_models_that_cannot_be_split_into_stages_are_refused(mesh, model, message):
     with pytest.raises(UsageError, match=message):
         trained(mesh, model)

@@ -47,7 +47,7 @@ def launches(count, *indices, port=None, hosts=()):
     return [Launch("test", f"localhost:{port}", count, index, hosts) for index in indices]
 
 
-def test_all_that_come_go_on_and_the_port_is_free_for_jax():
+def test_if_all_processes_report_they_continue_and_the_port_is_free_for_jax():
     processes = launches(4, 3, 1, 0, 2)
     assert call(*processes, seconds=20) == [None] * 4
     port = int(processes[0].coordinator.split(":")[1])
@@ -80,23 +80,23 @@ def test_the_first_closes_last_and_so_leaves_the_port_to_jax():
         s.bind(("", port))
 
 
-def test_who_does_not_come_is_named_on_every_process_that_did():
+def test_a_missing_process_is_named_on_every_process_that_reported():
     began = time.monotonic()
     met = call(*launches(4, 0, 2, hosts=("a", "b", "c", "d")))
     assert time.monotonic() - began < 8
     for error in met:
         assert isinstance(error, LostProcessError)
-        assert "processes 1 (on b), 3 (on d) of 4 did not come within 1 s" in str(error)
+        assert "processes 1 (on b), 3 (on d) of 4 did not report within 1 s" in str(error)
         assert f"there are 0 on {socket.gethostname()}, 2 on {socket.gethostname()}" in str(error)
 
 
-def test_the_first_that_does_not_come_is_named():
+def test_a_missing_first_process_is_named():
     (error,) = call(*launches(2, 1), seconds=0.2)
     assert "process 1 of 2: process 0 at localhost:" in str(error)
     assert "cannot be reached" in str(error)
 
 
-def test_two_with_one_number_and_two_counts_are_told():
+def test_two_processes_with_one_number_and_different_counts_are_refused():
     first, other, again = launches(3, 0, 1, 1)
     met = [error for error in call(first, other, again, seconds=10) if error is not None]
     assert met
@@ -107,7 +107,7 @@ def test_two_with_one_number_and_two_counts_are_told():
     assert all("process 0 was started as one of 2, process 1" in str(error) for error in met)
 
 
-def test_another_version_of_jax_is_told(monkeypatch):
+def test_another_version_of_jax_is_refused(monkeypatch):
     answers = iter(["0.10.2", "0.12.0"])
     lock = threading.Lock()
 
@@ -130,7 +130,7 @@ def test_another_version_of_jax_is_told(monkeypatch):
         b"[" * 70_000,
     ],
 )
-def test_what_is_no_report_is_passed_over(text):
+def test_an_invalid_report_is_ignored(text):
     processes = launches(2, 0, 1)
     port = int(processes[0].coordinator.split(":")[1])
     stranger = []
@@ -145,7 +145,7 @@ def test_what_is_no_report_is_passed_over(text):
                 break
         stranger[0].sendall(text)
 
-    assert call(processes[0], seconds=0.7, before=knock)[0].args[0].startswith("process 1 of 2 did not come")
+    assert call(processes[0], seconds=0.7, before=knock)[0].args[0].startswith("process 1 of 2 did not report")
     stranger[0].close()
 
 
@@ -157,7 +157,7 @@ def test_a_port_that_is_taken_is_named():
 
 
 @pytest.mark.slow
-def test_a_run_whose_third_process_does_not_come_ends_in_seconds(tmp_path):
+def test_a_run_whose_third_process_is_missing_ends_in_seconds(tmp_path):
     command = [sys.executable, "-m", "jaxnets", "train", "digits_softmax", "--run-dir", "run", "--wait-seconds", "4"]
     said = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "3", "JAX_PLATFORMS": "cpu"}
     began = time.monotonic()
@@ -172,6 +172,6 @@ def test_a_run_whose_third_process_does_not_come_ends_in_seconds(tmp_path):
     assert time.monotonic() - began < 40  # most of it is the import of JAX, twice at a time
     for _, error, code in ended:
         assert code == 1
-        assert "jaxnets: process 2 of 3 did not come within 4 s" in error
+        assert "jaxnets: process 2 of 3 did not report within 4 s" in error
         assert "Traceback" not in error
     assert not (tmp_path / "run").exists()

@@ -49,7 +49,7 @@ def records(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_with_saves_and_evaluations_ends_and_goes_on(kind, tmp_path):
+def test_a_run_with_saves_and_evaluations_ends_and_resumes(kind, tmp_path):
     shutil.copy(ROOT / "tests" / "fixtures" / "before_rooms" / "words.txt", tmp_path)
     (tmp_path / "here.py").write_text(IMPORTS + KINDS[kind] + "\n")
     whole = on_one_core("train", "here.py", "--run-dir", "whole", "--progress", "none", cwd=tmp_path)

@@ -136,7 +136,7 @@ def test_wandb_offline(experiment, blobs, tmp_path, monkeypatch):
     assert found == pytest.approx(numbers(tmp_path / "run"))
 
 
-def test_a_logger_that_fails_is_left_out_with_a_note(experiment, blobs, tmp_path):
+def test_a_failing_logger_is_disabled_with_a_note(experiment, blobs, tmp_path):
     class Broken(Logger):
         def record(self, step, split, values):
             raise OSError("no network")
@@ -147,7 +147,7 @@ def test_a_logger_that_fails_is_left_out_with_a_note(experiment, blobs, tmp_path
     assert (tmp_path / "run" / "metrics.csv").exists()
 
 
-def test_what_is_no_logger_is_refused(experiment, blobs):
+def test_an_invalid_logger_is_refused(experiment, blobs):
     with pytest.raises(UsageError, match="tensorboard"):
         train(experiment, dataset=blobs, progress="none", loggers=["tensorbord"])
     with pytest.raises(UsageError, match="give a run_dir, or CSV"), warnings.catch_warnings():
@@ -160,7 +160,7 @@ def test_images_of_any_range_become_bytes():
     assert as_bytes(np.full((2, 2, 3), 7, np.uint8)).tolist() == np.full((2, 2, 3), 7).tolist()
 
 
-def test_after_a_run_went_back_its_new_numbers_are_sent():
+def test_after_a_roll_back_the_new_numbers_are_sent():
     class Kept(Logger):
         def __init__(self):
             self.got = []

@@ -30,7 +30,7 @@ def probabilities():
     return p, (rng.random(400) < p[:, 1] ** 1.5).astype(int)
 
 
-def test_what_was_chosen_and_what_has_its_default(experiment):
+def test_chosen_settings_are_separated_from_defaults(experiment):
     saved = to_data(replace(experiment, optimizer=AdamW(3e-3), steps=77))
     chosen, default = apart(saved)
     assert chosen["steps"] == 77
@@ -111,7 +111,7 @@ def test_calibration_is_the_error_of_its_definition(probabilities):
     assert sum(int(row[1]) for row in table.rows) == 400
 
 
-def test_several_classes_keep_the_sure_ones(probabilities):
+def test_confidence_curves_of_several_classes(probabilities):
     rng = np.random.default_rng(1)
     p = rng.dirichlet(np.ones(4) * 0.5, 200)
     labels = p.argmax(1)

@@ -66,7 +66,7 @@ def of_text(tmp_path):
     return tasks.NextToken(model=model), data.Text(path=str(tmp_path / "a.txt"), length=12)
 
 
-def test_a_language_model_looks_back(of_text):
+def test_a_language_model_attends_to_earlier_tokens_only(of_text):
     made = next(one for one in looked(*of_text, exhibits.of_task) if isinstance(one, AttentionMap))
     assert made.weights.shape == (2, 12, 12)
     np.testing.assert_allclose(made.weights.sum(axis=-1), 1, rtol=1e-5)
@@ -77,7 +77,7 @@ def test_a_language_model_looks_back(of_text):
 
 
 @pytest.mark.slow
-def test_the_report_has_it(experiment, of_text, tmp_path):
+def test_the_report_has_the_attention_plot(experiment, of_text, tmp_path):
     base = replace(experiment, task=of_text[0], data=of_text[1], steps=1)
     train(base, run_dir=tmp_path / "run", progress="none")
     assert "Attention of the last layer (one test example)" in (tmp_path / "run" / "report.html").read_text()

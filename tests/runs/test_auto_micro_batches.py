@@ -39,7 +39,7 @@ def device(monkeypatch):
 
 
 @pytest.mark.smoke
-def test_the_fewest_parts_are_those_of_trying_all():
+def test_the_fewest_parts_equal_those_of_an_exhaustive_search():
     draw = random.Random(0)
     for _ in range(300):
         numbers = sorted({1, *draw.sample(range(2, 40), draw.randint(0, 9))})
@@ -58,13 +58,15 @@ def test_the_fewest_parts_are_those_of_trying_all():
         assert fits[-1:] == ([] if found is None else [found])
 
 
-def test_what_may_be_tried_divides_the_batch_and_leaves_a_device_fewer_rows(experiment):
+def test_candidates_divide_the_batch_and_reduce_the_rows_of_a_device(experiment):
     assert chosen._sizes(experiment, 1) == NUMBERS
     assert chosen._sizes(experiment, 8) == [1, 2, 3]
     assert chosen._sizes(replace(experiment, local=LocalSGD(replicas=2, every=10)), 1) == [1, 2, 3, 4, 6, 12]
 
 
-def test_the_number_is_decided_once_and_gives_the_run_by_hand(experiment, blobs, one_device, tmp_path, device):
+def test_the_number_is_chosen_once_and_the_run_equals_one_with_that_number(
+    experiment, blobs, one_device, tmp_path, device
+):
     options = {"dataset": blobs, "mesh": one_device, "run_dir": tmp_path / "run", "progress": "none"}
     given = replace(experiment, micro_batches="auto")
     device(1800)
@@ -83,7 +85,7 @@ def test_the_number_is_decided_once_and_gives_the_run_by_hand(experiment, blobs,
         train(replace(given, batch_size=20), **options)
 
 
-def test_where_it_fits_whole_it_stays_whole_and_where_nothing_fits_it_is_refused(experiment, blobs, one_device, device):
+def test_a_batch_that_fits_is_not_divided_and_one_that_never_fits_is_refused(experiment, blobs, one_device, device):
     given = replace(experiment, micro_batches="auto")
     device(3400)
     with pytest.warns(DataWarning, match="it is 1, with 24 examples"):
@@ -107,7 +109,7 @@ def test_fit_and_the_command_line_take_it(blobs):
 
 
 @pytest.mark.slow
-def test_what_is_chosen_is_the_fewest_that_the_compiler_says_fit(experiment, blobs, one_device, monkeypatch):
+def test_the_choice_is_the_fewest_parts_that_fit_by_the_compilers_analysis(experiment, blobs, one_device, monkeypatch):
     wide = replace(experiment, task=Classification(model=MLP(widths=(1024,))), batch_size=12)
     parts = {n: assemble(replace(wide, micro_batches=n), blobs, mesh=one_device) for n in (2, 3, 4, 12)}
     peaks = {n: step_memory(one).peak for n, one in parts.items()}

@@ -105,7 +105,7 @@ def test_embeddings_neighbours_and_inputs_of_units(halves):
     assert (np.diag(shown) >= 0).all()  # an example helps itself
 
 
-def test_a_figure_of_numbers_is_bars(line):
+def test_an_explanation_of_numbers_is_a_bar_plot(line):
     figure = line.explain.saliency(X[:2]).plot()
     assert [len(axis.patches) for axis in figure.axes] == [5, 5, 5, 5]
     slopes = line.explain.saliency(X[:2]).values

@@ -189,14 +189,14 @@ def check(root, name, run):
 
 
 @pytest.mark.slow
-def test_a_stranger_predicts_and_trains(exported):
+def test_exported_programs_predict_and_train_without_jaxnets(exported):
     root, runs = exported(DEFAULT)
     for name, run in runs.items():
         check(root, name, run)
 
 
 @pytest.mark.slow
-def test_a_stranger_predicts_and_trains_with_every_family(exported):
+def test_exported_programs_of_every_family_predict_and_train(exported):
     root, runs = exported([name for name in FAMILIES if name not in DEFAULT])
     for name, run in runs.items():
         check(root, name, run)
@@ -225,7 +225,7 @@ def test_the_example_in_the_folder_runs_and_the_command_writes_it(tmp_path):
     assert run.class_names == tuple(json.loads((tmp_path / "out" / "about.json").read_text())["classes"])
 
 
-def test_the_weights_alone(tmp_path, monkeypatch):
+def test_the_weights_are_exported_alone(tmp_path, monkeypatch):
     run = jaxnets.fit(models.MLP(widths=(8,)), images(), **OPTIONS)
     assert export_arrays(run, tmp_path / "arrays") == ["about.json", "weights.safetensors"]
     found = read_safetensors(tmp_path / "arrays" / "weights.safetensors")
@@ -242,6 +242,6 @@ def test_the_weights_alone(tmp_path, monkeypatch):
     assert not (tmp_path / "programs").exists()
 
 
-def test_a_platform_that_there_is_not(tmp_path):
+def test_an_unknown_platform_is_refused(tmp_path):
     with pytest.raises(UsageError, match="cpu, cuda, tpu"):
         write_program(tmp_path / "f", lambda x: x, (jax.ShapeDtypeStruct((2,), np.float32),), ("gpu",))

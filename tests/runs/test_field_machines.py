@@ -78,7 +78,7 @@ def test_a_run_under_odd_names_on_a_poor_console_is_whole(odd_run, odd_place):
 
 
 @pytest.mark.slow
-def test_what_was_trained_there_is_there_when_it_is_asked(odd_run, odd_place):
+def test_a_run_in_an_odd_directory_can_be_used_afterwards(odd_run, odd_place):
     home, here = odd_place
     (here / "neue größen.csv").write_text("wert\n-3\n3\n", encoding="utf-8")
     said = run_cli("predict", "~/runs/é [x]: 1", "neue größen.csv", cwd=here, env=odd_environment(home))
@@ -112,7 +112,7 @@ def shell(command, cwd):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
-def test_closed_streams_are_no_reason_to_fail_and_nothing_is_written_into_other_files(tiny):
+def test_closed_streams_do_not_fail_and_no_other_file_is_written(tiny):
     assert shell("PY train tiny.py --run-dir run >&- 2>&- <&-", tiny).returncode == 0
     verified = run_here("ckpt", "verify", "run", cwd=tiny)
     assert verified.returncode == 0, verified.stdout
@@ -120,7 +120,7 @@ def test_closed_streams_are_no_reason_to_fail_and_nothing_is_written_into_other_
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_an_output_that_takes_nothing_is_one_message():
+def test_a_full_output_device_gives_one_message():
     done = shell("PY list > /dev/full", ROOT)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -148,7 +148,7 @@ def test_an_interrupt_that_a_callback_would_drop_ends_the_command(tmp_path):
     assert "Traceback" not in told
 
 
-def test_help_ends_however_narrow_the_terminal_is():
+def test_help_works_on_terminals_of_any_width():
     # Below some width the layout of the help never came to an end.
     done = run_cli("train", "digits_softmax", "--help", env={"COLUMNS": "1"}, timeout=30)
     assert done.returncode == 0
@@ -156,7 +156,7 @@ def test_help_ends_however_narrow_the_terminal_is():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
-def test_what_a_console_lacks_is_spelled(encoding):
+def test_characters_that_a_console_lacks_are_replaced(encoding):
     code = (
         "import sys; sys.argv = ['jaxnets', 'list']\n"
         "from jaxnets.core import streams; streams.prepare()\n"
@@ -180,7 +180,7 @@ PLACES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
-def test_any_name_is_a_place_for_a_run(tiny, name):
+def test_any_name_works_as_a_run_directory(tiny, name):
     place = PLACES[name]
     assert run_cli("train", "tiny.py", f"--run-dir={place}", cwd=tiny).returncode == 0
     evaluated = run_here("evaluate", place, cwd=tiny)
@@ -218,7 +218,7 @@ def test_a_run_is_the_same_under_any_condition(tiny, name):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="becomes a user without a home")
-def test_a_user_without_a_home_trains_and_is_told(tiny):
+def test_a_user_without_a_home_trains_and_gets_a_note(tiny):
     os.chmod(tiny, 0o777)
     for folder in tiny.parents:
         if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
@@ -236,7 +236,7 @@ def test_a_user_without_a_home_trains_and_is_told(tiny):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="mounts a small disk")
-def test_a_full_and_a_read_only_disk_are_named_and_the_same_command_goes_on_later(tiny):
+def test_a_full_or_read_only_disk_is_named_and_the_same_command_resumes_later(tiny):
     done = shell(
         "unshare -m bash -c '"
         "mkdir t && mount -t tmpfs -o size=64k tmpfs t || exit 99; PY train tiny.py --run-dir t/run; echo code $?; "
@@ -252,7 +252,7 @@ def test_a_full_and_a_read_only_disk_are_named_and_the_same_command_goes_on_late
 
 
 @pytest.mark.slow
-def test_bytes_that_are_no_text_in_a_path_are_refused_before_any_work(tiny):
+def test_undecodable_bytes_in_a_path_are_refused_before_any_work(tiny):
     if sys.platform == "win32":
         pytest.skip("paths are text there")
     done = shell("PY train tiny.py --run-dir $'a\\xffb'", tiny)
@@ -262,7 +262,7 @@ def test_bytes_that_are_no_text_in_a_path_are_refused_before_any_work(tiny):
 
 
 @pytest.mark.slow
-def test_two_at_once_with_one_cache(tiny):
+def test_two_concurrent_runs_with_one_cache(tiny):
     env = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "1",

@@ -40,7 +40,7 @@ def test_a_tilde_is_the_home_and_without_one_is_refused(monkeypatch, tmp_path):
         user_path("~/runs")
 
 
-def test_places_of_data_and_cache(monkeypatch, tmp_path):
+def test_folders_of_data_and_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("JAXNETS_DATA", " ")
     monkeypatch.setenv("JAXNETS_CACHE", "")
@@ -56,7 +56,7 @@ def test_places_of_data_and_cache(monkeypatch, tmp_path):
     assert before.is_absolute()  # or a later change of folder would move it
 
 
-def test_without_a_home_data_at_hand_are_found_and_the_cache_says_what_to_do(monkeypatch, tmp_path):
+def test_without_a_home_local_data_are_found_and_a_note_about_the_cache_names_the_remedy(monkeypatch, tmp_path):
     def none():
         raise RuntimeError("Could not determine home directory.")
 
@@ -68,17 +68,17 @@ def test_without_a_home_data_at_hand_are_found_and_the_cache_says_what_to_do(mon
     with pytest.raises(DataError, match="no home directory for a cache; set JAXNETS_CACHE"):
         download.cache_directory()
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    assert "each start compiles anew" in machine.prepare_jax()
+    assert "each start compiles again" in machine.prepare_jax()
 
 
-def test_data_directories_that_are_none_are_named(monkeypatch, tmp_path):
+def test_invalid_data_directories_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXNETS_DATA", __file__)
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(DataError, match="which is not a folder"):
         download.download(download.Remote("http://nowhere/x"), wanted_for="x.npz")
 
 
-def test_a_download_wanted_twice_at_once_is_fetched_once_and_never_half(monkeypatch, tmp_path):
+def test_two_concurrent_downloads_fetch_a_file_once_and_completely(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXNETS_DATA", "")
     monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
     fetched = []
@@ -128,7 +128,7 @@ def test_checkpoints_under_patterns_come_back(tmp_path):
         assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["3"]
 
 
-def test_a_path_that_is_no_text_is_refused_before_any_work(tmp_path):
+def test_an_undecodable_path_is_refused_before_any_work(tmp_path):
     with (
         pytest.raises(RunDirectoryError, match="choose a name in plain ASCII"),
         run_lock.hold(tmp_path / "a\udcffb"),
@@ -188,7 +188,7 @@ def test_a_summary_on_a_narrow_terminal_cuts_nothing(monkeypatch):
     assert "examples/s: 1,234,567" in said
 
 
-def test_programs_without_a_console_train_in_silence(monkeypatch):
+def test_programs_without_a_console_train_without_output(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     console = make_console("auto")
@@ -203,7 +203,7 @@ def test_programs_without_a_console_train_in_silence(monkeypatch):
     make_console("auto").summary("title", [("a", "b")], "x")
 
 
-def test_no_bar_on_a_terminal_that_cannot_go_back(monkeypatch):
+def test_no_progress_bar_on_a_terminal_without_cursor_control(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Poor(terminal=True))
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(make_console("auto"), Lines)
@@ -223,14 +223,14 @@ def test_pictures_do_not_depend_on_a_users_matplotlibrc_and_names_are_no_formula
         assert plots.to_png(plots.confusion_matrix(exhibit)) == plain
 
 
-def test_characters_without_a_glyph_are_said_once():
+def test_characters_without_a_glyph_are_noted_once():
     exhibit = ConfusionMatrix("Classes", np.eye(2, dtype=int), ("日本", "語"))
     with pytest.warns(UserWarning, match="fonts for plots lack") as heard:
         plots.to_png(plots.confusion_matrix(exhibit))
     assert len(heard) == 1
 
 
-def test_a_back_end_that_is_none_does_not_cost_the_report():
+def test_an_invalid_matplotlib_back_end_does_not_prevent_the_report():
     code = (
         "import numpy as np; from jaxnets.report import plots; from jaxnets.core.types import Gallery\n"
         "assert plots.to_png(plots.gallery(Gallery('x', np.zeros((2, 4, 4, 1)), ('', ''))))[:4] == b'\\x89PNG'"
@@ -240,7 +240,7 @@ def test_a_back_end_that_is_none_does_not_cost_the_report():
     assert done.returncode == 0, done.stderr
 
 
-def test_every_plot_has_a_file_of_its_own_on_any_system():
+def test_every_plot_has_its_own_file_on_any_system():
     taken = set()
     names = [
         page._slug(title, taken) for title in ("Curves", "curves (test)", "???", "!", "con", "Größe: a", "x" * 300)
@@ -251,7 +251,7 @@ def test_every_plot_has_a_file_of_its_own_on_any_system():
 # --- configurations
 
 
-def test_a_configuration_that_ends_the_program_has_not_said_what_to_train(tmp_path, monkeypatch):
+def test_a_configuration_that_ends_the_program_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quit.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
     with pytest.raises(UsageError, match="quit.py, line 2: SystemExit: 0"):
@@ -275,7 +275,7 @@ def test_errors_of_the_system_are_one_line(tmp_path):
     assert "File name too long" in done.stderr or "cannot write the run directory" in done.stderr
 
 
-def test_variables_set_to_nothing_are_not_set():
+def test_empty_environment_variables_are_treated_as_not_set():
     code = (
         "import os; from jaxnets.cli import machine; machine.prepare()\n"
         "assert not {'JAX_ENABLE_X64', 'XLA_FLAGS', 'JAXNETS_DATA'} & set(os.environ), os.environ\n"
@@ -290,7 +290,7 @@ def test_variables_set_to_nothing_are_not_set():
 # --- Windows
 
 
-def test_a_lock_that_cannot_be_removed_is_free_when_its_holder_has_gone(tmp_path, monkeypatch):
+def test_a_lock_that_cannot_be_removed_is_free_after_its_holder_ended(tmp_path, monkeypatch):
     # An open file cannot be removed there, and there are no POSIX locks.
     monkeypatch.setattr(run_lock, "fcntl_module", lambda: None)
     monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.05)

@@ -68,7 +68,7 @@ def test_schedules_inside_a_transformation_stand_at_their_peak():
 
 
 @pytest.mark.smoke
-def test_the_pick_trains_and_what_is_given_stays_as_it_is():
+def test_the_suggested_rate_trains_and_the_arguments_are_not_changed():
     data = problem()
     before = [array.copy() for array in data]
     options = {"optimizer": Adam(), "batch_size": 40}
@@ -121,7 +121,7 @@ def test_optimizers_without_a_rate_to_multiply_are_refused(optimizer, why):
 
 
 @pytest.mark.slow
-def test_a_state_to_begin_with_is_used_and_kept():
+def test_an_initial_state_is_used_and_not_changed():
     run = jaxnets.fit(MLP(widths=(16,)), problem(), steps=60, optimizer=Adam(0.01), batch_size=40, progress="none")
     before = read_digests(start_digests(run.state))
     found = jaxnets.find_lr(
@@ -146,7 +146,7 @@ def test_the_command_prints_a_rate_as_data_and_as_a_picture(tmp_path):
     assert "low < high" in bad.stderr
 
 
-def test_as_optimizer_of_a_unit_optimizer_is_itself():
+def test_as_optimizer_of_a_unit_optimizer_returns_it():
     unit, rates = at_rate_one(as_optimizer("lion"))
     assert at_rate_one(unit) == (unit, {"": 1.0})
     assert rates == {"": 1e-4}

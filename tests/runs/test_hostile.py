@@ -36,7 +36,7 @@ JSON = st.recursive(
 )
 
 
-def test_the_package_has_nothing_that_runs_what_it_reads():
+def test_the_package_has_no_code_that_executes_files_it_reads():
     # runpy runs a configuration the user names; import_module gets names from a constant. Nothing else may.
     allowed = {
         ("cli/completion.py", "import_module"),
@@ -93,7 +93,7 @@ def mutated(draw, original):
 
 @FUZZ
 @given(data=st.one_of(JSON, st.deferred(lambda: mutated(experiment_data()))))
-def test_no_config_json_does_more_than_fail(tmp_path, data):
+def test_any_config_json_loads_or_is_a_clean_error(tmp_path, data):
     (tmp_path / "config.json").write_text(json.dumps(data))
     try:
         _, experiment = RunDirectory.existing(tmp_path)
@@ -107,7 +107,7 @@ def test_no_config_json_does_more_than_fail(tmp_path, data):
 @pytest.mark.parametrize(
     "text", ["", "{", "[" * 100_000, "9" * 10_000, '{"type": "Experiment"}', "\x00", '{"type": ["a"]}']
 )
-def test_a_config_json_that_is_no_configuration(tmp_path, text):
+def test_a_config_json_that_is_no_configuration_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(JaxnetsError):
         RunDirectory.existing(tmp_path)
@@ -123,7 +123,7 @@ def test_a_class_that_is_not_built_in_is_not_looked_for(name):
 
 @FUZZ
 @given(data=JSON)
-def test_no_quarantine_or_log_does_more_than_fail(tmp_path, data):
+def test_any_quarantine_or_log_loads_or_is_a_clean_error(tmp_path, data):
     (tmp_path / "quarantine.json").write_text(json.dumps(data))
     (tmp_path / "metrics.jsonl").write_text(json.dumps(data) + "\n" + json.dumps(data) + "\n")
     (tmp_path / "warm_start.json").write_text(json.dumps(data))
@@ -157,7 +157,7 @@ def write_manifest(folder, data, *, sign=True):
 
 @FUZZ
 @given(data=st.one_of(JSON, st.deferred(lambda: mutated(manifest_data()))), sign=st.booleans())
-def test_no_manifest_does_more_than_fail(tmp_path, data, sign):
+def test_any_manifest_loads_or_is_a_clean_error(tmp_path, data, sign):
     write_manifest(tmp_path / "7", data, sign=sign)
     try:
         manifest = StepFolders(tmp_path).verify(7)
@@ -169,7 +169,7 @@ def test_no_manifest_does_more_than_fail(tmp_path, data, sign):
 
 @FUZZ
 @given(raw=st.binary(max_size=200))
-def test_no_bytes_in_place_of_a_manifest_do_more_than_fail(tmp_path, raw):
+def test_any_bytes_as_a_manifest_are_a_clean_error(tmp_path, raw):
     (tmp_path / "7").mkdir(exist_ok=True)
     (tmp_path / "7" / manifests.NAME).write_bytes(raw)
     with pytest.raises(CheckpointError):
@@ -209,7 +209,7 @@ def test_a_link_that_leaves_the_checkpoint_is_refused(tmp_path):
         {"shape": [1], "dtype": "float32"},
     ],
 )
-def test_leaves_that_cannot_be_are_refused_before_anything_is_allocated(tmp_path, leaf):
+def test_impossible_leaves_are_refused_before_allocation(tmp_path, leaf):
     write_manifest(tmp_path / "7", {**manifest_data(), "files": {}, "leaves": {"params/w": leaf}})
     with pytest.raises(CheckpointError):
         read_leaves(tmp_path / "7", StepFolders(tmp_path).manifest(7).leaves)
@@ -241,7 +241,7 @@ def write_npz(path, members):
         (b"cposix\nsystem\n", "cannot be read"),
     ],
 )
-def test_a_hostile_npz_is_refused_before_anything_is_allocated(tmp_path, monkeypatch, member, message):
+def test_a_hostile_npz_is_refused_before_allocation(tmp_path, monkeypatch, member, message):
     monkeypatch.chdir(tmp_path)
     write_npz(tmp_path / "x.npz", {"inputs.npy": member})
     with pytest.raises(DataError, match=message):
@@ -259,7 +259,7 @@ def test_an_npz_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkey
 
 @FUZZ
 @given(data=st.data())
-def test_no_damage_to_an_npz_does_more_than_fail(tmp_path, data):
+def test_any_damage_to_an_npz_is_a_clean_error(tmp_path, data):
     buffer = io.BytesIO()
     np.savez_compressed(buffer, inputs=np.arange(12.0).reshape(3, 4), targets=np.arange(3))
     raw = bytearray(buffer.getvalue())
@@ -277,7 +277,7 @@ def test_no_damage_to_an_npz_does_more_than_fail(tmp_path, data):
 
 @FUZZ
 @given(raw=st.binary(max_size=80), zipped=st.booleans(), magic=st.booleans())
-def test_no_idx_file_does_more_than_fail(raw, zipped, magic):
+def test_any_idx_file_loads_or_is_a_clean_error(raw, zipped, magic):
     content = (b"\0\0\x08" if magic else b"") + raw
     try:
         assert read_idx(gzip.compress(content) if zipped else content).dtype == np.uint8
@@ -312,7 +312,7 @@ def test_no_command_line_ends_in_a_traceback(tmp_path, arguments):
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("list",), ("train", "digits_cnn", "--help")])
-def test_a_reader_who_left_is_no_error_to_print(arguments):
+def test_a_closed_pipe_is_not_an_error(arguments):
     reads, writes = os.pipe()
     os.close(reads)
     command = [sys.executable, "-m", "jaxnets", *arguments]
@@ -321,7 +321,7 @@ def test_a_reader_who_left_is_no_error_to_print(arguments):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_run_nobody_reads_has_still_been_run():
+def test_a_run_with_a_closed_output_is_completed():
     reads, writes = os.pipe()
     os.close(reads)
     code = "from jaxnets.report.console import Lines; Lines().summary('title', [('loss', '1')], 'the report')"

@@ -22,7 +22,7 @@ def npy(description, shape):
 
 
 @pytest.mark.parametrize("description", ["|V0", "|S0", "<U0", "|V8"])
-def test_elements_without_a_size_are_refused_however_many_there_are(tmp_path, description):
+def test_any_number_of_elements_without_a_size_is_refused(tmp_path, description):
     path = tmp_path / "few_bytes.npy"
     path.write_bytes(npy(description, (10**12,)))
     with pytest.raises(DataError, match=r"elements of dtype|cannot be read as \.npy"):
@@ -33,7 +33,7 @@ def test_elements_without_a_size_are_refused_however_many_there_are(tmp_path, de
     "read", [lambda path: Text(str(path)).open(), lambda path: read_arrays(path), lambda path: read_array(path)]
 )
 @pytest.mark.parametrize("make", ["device", "pipe"])
-def test_what_has_no_end_is_not_read(tmp_path, read, make):
+def test_endless_files_are_not_read(tmp_path, read, make):
     path = Path("/dev/zero")
     if make == "pipe":
         path = tmp_path / "pipe"
@@ -99,7 +99,7 @@ def test_a_panic_of_the_tokenizers_library_is_one_message(tmp_path, monkeypatch)
         open_tokenizer(str(path)).encode("a")
 
 
-def test_a_message_is_bounded_whatever_it_quotes(tmp_path):
+def test_the_length_of_a_message_is_bounded_for_any_quoted_text(tmp_path):
     path = tmp_path / "wide.csv"
     path.write_text("x" * 5_000_000 + ",\n1,2\n3,4\n")
     with pytest.raises(DataError) as caught:

@@ -77,7 +77,7 @@ def test_one_two_and_four_processes_take_the_same_batches_and_the_same_state(tmp
 
 
 @pytest.mark.slow
-def test_all_stop_together_when_one_is_told(tmp_path):
+def test_all_processes_stop_together_if_one_gets_a_signal(tmp_path):
     write_config(tmp_path, 100_000)
     processes = start_together(2, "train", "tiny.py", "--run-dir", "run", cwd=tmp_path)
     log = tmp_path / "run" / "metrics.jsonl"
@@ -89,7 +89,7 @@ def test_all_stop_together_when_one_is_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_lost_process_takes_the_others_with_it_and_the_next_start_resumes(tmp_path):
+def test_if_a_process_is_lost_the_others_end_and_the_next_start_resumes(tmp_path):
     write_config(tmp_path, 100_000)
     processes = start_together(2, "train", "tiny.py", "--run-dir", "run", cwd=tmp_path)
     wait_for(lambda: (tmp_path / "run" / "checkpoints" / "25" / "manifest.json").exists())
@@ -145,7 +145,7 @@ def test_a_process_reads_the_rows_of_its_own_devices(size):
         (("--coordinator", "here:1", "--processes", 2, "--process-id", 2), "process_id is in 0 .. processes - 1"),
     ],
 )
-def test_mistakes_in_naming_the_processes(tmp_path, options, message):
+def test_mistakes_in_the_process_flags_are_refused(tmp_path, options, message):
     write_config(tmp_path, 5)
     done = run_cli("train", "tiny.py", *options, cwd=tmp_path)
     assert done.returncode == 2

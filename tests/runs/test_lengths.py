@@ -31,7 +31,7 @@ QUIET = {"progress": "none"}
     ("steps", "number"),
     [("10ep", 80), (".5ep", 4), ("0.24k ex", 10), ("250ex", 10), ("250ba", 250), ("1.5k ba", 1500), (7, 7)],
 )
-def test_every_unit_is_the_number_that_it_is(experiment, blobs, steps, number):
+def test_every_unit_is_converted_to_its_number_of_steps(experiment, blobs, steps, number):
     # 203 examples in batches of 24: 8 steps an epoch.
     assert counted(replace(experiment, steps=steps), blobs).steps == number
 
@@ -65,7 +65,7 @@ def test_less_than_a_step_and_tokens_of_data_without_any_are_refused(experiment,
         assemble(replace(experiment, steps="2M tok"), blobs)
 
 
-def test_behind_the_opened_data_everything_is_of_the_number(experiment, blobs, one_device):
+def test_after_opening_the_data_the_length_is_a_number(experiment, blobs, one_device):
     rule = AdamW(1e-2, schedule=WarmupCosine(warmup="2ep"))
     given = replace(experiment, optimizer=rule, steps="3ep", validation=Validation(0.25))
     parts = assemble(given, blobs, mesh=one_device)
@@ -79,7 +79,7 @@ def test_behind_the_opened_data_everything_is_of_the_number(experiment, blobs, o
     assert rates[0][-1] < 0.2 * max(rates[0])  # it falls over the run
 
 
-def test_names_and_saved_forms_of_numbers_stay_and_steps_are_such_a_number(experiment):
+def test_names_and_saved_forms_of_numeric_lengths_are_unchanged(experiment):
     assert digest(replace(experiment, steps="20ba")) == digest(replace(experiment, steps=20))
     assert to_data(replace(experiment, steps="20ba"))["steps"] == 20
     written = replace(config.load("digits_cnn").experiment, steps="3ep")
@@ -87,7 +87,7 @@ def test_names_and_saved_forms_of_numbers_stay_and_steps_are_such_a_number(exper
     assert digest(written) != digest(replace(written, steps=33))
 
 
-def test_fit_takes_it_and_goes_on_by_it():
+def test_fit_takes_a_duration_and_trains_further_by_one():
     rng = np.random.default_rng(0)
     data = (rng.normal(size=(96, 3)).astype(np.float32), rng.integers(0, 2, 96))
     options = {"test": data, "batch_size": 16, **QUIET}
@@ -104,7 +104,7 @@ def test_each_trial_of_a_sweep_is_counted_by_its_own_batch(experiment, blobs):
     assert [one.experiment.steps for one in counted_trials(made, blobs)] == [8, 2, 3, 4, 1, 3]
 
 
-def test_a_flag_takes_both():
+def test_a_flag_takes_numbers_and_durations():
     loaded = config.load("digits_softmax")
     for flag, steps in (("2ep", "2ep"), ("500ba", 500), ("40", 40)):
         assert with_flags(loaded, "jaxnets train", ["--steps", flag], RunOptions)[0].steps == steps

@@ -91,7 +91,7 @@ def test_sorted_and_filtered_by_any_field(folder):
     wrong = run_here("runs", ".", "--where", "acuracy>0.5", cwd=folder)
     assert wrong.returncode == 2
     assert "accuracy" in wrong.stderr
-    assert "is no condition" in run_here("runs", ".", "--where", "accuracy", cwd=folder).stderr
+    assert "is not a condition" in run_here("runs", ".", "--where", "accuracy", cwd=folder).stderr
 
 
 def test_conditions_compare_numbers_as_numbers(folder):
@@ -107,7 +107,7 @@ def test_conditions_compare_numbers_as_numbers(folder):
         catalog.matching(found, ["nothing=1"])
 
 
-def test_a_comparison_names_what_differs(folder):
+def test_a_comparison_lists_the_differences(folder):
     done = run_here("compare", "fast", "sweep/slow", "--output", "curves.png", cwd=folder)
     assert done.returncode == 0, done.stderr
     table = rows(done)
@@ -120,7 +120,7 @@ def test_a_comparison_names_what_differs(folder):
     assert refused.returncode == 2
 
 
-def test_a_run_that_is_held_is_being_trained_and_left_alone(folder, blobs):
+def test_a_locked_run_is_shown_as_training_and_not_changed(folder, blobs):
     with lock.hold(folder / "stopped"):
         assert catalog.existing(folder / "stopped").state == "training"
         done = run_here("clean", ".", "--yes", cwd=folder / "stopped")
@@ -158,7 +158,7 @@ def test_clean_shows_first_and_leaves_the_newest_and_the_best(experiment, blobs,
     assert_same_bits(opened.best.variables, run.best.variables)
 
 
-def test_a_copy_is_the_run_and_its_mark_comes_last(folder, blobs, monkeypatch):
+def test_a_copy_equals_the_run_and_its_configuration_is_written_last(folder, blobs, monkeypatch):
     done = run_here("copy", "fast", "there/copied", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert_same_bits(
@@ -177,7 +177,7 @@ def test_a_copy_is_the_run_and_its_mark_comes_last(folder, blobs, monkeypatch):
     assert "is inside the run itself" in run_here("copy", "fast", "fast/inside", cwd=folder).stderr
 
 
-def test_a_stale_heartbeat_is_no_training(folder):
+def test_a_run_with_a_stale_heartbeat_is_not_shown_as_training(folder):
     path = folder / "stopped" / lock.NAME
     path.write_text(json.dumps({"host": "a", "pid": 1, "token": "t", "beat": time.time() - 1000}))
     assert catalog.existing(folder / "stopped").state == "stopped"
@@ -211,7 +211,7 @@ def test_completion_offers_commands_configurations_runs_and_flags(folder, monkey
         assert "completion words" in run_here("completion", shell, cwd=folder).stdout
 
 
-def test_clean_keeps_what_is_kept_for_good_and_everything_where_nothing_verifies(tmp_path):
+def test_clean_keeps_permanent_checkpoints_and_all_if_none_is_undamaged(tmp_path):
     for step in (10, 20, 30):
         folder = tmp_path / "checkpoints" / str(step)
         folder.mkdir(parents=True)

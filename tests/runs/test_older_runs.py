@@ -39,7 +39,7 @@ def old(tmp_path, monkeypatch):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", ["images", "text"])
-def test_an_older_run_opens_and_scores_what_it_scored(old, name):
+def test_an_older_run_opens_and_has_its_recorded_score(old, name):
     found = open_run(old / name).evaluate()
     # Another processor may add in another order: the last digits of float32 sums over some hundred examples.
     assert found == pytest.approx(last(old / name, "test"), rel=1e-4)
@@ -73,7 +73,7 @@ def experiment():
 
 
 @pytest.mark.slow
-def test_an_older_run_goes_on_from_its_checkpoint(old, capsys):
+def test_an_older_run_resumes_from_its_checkpoint(old, capsys):
     before = last(old / "text", "test"), last(old / "text", "train")
     shutil.rmtree(old / "text" / "checkpoints" / "6")
     run = train(experiment(), run_dir=old / "text", progress="lines")
@@ -84,7 +84,7 @@ def test_an_older_run_goes_on_from_its_checkpoint(old, capsys):
         assert new_record == pytest.approx(old_record, rel=1e-4)
 
 
-def test_a_hook_that_an_older_run_left_for_later_is_still_run(old):
+def test_a_pending_hook_of_an_older_run_is_run(old):
     directory = old / "text" / "checkpoints" / "6"
     data = json.loads((directory / "manifest.json").read_text())
     # As it was written when a signal came during the evaluation: the record is not there, and the manifest says so.

@@ -141,7 +141,7 @@ def test_a_family_that_cannot_be_converted_is_refused(make, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_traced_sees_the_platform_that_it_is_for():
+def test_a_trace_for_export_uses_the_target_platform():
     with compiling_for("onnx"):
         assert compiled_for() == "onnx"
     assert compiled_for() != "onnx"

@@ -40,7 +40,7 @@ def logged(directory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stops", [(10,), (3, 13), (7, 8, 19)])
-def test_a_run_cut_and_resumed_is_the_uncut_run(tmp_path, experiment, blobs, one_device, stops):
+def test_an_interrupted_and_resumed_run_equals_the_uninterrupted_run(tmp_path, experiment, blobs, one_device, stops):
     experiment = replace(experiment, average=EMA(0.9))
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     whole = train(experiment, run_dir=tmp_path / "whole", **options)
@@ -57,7 +57,7 @@ def test_a_run_cut_and_resumed_is_the_uncut_run(tmp_path, experiment, blobs, one
 @pytest.mark.parametrize(
     "stops", [(2, 6, 11), pytest.param((1,), marks=pytest.mark.slow), pytest.param((19,), marks=pytest.mark.slow)]
 )
-def test_cutting_changes_nothing_with_everything_on(tmp_path, pictures, one_device, stops):
+def test_interruptions_change_nothing_with_all_features_on(tmp_path, pictures, one_device, stops):
     # Every part that has a memory or draws something: augmentation, dropout, an average, micro-batches, the best so far.
     experiment = Experiment(
         task=Classification(model=CNN(features=(8,), dense=(16,), dropout=0.3)),
@@ -94,7 +94,7 @@ def test_cutting_changes_nothing_with_everything_on(tmp_path, pictures, one_devi
 
 
 @pytest.mark.slow
-def test_work_after_the_last_checkpoint_is_done_again_and_logged_once(tmp_path, experiment, blobs, one_device):
+def test_steps_after_the_last_checkpoint_are_repeated_and_logged_once(tmp_path, experiment, blobs, one_device):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     whole = train(experiment, run_dir=tmp_path / "whole", **options)
 
@@ -121,7 +121,7 @@ def test_work_after_the_last_checkpoint_is_done_again_and_logged_once(tmp_path, 
     assert [{k: v for k, v in r.items() if k not in TIMED} for r in logged(tmp_path / "cut")] == records(whole)
 
 
-def test_a_run_leaves_everything_behind(tmp_path, pictures, experiment):
+def test_a_run_directory_has_all_files(tmp_path, pictures, experiment):
     run = train(
         replace(experiment, task=Classification(model=CNN(features=(8,), dense=(16,)))),
         dataset=pictures,
@@ -202,7 +202,7 @@ def test_other_data_under_a_run_are_refused(tmp_path, experiment, blobs, picture
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_other_meshes_and_intervals(tmp_path, experiment, blobs, one_device):
+def test_a_run_resumes_with_other_meshes_and_intervals(tmp_path, experiment, blobs, one_device):
     options = {"dataset": blobs, "run_dir": tmp_path / "run", "progress": "none"}
     train(experiment, stop_at=10, mesh=one_device, **options)
     changed = replace(experiment, mesh=MeshShape(data=4, fsdp=2), log_every=3, eval_batch_size=16)
@@ -214,7 +214,7 @@ def test_a_run_goes_on_with_other_meshes_and_intervals(tmp_path, experiment, blo
 
 
 @pytest.mark.slow
-def test_a_class_of_ones_own_is_named_and_never_taken_for_another(tmp_path, experiment, blobs, one_device):
+def test_a_custom_class_is_named_and_never_mistaken_for_another(tmp_path, experiment, blobs, one_device):
     class MLP(nn.Module):  # the name of a built-in
         @nn.compact
         def __call__(self, x, *, train=False):
@@ -255,7 +255,7 @@ def test_skipped_steps_do_not_spoil_the_log(tmp_path, experiment, blobs, one_dev
     assert all("NaN" not in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
 
 
-def test_an_average_follows_a_step_of_the_tasks_own(blobs, one_device):
+def test_an_average_follows_a_custom_step_of_the_task(blobs, one_device):
     data = jaxnets.data.Tabular(path="iris", only=("setosa", "versicolor")).open()
     run = Experiment(
         task=PerceptronRule(model=Perceptron()), data=InMemory(), steps=60, batch_size=16, average=EMA(0.5)
@@ -275,7 +275,7 @@ def test_a_directory_that_cannot_be_written_is_an_error_before_any_work(tmp_path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
 @pytest.mark.slow
-def test_a_full_disk_is_an_error_and_what_was_saved_stays(tmp_path, experiment, blobs, one_device):
+def test_a_full_disk_is_an_error_and_earlier_checkpoints_stay(tmp_path, experiment, blobs, one_device):
     # A limit on the size of files stands for the full disk: every write beyond it fails as one on a full disk does.
     wide = replace(experiment, task=Classification(model=MLP(widths=(256, 256))), steps=40)
     options = {"dataset": blobs, "mesh": one_device, "run_dir": tmp_path / "run", "progress": "none"}
@@ -331,7 +331,7 @@ def test_five_lines_in_a_notebook_and_a_cell_can_be_run_again():
     assert "digits" in repr(run)
 
 
-def test_fit_takes_your_arrays_and_leaves_them_as_they_are():
+def test_fit_takes_arrays_and_does_not_change_them():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(300, 5)), rng.normal(size=300)
     kept = x.copy(), y.copy()
@@ -371,7 +371,7 @@ def test_bad_arguments_are_named_before_any_work(arguments, options, error, mess
         jaxnets.fit(*arguments, jaxnets.load("digits"), progress="none", **options)
 
 
-def test_predict_says_what_shape_it_wants(experiment, blobs, one_device):
+def test_an_error_of_predict_names_the_expected_shape(experiment, blobs, one_device):
     run = train(replace(experiment, steps=1), dataset=blobs, progress="none")
     with pytest.raises(DataError, match=r"shape \[N, 12\].*got \(12,\)"):
         run.predict(blobs.test["inputs"][0])
@@ -380,7 +380,7 @@ def test_predict_says_what_shape_it_wants(experiment, blobs, one_device):
 
 
 @pytest.mark.slow
-def test_panels_that_are_left_over_stay_empty_of_frames(experiment, blobs, one_device):
+def test_unused_panels_have_no_frames(experiment, blobs, one_device):
     figure = train(replace(experiment, steps=14), dataset=blobs, mesh=one_device, progress="none").history.plot()
     shown = [axis for axis in figure.axes if axis.get_visible()]
     assert len(shown) == 3
@@ -419,7 +419,7 @@ def test_a_model_for_other_inputs_is_a_data_error(experiment, blobs, one_device,
         train(replace(experiment, task=task), dataset=blobs, mesh=one_device, progress="none")
 
 
-def test_a_run_to_begin_from_is_there_before_anything_is_made(experiment, blobs, one_device, tmp_path):
+def test_a_missing_initial_run_is_an_error_before_any_work(experiment, blobs, one_device, tmp_path):
     wrong = replace(experiment, warm_start=WarmStart(run=str(tmp_path / "nosuch")))
     with pytest.raises(UsageError, match=r"warm_start.run is '.*nosuch', and there is no such folder"):
         train(wrong, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")

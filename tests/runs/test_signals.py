@@ -75,7 +75,7 @@ def unharmed(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_exits_75_and_the_next_start_goes_on(tmp_path, unharmed, number):
+def test_a_signal_saves_and_exits_75_and_the_next_start_resumes(tmp_path, unharmed, number):
     write_config(tmp_path, 300)
     process = start_cli("train", "tiny.py", "--run-dir", "run", "--progress", "lines", cwd=tmp_path)
     log = tmp_path / "run" / "metrics.jsonl"
@@ -92,7 +92,7 @@ def test_a_signal_saves_exits_75_and_the_next_start_goes_on(tmp_path, unharmed, 
     assert (log_of(tmp_path / "run"), digest_of(tmp_path, "run")) == unharmed
 
 
-def test_a_signal_while_compiling_is_kept_until_the_step_is_done(tmp_path):
+def test_a_signal_while_compiling_is_handled_after_the_step(tmp_path):
     # The signal comes as soon as the run directory is claimed: the program is not even traced then.
     write_config(tmp_path, 300)
     process = start_cli(
@@ -108,7 +108,7 @@ def test_a_signal_while_compiling_is_kept_until_the_step_is_done(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(tmp_path):
+def test_a_second_signal_ends_the_process_immediately(tmp_path):
     (tmp_path / "slow.py").write_text(
         CONFIG.replace("STEPS", "10")
         + """
@@ -185,7 +185,7 @@ def test_a_signal_in_an_evaluation_leaves_it_pending_and_it_is_run(tmp_path, exp
 
 
 @pytest.mark.slow
-def test_what_is_pending_is_run_once_and_counts_for_the_best(tmp_path, experiment, blobs, one_device, tell):
+def test_a_pending_evaluation_is_run_once_and_counts_for_the_best(tmp_path, experiment, blobs, one_device, tell):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none", "run_dir": tmp_path / "run"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "metrics", lambda self, variables, *, poll: (tell(), poll(), poll()))
@@ -200,7 +200,7 @@ def test_what_is_pending_is_run_once_and_counts_for_the_best(tmp_path, experimen
     check_goes_on(experiment, {k: v for k, v in options.items() if k != "run_dir"}, tmp_path)
 
 
-def test_a_last_save_that_fails_is_not_called_saved(tmp_path, experiment, blobs, one_device, tell):
+def test_a_failed_last_save_is_not_reported_as_saved(tmp_path, experiment, blobs, one_device, tell):
     def refuses(self, folder):
         raise OSError(28, "No space left on device")
 
@@ -264,14 +264,14 @@ def test_a_signal_while_waiting_for_data_does_not_wait_for_them(tmp_path, experi
 
 
 @pytest.mark.slow
-def test_handlers_are_put_back(tmp_path, experiment, blobs, one_device):
+def test_signal_handlers_are_restored(tmp_path, experiment, blobs, one_device):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     train(replace(experiment, steps=2), dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 @pytest.mark.slow
-def test_killed_at_random_instants_it_ends_like_the_unharmed_run(tmp_path, unharmed):
+def test_a_run_killed_at_random_instants_ends_like_the_uninterrupted_run(tmp_path, unharmed):
     # The long sweep is benchmarks/faults.py.
     write_config(tmp_path, 300)
     rng, kills = random.Random(0), 0
@@ -308,11 +308,11 @@ def test_two_runs_never_share_a_directory(tmp_path):
     third = run_cli("train", "tiny.py", "--run-dir", "run", "--stop-at", 3, cwd=tmp_path)
     assert third.returncode == 0, third.stderr
     assert f"process {first.pid}" in third.stderr
-    assert "ended without saying goodbye" in third.stderr
+    assert "ended without releasing it" in third.stderr
     assert not (tmp_path / "run" / ".lock").exists()
 
 
-def test_a_lock_from_another_machine_is_respected_while_it_beats(tmp_path, monkeypatch):
+def test_a_lock_from_another_machine_is_respected_while_its_heartbeat_is_recent(tmp_path, monkeypatch):
     def lock(age):
         holder = {"host": "elsewhere", "pid": 7, "token": "x", "beat": time.time() - age}
         (tmp_path / ".lock").write_text(json.dumps(holder))
@@ -337,11 +337,11 @@ def test_a_lock_from_another_machine_is_respected_while_it_beats(tmp_path, monke
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
         with pytest.raises(LockedError), run_lock.hold(tmp_path):
             pass
-    assert "process 7 on 'elsewhere' ended without saying goodbye" in said[0]
+    assert "process 7 on 'elsewhere' ended without releasing it" in said[0]
     assert not (tmp_path / ".lock").exists()
 
 
-def test_many_at_once_and_one_gets_it(tmp_path):
+def test_of_many_concurrent_processes_one_gets_the_lock(tmp_path):
     held, most, wins = [], [], []
 
     def contend():
@@ -375,7 +375,7 @@ def test_without_locks_of_the_system_the_heartbeat_decides_on_one_machine_too(tm
         pass
 
 
-def test_a_heartbeat_that_is_nonsense_is_no_holder(tmp_path):
+def test_an_invalid_heartbeat_does_not_hold_the_lock(tmp_path):
     huge = '{"host": "a", "pid": 1, "token": "t", "beat": 1' + "0" * 400 + "}"
     for text in ("", "{", "[]", '{"beat": "x"}', '{"host": 3}', "\0" * 600, "9" * 700, huge):
         (tmp_path / ".lock").write_text(text)

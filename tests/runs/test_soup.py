@@ -73,7 +73,7 @@ def test_a_greedy_soup_is_no_worse_than_its_best(runs):
     jax.tree.map(np.testing.assert_array_equal, with_noise.variables, runs[0].variables)
 
 
-def test_what_is_no_soup(runs):
+def test_invalid_soups_are_refused(runs):
     other = jaxnets.fit(MLP(widths=(5,), norm="batch"), data(), steps=1, batch_size=16, progress="none")
     with pytest.raises(UsageError, match=r"run 1 of the soup is of another model than run 0: batch_stats/norm_0/mean"):
         jaxnets.soup([runs[0], other])

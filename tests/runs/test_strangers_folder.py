@@ -32,7 +32,7 @@ def test_listing_names_the_files_of_a_folder_and_runs_none(folder):
     assert not (folder / "ran").exists()
 
 
-def test_a_shipped_name_is_never_a_strangers_file(folder):
+def test_a_shipped_name_never_loads_a_file_of_the_working_directory(folder):
     done = run_cli("train", "digits_cnn", "--help", cwd=folder)
     assert done.returncode == 2
     assert "give that file by its path" in done.stderr

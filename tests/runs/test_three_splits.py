@@ -94,7 +94,7 @@ def test_the_test_split_is_measured_once_with_the_best_weights(stopped):
     assert records[0]["loss"] == pytest.approx(float(losses.mean()), abs=1e-5)
 
 
-def test_the_test_split_decides_nothing(stopped):
+def test_the_test_split_is_not_used_for_choices(stopped):
     data = stopped.parts.dataset
     other = {**data.test, "targets": 1 - data.test["targets"]}
     run = jaxnets.fit(
@@ -110,7 +110,7 @@ def test_the_test_split_decides_nothing(stopped):
 
 
 @pytest.mark.slow
-def test_with_a_directory_cut_and_resumed_it_ends_at_the_same_step_with_the_same_weights(stopped, tmp_path):
+def test_interrupted_and_resumed_it_ends_at_the_same_step_with_the_same_weights(stopped, tmp_path):
     from jaxnets.runs.train import train
 
     data = stopped.parts.dataset
@@ -143,7 +143,7 @@ def test_keep_best_without_early_stopping_trains_to_the_end(tmp_path):
     assert len(run.history.series("accuracy", "test")[0]) == 1
 
 
-def test_a_run_that_began_without_validation_goes_on_without(tmp_path):
+def test_a_run_that_started_without_validation_resumes_without_it(tmp_path):
     """An older run with keep.best looked at the test split; its training examples must stay the same."""
     from jaxnets.checkpoints.retention import Keep
     from jaxnets.runs.train import train
@@ -166,7 +166,7 @@ def test_a_run_that_began_without_validation_goes_on_without(tmp_path):
         ({"validation": 1.5}, "share in \\(0, 1\\)"),
     ],
 )
-def test_what_cannot_be_chosen_by_is_refused(options, message):
+def test_a_metric_that_is_not_measured_is_refused_for_choices(options, message):
     with pytest.raises((UsageError, DataError), match=message):
         fit(**options)
 
@@ -190,7 +190,7 @@ def test_every_class_has_its_share_and_no_row_is_in_both(labels, share):
         assert count < of
 
 
-def test_a_group_is_in_one_split_alone():
+def test_a_group_is_in_one_split_only():
     x, y = arrays(200)
     groups = np.repeat([f"patient {i}" for i in range(40)], 5)
     marked = np.column_stack([x, np.repeat(np.arange(40), 5)])
@@ -200,14 +200,14 @@ def test_a_group_is_in_one_split_alone():
     assert len(set.union(*seen)) == 40
 
 
-def test_arrays_for_validation_are_taken_as_they_are_and_are_not_in_the_scales():
+def test_validation_arrays_are_used_whole_and_do_not_change_the_scales():
     x, y = arrays(60)
     data = jaxnets.from_arrays(x[:40], y[:40], test=(x[40:50], y[40:50]), validation=(x[50:] + 100, y[50:]))
     assert np.array_equal(data.validation["inputs"], x[50:] + 100)
     assert np.allclose(data.prepare.mean, x[:40].mean(axis=0), atol=1e-6)
 
 
-def test_by_time_the_last_windows_are_held_and_share_no_target_with_training():
+def test_by_time_the_last_windows_are_held_out_and_share_no_target_with_training():
     values = np.arange(200.0)
     windows = np.lib.stride_tricks.sliding_window_view(values, 12)[:, :, None]
     splits = {"inputs": windows[:150, :8], "targets": windows[:150, 8:]}

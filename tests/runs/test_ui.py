@@ -46,7 +46,7 @@ def get(url, **headers):
         return answer.read().decode(), dict(answer.headers)
 
 
-def test_data_reports_and_walls(address, folder):
+def test_data_reports_and_security_of_the_server(address, folder):
     runs = {run["name"]: run for run in json.loads(get(f"{address}/api/runs")[0])["runs"]}
     assert runs.keys() == {"a<b>", "deep/slow"}
     assert runs["deep/slow"]["step"] == 14
@@ -69,7 +69,7 @@ def test_data_reports_and_walls(address, folder):
     assert error.value.code == 403
 
 
-def test_a_port_that_is_taken_and_a_folder_that_is_missing(address, tmp_path):
+def test_a_used_port_and_a_missing_folder_are_refused(address, tmp_path):
     with pytest.raises(UsageError, match="port"):
         ui.make_server(str(tmp_path), int(address.rsplit(":", 1)[1]))
     with pytest.raises(UsageError, match="there is no folder"):

@@ -121,7 +121,7 @@ def test_dcgan_shapes_counts_precision_and_gradients():
 
 
 @pytest.mark.slow
-def test_the_label_changes_what_is_made_and_judged():
+def test_the_label_changes_the_outputs_of_generator_and_critic():
     task, batch = images(dcgan())
     variables = jax.jit(task.init)(jax.random.key(0), batch)
     # The labels' kernels start near 0 (DCGAN's start); made larger so that float32 tells.
@@ -149,7 +149,9 @@ def is_schedule(node):
 
 
 @pytest.mark.slow
-def test_turns_are_the_critics_then_the_generators_and_a_refusal_undoes_all(experiment, ring, one_device):
+def test_the_critic_takes_its_turns_before_the_generator_and_a_non_finite_turn_undoes_the_step(
+    experiment, ring, one_device
+):
     task = small_game(critic_steps=3, penalty=1.0, objective="wasserstein")
     parts = assemble(replace(experiment, task=task, optimizer=Adam(learning_rate=1e-2)), ring, mesh=one_device)
     state = parts.fresh_state()
@@ -245,7 +247,7 @@ def test_ring_by_its_definition():
         Ring(deviation=0.0).open()
 
 
-def test_what_contradicts_is_named(experiment, ring, pictures, one_device):
+def test_contradictions_are_named(experiment, ring, pictures, one_device):
     with pytest.raises(DataError, match=r"makes values in \[-1, 1\].*data\.scale"):
         assemble(replace(experiment, task=dcgan()), pictures, mesh=one_device)
     with pytest.raises(DataError, match=r"24 examples.*5 turns.*multiple"):

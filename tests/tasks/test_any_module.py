@@ -81,7 +81,7 @@ def logged(run, name="loss"):
 @pytest.mark.parametrize(
     "names", [("image", "tokens"), ("image", "tokens", "mask", "age"), ("tokens", "image")], ids="-".join
 )
-def test_inputs_by_name_reach_the_arguments_prepared_one_by_one(arrays, names):
+def test_named_inputs_are_prepared_separately_and_passed_to_their_arguments(arrays, names):
     inputs = {name: arrays[name] for name in names}
     run = fitted(Two(), inputs, arrays["y"])
     order = np.asarray(run.parts.feed.batch(run.parts.feed.load(0, 1, 1), 0, jnp.int32(0))["index"])
@@ -104,7 +104,7 @@ def test_inputs_by_name_reach_the_arguments_prepared_one_by_one(arrays, names):
 
 
 @pytest.mark.slow
-def test_a_tuple_a_list_and_frames_are_the_dict_by_position(arrays, tmp_path):
+def test_a_tuple_a_list_and_frames_are_passed_by_position(arrays, tmp_path):
     a, b = np.random.default_rng(1).normal(size=(N, 16)), arrays["tokens"]
     runs = [
         fitted(Two(), inputs, arrays["y"], run_dir=tmp_path / str(place), micro_batches=2)
@@ -131,7 +131,7 @@ class OneDict(nn.Module):
 
 
 @pytest.mark.slow
-def test_names_that_are_no_arguments_make_one_dict():
+def test_inputs_whose_names_are_not_arguments_are_passed_as_one_dict():
     rng = np.random.default_rng(0)
     inputs, y = {name: rng.normal(size=(N, 2)) for name in ("left", "right")}, rng.integers(0, 3, N)
     run = fitted(OneDict(), inputs, y)
@@ -147,7 +147,7 @@ class NoCall(nn.Module):
         return self.layer(x)
 
 
-def test_several_inputs_that_do_not_fit(arrays):
+def test_several_inputs_that_do_not_fit_are_refused(arrays):
     image, tokens, y = arrays["image"], arrays["tokens"], arrays["y"]
     run = fitted(Two(), (image, tokens), y)
     for make, said in (
@@ -221,14 +221,14 @@ class Totals(nn.Module):
         return x
 
 
-def test_a_sum_that_the_module_keeps_itself_begins_at_0_in_every_step():
+def test_a_sum_that_the_module_accumulates_starts_at_0_in_every_step():
     rng = np.random.default_rng(0)
     run = fitted(Totals(), rng.normal(size=(N, 4)), rng.integers(0, 3, N))
     assert logged(run, "sown_losses") == [3.0, 3.0, 3.0]
     assert run.state.model_state == {}
 
 
-def test_example_weights_leave_sown_losses_as_they_are():
+def test_example_weights_do_not_change_sown_losses():
     rng = np.random.default_rng(0)
     x, y, weights = rng.normal(size=(N, 4)), rng.integers(0, 3, N), rng.uniform(0.5, 3, N)
     run = jaxnets.fit(

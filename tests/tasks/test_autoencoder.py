@@ -241,7 +241,7 @@ def test_the_nearest_code_is_chosen_and_the_gradient_passes_straight_through():
 
 
 @pytest.mark.slow
-def test_vq_trains_and_says_how_many_codes_it_uses(experiment, pictures, one_device):
+def test_vq_trains_and_measures_how_many_codes_it_uses(experiment, pictures, one_device):
     task = VectorQuantization(model=VQVAE(features=(8,), codes=8, width=4))
     run = replace(experiment, task=task, steps=150, eval_every=0, optimizer=Adam(learning_rate=1e-2))
     done = train(run, dataset=pictures, mesh=one_device, progress="none")
@@ -252,7 +252,7 @@ def test_vq_trains_and_says_how_many_codes_it_uses(experiment, pictures, one_dev
 
 
 @pytest.mark.slow
-def test_denoising_beats_leaving_the_noise_in(experiment, one_device):
+def test_denoising_is_better_than_keeping_the_noise(experiment, one_device):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(512, 2)) @ rng.normal(size=(2, 10))).astype(np.float32)
     data = from_arrays(x[:400], np.zeros(400, int), test=(x[400:], np.zeros(112, int)), standardize=False)
@@ -270,7 +270,7 @@ def card(**fields):
     return Card(name="c", input_shape=(4, 4, 1), target_kind="class", examples={"train": 8, "test": 4}, **fields)
 
 
-def test_bind_and_checks_say_what_contradicts(experiment, pictures, one_device):
+def test_bind_and_checks_report_contradictions(experiment, pictures, one_device):
     assert Reconstruction(model=Autoencoder()).bind(card()).model.shape == (4, 4, 1)
     with pytest.raises(DataError, match=r"shape=\(9,\).*\(4, 4, 1\).*leave it out"):
         Reconstruction(model=Autoencoder(shape=(9,))).bind(card())

@@ -130,7 +130,7 @@ def test_the_target_is_the_average_in_closed_form(short, vectors, one_device):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cut_ends_with_the_same_bits_and_opens_again(short, vectors, tmp_path):
+def test_an_interrupted_run_ends_with_the_same_bits_and_opens_again(short, vectors, tmp_path):
     options = {"dataset": vectors, "progress": "none"}
     whole = train(short, **options)
     for stop in (5, None):

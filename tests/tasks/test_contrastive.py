@@ -33,7 +33,7 @@ def by_equation(pairs, temperature):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_nt_xent_is_its_equation_and_masked_rows_are_nobodys_negatives(temperature):
+def test_nt_xent_is_its_equation_and_masked_rows_are_not_negatives(temperature):
     got = nt_xent(jnp.asarray(PAIRS), jnp.ones(8), temperature=temperature)
     np.testing.assert_allclose(got, by_equation(PAIRS, temperature), rtol=1e-5, atol=1e-6)
     mask = jnp.arange(8) < SHOWN

@@ -130,7 +130,7 @@ def test_patches_are_put_together_and_taken_apart():
 
 
 @pytest.mark.slow
-def test_a_label_moves_the_embedding_and_none_does_not(unet):
+def test_a_label_changes_the_embedding_and_none_does_not(unet):
     model, x, time, _ = unet
     hot = jnp.eye(4)[jnp.array([3, 0, 1])]
     params = jax.jit(model.init)(jax.random.key(0), x, time, hot)["params"]
@@ -151,7 +151,7 @@ def test_a_label_moves_the_embedding_and_none_does_not(unet):
         )
 
 
-def test_waves_tell_times_apart():
+def test_time_embeddings_of_different_times_differ():
     said = np.asarray(waves(jnp.linspace(0, 1, 1000), 32))
     assert said.shape == (1000, 32)
     away = np.linalg.norm(said[:, None] - said[None], axis=-1) + 9 * np.eye(1000)
@@ -159,7 +159,7 @@ def test_waves_tell_times_apart():
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_the_share_of_the_example_falls_from_one_to_nothing(schedule):
+def test_the_share_of_the_example_falls_from_one_to_zero(schedule):
     shares = Diffusion(model=UNet(), schedule=schedule).shares
     assert shares.shape == (1000,)
     assert (np.diff(shares) < 0).all()
@@ -183,7 +183,7 @@ class Told(nn.Module):
 
 
 @pytest.mark.parametrize(("guidance", "factor"), [(1.0, 1.0), (0.0, 0.0), (1.5, 1.5)])
-def test_samples_are_of_their_label_and_guided_beyond_it(guidance, factor):
+def test_samples_match_their_label_and_guidance_strengthens_it(guidance, factor):
     shares = tuple(float(s) for s in Diffusion(model=UNet(), times=200).shares)
     task = Diffusion(
         model=Told(shares), times=200, shape=(2,), sample_steps=20, conditional=True, classes=3, guidance=guidance
@@ -197,7 +197,7 @@ def test_samples_are_of_their_label_and_guided_beyond_it(guidance, factor):
 
 
 @pytest.mark.slow
-def test_labels_are_withheld_from_a_share_of_the_training_examples():
+def test_labels_are_dropped_for_a_share_of_the_training_examples():
     seen = []
 
     class Listens(nn.Module):
@@ -238,7 +238,7 @@ def oracle(**options):
 
 
 @pytest.mark.parametrize(("steps", "eta"), [(200, 1.0), (200, 0.0), (40, 0.0), (40, 0.5)])
-def test_sampling_with_the_best_model_gives_the_data_back(steps, eta):
+def test_sampling_with_the_optimal_model_gives_the_data_distribution(steps, eta):
     task = oracle(sample_steps=steps, eta=eta)
     x = np.asarray(jax.jit(task.sample, static_argnums=2)({}, jax.random.key(0), 20_000))
     assert x.shape == (20_000, 2)
@@ -252,7 +252,7 @@ def test_sampling_with_the_best_model_gives_the_data_back(steps, eta):
 
 
 @pytest.mark.slow
-def test_the_loss_of_the_best_model_is_what_theory_says():
+def test_the_loss_of_the_optimal_model_equals_its_theoretical_value():
     task = oracle()
     x = 0.3 * jax.random.normal(jax.random.key(1), (20_000, 2))
     batch = {"inputs": x, "mask": jnp.ones(len(x))}
@@ -286,7 +286,7 @@ def test_diffusion_trains_and_the_report_shows_samples(experiment, pictures, one
     assert float(jnp.abs(images).max()) <= 1
 
 
-def test_what_contradicts_is_named(experiment, pictures, one_device):
+def test_contradictions_are_named(experiment, pictures, one_device):
     with pytest.raises(DataError, match=r"inputs in \[-1, 1\].*data\.scale"):
         assemble(replace(experiment, task=Diffusion(model=UNet())), pictures, mesh=one_device)
     with pytest.raises(DataError, match="cannot take"):

@@ -115,7 +115,7 @@ def test_rewards_rise_and_the_run_opens_again(sums, tmp_path):
     assert again.evaluate() == run.evaluate()
 
 
-def test_a_reward_of_ones_own_is_asked(sums):
+def test_a_custom_reward_is_called(sums):
     def nines(prompt, completion, answer):
         return (completion == 9).mean()
 

@@ -111,7 +111,7 @@ def test_mistakes_are_named(rare):
         class_prior([0, 0, 1], 3)
 
 
-def test_the_loss_goes_with_any_classifier_by_name_of_its_class(blobs, tmp_path):
+def test_the_loss_works_with_any_classifier_and_is_saved_by_its_class_name(blobs, tmp_path):
     run = jaxnets.fit(MLP(widths=(16,)), blobs, loss=Focal(1.0), steps=40, progress="none", run_dir=tmp_path / "run")
     again = jaxnets.open_run(tmp_path / "run", dataset=blobs)
     np.testing.assert_array_equal(again.predict(blobs.test["inputs"]), run.predict(blobs.test["inputs"]))

@@ -33,7 +33,7 @@ def batch(images):
 
 
 @pytest.mark.smoke
-def test_the_loss_is_of_hidden_patches_alone_and_the_encoder_sees_the_others_alone(images, batch):
+def test_the_loss_uses_only_hidden_patches_and_the_encoder_only_visible_ones(images, batch):
     task = MaskedAutoencoder(model=MODEL, hidden=0.5, targets="pixels").bind(images.card)
     variables, key = task.init(jax.random.key(0), batch), jax.random.key(1)
     visible, hidden = (np.asarray(a) for a in task.visible(batch, key))
@@ -89,7 +89,7 @@ def test_the_follower_moves_by_its_momentum_and_gets_no_gradient(images, batch):
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_what_jepa_predicts_are_normalised_features(images, batch):
+def test_the_targets_of_jepa_are_normalised_features(images, batch):
     task = JEPA(model=MODEL, hidden=0.5).bind(images.card)
     variables, key = task.init(jax.random.key(0), batch), jax.random.key(1)
     visible, hidden = task.visible(batch, key)

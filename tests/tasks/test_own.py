@@ -96,7 +96,7 @@ class Noisy(nn.Module):
      Noisy()],
     ids=lambda model: type(model).__name__,
 )  # fmt: skip
-def test_a_module_as_its_author_wrote_it_trains_and_draws_in_training_alone(model, data):
+def test_an_unmodified_module_trains_and_draws_in_training_only(model, data):
     run = fitted(model, data, steps=20, optimizer=optax.adam(1e-2))
     assert run.evaluate() == run.evaluate()
     before = run.parts.evaluator.metrics(run.parts.fresh_state().variables)
@@ -160,7 +160,7 @@ def test_dropout_and_batch_statistics_are_those_of_a_hand_written_loop(data):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_a_loss_and_metrics_of_ones_own_are_means_over_the_examples(data):
+def test_a_custom_loss_and_metrics_are_means_over_the_examples(data):
     def squared(outputs, batch):
         return jnp.square(outputs - jax.nn.one_hot(batch["targets"], 3)).sum(axis=-1)
 
@@ -255,7 +255,7 @@ def test_a_metric_chooses_the_best_checkpoint(data, tmp_path):
     assert "f1" in run.evaluate()
 
 
-def test_what_does_not_fit_says_what_to_do(data):
+def test_errors_about_misfits_name_the_remedy(data):
     for options, said in (
         (
             {"loss": lambda outputs, batch: outputs.mean()},
@@ -298,11 +298,11 @@ def test_more_outputs_than_classes_are_noted_and_integers_name_the_remedy(data):
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "bf16-mixed", "mixed_bfloat16"])
-def test_number_formats_go_by_the_names_of_other_libraries(data, name):
+def test_number_formats_accept_the_names_of_other_libraries(data, name):
     assert fitted(nn.Dense(3), data, precision=name, steps=1).parts.recipe.precision.compute == "bfloat16"
 
 
-def test_metrics_leave_a_training_step_of_its_own_alone_and_a_loss_for_it_is_refused(data):
+def test_metrics_do_not_change_a_custom_training_step_and_a_loss_for_it_is_refused(data):
     x, y = data[0], (data[1] > 0).astype(int)
     task = PerceptronRule(model=Perceptron())
     first = {"first": lambda outputs, batch: outputs.reshape(len(outputs), -1)[:, 0]}
@@ -314,7 +314,7 @@ def test_metrics_leave_a_training_step_of_its_own_alone_and_a_loss_for_it_is_ref
         fitted(task, (x, y), test=(x, y), loss=first["first"])
 
 
-def test_outputs_that_the_task_does_not_know_are_measured_by_the_users_functions_alone(data):
+def test_unknown_outputs_are_measured_only_by_the_users_functions(data):
     class Two(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -327,7 +327,7 @@ def test_outputs_that_the_task_does_not_know_are_measured_by_the_users_functions
     assert fitted(Two(), numbers, test=numbers, loss=loss).evaluate().keys() == {"loss", "examples"}
 
 
-def test_targets_of_any_shape_reach_the_loss_as_they_are():
+def test_targets_of_any_shape_are_passed_to_the_loss_unchanged():
     """Tokens [N, T], masks [N, H, W], and floats that are asked for by kind; nothing is scaled or counted."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 9, (40, 6))

@@ -83,7 +83,7 @@ def test_prompts_do_not_count(batch):
 
 
 @pytest.mark.slow
-def test_the_reference_is_the_policy_that_the_run_began_with(pairs, tmp_path):
+def test_the_reference_is_the_initial_policy_of_the_run(pairs, tmp_path):
     data = pairs.open()
     options = {"optimizer": Adam(learning_rate=3e-3), "batch_size": 16, "progress": "none"}
     base = jaxnets.fit(jaxnets.tasks.NextToken(model=MODEL), _without_rejected(data), steps=3, **options)
@@ -109,7 +109,7 @@ def test_mistakes_in_a_file_are_named(tmp_path):
     with pytest.raises(DataError, match="line 2 needs the texts prompt, chosen, rejected"):
         Preferences(str(path)).open()
     path.write_text("{\n")
-    with pytest.raises(DataError, match="line 1 is no JSON"):
+    with pytest.raises(DataError, match="line 1 is not JSON"):
         Preferences(str(path)).open()
     path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     with pytest.raises(DataError, match="has 1 pairs of up to 512 tokens; give at least two"):

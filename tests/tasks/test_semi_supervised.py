@@ -40,7 +40,7 @@ def test_the_loss_is_that_of_the_paper(blobs):
     assert float(aux.metrics["confident"].value) == pytest.approx(sure.mean())
 
 
-def test_hidden_labels_play_no_part_and_without_the_second_term_it_is_the_usual_loss(blobs):
+def test_hidden_labels_are_not_used_and_without_the_second_term_it_is_the_usual_loss(blobs):
     data = few_labels(blobs, 5)
     task = FixMatch(model=MLP(widths=()), weak=SAME, strong=HALF, weight=0.0).bind(blobs.card)
     batch = {name: jnp.asarray(array[:40]) for name, array in data.train.items()}

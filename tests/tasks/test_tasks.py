@@ -42,7 +42,7 @@ def test_merged_means_are_the_mean_of_the_whole(rows, cut):
     np.testing.assert_allclose(float(merged.sum), float((values.astype(np.float64) * mask).sum()), rtol=1e-5, atol=1e-2)
 
 
-def test_masked_rows_may_hold_anything():
+def test_values_of_masked_rows_do_not_matter():
     mean = Mean.of(jnp.array([1.0, jnp.nan, 3.0, jnp.inf]), jnp.array([1.0, 0.0, 1.0, 0.0]))
     assert float(mean.value) == 2.0
     assert np.isnan(float(Mean.of(jnp.array([1.0]), jnp.array([0.0])).value))
@@ -116,7 +116,7 @@ def test_regression_works_in_the_targets_unit():
     assert got["mae"] == pytest.approx(np.abs(residual).mean(), rel=1e-4)
 
 
-def test_bind_fills_in_outputs_or_says_what_contradicts():
+def test_bind_fills_in_outputs_or_reports_a_contradiction():
     three = card("class", class_names=("a", "b", "c"))
     assert Classification(model=MLP()).bind(three).model.outputs == 3
     assert isinstance(Supervised(model=MLP()).bind(three), Classification)
@@ -242,7 +242,7 @@ def test_an_adversarial_task_needs_no_loop_of_its_own(experiment, one_device):
     assert parts.program.traces == 1
 
 
-def test_in_memory_source_says_what_it_cannot_do():
+def test_an_in_memory_source_refuses_what_it_cannot_do():
     with pytest.raises(DataError, match="pass the same arrays"):
         InMemory("mine", "abc").open()
 

@@ -35,7 +35,7 @@ FUNCTIONS = st.lists(st.floats(-1, 1), min_size=1, max_size=4).map(trigonometric
 
 
 @pytest.mark.parametrize("units", [4, 32, 128])
-def test_relu_interpolation_keeps_its_bound_and_comes_near_it(units):
+def test_relu_interpolation_is_within_its_bound_and_close_to_it(units):
     error = theory.largest_error(theory.relu_interpolation(wave, units), wave)
     bound = theory.interpolation_bound(CURVATURE, units)
     assert 0.6 * bound < error <= bound + 1e-6
@@ -91,7 +91,7 @@ def test_an_open_set_up_to_a_length(ends, precision):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("pieces", [2, 200])
-def test_the_sigmoid_staircase_keeps_its_bound(pieces):
+def test_the_sigmoid_staircase_is_within_its_bound(pieces):
     error = theory.largest_error(theory.sigmoid_staircase(wave, pieces), wave)
     bound = theory.staircase_bound(SLOPE, pieces)
     assert 0.2 * bound < error <= bound + 2e-6
@@ -122,7 +122,7 @@ def test_random_features_in_two_dims_get_better_with_their_number():
     assert errors[1] < 2e-4
 
 
-def test_random_features_tell_a_disc_from_the_rest():
+def test_random_features_separate_a_disc_from_the_rest():
     def height(x):
         return 0.09 - np.square(x - 0.5).sum(axis=1)
 
@@ -187,6 +187,6 @@ def test_an_interpolation_trains_further():
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
-def test_what_cannot_be_approximated_says_why(make, said):
+def test_invalid_functions_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()

@@ -174,7 +174,7 @@ def test_zaslavskys_sum_obeys_its_recursion(planes, dims):
         (lambda: theory.most_regions([2, 0], 3), "widths\\[1\\] is at least 1"),
     ],
 )
-def test_what_has_no_regions_says_why(make, said):
+def test_networks_without_linear_regions_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()
 

@@ -160,6 +160,6 @@ def test_a_construction_is_an_ordinary_model_that_trains_further():
         (lambda: theory.layers_of(theory.Construction(jaxnets.models.CNN(), {})), "only an MLP"),
     ],
 )
-def test_what_cannot_be_made_says_why(make, said):
+def test_impossible_constructions_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()

@@ -28,7 +28,7 @@ def test_kinds_of_critical_points(kind):
     np.testing.assert_allclose(found.eigenvalues, eigenvalues, atol=1e-6)
 
 
-def test_an_eigenvalue_of_zero_decides_nothing():
+def test_an_eigenvalue_of_zero_leaves_the_kind_undecided():
     # The same Hessian, and a minimum, a maximum along that line, or neither.
     for sign in (1, -1, 0):
         assert theory.critical_point(lambda w, s=sign: w[0] ** 2 + s * w[1] ** 4, jnp.zeros(2)).kind == "degenerate"
@@ -165,7 +165,7 @@ def test_double_descent_has_its_peak_where_the_features_fit_the_examples():
         (lambda: theory.double_descent_errors([]), "at least 1"),
     ],
 )
-def test_what_is_no_landscape_says_why(make, said):
+def test_invalid_landscapes_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()
 

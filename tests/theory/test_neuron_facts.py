@@ -37,7 +37,7 @@ def test_the_derivative_of_a_steep_sigmoid(steep):
     np.testing.assert_allclose(jax.vmap(jax.grad(sigmoid))(x), steep * y * (1 - y), rtol=1e-5, atol=1e-6)
 
 
-def test_one_radial_unit_tells_a_disc_from_its_surroundings_and_a_line_does_not():
+def test_one_radial_unit_separates_a_disc_from_its_surroundings_and_a_line_does_not():
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (4000, 2))
     inside = np.square(x).sum(axis=1) < 0.7**2
@@ -85,6 +85,6 @@ def test_the_variance_of_a_batchs_gradient_falls_with_its_size():
         (lambda: theory.gradient_variance(jnp.dot, jnp.ones(2), jnp.ones((3, 2)), 0), "batch_size is at least 1"),
     ],
 )
-def test_what_does_not_descend_says_why(make, said):
+def test_invalid_descents_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()

@@ -59,7 +59,7 @@ def test_codes_are_those_of_their_definitions_and_go_back(word):
         assert (Fraction(3, 4) <= cantor < 1) if word[0] == "1" else (Fraction(1, 4) <= cantor < Fraction(1, 2))
 
 
-def test_no_two_words_have_one_code_and_the_example_of_the_lecture():
+def test_each_word_has_its_own_code_and_the_example_of_the_lecture():
     words = ["".join(letters) for length in range(13) for letters in itertools.product("01", repeat=length)]
     assert len(words) == 8191
     assert (
@@ -176,7 +176,7 @@ def test_a_machine_that_never_halts_spends_its_budget():
         theory.ones(ended)
 
 
-def test_hopfields_energy_falls_with_every_unit_that_changes_and_all_at_once_may_go_round():
+def test_hopfields_energy_falls_with_single_updates_and_parallel_updates_may_cycle():
     patterns = jax.random.rademacher(jax.random.key(0), (4, 40), jnp.float32)
     weights = jnp.round(40 * hebbian(patterns))  # whole numbers, so nothing is rounded
     rows, state = np.asarray(weights), np.array(jax.random.rademacher(jax.random.key(1), (6, 40), jnp.float32))
@@ -230,6 +230,6 @@ def test_patterns_are_remembered_up_to_a_share_of_the_units():
         (lambda: theory.recalled_fraction(0, 5), "patterns is at least 1"),
     ],
 )
-def test_what_does_not_compute_says_why(make, said):
+def test_invalid_networks_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()

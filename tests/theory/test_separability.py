@@ -72,6 +72,6 @@ def test_on_xor_the_perceptron_never_ends():
         (lambda: theory.perceptron_bound(np.ones((2, 1)), [-1, 1], np.ones(1)), "weights that separate"),
     ],
 )
-def test_what_is_not_labelled_says_why(make, said):
+def test_invalid_labels_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()

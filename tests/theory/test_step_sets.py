@@ -80,6 +80,6 @@ def test_a_cover_is_the_mask_it_was_made_of(dims, count, seed):
         (lambda: theory.cells(0, 3), "at least 1 dim"),
     ],
 )
-def test_what_is_no_set_says_why(make, said):
+def test_invalid_sets_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()

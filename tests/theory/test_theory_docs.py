@@ -46,7 +46,7 @@ def test_pictures_and_tests_that_the_page_names_exist():
 
 
 @pytest.mark.smoke
-def test_the_room_offers_what_it_says():
+def test_the_room_exports_its_public_names():
     assert sorted(theory.FILES) == sorted(theory.__all__)
     for name, file in theory.FILES.items():
         assert getattr(theory, name) is getattr(importlib.import_module(f"jaxnets.theory.{file}"), name)

@@ -97,6 +97,6 @@ def test_a_context_that_fails_restores_the_settings():
         (lambda: theory.bent_space(theory.initialised([3], 2, seed=0)), "two units can be drawn, got widths"),
     ],
 )
-def test_what_is_not_in_the_plane_says_why(make, said):
+def test_networks_without_two_inputs_are_refused_with_the_reason(make, said):
     with pytest.raises(ValueError, match=said):
         make()

@@ -52,7 +52,7 @@ def test_relu_is_convex_and_networks_of_it_are_not():
         assert theory.above_chord(lambda x: jax.nn.relu(x @ first) @ second, a, b) <= 1e-5
 
 
-def test_a_positive_hessian_at_a_point_says_nothing_about_the_whole_domain():
+def test_a_positive_hessian_at_a_point_does_not_imply_it_on_the_whole_domain():
     # Said: a positive semidefinite Hessian at a critical point makes it a global minimum.
     def loss(w):
         return jnp.square(w[0] ** 2 - 1) + 0.2 * w[0]
@@ -62,7 +62,7 @@ def test_a_positive_hessian_at_a_point_says_nothing_about_the_whole_domain():
     assert float(loss(-higher)) < float(loss(higher)) - 0.3
 
 
-def test_the_hyperbolic_tangens_of_the_lecture_is_that_of_half_the_potential():
+def test_the_hyperbolic_tangent_of_the_lecture_is_that_of_half_the_potential():
     # Said: the hyperbolic tangent is (1 - e^-x) / (1 + e^-x).
     x = jnp.linspace(-5, 5, 101)
     literal = (1 - jnp.exp(-x)) / (1 + jnp.exp(-x))

@@ -170,7 +170,7 @@ def test_a_refused_quota_ends_at_once_with_the_remedy(stage, tmp_path, monkeypat
     assert stage.slept == []
 
 
-def test_a_dead_worker_has_its_pod_made_anew(stage):
+def test_after_a_dead_worker_the_pod_is_recreated(stage):
     silent = ["worker 0 running - 100"]
     looks = [NEW, both("running", step=100), silent, silent, silent, silent]
     lives = {"states": ["ACTIVE"], "status": looks}, {"states": ["ACTIVE"], "status": [NEW, DONE]}
@@ -179,7 +179,7 @@ def test_a_dead_worker_has_its_pod_made_anew(stage):
     assert any("1 of 2 workers do not answer: ssh: no route" in line for line in stage.printed)
 
 
-def test_a_pod_that_never_answered_is_not_made_anew(stage):
+def test_a_pod_that_never_answered_is_not_recreated(stage):
     with pytest.raises(GivenUpError, match="no route to host"):
         stage.play({"states": ["ACTIVE"], "status": [[]]})
     assert stage.calls() == ["create", "tail"]
@@ -192,7 +192,7 @@ def test_a_worker_that_is_silent_for_a_moment_changes_nothing(stage):
     assert stage.calls() == []
 
 
-def test_workers_that_run_on_beside_an_ended_one_are_stopped_and_all_start_again(stage):
+def test_if_one_worker_ends_the_others_are_stopped_and_all_restart(stage):
     partly = ["worker 0 running - 100", "worker 1 ended 137 100"]
     ended = ["worker 0 ended 75 120", "worker 1 ended 137 120"]
     life = {"states": ["ACTIVE"], "status": [*[partly] * 4, ended, both("running", step=120), DONE]}
@@ -266,7 +266,7 @@ def test_a_gcloud_that_fails_for_a_moment_is_asked_again(stage):
     assert stage.slept == [30.0, 60.0]
 
 
-def test_judgement_of_what_the_workers_say():
+def test_the_state_of_the_pod_follows_from_the_reports_of_the_workers():
     def worker(state, code=None, step=None):
         return Worker("0", state, code, step)
 
@@ -291,7 +291,7 @@ def test_judgement_of_what_the_workers_say():
     ]
 
 
-def test_waits_are_foretold_and_have_a_limit():
+def test_waits_are_announced_and_have_a_limit():
     limits = Limits()
     assert [limits.delay(tries) for tries in range(8)] == [30, 60, 120, 240, 480, 960, 1800, 1800]
     assert limits.delay(10_000) == 1800

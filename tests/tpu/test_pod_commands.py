@@ -200,7 +200,7 @@ def test_a_refusal_of_gcloud_is_explained(said, words, capsys):
     assert said in printed
 
 
-def test_without_gcloud_the_remedy_is_told(tmp_path, monkeypatch, capsys, settings):
+def test_without_gcloud_the_error_names_the_remedy(tmp_path, monkeypatch, capsys, settings):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert pod.main(["up", "--settings", str(settings)]) == 1
     printed = capsys.readouterr().err
@@ -209,7 +209,7 @@ def test_without_gcloud_the_remedy_is_told(tmp_path, monkeypatch, capsys, settin
     assert pod.main(["up", "--dry-run", "--settings", str(settings)]) == 0
 
 
-def test_a_question_that_hangs_has_an_end(tmp_path, monkeypatch):
+def test_a_hanging_request_times_out(tmp_path, monkeypatch):
     (tmp_path / "gcloud").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "gcloud").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -218,7 +218,7 @@ def test_a_question_that_hangs_has_an_end(tmp_path, monkeypatch):
         gcloud.state(a_pod(), gcloud.execute)
 
 
-def test_plan_asks_the_zone_and_says_when_nobody_is_logged_in(settings, capsys):
+def test_plan_queries_the_zone_and_reports_a_missing_login(settings, capsys):
     world = World()
     assert pod.main(["plan", "--settings", str(settings)], world.outside()) == 0
     assert "16 chips, 4 workers" in "\n".join(world.printed)

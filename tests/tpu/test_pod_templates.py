@@ -158,7 +158,7 @@ def test_a_worker_runs_once_is_stopped_and_keeps_the_exit_code(machine):
     assert "exit code 75" in machine.log()
 
 
-def test_a_training_that_does_not_stop_in_time_is_said(machine):
+def test_a_training_that_does_not_stop_in_time_is_reported(machine):
     machine.run("run", 'trap "" TERM; echo begun; for i in {1..8}; do sleep 0.1; done')
     machine.until(lambda: "begun\n" in machine.log())
     code, said = machine.run("stop", "0")
@@ -167,7 +167,7 @@ def test_a_training_that_does_not_stop_in_time_is_said(machine):
     machine.wait("ended")
 
 
-def test_a_killed_command_and_a_lost_one_are_told_apart(machine):
+def test_a_killed_command_and_a_lost_one_are_distinguished(machine):
     machine.run("run", "kill -9 $$")
     machine.wait("ended 137")
     machine.run("run", "exit 2")
@@ -186,7 +186,7 @@ def test_a_killed_command_and_a_lost_one_are_told_apart(machine):
     assert machine.run("status")[1] == "worker 0 lost - -"
 
 
-def test_the_newest_complete_checkpoint_is_told(machine):
+def test_the_newest_complete_checkpoint_is_reported(machine):
     for name in ("5", "100", "20", "damaged-200-1"):
         folder = machine.home / "runs" / "a" / "checkpoints" / name
         folder.mkdir(parents=True)

@@ -66,7 +66,7 @@ def losses(task, variables):
 
 
 @pytest.mark.parametrize("task", generative(), ids=lambda task: type(task).__name__)
-def test_noise_goes_by_row_and_step(task):
+def test_noise_depends_on_row_and_step(task):
     variables = jax.jit(task.init)(jax.random.key(0), batch_of(ROWS))
     each = losses(task, variables)
     a = each(ROWS)
@@ -95,7 +95,7 @@ def test_micro_batches_draw_what_the_whole_batch_draws():
 
 
 @pytest.mark.parametrize("road", [ResidentFeed, StreamFeed])
-def test_every_batch_says_which_rows_it_holds_and_augments_by_them(road, one_device):
+def test_every_batch_has_its_row_numbers_and_augmentation_depends_on_them(road, one_device):
     images = np.random.default_rng(0).normal(size=(20, 4, 4, 1)).astype(np.float32)
     data = from_arrays(images, np.arange(20.0), standardize=False)
     augment = Augment(shift=1, noise=0.1)
@@ -215,6 +215,6 @@ class Resizes(nn.Module):
     ],
     ids=["draws", "late", "resizes"],
 )
-def test_what_cannot_be_trained_is_refused_in_words(model, said):
+def test_unsupported_modules_are_refused_with_the_reason(model, said):
     with pytest.raises(UsageError, match=said):
         jaxnets.fit(model, arrays(), steps=2, progress="none")

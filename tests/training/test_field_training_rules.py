@@ -79,7 +79,7 @@ MODELS = [
 ]
 
 
-def test_the_list_of_models_is_whole():
+def test_the_list_of_models_is_complete():
     kinds = {name for name in models.__all__ if isinstance(getattr(models, name), type)}
     # LoRA and Layered have no layers of their own; tests/models/test_lora.py says what of it decays.
     not_modules = {"Decoder", "Experts", "Graph", "Layered", "Layers", "LoRA", "Pair", "Sampling"}
@@ -202,7 +202,7 @@ class OwnNet(nn.Module):
 
 
 @pytest.mark.slow
-def test_a_parameter_whose_name_says_nothing_is_named():
+def test_a_parameter_with_an_unknown_name_is_reported():
     x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     with pytest.warns(DataWarning, match="weight decay leaves own/ScanLayer_0/lift alone"):
         jaxnets.fit(OwnNet(), (x, x[:, 0]), steps=1, progress="none")
@@ -241,7 +241,7 @@ def falling(step):
     ids=["schedule", "chain", "injected", "masked"],
 )
 @pytest.mark.parametrize("how", ["masked", "not finite"])
-def test_a_step_that_is_left_out_is_a_step_of_every_schedule(optimizer, how):
+def test_a_step_that_is_left_out_advances_every_schedule(optimizer, how):
     step, state, batch = small_game(optimizer)
     bad = {**batch, "mask": jnp.zeros(8)} if how == "masked" else {**batch, "targets": jnp.full(8, jnp.nan)}
     state, _ = step(state, bad)
@@ -284,7 +284,7 @@ class Stateful(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_state_that_has_no_average_is_the_newest(micro_batches, tmp_path):
+def test_state_that_cannot_be_averaged_is_the_newest(micro_batches, tmp_path):
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     run = jaxnets.fit(Stateful(), (x, x[:, 0]), steps=5, batch_size=16, average=optim.EMA(0.9), progress="none",
                       micro_batches=micro_batches, run_dir=tmp_path / "run" if micro_batches == 1 else None)  # fmt: skip
@@ -330,7 +330,7 @@ def test_features_far_from_zero_are_normalised(kind, offset, tolerance):
         np.testing.assert_allclose(*slopes, atol=1e-5)
 
 
-def test_every_model_normalises_in_that_way():
+def test_every_model_normalises_features_far_from_zero():
     from conftest import ROOT
 
     for path in (ROOT / "jaxnets" / "models").glob("*.py"):
@@ -338,7 +338,7 @@ def test_every_model_normalises_in_that_way():
             assert not [w for w in ("nn.BatchNorm", "nn.LayerNorm", "nn.GroupNorm") if w in path.read_text()], path.name
 
 
-def test_padding_nodes_have_no_part_in_the_statistics():
+def test_padding_nodes_do_not_change_the_statistics():
     from jaxnets.models.graph import GINLayer
 
     x = (2000 + np.random.default_rng(0).normal(size=(1, 12, 4))).astype(np.float32)
@@ -367,7 +367,7 @@ def test_the_penalty_on_weights_of_a_graph_network_follows_the_same_rule():
     assert float(with_it - without) == pytest.approx(squares / 2, rel=1e-4)
 
 
-def test_what_a_reconstruction_explains_is_measured_far_from_zero_too():
+def test_the_explained_variance_is_right_far_from_zero_too():
     x = (2000 + np.random.default_rng(0).normal(size=(400, 3))).astype(np.float32)
     task = tasks.Reconstruction(model=models.Autoencoder(widths=(4,))).bind(
         from_arrays(x, x[:, 0], standardize=False).card

@@ -49,7 +49,7 @@ def weights_of(run):
 # --- the best
 
 
-def test_names_of_metrics_say_which_way_is_better():
+def test_the_name_of_a_metric_determines_its_direction():
     higher = [
         "accuracy",
         "label_accuracy",
@@ -106,7 +106,7 @@ def test_the_first_of_equals_is_the_best_and_nan_never_is():
 
 
 @pytest.mark.slow
-def test_the_best_evaluation_is_on_the_disk_through_cuts_and_ends(no_report, tmp_path):
+def test_the_best_evaluation_stays_on_disk_after_interruptions_and_at_the_end(no_report, tmp_path):
     data, folder = arrays(), tmp_path / "run"
     options = small(steps=60, eval_every=4, keep=Keep(best="loss", last=1), run_dir=folder, optimizer=optim.Adam(0.05))
     task, dataset = tasks.Regression(model=models.MLP(widths=(64,))), from_arrays(*data)
@@ -138,7 +138,7 @@ class Own(tasks.Regression):
 
 
 @pytest.mark.slow
-def test_a_tasks_own_headline_says_which_way_and_others_must_be_told(no_report, tmp_path):
+def test_the_task_sets_the_direction_of_its_headline_and_other_metrics_need_keep_mode(no_report, tmp_path):
     options = small(eval_every=3, run_dir=tmp_path / "run")
     run = jaxnets.fit(Own(model=models.MLP(widths=(8,))), arrays(), keep=Keep(best="zork", last=1), **options)
     steps, scores = run.history.series("zork", "validation")
@@ -147,16 +147,16 @@ def test_a_tasks_own_headline_says_which_way_and_others_must_be_told(no_report, 
         jaxnets.fit(Own(model=models.MLP()), arrays(), keep=Keep(best="blub"), **small(run_dir=tmp_path / "other"))
 
 
-def test_keeping_the_best_of_nothing_is_said(no_report, tmp_path):
+def test_keeping_the_best_without_evaluations_is_noted(no_report, tmp_path):
     options = small(steps=1, eval_every=0, run_dir=tmp_path / "run")
-    with pytest.warns(DataWarning, match="measured at the end alone"):
+    with pytest.warns(DataWarning, match="measured at the end only"):
         jaxnets.fit(models.MLP(widths=()), arrays(), keep=Keep(best="loss"), **options)
 
 
 # --- numbers that are not finite
 
 
-def test_undefined_and_infinite_numbers_come_back_as_they_were(tmp_path):
+def test_undefined_and_infinite_numbers_are_unchanged_after_saving_and_loading(tmp_path):
     record = {"step": 1, "split": "test", "r2": np.nan, "gain": np.inf, "elbo": -np.inf, "loss": 0.5, "examples": 3.0}
     words = {"step": 1, "split": "event", "what": "Infinity"}
     log = MetricsLog(tmp_path / "metrics.jsonl")
@@ -254,7 +254,7 @@ class Net(nn.Module):
 """
 
 
-def test_a_digest_of_code_tells_what_runs():
+def test_a_digest_of_code_depends_on_what_it_computes():
     base = code_digest(cell())
     assert base == code_digest(cell())
     variants = [
@@ -333,11 +333,11 @@ def test_an_edit_under_a_run_is_refused_by_name(first, second, named, tmp_path):
     # A run of before there were digests, or by another Python, is not refused, but it is said.
     path = tmp_path / "run" / "config.json"
     path.write_text(path.read_text().replace(': "3.', ': "2.'))
-    with pytest.warns(DataWarning, match=f"whether the code of .*{named}.* cannot be told"):
+    with pytest.warns(DataWarning, match=f"whether the code of .*{named}.* cannot be determined"):
         claimed(second(), tmp_path / "run")
 
 
-def test_a_source_of_ones_own_is_looked_at_too(tmp_path):
+def test_the_code_of_a_custom_source_is_checked_too(tmp_path):
     def source(factor):
         @dataclasses.dataclass(frozen=True, kw_only=True)
         class Mine(Source):
@@ -352,7 +352,7 @@ def test_a_source_of_ones_own_is_looked_at_too(tmp_path):
         RunDirectory.claim(tmp_path / "run", Experiment(data=source(2), **options))
 
 
-def test_a_configuration_from_before_a_field_was_there_is_the_same_run(tmp_path):
+def test_a_configuration_without_a_newer_field_is_the_same_run(tmp_path):
     task, path = regression(models.MLP()), tmp_path / "run" / "config.json"
     claimed(task, tmp_path / "run")
     config = json.loads(path.read_text())
@@ -384,7 +384,7 @@ def test_a_run_with_a_constant_rate_can_be_trained_for_longer(no_report, tmp_pat
     assert plain(History(read_records(tmp_path / "a" / "metrics.jsonl"))) == plain(whole.history)
 
 
-def test_a_schedule_that_would_have_been_another_is_refused_with_its_numbers(no_report, tmp_path):
+def test_an_extension_that_changes_past_learning_rates_is_refused_with_the_numbers(no_report, tmp_path):
     options = {"progress": "none", "run_dir": tmp_path / "run", "optimizer": optim.AdamW(learning_rate=0.1)}
     jaxnets.fit(models.MLP(widths=()), arrays(), steps=10, **options)
     with pytest.raises(
@@ -398,7 +398,7 @@ def test_a_schedule_that_would_have_been_another_is_refused_with_its_numbers(no_
 # --- speed and memory
 
 
-def test_speeds_are_of_steps_alone():
+def test_the_logged_speed_measures_training_steps_only():
     from jaxnets.training.hooks import LogHook
     from jaxnets.training.plan import Every, Moment
 
@@ -427,7 +427,7 @@ def test_speeds_are_of_steps_alone():
 @pytest.mark.parametrize(
     "task", [tasks.NextToken, tasks.Forecasting, tasks.Diffusion, tasks.Adversarial, tasks.Variational]
 )
-def test_a_report_asks_for_what_it_shows(task):
+def test_a_report_computes_only_the_outputs_that_it_shows(task):
     model = models.MLP()
     made = task(model=model, critic=model) if task is tasks.Adversarial else task(model=model)
     rows = made.exhibit_rows(100_000)

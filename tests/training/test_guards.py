@@ -70,7 +70,7 @@ SPIKING = {"steps": 40, "log_every": 4, "eval_every": 20, "guard": Guard(spike=2
 
 @pytest.mark.parametrize("save_every", [pytest.param(3, marks=pytest.mark.slow), 10, 0])
 @pytest.mark.parametrize("steps_per_call", [1, 6])
-def test_a_spike_goes_back_and_ends_as_if_the_batch_had_never_been(
+def test_a_spike_rolls_back_and_the_run_ends_as_if_the_batch_had_not_existed(
     tmp_path, experiment, blobs, one_device, poison, monkeypatch, save_every, steps_per_call
 ):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
@@ -93,7 +93,9 @@ def strip(record):
 
 
 @pytest.mark.slow
-def test_a_run_that_went_back_and_was_cut_goes_on_the_same(tmp_path, experiment, blobs, one_device, poison):
+def test_a_run_that_rolled_back_and_was_interrupted_resumes_with_the_same_result(
+    tmp_path, experiment, blobs, one_device, poison
+):
     options = {"dataset": blobs, "mesh": one_device, "progress": "none"}
     spiking = replace(experiment, save_every=5, **SPIKING)
     poison([23], 1e4)
@@ -107,7 +109,7 @@ def test_a_run_that_went_back_and_was_cut_goes_on_the_same(tmp_path, experiment,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("save_every", [1, 5])
-def test_non_finite_numbers_go_back_as_well_and_take_the_batches_before(
+def test_non_finite_numbers_roll_back_too_and_leave_out_the_batches_before(
     tmp_path, experiment, blobs, one_device, poison, monkeypatch, save_every
 ):
     wild = replace(experiment, on_nonfinite="rollback", save_every=save_every, guard=Guard(leave_out=3))
@@ -125,7 +127,7 @@ def test_non_finite_numbers_go_back_as_well_and_take_the_batches_before(
 
 
 @pytest.mark.slow
-def test_going_back_ends_at_its_limit(tmp_path, experiment, blobs, one_device, poison):
+def test_the_number_of_roll_backs_is_limited(tmp_path, experiment, blobs, one_device, poison):
     poison(list(range(12, 20)), np.nan)
     wild = replace(experiment, on_nonfinite="rollback", guard=Guard(rollbacks=2))
     with pytest.raises(NonFiniteError, match=r"went back 2 times already \(guard.rollbacks\).*quarantine.json"):
@@ -134,8 +136,8 @@ def test_going_back_ends_at_its_limit(tmp_path, experiment, blobs, one_device, p
 
 
 @pytest.mark.parametrize("changes", [{"guard": Guard(spike=10.0)}, {"on_nonfinite": "rollback"}])
-def test_going_back_needs_a_run_directory(experiment, blobs, one_device, changes):
-    with pytest.raises(UsageError, match="going back needs checkpoints: give a run_dir"):
+def test_a_roll_back_needs_a_run_directory(experiment, blobs, one_device, changes):
+    with pytest.raises(UsageError, match="a roll-back needs checkpoints: give a run_dir"):
         train(replace(experiment, **changes), dataset=blobs, mesh=one_device, progress="none")
 
 
@@ -153,7 +155,7 @@ def test_the_first_bad_parameter_and_the_batch_are_named(experiment, blobs, one_
     cuts=st.lists(st.integers(1, 59), max_size=5),
     window=st.integers(8, 40),
 )
-def test_what_is_a_spike_does_not_depend_on_how_the_steps_come(losses, cuts, window):
+def test_spike_detection_does_not_depend_on_steps_per_call(losses, cuts, window):
     def first_spike(pieces):
         watch = SpikeWatch(Guard(spike=5.0, window=window))
         start = 0
@@ -171,7 +173,7 @@ def test_what_is_a_spike_does_not_depend_on_how_the_steps_come(losses, cuts, win
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 4, 16])
-def test_a_spike_before_a_nan_is_what_is_blamed_however_the_steps_come(
+def test_a_spike_before_a_nan_is_the_reported_cause_for_any_steps_per_call(
     tmp_path, experiment, blobs, one_device, poison, steps_per_call
 ):
     both = {**SPIKING, "on_nonfinite": "halt"}

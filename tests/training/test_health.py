@@ -52,7 +52,7 @@ def records(run):
     ids=["adamw", "sgd in micro-batches", "lion", "bfloat16", "replicas"],
 )
 @pytest.mark.smoke
-def test_measuring_leaves_the_bits_of_the_training_alone(changes):
+def test_measuring_does_not_change_the_bits_of_training(changes):
     plain, looked = trained(**changes), trained(**changes, health=Health(every=4))
     jax.tree.map(np.testing.assert_array_equal, plain.state, looked.state)
     assert [record["step"] for record in records(looked)] == [4, 8, 12]
@@ -145,7 +145,7 @@ def test_a_vision_transformer_has_entropies_of_every_layer():
     assert {"attention_entropy/0", "attention_entropy/1", "attention_largest/0"} <= set(record)
 
 
-def test_the_setting_is_no_part_of_what_is_computed_and_is_refused_where_it_cannot_be():
+def test_health_does_not_change_the_digest_and_is_refused_for_several_players():
     assert digest(BASE) == digest(dataclasses.replace(BASE, health=Health(every=3)))
     with pytest.raises(UsageError, match="at least|or 0"):
         Health(every=-1)

@@ -79,7 +79,7 @@ def test_the_result_does_not_depend_on_the_mesh(exchange):
         assert all(spec[0] == "replica" for spec in kernels)
 
 
-def test_int8_is_near_float32():
+def test_an_exchange_in_int8_is_close_to_float32():
     fine, coarse = (trained(LocalSGD(replicas=4, every=2, exchange=kind)) for kind in ("float32", "int8"))
     for a, b in zip(jax.tree.leaves(fine.state.params), jax.tree.leaves(coarse.state.params), strict=True):
         # A code is a 127th of the largest change (.1 here), with two roundings in each of four exchanges.
@@ -105,7 +105,7 @@ def test_only_changes_travel_between_replicas():
     assert sent["int8"] < 0.3 * sent["float32"]
 
 
-def test_a_lost_replica_has_no_part_and_goes_on_with_the_others():
+def test_a_lost_replica_is_left_out_and_continues_from_the_average():
     run = trained(LocalSGD(replicas=2, every=2, **PLAIN))
     parts = run.parts
     state = parts.fresh_state()
@@ -134,7 +134,7 @@ class StopAt(Callback):
 
 
 @pytest.mark.slow
-def test_a_run_is_cut_and_goes_on_with_other_devices(tmp_path):
+def test_an_interrupted_run_resumes_on_other_devices(tmp_path):
     local, adam = LocalSGD(replicas=4, every=4), Adam(learning_rate=1e-2)
     whole = trained(local, run_dir=tmp_path / "whole", optimizer=adam)
     trained(local, run_dir=tmp_path / "cut", optimizer=adam, save_every=3, hooks=[StopAt(3)])
@@ -147,11 +147,11 @@ def test_a_run_is_cut_and_goes_on_with_other_devices(tmp_path):
     ("options", "message"),
     [
         ({"local": LocalSGD(replicas=3)}, "batch_size 32 is not divisible into 3 replicas"),
-        ({"local": LocalSGD(replicas=2, every=3)}, "steps 8 is no multiple of local.every 3"),
+        ({"local": LocalSGD(replicas=2, every=3)}, "steps 8 is not a multiple of local.every 3"),
         ({"local": LocalSGD(replicas=2, every=4), "mesh": MeshShape(replica=4)}, "mesh.replica 4 does not divide"),
     ],
 )
-def test_what_does_not_go_together_is_refused(options, message):
+def test_incompatible_settings_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         trained(**options)
 

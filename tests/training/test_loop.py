@@ -135,7 +135,7 @@ def test_streamed_batches_give_the_same_bits_as_resident_ones(experiment, blobs,
     assert_same_bits(train(resident), train(streamed, prefetch_depth=2))
 
 
-def test_no_implicit_transfer_and_one_that_slips_in_is_refused(experiment, blobs, one_device):
+def test_there_is_no_implicit_transfer_and_an_added_one_is_refused(experiment, blobs, one_device):
     parts = build(experiment, blobs, one_device, steps_per_call=2)
     train(parts)  # under transfer_guard("disallow"), which fit sets itself
 
@@ -224,7 +224,7 @@ def test_evaluation_is_exact_for_any_number_of_examples(experiment, blobs, one_d
         assert result["loss"] == pytest.approx(-log_p[np.arange(61), labels].mean(), rel=1e-5)
 
 
-def test_what_a_save_remembers_of_the_log_does_not_change_afterwards():
+def test_the_log_state_of_a_save_does_not_change_afterwards():
     hook = LogHook(Every(10), None, examples=int, record=lambda record: None, show=lambda step, shown: None)
     observed = {"loss": (np.array([2.0]), np.array([1.0]))}
     hook.observe(0, observed)

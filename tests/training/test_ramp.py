@@ -59,7 +59,7 @@ def test_examples_are_counted_by_the_sizes_of_their_steps():
 
 
 @pytest.mark.smoke
-def test_the_order_goes_on_where_the_smaller_batches_ended():
+def test_the_order_continues_after_the_smaller_batches():
     small, large = staged(50, 3, [(0, 4), (7, 10)])
     plain = Shuffled(50, 4, 3)
     for step in range(30):
@@ -83,7 +83,7 @@ def test_the_order_goes_on_where_the_smaller_batches_ended():
         ({"batch_size": (8, 16), "length": (4,)}, "2 of batch_size and 1 of length"),
     ],
 )
-def test_a_ramp_that_is_none(fields, said):
+def test_an_invalid_ramp_is_refused(fields, said):
     with pytest.raises(UsageError, match=said):
         Ramp(**fields)
 
@@ -118,7 +118,7 @@ def trained(experiment, data, mesh, cuts=(), state=None, shapes=None):
 
 
 @pytest.mark.parametrize("placement", ["device", "host"])
-def test_each_stage_compiles_once_and_a_cut_changes_no_bit(one_device, placement):
+def test_each_stage_compiles_once_and_resuming_changes_no_bit(one_device, placement):
     experiment, data = images(ramp=Ramp(until=0.5, batch_size=(8, 16), resolution=(4, 6)), placement=placement)
     parts, whole = trained(experiment, data, one_device)
     assert parts.program.traces == 3
@@ -174,7 +174,7 @@ def test_sequences_are_cut(one_device):
     assert parts.program.traces == 2
 
 
-def test_sizes_that_are_not_for_the_model_or_the_data(one_device, blobs):
+def test_sizes_that_do_not_fit_the_model_or_the_data_are_refused(one_device, blobs):
     experiment, data = images(ramp=Ramp(resolution=(4,)))
     flat = dataclasses.replace(experiment, task=Classification(model=CNN(features=(4,), dense=(8,))))
     with pytest.raises(UsageError, match="cannot be trained on batches of 32 and images 4 pixels high"):
@@ -190,7 +190,7 @@ def test_sizes_that_are_not_for_the_model_or_the_data(one_device, blobs):
         assemble(dataclasses.replace(experiment, ramp=Ramp(batch_size=(500,))), data, mesh=one_device)
 
 
-def test_a_run_says_its_stages_and_logs_their_speed(tmp_path, capsys):
+def test_a_run_prints_its_stages_and_logs_their_speed(tmp_path, capsys):
     x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     run = jaxnets.fit(MLP(widths=(4,)), (x, x[:, 0]), steps=8, batch_size=16, ramp=Ramp(batch_size=(4,)), log_every=2,
                       run_dir=tmp_path / "run")  # fmt: skip

@@ -65,7 +65,7 @@ def test_all_of_a_batch_is_the_plain_step():
     assert int(plain.step) == 1
 
 
-def test_eight_devices_choose_as_one():
+def test_eight_devices_choose_the_same_examples_as_one():
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     options = {"steps": 4, "batch_size": 32, "selective": 0.5, "progress": "none"}
     one, eight = (
@@ -74,7 +74,7 @@ def test_eight_devices_choose_as_one():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one.params, eight.params)
 
 
-def test_shares_and_tasks_that_are_not_for_it():
+def test_invalid_shares_and_tasks_are_refused():
     x = np.zeros((8, 2), np.float32)
     with pytest.raises(UsageError, match=r"selective is a share of the batch in \(0, 1\], got 0"):
         jaxnets.fit(MLP(), (x, x[:, 0]), selective=0.0)

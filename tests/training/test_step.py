@@ -102,7 +102,7 @@ def test_a_non_finite_step_changes_nothing_but_the_counters(bad):
     assert not np.array_equal(good.params["output"]["kernel"], state.params["output"]["kernel"])
 
 
-def test_without_the_guard_the_damage_is_done():
+def test_without_the_guard_a_non_finite_step_damages_the_weights():
     *_, batch, state, step = setup(guard="off")
     new, metrics = step(state, {**batch, "inputs": batch["inputs"].at[0, 0].set(jnp.nan)})
     assert not np.isfinite(new.params["output"]["kernel"]).all()

@@ -1,8 +1,8 @@
-"""What every augmentation is: random changes to training batches, inside the compiled step. Shapes: `B` batch.
+"""Base of all augmentations: random changes to training batches, inside the compiled step. Shapes: `B` batch.
 
-An augmentation works in two turns. `change` sees each example alone: its draws come from a key that is a pure function of
-(seed, step, row number), so they do not depend on devices, on batches around it, or on where a run was cut. `mix` sees the
-whole batch, before it is split into micro-batches or between replicas.
+An augmentation has two parts. `change` gets each example alone: its draws come from a key that is a pure function of (seed,
+step, row number), so they do not depend on devices, on batches around it, or on where a run was cut. `mix` gets the whole
+batch, before it is split into micro-batches or between replicas.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What an augmentation knows of the data."""
+    """The properties of the data that an augmentation needs."""
 
     name: str = "data"
     """Name for messages."""
@@ -67,13 +67,13 @@ class Facts:
     kind: str = "class"
     """Kind of the targets (`Card.target_kind`)."""
     classes: int = 0
-    """Number of classes, where the targets are classes."""
+    """Number of classes, if the targets are classes."""
     pixels: Pixels = Pixels()
     """How prepared images relate to pixels."""
     several: bool = False
     """Whether the model takes several inputs."""
     vocabulary: int = 0
-    """Number of tokens, where inputs are tokens and their number is known."""
+    """Number of tokens, if inputs are tokens and their number is known."""
 
 
 class Augmentation:
@@ -112,12 +112,13 @@ class Augmentation:
         return batch
 
 
-# The array of a training batch `[B]` bool that says which examples are flipped in this epoch, where flips alternate.
+# The array of a training batch `[B]` bool that marks the examples that are flipped in this epoch, if flips alternate.
 TURNED = "turned"
 
 
 def turned(seed: int, epoch: Array | int, rows: Array) -> Array:
-    """Which examples are flipped in an epoch, `[B]` bool: a coin for each row, and the other side in every second epoch.
+    """Which examples are flipped in an epoch, `[B]` bool: a random orientation for each row, which alternates from epoch to
+    epoch.
 
     Args:
         seed: that of the run.
@@ -134,7 +135,7 @@ def keys_of(batch: Batch, key: Array) -> Array:
 
 
 def wrong_inputs(what: str, needs: str, facts: Facts, remedy: str) -> DataError:
-    """The error for inputs that a field is not for."""
+    """The error for inputs that a field does not support."""
     kind = "token numbers" if facts.tokens else "numbers"
     return DataError(f"{facts.name}: {what} needs {needs}; inputs are {kind} of shape {facts.shape}. {remedy}")
 
@@ -189,7 +190,7 @@ class Chain(Augmentation):
             part.check(facts)
 
     def change(self, batch: Batch, key: Array, facts: Facts) -> Batch:
-        """See `Augmentation`; the parts draw from keys of their own."""
+        """See `Augmentation`; each part has its own keys."""
         for i, part in enumerate(self.parts):
             batch = part.change(batch, jax.random.fold_in(key, i), facts) if part.active else batch
         return batch
@@ -203,7 +204,7 @@ class Chain(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class OwnAugment(Augmentation):
-    """Random changes by a function of the caller's, inside the compiled step.
+    """Random changes by the caller's function, inside the compiled step.
 
     The function is called as `function(key, inputs)` with a key of `jax.random` and the prepared inputs of one example, and
     returns inputs of the same shape. It is vectorised over the batch. The key is a pure function of (seed, step, row).
@@ -233,7 +234,7 @@ class OwnAugment(Augmentation):
 
 
 def named(function: Any) -> str:
-    """The name of a function of the caller's and a digest of its text, if that can be found."""
+    """The name of the caller's function and a digest of its source, if that can be found."""
     try:
         text = inspect.getsource(function)
     except (OSError, TypeError):

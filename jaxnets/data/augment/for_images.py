@@ -27,19 +27,19 @@ from jaxnets.data.augment.mixing import check_mixing, cutmix, mixup
 from jaxnets.data.augment.policies import Policy
 from jaxnets.ops.random import example_keys, named_keys
 
-# The first fields, which were there before the others; the repr always shows them.
+# The oldest fields; the repr always shows them.
 FIRST = ("shift", "flip", "cutout", "noise")
-# What needs no image.
+# Fields that do not need images.
 ANY_INPUTS = ("noise", "mixup")
-# How strong a drawn policy is; without a policy these change nothing.
+# Strengths of the policies; without a policy these change nothing.
 SETTINGS = ("padding", "flip_order", "operations", "magnitude", "severity")
-# What works on pixels in [0, 1] rather than on prepared inputs.
+# Fields that work on pixels in [0, 1] instead of prepared inputs.
 ON_PIXELS = ("policy", "brightness", "contrast", "saturation", "hue", "grayscale")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment(Augmentation):
-    """Which changes, and how strong; the defaults change nothing. Each image has its own key, derived from the step and the
+    """The changes and their strengths; the defaults change nothing. Each image has its own key, derived from the step and the
     row number in the data. They are applied in the order: crop, rotate, shift, flips, colout, policy, colours, cutout, erase,
     noise; then mixing."""
 
@@ -52,14 +52,14 @@ class Augment(Augmentation):
     noise: float = 0.0
     """Standard deviation of Gaussian noise added to prepared inputs, of any shape."""
     padding: Padding = "zero"
-    """What a shift or rotation brings in from outside: 0 of the prepared inputs, the image reflected, or its edge."""
+    """The pixels outside the image for a shift or rotation: 0 of the prepared inputs, the reflected image, or its edge."""
     crop: float = 0.0
     """Smallest share of the area of a random crop that is resized to the whole (Szegedy et al. 2015; ImageNet has .08)."""
     rotate: float = 0.0
     """Rotate by up to this many degrees in either direction, with linear interpolation."""
     flip_order: Literal["random", "alternating"] = "random"
-    """When `flip` flips. random: at each step anew. alternating: by a coin for each image in the first epoch, then each image
-    shows its other side in every second epoch (Jordan 2024). Views of a task have no epochs, so their flips are random."""
+    """When `flip` flips. random: drawn at each step. alternating: the orientation of each image is drawn for the first epoch
+    and then alternates from epoch to epoch (Jordan 2024). Views of a task have no epochs, so their flips are random."""
     flip_up_down: bool = False
     """Flip upside down with probability 1/2."""
     colout: float = 0.0
@@ -164,8 +164,8 @@ class Augment(Augmentation):
         """Augment images `[B, H, W, C]` float32 (noise alone: any inputs `[B, ...]`); the shape stays the same.
 
         `index` `[B]` holds their row numbers in the data; None uses their positions in the batch. `pixels` says how they
-        relate to pixels in [0, 1]; None: they are such pixels. `turned` `[B]` bool says which are flipped, where flips
-        alternate; None: chance does.
+        relate to pixels in [0, 1]; None: they are such pixels. `turned` `[B]` bool marks the flipped ones if flips alternate;
+        None: flips are random.
         """
         if not self.active:
             return images
@@ -189,7 +189,7 @@ class Augment(Augmentation):
 
     def _one(self, image: Array, key: Array, pixels: Pixels, turned: Array | None = None) -> Array:
         shift_key, flip_key, cut_key, noise_key = jax.random.split(key, 4)
-        keys = named_keys(key, self._set)  # of the fields that came later; the order of the draws above is kept
+        keys = named_keys(key, self._set)  # for newer fields; the order of the draws above must not change
         if self.crop:
             image = geometry.resized_crop(image, *geometry.crop_box(keys["crop"], image.shape, self.crop))
         if self.rotate:

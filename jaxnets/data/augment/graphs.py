@@ -12,7 +12,7 @@ from jaxnets.data.augment.base import Augmentation, Facts, check_shares, keys_of
 
 @dataclasses.dataclass(frozen=True)
 class GraphAugment(Augmentation):
-    """Which changes to graphs; the defaults change nothing."""
+    """Changes of graphs; the defaults change nothing."""
 
     drop_edges: float = 0.0
     """Probability that an edge is masked in a step (DropEdge, Rong et al. 2020); both directions of an edge go together."""

@@ -1,7 +1,7 @@
 """Examples mixed with others of the batch: mixup, CutMix, and values swapped between rows.
 
 It is done over the whole batch of a step, before the batch is split between micro-batches or replicas, so the result depends
-on neither. Each example has a share of its own, drawn from its own key (Zhang et al. draw one for the whole batch; the
+on neither. Each example has its own share, drawn from its own key (Zhang et al. draw one for the whole batch; the
 expected loss is the same, its variance is smaller).
 
 Shapes: `B` batch, `C` classes.
@@ -16,7 +16,7 @@ from jaxnets.core.types import Batch
 from jaxnets.data.augment.base import Facts, keys_of, wrong_inputs
 from jaxnets.data.augment.geometry import inside_box
 
-# The arrays that a batch may have where examples are mixed: what else it holds would belong to one of the two examples.
+# The arrays that a batch may have if examples are mixed: any other array would belong to one of the two examples.
 MIXED = ("inputs", "targets", "weights", "mask", "index")
 # Targets that are averaged: one-hot classes, labels, real numbers.
 AVERAGED = ("class", "distribution", "labels", "number", "any", "series")
@@ -39,7 +39,7 @@ def check_mixing(what: str, facts: Facts) -> None:
 
 
 def partners(key: Array, mask: Array) -> Array:
-    """For each row the row that it is mixed with, `[B]` int32: a cycle through all rows whose mask is not 0, in random order.
+    """For each row the number of its partner, `[B]` int32: a cycle through all rows whose mask is not 0, in random order.
 
     Each row has another one as its partner (if there are two), each is the partner of one, and each pair is equally likely.
     Rows whose mask is 0 are their own partners.
@@ -68,8 +68,8 @@ def mixup(
         key: key of the step.
         alpha: parameter of the distribution of the shares.
         facts: number of classes and kind of the targets; class numbers become `[B, C]`.
-        only: change the examples whose coin shows this side, 0 or 1; None: all.
-        first: the batch before those with the other side were changed.
+        only: change the examples with this random bit, 0 or 1; None: all.
+        first: the batch before the examples with the other bit were changed.
     """
     given = batch if first is None else first
     pair_key, share_key = jax.random.split(key)
@@ -138,7 +138,7 @@ def _between(own: Array, other: Array, share: Array, mask: Array) -> Array:
 
 
 def _chosen(keys: Array, only: int | None) -> Array | None:
-    """Which examples are changed: those whose coin shows `only`."""
+    """Which examples are changed: those with the random bit `only`."""
     if only is None:
         return None
     coins = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1)))(keys)

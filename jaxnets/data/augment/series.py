@@ -16,7 +16,7 @@ from jaxnets.ops.random import named_keys
 
 @dataclasses.dataclass(frozen=True)
 class SeriesAugment(Augmentation):
-    """Which changes to series `[T, C]`, and how strong; the defaults change nothing. The length stays the same.
+    """Changes of series `[T, C]` and their strengths; the defaults change nothing. The length stays the same.
 
     For series whose target is a class or a number; a forecast of the next steps has targets in the unit and time of the
     inputs, so use `jitter` alone there.

@@ -13,7 +13,7 @@ from jaxnets.data.augment.mixing import partners, swap
 
 @dataclasses.dataclass(frozen=True)
 class TableAugment(Augmentation):
-    """Which changes to tables `[F]`; the defaults change nothing."""
+    """Changes of tables `[F]`; the defaults change nothing."""
 
     drop: float = 0.0
     """Probability that a prepared value becomes 0, which is the mean of its column where inputs are standardised."""

@@ -13,7 +13,7 @@ from jaxnets.ops.tokens import PAD, UNKNOWN
 
 @dataclasses.dataclass(frozen=True)
 class TokenAugment(Augmentation):
-    """Which changes to sequences of tokens; the defaults change nothing."""
+    """Changes of sequences of tokens; the defaults change nothing."""
 
     drop: float = 0.0
     """Probability that a token is replaced by `by` (word dropout, Iyyer et al. 2015; Bowman et al. 2016). Padding stays."""

@@ -16,9 +16,9 @@ from jaxnets.ops.tokens import IGNORED
 
 @dataclasses.dataclass(frozen=True)
 class Chat(Source):
-    """Conversations, one an example; the model learns what the assistant says and where it ends.
+    """Conversations, one for each example; the model learns the assistant's messages and their end tokens.
 
-    Inputs `[length]` are token ids, padded with 0 at the end. Targets are the next tokens where the assistant speaks, and
+    Inputs `[length]` are token ids, padded with 0 at the end. Targets are the next tokens in the assistant's messages, and
     -100 (which does not count) elsewhere.
     """
 
@@ -27,14 +27,14 @@ class Chat(Source):
     tokens: str = "bytes"
     """The tokenizer, as in `Text`: a folder or file of the model's own."""
     template: Literal["auto", "chatml", "llama3", "plain"] = "auto"
-    """How turns are written; auto: the one whose marks the tokenizer has, else plain."""
+    """The template of turns; auto: the one whose special tokens the tokenizer has, else plain."""
     length: int = 512
     """Tokens of an example; longer conversations are cut at the end."""
     holdout: float = 0.1
     """Share of the conversations in the test split, the last ones, in (0, 1)."""
 
     def open(self) -> Dataset:
-        """Read and encode the conversations; raises `DataError` where one is damaged or nothing is left to learn."""
+        """Read and encode the conversations; raises `DataError` if one is damaged or nothing is left to learn."""
         if not 0 < self.holdout < 1 or self.length < 2:
             raise DataError(
                 f"holdout is a share in (0, 1) and length at least 2, got {self.holdout} and {self.length}; change them"
@@ -97,7 +97,7 @@ class Chat(Source):
 
 
 def _template_for(symbols: tuple[str, ...]) -> str:
-    """The template whose marks are all in a vocabulary; plain where there is none."""
+    """The template whose special tokens are all in a vocabulary; plain if there is none."""
     known = set(symbols)
     return next((name for name, one in TEMPLATES.items() if one.before and {one.before, one.end} <= known), "plain")
 

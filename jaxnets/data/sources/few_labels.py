@@ -1,4 +1,4 @@
-"""Data of which only some labels are known, for `tasks.FixMatch`: an array `labelled` says which."""
+"""Data of which only some labels are known, for `tasks.FixMatch`; an array `labelled` marks them."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ from jaxnets.data.arrays import from_arrays
 from jaxnets.data.dataset import Dataset, Source
 
 LABELLED = "labelled"
-# The label that stands for none.
+# The label of unlabelled examples.
 UNKNOWN = -1
 
 
@@ -60,7 +60,7 @@ def with_unlabelled(inputs: Any, targets: Any, **options: Any) -> Dataset:
     known = (targets != UNKNOWN).astype(np.int32)
     if not known.any():
         raise DataError("every label is -1; give at least one example of each class a label")
-    # A label that occurs stands in for the missing ones, so that it makes no class of its own.
+    # An existing label replaces the missing ones, so that they do not become a class.
     first = targets[known > 0][0]
     options = {"validation": None, **options}
     if options["validation"] is not None:

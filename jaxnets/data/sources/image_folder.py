@@ -17,7 +17,7 @@ STAND_INS = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder(Source):
-    """Images in a folder for each class, read when their batch comes: see `data.from_folder`."""
+    """Images in a folder for each class, read when their batch is needed: see `data.from_folder`."""
 
     path: str = "imagenet"
     """The folder with a folder for each class, or with `train` and `test` (or `val`), which hold those."""

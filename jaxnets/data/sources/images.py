@@ -59,7 +59,7 @@ class Digits(Source):
     augment: Augment = Augment()
     """Random changes to training images."""
     scale: Scale = "standard"
-    """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
+    """Scaling of the model inputs: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
     holdout: float = 0.2
     """Share of the images in the test split, in (0, 1), drawn with a fixed seed."""
 
@@ -91,7 +91,7 @@ class MNIST(Source):
     augment: Augment = Augment()
     """Random changes to training images."""
     scale: Scale = "standard"
-    """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
+    """Scaling of the model inputs: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
 
     def open(self) -> Dataset:
         """Images `[28, 28, 1]` uint8, in the original order."""
@@ -108,7 +108,7 @@ class FashionMNIST(Source):
     augment: Augment = Augment()
     """Random changes to training images."""
     scale: Scale = "standard"
-    """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
+    """Scaling of the model inputs: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
 
     def open(self) -> Dataset:
         """Images `[28, 28, 1]` uint8, in the original order."""
@@ -125,7 +125,7 @@ class CIFAR10(Source):
     augment: Augment = Augment()
     """Random changes to training images."""
     scale: Scale = "standard"
-    """What a model sees: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
+    """Scaling of the model inputs: mean 0 and deviation 1, or pixels in [0, 1] (unit) or [-1, 1] (signed)."""
 
     def open(self) -> Dataset:
         """Images `[32, 32, 3]` uint8 RGB, in the official order."""

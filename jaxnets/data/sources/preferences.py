@@ -75,7 +75,7 @@ def _texts(line: str, where: str) -> dict[str, str]:
     try:
         given = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{where} is no JSON: {error}") from error
+        raise DataError(f"{where} is not JSON: {error}") from error
     if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in FIELDS):
         raise DataError(f"{where} needs the texts {', '.join(FIELDS)}; it is {line[:80]}")
     return {name: given[name] for name in FIELDS}

@@ -47,7 +47,7 @@ class Ranked(Source):
     of: Source
     """The source."""
     by: Literal["length", "deviation"] = "length"
-    """length: how many tokens of the input are no padding, or `lengths`; deviation: the standard deviation of the input."""
+    """length: number of tokens of the input without padding, or `lengths`; deviation: the standard deviation of the input."""
 
     def open(self) -> Dataset:
         """See `with_difficulty`."""

@@ -52,9 +52,9 @@ class Tabular(Source, Reading):
     only: tuple[str, ...] = ()
     """Names of the classes to keep; rows of other classes are left out. () keeps all."""
     numbers: tuple[str, ...] = ()
-    """Columns to read as numbers, whatever they look like (007 is 7)."""
+    """Columns to read as numbers, also if they look like codes (007 is 7)."""
     words: tuple[str, ...] = ()
-    """Columns to read as words, whatever they look like (e.g. a code of digits)."""
+    """Columns to read as words, also if they look like numbers (e.g. a code of digits)."""
     dates: tuple[str, ...] = ()
     """Columns to read as dates such as 2024-05-31, with or without a time; they become numbers of days."""
 

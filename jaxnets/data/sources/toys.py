@@ -1,6 +1,6 @@
 """Toy data that need no file: every example is a pure function of a key and its number.
 
-So the training split of `Disc(seed=1)` has the same first 100 examples however many there are, and the test split continues
+So the training split of `Disc(seed=1)` has the same first 100 examples for any size, and the test split continues
 the numbers where the training split ends.
 """
 
@@ -35,7 +35,7 @@ def half_moon(key: Array, index: Array, *, noise: float = 0.1) -> Example:
 
 
 def taught(key: Array, index: Array, *, inputs: int = 8, units: int = 4, noise: float = 0.0) -> Example:
-    """Normal inputs `[inputs]` float32, and what a random network of one tanh layer, the teacher, makes of them.
+    """Normal inputs `[inputs]` float32, and the outputs for them of a random network of one tanh layer, the teacher.
 
     The teacher depends on the key alone. Its output has a variance of about 1.
     """
@@ -74,7 +74,7 @@ def glyph(key: Array, index: Array, *, noise: float = 0.1) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class Toy(Source):
-    """What the sources of this file share."""
+    """Base of the sources of this file."""
 
     train: int = 1000
     """Number of training examples."""
@@ -100,7 +100,7 @@ class Toy(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Disc(Toy):
-    """Whether a point of the unit square lies in a disc: no half-plane says it, one radial unit does."""
+    """Whether a point of the unit square lies in a disc: no half-plane separates the classes, one radial unit does."""
 
     radius: float = 0.3
     """Radius of the disc, up to 1/2; 28 % of the points lie in a disc of .3."""
@@ -129,7 +129,7 @@ class HalfMoons(Toy):
 
 @dataclasses.dataclass(frozen=True)
 class Teacher(Toy):
-    """What a random network makes of random inputs: a network of the same shape, the student, can learn it exactly."""
+    """The outputs of a random network for random inputs: a network of the same shape, the student, can learn them exactly."""
 
     inputs: int = 8
     """Numbers of an input."""

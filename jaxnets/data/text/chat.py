@@ -1,6 +1,7 @@
-"""Conversations as tokens, with a mark of the tokens that a model is to learn: what the assistant says, and that it ends.
+"""Conversations as tokens, with a mask of the tokens that a model is to learn: the assistant's messages and their end tokens.
 
-A turn is encoded in parts: the marks of the template, the role, the content. So the text of a message never becomes a mark.
+A turn is encoded in parts: the special tokens of the template, the role, the content. So the text of a message never becomes a
+special token.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from jaxnets.data.text.textfile import read_text
 from jaxnets.data.text.tokenizers import Tokenizer
 
 ROLES = ("system", "user", "assistant", "tool")
-# Whose words are learned.
+# The role whose messages are learned.
 LEARNED = "assistant"
 
 
@@ -36,7 +37,7 @@ TEMPLATES = {
     # Qwen and many others.
     "chatml": Template("<|im_start|>", "\n", "<|im_end|>", "\n"),
     "llama3": Template("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>", begin="<|begin_of_text|>"),
-    # For tokenizers without marks of their own: bytes, characters, GPT-2.
+    # For tokenizers without special tokens for turns: bytes, characters, GPT-2.
     "plain": Template("", ": ", "\n\n"),
 }
 
@@ -121,7 +122,7 @@ def _json(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}, line {number} is no JSON ({first_line(error)}); give one object a line") from error
+        raise DataError(f"{path}, line {number} is not JSON ({first_line(error)}); give one object a line") from error
 
 
 def _turns(path: Path, number: int, entry: Any) -> list[tuple[str, str]]:

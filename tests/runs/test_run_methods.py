@@ -44,7 +44,7 @@ def test_params_are_those_that_the_model_applies(run, words):
     )
 
 
-def test_training_further_equals_the_longer_run_and_leaves_the_first_alone(words):
+def test_training_further_equals_the_longer_run_and_does_not_change_the_first(words):
     short = jaxnets.fit(MLP(widths=(16,), dropout=0.2), words, **constant(20))
     before = short.outputs(words[0][:3])
     longer = short.fit(steps=20, **QUIET)
@@ -59,14 +59,14 @@ def test_training_further_equals_the_longer_run_and_leaves_the_first_alone(words
 
 
 @pytest.mark.slow
-def test_in_a_directory_too_and_a_run_that_was_opened_goes_on(words, tmp_path):
+def test_training_further_in_a_directory_and_from_an_opened_run(words, tmp_path):
     first = jaxnets.fit(MLP(widths=(16,)), words, run_dir=tmp_path / "run", **constant(20))
     longer = first.fit(steps=10, **QUIET)
     whole = jaxnets.fit(MLP(widths=(16,)), words, **constant(30))
     assert_same_bits(longer.state, whole.state)
     opened = open_run(tmp_path / "run", dataset=longer.parts.dataset)
     assert_same_bits(opened.fit(steps=5, **QUIET).state, jaxnets.fit(MLP(widths=(16,)), words, **constant(35)).state)
-    with pytest.raises(UsageError, match="has gone on to step 35"):
+    with pytest.raises(UsageError, match="has continued to step 35"):
         longer.fit(steps=5)
     listed = json.loads((tmp_path / "run" / "extended.json").read_text())
     assert [(one["before"], one["after"], one["at"]) for one in listed] == [(20, 30, 20), (30, 35, 30)]
@@ -89,7 +89,7 @@ def test_epochs_or_steps(run):
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_early_goes_on_and_keeps_the_better_weights(words):
+def test_a_run_that_stopped_early_continues_and_keeps_the_better_weights(words):
     stop = jaxnets.EarlyStop("accuracy", patience=1)
     ended = jaxnets.fit(MLP(widths=(16,)), words, stop=stop, eval_every=5, **constant(400))
     at = int(ended.state.step)
@@ -100,7 +100,7 @@ def test_a_run_that_ended_early_goes_on_and_keeps_the_better_weights(words):
 
 
 @pytest.mark.slow
-def test_what_changes_in_the_schedule_is_said(experiment, blobs, tmp_path, capsys):
+def test_changes_in_the_schedule_are_printed(experiment, blobs, tmp_path, capsys):
     shorter = replace(experiment, optimizer=AdamW(1e-2, schedule=WarmupCosine(warmup=0.1)))
     train(shorter, dataset=blobs, run_dir=tmp_path / "run", progress="none")
     with pytest.raises(RunDirectoryError, match=r"--extend, or open_run"):
@@ -148,7 +148,7 @@ def test_labels_have_names_too_and_numbers_have_none():
     assert values.evaluate((x, x[:, 0])).keys() == values.evaluate().keys()
 
 
-def test_evaluate_takes_other_data_in_the_terms_of_training(run, words):
+def test_evaluate_takes_other_data_in_the_form_of_the_training_data(run, words):
     x, y = words
     test = run.parts.dataset.test
     whole = run.evaluate()
@@ -206,7 +206,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_a_run_that_goes_on_without_its_callbacks_says_so(experiment, blobs, tmp_path, recwarn):
+def test_a_run_that_resumes_without_its_callbacks_prints_a_note(experiment, blobs, tmp_path, recwarn):
     def go_on(hooks, stop_at):
         recwarn.clear()
         base = replace(experiment, steps=6, eval_every=0)
@@ -215,19 +215,19 @@ def test_a_run_that_goes_on_without_its_callbacks_says_so(experiment, blobs, tmp
 
     assert go_on([jaxnets.Callback()], 2) == []
     (said,) = go_on([], None)
-    assert "was trained with callbacks (Callback) and goes on without them" in said
+    assert "was trained with callbacks (Callback) and continues without them" in said
     assert go_on([], None) == []  # it is complete
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_by_its_directory_says_that_its_callbacks_do_not(folder):
+def test_a_run_resumed_by_its_directory_reports_that_its_callbacks_are_missing(folder):
     shutil.copytree(folder / "runs" / "spirals", folder / "cut")
     done = run_here("train", "cut", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "callbacks" not in done.stderr  # it is complete
     done = run_here("train", "cut", "--extend", 2, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("was trained with callbacks (Count) and goes on without them") == 1
+    assert done.stderr.count("was trained with callbacks (Count) and continues without them") == 1
     assert f"jaxnets train FILE.py --run-dir {folder / 'cut'}" in done.stderr
     done = run_here("train", "spirals.py", "--run-dir", "cut", "--extend", 4, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -237,7 +237,7 @@ def test_a_run_that_goes_on_by_its_directory_says_that_its_callbacks_do_not(fold
 
 
 @pytest.mark.slow
-def test_extend_is_the_same_however_often_it_is_said(folder):
+def test_repeating_extend_changes_nothing(folder):
     done = run_here("train", "spirals.py", "--extend", 6, "--stop-at", 13, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "continues from step 10 to 16" in done.stderr
@@ -255,7 +255,7 @@ def test_extend_is_the_same_however_often_it_is_said(folder):
 
 
 @pytest.mark.slow
-def test_epochs_count_passes_and_smoke_leaves_nothing(folder):
+def test_epochs_count_passes_and_smoke_leaves_no_files(folder):
     done = run_here("train", "spirals.py", "--epochs", 2, "--run-dir", "epochs", cwd=folder)
     assert done.returncode == 0, done.stderr
     run = open_run(folder / "epochs")
