@@ -56,6 +56,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "penalty": {"type": "Penalty"} | dataclasses.asdict(Penalty()) | {"on": []},
         "layers": {"type": "Layers"} | dataclasses.asdict(Layers()),
         "initialiser": {"type": "Initialiser"} | dataclasses.asdict(Initialiser()),
+        "peak_flops": 0.0,
     },
     "Precision": {"weights": "float32"},
     "Lookahead": {"last_share": None},
@@ -185,6 +186,7 @@ def built_ins() -> dict[str, type]:
 # What decides where and how a run is executed and shown, not what it computes: a run may go on with other values.
 INCIDENTAL = (
     *("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement"),
+    "peak_flops",
     "health",
 )
 
