@@ -13,6 +13,7 @@ import jax
 
 from jaxnets.accelerators.account import Account, account
 from jaxnets.accelerators.hlo import Collective, collectives
+from jaxnets.accelerators.sizes import Size, unsuited
 from jaxnets.accelerators.topology import Topology
 from jaxnets.config.experiment import Experiment
 from jaxnets.parallel.mesh import make_mesh
@@ -60,6 +61,8 @@ class Estimate:
     """By arithmetic."""
     compiled: Compiled | None = None
     """By a compiler; None if none was asked."""
+    sizes: tuple[Size, ...] = ()
+    """Sizes of the model that leave a part of such an accelerator idle."""
 
     @property
     def devices(self) -> int:
@@ -143,6 +146,7 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
         step,
         3 * forward,
         account(parts, topology.chip),
+        sizes=unsuited(parts, topology.chip),
     )
     return dataclasses.replace(found, compiled=compile_step(parts)) if compile else found
 

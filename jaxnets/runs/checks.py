@@ -39,7 +39,8 @@ def _without_decay(optimizer: Optimizer, params: Any, where: str = "optimizer") 
     It is looked for inside optimizers around others, and in the groups of `ByPath`.
     """
     if isinstance(optimizer, ByPath):
-        found, fields, groups = [], [where], leaf_paths(optimizer.labels(params))
+        found: list[str] = []
+        fields, groups = [where], leaf_paths(optimizer.labels(params))
         for number, (pattern, part) in enumerate(optimizer.rules):
             unknown, field = _without_decay(part, params, f"{where}[{pattern!r}]")
             own = [path for path in unknown if groups[path] == number]
