@@ -134,7 +134,7 @@ def _no_better(subject: Subject, facts: str, real: float, blind: float) -> Findi
 
 def _tested(subject: Subject) -> Arrays:
     """Raw test examples, each of weight 1."""
-    arrays = subject.sample("test")
+    arrays = subject.samples["test"]
     rows = np.unique(np.linspace(0, len(arrays["targets"]) - 1, TESTED).astype(int))
     return {name: array[rows] for name, array in arrays.items() if name not in (*WEIGHTS, LABELLED)}
 
@@ -171,7 +171,7 @@ def _shuffled(subject: Subject, train: Arrays, test: Arrays) -> tuple[np.ndarray
         return train["targets"][:, order], test["targets"][:, order]
     common = [{name: part[name] for name in train if name in test} for part in (train, test)]
     names = [row_bytes(part) for part in common]
-    sample = row_bytes({name: array for name, array in subject.sample("train").items() if name in test})
+    sample = row_bytes({name: array for name, array in subject.samples["train"].items() if name in test})
     twice, inside = 1 - len(set(sample)) / len(sample), set(sample)
     share = float(np.mean([one in inside for one in names[1]]))
     if share <= 2 * twice:

@@ -288,21 +288,21 @@ class Subject:
                 jax.eval_shape(lambda key: self.inner.apply(self.variables, self.batch, key)[0], jax.random.key(0))
         return found
 
-    def sample(self, split: str) -> dict[str, np.ndarray]:
-        """Raw rows of a split whose targets are known, at most `SAMPLE`, evenly spaced in its order."""
-        arrays = getattr(self.parts.dataset, split)
-        known = known_rows(arrays)
-        return gather(arrays, known[np.unique(np.linspace(0, len(known) - 1, min(SAMPLE, len(known))).astype(int))])
+    @functools.cached_property
+    def samples(self) -> dict[str, dict[str, np.ndarray]]:
+        """Raw rows of training and test whose targets are known, at most `SAMPLE` of each, evenly spaced in its order."""
+        found = {}
+        for split in ("train", "test"):
+            known = known_rows(arrays := getattr(self.parts.dataset, split))
+            places = np.linspace(0, len(known) - 1, min(SAMPLE, len(known))).astype(int)
+            found[split] = gather(arrays, known[np.unique(places)])
+        return found
 
     @functools.cached_property
     def prepared(self) -> dict[str, dict[str, Any]]:
-        """The rows of `sample` of training and test as the model takes them, on the host."""
-        found = {}
-        for split in ("train", "test"):
-            arrays = self.sample(split)
-            batch = prepare(self.parts, arrays, np.arange(len(arrays["targets"])))
-            found[split] = jax.tree.map(np.asarray, batch)
-        return found
+        """`samples` as the model takes them, on the host."""
+        found = {split: prepare(self.parts, raw, np.arange(len(raw["targets"]))) for split, raw in self.samples.items()}
+        return {split: jax.tree.map(np.asarray, batch) for split, batch in found.items()}
 
 
 def known_rows(arrays: Any) -> np.ndarray:

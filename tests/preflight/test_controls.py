@@ -131,10 +131,7 @@ def test_equal_inputs_have_equal_shuffled_labels_unless_examples_have_few_values
 
     class Given:
         def __init__(self, x):
-            self.x = x
-
-        def sample(self, split):
-            return {"inputs": self.x, "targets": np.zeros(len(self.x))}
+            self.samples = {"train": {"inputs": x, "targets": np.zeros(len(x))}}
 
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
