@@ -24,7 +24,8 @@ def classes():
 
 def checked(model, data=None, **arguments):
     data = classes() if data is None else data
-    return jaxnets.check(model, data, only=["controls"], progress="none", **arguments)["controls"]
+    # So much time that a busy machine cuts no training short.
+    return jaxnets.check(model, data, only=["controls"], seconds=60, progress="none", **arguments)["controls"]
 
 
 def anywhere(outputs, batch):
@@ -40,7 +41,7 @@ def test_a_metric_that_looks_at_the_labels_of_others_is_found_by_shuffled_labels
 
 @pytest.mark.slow
 def test_no_other_check_finds_such_a_metric():
-    report = jaxnets.check(PLAIN, classes(), metrics={"accuracy": anywhere}, progress="none")
+    report = jaxnets.check(PLAIN, classes(), metrics={"accuracy": anywhere}, seconds=60, progress="none")
     assert {one.check for one in report.findings if one.colour in ("red", "amber")} == {"controls"}, str(report)
 
 
@@ -63,7 +64,11 @@ def test_rows_that_both_splits_share_are_found_though_the_data_are_read_row_by_r
     """A model that learns shuffled labels by heart knows those of the shared rows."""
     data, test = Rows(np.arange(200)), Rows(np.arange(first, first + 200))
     report = jaxnets.check(
-        models.MLP(widths=(256,)), from_source(data, test=test), only=["splits", "controls"], progress="none"
+        models.MLP(widths=(256,)),
+        from_source(data, test=test),
+        only=["splits", "controls"],
+        seconds=60,
+        progress="none",
     )
     assert report["splits"].colour == "skipped"
     assert report["controls"].colour == colour, report["controls"].text
