@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 
-from jaxnets.accelerators.chips import Chip
 from jaxnets.accelerators.saved import Saved
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.ops.pipeline import bubble, parts_in
+from jaxnets.parallel.chips import Chip
 from jaxnets.parallel.mesh import MeshShape, batch_devices, make_mesh
 from jaxnets.parallel.partition import HOST, path_name
 from jaxnets.runs.build import Parts

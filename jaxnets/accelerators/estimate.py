@@ -13,13 +13,13 @@ import jax
 
 from jaxnets.accelerators.account import Account, account
 from jaxnets.accelerators.hlo import Collective, collectives
+from jaxnets.accelerators.sizes import Size, unsuited
 from jaxnets.accelerators.topology import Topology
 from jaxnets.config.experiment import Experiment
-from jaxnets.parallel.mesh import MeshShape, make_mesh
+from jaxnets.parallel.mesh import make_mesh
 from jaxnets.runs.build import Parts, assemble
+from jaxnets.runs.flops import forward_flops, step_flops
 from jaxnets.runs.memory import step_memory
-from jaxnets.steps.local import whole_step
-from jaxnets.training.program import count_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Estimate:
     """By arithmetic."""
     compiled: Compiled | None = None
     """By a compiler; None if none was asked."""
+    sizes: tuple[Size, ...] = ()
+    """Sizes of the model that leave a part of such an accelerator idle."""
 
     @property
     def devices(self) -> int:
@@ -133,7 +135,7 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
     experiment = parts.experiment
     inputs = parts.batch_spec["inputs"]
     tokens = inputs.shape[1] if inputs.ndim == 2 and jax.numpy.issubdtype(inputs.dtype, jax.numpy.integer) else 1
-    step, forward = flops_of_step(parts)
+    step, forward = step_flops(parts), forward_flops(parts)
     found = Estimate(
         topology,
         {axis: int(size) for axis, size in parts.mesh.shape.items()},
@@ -144,33 +146,9 @@ def estimate(parts: Parts, topology: Topology, *, compile: bool = True) -> Estim
         step,
         3 * forward,
         account(parts, topology.chip),
+        sizes=unsuited(parts, topology.chip),
     )
     return dataclasses.replace(found, compiled=compile_step(parts)) if compile else found
-
-
-def step_flops(parts: Parts) -> float:
-    """FLOPs of one step over the whole batch, what is computed again included."""
-    with jax.set_mesh(parts.mesh):
-        step = whole_step(parts.task, parts.recipe)
-        return count_flops(jax.make_jaxpr(step)(parts.abstract, parts.batch_spec).jaxpr)
-
-
-def flops_of_step(parts: Parts) -> tuple[float, float]:
-    """FLOPs of one step, and of its forward pass alone, over the whole batch."""
-    task, recipe = parts.task, parts.recipe
-
-    def forward(state: Any, batch: Any, key: Any) -> Any:
-        variables, part = recipe.precision.cast(state.variables, batch)
-        return task.loss(variables, part, key, True)[0]
-
-    whole = step_flops(parts)
-    if task.players:  # several losses: the step is all that is known
-        return whole, whole / 3
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    # As on one device: turns of a pipeline in which a stage has nothing to do are no work of the model.
-    with jax.set_mesh(make_mesh(MeshShape(data=1), devices=[parts.mesh.devices.flat[0]])):
-        once = count_flops(jax.make_jaxpr(forward)(parts.abstract, parts.batch_spec, key).jaxpr)
-    return whole, once
 
 
 def compile_step(parts: Parts) -> Compiled:

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 
 from jaxnets.accelerators.account import width_of
-from jaxnets.accelerators.chips import Chip
 from jaxnets.ops.pipeline import bubble, parts_in
+from jaxnets.parallel.chips import Chip
 from jaxnets.parallel.mesh import ORDER
 from jaxnets.parallel.partition import STACKED, path_name
 from jaxnets.runs.build import Parts

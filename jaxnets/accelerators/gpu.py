@@ -7,7 +7,7 @@ exchanges do not depend on that.
 
 import dataclasses
 
-from jaxnets.accelerators.chips import chip_named
+from jaxnets.parallel.chips import chip_named
 
 
 @dataclasses.dataclass(frozen=True)

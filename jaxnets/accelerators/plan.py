@@ -29,16 +29,17 @@ from jaxnets.accelerators.account import (
     traced_of,
     width_of,
 )
-from jaxnets.accelerators.chips import Chip
-from jaxnets.accelerators.estimate import Estimate, estimate, prepare, step_flops
+from jaxnets.accelerators.estimate import Estimate, estimate, prepare
 from jaxnets.accelerators.exchange import Work, exchanges, waiting, work_of
 from jaxnets.accelerators.meshes import TRIED, axes, meshes
 from jaxnets.accelerators.topology import Topology
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError
+from jaxnets.parallel.chips import Chip
 from jaxnets.parallel.mesh import ALWAYS, ORDER, MeshShape
 from jaxnets.parallel.partition import path_name, shardings
 from jaxnets.runs.build import Parts
+from jaxnets.runs.flops import step_flops
 
 # A step that fits to the last byte does not: compilers add copies, and arithmetic is a tenth off.
 FILL = 0.9

@@ -13,10 +13,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnets.accelerators.chips import CHIPS, Chip, chip_named
 from jaxnets.accelerators.gpu import described
 from jaxnets.core.errors import UsageError, note
 from jaxnets.ops.beyond_promise import topology_devices
+from jaxnets.parallel.chips import CHIPS, Chip, chip_named
 
 
 @dataclasses.dataclass(frozen=True)

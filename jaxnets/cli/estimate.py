@@ -65,6 +65,7 @@ def as_data(name: str, found: Any, price: float = 0.0) -> dict[str, Any]:
         "mfu": found.mfu,
         "compiler": None if compiled is None else compiled.compiler,
     }
+    data["sizes"] = [{**dataclasses.asdict(one), "idle": round(one.idle, 4)} for one in found.sizes]
     if compiled is not None:
         data |= {"arguments_bytes": compiled.arguments, "temporary_bytes": compiled.temporary}
         data["compile_seconds"] = round(compiled.seconds, 1)
@@ -116,6 +117,14 @@ def show(name: str, found: Any, price: float = 0.0) -> None:
         print(
             f"the run of {found.steps:,} steps takes at least {hours:,.2f} hours and costs at least {found.cost(price):,.2f}"
         )
+    for one in found.sizes:
+        if topology.chip.platform == "tpu":
+            print(f"size: {one.field} {one.size:,} takes the time of {one.better:,}; {one.idle:.0%} of that is padding")
+        else:
+            more = one.better / one.size - 1
+            print(
+                f"size: {one.field} {one.size:,} is no multiple of 8; {one.better:,} ({more:.1%} more) suits tensor cores"
+            )
     chip = topology.chip
     print(f"peaks: {chip.flops / 1e12:,.0f} TFLOP/s, {chip.bandwidth / 1e9:,.0f} GB/s, by {chip.source}")
 

@@ -3,7 +3,7 @@
 HELP = """jaxnets: train neural networks in JAX
 
   jaxnets train CONFIG [--FIELD VALUE ...]   train a configuration, or continue it where it stopped
-  jaxnets check CONFIG [--FIELD VALUE ...]   find problems before training: 23 checks in seconds
+  jaxnets check CONFIG [--FIELD VALUE ...]   find problems before training: 24 checks in seconds
   jaxnets finetune FOLDER FILE [--FLAGS]     a Hugging Face language model on a text or conversations, whole or with adapters
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
   jaxnets predict RUN_DIRECTORY FILE         predictions of a trained run for new examples (.npz, .npy, .csv, .txt)

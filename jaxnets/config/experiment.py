@@ -103,6 +103,9 @@ class Experiment:
     """Norms by layer, silent units and the spread of attention, measured at every k-th step; off by default."""
     sample_every: int = 0
     """Steps between samples of a generative model: images or a text, in `RUN/samples` and the report; 0: none."""
+    peak_flops: float = 0.0
+    """FLOP/s that a device can do at most, for `mfu` in the log: the share of it that training reaches. 0: the published peak
+    in bfloat16 of the accelerators in `parallel/chips.py`, and no `mfu` elsewhere."""
     deterministic: bool = False
     """On a GPU, use only operations that give the same bits each time, at some cost; CPU and TPU always do."""
 
@@ -119,7 +122,7 @@ class Experiment:
             if not isinstance(getattr(self, name), str) and getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, got {getattr(self, name)}")
         seconds_between_saves(self.save_every)
-        for name in ("eval_every", "sample_every", "steps_per_call", "seed"):
+        for name in ("eval_every", "sample_every", "steps_per_call", "seed", "peak_flops"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is at least 0, got {getattr(self, name)}")
         if not 0 < self.selective <= 1:

@@ -56,6 +56,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
         "penalty": {"type": "Penalty"} | dataclasses.asdict(Penalty()) | {"on": []},
         "layers": {"type": "Layers"} | dataclasses.asdict(Layers()),
         "initialiser": {"type": "Initialiser"} | dataclasses.asdict(Initialiser()),
+        "peak_flops": 0.0,
     },
     "Precision": {"weights": "float32"},
     "Lookahead": {"last_share": None},
@@ -186,7 +187,7 @@ def built_ins() -> dict[str, type]:
 # Fields that decide where and how a run is executed and shown, but not its result: a run may resume with other values.
 INCIDENTAL = (
     *("mesh", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "steps_per_call", "placement"),
-    *("health", "sample_every"),
+    *("health", "sample_every", "peak_flops"),
 )
 
 

@@ -24,6 +24,8 @@ from jaxnets.runs.build import Parts, assemble
 
 # Numbers in the inputs of a batch of the checks, at most: fewer examples are taken where each is large.
 LARGE = 2_000_000
+# Training examples of the controls, likewise.
+POOL = 256
 
 
 def check_experiment(
@@ -106,7 +108,8 @@ def _subject(parts: Parts, initial: Initial | None, examples: int, seconds: floa
     known = known_rows(dataset.train)
     size = max(1, int(np.prod(dataset.train["inputs"].shape[1:])))
     wanted = max(4, min(examples, LARGE // size))
-    rows = _different(dataset, np.random.default_rng(experiment.seed).permutation(known), 2 * wanted)
+    many = max(2 * wanted, min(POOL, LARGE // size))
+    rows = _different(dataset, np.random.default_rng(experiment.seed).permutation(known), 2 * wanted, many)
     half = max(1, len(rows) // 2) if len(rows) < 2 * wanted else wanted
     first, second = rows[:half], rows[half : 2 * half] if len(rows) > 1 else rows
     state = parts.fresh_state()
@@ -114,15 +117,15 @@ def _subject(parts: Parts, initial: Initial | None, examples: int, seconds: floa
         state, _, _ = begin_from(experiment.warm_start, state, parts.shardings)
     if initial is not None:
         state, _ = begin_with(initial, state, parts.shardings)
-    batches = [prepare(parts, gather(dataset.train, chosen), chosen) for chosen in (first, second)]
+    batch, other = (prepare(parts, gather(dataset.train, chosen), chosen) for chosen in (first, second))
     given = initial is not None or experiment.warm_start.active
-    return Subject(parts, state, batches[0], batches[1], seconds, given)
+    return Subject(parts, state, batch, other, gather(dataset.train, rows), rows, seconds, given)
 
 
-def _different(dataset: Dataset, order: np.ndarray, wanted: int) -> np.ndarray:
-    """So many rows in this order whose inputs differ, as far as there are some: equal ones may have different targets."""
-    tried = order[: 4 * wanted]
+def _different(dataset: Dataset, order: np.ndarray, least: int, most: int) -> np.ndarray:
+    """Rows in this order whose inputs differ, as far as there are some: equal ones may have different targets."""
+    tried = order[: max(4 * least, 2 * most)]
     first: dict[bytes, int] = {}
     for row, one in zip(tried.tolist(), row_bytes(gather(dataset.train, tried)), strict=True):
         first.setdefault(one, row)
-    return np.array([*first.values()][:wanted])
+    return np.array([*first.values()][:most])

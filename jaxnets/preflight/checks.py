@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from jaxnets.preflight import derivatives, flow, formats, inputs, learning, likeness, mixing, modes, start
+from jaxnets.preflight import controls, derivatives, flow, formats, inputs, learning, likeness, mixing, modes, start
 from jaxnets.preflight.finding import Finding
 from jaxnets.preflight.subject import Subject
 
@@ -37,6 +37,7 @@ CHECKS = (
     Check("consistent", "equal inputs have equal targets", likeness.consistent),
     Check("giveaways", "no feature is the target", inputs.giveaways),
     Check("baselines", "inputs tell something about targets", inputs.baselines),
+    Check("controls", "without labels or inputs it is chance", controls.controls),
     Check("derivatives", "gradient is that of the loss", derivatives.derivatives),
     Check("modes", "training and evaluation differ as meant", modes.modes),
     Check("causal", "no look ahead", mixing.causal),

@@ -19,7 +19,7 @@ SOME, MANY = 0.01, 0.1
 
 def scales(subject: Subject) -> Finding:
     """Prepared inputs have the order of magnitude of 1, and none is constant or not finite."""
-    prepared, raw = subject.prepared["train"]["inputs"], subject.sample("train").get("inputs")
+    prepared, raw = subject.prepared["train"]["inputs"], subject.samples["train"].get("inputs")
     rows = flat_inputs(prepared)
     if rows is None:
         return _tokens(subject)
@@ -250,7 +250,7 @@ def _shift(rows: Rows, needed: float) -> tuple[int, float] | None:
 
 def _bigrams(subject: Subject) -> Finding:
     """The loss of the frequencies of tokens, and of pairs of them."""
-    train, test = (subject.sample(split) for split in ("train", "test"))
+    train, test = (subject.samples[split] for split in ("train", "test"))
     size = len(subject.parts.dataset.card.class_names)
     if size > 3000 or train["targets"].shape != train["inputs"].shape:
         return skipped("the vocabulary is too large to count pairs of tokens")

@@ -70,7 +70,7 @@ def _strange(found: list[tuple[float, float]], means: float, ratio: float) -> bo
 
 def consistent(subject: Subject) -> Finding:
     """Equal training inputs have equal targets."""
-    arrays = subject.sample("train")
+    arrays = subject.samples["train"]
     if subject.kind not in ("class", "number") or arrays["targets"].ndim != 1 or subject.parts.dataset.several:
         return skipped("the targets are neither one class nor one number")
     groups: dict[bytes, list[float]] = {}

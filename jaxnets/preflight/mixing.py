@@ -141,7 +141,7 @@ def _class_weights(subject: Subject) -> Finding | None:
         return red(
             f"examples of {', '.join(nothing[:4])} have weight 0 in the loss.", "Look at class_weight, and at the mask."
         )
-    counts = np.bincount(subject.sample("train")["targets"].astype(int), minlength=len(names))
+    counts = np.bincount(subject.samples["train"]["targets"].astype(int), minlength=len(names))
     rare, common = (pick(weights, key=lambda label: counts[label]) for pick in (min, max))
     if counts[common] > 1.5 * counts[rare] and weights[rare] < 0.7 * weights[common]:
         return amber(

@@ -41,12 +41,12 @@ def shapes(subject: Subject) -> Finding:
 
 def prior(subject: Subject) -> tuple[float, str] | None:
     """The loss of the best constant prediction on the sample of the training data, and its name; None where it is unknown."""
-    targets = subject.sample("train")["targets"]
+    targets = subject.samples["train"]["targets"]
     if subject.kind == "class" and targets.ndim == 1 and getattr(subject.inner, "has_probabilities", False):
         shares = np.bincount(targets.astype(int)) / len(targets)
         return _entropy(shares), "the entropy of the labels"
     if subject.kind == "class" and "counted" in subject.batch:
-        counted = np.asarray(subject.sample("train")["counted"], bool)
+        counted = np.asarray(subject.samples["train"]["counted"], bool)
         labels = targets[counted].astype(int)
         return _entropy(np.bincount(labels) / len(labels)), "the entropy of the counted labels"
     if subject.kind in ("token", "sequence"):

@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from jaxnets.core.types import Batch, Mean, Variables
@@ -22,6 +21,7 @@ from jaxnets.data.feed import Transform
 from jaxnets.data.large import gather
 from jaxnets.ops.beyond_promise import quick_compilation
 from jaxnets.ops.random import stream_key, with_keys
+from jaxnets.preflight.updates import change, scaled
 from jaxnets.runs.build import Parts
 from jaxnets.steps.precision import Precision
 from jaxnets.steps.sown import with_sown
@@ -62,6 +62,10 @@ class Subject:
     """A few prepared training examples, none of them masked, not augmented."""
     other: Batch
     """As many others."""
+    drawn: dict[str, np.ndarray]
+    """Raw training examples for the controls; the first ones are those of `batch` and of `other`."""
+    drawn_rows: np.ndarray
+    """Their row numbers in the training split."""
     seconds: float
     """Most time to spend on learning a few examples, without compilation."""
     given_weights: bool = False
@@ -187,39 +191,52 @@ class Subject:
         return self.slope(self.moved)[1]
 
     @functools.cached_property
+    def pool(self) -> Batch:
+        """`drawn`, prepared."""
+        return prepare(self.parts, self.drawn, self.drawn_rows)
+
+    @functools.cached_property
     def _chunk(self) -> Callable[..., Any]:
-        """Some steps of the run's own optimizer on the batch, at the highest rate of its schedule."""
+        """Some steps of the run's own optimizer on rows of `pool`, at the highest rate of its schedule."""
         experiment, recipe = self.parts.experiment, self.parts.recipe
         rates = experiment.optimizer.rates(experiment.total_steps, experiment.total_steps)
         peak = None if rates is None else int(np.argmax(rates))
 
-        def chunk(state: TrainState, batch: Batch, scale: Array, at: Array) -> tuple[TrainState, tuple[Array, Array]]:
-            def one(state: TrainState, turn: Array) -> tuple[TrainState, tuple[Array, Array]]:
+        def chunk(state: TrainState, pool: Batch, rows: Array, scale: Array, at: Array) -> tuple[TrainState, Any]:
+            def one(state: TrainState, turn_rows: tuple[Array, Array]) -> tuple[TrainState, tuple[Array, Array]]:
+                turn, picked = turn_rows
+                batch = jax.tree.map(lambda array: array[picked], pool)
                 # Every step has the number of the one with the highest rate; so that its random draws are new, another seed.
                 seed: Any = turn
-                optimizer = _scaled(recipe.optimizer, scale)
-                scaled = dataclasses.replace(recipe, optimizer=optimizer, precision=Precision(), seed=seed)
+                optimizer = scaled(recipe.optimizer, scale)
+                changed = dataclasses.replace(recipe, optimizer=optimizer, precision=Precision(), seed=seed)
                 number = turn if peak is None else jnp.full_like(state.step, peak)
-                new, metrics = self.task.make_step(scaled)(dataclasses.replace(state, step=number), batch)
+                new, metrics = self.task.make_step(changed)(dataclasses.replace(state, step=number), batch)
                 mean = metrics.get("loss", next(iter(metrics.values())))
-                return new, (mean.sum / jnp.maximum(mean.weight, 1e-30), _change(state.params, new.params))
+                return new, (mean.sum / jnp.maximum(mean.weight, 1e-30), change(state.params, new.params))
 
-            return jax.lax.scan(one, state, at + jnp.arange(CHUNK, dtype=jnp.int32))
+            return jax.lax.scan(one, state, (at + jnp.arange(CHUNK, dtype=jnp.int32), rows))
 
         return self.jit(chunk)
 
-    def learn(self, scale: float = 1.0, *, steps: int = LONGEST, seconds: float | None = None) -> Learning:
-        """Learn the batch until its loss is near 0, or `steps` are done, or the time is up.
+    def learn(
+        self, scale: float = 1.0, *, steps: int = LONGEST, seconds: float | None = None, pool: Batch | None = None
+    ) -> Learning:
+        """Learn until the loss is near 0, or `steps` are done, or the time is up.
 
         Args:
             scale: what every update of the run's optimizer is multiplied by.
             steps: the most.
             seconds: the most, not counting compilation.
+            pool: examples shaped like `Subject.pool`, learned in random batches; None: `batch` at every step.
         """
+        order = self._order(steps, shuffled=pool is not None)
         state, losses, seconds = self.state, np.zeros(0), self.seconds if seconds is None else seconds
         began, spent, update = 0.0, False, 0.0
         while len(losses) < steps and not spent:
-            state, (more, changes) = self._chunk(state, self.batch, np.float32(scale), np.int32(len(losses)))
+            done = len(losses)
+            rows, given = order[done : done + CHUNK], self.pool if pool is None else pool
+            state, (more, changes) = self._chunk(state, given, rows, np.float32(scale), np.int32(done))
             update = update or float(changes[0])
             losses = np.concatenate([losses, np.asarray(more, np.float64)])
             began = began or time.perf_counter()  # the first one is compiled
@@ -228,6 +245,17 @@ class Subject:
             if not np.isfinite(last) or abs(last - self.floor) < 0.01 * abs(losses[0] - self.floor):
                 break
         return Learning(losses, state.variables, scale, spent and len(losses) < steps, update)
+
+    def _order(self, steps: int, *, shuffled: bool) -> np.ndarray:
+        """Which rows of the pool each step sees, `[steps, rows]`, in whole chunks: the first ones, or epochs."""
+        count, held = -(-steps // CHUNK) * CHUNK, len(self.drawn_rows)
+        if not shuffled:
+            return np.tile(np.arange(self.rows, dtype=np.int32), (count, 1))
+        rng = np.random.default_rng(0)
+        epochs = [
+            rng.permutation(held)[: held // self.rows * self.rows] for _ in range(-(-count * self.rows // held) * 2)
+        ]
+        return np.concatenate(epochs)[: count * self.rows].reshape(count, self.rows).astype(np.int32)
 
     @functools.cached_property
     def learned(self) -> Learning:
@@ -260,21 +288,21 @@ class Subject:
                 jax.eval_shape(lambda key: self.inner.apply(self.variables, self.batch, key)[0], jax.random.key(0))
         return found
 
-    def sample(self, split: str) -> dict[str, np.ndarray]:
-        """Raw rows of a split whose targets are known, at most `SAMPLE`, evenly spaced in its order."""
-        arrays = getattr(self.parts.dataset, split)
-        known = known_rows(arrays)
-        return gather(arrays, known[np.unique(np.linspace(0, len(known) - 1, min(SAMPLE, len(known))).astype(int))])
+    @functools.cached_property
+    def samples(self) -> dict[str, dict[str, np.ndarray]]:
+        """Raw rows of training and test whose targets are known, at most `SAMPLE` of each, evenly spaced in its order."""
+        found = {}
+        for split in ("train", "test"):
+            known = known_rows(arrays := getattr(self.parts.dataset, split))
+            places = np.linspace(0, len(known) - 1, min(SAMPLE, len(known))).astype(int)
+            found[split] = gather(arrays, known[np.unique(places)])
+        return found
 
     @functools.cached_property
     def prepared(self) -> dict[str, dict[str, Any]]:
-        """The rows of `sample` of training and test as the model takes them, on the host."""
-        found = {}
-        for split in ("train", "test"):
-            arrays = self.sample(split)
-            batch = prepare(self.parts, arrays, np.arange(len(arrays["targets"])))
-            found[split] = jax.tree.map(np.asarray, batch)
-        return found
+        """`samples` as the model takes them, on the host."""
+        found = {split: prepare(self.parts, raw, np.arange(len(raw["targets"]))) for split, raw in self.samples.items()}
+        return {split: jax.tree.map(np.asarray, batch) for split, batch in found.items()}
 
 
 def known_rows(arrays: Any) -> np.ndarray:
@@ -290,24 +318,3 @@ def prepare(parts: Parts, arrays: dict[str, np.ndarray], rows: np.ndarray) -> Ba
     sent = {**transform.on_host(arrays), "mask": ones, "index": rows.astype(np.int32)}
     batch = transform.on_device(jax.tree.map(jnp.asarray, sent), jnp.zeros((), jnp.int32))
     return {**batch, "mask": jnp.asarray(ones)}
-
-
-def _change(before: Any, after: Any) -> Array:
-    """The relative change of the middle one of the leaves with several dims that are not zero."""
-    pairs = [pair for pair in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True) if pair[0].ndim > 1]
-    if not pairs:
-        return jnp.zeros(())
-    sizes = jnp.stack([jnp.linalg.norm(a.ravel()) for a, _ in pairs])
-    moved = jnp.stack([jnp.linalg.norm((b - a).ravel()) for a, b in pairs])
-    return jnp.nan_to_num(jnp.nanmedian(jnp.where(sizes > 0, moved / sizes, jnp.nan)))
-
-
-def _scaled(optimizer: optax.GradientTransformation, scale: Array) -> optax.GradientTransformation:
-    """The optimizer with every update multiplied; its state is the same."""
-    inner = optax.with_extra_args_support(optimizer)
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        updates, state = inner.update(updates, state, params, **extra)
-        return jax.tree.map(lambda u: (u * scale).astype(u.dtype), updates), state
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)

@@ -50,6 +50,8 @@ body { background: #111827; } .chart { filter: invert(.93) hue-rotate(180deg) br
 code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 details { margin-top: 2rem; } summary { cursor: pointer; color: var(--soft); }
 """
+# Digits of a setting on the page; the saved configuration has all.
+DIGITS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +131,9 @@ def _page(data: ReportData, panels: Sequence[tuple[str, bytes]], exhibits: Seque
         f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style></head><body>"
         f"<h1>{html.escape(data.title)}</h1><p class='sub'>{html.escape(data.subtitle)}</p>"
         f"<div class='cards'>{''.join(cards)}</div><p>{html.escape(data.expectation)}</p>{figures}{tables}"
-        f"<div class='two'><section><h2>Settings that were chosen</h2>{_pairs(flatten(data.config))}"
+        f"<div class='two'><section><h2>Settings that were chosen</h2>{_pairs(flatten(rounded(data.config)))}"
         f"<details><summary>{len(data.defaults)} settings that have their defaults</summary>"
-        f"{_pairs(flatten(data.defaults))}</details></section>"
+        f"{_pairs(flatten(rounded(data.defaults)))}</details></section>"
         f"<section><h2>Environment</h2>{_pairs(flatten(data.environment))}</section></div></body></html>\n"
     )
 
@@ -205,6 +207,15 @@ def _pairs(data: Mapping[str, Any]) -> str:
         for name, v in data.items()
     )
     return f"<div class='scroll'><table>{''.join(rows)}</table></div>"
+
+
+def rounded(value: Any) -> Any:
+    """Settings with every number that has more than `DIGITS` digits rounded to so many; whole numbers stay as they are."""
+    if isinstance(value, Mapping):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) and not value.is_integer() else value
 
 
 def _slug(title: str, taken: set[str]) -> str:

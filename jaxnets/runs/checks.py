@@ -6,12 +6,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxnets.checkpoints.digest import leaf_paths
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import DataError, UsageError, note
 from jaxnets.core.types import Batch
 from jaxnets.data.dataset import Dataset
 from jaxnets.data.split import WEIGHTS
 from jaxnets.ops.roles import without_role
+from jaxnets.optim.given import ByPath
 from jaxnets.optim.optimizers import Optimizer
 from jaxnets.optim.reading import evaluates_others
 from jaxnets.parallel.mesh import batch_devices, check_batch
@@ -23,13 +25,31 @@ from jaxnets.tasks.base import Task
 
 def check_decay(optimizer: Optimizer, abstract: TrainState) -> None:
     """Note the parameters that do not decay because their names give no role."""
-    if getattr(optimizer, "weight_decay", 0.0) and not getattr(optimizer, "weight_decay_on", ()):
-        unknown = without_role(abstract.params)
-        if unknown:
-            note(
-                f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
-                f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in optimizer.weight_decay_on"
-            )
+    unknown, where = _without_decay(optimizer, abstract.params)
+    if unknown:
+        note(
+            f"weight decay leaves {', '.join(unknown[:6])} alone, whose names do not say that they are weights; call them "
+            f"something like {unknown[0].split('/')[-1]}_kernel, or list what decays in {where}.weight_decay_on"
+        )
+
+
+def _without_decay(optimizer: Optimizer, params: Any, where: str = "optimizer") -> tuple[list[str], str]:
+    """Parameters that do not decay because their names give no role, and the field of the optimizer that decays the others.
+
+    It is looked for inside optimizers around others, and in the groups of `ByPath`.
+    """
+    if isinstance(optimizer, ByPath):
+        found: list[str] = []
+        fields, groups = [where], leaf_paths(optimizer.labels(params))
+        for number, (pattern, part) in enumerate(optimizer.rules):
+            unknown, field = _without_decay(part, params, f"{where}[{pattern!r}]")
+            own = [path for path in unknown if groups[path] == number]
+            found, fields = found + own, fields + [field] * bool(own)
+        return found, fields[min(1, len(fields) - 1)]
+    if isinstance(inside := getattr(optimizer, "optimizer", None), Optimizer):
+        return _without_decay(inside, params, f"{where}.optimizer")
+    decays = getattr(optimizer, "weight_decay", 0.0) and not getattr(optimizer, "weight_decay_on", ())
+    return (without_role(params) if decays else []), where
 
 
 def check_updates(experiment: Experiment, abstract: TrainState, recipe: Recipe) -> None:

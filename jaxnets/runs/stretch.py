@@ -20,6 +20,7 @@ from jaxnets.report.log import MetricsLog
 from jaxnets.report.loggers import Loggers
 from jaxnets.runs.build import Parts
 from jaxnets.runs.ending import adjusted, ends
+from jaxnets.runs.flops import utilisation
 from jaxnets.steps.state import TrainState
 from jaxnets.training.best import BestInMemory
 from jaxnets.training.guards import RollBackError, SpikeWatch
@@ -171,6 +172,7 @@ def _log_hook(session: Session, log: MetricsLog, begun: Begun, last: int) -> Log
         event=lambda step, what: _event(session, log, step, what),
         leaves=lambda: session.parts.program.leaves,
         elsewhere=lambda: session.timing.beside_steps,
+        utilisation=utilisation(session.parts),
     )
     hook.partial = begun.host.get("log", {})
     return hook

@@ -80,9 +80,9 @@ class Embedding(Task):
     def derive(self, values: Mapping[str, Any]) -> dict[str, float]:
         """`spread`, and with classes `knn` and `probe`."""
         found = {name: value for name, value in values.items() if name != "rows"}
-        if not isinstance(
-            values.get("rows"), Mapping
-        ):  # a caller that needs only the names of the metrics gives no rows
+        if "rows" not in values:  # of training steps, which measure no embeddings
+            return found
+        if not isinstance(values["rows"], Mapping):  # a caller that needs only the names of the metrics
             return found | dict.fromkeys(("spread", *(("knn", "probe") if self.classes else ())), float("nan"))
         chosen = evenly(len(values["rows"]["embedding"]), COMPARED)
         vectors = values["rows"]["embedding"][chosen].astype(np.float64)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnets.core.errors import UsageError
+from jaxnets.core.errors import JaxnetsError, UsageError, first_line
 from jaxnets.core.types import Aux, Batch, Card, Exhibit, Mean, Rows, Variables
 from jaxnets.core.wide import wide
 from jaxnets.steps.recipe import Recipe, Step
@@ -19,6 +19,9 @@ from jaxnets.tasks.base import Task, options_of
 from jaxnets.tasks.calls import call_model
 from jaxnets.tasks.classification import Classification, hard
 from jaxnets.tasks.metrics import Metric
+
+# What a function of the user raises for outputs and batches that it does not fit.
+MISTAKES = (TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError, AssertionError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,7 +228,12 @@ class Own(Task):
 
     def _mean(self, what: str, function: Callable[[Any, Batch], Any], outputs: Any, batch: Batch) -> Mean:
         """The function's values as a mean over the examples; raises `UsageError` unless there is one for each."""
-        value = function(outputs, batch)
+        try:
+            value = function(outputs, batch)
+        except JaxnetsError:
+            raise
+        except MISTAKES as error:
+            raise UsageError(_about_function(what, function, outputs, batch, error)) from error
         if isinstance(value, Mean):
             return value
         shape, count = jnp.shape(value), batch["mask"].shape[0]
@@ -236,3 +244,24 @@ class Own(Task):
                 f"their mean over the examples that count), or a jaxnets.Mean(sum, weight)"
             )
         return Mean.of(jnp.asarray(value), batch["mask"])
+
+
+def _about_function(what: str, function: Callable[..., Any], outputs: Any, batch: Batch, error: Exception) -> str:
+    """The message for a function of the user that raises: its name, its arguments, and what it said."""
+    kind = type(error).__name__
+    said = f"{kind}: {first_line(error, most=300)}".rstrip(".")
+    ranks = (
+        " (each pair must have the same dims: outputs[:, 0], or targets[:, None])" if "rank_promotion" in said else ""
+    )
+    shown = ", ".join(f"{name} {_shapes(array)}" for name, array in batch.items())
+    named = getattr(function, "__name__", type(function).__name__)
+    return (
+        f"{what} is the function {named}(outputs, batch), which raises {said}{ranks}. It was called with outputs "
+        f"{_shapes(outputs)} and a batch of {shown}; change the function so that it takes these"
+    )
+
+
+def _shapes(value: Any) -> str:
+    """Dtypes and shapes of an array or of a structure of arrays."""
+    leaves = [f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in jax.tree.leaves(value)]
+    return leaves[0] if len(leaves) == 1 else f"({', '.join(leaves)})"

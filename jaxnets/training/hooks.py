@@ -38,6 +38,7 @@ class LogHook:
         event: Callable[[int, str], None] = lambda step, what: None,
         leaves: Callable[[], Sequence[str]] = tuple,
         elsewhere: Callable[[], float] = lambda: 0.0,
+        utilisation: Callable[[float], float] | None = None,
     ) -> None:
         """Set what is logged, and when.
 
@@ -50,8 +51,9 @@ class LogHook:
             event: takes the step and the description of each step that was left out because it was not finite.
             leaves: gives the paths of the parameters, for those descriptions.
             elsewhere: gives the seconds so far that were not spent on steps; the speed is without them.
+            utilisation: gives the share of the devices' peak for a number of examples per second; None: it is not known.
         """
-        self._elsewhere = elsewhere
+        self._elsewhere, self._utilisation = elsewhere, utilisation
         self._due, self._task, self._examples = due, task, examples
         self._event, self._leaves = event, leaves
         self._record, self._show = record, show
@@ -106,7 +108,10 @@ class LogHook:
             self._sums = {}  # if the record is due only because the run ends here, a longer run still needs the sums
         self._shown = {k: v for k, v in values.items() if k not in ("gradient_norm", "skipped")}
         self._shown["examples_per_second"] = speed
-        self._record({"step": moment.step, "split": "train", **values, "examples_per_second": round(speed, 1)})
+        reached = {} if self._utilisation is None else {"mfu": float(f"{self._utilisation(speed):.3g}")}
+        self._shown |= reached
+        logged = {**values, "examples_per_second": round(speed, 1), **reached}
+        self._record({"step": moment.step, "split": "train", **logged})
         self._show(moment.step, self._shown)
 
 

@@ -11,13 +11,13 @@ import pytest
 from conftest import run_cli, run_here
 
 from jaxnets.accelerators.account import size_on
-from jaxnets.accelerators.chips import chip_named
 from jaxnets.accelerators.estimate import Compiled, estimate, prepare
 from jaxnets.accelerators.hlo import Collective
 from jaxnets.accelerators.topology import parse
 from jaxnets.config import load
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.parallel import MeshShape
+from jaxnets.parallel.chips import chip_named
 from jaxnets.runs.build import assemble
 from jaxnets.runs.memory import needed_bytes
 

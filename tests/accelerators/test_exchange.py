@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from jaxnets.accelerators.chips import chip_named
 from jaxnets.accelerators.exchange import Work, exchanges, waiting
+from jaxnets.parallel.chips import chip_named
 
 CHIP = chip_named("v5p")
 LINK = CHIP.link

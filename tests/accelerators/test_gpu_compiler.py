@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from jaxnets.accelerators.chips import CHIPS
 from jaxnets.accelerators.gpu import DEVICES, described
 from jaxnets.accelerators.topology import has_compiler, parse
+from jaxnets.parallel.chips import CHIPS
 
 GPUS = [name for name, chip in CHIPS.items() if chip.platform == "gpu"]
 

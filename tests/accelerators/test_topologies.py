@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from jaxnets.accelerators.chips import CHIPS
 from jaxnets.accelerators.topology import parse
 from jaxnets.core.errors import UsageError
+from jaxnets.parallel.chips import CHIPS
 
 
 @pytest.mark.parametrize(

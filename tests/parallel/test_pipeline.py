@@ -7,13 +7,13 @@ import pytest
 from conftest import assert_close
 from test_axes import CAPACITY, ROTARY, trained
 
-from jaxnets.accelerators.estimate import flops_of_step
 from jaxnets.accelerators.hlo import collectives
 from jaxnets.checkpoints.digest import leaf_paths
 from jaxnets.core.errors import UsageError
 from jaxnets.models import LanguageModel
 from jaxnets.ops.pipeline import bubble, parts_in, pipelined
 from jaxnets.parallel import MeshShape, make_mesh
+from jaxnets.runs.flops import forward_flops, step_flops
 
 
 def layers(params, x, extras, first):
@@ -133,7 +133,7 @@ def test_each_stage_holds_its_layers_and_only_activations_travel():
     gathered = [one for one in found if one.kind == "all-gather" and "pipeline" in one.axes]
     assert all(one.bytes < kernel for one in gathered), gathered
     # Two rows a device are 8 parts, which take 11 turns; the work of the blocks is counted with the idle ones.
-    whole, forward = flops_of_step(parts)
+    whole, forward = step_flops(parts), forward_flops(parts)
     assert 1.3 < whole / (3 * forward) < 11 / 8
 
 

@@ -50,7 +50,7 @@ def test_the_page_holds_everything_and_loads_nothing():
 
 def test_names_of_checks_are_unique_and_a_wrong_one_is_refused(blobs):
     names = [check.name for check in CHECKS]
-    assert len(set(names)) == len(names) == 23
+    assert len(set(names)) == len(names) == 24
     with pytest.raises(UsageError, match="there is no check 'overfitting'. Did you mean 'overfit'"):
         jaxnets.check(MLP(widths=(8,)), blobs, only=["overfitting"], progress="none")
     with pytest.raises(UsageError, match="examples is at least 4, got 2"):

@@ -17,6 +17,7 @@ from jaxnets.core.types import Lines, Table
 from jaxnets.optim import AdamW
 from jaxnets.report import plots
 from jaxnets.report.history import History
+from jaxnets.report.page import rounded
 from jaxnets.runs import exhibits
 from jaxnets.runs.train import train
 from jaxnets.tasks.classification import confidence_curves
@@ -44,9 +45,22 @@ def test_chosen_settings_are_separated_from_defaults(experiment):
     assert {name for name in chosen | default if "." not in name} == saved.keys() - {"type"}
 
 
+def test_settings_are_shown_with_six_digits_and_whole_numbers_entire():
+    given = {"a": 6.283185307179586, "b": [[1e-16 / 3, 0.5], [True, None]], "c": {"d": 16777217.0}, "e": "0.123456789"}
+    assert rounded(given) == {
+        "a": 6.28319,
+        "b": [[3.33333e-17, 0.5], [True, None]],
+        "c": {"d": 16777217.0},
+        "e": given["e"],
+    }
+
+
 def test_the_page_has_a_picture_for_each_curve_and_its_numbers_as_csv(experiment, blobs, tmp_path):
-    run = train(experiment, dataset=blobs, run_dir=tmp_path / "run", progress="none")
+    chosen = replace(experiment, optimizer=AdamW(0.0031415926))
+    run = train(chosen, dataset=blobs, run_dir=tmp_path / "run", progress="none")
     page = (tmp_path / "run" / "report.html").read_text()
+    assert "<code>0.00314159</code>" in page
+    assert '"learning_rate": 0.0031415926' in (tmp_path / "run" / "config.json").read_text()
     panels = page.split("class='panels'")[1].split("</section>")[0]
     assert re.findall(r"alt='([^']+)'", panels) == run.history.metrics()  # each has values at several steps
     assert "prefers-color-scheme: dark" in page

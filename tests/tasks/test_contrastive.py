@@ -148,3 +148,9 @@ def test_embeddings_learn_the_classes_without_labels_and_the_run_opens_again(kin
     assert run.predict(x[:3]).shape == (3, 16)
     again = jaxnets.open_run(tmp_path / "run", dataset=data, task=task, model=fresh_noise)
     np.testing.assert_array_equal(again.predict(x[:3]), run.predict(x[:3]))
+
+
+def test_training_steps_log_no_numbers_that_only_evaluations_have():
+    task = SimCLR(model=MLP(widths=(8,)), classes=3)
+    assert task.derive({"loss": 1.5}) == {"loss": 1.5}
+    assert {"spread", "knn", "probe"} < set(task.derive({"alignment": 1.0, "rows": 1.0}))  # the names alone

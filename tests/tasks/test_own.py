@@ -279,6 +279,30 @@ def test_errors_about_misfits_name_the_remedy(data):
         fitted(nn.Dense(2), data)
 
 
+def narrow(outputs, batch):
+    return outputs @ jnp.ones(7)
+
+
+def apart(outputs, batch):
+    return jnp.square(outputs - batch["targets"]).mean(axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [(narrow, "contracting dimensions"), (apart, "rank_promotion"), (lambda o, b: b["labels"], "KeyError: 'labels'")],
+)
+def test_a_function_of_the_user_that_raises_is_named_and_not_the_model(data, function, said):
+    """`apart` raises under `jax_numpy_rank_promotion`, which the tests set."""
+    numbers = (data[0], data[0][:, 0])
+    for what, options in (("loss", {"loss": function}), ("metrics['m']", {"metrics": {"m": function}})):
+        with pytest.raises(UsageError) as error:
+            fitted(nn.Dense(1), numbers, test=numbers, **options)
+        assert f"{what} is the function {function.__name__}(outputs, batch), which raises" in str(error.value)
+        assert said in str(error.value)
+        assert "outputs float32[32, 1]" in str(error.value)
+        assert "targets float32[32]" in str(error.value)
+
+
 def test_more_outputs_than_classes_are_noted_and_integers_name_the_remedy(data):
     with pytest.warns(DataWarning, match="gives 5 outputs, but 'arrays' has 3 classes"):
         fitted(nn.Dense(5), data)

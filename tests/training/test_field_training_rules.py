@@ -1,6 +1,7 @@
 """Training rules: what decays, which step a schedule is at, what is averaged, and how variances are taken."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from jaxnets.core.errors import DataWarning, UsageError
 from jaxnets.data import from_arrays
 from jaxnets.models import norms
 from jaxnets.ops.roles import weights
+from jaxnets.runs.checks import check_decay
 from jaxnets.steps.recipe import Recipe
 from jaxnets.steps.step import with_average
 from jaxnets.training.initial import create_state
@@ -199,6 +201,30 @@ class OwnNet(nn.Module):
     @nn.compact
     def __call__(self, x, *, train=False):
         return nn.Dense(1)(Own(name="own")(x))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "where"),
+    [
+        (optim.SAM(optim.AdamW()), "optimizer.optimizer"),
+        (optim.Plateau(optim.Lookahead(optim.AdamW())), "optimizer.optimizer.optimizer"),
+        (optim.ByDepth(optim.Later(optim.AdamW())), "optimizer.optimizer.optimizer"),
+        (optim.ByPath((("own/.*", optim.AdamW()), (".*", optim.Adam()))), "optimizer['own/.*']"),
+        (optim.ByPath((("own/.*", optim.Adam()), (".*", optim.AdamW()))), ""),
+        (optim.SAM(optim.AdamW(weight_decay_on=("*",))), ""),
+        (optim.SAM(optim.SGD()), ""),
+    ],
+)
+def test_a_parameter_that_does_not_decay_is_named_by_an_optimizer_around_another(optimizer, where, recwarn):
+    x = jnp.ones((2, 4))
+    params = jax.eval_shape(OwnNet().init, jax.random.key(0), x)["params"]
+    check_decay(optimizer, SimpleNamespace(params=params))
+    said = [str(one.message) for one in recwarn]
+    if not where:
+        assert not said
+        return
+    assert "weight decay leaves own/ScanLayer_0/lift alone" in said[0]
+    assert f"what decays in {where}.weight_decay_on" in said[0]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Rates are those of one device in one direction. A vendor's "bidirectional" bandw
 """
 
 import dataclasses
+import re
 
 from jaxnets.core.errors import UsageError, did_you_mean
 
@@ -55,6 +56,26 @@ CHIPS: dict[str, Chip] = {
         Chip("b200", "gpu", 2250e12, 180 * GIB, 7700e9, 900e9, 8, 50e9, 0, 8, f"{_NVIDIA}/dgx-b200"),
     )
 }
+
+
+# What `device.device_kind` of JAX says of each. What has another peak is left out: H100 PCIe and NVL, parts of a card (MIG).
+KINDS = {
+    r"TPU v4": "v4",
+    r"TPU v5 ?lite|TPU v5e": "v5e",
+    r"TPU v5p?": "v5p",
+    r"TPU v6 ?lite|TPU v6e": "v6e",
+    r"Tesla T4": "t4",
+    r"NVIDIA L4": "l4",
+    r"NVIDIA A100-.*B": "a100",
+    r"NVIDIA H100 80GB HBM3": "h100",
+    r"NVIDIA H200": "h200",
+    r"NVIDIA B200": "b200",
+}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The row of a device by what JAX calls its kind; None for a CPU and for what is not in the table."""
+    return next((CHIPS[name] for pattern, name in KINDS.items() if re.fullmatch(pattern, device_kind)), None)
 
 
 def chip_named(name: str) -> Chip:
