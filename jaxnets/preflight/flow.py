@@ -32,6 +32,9 @@ def units(subject: Subject) -> Finding:
     if max(dead.values()) > 0.4:
         later = shares(subject.moved)
         dead = {name: min(share, later[name]) for name, share in dead.items()}
+        # A layer for what the loss alone gives the model (a label, a time) is in no output here, and learns.
+        found = norms(subject.later_gradient)
+        dead = {name: 0.0 if found[f"{name}/kernel"] > 0 and share == 1 else share for name, share in dead.items()}
     worst = max(dead, key=lambda name: dead[name])
     facts = f"{dead[worst]:.0%} of the units of {worst} get no gradient from any of {subject.rows} examples"
     if dead[worst] > 0.9:

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnets
 from jaxnets import models, optim, tasks
-from jaxnets.core.types import Mean
+from jaxnets.core.types import Aux, Mean
 from jaxnets.data import Dataset, from_arrays
 from jaxnets.data.dataset import TokenIds
 
@@ -236,3 +236,33 @@ def test_a_model_without_a_look_ahead_is_not_blamed():
     report = jaxnets.check(tasks.NextToken(model=Attention()), words(), progress="none")
     assert report["causal"].colour == "green"
     assert report.passed, str(report)
+
+
+class Hinted(nn.Module):
+    """Takes something more where it is given."""
+
+    outputs: int = 4
+
+    @nn.compact
+    def __call__(self, x, hint=None):
+        h = nn.Dense(16)(x)
+        h = h if hint is None else h + nn.Dense(16, name="hint")(hint)
+        return nn.Dense(self.outputs)(nn.relu(h))
+
+
+class Hints(tasks.Classification):
+    """Gives it in the loss, as diffusion gives the label, and not in an evaluation."""
+
+    def init(self, key, batch):
+        return self.model.init(key, batch["inputs"], batch["inputs"][:, :2])
+
+    def loss(self, variables, batch, key, train):
+        logits = self.model.apply(variables, batch["inputs"], batch["inputs"][:, :2])
+        loss = Mean.of(entropy(logits, batch), batch["mask"])
+        return loss, Aux({"loss": loss}, {})
+
+
+@pytest.mark.slow
+def test_a_layer_for_what_the_loss_alone_gives_the_model_is_not_called_dead():
+    found = jaxnets.check(Hints(model=Hinted()), classes(), only=["units"], progress="none")["units"]
+    assert found.colour == "green", found.text
