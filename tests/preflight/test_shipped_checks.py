@@ -37,8 +37,8 @@ def different_splits(name, folder):
     split = {"inputs": x, "targets": y}
     return dataclasses.replace(
         data,
-        train={key: array[:450] for key, array in split.items()},
-        test={key: array[450:] for key, array in split.items()},
+        train={key: array[:540] for key, array in split.items()},
+        test={key: array[540:] for key, array in split.items()},
     )
 
 
