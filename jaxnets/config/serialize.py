@@ -47,7 +47,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
     "GPT2Tokens": {"documents": "joined"},
     "Augment": {field.name: field.default for field in dataclasses.fields(Augment) if field.name not in FIRST},
-    "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
+    "LanguageModel": {"attention": "plain", "split_attention": "ring", "pipeline_rounds": 1},
     "Experiment": {
         "local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD()),
         "selective": 1.0,
