@@ -379,6 +379,8 @@ NIGHTLY = (
     "test_axes.test_a_run_is_saved_on_one_mesh_and_goes_on_on_another",
     "test_axes.test_the_result_is_that_of_one_device[expert, dropless]",
     "test_axes.test_the_result_is_that_of_one_device[sequence, documents]",
+    "test_axes.test_the_result_is_that_of_one_device[sequence, flash]",
+    "test_axes.test_the_result_is_that_of_one_device[flash, pipeline]",
     "test_remat.test_outputs_gradients_and_parameters_are_those_without[UNet",
     "test_remat.test_outputs_gradients_and_parameters_are_those_without[ResNet",
     "test_remat.test_outputs_gradients_and_parameters_are_those_without[Seq2Seq",

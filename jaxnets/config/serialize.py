@@ -68,7 +68,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
     "CifarResNet": {"remat": "none", "activation": "relu", "stochastic_depth": 0.0},
     "CoAtNet": {"remat": "none", "activation": "gelu", "stochastic_depth": 0.0},
     "ConvNeXt": {"remat": "none", "activation": "gelu_exact"},
-    "ViT": {"remat": "none", "mlp": "gelu_exact", "stochastic_depth": 0.0},
+    "ViT": {"attention": "plain", "remat": "none", "mlp": "gelu_exact", "stochastic_depth": 0.0},
     "UNet": {"remat": "none", "activation": "silu"},
     **{model: {"activation": "relu"} for model in ("GCN", "GraphSAGE", "GIN")},
     "GAT": {"activation": "elu"},

@@ -75,7 +75,11 @@ def kernel_flops(equation: Any) -> float | None:
     what = name.removeprefix("causal_").removeprefix("flash_attention_").removesuffix("_wrapper")
     if what not in PRODUCTS or (what == name and not what.startswith("dot_product")):
         return None
-    q, k = (var.aval for var in equation.invars[:2])
+    # JAX may divide a call: what computes constants, such as masks, has none of these inputs, the other may have more.
+    inputs = [var.aval for var in equation.invars if var.aval.ndim == 4]
+    if len(inputs) < 3:
+        return None
+    q, k = inputs[:2]
     causal = name.startswith("causal_") or "CAUSAL" in str(equation.params.get("mask_type", ""))
     blocks = -(-q.shape[1] // (SIZES[-1] if q.shape[1] % SIZES[-1] else _size(q.shape[1])))
     return 2.0 * PRODUCTS[what] * math.prod(q.shape) * k.shape[1] * ((1 + 1 / blocks) / 2 if causal else 1)
