@@ -70,7 +70,7 @@ def block_outputs(q: Array, k: Array, v: Array, pairs: Pairs, block: int) -> tup
         return tuple(_put(a, b, i) for a, b in zip(carry, found, strict=True)), None
 
     shape = (n, B, G, R, t)
-    start = (jnp.zeros((*shape, K), wide), jnp.zeros(shape, wide), jnp.full(shape, LEAST, wide))
+    start: Any = (jnp.zeros((*shape, K), wide), jnp.zeros(shape, wide), jnp.full(shape, LEAST, wide))
     (total, weight, highest), _ = jax.lax.scan(visit, start, cut.order())
     weight = jnp.maximum(weight, jnp.finfo(wide).tiny)
     y = jnp.moveaxis(total / weight[..., None], 4, 2)
@@ -117,7 +117,7 @@ def block_gradients(
         )
         return tuple(_put(a, _at(a, at) + b, at) for a, b, at in zip(carry, add, (i, j, j), strict=True)), None
 
-    start = (jnp.zeros(qs.shape, wide), jnp.zeros(ks.shape, wide), jnp.zeros(vs.shape, wide))
+    start: Any = (jnp.zeros(qs.shape, wide), jnp.zeros(ks.shape, wide), jnp.zeros(vs.shape, wide))
     (dq, dk, dv), _ = jax.lax.scan(visit, start, cut.order())
     return cut.whole(dq.reshape(*dq.shape[:3], -1, dq.shape[-1])), cut.whole(dk, keys=True), cut.whole(dv, keys=True)
 

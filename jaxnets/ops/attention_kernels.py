@@ -44,7 +44,7 @@ def kernel_outputs(q: Array, k: Array, v: Array, pairs: Pairs, *, interpret: boo
         seen = sums > LEAST
         return jnp.where(seen[..., None], y.astype(jnp.float32), 0.0), jnp.where(seen, sums, LEAST)
 
-    return _called("outputs", pairs.causal, run, q, k, v, pairs.documents)  # type: ignore[no-any-return]
+    return _called("outputs", pairs.causal, run, q, k, v, pairs.documents)
 
 
 def kernel_gradients(
@@ -64,7 +64,7 @@ def kernel_gradients(
         dq, dk, dv = (a.swapaxes(1, 2).astype(jnp.float32) for a in jax.vmap(backward)(*several, *_segments(documents)))
         return dq * _scale(q), dk, dv
 
-    return _called("gradients", pairs.causal, run, q, k, v, pairs.documents, y, sums, dy)  # type: ignore[no-any-return]
+    return _called("gradients", pairs.causal, run, q, k, v, pairs.documents, y, sums, dy)
 
 
 def kernel_flops(equation: Any) -> float | None:
