@@ -18,11 +18,11 @@ from jaxnets.tasks import NextToken
 SMALL = {"vocab_size": 11, "layers": 1, "width": 16, "heads": 4, "length": 21}
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 21)))
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 1)), jnp.float32)
-PACKED = LanguageModel(**SMALL, positions="alibi", separator=3, blocks="scanned", remat="products")
+PACKED = LanguageModel(**SMALL, positions="rotary", separator=3, kv_heads=2, blocks="scanned", remat="products")
 MODELS = {
     "packed": (PACKED, TOKENS),
     "plain": (LanguageModel(**SMALL), TOKENS),
-    "llama": (LanguageModel(**SMALL, positions="rotary", separator=3, kv_heads=2, remat="blocks"), TOKENS),
+    "alibi": (LanguageModel(**SMALL, positions="alibi", separator=3, remat="blocks"), TOKENS),
     "sinusoidal": (LanguageModel(**SMALL, positions="sinusoidal", separator=3, remat="products_on_host"), TOKENS),
     "vit": (ViT(layers=1, width=16, heads=2, outputs=3), IMAGES),
 }
@@ -48,7 +48,10 @@ def test_it_is_the_model_with_plain_attention(name, monkeypatch):
     assert_close(found[1], wanted[1], atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("remat", ["none", "blocks", "products", "products_with_weights"])
+SLOW_TO_TRACE = [pytest.param(remat, marks=pytest.mark.slow) for remat in ("blocks", "products_with_weights")]
+
+
+@pytest.mark.parametrize("remat", ["none", "products", *SLOW_TO_TRACE])
 def test_nothing_as_large_as_the_scores_is_stored(remat, monkeypatch):
     monkeypatch.setattr(flash_attention, "BLOCK", 16)
     T = 256
@@ -69,7 +72,7 @@ def test_nothing_as_large_as_the_scores_is_stored(remat, monkeypatch):
 
 @pytest.mark.slow
 def test_text_is_continued_with_a_cache_as_without():
-    model = with_flash(MODELS["llama"][0])
+    model = with_flash(MODELS["alibi"][0])
     variables = drawn(model, TOKENS)
 
     @jax.jit

@@ -61,7 +61,7 @@ def test_outputs_and_gradients_equal_those_of_one_device(T, by, groups, case):
 @pytest.mark.parametrize(
     ("by", "mesh", "case"),
     [
-        ("ring", {"data": 1, "sequence": 2}, "causal"),
+        pytest.param("ring", {"data": 1, "sequence": 2}, "causal", marks=pytest.mark.slow),
         pytest.param("ring", {"data": 1, "sequence": 4}, "causal, documents, slopes", marks=pytest.mark.slow),
         pytest.param("heads", {"data": 1, "sequence": 4}, "causal", marks=pytest.mark.slow),
         pytest.param(
