@@ -18,10 +18,10 @@ from jaxnets.tasks import NextToken
 SMALL = {"vocab_size": 11, "layers": 1, "width": 16, "heads": 4, "length": 21}
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 21)))
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 1)), jnp.float32)
-PACKED = LanguageModel(**SMALL, positions="rotary", separator=3, kv_heads=2, blocks="scanned", remat="products")
+PACKED = LanguageModel(**SMALL, positions="learned", separator=3, kv_heads=2, blocks="scanned", remat="products")
 MODELS = {
     "packed": (PACKED, TOKENS),
-    "plain": (LanguageModel(**SMALL), TOKENS),
+    "rotary": (LanguageModel(**SMALL, positions="rotary"), TOKENS),
     "alibi": (LanguageModel(**SMALL, positions="alibi", separator=3, remat="blocks"), TOKENS),
     "sinusoidal": (LanguageModel(**SMALL, positions="sinusoidal", separator=3, remat="products_on_host"), TOKENS),
     "vit": (ViT(layers=1, width=16, heads=2, outputs=3), IMAGES),
