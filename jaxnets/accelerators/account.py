@@ -60,8 +60,7 @@ class Account:
     def peak(self) -> int:
         """At the height of a step: after the forward pass, in the backward pass of a block when the largest is gone, or
         after it."""
-        # What is saved of the largest may be narrower than its own dtype.
-        heights = (self.saved + self.largest, max(0, self.saved - self.largest) + self.again, self.gradients)
+        heights = (self.saved + self.largest, self.saved - self.largest + self.again, self.gradients)
         return self.state + self.data + self.sums + self.gathered + max(heights)
 
 
