@@ -16,6 +16,7 @@ import jax
 from jaxnets.accelerators.saved import Saved
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
+from jaxnets.ops.attention_blocks import BLOCK
 from jaxnets.ops.pipeline import bubble, parts_in
 from jaxnets.parallel.chips import Chip
 from jaxnets.parallel.mesh import MeshShape, batch_devices, make_mesh
@@ -46,7 +47,7 @@ class Account:
     largest: int
     """The largest of these, whose gradient is there beside it."""
     again: int = 0
-    """What the backward pass of one block computes again, and the scores of a ring's turn."""
+    """What the backward pass of one block computes again, and scores that are not stored."""
     host: int = 0
     """State that waits in the memory of the host (`mesh.offload`); not on the device."""
 
@@ -202,11 +203,26 @@ def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, size: Call
     if traced.plain is not None:
         blocks = model.layers + (getattr(model, "decoder_layers", 0) or 0)
         again = max(0, traced.plain.bytes(size)[0] - saved) / sequence / blocks
-    if sequence > 1 and getattr(model, "split_attention", "") == "ring":
-        # Two arrays of scores in float32 and two in the layers' dtype, of the queries here and one device's keys.
-        part = parts.batch_spec["inputs"].shape[1] // sequence
-        again += rows * model.heads * part**2 * (8 + 2 * width_of(parts))
+    again += _of_attention(parts, rows, sequence)
     return Kept(saved / sequence, largest / sequence, again)
+
+
+def _of_attention(parts: Parts, rows: int, sequence: int) -> float:
+    """Bytes that one call of attention needs while it runs, where its scores are not stored."""
+    model = parts.task.model
+    flash, ring = getattr(model, "attention", "") == "flash", getattr(model, "split_attention", "") == "ring"
+    if not (flash or (sequence > 1 and ring)) or not hasattr(model, "attention_shape"):
+        return 0.0
+    length, (heads, key_heads, numbers) = parts.batch_spec["inputs"].shape[1], model.attention_shape
+    # By `heads` a device has the whole length of some heads.
+    part, share = (length // sequence, 1) if ring else (length, sequence)
+    kernels = parts.mesh.devices.flat[0].platform == "tpu" and not part % 128 and model.positions != "alibi"
+    if flash and kernels:  # the log-sum-exps, of which a kernel writes each 128 times
+        return rows * heads / share * part * 128 * 4
+    block = min(BLOCK, part) if flash else part
+    # Two arrays of scores in float32 and two in the layers' dtype, of the queries of a block and its keys, and the sums.
+    sums = rows * part * (heads + 2 * key_heads) * numbers * 4 if flash else 0
+    return float(rows * heads / share * block**2 * (8 + 2 * width_of(parts)) + sums / share)
 
 
 def traced_of(parts: Parts, rows: int, *, plain: Saved | None = None) -> Traced:

@@ -215,7 +215,8 @@ class _Counts:
     """What a step computes, and what its backward pass needs on a device, for any rows and devices that divide a sequence.
 
     It is traced once for whole sequences and once for divided ones, of which all devices together compute and keep the same
-    whatever their number. The rows in the trace are a multiple of a prime that divides no other dim, so that any number can
+    whatever their number; with flash attention for each number, since a ring leaves out half of each device's own part alone.
+    The rows in the trace are a multiple of a prime that divides no other dim, so that any number can
     take their place.
     """
 
@@ -233,21 +234,26 @@ class _Counts:
         dims = {dim for leaf in jax.tree.leaves(parts.abstract.params) for dim in leaf.shape}
         dims |= {dim for leaf in jax.tree.leaves(parts.batch_spec) for dim in leaf.shape[1:]}
         self.mark = next(prime for prime in PRIMES if all(dim % prime for dim in dims))
-        self.traced: dict[bool, Traced] = {}
-        self.work: dict[bool, float] = {}
+        self.traced: dict[int, Traced] = {}
+        self.work: dict[int, float] = {}
         self.found: dict[tuple[int, int], Kept] = {}
         for sequence in sorted(sequences):
-            if (sequence > 1) not in self.traced:
+            kind = self._kind(sequence)
+            if kind not in self.traced:
                 there = parts if sequence == 1 else dataclasses.replace(parts, mesh=_in_a_line(devices[:sequence]))
-                stored = None if plain is None else plain.traced[sequence > 1].own
-                self.traced[sequence > 1] = traced_of(there, self.mark * rows, plain=stored)
+                stored = None if plain is None else plain.traced[kind].own
+                self.traced[kind] = traced_of(there, self.mark * rows, plain=stored)
                 # `products` computes no product again, but those of a ring.
                 same = plain is not None and parts.task.model.remat == "products" and sequence == 1
-                self.work[sequence > 1] = plain.work[False] if plain is not None and same else step_flops(there)
+                self.work[kind] = plain.work[1] if plain is not None and same else step_flops(there)
 
     def flops(self, sequence: int) -> float:
         """Of the whole batch, on all devices together."""
-        return self.work[sequence > 1]
+        return self.work[self._kind(sequence)]
+
+    def _kind(self, sequence: int) -> int:
+        """The same for numbers of devices whose trace is one."""
+        return sequence if getattr(self.parts.task.model, "attention", "") == "flash" else min(sequence, 2)
 
     def kept(self, rows: int, sequence: int) -> Kept:
         """What a micro-batch of some rows on a device needs, of sequences that as many devices divide."""
@@ -261,7 +267,7 @@ class _Counts:
             return size_of(tuple(array.shape), array.dtype)
 
         if (rows, sequence) not in self.found:
-            self.found[rows, sequence] = kept_from(self.traced[sequence > 1], self.parts, rows, sequence, size)
+            self.found[rows, sequence] = kept_from(self.traced[self._kind(sequence)], self.parts, rows, sequence, size)
         return self.found[rows, sequence]
 
 

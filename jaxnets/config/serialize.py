@@ -47,7 +47,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
     "AdamW": {"moments": "float32"},
     "GPT2Tokens": {"documents": "joined"},
     "Augment": {field.name: field.default for field in dataclasses.fields(Augment) if field.name not in FIRST},
-    "LanguageModel": {"split_attention": "ring", "pipeline_rounds": 1},
+    "LanguageModel": {"attention": "plain", "split_attention": "ring", "pipeline_rounds": 1},
     "Experiment": {
         "local": {"type": "LocalSGD"} | dataclasses.asdict(LocalSGD()),
         "selective": 1.0,
@@ -69,7 +69,7 @@ YOUNGER: dict[str, dict[str, Any]] = {
     "CifarResNet": {"remat": "none", "activation": "relu", "stochastic_depth": 0.0},
     "CoAtNet": {"remat": "none", "activation": "gelu", "stochastic_depth": 0.0},
     "ConvNeXt": {"remat": "none", "activation": "gelu_exact"},
-    "ViT": {"remat": "none", "mlp": "gelu_exact", "stochastic_depth": 0.0},
+    "ViT": {"attention": "plain", "remat": "none", "mlp": "gelu_exact", "stochastic_depth": 0.0},
     "UNet": {"remat": "none", "activation": "silu"},
     **{model: {"activation": "relu"} for model in ("GCN", "GraphSAGE", "GIN")},
     "GAT": {"activation": "elu"},

@@ -23,15 +23,16 @@ from jaxnets.models.norms import LayerNorm
 from jaxnets.models.stacked_blocks import apart
 from jaxnets.ops import dot_product_attention, name_axes
 from jaxnets.ops.beyond_promise import is_traced
-from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
+from jaxnets.ops.flash_attention import flash_attention
+from jaxnets.ops.positions import alibi_slopes, places_after, rotate, sinusoids
 from jaxnets.ops.split_attention import can_split, split_attention
 
 # {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}; with a separator also
 # {"documents": [B, S] and "document": [B], int32, the number of each position's document, and of the next position's}.
 Cache = dict[str, Array]
 # With packed documents: which keys a query attends to, [B, T, S] bool, each position in its document, [B, T], and the
-# number of its document, [B, T].
-Packed = tuple[Array, Array, Array] | None
+# number of its document, [B, T]. The first is None if attention uses only the numbers.
+Packed = tuple[Array | None, Array, Array] | None
 
 
 class Sizes(nn.Module):
@@ -71,6 +72,9 @@ class Sizes(nn.Module):
     """Which linear maps have a bias; queries: those of query, key and value only."""
     qk_norm: Literal["no", "rms"] = "no"
     """RMSNorm of each head's queries and keys before their product."""
+    attention: Literal["plain", "flash"] = "plain"
+    """flash: attention never holds the scores of all pairs, so its memory grows with the length, not with its square
+    (`ops/flash_attention.py`). With a cache it is plain. Both have the same parameters."""
     split_attention: Literal["ring", "heads"] = "ring"
     """How attention runs if several devices hold parts of each sequence (`mesh.sequence`): keys and values are passed around
     the devices (ring), or each device computes some of the heads."""
@@ -153,7 +157,8 @@ class LanguageModel(Sizes):
             raise ValueError(f"{count} tokens do not fit {what} {limit}; cut them, or make the length larger")
         embed = Embed(self.vocab_size or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding")
         x = name_axes(embed(tokens), "batch", "length", "embed")
-        packed, cache = _packed(tokens, self.separator, cache)
+        numbered = cache is None and (self.attention == "flash" or can_split())
+        packed, cache = _packed(tokens, self.separator, cache, numbered=numbered)
         if self.positions == "learned":
             table = self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
             rows = jax.lax.dynamic_slice_in_dim(table, start, count)[None] if packed is None else table[packed[1]]
@@ -185,12 +190,19 @@ class LanguageModel(Sizes):
         return cache
 
 
-def _packed(tokens: Array, separator: int | None, cache: Cache | None) -> tuple[Packed, Cache | None]:
-    """Which positions belong to one document, and the cache with the documents of these tokens `[B, T]`."""
+def _packed(
+    tokens: Array, separator: int | None, cache: Cache | None, *, numbered: bool
+) -> tuple[Packed, Cache | None]:
+    """Which positions belong to one document, and the cache with the documents of these tokens `[B, T]`.
+
+    `numbered`: attention is by the numbers of documents, so no array of all pairs is made; then there is no cache.
+    """
     if separator is None:
         return None, cache
     ends = (tokens == separator).astype(jnp.int32)
     numbers = jnp.cumsum(ends, axis=1) - ends  # a separator belongs to the document that it ends
+    if numbered:
+        return (None, places_after(ends), numbers), None
     documents, start = numbers, jnp.zeros((), jnp.int32)
     if cache is not None:
         numbers, start = numbers + cache["document"][:, None], cache["length"]
@@ -272,17 +284,22 @@ class Block(Sizes):
                     for old, new in zip(stored, (k, v), strict=True))  # fmt: skip
             stored = (k, v)
         k, v = k.astype(q.dtype), v.astype(q.dtype)
-        if stored is None and can_split():
-            slopes = alibi_slopes(H) if self.positions == "alibi" else None
-            documents = None if packed is None else packed[2]
-            y = split_attention(q, k, v, by=self.split_attention, causal=True, documents=documents, slopes=slopes)
+        if stored is None and (self.attention == "flash" or can_split()):
+            seen: Any = {"causal": True, "documents": None if packed is None else packed[2]}
+            seen |= {"slopes": alibi_slopes(H) if self.positions == "alibi" else None}
+            if can_split():
+                y = split_attention(q, k, v, by=self.split_attention, flash=self.attention == "flash", **seen)
+            else:
+                y = flash_attention(q, k, v, **seen)
             return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
         k_positions = jnp.arange(k.shape[1])
         bias = None
         if self.positions == "alibi":
             distance = (q_positions[:, None] - k_positions[None, :]).astype(jnp.float32)
             bias = (-alibi_slopes(H)[:, None, None] * distance[None])[None]
-        mask = (k_positions[None, :] <= q_positions[:, None])[None] if packed is None else packed[0]
+        mask = None if packed is None else packed[0]
+        if mask is None:
+            mask = (k_positions[None, :] <= q_positions[:, None])[None]
         y = dot_product_attention(q, k, v, bias=bias, mask=mask[:, None])
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 

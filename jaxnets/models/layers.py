@@ -11,6 +11,7 @@ from jaxnets.core.typecheck import check_choices
 from jaxnets.core.types import SECOND_USE
 from jaxnets.ops import conv_general_dilated, dot_general, name_axes
 from jaxnets.ops.bilinear import PLAIN
+from jaxnets.ops.flash_attention import STORED
 
 Remat = Literal["none", "blocks", "products", "products_with_weights", "products_on_host"]
 """Which results inside a block the backward pass recomputes, so that they need no memory in between:
@@ -19,10 +20,10 @@ Remat = Literal["none", "blocks", "products", "products_with_weights", "products
 - blocks: all; only the input of each block is stored.
 - products: all but those of matrix products and convolutions.
 - products_with_weights: all but those of products with a kernel. Attention's products, whose size grows with the square of the
-  length, and those of experts are computed again as well.
+  length, and those of experts are computed again as well. Of flash attention, both kinds of products store the output, which
+  is as large as its queries, and compute the scores again.
 - products_on_host: as products_with_weights, and the stored results are kept in the memory of the host. On the CPU, which has
-one
-  memory, it is the same.
+  one memory, it is the same.
 """
 
 
@@ -75,6 +76,8 @@ def rematerialised(block: type[nn.Module], remat: Remat, *, static: tuple[int, .
 
 def _is_product(primitive: Any, *shapes: Any, **options: Any) -> bool:
     """Whether an operation is a matrix product or a convolution: `dots_saveable`, and the products of `jaxnets.ops`."""
+    if primitive.name == "name":
+        return options["name"] == STORED
     return primitive.name in PLAIN or jax.checkpoint_policies.dots_saveable(primitive, *shapes, **options)
 
 
@@ -90,6 +93,11 @@ def _on_host(primitive: Any, *shapes: Any, **options: Any) -> Any:
     if primitive.name == "dot_general":
         move = jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host")
         return move(primitive, *shapes, **options)
+    if primitive.name == "name":
+        move = jax.checkpoint_policies.save_and_offload_only_these_names
+        places = {"offload_src": "device", "offload_dst": "pinned_host"}
+        chosen = move(names_which_can_be_saved=[], names_which_can_be_offloaded=[STORED], **places)
+        return chosen(primitive, *shapes, **options)
     return _has_weights(primitive, *shapes, **options)
 
 

@@ -13,6 +13,7 @@ from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.models.layers import Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import LayerNorm
 from jaxnets.ops import dot_product_attention, name_axes
+from jaxnets.ops.flash_attention import flash_attention
 from jaxnets.ops.patches import to_patches
 
 
@@ -37,6 +38,8 @@ class ViT(nn.Module):
     """Function of the MLP between its linear maps: see `FeedForward` in `activations.py`."""
     stochastic_depth: float = 0.0
     """Probability of skipping the last block in training, in [0, 1); falls linearly to 0 for the first (Huang et al. 2016)."""
+    attention: Literal["plain", "flash"] = "plain"
+    """flash: the scores of all pairs of patches are never in memory at once (`ops/flash_attention.py`)."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
     outputs: int | None = None
@@ -72,7 +75,7 @@ class ViT(nn.Module):
         for index in range(self.layers):
             drop = self.stochastic_depth * index / max(1, self.layers - 1)
             sizes = self.heads, self.mlp_dim or 4 * self.width
-            x = block(*sizes, self.dropout, self.mlp, drop, name=f"block_{index}")(x, train)
+            x = block(*sizes, self.dropout, self.mlp, drop, self.attention, name=f"block_{index}")(x, train)
         x = LayerNorm(epsilon=1e-6, name="final_norm")(x)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
         return Dense(self.outputs or 1, name="output")(x)
@@ -86,6 +89,7 @@ class Block(nn.Module):
     dropout: float
     mlp: str = "gelu_exact"
     skipped: float = 0.0
+    attention: str = "plain"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -95,7 +99,8 @@ class Block(nn.Module):
         skip = nn.Dropout(self.skipped, broadcast_dims=(1, 2), deterministic=not train)
         y = LayerNorm(epsilon=1e-6, name="attention_norm")(x)
         q, k, v = (self.dense(D, name)(y).reshape(B, T, self.heads, -1) for name in ("query", "key", "value"))
-        y = dot_product_attention(q, k, v).reshape(B, T, D)
+        attend = flash_attention if self.attention == "flash" else dot_product_attention
+        y = attend(q, k, v).reshape(B, T, D)
         x = x + skip(drop(self.dense(D, "merge")(y)))
         y = LayerNorm(epsilon=1e-6, name="mlp_norm")(x)
         y = feed_forward(self.mlp, self.dense(self.mlp_dim, "up")(y), lambda: self.dense(self.mlp_dim, "gate")(y))

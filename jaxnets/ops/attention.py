@@ -1,7 +1,7 @@
 """Attention in dtypes that the back end supports, and its weights for a report."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,8 +22,7 @@ def dot_product_attention(query: Array, key: Array, value: Array, **options: Any
     The CPU has no float16 product with float32 accumulation. There float16 inputs are computed in float32 and cast back. JAX
     computes logits in float32; float64 inputs are computed in float64 here, where the options are a bias and a mask.
     """
-    if (wanted := _SEEN.get()) is not None and wanted[1] == current_trace():
-        wanted[0].append(_weights(query, key, **options))
+    keep_weights(query, key, lambda: options)
     if query.dtype == jnp.float16 and compiled_for() == "cpu":
         exact = (array.astype(jnp.float32) for array in (query, key, value))
         return jax.nn.dot_product_attention(*exact, **options).astype(jnp.float16)
@@ -33,9 +32,21 @@ def dot_product_attention(query: Array, key: Array, value: Array, **options: Any
     return jax.nn.dot_product_attention(query, key, value, **options)
 
 
+def keep_weights(query: Array, key: Array, options: Callable[[], dict[str, Any]]) -> None:
+    """In the context `attention_weights`, add the weights of an attention to the list; elsewhere nothing.
+
+    Args:
+        query: `[B, T, H, K]`.
+        key: `[B, S, G, K]`.
+        options: gives the mask and the bias, as arrays of all pairs.
+    """
+    if (wanted := _SEEN.get()) is not None and wanted[1] == current_trace():
+        wanted[0].append(_weights(query, key, **options()))
+
+
 @contextlib.contextmanager
 def attention_weights() -> Iterator[list[Array]]:
-    """A context with a list, to which each call of `dot_product_attention` traced in it adds its weights `[B, H, T, S]`.
+    """A context with a list, to which each attention traced in it adds its weights `[B, H, T, S]`.
 
     They are float32 and sum to 1 over the last dim. Outside of the context nothing is computed for them. Calls inside a
     scan or a rematerialised block add nothing, because their values cannot leave it.

@@ -51,6 +51,12 @@ def axis_size(axis: str) -> int:
     return int(jax.sharding.get_abstract_mesh().shape.get(axis, 1))
 
 
+def free_axes() -> set[str]:
+    """The axes of the mesh in use along which what is traced sees whole arrays: all outside of a `shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return {*mesh.axis_names} - {*mesh.manual_axes}
+
+
 def name_axes(x: Array, *names: str) -> Array:
     """Constrain the sharding of `x` over the mesh in use, by one logical name for each of its dims.
 

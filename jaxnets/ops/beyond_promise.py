@@ -12,6 +12,7 @@ jaxprs, `jax._src` and options of the compiler. jaxnets reaches each of them thr
 | `flax.core.tracers` (JAX's `get_opaque_trace_state`) | `current_trace` | adapt `current_trace` |
 | `AbstractMesh.abstract_device` | `compiled_for`, `compiling_for` | the default device decides |
 | `backends_are_initialized` of `jax._src.xla_bridge` | `devices_started` | devices count as started |
+| `jax.experimental.pallas.ops.tpu.splash_attention` | `ops/attention_kernels.py` | attention of TPUs is in blocks |
 | `jax.experimental.mesh_utils` | `parallel/mesh.py` | adapt `device_grid` |
 | `jax.experimental.topologies` | `accelerators/topology.py` | adapt `topology_devices` |
 | `jax.experimental.multihost_utils` | `parallel/hosts.py` | adapt `multihost` |
@@ -74,6 +75,17 @@ def compiling_for(platform: str) -> AbstractContextManager[Any]:
     mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), abstract_device=device)
     context: AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(mesh)
     return context
+
+
+def splash_attention() -> tuple[Any, Any] | None:
+    """The modules of JAX's attention kernels for TPUs and of their masks; None where this JAX has moved a part of them."""
+    try:
+        from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+        from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+    except ImportError:
+        return None
+    needed = ("make_splash_mha", "BlockSizes", "SegmentIds", "_splash_attention_bwd")
+    return (kernels, masks) if all(hasattr(kernels, name) for name in needed) else None
 
 
 def topology_devices(platform: str, name: str, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -80,3 +81,11 @@ def _angles(positions: Array, frequencies: Array) -> Array:
 
 def _frequencies(width: int, base: float) -> Array:
     return base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+
+
+def places_after(ends: Array) -> Array:
+    """Positions `[B, T]` int32 that start at 0 after each end: of tokens in their documents, where `ends` `[B, T]` is 1 at the
+    last token of a document and 0 elsewhere."""
+    places = jnp.broadcast_to(jnp.arange(ends.shape[1], dtype=jnp.int32)[None], ends.shape)
+    begins = jnp.pad(ends[:, :-1], ((0, 0), (1, 0)))
+    return places - jax.lax.cummax(places * begins, axis=1)

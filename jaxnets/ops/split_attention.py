@@ -2,12 +2,14 @@
 
 Two ways, with the result of attention on one device:
 
-- `ring` (Liu et al. 2023): each device keeps its queries, and the keys and values travel around the devices. A running softmax
-  adds their contributions, so no device ever holds more than its part. The backward pass goes around once more.
+- `ring` (Liu et al. 2023): each device keeps its queries, and the keys and values travel around the devices. The outputs for
+  each part are added up by their log-sum-exp, so no device ever holds more than its part. The backward pass goes around once
+  more. What comes after all queries of a causal device is not computed.
 - `heads` (Jacobs et al. 2023, "Ulysses"): an all-to-all gives each device the whole sequence of some of the heads, and one
   back. Its number of heads must be divisible by the devices.
 
-Masks are given by what makes them (causal, documents, slopes of a bias), never as arrays of all pairs.
+With `flash` neither holds the scores of all pairs of its parts (`flash_attention.py`). Masks are given by what makes them
+(causal, documents, slopes of a bias), never as arrays of all pairs.
 """
 
 import functools
@@ -16,14 +18,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.ops.axes import AXES, axis_size
+from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops.attention_blocks import LEAST, Pairs, added, as_arrays
+from jaxnets.ops.axes import AXES, axis_size, free_axes
+from jaxnets.ops.flash_attention import STORED, flash_attention, part_gradients, part_outputs, split_of
 
 AXIS = "sequence"
 By = Literal["ring", "heads"]
-# Scores of pairs that do not see each other; finite, because a block may have no pair that does.
-NEVER = -1e30
 
 
 def split_attention(
@@ -35,6 +39,7 @@ def split_attention(
     causal: bool = False,
     documents: Array | None = None,
     slopes: Array | None = None,
+    flash: bool = False,
 ) -> Array:
     """Softmax attention of a sequence whose positions are spread over the mesh axis `sequence`.
 
@@ -46,6 +51,7 @@ def split_attention(
         causal: whether a position sees itself and those before it only.
         documents: `[B, T]`; positions with different numbers do not see each other.
         slopes: `[H]`; minus this times the distance is added to the scores (ALiBi, Press et al. 2022). Not differentiated.
+        flash: whether scores are computed in blocks, or by kernels; else those of a whole part are held at once.
 
     Returns:
         `[B, T, H, K]`, in the dtype of the query; softmax and sums are float32.
@@ -66,17 +72,21 @@ def split_attention(
     if missing:
         query, key, value = (jnp.pad(a, ((0, 0), (0, missing), (0, 0), (0, 0))) for a in (query, key, value))
         documents = None if documents is None else jnp.pad(documents, ((0, 0), (0, missing)), constant_values=-1)
-    run = _ring if by == "ring" else _by_heads
+    run = _by_ring if by == "ring" else _by_heads
+    spread = split_of(query, key) if flash else None
+    if spread is not None and by == "heads" and key.shape[2] // axis_size(spread[1] or "") % devices:
+        spread = None
+    # Kernels need every axis of the mesh; without them the compiler spreads rows and heads.
+    axes, (of_rows, of_heads) = ({AXIS}, ((), None)) if spread is None else (free_axes() | {AXIS}, spread)
 
-    def local(q: Array, k: Array, v: Array, d: Array | None) -> Array:
-        return run(q, k, v, d, slopes, causal)
+    def local(q: Array, k: Array, v: Array, d: Array | None, s: Array | None) -> Array:
+        return run(q, k, v, d, s, causal, flash)
 
-    parts, rows = P(None, AXIS), None if documents is None else P(None, AXIS)
-    split = jax.shard_map(
-        local, in_specs=(parts, parts, parts, rows), out_specs=parts, axis_names={AXIS}, check_vma=False
-    )
+    parts, rows = P(of_rows, AXIS, of_heads), None if documents is None else P(of_rows, AXIS)
+    specs = parts, parts, parts, rows, None if slopes is None else P(of_heads)
+    split = jax.shard_map(local, in_specs=specs, out_specs=parts, axis_names=axes, check_vma=False)
     # Under `jit` also where the caller is not: a part of the mesh's axes is left to the compiler, which eager code has not.
-    return jax.jit(split)(query, key, value, documents)[:, :length]
+    return jax.jit(split)(query, key, value, documents, slopes)[:, :length]
 
 
 def can_split() -> bool:
@@ -84,24 +94,9 @@ def can_split() -> bool:
     return axis_size(AXIS) > 1 and AXES["length"] == (AXIS,)
 
 
-def _scores(q: Array, k: Array, here: Any, there: Any, slopes: Array | None, causal: bool, docs: Any) -> Array:
-    """Scores `[B, G, R, t, s]` float32 of queries `[B, t, H, K]` at positions `here` and keys `[B, s, G, K]` at `there`."""
-    B, t, H, K = q.shape
-    G = k.shape[2]
-    grouped = q.reshape(B, t, G, H // G, K)
-    scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, k, preferred_element_type=jnp.float32) * K**-0.5
-    if slopes is not None:
-        distance = (here[:, None] - there[None, :]).astype(jnp.float32)
-        scores = scores - slopes.astype(jnp.float32).reshape(1, G, H // G, 1, 1) * distance[None, None, None]
-    if causal:
-        scores = jnp.where((here[:, None] >= there[None, :])[None, None, None], scores, NEVER)
-    if docs is not None:
-        same = docs[0][:, :, None] == docs[1][:, None, :]
-        scores = jnp.where(same[:, None, None], scores, NEVER)
-    return scores
-
-
-def _by_heads(q: Array, k: Array, v: Array, documents: Array | None, slopes: Array | None, causal: bool) -> Array:
+def _by_heads(
+    q: Array, k: Array, v: Array, documents: Array | None, slopes: Array | None, causal: bool, flash: bool
+) -> Array:
     """Attention of all positions for this device's share of the heads; local `[B, t, H, K]` in and out."""
 
     def heads(a: Array) -> Array:
@@ -112,17 +107,25 @@ def _by_heads(q: Array, k: Array, v: Array, documents: Array | None, slopes: Arr
         documents = jax.lax.all_gather(documents, AXIS, axis=1, tiled=True)
     if slopes is not None:
         slopes = jax.lax.dynamic_slice_in_dim(slopes, jax.lax.axis_index(AXIS) * q.shape[2], q.shape[2])
-    places = jnp.arange(q.shape[1])
-    docs = None if documents is None else (documents, documents)
-    weights = jax.nn.softmax(_scores(q, k, places, places, slopes, causal, docs))
-    y = jnp.einsum("bgrts,bsgk->btgrk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    y = y.reshape(q.shape).astype(q.dtype)
+    if flash:
+        y = flash_attention(q, k, v, causal=causal, documents=documents, slopes=slopes)
+    else:
+        seen = as_arrays(Pairs(causal, None if documents is None else (documents, documents), slopes), q, k)
+        y = dot_product_attention(q, k, v, **seen)
     return jax.lax.all_to_all(y, AXIS, split_axis=1, concat_axis=2, tiled=True)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _ring(q: Array, k: Array, v: Array, documents: Array | None, slopes: Array | None, causal: bool) -> Array:
-    return _ring_forward(q, k, v, documents, slopes, causal)[0]
+def _by_ring(
+    q: Array, k: Array, v: Array, documents: Array | None, slopes: Array | None, causal: bool, flash: bool
+) -> Array:
+    return _ring(q, k, v, documents, slopes, causal, None if flash else q.shape[1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _ring(
+    q: Array, k: Array, v: Array, documents: Array | None, slopes: Array | None, causal: bool, block: int | None
+) -> Array:
+    return _ring_forward(q, k, v, documents, slopes, causal, block)[0]
 
 
 def _next(tree: Any) -> Any:
@@ -132,65 +135,69 @@ def _next(tree: Any) -> Any:
     return jax.tree.map(lambda a: jax.lax.ppermute(a, AXIS, order), tree)
 
 
-def _places(part: Any, size: int) -> Array:
-    return part * size + jnp.arange(size)
+def _turn(compute: Any, turn: Array, mine: Any, theirs: Any, slopes: Any, causal: bool, size: int, nothing: Any) -> Any:
+    """What `compute(pairs)` says of the queries here and the part that has come after some turns, the first excepted.
 
-
-def _ring_forward(q: Array, k: Array, v: Array, documents: Any, slopes: Any, causal: bool) -> tuple[Array, Any]:
-    """The output, and what the backward pass needs: inputs, output, log of the softmax's denominator."""
+    Args:
+        compute: of the pairs of positions of the two parts.
+        turn: 1 or more.
+        mine: documents here, or None.
+        theirs: documents of the part that has come, or None.
+        slopes: of ALiBi, or None.
+        causal: whether a part that comes later in the sequence adds nothing.
+        size: positions of a part.
+        nothing: the result then.
+    """
     devices, me = axis_size(AXIS), jax.lax.axis_index(AXIS)
-    B, t, H, K = q.shape
-    G = k.shape[2]
-    here = _places(me, t)
+    before = me - (me - turn) % devices  # by so many parts it comes before the queries
+    pairs = Pairs(False, None if mine is None else (mine, theirs), slopes, before * size)
+    return jax.lax.cond(before > 0, lambda: compute(pairs), lambda: nothing) if causal else compute(pairs)
+
+
+def _ring_forward(
+    q: Array, k: Array, v: Array, documents: Any, slopes: Any, causal: bool, block: int | None
+) -> tuple[Array, Any]:
+    """The output, and what the backward pass needs: inputs, output, log-sum-exp of the scores."""
+    both = None if documents is None else (documents, documents)
+    first = part_outputs(q, k, v, Pairs(causal, both, slopes), block)
+    nothing = jnp.zeros_like(first[0]), jnp.full_like(first[1], LEAST)
 
     def visit(carry: Any, turn: Array) -> tuple[Any, None]:
-        total, weight, highest, travelling = carry
+        so_far, travelling = carry
+        travelling = _next(travelling)
         k, v, theirs = travelling
-        there = _places((me - turn) % devices, t)
-        docs = None if theirs is None else (documents, theirs)
-        scores = _scores(q, k, here, there, slopes, causal, docs)
-        above = jnp.maximum(highest, scores.max(axis=-1))
-        p = jnp.exp(scores - above[..., None])
-        fade = jnp.exp(highest - above)
-        add = jnp.einsum("bgrts,bsgk->bgrtk", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        carry = (total * fade[..., None] + add, weight * fade + p.sum(axis=-1), above, _next(travelling))
-        return carry, None
 
-    shape = (B, G, H // G, t)
-    start = (jnp.zeros((*shape, K)), jnp.zeros(shape), jnp.full(shape, NEVER), (k, v, documents))
-    (total, weight, highest, _), _ = jax.lax.scan(visit, start, jnp.arange(devices))
-    y = jnp.moveaxis(total / weight[..., None], 3, 1).reshape(q.shape).astype(q.dtype)
-    return y, (q, k, v, documents, slopes, y, highest + jnp.log(weight))
+        def compute(pairs: Pairs) -> tuple[Array, Array]:
+            return part_outputs(q, k, v, pairs, block)
+
+        found = _turn(compute, turn, documents, theirs, slopes, causal, q.shape[1], nothing)
+        return (added(so_far, found), travelling), None
+
+    ((y, sums), _), _ = jax.lax.scan(visit, (first, (k, v, documents)), jnp.arange(1, axis_size(AXIS)))
+    y, sums = checkpoint_name(y.astype(q.dtype), STORED), checkpoint_name(sums, STORED)
+    return y, (q, k, v, documents, slopes, y, sums)
 
 
-def _ring_backward(causal: bool, saved: Any, dy: Array) -> tuple[Any, ...]:
+def _ring_backward(causal: bool, block: int | None, saved: Any, dy: Array) -> tuple[Any, ...]:
     """Gradients of queries, keys and values; those of keys and values travel with them, and are home after one round."""
-    q, k, v, documents, slopes, y, log_weight = saved
-    devices, me = axis_size(AXIS), jax.lax.axis_index(AXIS)
-    B, t, H, K = q.shape
-    G = k.shape[2]
-    here = _places(me, t)
-    grouped, dy_grouped = (a.reshape(B, t, G, H // G, K) for a in (q, dy))
-    # The sum over the keys of p * dp, by the output that is already there.
-    along = jnp.einsum("bthk,bthk->bth", dy.astype(jnp.float32), y.astype(jnp.float32))
-    along = jnp.moveaxis(along.reshape(B, t, G, H // G), 1, 3)
+    q, k, v, documents, slopes, y, sums = saved
+    both = None if documents is None else (documents, documents)
+    dq, dk, dv = part_gradients(q, k, v, Pairs(causal, both, slopes), y, sums, dy, block)
+    nothing = jax.tree.map(jnp.zeros_like, (dq, dk, dv))
 
     def visit(carry: Any, turn: Array) -> tuple[Any, None]:
-        dq, (k, v, theirs, dk, dv) = carry
-        there = _places((me - turn) % devices, t)
-        docs = None if theirs is None else (documents, theirs)
-        p = jnp.exp(_scores(q, k, here, there, slopes, causal, docs) - log_weight[..., None])
-        dp = jnp.einsum("btgrk,bsgk->bgrts", dy_grouped, v, preferred_element_type=jnp.float32)
-        ds = (p * (dp - along[..., None]) * K**-0.5).astype(q.dtype)
-        dq = dq + jnp.einsum("bgrts,bsgk->btgrk", ds, k, preferred_element_type=jnp.float32)
-        dk = dk + jnp.einsum("bgrts,btgrk->bsgk", ds, grouped, preferred_element_type=jnp.float32)
-        dv = dv + jnp.einsum("bgrts,btgrk->bsgk", p.astype(dy.dtype), dy_grouped, preferred_element_type=jnp.float32)
-        return (dq, _next((k, v, theirs, dk, dv))), None
+        dq, travelling = carry
+        k, v, theirs, dk, dv = _next(travelling)
 
-    zeros = (jnp.zeros(k.shape), jnp.zeros(v.shape))
-    start = (jnp.zeros(grouped.shape), (k, v, documents, *zeros))
-    (dq, (_, _, _, dk, dv)), _ = jax.lax.scan(visit, start, jnp.arange(devices))
-    return dq.reshape(q.shape).astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+        def compute(pairs: Pairs) -> tuple[Array, ...]:
+            return part_gradients(q, k, v, pairs, y, sums, dy, block)
+
+        more = _turn(compute, turn, documents, theirs, slopes, causal, q.shape[1], nothing)
+        return (dq + more[0], (k, v, theirs, dk + more[1], dv + more[2])), None
+
+    (dq, travelled), _ = jax.lax.scan(visit, (dq, (k, v, documents, dk, dv)), jnp.arange(1, axis_size(AXIS)))
+    *_, dk, dv = _next(travelled)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 
 _ring.defvjp(_ring_forward, _ring_backward)

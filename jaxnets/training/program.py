@@ -20,6 +20,7 @@ from jaxnets.core.errors import RecompileError
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import Feed, Payload
 from jaxnets.ops import to_devices
+from jaxnets.ops.attention_kernels import kernel_flops
 from jaxnets.ops.beyond_promise import compiled_for, equations, is_traced
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.parallel.partition import HOST
@@ -171,6 +172,8 @@ def count_elements(jaxpr: Any) -> float:
 def flops_of(equation: Any) -> float:
     """Floating-point operations of one matrix product or convolution; 0 for anything else."""
     name, params = equation.primitive.name, equation.params
+    if (known := kernel_flops(equation)) is not None:
+        return known
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         depth = 1
@@ -190,7 +193,7 @@ def flops_of(equation: Any) -> float:
 
 def inner_jaxprs(equation: Any) -> list[tuple[int, Any]]:
     """The jaxprs inside an equation's parameters, each with how many times it runs (1 where that is not known)."""
-    if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+    if equation.primitive.name in ("dot_general", "conv_general_dilated") or kernel_flops(equation) is not None:
         return []
     repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
     if equation.primitive.name == "shard_map":  # every device along its axes runs the inside on its part

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +15,8 @@ from jaxnets.data.dataset import Source
 from jaxnets.data.sources.text import from_tokens
 from jaxnets.data.text.tokenizers import Characters
 from jaxnets.models import Experts, LanguageModel
+from jaxnets.ops.flash_attention import flash_attention
+from jaxnets.ops.split_attention import split_attention
 from jaxnets.optim import AdamW
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.steps.precision import Precision
@@ -116,6 +120,27 @@ def test_fsdp_holds_an_eighth_and_the_program_fits():
     assert cut.compiled.arguments < whole.compiled.arguments / 4
     assert cut.fits
     assert cut.compiled.compiler == "tpu"
+
+
+@pytest.mark.parametrize("mesh", [MeshShape(data=2, tensor=2), MeshShape(data=2, sequence=2)], ids=str)
+def test_flash_attention_is_three_kernels_on_each_device(mesh):
+    """One forward and two backward; in a ring of two devices each half of the pairs has its own."""
+    devices = make_mesh(mesh, devices=devices_of(parse("v5e:2x2")))
+    ring = mesh.sequence > 1
+    place = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("data", "sequence" if ring else None))
+    query, key = (jax.ShapeDtypeStruct((2, 1024, heads, 64), jnp.bfloat16, sharding=place) for heads in (4, 2))
+
+    def loss(q, k, v):
+        y = split_attention(q, k, v, causal=True, flash=True) if ring else flash_attention(q, k, v, causal=True)
+        return y.astype(jnp.float32).sum()
+
+    with jax.set_mesh(devices):
+        program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(query, key, key).compile()
+    assert program.as_text().count('custom_call_target="tpu_custom_call"') == (6 if ring else 3)
+    scores = (
+        1024 * 1024 * 2 * 4
+    )  # of the heads of a device, in float32; a ring has twice the heads and half the queries
+    assert program.memory_analysis().temp_size_in_bytes < scores
 
 
 def test_a_mesh_may_divide_the_axes_of_a_torus():

@@ -151,6 +151,13 @@ def test_a_jaxpr_is_read():
     assert count_flops(jax.make_jaxpr(loop)(jnp.ones((2, 2))).jaxpr) == 3 * 2 * 2 * 2 * 2
 
 
+def test_the_attention_kernels_of_a_tpu_are_where_they_were():
+    assert beyond_promise.splash_attention() is not None, (
+        f"splash attention or a part of it has moved: find its new place in splash_attention of {FILE}. Until then flash "
+        f"attention on a TPU is in blocks; with another signature, adapt ops/attention_kernels.py"
+    )
+
+
 def test_the_compiler_takes_the_options():
     options = beyond_promise.quick_compilation("cpu")
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2, f"mend quick_compilation of {FILE}"

@@ -1,10 +1,13 @@
 """Attention over parts of a sequence: the results and gradients of one device, for any length, in a part of the memory."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnets.ops import flash_attention
 from jaxnets.ops.split_attention import split_attention
 from jaxnets.parallel import MeshShape, make_mesh
 
@@ -50,6 +53,41 @@ def test_outputs_and_gradients_equal_those_of_one_device(T, by, groups, case):
         found = split_attention(q, k, v, by=by, **options)
         found_gradients = jax.grad(lambda *a: (split_attention(*a, by=by, **options) * w).sum(), (0, 1, 2))(q, k, v)
     # The largest difference seen over these cases is 5e-6, in a gradient of size 10.
+    np.testing.assert_allclose(found, want, atol=1e-5)
+    for one, other in zip(found_gradients, wants, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("by", "mesh", "case"),
+    [
+        pytest.param("ring", {"data": 1, "sequence": 2}, "causal", marks=pytest.mark.slow),
+        pytest.param("ring", {"data": 1, "sequence": 4}, "causal, documents, slopes", marks=pytest.mark.slow),
+        pytest.param("heads", {"data": 1, "sequence": 4}, "causal", marks=pytest.mark.slow),
+        pytest.param(
+            "heads", {"data": 2, "sequence": 2, "tensor": 2}, "causal, documents, slopes", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "ring", {"data": 2, "sequence": 2, "tensor": 2}, "causal, documents, slopes", marks=pytest.mark.slow
+        ),
+        pytest.param("ring", {"data": 1, "sequence": 8}, "all", marks=pytest.mark.slow),
+    ],
+)
+def test_flash_attention_of_parts_is_that_of_one_device(monkeypatch, by, mesh, case):
+    monkeypatch.setattr(flash_attention, "BLOCK", 4)
+    (q, k, v, w), options = inputs(22, 4, CASES[case])
+
+    def computed(attend):
+        def run(*arrays):
+            y = attend(*arrays, **options)
+            return (y * w).sum(), y
+
+        return jax.device_get(jax.jit(jax.grad(run, (0, 1, 2), has_aux=True))(q, k, v))
+
+    wants, want = computed(dense)
+    devices = jax.devices()[: np.prod(list(mesh.values()))]
+    with jax.set_mesh(make_mesh(MeshShape(**mesh), devices=devices)):
+        found_gradients, found = computed(functools.partial(split_attention, by=by, flash=True))
     np.testing.assert_allclose(found, want, atol=1e-5)
     for one, other in zip(found_gradients, wants, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
