@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnets.core.errors import JaxnetsError, UsageError
 from jaxnets.core.files import replacing
+from jaxnets.parallel.hosts import is_first
 from jaxnets.training.plan import Every
 from jaxnets.training.stopping import Stopping
 
@@ -57,7 +58,7 @@ class Progress:
 
     def show(self, name: str, made: Any) -> None:
         """Write a text, or an image `[H, W]` or `[H, W, 3]`, into `RUN/samples/NAME/` and to the loggers."""
-        if self.directory is not None:
+        if self.directory is not None and is_first():
             folder = self.directory / "samples" / name
             folder.mkdir(parents=True, exist_ok=True)
             if isinstance(made, str):
@@ -121,4 +122,5 @@ def write_image(path: Path, image: Any) -> None:
 
     pixels = np.asarray(image, np.float64)
     low, high = float(pixels.min()), float(pixels.max())
-    imsave(path, (pixels - low) / ((high - low) or 1.0), cmap="gray", vmin=0, vmax=1)
+    with replacing(path) as file:
+        imsave(file, (pixels - low) / ((high - low) or 1.0), cmap="gray", vmin=0, vmax=1, format="png")

@@ -77,6 +77,8 @@ def controls(subject: Subject) -> Finding:
     if chances[0] is None or chances[1] is None:
         return skipped(f"it is not known what chance is for {', '.join(measured['real'])}")
     scores = {kind: values[chances[0].score] for kind, values in measured.items()}
+    if max(scores.values()) > 1 + 1e-3:
+        return skipped(f"{chances[0].score} is {max(scores.values()):.4g}, which is no share, so chance is not known")
     return _judged(subject, learned, scores, chances[0], chances[1])
 
 

@@ -232,14 +232,14 @@ class Subject:
         """
         order = self._order(steps, shuffled=pool is not None)
         state, losses, seconds = self.state, np.zeros(0), self.seconds if seconds is None else seconds
-        began, spent, update = 0.0, False, 0.0
+        began, spent, update = (time.perf_counter() if "learned" in vars(self) else 0.0), False, 0.0
         while len(losses) < steps and not spent:
             done = len(losses)
             rows, given = order[done : done + CHUNK], self.pool if pool is None else pool
             state, (more, changes) = self._chunk(state, given, rows, np.float32(scale), np.int32(done))
             update = update or float(changes[0])
             losses = np.concatenate([losses, np.asarray(more, np.float64)])
-            began = began or time.perf_counter()  # the first one is compiled
+            began = began or time.perf_counter()  # the first one is compiled, unless `learned` did it
             spent = time.perf_counter() - began > seconds
             last = losses[-5:].mean()
             if not np.isfinite(last) or abs(last - self.floor) < 0.01 * abs(losses[0] - self.floor):

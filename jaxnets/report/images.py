@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Sides of an image in a page, in pixels, at most: twice what the page has room for.
+LARGEST = 680
+
+
 def read_images(paths: Sequence[Path]) -> list[np.ndarray]:
     """PNG files as arrays `[H, W, 3]` in [0, 1]."""
     _matplotlib()
@@ -23,11 +27,14 @@ def read_images(paths: Sequence[Path]) -> list[np.ndarray]:
 
 
 def pixels(image: np.ndarray) -> bytes:
-    """One image `[H, W, C]` of a gallery as a PNG file of H x W pixels."""
+    """One image `[H, W, C]` of a gallery as a PNG file of its pixels; a large one is reduced, by the means of blocks."""
     _matplotlib()
     from matplotlib.image import imsave
 
-    buffer, shown = io.BytesIO(), np.nan_to_num(_stretched(image.astype(np.float32)))
+    step = -(-max(image.shape[:2]) // LARGEST)
+    height, width = (size // step * step for size in image.shape[:2])
+    blocks = image[:height, :width].astype(np.float32).reshape(height // step, step, width // step, step, -1)
+    buffer, shown = io.BytesIO(), np.nan_to_num(_stretched(blocks.mean(axis=(1, 3))))
     imsave(buffer, shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray_r", vmin=0, vmax=1, format="png")
     return buffer.getvalue()
 

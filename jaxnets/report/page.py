@@ -40,7 +40,7 @@ td { white-space: pre-wrap; } th { color: var(--soft); font-weight: 500; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 0 2.2rem; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: .6rem 1rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least)), 1fr)); gap: .8rem; }
-.gallery figure { max-width: 340px; } .gallery img { width: 100%; display: block; image-rendering: pixelated; }
+.gallery figure { max-width: 340px; } .gallery img { width: 100%; display: block; } .pixelated { image-rendering: pixelated; }
 figcaption { font-size: .8rem; line-height: 1.3; color: var(--soft); white-space: pre-line; margin-top: .2rem; }
 .scroll { overflow-x: auto; } h2 a { font-size: .8rem; font-weight: 400; color: var(--soft); margin-left: .6rem; }
 @media (prefers-color-scheme: dark) {
@@ -158,8 +158,9 @@ def _image(title: str, png: bytes, kind: str) -> str:
 
 def _gallery(gallery: Gallery) -> str:
     """Each image by itself with its caption as text, so that both can be read on a narrow screen; few images are larger."""
+    kind = "pixelated" if max(gallery.images.shape[1:3]) <= images.LARGEST // 2 else "picture"
     figures = "".join(
-        f"<figure>{_image(caption or gallery.title, images.pixels(image), 'picture')}<figcaption>{html.escape(caption)}"
+        f"<figure>{_image(caption or gallery.title, images.pixels(image), kind)}<figcaption>{html.escape(caption)}"
         f"</figcaption></figure>"
         for image, caption in zip(gallery.images, gallery.captions, strict=False)
     )

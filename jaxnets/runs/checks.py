@@ -40,7 +40,11 @@ def _without_decay(optimizer: Optimizer, params: Any, where: str = "optimizer") 
     """
     if isinstance(optimizer, ByPath):
         found: list[str] = []
-        fields, groups = [where], leaf_paths(optimizer.labels(params))
+        try:
+            groups = leaf_paths(optimizer.labels(params))
+        except UsageError:  # it gets a part of the parameters only: the others are frozen, or belong to other rules
+            return [], where
+        fields = [where]
         for number, (pattern, part) in enumerate(optimizer.rules):
             unknown, field = _without_decay(part, params, f"{where}[{pattern!r}]")
             own = [path for path in unknown if groups[path] == number]

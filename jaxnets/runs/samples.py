@@ -15,10 +15,14 @@ from jaxnets.core.errors import DataError, UsageError
 from jaxnets.core.types import Gallery
 from jaxnets.models.wrapper import without_wrappers
 from jaxnets.runs.build import Parts
-from jaxnets.tasks import NextToken
+from jaxnets.tasks import Adversarial, NextToken
 
 # Tokens of a text, where the window of the model has room for them; images in a picture, and in a row of it.
 TOKENS, IMAGES, COLUMNS = 200, 32, 8
+
+
+class Drawn(Samples):
+    """The callback of `Experiment.sample_every`. A run directory has it as a setting, so it is not one of the user's."""
 
 
 def samplers(parts: Parts, run_dir: Path | None, loggers: Sequence[Any]) -> list[Callback]:
@@ -29,7 +33,7 @@ def samplers(parts: Parts, run_dir: Path | None, loggers: Sequence[Any]) -> list
     """
     every = parts.experiment.sample_every
     maker = _maker(parts) if every else None
-    return [Samples(maker, every)] if maker and (run_dir is not None or loggers) else []
+    return [Drawn(maker, every)] if maker and (run_dir is not None or loggers) else []
 
 
 def first_token(tokenizer: Any) -> np.ndarray:
@@ -44,20 +48,27 @@ def first_token(tokenizer: Any) -> np.ndarray:
 
 
 def _maker(parts: Parts) -> Callable[[Progress], Any]:
-    task, tokenizer = parts.task, parts.dataset.tokenizer
+    task, card = _inner(parts.task), parts.dataset.card
     if (
         isinstance(task, NextToken)
         and isinstance(without_wrappers(task.model), models.Decoder)
-        and tokenizer is not None
+        and parts.dataset.tokenizer
     ):
         return _text
-    if hasattr(task, "sample"):
+    images = len(card.input_shape) == 3 and card.input_shape[-1] in (1, 3)
+    points = isinstance(task, Adversarial) and card.input_shape == (2,)
+    if hasattr(task, "sample") and (images or points):
         return _picture
     what = type(getattr(task, "model", task)).__name__
     raise UsageError(
         f"sample_every is {parts.experiment.sample_every}, but a {what} with the task {type(task).__name__} makes neither "
-        f"text nor images; set it to 0"
+        f"text nor images for inputs of the shape {card.input_shape}; set it to 0"
     )
+
+
+def _inner(task: Any) -> Any:
+    """The task inside of one with the user's own loss or metrics."""
+    return getattr(task, "inner", task)
 
 
 def _text(run: Progress) -> str:
@@ -66,19 +77,15 @@ def _text(run: Progress) -> str:
     prompt = first_token(tokenizer)
     tokens = max(1, min(TOKENS, window - len(prompt)))
     written = models.generate(
-        run.parts.task.model, run.variables, jnp.asarray(prompt)[None], tokens, key=jax.random.key(0)
+        _inner(run.parts.task).model, run.variables, jnp.asarray(prompt)[None], tokens, key=jax.random.key(0)
     )
     return str(tokenizer.decode(np.asarray(written)[0]))
 
 
 def _picture(run: Progress) -> np.ndarray:
     """The first pictures of the report, in rows; from the same noise at every step."""
-    galleries = [shown for shown in run.parts.task.drawn(run.variables) if isinstance(shown, Gallery)]
-    if not galleries:
-        raise UsageError(
-            "sample_every draws images and points in the plane; the samples of this task are neither, so set it to 0"
-        )
-    return tiled(galleries[0].images[:IMAGES])
+    (gallery, *_) = (shown for shown in run.parts.task.drawn(run.variables) if isinstance(shown, Gallery))
+    return tiled(gallery.images[:IMAGES])
 
 
 def tiled(images: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from jaxnets.runs.choice import Best
 from jaxnets.runs.directory import RunDirectory
 from jaxnets.runs.ending import Trained, best_kept, complete, ends
 from jaxnets.runs.environment import check_data, note_missing_callbacks, write_environment
+from jaxnets.runs.samples import Drawn
 from jaxnets.runs.stretch import Begun, Session, stretch
 from jaxnets.training.guards import RollBackError
 from jaxnets.training.plan import Every
@@ -44,7 +45,7 @@ def train_in(session: Session, directory: RunDirectory, checkpoints: Checkpoints
     begun = _resume(session, directory, checkpoints)
     first = begun.start
     if is_first():
-        callbacks = [type(hook).__name__ for hook in session.hooks if not isinstance(hook, Profile)]
+        callbacks = [type(hook).__name__ for hook in session.hooks if not isinstance(hook, Profile | Drawn)]
         if begun.start < session.stop:
             note_missing_callbacks(directory, callbacks)
         write_environment(directory, session.parts, callbacks)

@@ -15,7 +15,7 @@ import pytest
 from conftest import assert_same_bits
 
 import jaxnets
-from jaxnets.callbacks import Call, DeviceMemory, Samples, TimeLimit, WritePredictions
+from jaxnets.callbacks import Call, DeviceMemory, Samples, TimeLimit, WritePredictions, callback
 from jaxnets.callbacks.callback import CallbackError
 from jaxnets.core.errors import UsageError
 from jaxnets.runs.train import train
@@ -198,6 +198,13 @@ def test_a_function_logs_what_it_returns(experiment, blobs, tmp_path):
     steps, values = run.history.series("norm", "hook")
     assert steps == [10, 20]
     assert values[1] == pytest.approx(sum(float((a**2).sum()) for a in run.variables["params"]["output"].values()))
+
+
+def test_the_first_process_alone_writes_what_is_shown(monkeypatch, tmp_path):
+    for first in (False, True):
+        monkeypatch.setattr(callback, "is_first", lambda first=first: first)
+        callback.Progress(None, tmp_path, None, lambda *shown: None, None).show("words", "a text")
+        assert (tmp_path / "samples").exists() == first
 
 
 def test_a_callback_may_compute_with_jax(experiment, blobs):

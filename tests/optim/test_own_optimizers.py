@@ -211,3 +211,18 @@ def test_a_resumed_run_ends_with_the_bits_of_the_uncut_one(data, tmp_path):
     resumed = fitted(data, OPTIMIZERS["L-BFGS"](), steps=6, run_dir=tmp_path / "run", save_every=2)
     for found, wanted in zip(jax.tree.leaves(resumed.state), jax.tree.leaves(whole.state), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_rules_need_no_optimizer_for_what_is_frozen_or_for_another_rule(blobs):
+    model, options = jaxnets.models.MLP(widths=(4, 4)), {"steps": 2, "batch_size": 8, "progress": "none"}
+    run = jaxnets.fit(
+        model, blobs, optimizer={"hidden_1/.*": "adamw", "output/.*": "sgd"}, freeze="hidden_0/.*", **options
+    )
+    assert int(run.state.step) == 2
+    nested = {
+        "hidden_.*": jaxnets.optim.ByPath(
+            (("hidden_0/.*", jaxnets.optim.AdamW()), ("hidden_1/.*", jaxnets.optim.SGD()))
+        ),
+        ".*": jaxnets.optim.SGD(),
+    }
+    assert int(jaxnets.fit(model, blobs, optimizer=nested, **options).state.step) == 2

@@ -39,6 +39,23 @@ def test_a_metric_that_looks_at_the_labels_of_others_is_found_by_shuffled_labels
     assert "labels that are shuffled cannot be predicted" in found.text
 
 
+def percent(outputs, batch):
+    return 100.0 * (outputs.argmax(-1) == batch["targets"])
+
+
+def test_a_metric_in_percent_is_not_taken_for_a_share():
+    found = checked(PLAIN, metrics={"accuracy": percent})
+    assert found.colour == "skipped"
+    assert "accuracy is" in found.text
+    assert "no share" in found.text
+
+
+def test_steps_that_are_too_slow_are_given_up_after_the_first_few():
+    found = jaxnets.check(PLAIN, classes(), only=["overfit", "controls"], seconds=1e-6, progress="none")["controls"]
+    assert found.colour == "skipped"
+    assert "25 steps take" in found.text
+
+
 @pytest.mark.slow
 def test_no_other_check_finds_such_a_metric():
     report = jaxnets.check(PLAIN, classes(), metrics={"accuracy": anywhere}, seconds=60, progress="none")

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import json
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,9 +20,10 @@ from jaxnets.models import MLP, LanguageModel
 from jaxnets.optim import AdamW
 from jaxnets.report import images
 from jaxnets.report.page import _gallery
-from jaxnets.runs.samples import tiled
+from jaxnets.runs.samples import Drawn, samplers, tiled
 from jaxnets.runs.train import train
 from jaxnets.tasks import Adversarial, NextToken
+from jaxnets.tasks.own import Own
 
 RING = Experiment(
     task=Adversarial(model=MLP((8,)), critic=MLP((8,)), latent=2),
@@ -40,6 +43,7 @@ def test_a_gan_shows_its_samples_over_time_and_trains_as_without(tmp_path):
     drawn = train(replace(RING, sample_every=10), run_dir=tmp_path / "drawn", progress="none")
     plain = train(RING, run_dir=tmp_path / "plain", progress="none")
     np.testing.assert_array_equal(weights(drawn), weights(plain))
+    assert json.loads((tmp_path / "drawn" / "environment.json").read_text())["callbacks"] == []  # none of the user's
     files = sorted(path.name for path in (tmp_path / "drawn" / "samples" / "samples").iterdir())
     assert files == ["10.png", "20.png"]
     page = (tmp_path / "drawn" / "report.html").read_text()
@@ -75,6 +79,16 @@ def test_a_model_that_makes_nothing_is_refused_before_any_work(experiment, blobs
         replace(experiment, sample_every=-1)
 
 
+def test_points_of_more_dims_are_refused_and_a_task_with_own_metrics_is_looked_into(blobs, tmp_path):
+    table = replace(RING, sample_every=5)
+    with pytest.raises(UsageError, match=r"nor images for inputs of the shape \(\d+,\)"):
+        train(table, dataset=blobs, run_dir=tmp_path / "run", progress="none")
+    own = Own(model=RING.task.model, inner=RING.task, measures=(("one", lambda outputs, batch: batch["mask"]),))
+    parts = SimpleNamespace(experiment=replace(RING, sample_every=5), task=own, dataset=RING.data.open())
+    (callback,) = samplers(parts, tmp_path, ())
+    assert isinstance(callback, Drawn)
+
+
 def test_pictures_are_in_rows_of_eight():
     grey = tiled(np.arange(10, dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 3, 1), np.float32))
     assert grey.shape == (5, 31)
@@ -92,3 +106,8 @@ def test_a_gallery_in_the_page_has_each_image_pixel_by_pixel_with_its_caption():
     assert first[0, 0, 0] == 1  # the smallest value is white
     assert first[-1, -1, 0] == 0
     assert images.pixels(np.full((2, 2, 3), np.nan))  # nothing finite is no error
+    large = np.kron(np.eye(2), np.ones((700, 700)))[..., None]
+    reduced = imread(io.BytesIO(images.pixels(large)))
+    assert reduced.shape[:2] == (466, 466)  # blocks of 3 x 3
+    assert reduced[0, 0, 0] == 0
+    assert reduced[0, -1, 0] == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import replace
 
+from jaxnets.config import load
 from jaxnets.core.errors import UsageError
 from jaxnets.parallel.chips import CHIPS, KINDS, chip_of
 from jaxnets.runs import flops
@@ -38,8 +39,10 @@ def test_the_peak_goes_by_what_jax_calls_the_device(kind, name):
 
 
 def per_example(widths):
-    """Three times the forward FLOPs of an MLP: two for each weight."""
-    return 3 * sum(2 * a * b for a, b in itertools.pairwise(widths))
+    """FLOPs of a step of an MLP: two for each weight, in the forward pass, for its gradient, and for that of its input, which
+    the first layer does not need."""
+    each = [2 * a * b for a, b in itertools.pairwise(widths)]
+    return 3 * sum(each) - each[0]
 
 
 def on_devices(parts, kind, count):
@@ -50,11 +53,11 @@ def on_devices(parts, kind, count):
 
 def test_four_known_devices_and_a_clock(experiment, blobs, one_device, monkeypatch):
     parts = assemble(experiment, blobs, mesh=one_device)
-    forward = flops.forward_flops(parts)
+    whole = flops.model_flops(parts)
     sizes = (blobs.train["inputs"].shape[1], *experiment.task.model.widths, 4)
-    assert forward == per_example(sizes) / 3 * experiment.batch_size
+    assert whole == per_example(sizes) * experiment.batch_size
     assert flops.utilisation(parts) is None  # a CPU
-    monkeypatch.setattr(flops, "forward_flops", lambda parts: forward)
+    monkeypatch.setattr(flops, "model_flops", lambda parts: whole)
     reached = flops.utilisation(on_devices(parts, "TPU v5 lite", 4))
     now = [10.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -85,6 +88,16 @@ def test_a_given_peak_is_for_any_device_and_a_ramp_of_lengths_has_none(experimen
     assert flops.utilisation(ramped) is None
     with pytest.raises(UsageError, match="peak_flops is at least 0, got -1"):
         replace(experiment, peak_flops=-1.0)
+
+
+def test_rows_that_fill_up_a_batch_are_no_work_and_a_step_of_its_own_counts_as_it_is(experiment, blobs):
+    sizes = (blobs.train["inputs"].shape[1], *experiment.task.model.widths, 4)
+    padded = assemble(replace(experiment, peak_flops=1e9, batch_size=10), blobs)  # 16 rows on eight devices
+    assert padded.mesh.devices.size == 8
+    assert flops.utilisation(padded)(800.0) == pytest.approx(100 * per_example(sizes) / 1e9)
+    sums = assemble(replace(load("sums_grpo").experiment, peak_flops=1e9))
+    assert flops.model_flops(sums) == pytest.approx(flops.step_flops(sums))
+    assert flops.utilisation(sums)(1.0) > 0
 
 
 @pytest.mark.slow
