@@ -40,9 +40,9 @@ class Experiment:
     task: Task
     """The task, which holds the model."""
     data: Source
-    """The data."""
+    """The training, validation and test examples."""
     optimizer: Optimizer = AdamW()
-    """The optimizer."""
+    """The rule that changes the weights by their gradient."""
     gradient: Gradient = Gradient()
     """Changes of the gradient of a batch before the optimizer gets it: clipping, noise."""
     penalty: Penalty = Penalty()

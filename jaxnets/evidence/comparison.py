@@ -23,7 +23,7 @@ class Comparison:
     paired: Paired
     """The scores, a pair for each seed for which both runs succeeded."""
     metric: str
-    """The metric."""
+    """Name of the metric that was measured."""
     split: str
     """The split on which it was measured."""
     seeds: tuple[int, ...]

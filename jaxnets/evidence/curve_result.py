@@ -64,7 +64,7 @@ class Curve:
     points: tuple[Point, ...]
     """In the order of the values; of examples in rising order."""
     metric: str
-    """The metric."""
+    """Name of the metric that was measured."""
     watched: str
     """The held-out split."""
     counts: str

@@ -227,7 +227,7 @@ def check_mixing(task: Task, dataset: Dataset, abstract: TrainState, batch: Call
     mixed = batch()
     try:
         jax.eval_shape(lambda v, batch: task.loss(v, batch, jax.random.key(0), True), abstract.variables, mixed)
-    except (TypeError, ValueError, IndexError, AssertionError) as error:
+    except (TypeError, ValueError, IndexError, AssertionError, UsageError) as error:
         shape = list(mixed["targets"].shape)
         raise UsageError(
             f"the targets of mixed examples are averages, float32 of shape {shape}, which the loss of {type(task).__name__} "

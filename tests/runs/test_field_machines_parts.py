@@ -232,8 +232,8 @@ def test_characters_without_a_glyph_are_noted_once():
 
 def test_an_invalid_matplotlib_back_end_does_not_prevent_the_report():
     code = (
-        "import numpy as np; from jaxnets.report import plots; from jaxnets.core.types import Gallery\n"
-        "assert plots.to_png(plots.gallery(Gallery('x', np.zeros((2, 4, 4, 1)), ('', ''))))[:4] == b'\\x89PNG'"
+        "import numpy as np; from jaxnets.report import images, plots; from jaxnets.core.types import Gallery\n"
+        "assert plots.to_png(images.gallery(Gallery('x', np.zeros((2, 4, 4, 1)), ('', ''))))[:4] == b'\\x89PNG'"
     )
     env = {**os.environ, "MPLBACKEND": "none of these", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=60, encoding="utf-8")

@@ -263,7 +263,7 @@ def test_errors_about_misfits_name_the_remedy(data):
         ),
         ({"loss": lambda outputs, batch: outputs}, "loss returns an array of shape [32, 3]; return one value"),
         ({"metrics": {"m": lambda outputs, batch: jnp.ones(3)}}, "metrics['m'] returns an array of shape [3]"),
-        ({"class_weight": {7: 1.0}}, "class_weight has 7, which is no class"),
+        ({"class_weight": {7: 1.0}}, "class_weight has 7, which is not a class"),
         ({"class_weight": "even"}, "class_weight is a dict or 'balanced'"),
         ({"class_weight": {1: -1.0}}, "is a number, at least 0"),
         ({"callbacks": []}, "which other libraries have"),
