@@ -130,7 +130,7 @@ def test_non_finite_numbers_roll_back_too_and_leave_out_the_batches_before(
 def test_the_number_of_roll_backs_is_limited(tmp_path, experiment, blobs, one_device, poison):
     poison(list(range(12, 20)), np.nan)
     wild = replace(experiment, on_nonfinite="rollback", guard=Guard(rollbacks=2))
-    with pytest.raises(NonFiniteError, match=r"went back 2 times already \(guard.rollbacks\).*quarantine.json"):
+    with pytest.raises(NonFiniteError, match=r"rolled back 2 times already \(guard.rollbacks\).*quarantine.json"):
         train(wild, dataset=blobs, mesh=one_device, run_dir=tmp_path / "run", progress="none")
     assert Checkpoints(tmp_path / "run" / "checkpoints").newest_verified().step == 10
 
