@@ -53,7 +53,7 @@ class DamagedError(CheckpointError):
 
 
 class HungError(CheckpointError):
-    """A save that timed out; its threads still wait, so the process cannot shut down normally."""
+    """A save that timed out. Its threads are still blocked, so the process cannot exit normally."""
 
 
 class LostProcessError(JaxnetsError):

@@ -261,7 +261,7 @@ def test_stray_and_unfinished_and_foreign_directories_are_never_chosen(saved):
     (folder / "900" / "manifest.json").write_text(json.dumps({**newer, "format": 99}))
     found = saved.newest_verified()
     assert found.step == 20
-    told = "\n".join(found.rejected)
+    printed = "\n".join(found.rejected)
     for part in (
         "999 has no manifest.json",
         "900/manifest.json has format 99, written by a newer jaxnets",
@@ -269,7 +269,7 @@ def test_stray_and_unfinished_and_foreign_directories_are_never_chosen(saved):
         "700 is not a directory",
         "500 holds step 20: the directory was renamed",
     ):
-        assert part in told
+        assert part in printed
     assert len(found.rejected) == 5
 
 
@@ -434,9 +434,9 @@ def test_damage_is_found_on_resuming_and_the_result_is_that_of_the_unharmed_run(
     data = max((tmp_path / "cut" / "checkpoints" / "13").rglob("d/*"), key=lambda p: p.stat().st_size)
     damage(data, "flipped")
     cut = train(experiment, run_dir=tmp_path / "cut", progress="lines", **options)
-    told = capsys.readouterr().err
-    assert f"skipped a checkpoint: {data} is damaged" in told
-    assert "resuming cut at step 10 of 20" in told
+    printed = capsys.readouterr().err
+    assert f"skipped a checkpoint: {data} is damaged" in printed
+    assert "resuming cut at step 10 of 20" in printed
     assert_same_bits(whole.state, cut.state)
 
 

@@ -96,8 +96,8 @@ class Peeks(tasks.Classification):
     """Its metrics give the model the label: what is right in training and wrong in an evaluation."""
 
     def metrics(self, variables, batch):
-        told = batch["targets"][:, None] == jnp.arange(4)[None]
-        return super().metrics(variables, {**batch, "inputs": batch["inputs"] + 5.0 * (told @ jnp.asarray(CENTRES))})
+        one_hot = batch["targets"][:, None] == jnp.arange(4)[None]
+        return super().metrics(variables, {**batch, "inputs": batch["inputs"] + 5.0 * (one_hot @ jnp.asarray(CENTRES))})
 
 
 class Blind(nn.Module):
