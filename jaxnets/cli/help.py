@@ -90,6 +90,7 @@ differ in the seed and in numbers of the optimizer are trained in one program (a
 --random N draws N settings; a flag may have a range then, log:1e-4:1e-1 or linear:0:0.5 (--draws is the root of the drawing).
 --halving N keeps one setting of N after each part of the steps.
 Results are kept in --directory (sweeps/CONFIG), a line of JSON for each run, with a picture; what is there is not run again.
+--part 3/16 trains the third of sixteen parts of the runs, for machines that share the directory; without it, all are listed.
 
   jaxnets sweep digits_softmax --optimizer.learning-rate 1e-3 3e-3 1e-2 --seed 0 1 2
   jaxnets sweep digits_softmax --random 20 --optimizer.learning-rate log:1e-4:1e-1 --seed 0 1 --halving 3

@@ -28,6 +28,8 @@ class SweepOptions:
     """Most runs in one program; 1: each in a separate program."""
     directory: str = ""
     """Directory of the results; runs that have a result there are not repeated. Empty: sweeps/CONFIG."""
+    part: str = ""
+    """3/16 trains the third of sixteen parts of the runs, for as many machines with one directory; empty: all."""
     output: str = ""
     """A .png file for the picture; empty: in the directory."""
     json: bool = False
@@ -42,6 +44,16 @@ class SweepOptions:
             raise ValueError(f"at_once is at least 1, got {self.at_once}")
         if self.output and not self.output.endswith(".png"):
             raise ValueError(f"output is a .png file, got {self.output!r}")
+        self.one_of()
+
+    def one_of(self) -> tuple[int, int]:
+        """The part as two numbers; raises `ValueError` if it is none."""
+        number, _, parts = (self.part or "1/1").partition("/")
+        if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+            raise ValueError(f"part is n/N with n from 1 to N, such as 3/16; got {self.part!r}")
+        if self.part and self.halving:
+            raise ValueError("--halving compares all settings with each other, so it does not go with --part")
+        return int(number), int(parts)
 
 
 def split_flags(flags: Sequence[str], whole: Sequence[str] = ()) -> tuple[list[str], dict[str, list[str]]]:
@@ -156,10 +168,19 @@ def run(arguments: Sequence[str], prepare: Any) -> int:
         metric=options.metric,
         at_once=options.at_once,
         directory=folder,
+        part=options.one_of(),
     )
+    if options.part and not options.output:
+        return _print(found, options, f"part {options.part}: {len(found.outcomes)} runs in {folder}; the same command "
+                                      f"without --part has those of all parts")  # fmt: skip
     picture = user_path(options.output) if options.output else folder / "sweep.png"
     with replacing(picture) as file:
         file.write(to_png(found.picture()))
+    return _print(found, options, f"{len(found.outcomes)} runs in {folder}; picture in {picture}")
+
+
+def _print(found: Any, options: SweepOptions, last: str) -> int:
+    """Print the settings, as a table or as JSON."""
     if options.json:
         for one in found.settings:
             print(json.dumps(_as_data(one, found.metric)))
@@ -169,7 +190,7 @@ def run(arguments: Sequence[str], prepare: Any) -> int:
     print_table(*found.table())
     for note in found.notes():
         print(note)
-    print(f"{len(found.outcomes)} runs in {folder}; picture in {picture}")
+    print(last)
     return 0
 
 

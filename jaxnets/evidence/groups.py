@@ -149,12 +149,32 @@ def groups(
     say: Callable[[str], None],
 ) -> Iterator[Group]:
     """The trials in groups, in their order as far as possible. A group is built when the caller takes it from the iterator."""
-    families: dict[str, list[Trial]] = {}
-    for trial in trials:
-        families.setdefault(_family(trial, dataset), []).append(trial)
-    for family in families.values():
+    for family in _families(trials, dataset):
         for start in range(0, len(family), at_once):
             yield from _built(family[start : start + at_once], dataset, initial, say)
+
+
+def part_of(trials: Sequence[Trial], part: tuple[int, int], dataset: Dataset | None) -> list[Trial]:
+    """The n-th of N parts of the trials, as equal in number as possible. Trials that one program can train stay together.
+
+    Raises:
+        UsageError: there are fewer trials than parts.
+    """
+    number, parts = part
+    if parts > len(trials):
+        raise UsageError(f"the sweep has {len(trials)} runs, which is fewer than its {parts} parts; make fewer parts")
+    if parts == 1:
+        return list(trials)
+    ordered = [trial for family in _families(trials, dataset) for trial in family]
+    return ordered[len(ordered) * (number - 1) // parts : len(ordered) * number // parts]
+
+
+def _families(trials: Sequence[Trial], dataset: Dataset | None) -> list[list[Trial]]:
+    """The trials by what they have in common, see `_family`."""
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(_family(trial, dataset), []).append(trial)
+    return list(found.values())
 
 
 def _built(

@@ -15,13 +15,14 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.config.serialize import to_data
 from jaxnets.core import streams
 from jaxnets.core.errors import UsageError, did_you_mean
-from jaxnets.core.files import replacing, user_path
+from jaxnets.core.files import user_path
 from jaxnets.core.types import Variables
 from jaxnets.data.dataset import Dataset
 from jaxnets.evidence.counted import counted_trials
-from jaxnets.evidence.groups import Group, groups
+from jaxnets.evidence.groups import Group, groups, part_of
 from jaxnets.evidence.halving import halved
-from jaxnets.evidence.sweep_result import RESULTS, Outcome, SweepResult, read, written
+from jaxnets.evidence.results import WHOLE, Part, check_part, keep_results, known_results, part_file
+from jaxnets.evidence.sweep_result import RESULTS, Outcome, SweepResult
 from jaxnets.evidence.trials import Range, Trial, trials
 from jaxnets.runs.arguments import as_experiment
 from jaxnets.runs.build import Parts, assemble
@@ -43,12 +44,19 @@ class Plan:
     """The metric by which settings are ranked; "": the task's headline."""
     progress: Literal["lines", "none"] = "lines"
     """Whether to print progress."""
+    part: Part = WHOLE
+    """(n, N): only the n-th of N parts of the runs is trained; parts may run at the same time on different machines."""
 
     def __post_init__(self) -> None:
         if self.halving and self.halving < 2:
             raise UsageError(f"halving keeps one setting of 2 or more, or is 0; got {self.halving}")
         if self.at_once < 1:
             raise UsageError(f"at_once is at least 1, got {self.at_once}")
+        check_part(self.part)
+        if self.halving and self.part != WHOLE:
+            raise UsageError(
+                "successive halving compares all settings with each other, so it has no parts; leave halving or part out"
+            )
 
 
 def sweep(
@@ -62,6 +70,7 @@ def sweep(
     at_once: int = 32,
     directory: str | Path | None = None,
     progress: Literal["lines", "none"] = "lines",
+    part: Part = WHOLE,
 ) -> SweepResult:
     """Train an experiment with other values of its fields and rank them.
 
@@ -80,15 +89,16 @@ def sweep(
         at_once: most runs in one program.
         directory: where results are kept, a line of JSON for each run; runs that are there already are not run again.
         progress: whether to say what is run.
+        part: `(n, N)` trains the n-th of N parts, for N machines that share the directory or whose results are copied into
+            one; the result has the runs of this part. The same call without it then has all of them.
 
     Raises:
         JaxnetsError: a bad field or value, experiment or data, before anything is trained.
     """
     experiment, dataset, initial = given(what)
     made = trials(experiment, values, random=random, draws=draws)
-    return run_trials(
-        made, Plan(halving, at_once, metric, progress), dataset=dataset, initial=initial, directory=directory
-    )
+    plan = Plan(halving, at_once, metric, progress, part)
+    return run_trials(made, plan, dataset=dataset, initial=initial, directory=directory)
 
 
 def given(what: Experiment | Mapping[str, Any]) -> tuple[Experiment, Dataset | None, Initial | None]:
@@ -125,15 +135,16 @@ def run_trials(
     """
     say: Callable[[str], None] = streams.say if plan.progress == "lines" else lambda text: None
     folder = None if directory is None else user_path(directory)
-    made = counted_trials(made, dataset)
+    made = part_of(counted_trials(made, dataset), plan.part, dataset)
     names = [trial.name for trial in made]
-    known = {} if folder is None else _known(folder / file, dict(zip(names, made, strict=True)), plan)
+    wanted = dict(zip(names, made, strict=True))
+    known = {} if folder is None else known_results(folder, file, wanted, stopped=bool(plan.halving))
     if plan.halving and len(known) < len(set(names)):
         known = {}  # settings are compared with each other, so all are run again
     waiting = [trial for trial, name in zip(made, names, strict=True) if name not in known]
     if known:
         say(f"{len(made) - len(waiting)} of {len(made)} runs have their results in {folder}")
-    keep = functools.partial(_keep, None if folder is None else folder / file)
+    keep = functools.partial(keep_results, None if folder is None else folder / part_file(file, plan.part))
     measure = functools.partial(outcomes, look=look)
     if waiting:
         found = groups(waiting, dataset, initial, at_once=plan.at_once, say=say)
@@ -205,29 +216,6 @@ def _floats(numbers: Mapping[str, Any]) -> dict[str, float]:
 def _plain(value: Any) -> Any:
     """A value as it is saved: objects by the name of their class."""
     return type(value).__name__ if dataclasses.is_dataclass(value) else to_data(value)
-
-
-def _known(path: Path, wanted: Mapping[str, Trial], plan: Plan) -> dict[str, Outcome]:
-    """The results in a file of the trials that are wanted, the newest of each. Other results there stay as they are.
-
-    A run that was stopped early is a result only for successive halving.
-    """
-    newest = {one.digest: one for one in read(path) if one.digest in wanted}
-    return {
-        name: one
-        for name, one in newest.items()
-        if plan.halving or one.failed or one.steps >= wanted[name].experiment.total_steps
-    }
-
-
-def _keep(path: Path | None, some: Sequence[Outcome]) -> None:
-    """Add results to the file, which is always complete."""
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = read(path)
-    with replacing(path, durable=True) as file:
-        file.write("".join(f"{written(one)}\n" for one in [*before, *some]).encode())
 
 
 def _ranking(group: Group, wanted: str) -> tuple[str, str]:

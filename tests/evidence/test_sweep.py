@@ -126,6 +126,40 @@ def test_results_that_are_there_are_not_run_again(swept, short, blobs, monkeypat
     assert (folder / "results.jsonl").read_text().splitlines() == lines
 
 
+def test_parts_on_several_machines_are_together_the_whole_sweep(swept, short, blobs, tmp_path, monkeypatch):
+    _, made, found, _ = swept
+    of = []
+    for number in (3, 1, 2):
+        plan = search.Plan(progress="none", part=(number, 3))
+        of.append(search.run_trials(made, plan, dataset=blobs, directory=tmp_path))
+        assert (tmp_path / f"results-{number}-of-3.jsonl").exists()
+    assert [len(one.outcomes) for one in of] == [2, 2, 2]
+    monkeypatch.setattr(search, "groups", None)  # nothing is left to train
+    whole = search.run_trials(made, search.Plan(progress="none"), dataset=blobs, directory=tmp_path)
+    assert [one.digest for one in whole.outcomes] == [one.digest for one in found.outcomes]
+    for one, other in zip(whole.outcomes[:4], found.outcomes, strict=False):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4)
+    assert whole.settings[-1].failed == 2
+
+
+def test_runs_of_one_program_stay_in_one_part(short, blobs):
+    made = trials(short, {"seed": [0, 1, 2], "batch_size": [20, 30]})
+    first, second = (grouping.part_of(made, (number, 2), blobs) for number in (1, 2))
+    assert {one.experiment.batch_size for one in first} == {20}
+    assert {one.experiment.batch_size for one in second} == {30}
+    assert len(first) == len(second) == 3
+    with pytest.raises(UsageError, match="6 runs, which is fewer than its 7 parts"):
+        grouping.part_of(made, (1, 7), blobs)
+
+
+@pytest.mark.parametrize("part", [(0, 2), (3, 2)])
+def test_what_is_no_part_is_refused(part):
+    with pytest.raises(UsageError, match="n from 1 to N"):
+        search.Plan(part=part)
+    with pytest.raises(UsageError, match="halving compares all settings"):
+        search.Plan(part=(1, 2), halving=2)
+
+
 def test_runs_that_differ_in_other_fields_have_separate_programs(short, blobs, monkeypatch):
     monkeypatch.setattr(grouping, "_built", lambda some, *_: iter([some]))
     made = trials(short, {"batch_size": [8, 16], "seed": [0, 1], "optimizer.learning_rate": [0.1, 0.2]})
@@ -217,6 +251,9 @@ def test_the_commands(tmp_path):
     again = run_here("sweep", "digits_softmax", *flags, "--json", cwd=tmp_path)
     assert "4 of 4 runs have their results" in again.stderr
     assert json.loads(again.stdout.splitlines()[0])["values"] == {"optimizer.learning_rate": 0.1}
+    part = run_here("sweep", "digits_softmax", *flags, "--directory", "b", "--part", "2/2", cwd=tmp_path)
+    assert "part 2/2: 2 runs in" in part.stdout
+    assert run_here("sweep", "digits_softmax", *flags, "--part", "3/2", cwd=tmp_path).returncode == 2
     assert run_here("sweep", "digits_softmax", "--steps", "15", cwd=tmp_path).returncode == 2
     rest = ("--seeds", "2", "--steps", "15", "--b.optimizer.learning-rate", "0.3", "--json", "--output", "c.png")
     done = run_here("compare", "digits_softmax", *rest, cwd=tmp_path)

@@ -365,6 +365,25 @@ def test_slurms_directives_stand_before_its_commands():
     assert "requeue" in directives
 
 
+def test_a_task_of_an_array_trains_its_part_of_a_sweep(tmp_path):
+    machine = Machine(tmp_path)
+    machine.fake("jaxnets", 'echo "$@"')
+
+    def task(number, *, first="1", last="16", count="16"):
+        place = {"ID": number, "MIN": first, "MAX": last, "COUNT": count}
+        variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in place.items()}
+        command = ["bash", str(TPU / "slurm_sweep.sh"), "jaxnets", "sweep", "digits_softmax", "--seed", "0", "1"]
+        environment = {"PATH": f"{machine.bin}:/usr/bin:/bin"} | variables
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+        return done.returncode, done.stdout + done.stderr
+
+    assert task("3") == (0, "sweep digits_softmax --seed 0 1 --part 3/16\n")
+    for wrong in ({"first": "0", "last": "15"}, {"first": "3", "last": "7", "count": "2"}):
+        code, said = task("3", **wrong)
+        assert code == 2
+        assert "numbered 1 to N" in said
+
+
 def test_the_jobset_agrees_with_itself():
     yaml = pytest.importorskip("yaml")
     whole = yaml.safe_load((TPU / "jobset.yaml").read_text())
