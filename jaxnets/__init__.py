@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxnets import models as models
     from jaxnets import optim as optim
     from jaxnets import parallel as parallel
+    from jaxnets import postflight as postflight
     from jaxnets import preflight as preflight
     from jaxnets import tasks as tasks
     from jaxnets import theory as theory
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from jaxnets.evidence.comparison import compare as compare
     from jaxnets.evidence.curves import curve as curve
     from jaxnets.evidence.search import sweep as sweep
+    from jaxnets.postflight.of_run import diagnosis as diagnosis
     from jaxnets.runs.open import open_run as open_run
     from jaxnets.runs.run import Run as Run
     from jaxnets.runs.soup import soup as soup
@@ -55,6 +57,7 @@ FILES = {
     "check": "api",
     "compare": "evidence.comparison",
     "curve": "evidence.curves",
+    "diagnosis": "postflight.of_run",
     "find_lr": "api",
     "fit": "api",
     "from_arrays": "data",
@@ -74,6 +77,7 @@ FILES = {
             "ops",
             "optim",
             "parallel",
+            "postflight",
             "preflight",
             "report",
             "tasks",

@@ -34,12 +34,13 @@ SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 # Commands whose first argument is a configuration, and those whose first is a run.
 OF_CONFIGURATIONS, OF_RUNS = (
     ("train", "check", "summary", "shard", "estimate", "plan", "find-lr", "find-batch", "sweep", "curve"),
-    ("evaluate", "predict", "generate", "export", "compare", "clean", "copy"),
+    ("evaluate", "diagnose", "predict", "generate", "export", "compare", "clean", "copy"),
 )
 # The module of `jaxnets.cli` and the dataclass in it that holds the flags of a command.
 FLAGS = {
     "clean": ("tidy", "CleanOptions"),
     "compare": ("runs", "CompareOptions"),
+    "diagnose": ("diagnose", "DiagnoseOptions"),
     "export": ("export", "ExportOptions"),
     "predict": ("predict", "PredictOptions"),
     "runs": ("runs", "RunsOptions"),

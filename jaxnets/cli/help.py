@@ -6,6 +6,7 @@ HELP = """jaxnets: train neural networks in JAX
   jaxnets check CONFIG [--FIELD VALUE ...]   find problems before training: 24 checks in seconds
   jaxnets finetune FOLDER FILE [--FLAGS]     a Hugging Face language model on a text or conversations, whole or with adapters
   jaxnets evaluate RUN_DIRECTORY             measure a trained run on its test split
+  jaxnets diagnose RUN_DIRECTORY             curvature, robustness and explanations of a trained run, into its report
   jaxnets predict RUN_DIRECTORY FILE         predictions of a trained run for new examples (.npz, .npy, .csv, .txt)
   jaxnets generate RUN_DIRECTORY             text, images or frames, by a run that makes them (`... generate RUN --help`)
   jaxnets export RUN_DIRECTORY FOLDER        for other programs: Hugging Face folders, StableHLO, ONNX
@@ -42,6 +43,17 @@ DETAILS = {
     "evaluate": """jaxnets evaluate RUN_DIRECTORY
 
 Evaluates the newest undamaged checkpoint on the run's test split: a line for each metric. It has no flags.""",
+    "diagnose": """jaxnets diagnose RUN_DIRECTORY [--only SECTION ...] [--skip SECTION ...] [--examples N] [--json]
+
+Measures and draws, on at most --examples examples of the training and of the test split:
+  curvature     eigenvalues, trace and spectrum of the Hessian of the loss, its sharpness, a slice around the weights
+  robustness    the score with weights, units and bits damaged; attacks, corruptions, calibration, foreign inputs
+  explanation   maps of inputs, nearest and most influential training examples, an input for each class
+Prints the numbers, writes the pictures to plots/ and all of it into the run's report.html. What does not suit the run is left
+out, with the reason.
+
+  jaxnets diagnose runs/digits_cnn
+  jaxnets diagnose runs/digits_cnn --only curvature --examples 1000 --json""",
     "predict": """jaxnets predict RUN_DIRECTORY FILE [--output FILE] [--top-k K] [--raw]
 
 Predictions of a trained run for new examples, one a line. FILE is one of
@@ -145,6 +157,7 @@ VERBS = (
         "check",
         "finetune",
         "evaluate",
+        "diagnose",
         "summary",
         "list",
         "predict",

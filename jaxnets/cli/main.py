@@ -191,7 +191,7 @@ def _dispatch(arguments: list[str]) -> int:
         return finetune.run(rest)
     if verb in ("sweep", "curve") and rest:
         return (sweep if verb == "sweep" else curve).run(rest, _prepare_jax)
-    of_run = verb in ("evaluate", "predict", "generate", "export")
+    of_run = verb in ("evaluate", "diagnose", "predict", "generate", "export")
     if not rest:
         what = "the directory of a run" if of_run else "the name of a configuration"
         raise UsageError(f"`jaxnets {verb}` needs {what}; see `jaxnets --help`")
@@ -204,9 +204,15 @@ def _on_run(verb: str, arguments: list[str]) -> int:
     if not os.path.isfile(user_path(directory) / "config.json"):
         raise RunDirectoryError(f"{directory!r} holds no run (no config.json); give the directory of a run")
     _prepare_jax()
-    from jaxnets.cli import evaluate, export, generate, predict
+    from jaxnets.cli import diagnose, evaluate, export, generate, predict
 
-    commands = {"evaluate": evaluate.run, "export": export.run, "generate": generate.run, "predict": predict.run}
+    commands = {
+        "evaluate": evaluate.run,
+        "diagnose": diagnose.run,
+        "export": export.run,
+        "generate": generate.run,
+        "predict": predict.run,
+    }
     return commands[verb](arguments)
 
 

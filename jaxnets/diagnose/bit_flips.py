@@ -39,7 +39,7 @@ def flipped(params: Any, bit: int, *, count: int = 1, seed: int = 0) -> Any:
         raw = array.reshape(-1).view(f"uint{width}")
         inside = chosen[(chosen >= start) & (chosen < start + array.size)] - start
         raw[inside] ^= raw.dtype.type(1 << bit)
-        changed.append(jax.device_put(raw.view(array.dtype).reshape(array.shape), leaf.sharding))
+        changed.append(jax.device_put(raw.view(array.dtype).reshape(array.shape), getattr(leaf, "sharding", None)))
         start += array.size
     return jax.tree.unflatten(tree, changed)
 

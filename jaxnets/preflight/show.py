@@ -21,15 +21,15 @@ LEAST_FOR_A_TABLE = 90
 
 
 @contextlib.contextmanager
-def progress_line(kind: str) -> Iterator[Callable[[str], None]]:
-    """What shows the check that is being made: a line that is written over on a terminal, nothing elsewhere."""
+def progress_line(kind: str, doing: str = "checking") -> Iterator[Callable[[str], None]]:
+    """What shows the check, or another thing, that is being made: a line that is written over on a terminal, else nothing."""
     if kind == "none" or not streams.is_terminal(sys.stderr):
         yield lambda text: None
         return
     from rich.console import Console
 
-    with Console(file=streams.tolerant(sys.stderr)).status("checking") as status:
-        yield lambda text: status.update(f"checking: {text}")
+    with Console(file=streams.tolerant(sys.stderr)).status(doing) as status:
+        yield lambda text: status.update(f"{doing}: {text}")
 
 
 def print_report(report: CheckReport) -> None:

@@ -27,6 +27,7 @@ from jaxnets.steps.precision import Precision
 from jaxnets.steps.sown import with_sown
 from jaxnets.steps.state import TrainState
 from jaxnets.tasks.base import Task
+from jaxnets.tasks.predicted import predicted_kind, why_no_loss
 from jaxnets.tasks.semi_supervised import LABELLED
 
 # Steps in one dispatch when a few examples are learned, and the most of them.
@@ -85,23 +86,12 @@ class Subject:
     @property
     def kind(self) -> str:
         """Kind of the targets, where the task predicts them; "" where it does something else with the data."""
-        names = {base.__name__ for base in type(self.inner).__mro__}
-        fits = {
-            "class": ("Classification",),
-            "number": ("Regression",),
-            "token": ("NextToken",),
-            "sequence": ("SequenceToSequence",),
-            "labels": ("MultiLabel",),
-            "series": ("Forecasting",),
-        }
-        kind = self.parts.dataset.card.target_kind
-        return kind if names & set(fits.get(kind, ())) and "GRPO" not in names else ""
+        return predicted_kind(self.task, self.parts.dataset.card.target_kind)
 
     @property
     def by_gradient(self) -> bool:
         """Whether the parameters follow the gradient of `task.loss` of a batch of the data."""
-        # The loss of GRPO is that of samples, which the model draws in its step.
-        return not self.task.players and type(self.inner).__name__ not in ("PerceptronRule", "GRPO")
+        return not why_no_loss(self.task)
 
     @property
     def rows(self) -> int:

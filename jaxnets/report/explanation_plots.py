@@ -94,3 +94,39 @@ def plane(points: np.ndarray, labels: np.ndarray | None = None, names: Sequence[
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+@_plainly
+def grid(
+    inputs: Sequence[np.ndarray],
+    beside: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+) -> "Figure":
+    """Examples in rows: an input, where there is one, and others beside it.
+
+    Args:
+        inputs: images or rows of numbers, one for each row of the grid; empty: none.
+        beside: for each row the examples beside it, all rows of the same length.
+        titles: of the columns of `beside`; () for none.
+        rows: names of the rows; () for none.
+        captions: a line below each example of `beside`; () for none.
+    """
+    first = 1 if len(inputs) else 0
+    images = beside[0][0].ndim >= 2
+    width, height = (1.2, 1.45) if images else (2.4, 1.7)
+    figure = _figure(width * (first + len(beside[0])) + 0.3, height * len(beside) + 0.25)
+    axes = figure.subplots(len(beside), first + len(beside[0]), squeeze=False)
+    for row, examples in enumerate(beside):
+        if first:
+            _input(axes[row, 0], inputs[row], images)
+        for column, example in enumerate(examples):
+            axis = axes[row, first + column]
+            _input(axis, example, images)
+            if titles and row == 0:
+                axis.set_title(titles[column], fontsize=9, color=INK)
+            if captions:
+                axis.set_xlabel(captions[row][column], fontsize=8, color=INK)
+        axes[row, 0].set_ylabel(rows[row] if rows else "", fontsize=8, color=INK)
+    return figure

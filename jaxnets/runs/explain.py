@@ -13,7 +13,6 @@ from jax import Array
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
 from jaxnets.core.errors import UsageError
 from jaxnets.core.types import Batch
-from jaxnets.data.feed import Transform
 from jaxnets.data.given import check_given, check_given_targets
 from jaxnets.data.large import gather
 from jaxnets.diagnose import attribution, examples, plane, units
@@ -22,6 +21,7 @@ from jaxnets.models.layers import most_positions
 from jaxnets.ops.random import stream_key
 from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.report import explanation_plots
+from jaxnets.runs.prepared import prepared
 from jaxnets.tasks.calls import in_mode
 
 if TYPE_CHECKING:
@@ -169,20 +169,22 @@ class Explain:
 
             return examples.influence(losses, [params for _, params in states], rates, training, asked)
 
-    def maximised_input(self, output: Any, *, layer: str = "", **options: Any) -> np.ndarray:
-        """Inputs, as the model takes them, that make outputs large, from zeros; see `diagnose.maximised_input`.
+    def maximised_input(self, output: Any, *, layer: str = "", noise: float = 0.3, **options: Any) -> np.ndarray:
+        """Inputs, as the model takes them, that make outputs large, from noise; see `diagnose.maximised_input`.
 
         Args:
             output: numbers of outputs, `[N]`, an input for each; or a function of what the layer gives for one input, `[1]`.
             layer: as for `embedding`.
-            **options: of `diagnose.maximised_input`.
+            noise: standard deviation of the inputs at the start. Zeros may have no gradient, where all ReLU units are off.
+            **options: of `diagnose.maximised_input`; its `seed` is also that of the noise.
         """
         count = 1 if callable(output) else len(np.atleast_1d(output))
         spec = self.run.parts.batch_spec["inputs"]
         chosen = output if callable(output) else np.atleast_1d(output)
         with self._alone():
             variables = jax.device_get(self.run.variables)
-            start = jnp.zeros((count, *spec.shape[1:]), spec.dtype)
+            drawn = np.random.default_rng(options.get("seed", 0)).normal(0, noise, (count, *spec.shape[1:]))
+            start = jnp.asarray(drawn, spec.dtype)
             return units.maximised_input(self._apply({}, layer), variables, start, chosen, **options)
 
     def _attributed(self, method: str, inputs: Any, output: Output, **options: Any) -> Explanation:
@@ -230,12 +232,7 @@ class Explain:
 
     def _prepared(self, arrays: Any) -> Batch:
         """Raw arrays as the batch of a task."""
-        parts = self.run.parts
-        transform = Transform(parts.dataset.preparation, parts.task.encode_targets)
-        sent = {name: jnp.asarray(array) for name, array in transform.on_host(arrays).items()}
-        count = len(sent["inputs"])
-        sent |= {"mask": jnp.ones(count, jnp.float32), "index": jnp.arange(count, dtype=jnp.int32)}
-        return transform.on_device(sent, jnp.zeros((), jnp.int32))
+        return prepared(self.run.parts, arrays)
 
     def _checkpoints(self, steps: Sequence[int] | None) -> list[tuple[int, Any]]:
         """Steps and parameters at them."""

@@ -8,6 +8,7 @@ from jaxnets import diagnose, optim
 from jaxnets.checkpoints.retention import Keep
 from jaxnets.core.errors import UsageError
 from jaxnets.models import MLP
+from jaxnets.runs.prepared import prepared as prepared_batch
 
 RNG = np.random.default_rng(0)
 X = (RNG.normal(size=(40, 5)) * 3 + 1).astype(np.float32)
@@ -41,7 +42,7 @@ def halves():
 
 def prepared(run, inputs):
     """Inputs as the model of a run takes them."""
-    return np.asarray(run.explain._prepared({"inputs": inputs})["inputs"])
+    return np.asarray(prepared_batch(run.parts, {"inputs": inputs})["inputs"])
 
 
 @pytest.mark.smoke

@@ -1,0 +1,155 @@
+"""A diagnosis of a run: its numbers by hand, what is left out, and its place in the report."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import run_here
+
+import jaxnets
+from jaxnets import optim
+from jaxnets.core.errors import RunDirectoryError, UsageError
+from jaxnets.data import Ring
+from jaxnets.models import MLP
+from jaxnets.postflight import examined as examining
+from jaxnets.postflight.of_run import BEGIN, into_report
+from jaxnets.tasks import Adversarial
+
+RNG = np.random.default_rng(0)
+X = (RNG.normal(size=(60, 3)) * 3 + 1).astype(np.float32)
+Y = (X @ np.array([1.0, -2.0, 0.5]) + RNG.normal(size=60)).astype(np.float32)
+IMAGES = RNG.integers(0, 255, (64, 4, 6, 1)).astype(np.uint8)
+LABELS = (IMAGES[:, :, :3].mean(axis=(1, 2, 3)) > IMAGES[:, :, 3:].mean(axis=(1, 2, 3))).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def line():
+    options = {"steps": 30, "batch_size": 12, "optimizer": optim.SGD(0.05), "progress": "none"}
+    return jaxnets.fit(MLP(widths=()), (X, Y), test=(X[:20], Y[:20]), **options)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    data = jaxnets.from_arrays(IMAGES, LABELS, test=(IMAGES, LABELS), class_names=["right", "left"])
+    return jaxnets.fit(
+        MLP(widths=(8,), activation="tanh"),
+        data,
+        steps=60,
+        batch_size=16,
+        optimizer=optim.AdamW(0.01),
+        run_dir=tmp_path_factory.mktemp("runs") / "halves",
+        progress="none",
+    )
+
+
+@pytest.mark.smoke
+def test_the_curvature_is_that_of_the_hessian_by_hand(line):
+    found = jaxnets.diagnosis(line, only=["curvature"])
+    x = np.asarray(line.parts.dataset.preparation.prepare(X))
+    y = np.asarray(line.parts.task.encode_targets(Y)).reshape(-1, 1)
+    rows = np.concatenate([x, np.ones((60, 1))], axis=1)
+    # The loss is the mean of (w x + b - y)^2, so its Hessian is twice the mean of the products of the rows.
+    values = np.linalg.eigvalsh(2 * rows.T @ rows / 60)
+    assert found["largest_eigenvalue"] == pytest.approx(values[-1], rel=1e-4)
+    assert found["smallest_eigenvalue"] == pytest.approx(values[0], rel=1e-3)
+    assert found["highest_rate"] == pytest.approx(2 / values[-1], rel=1e-4)
+    kernel, bias = (np.asarray(line.params["output"][name]) for name in ("kernel", "bias"))
+    errors = x @ kernel + bias[None] - y
+    assert found["loss"] == pytest.approx(float(np.square(errors).mean()), rel=1e-4)
+    assert found["gradient_norm"] == pytest.approx(np.linalg.norm(2 * rows.T @ errors / 60), rel=1e-3)
+    assert [len(section.pictures) for section in found.sections] == [2]
+
+
+@pytest.mark.slow
+def test_few_examples_are_drawn_and_an_expensive_model_gets_fewer(line, monkeypatch):
+    some = jaxnets.diagnosis(line, only=["curvature"], examples=8)
+    assert "8 training examples" in str(some)
+    assert some["loss"] != pytest.approx(jaxnets.diagnosis(line, only=["curvature"], examples=8, seed=1)["loss"])
+    monkeypatch.setattr(examining, "BUDGET", 1.0)
+    assert "4 training examples" in str(jaxnets.diagnosis(line, only=["curvature"], examples=8))
+
+
+@pytest.mark.slow
+def test_a_classifier_of_images_has_every_number_and_picture(halves):
+    found = jaxnets.diagnosis(halves, examples=64)
+    assert [(section.name, len(section.pictures)) for section in found.sections] == [
+        ("curvature", 2),
+        ("robustness", 5),
+        ("explanation", 5),
+    ]
+    assert found.notes() == []
+    assert found["accuracy_undamaged"] == pytest.approx(halves.evaluate()["accuracy"])
+    assert found["accuracy_attacked"] <= found["accuracy_with_noise"]
+    assert all(math.isfinite(value) for value in found.numbers.values())
+    assert found.numbers == jaxnets.diagnosis(halves, examples=64).numbers  # the same draws
+    for section in found.sections:
+        assert all(picture.png.startswith(b"\x89PNG") for picture in section.pictures)
+
+
+@pytest.mark.slow
+def test_the_report_of_the_run_holds_the_newest_diagnosis(halves):
+    first = jaxnets.diagnosis(halves, only=["curvature"], examples=8)
+    page = into_report(first, halves.directory)
+    before = page.read_text()
+    assert before.count(BEGIN) == 1
+    assert before.count("Diagnosis: curvature") == 1
+    assert (halves.directory / "plots" / "curvature-2.png").read_bytes() == first.sections[0].pictures[1].png
+    second = jaxnets.diagnosis(halves, only=["curvature"], examples=16)
+    after = into_report(second, halves.directory).read_text()
+    assert after.count("Diagnosis: curvature") == 1
+    assert "16 training examples" in after
+    assert "8 training examples" in before
+    assert "Settings that were chosen" in after
+    assert after.rstrip().endswith("</html>")
+    assert json.loads(second.as_json())["numbers"].keys() == second.numbers.keys()
+
+
+def test_what_does_not_suit_a_run_is_left_out_with_the_reason(line):
+    found = jaxnets.diagnosis(line, only=["robustness"], examples=8)
+    assert "the targets are not classes" in found.notes()[0]
+    task = Adversarial(model=MLP(widths=(4,)), critic=MLP(widths=(4,)), latent=2)
+    players = jaxnets.train(jaxnets.Experiment(data=Ring(), task=task, steps=2, batch_size=8), progress="none")
+    notes = jaxnets.diagnosis(players).notes()
+    assert len(notes) == 3
+    assert "several players" in notes[0]
+
+
+def test_mistakes_are_named(line, tmp_path):
+    with pytest.raises(UsageError, match="no section 'curvatur'.*curvature"):
+        jaxnets.diagnosis(line, only=["curvatur"])
+    with pytest.raises(UsageError, match="at least 4"):
+        jaxnets.diagnosis(line, examples=3)
+    found = jaxnets.diagnosis(line, only=["curvature"], examples=4)
+    with pytest.raises(KeyError, match="largest_eigenvalue"):
+        found["largest_eigenvalu"]
+    with pytest.raises(RunDirectoryError, match="has no report"):
+        into_report(found, tmp_path)
+
+
+def test_inputs_begin_with_noise_where_zeros_have_no_gradient():
+    """A network whose ReLU units are all off at 0."""
+    run = jaxnets.fit(MLP(widths=(4,)), (X, (Y > 0).astype(np.int32)), steps=1, batch_size=12, progress="none")
+    params = jax.tree.map(jnp.asarray, run.params)
+    params = {**params, "hidden_0": {**params["hidden_0"], "bias": jnp.full(4, -1e-3)}}
+    run.state = dataclasses.replace(run.state, params=params)
+    moved = run.explain.maximised_input([0, 1], steps=20)
+    assert np.abs(moved[0] - moved[1]).max() > 0.1
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    assert run_here("train", "digits_softmax", "--steps", "40", cwd=tmp_path).returncode == 0
+    (directory,) = (tmp_path / "runs").iterdir()
+    done = run_here("diagnose", str(directory), "--examples", "32", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "largest_eigenvalue" in done.stdout
+    assert "accuracy_corrupted" in done.stdout
+    assert "Diagnosis: explanation" in (directory / "report.html").read_text()
+    data = run_here("diagnose", str(directory), "--only", "curvature", "--json", cwd=tmp_path)
+    assert json.loads(data.stdout)["numbers"]["largest_eigenvalue"] > 0
+    assert run_here("diagnose", str(directory), "--only", "curvatur", cwd=tmp_path).returncode == 2
+    assert run_here("diagnose", str(tmp_path), cwd=tmp_path).returncode == 1
