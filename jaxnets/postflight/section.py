@@ -140,17 +140,21 @@ def _section(section: Section) -> str:
         f"<td>{html.escape(one.meaning)}</td></tr>"
         for one in section.numbers
     )
-    left_out = "".join(f"<li>{html.escape(reason)}</li>" for reason in section.left_out)
+    pictures = "".join(_picture(one, section.name) for one in section.pictures)
+    reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in section.left_out)
+    left_out = f"<p>Left out:</p><ul>{reasons}</ul>" if reasons else ""
     return (
         f"<section><h2>Diagnosis: {html.escape(section.name)}</h2><div class='scroll'><table>{rows}</table></div>"
-        f"{''.join(map(_picture, section.pictures))}{f'<p>Left out:</p><ul>{left_out}</ul>' if left_out else ''}</section>"
+        f"<div class='panels'>{pictures}</div>{left_out}</section>"
     )
 
 
-def _picture(picture: Picture) -> str:
+def _picture(picture: Picture, section: str) -> str:
     source = f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
     title = html.escape(picture.title)
+    # A dark page inverts charts; in an explanation colours have a meaning, and inputs look as they are.
+    kind = "picture" if section == "explanation" else "chart"
     return (
-        f"<figure><h3>{title}</h3><img class='chart' alt='{title}' src='{source}'>"
+        f"<figure><h3>{title}</h3><img class='{kind}' alt='{title}' src='{source}'>"
         f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
     )
