@@ -21,7 +21,7 @@ def test_every_block_of_the_page_prints_what_is_under_it():
             exec(block, names)
         assert out.getvalue() == want
         printed += bool(want)
-    assert printed == 13
+    assert printed == 14
 
 
 @pytest.mark.smoke
