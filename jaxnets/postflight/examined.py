@@ -90,7 +90,7 @@ class Examined:
     def by_outputs(self) -> str:
         """The reason why its predictions cannot be looked at as numbers of each example; "" where they can."""
         parts = self.run.parts
-        if parts.dataset.several:
+        if parts.dataset.several or set(parts.dataset.preparation.names) != {"inputs"}:
             return "the model has several inputs"
         if self.kind not in ("class", "number"):
             return f"{type(getattr(parts.task, 'inner', parts.task)).__name__} predicts no class or number for each example"

@@ -61,13 +61,13 @@ def _captions(examined: Examined, inputs: np.ndarray) -> list[str]:
 def _maps(examined: Examined, inputs: np.ndarray) -> tuple[list[Measured], Picture]:
     explain = examined.run.explain
     whole = explain.integrated_gradients(inputs, steps=128)
-    size = max(1, inputs.shape[1] // 8)
     maps = {
         "saliency": explain.saliency(inputs).values,
         "smooth gradient": explain.smooth_gradient(inputs, seed=examined.seed).values,
         "integrated gradients": whole.values,
     }
     if inputs.ndim >= 3:
+        size = max(1, min(inputs.shape[1:3]) // 8)
         maps["occlusion"] = explain.occlusion(inputs, size=size, stride=size).values
     figure = explanation_plots.attributions(inputs, maps, _captions(examined, inputs))
     gap = 0.0 if whole.gap is None else float(np.abs(whole.gap).max())

@@ -159,7 +159,8 @@ def _images(examined: Examined) -> tuple[np.ndarray, Callable[[np.ndarray], np.n
     """The raw test images as float in [0, 1], `[N, H, W, C]`, where 1 is their largest number, and how to make them raw again;
     None for what is no image."""
     raw = np.asarray(examined.test["inputs"])
-    if raw.ndim not in (3, 4) or raw.dtype == bool or raw.min() < 0 or raw.max() <= 0:
+    small = raw.ndim not in (3, 4) or min(raw.shape[1:3]) < 4  # a series of a few numbers is no image
+    if small or raw.dtype == bool or raw.min() < 0 or raw.max() <= 0:
         return None
     top = float(raw.max())
     images = np.clip(raw.reshape(*raw.shape[:3], -1).astype(np.float32) / top, 0, 1)

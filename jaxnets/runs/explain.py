@@ -23,6 +23,7 @@ from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.report import explanation_plots
 from jaxnets.runs.prepared import prepared
 from jaxnets.tasks.calls import in_mode
+from jaxnets.tasks.semi_supervised import LABELLED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,6 +151,8 @@ class Explain:
         chosen = np.arange(len(card.train["targets"])) if rows is None else np.asarray(rows)
         arrays = dict(self._checked(inputs))
         arrays["targets"] = check_given_targets(targets, card.preparation, len(arrays["inputs"]))
+        if LABELLED in card.train:
+            arrays[LABELLED] = np.ones(len(arrays["inputs"]), card.train[LABELLED].dtype)  # their targets are given
         states = self._checkpoints(steps)
         every = {name: value for name, value in jax.device_get(run.variables).items() if name != "params"}
         total = run.experiment.total_steps

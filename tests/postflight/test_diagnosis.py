@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import run_here
+from conftest import replace, run_here
+from small_data import small_data
 
 import jaxnets
-from jaxnets import optim
+from jaxnets import config, optim
 from jaxnets.core.errors import RunDirectoryError, UsageError
 from jaxnets.data import Ring
 from jaxnets.models import MLP
@@ -153,3 +154,33 @@ def test_the_command(tmp_path):
     assert json.loads(data.stdout)["numbers"]["largest_eigenvalue"] > 0
     assert run_here("diagnose", str(directory), "--only", "curvatur", cwd=tmp_path).returncode == 2
     assert run_here("diagnose", str(tmp_path), cwd=tmp_path).returncode == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adding_gru",
+        "cora_gcn",
+        "tabular",
+        "iris_adaline",
+        "digits_simclr",
+        "digits_fixmatch",
+        "rings_gin",
+        "overlaid_digits",
+        "reverse_words",
+        "etth1_forecast",
+    ],
+)
+def test_shipped_configurations_of_every_kind(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(examining, "BUDGET", 3e10)
+    experiment = config.load(name).experiment
+    size = min(experiment.batch_size, 16)
+    experiment = replace(experiment, steps=2, batch_size=size, micro_batches=1, validation=0, log_every=2, eval_every=0)
+    run = jaxnets.train(experiment, dataset=small_data(name, tmp_path), progress="none")
+    found = jaxnets.diagnosis(run, examples=8)
+    assert [section.name for section in found.sections] == ["curvature", "robustness", "explanation"]
+    for section in found.sections:
+        assert section.pictures or section.left_out
+    assert math.isfinite(found["largest_eigenvalue"])
