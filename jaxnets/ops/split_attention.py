@@ -21,7 +21,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops.attention import computes_plainly, dot_product_attention
 from jaxnets.ops.attention_blocks import LEAST, Pairs, added, as_arrays
 from jaxnets.ops.axes import AXES, axis_size, free_axes
 from jaxnets.ops.flash_attention import STORED, flash_attention, part_gradients, part_outputs, split_of
@@ -54,11 +54,15 @@ def split_attention(
         flash: whether scores are computed in blocks, or by kernels; else those of a whole part are held at once.
 
     Returns:
-        `[B, T, H, K]`, in the dtype of the query; softmax and sums are float32.
+        `[B, T, H, K]`, in the dtype of the query; softmax and sums are float32. It has derivatives in reverse mode only, but
+        for that of `ops/forward_mode.py`, where whole sequences are computed plainly, divided by the compiler.
 
     Raises:
         ValueError: the devices do not divide the heads where `by` is heads.
     """
+    if computes_plainly():
+        both = None if documents is None else (documents, documents)
+        return dot_product_attention(query, key, value, **as_arrays(Pairs(causal, both, slopes), query, key))
     devices, length = axis_size(AXIS), query.shape[1]
     if by == "heads" and (query.shape[2] % devices or key.shape[2] % devices):
         raise ValueError(
