@@ -390,6 +390,7 @@ NIGHTLY = (
     "test_axes.test_the_result_is_that_of_one_device[zero 1]",
     "test_curvature_products.test_the_other_instruments_on_eight_devices_are_those_of_one",
     "test_curvature_products.test_products_through_a_small_language_model_are_those_of_finite_differences",
+    "test_forward_mode.test_a_hybrid_has_products_too",
 )
 
 
@@ -450,7 +451,10 @@ SAMPLED = {
     "test_remat.test_less_is_stored_and_more_is_computed": ("[LanguageModel]", "[ResNet]"),
     "test_torch.test_outputs_and_gradients_equal_those_of_torch": ("mlp", "cnn", "cifar resnet", "unet]", "simple"),
     "test_flash_attention.test_outputs_and_gradients_are_those_of_all_pairs_in_float64": ("100-2-7",),
-    "test_flash_models.test_it_is_the_model_with_plain_attention": ("alibi", "vit"),
+    "test_flash_models.test_it_is_the_model_with_plain_attention": ("[alibi]", "vit", "[hybrid]"),
+    "test_flash_models.test_on_eight_devices_it_is_the_model_with_plain_attention_on_one": ("translation",),
+    "test_forward_mode.test_products_where_devices_divide_sequences_are_those_of_one": ("fields0",),
+    "test_attention.test_on_any_mesh_the_weights_are_those_of_one_device": ("[ring, flash]", "tensor"),
     "test_split_attention.test_flash_attention_of_parts_is_that_of_one_device": ("ring-mesh1", "heads-mesh3"),
     "test_split_attention.test_outputs_and_gradients_equal_those_of_one_device": (
         "37-ring-8",

@@ -1,8 +1,7 @@
 """The curvature of a loss: products with its Hessian, the largest and smallest eigenvalues, the trace.
 
 The Hessian of a network has as many rows as parameters and is never formed. A product with a vector costs about two gradients
-(Pearlmutter 1994). All functions are pure, so parameters may be sharded; the vectors follow them. Flash attention is
-computed plainly in these products (`ops/forward_mode.py`).
+(Pearlmutter 1994). All functions are pure, so parameters may be sharded; the vectors follow them.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.diagnose.trees import inner, length, plus, random_like, rows_of_zeros, scaled
-from jaxnets.ops.forward_mode import jvp
+from jaxnets.ops.forward_mode import jvp, jvp_of_gradient
 
 Loss = Callable[[Any], Array]
 # The compiled function of `lanczos_step`: parameters, vectors so far, number -> vectors, diagonal, length of the next.
@@ -24,7 +23,7 @@ Step = Callable[[Any, Any, int], tuple[Any, Array, Array]]
 
 def hessian_product(loss: Loss, params: Any, vector: Any) -> Any:
     """`H v`, where `H` holds the second derivatives of the loss at `params`; a tree like `params`, as `vector` is."""
-    return jvp(jax.grad(loss), params, vector)[1]
+    return jvp_of_gradient(loss, params, vector)
 
 
 def lanczos_step(loss: Loss) -> Step:

@@ -1,6 +1,6 @@
 """The kinds of attention that models offer, and the choice between them."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from jax import Array
 
@@ -30,9 +30,11 @@ def attend(
         `[B, T, H, K]`, in the dtype of the query.
     """
     pairs = pairs or Pairs()
-    seen: Any = {"causal": pairs.causal, "documents": pairs.documents, "slopes": pairs.slopes}
-    if split is not None and pairs.window is None and can_split():
-        return split_attention(query, key, value, by=split, flash=kind == "flash", **seen)
+    causal, documents, slopes, window = pairs.causal, pairs.documents, pairs.slopes, pairs.window
+    if split is not None and window is None and can_split():
+        own = None if documents is None else documents[0]  # queries and keys are of the same positions
+        flash = kind == "flash"
+        return split_attention(query, key, value, by=split, causal=causal, documents=own, slopes=slopes, flash=flash)
     if kind == "flash":
-        return flash_attention(query, key, value, window=pairs.window, **seen)
+        return flash_attention(query, key, value, causal=causal, documents=documents, slopes=slopes, window=window)
     return dot_product_attention(query, key, value, **as_arrays(pairs, query, key))

@@ -79,9 +79,11 @@ def block_outputs(q: Array, k: Array, v: Array, pairs: Pairs, block: int) -> tup
     shape = (n, B, G, R, t)
     start: Any = (jnp.zeros((*shape, K), wide), jnp.zeros(shape, wide), jnp.full(shape, LEAST, wide))
     (total, weight, highest), _ = jax.lax.scan(visit, start, cut.order())
-    weight = jnp.maximum(weight, jnp.finfo(wide).tiny)
+    # Not a division by a tiny number, whose second derivative is none.
+    sees = weight > 0
+    weight = jnp.where(sees, weight, 1)
     y = jnp.moveaxis(total / weight[..., None], 4, 2)
-    sums = jnp.moveaxis(highest + jnp.log(weight), 4, 2)
+    sums = jnp.moveaxis(jnp.where(sees, highest + jnp.log(weight), LEAST), 4, 2)
     return cut.whole(y.reshape(n, B, t, G * R, K)), cut.whole(sums.reshape(n, B, t, G * R))
 
 

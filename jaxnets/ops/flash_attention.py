@@ -20,6 +20,7 @@ from jaxnets.ops.attention_blocks import BLOCK, Pairs, as_arrays, block_gradient
 from jaxnets.ops.attention_kernels import kernel_gradients, kernel_outputs, kernels_suit
 from jaxnets.ops.axes import AXES, axis_size, free_axes, mapped_elsewhere
 from jaxnets.ops.beyond_promise import compiled_for
+from jaxnets.ops.forward_mode import without_kernels
 
 # The name of what `jax.checkpoint` may store of it, for the policies of `models/layers.py`.
 STORED = "flash_attention"
@@ -51,7 +52,7 @@ def flash_attention(
 
     Returns:
         `[B, T, H, K]`, in the dtype of the query; softmax and sums are at least float32. It has derivatives in reverse mode
-        only: `jax.jvp` raises `TypeError`, that of `ops/forward_mode.py` computes it plainly.
+        only: `jax.jvp` raises `TypeError`. With `jvp` of `ops/forward_mode.py` it is computed plainly.
 
     Raises:
         ValueError: it is causal, and the queries are not as many as the keys; a window of no position, or without causal.
@@ -67,9 +68,15 @@ def flash_attention(
     pairs = Pairs(causal, documents, slopes, window=window)
     if computes_plainly():
         return dot_product_attention(query, key, value, **as_arrays(pairs, query, key))
+    block = block or size_of_blocks()
     if block is None and compiled_for() == "gpu" and (y := _by_cudnn(query, key, value, pairs)) is not None:
         return y
     return _on_each_device(query, key, value, pairs, block)
+
+
+def size_of_blocks() -> int | None:
+    """The `block` of attention that may be a kernel: None, or where it must not be one a number."""
+    return BLOCK if without_kernels() else None
 
 
 def part_outputs(q: Array, k: Array, v: Array, pairs: Pairs, block: int | None = None) -> tuple[Array, Array]:

@@ -1,7 +1,8 @@
-"""Derivatives in forward mode (`jax.jvp`), which second derivatives are made of.
+"""Derivatives in forward mode (`jax.jvp`), also through operations whose gradient is a function of ours (`jax.custom_vjp`).
 
-JAX has none for operations whose gradient is a function of ours (`jax.custom_vjp`): flash attention, attention over parts of a
-sequence, the linear recurrence. Here they are computed in a plain form with the same values, which may take more memory.
+Those are flash attention, attention over parts of a sequence, and the linear recurrence. JAX cannot differentiate them
+forwards, so here they are computed in a plain form with the same values, which may take more memory. Their gradients are
+differentiated forwards as they are, but for kernels of an accelerator.
 """
 
 from collections.abc import Callable
@@ -9,8 +10,8 @@ from typing import Any
 
 import jax
 
-# Part of the key of every cache of traces, so a function that was traced elsewhere is traced again.
-_PLAIN = jax.make_user_context(False)
+# "plain", "no kernels", or "" outside. It is a part of the key of JAX's caches, so what was traced elsewhere is not used here.
+_FORM = jax.make_user_context("")
 
 
 def jvp(function: Callable[[Any], Any], point: Any, direction: Any) -> tuple[Any, Any]:
@@ -21,11 +22,22 @@ def jvp(function: Callable[[Any], Any], point: Any, direction: Any) -> tuple[Any
         point: a tree of real arrays.
         direction: a tree like `point`.
     """
-    with _PLAIN(True):
+    with _FORM("plain"):
         value, tangent = jax.jvp(function, (point,), (direction,))
     return value, tangent
 
 
+def jvp_of_gradient(function: Callable[[Any], Any], point: Any, direction: Any) -> Any:
+    """The derivative of the gradient of a scalar function in a direction; arguments as for `jvp`, a tree like `point`."""
+    with _FORM("no kernels"):
+        return jax.jvp(jax.grad(function), (point,), (direction,))[1]
+
+
 def in_forward_mode() -> bool:
-    """Whether `jvp` is tracing, so that operations need a form that JAX can differentiate forwards."""
-    return bool(_PLAIN.value)
+    """Whether JAX is to differentiate what is traced forwards, so that it has to be plain."""
+    return bool(_FORM.value == "plain")
+
+
+def without_kernels() -> bool:
+    """Whether JAX is to differentiate a gradient of what is traced, so that it must not be a kernel."""
+    return bool(_FORM.value == "no kernels")

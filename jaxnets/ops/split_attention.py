@@ -24,7 +24,14 @@ from jax.sharding import PartitionSpec as P
 from jaxnets.ops.attention import computes_plainly, dot_product_attention
 from jaxnets.ops.attention_blocks import LEAST, Pairs, added, as_arrays
 from jaxnets.ops.axes import AXES, axis_size, free_axes
-from jaxnets.ops.flash_attention import STORED, flash_attention, part_gradients, part_outputs, split_of
+from jaxnets.ops.flash_attention import (
+    STORED,
+    flash_attention,
+    part_gradients,
+    part_outputs,
+    size_of_blocks,
+    split_of,
+)
 
 AXIS = "sequence"
 By = Literal["ring", "heads"]
@@ -54,8 +61,8 @@ def split_attention(
         flash: whether scores are computed in blocks, or by kernels; else those of a whole part are held at once.
 
     Returns:
-        `[B, T, H, K]`, in the dtype of the query; softmax and sums are float32. It has derivatives in reverse mode only, but
-        for that of `ops/forward_mode.py`, where whole sequences are computed plainly, divided by the compiler.
+        `[B, T, H, K]`, in the dtype of the query; softmax and sums are float32. Its derivatives are those of flash attention;
+        where it is computed plainly, the compiler divides whole sequences.
 
     Raises:
         ValueError: the devices do not divide the heads where `by` is heads.
@@ -122,7 +129,7 @@ def _by_heads(
 def _by_ring(
     q: Array, k: Array, v: Array, documents: Array | None, slopes: Array | None, causal: bool, flash: bool
 ) -> Array:
-    return _ring(q, k, v, documents, slopes, causal, None if flash else q.shape[1])
+    return _ring(q, k, v, documents, slopes, causal, size_of_blocks() if flash else q.shape[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
