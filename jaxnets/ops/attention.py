@@ -35,8 +35,9 @@ def dot_product_attention(query: Array, key: Array, value: Array, **options: Any
 
 
 def computes_plainly() -> bool:
-    """Whether attention of any kind is computed by `dot_product_attention`: for its weights, or for forward mode."""
-    return _wanted() is not None or in_forward_mode()
+    """Whether attention of any kind is computed by `dot_product_attention`: for its weights, for forward mode, or for ONNX,
+    whose files are simpler without loops over blocks."""
+    return _wanted() is not None or in_forward_mode() or compiled_for() == "onnx"
 
 
 @contextlib.contextmanager

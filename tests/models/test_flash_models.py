@@ -41,7 +41,7 @@ MODELS = {
     "hybrid": (HybridLanguageModel(**HYBRID, window=10), TOKENS),
     "hybrid, remat": (HybridLanguageModel(**HYBRID, window=3, remat="products_with_weights"), TOKENS),
 }
-QUICK = ("packed", "translation")
+QUICK = ("packed", "vectors")
 
 
 def assert_equal(found, wanted):

@@ -185,6 +185,10 @@ def test_a_tpu_gets_kernels_where_they_take_the_inputs():
         assert "pallas_call" not in traced("tpu", causal=True, **other)[0]
 
 
+def test_onnx_gets_plain_attention():
+    assert "scan" not in traced("onnx", dtype=jnp.float32, causal=True, window=9)[0]
+
+
 def test_without_the_kernels_a_tpu_computes_in_blocks(monkeypatch):
     monkeypatch.setattr("jaxnets.ops.attention_kernels.splash_attention", lambda: None)
     assert "pallas_call" not in traced("tpu", causal=True)[0]
