@@ -213,16 +213,27 @@ def _of_attention(parts: Parts, rows: int, sequence: int) -> float:
     flash, ring = getattr(model, "attention", "") == "flash", getattr(model, "split_attention", "") == "ring"
     if not (flash or (sequence > 1 and ring)) or not hasattr(model, "attention_shape"):
         return 0.0
-    length, (heads, key_heads, numbers) = parts.batch_spec["inputs"].shape[1], model.attention_shape
+    length, (heads, key_heads, numbers) = _positions(parts), model.attention_shape
     # By `heads` a device has the whole length of some heads.
     part, share = (length // sequence, 1) if ring else (length, sequence)
-    kernels = parts.mesh.devices.flat[0].platform == "tpu" and not part % 128 and model.positions != "alibi"
+    suits = not (part % 128 or numbers % 64) and getattr(model, "positions", "") != "alibi"
+    kernels = parts.mesh.devices.flat[0].platform == "tpu" and suits
     if flash and kernels:  # the log-sum-exps, of which a kernel writes each 128 times
         return rows * heads / share * part * 128 * 4
     block = min(BLOCK, part) if flash else part
     # Two arrays of scores in float32 and two in the layers' dtype, of the queries of a block and its keys, and the sums.
     sums = rows * part * (heads + 2 * key_heads) * numbers * 4 if flash else 0
     return float(rows * heads / share * block**2 * (8 + 2 * width_of(parts)) + sums / share)
+
+
+def _positions(parts: Parts) -> int:
+    """Of the longest sequence that attention sees: tokens of inputs or targets, or patches, and a class token."""
+    model, shape = parts.task.model, parts.batch_spec["inputs"].shape
+    if hasattr(model, "patch"):
+        length = shape[1] * shape[2] // model.patch**2
+    else:
+        length = max(a.shape[1] for a in parts.batch_spec.values() if len(a.shape) == 2)
+    return int(length) + (getattr(model, "pool", "") == "token")
 
 
 def traced_of(parts: Parts, rows: int, *, plain: Saved | None = None) -> Traced:

@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxnets.core.errors import UsageError
 from jaxnets.diagnose.trees import inner, length, plus, random_like, rows_of_zeros, scaled
+from jaxnets.ops.forward_mode import jvp, jvp_of_gradient
 
 Loss = Callable[[Any], Array]
 # The compiled function of `lanczos_step`: parameters, vectors so far, number -> vectors, diagonal, length of the next.
@@ -22,7 +23,7 @@ Step = Callable[[Any, Any, int], tuple[Any, Array, Array]]
 
 def hessian_product(loss: Loss, params: Any, vector: Any) -> Any:
     """`H v`, where `H` holds the second derivatives of the loss at `params`; a tree like `params`, as `vector` is."""
-    return jax.jvp(jax.grad(loss), (params,), (vector,))[1]
+    return jvp_of_gradient(loss, params, vector)
 
 
 def lanczos_step(loss: Loss) -> Step:
@@ -128,7 +129,7 @@ def gauss_newton_product(outputs: Callable[[Any], Any], loss_of_outputs: Loss, p
         vector: a tree like `params`.
     """
     made, backward = jax.vjp(outputs, params)
-    tangent = jax.jvp(outputs, (params,), (vector,))[1]
+    tangent = jvp(outputs, params, vector)[1]
     return backward(hessian_product(loss_of_outputs, made, tangent))[0]
 
 
@@ -140,7 +141,7 @@ def linearised(outputs: Callable[[Any], Any], params: Any) -> Callable[[Any], An
     """
 
     def linear(at: Any) -> Any:
-        made, moved = jax.jvp(outputs, (params,), (plus(at, params, -1.0),))
+        made, moved = jvp(outputs, params, plus(at, params, -1.0))
         return jax.tree.map(jnp.add, made, moved)
 
     return linear
@@ -158,7 +159,7 @@ def fisher_product(logits: Callable[[Any], Array], params: Any, vector: Any) -> 
         vector: a tree like `params`.
     """
     made, backward = jax.vjp(logits, params)
-    tangent = jax.jvp(logits, (params,), (vector,))[1]
+    tangent = jvp(logits, params, vector)[1]
     share = jax.nn.softmax(made)
     # The covariance of a one-hot label with these probabilities, times the tangent.
     covered = share * (tangent - (share * tangent).sum(axis=-1, keepdims=True))
@@ -176,5 +177,5 @@ def empirical_fisher_product(losses: Callable[[Any], Array], params: Any, vector
         vector: a tree like `params`.
     """
     made, backward = jax.vjp(losses, params)
-    along = jax.jvp(losses, (params,), (vector,))[1]
+    along = jvp(losses, params, vector)[1]
     return backward(along / made.size)[0]

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxnets.core.errors import UsageError
+from jaxnets.ops.forward_mode import jvp
 
 
 class Nearest(NamedTuple):
@@ -95,7 +96,7 @@ def influence(
         def one(example: Any) -> Array:
             row = jax.tree.map(lambda array: array[None], example)
             gradient = jax.grad(lambda params: losses(params, row).sum())(params)
-            return jax.jvp(lambda params: losses(params, training), (params,), (gradient,))[1]
+            return jvp(lambda params: losses(params, training), params, gradient)[1]
 
         return jax.lax.map(one, asked)
 

@@ -18,7 +18,9 @@ from jax import Array
 from jaxnets.core.wide import wide
 from jaxnets.models.activations import GATES, Gate
 from jaxnets.models.layers import Dense, Embed, Remat, check_layers, rematerialised
-from jaxnets.ops import dot_product_attention, name_axes
+from jaxnets.ops import name_axes
+from jaxnets.ops.attend import Kind, attend
+from jaxnets.ops.attention_blocks import Pairs, real_keys
 from jaxnets.ops.positions import rotate
 from jaxnets.ops.scan import linear_recurrence
 
@@ -68,6 +70,9 @@ class HybridLanguageModel(nn.Module):
     """Whether the output layer is the embedding's transpose."""
     dropout: float = 0.0
     """Dropout rate after the embedding and after each half of a block while training, in [0, 1)."""
+    attention: Kind = "plain"
+    """flash: the scores of all pairs are never in memory at once, and those of blocks outside of all windows are not computed
+    (`ops/flash_attention.py`). With a cache it is plain. Both have the same parameters."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
 
@@ -138,6 +143,11 @@ class HybridLanguageModel(nn.Module):
         return logits, after
 
     @property
+    def attention_shape(self) -> tuple[int, int, int]:
+        """Query heads, key and value heads, numbers a head: `(H, G, K)`."""
+        return self.heads, self.kv_heads or self.heads, self.width // self.heads
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Kind of each block."""
         return tuple(self.pattern[index % len(self.pattern)] for index in range(self.layers))
@@ -146,7 +156,7 @@ class HybridLanguageModel(nn.Module):
         """The sizes of a block's recurrence or attention."""
         if mixes == "recurrent":
             return self.recurrent_width or self.width, self.gate_blocks, self.convolution, self.fresh_decays
-        return self.heads, self.kv_heads or self.heads, self.width // self.heads, self.window, self.rope_theta
+        return *self.attention_shape, self.window, self.rope_theta, self.attention
 
     def empty_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
         """An empty cache for texts of up to `length` positions; its size stops growing once `length` reaches the window.
@@ -215,23 +225,22 @@ class Block(nn.Module):
 
     def attend(self, x: Array, stored: Any, start: Array | int) -> tuple[Array, Any]:
         """Attention of each position to itself and the W - 1 before it."""
-        (B, T, D), (H, G, K, W, base) = x.shape, self.sizes
-        q_positions = start + jnp.arange(T)
-        q = rotate(self.dense(H * K, "query")(x).reshape(B, T, H, K), q_positions, base=base)
-        k = rotate(self.dense(G * K, "key")(x).reshape(B, T, G, K), q_positions, base=base)
+        (B, T, D), (H, G, K, W, base, kind) = x.shape, self.sizes
+        positions = start + jnp.arange(T)
+        q = rotate(self.dense(H * K, "query")(x).reshape(B, T, H, K), positions, base=base)
+        k = rotate(self.dense(G * K, "key")(x).reshape(B, T, G, K), positions, base=base)
         v = self.dense(G * K, "value")(x).reshape(B, T, G, K)
-        S = 0
+        pairs = Pairs(causal=True, window=W)
         if stored is not None:
             S = stored[0].shape[1]
             k, v = (
                 jnp.concatenate([old, new.astype(old.dtype)], axis=1) for old, new in zip(stored, (k, v), strict=True)
             )
             stored = (k[:, T:], v[:, T:])
-        k_positions = start - S + jnp.arange(S + T)
-        distance = q_positions[:, None] - k_positions[None, :]
-        # Negative positions are empty places in the cache.
-        mask = (distance >= 0) & (distance < W) & (k_positions >= 0)[None]
-        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), mask=mask[None, None])
+            # Negative positions are empty places in the cache.
+            there = real_keys((start - S + jnp.arange(S + T) >= 0)[None], T)
+            pairs, kind = Pairs(causal=True, window=W, offset=S, documents=there), "plain"
+        y = attend(q, k.astype(q.dtype), v.astype(q.dtype), pairs, kind=kind)
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
 

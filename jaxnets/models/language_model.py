@@ -21,18 +21,19 @@ from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positi
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
 from jaxnets.models.stacked_blocks import apart
-from jaxnets.ops import dot_product_attention, name_axes
+from jaxnets.ops import name_axes
+from jaxnets.ops.attend import Kind, attend
+from jaxnets.ops.attention_blocks import Pairs
 from jaxnets.ops.beyond_promise import is_traced
-from jaxnets.ops.flash_attention import flash_attention
 from jaxnets.ops.positions import alibi_slopes, places_after, rotate, sinusoids
-from jaxnets.ops.split_attention import can_split, split_attention
+from jaxnets.ops.split_attention import By
 
 # {"keys": [L, B, S, G, K], "values": the same, "length": positions filled so far, int32}; with a separator also
 # {"documents": [B, S] and "document": [B], int32, the number of each position's document, and of the next position's}.
 Cache = dict[str, Array]
-# With packed documents: which keys a query attends to, [B, T, S] bool, each position in its document, [B, T], and the
-# number of its document, [B, T]. The first is None if attention uses only the numbers.
-Packed = tuple[Array | None, Array, Array] | None
+# With packed documents: each position in its document, [B, T], and the numbers of the documents of queries, [B, T], and of
+# keys, [B, S].
+Packed = tuple[Array, tuple[Array, Array]] | None
 
 
 class Sizes(nn.Module):
@@ -72,10 +73,10 @@ class Sizes(nn.Module):
     """Which linear maps have a bias; queries: those of query, key and value only."""
     qk_norm: Literal["no", "rms"] = "no"
     """RMSNorm of each head's queries and keys before their product."""
-    attention: Literal["plain", "flash"] = "plain"
+    attention: Kind = "plain"
     """flash: attention never holds the scores of all pairs, so its memory grows with the length, not with its square
     (`ops/flash_attention.py`). With a cache it is plain. Both have the same parameters."""
-    split_attention: Literal["ring", "heads"] = "ring"
+    split_attention: By = "ring"
     """How attention runs if several devices hold parts of each sequence (`mesh.sequence`): keys and values are passed around
     the devices (ring), or each device computes some of the heads."""
     dropout: float = 0.0
@@ -157,14 +158,13 @@ class LanguageModel(Sizes):
             raise ValueError(f"{count} tokens do not fit {what} {limit}; cut them, or make the length larger")
         embed = Embed(self.vocab_size or 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding")
         x = name_axes(embed(tokens), "batch", "length", "embed")
-        numbered = cache is None and (self.attention == "flash" or can_split())
-        packed, cache = _packed(tokens, self.separator, cache, numbered=numbered)
+        packed, cache = _packed(tokens, self.separator, cache)
         if self.positions == "learned":
             table = self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
-            rows = jax.lax.dynamic_slice_in_dim(table, start, count)[None] if packed is None else table[packed[1]]
+            rows = jax.lax.dynamic_slice_in_dim(table, start, count)[None] if packed is None else table[packed[0]]
             x = x + rows.astype(x.dtype)
         elif self.positions == "sinusoidal":
-            places = start + jnp.arange(count)[None] if packed is None else packed[1]
+            places = start + jnp.arange(count)[None] if packed is None else packed[0]
             x = x + sinusoids(places, self.width).astype(x.dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x, cache = _stack(self, x, cache, start, train, packed)
@@ -190,27 +190,20 @@ class LanguageModel(Sizes):
         return cache
 
 
-def _packed(
-    tokens: Array, separator: int | None, cache: Cache | None, *, numbered: bool
-) -> tuple[Packed, Cache | None]:
-    """Which positions belong to one document, and the cache with the documents of these tokens `[B, T]`.
-
-    `numbered`: attention is by the numbers of documents, so no array of all pairs is made; then there is no cache.
-    """
+def _packed(tokens: Array, separator: int | None, cache: Cache | None) -> tuple[Packed, Cache | None]:
+    """Which positions belong to one document, and the cache with the documents of these tokens `[B, T]`."""
     if separator is None:
         return None, cache
     ends = (tokens == separator).astype(jnp.int32)
     numbers = jnp.cumsum(ends, axis=1) - ends  # a separator belongs to the document that it ends
-    if numbered:
-        return (None, places_after(ends), numbers), None
-    documents, start = numbers, jnp.zeros((), jnp.int32)
-    if cache is not None:
-        numbers, start = numbers + cache["document"][:, None], cache["length"]
-        documents = jax.lax.dynamic_update_slice_in_dim(cache["documents"], numbers, start, 1)
-        cache = {**cache, "documents": documents, "document": cache["document"] + ends.sum(axis=1)}
+    if cache is None:
+        return (places_after(ends), (numbers, numbers)), None
+    numbers, start = numbers + cache["document"][:, None], cache["length"]
+    documents = jax.lax.dynamic_update_slice_in_dim(cache["documents"], numbers, start, 1)
+    cache = {**cache, "documents": documents, "document": cache["document"] + ends.sum(axis=1)}
     causal = jnp.arange(documents.shape[1])[None, :] <= start + jnp.arange(tokens.shape[1])[:, None]
     seen = causal[None] & (numbers[:, :, None] == documents[:, None, :])
-    return (seen, seen.sum(axis=-1) - 1, numbers), cache
+    return (seen.sum(axis=-1) - 1, (numbers, documents)), cache
 
 
 def _stack(
@@ -275,32 +268,18 @@ class Block(Sizes):
         v = self.dense(G * K, "value")(x).reshape(B, T, G, K)
         if self.qk_norm == "rms":
             q, k = (make_norm("rms", self.norm_epsilon, f"{n}_norm")(a) for n, a in (("query", q), ("key", k)))
-        q_positions = start + jnp.arange(T)
         if self.positions == "rotary":
             rotary: Any = {"base": self.rope_theta, "pairs": self.rope_pairs, "scaling": self.rope_scaling}
-            q, k = (rotate(a, q_positions if packed is None else packed[1], **rotary) for a in (q, k))
+            q, k = (rotate(a, start + jnp.arange(T) if packed is None else packed[0], **rotary) for a in (q, k))
         if stored is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 1)
                     for old, new in zip(stored, (k, v), strict=True))  # fmt: skip
             stored = (k, v)
-        k, v = k.astype(q.dtype), v.astype(q.dtype)
-        if stored is None and (self.attention == "flash" or can_split()):
-            seen: Any = {"causal": True, "documents": None if packed is None else packed[2]}
-            seen |= {"slopes": alibi_slopes(H) if self.positions == "alibi" else None}
-            if can_split():
-                y = split_attention(q, k, v, by=self.split_attention, flash=self.attention == "flash", **seen)
-            else:
-                y = flash_attention(q, k, v, **seen)
-            return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
-        k_positions = jnp.arange(k.shape[1])
-        bias = None
-        if self.positions == "alibi":
-            distance = (q_positions[:, None] - k_positions[None, :]).astype(jnp.float32)
-            bias = (-alibi_slopes(H)[:, None, None] * distance[None])[None]
-        mask = None if packed is None else packed[0]
-        if mask is None:
-            mask = (k_positions[None, :] <= q_positions[:, None])[None]
-        y = dot_product_attention(q, k, v, bias=bias, mask=mask[:, None])
+        slopes = alibi_slopes(H) if self.positions == "alibi" else None
+        pairs = Pairs(True, None if packed is None else packed[1], slopes, start)
+        # Keys in a cache are more than the queries, and are whole on each device.
+        how: Any = {"kind": self.attention, "split": self.split_attention} if stored is None else {"kind": "plain"}
+        y = attend(q, k.astype(q.dtype), v.astype(q.dtype), pairs, **how)
         return self.dense(D, "merge", ends_branch=True)(y.reshape(B, T, H * K)), stored
 
     def transform(self, x: Array) -> Array:

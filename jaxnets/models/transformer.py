@@ -16,17 +16,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.wide import wide
-from jaxnets.models.activations import FeedForward, feed_forward
+from jaxnets.models.activations import FeedForward
 from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import dot_product_attention, name_axes
-from jaxnets.ops.positions import alibi_slopes, rotate, sinusoids
+from jaxnets.models.transformer_block import EPSILON, Block
+from jaxnets.ops import name_axes
+from jaxnets.ops.attend import Kind
+from jaxnets.ops.attention_blocks import Pairs, real_keys
+from jaxnets.ops.positions import sinusoids
 from jaxnets.ops.tokens import PAD
 
-EPSILON = 1e-5  # added to a LayerNorm's variance
-KeysValues = tuple[Array, Array]  # each [B, N, H, K]
-# {"layers": KeysValues of the target so far, one a layer; "memory": those of the source; "seen": [B, S] bool, which source
-# tokens are real; "length": target positions filled so far, int32}
+# {"layers": keys and values, each [B, N, H, K], of the target so far, one pair a layer; "memory": those of the source; "seen":
+# [B, S] bool, which source tokens are real; "length": target positions filled so far, int32}
 Cache = dict[str, Any]
 
 
@@ -62,6 +63,8 @@ class Transformer(nn.Module):
     """Function of the MLP between its linear maps: see `FeedForward` in `activations.py`."""
     dropout: float = 0.0
     """Dropout rate after the embedding and after each branch while training, in [0, 1)."""
+    attention: Kind = "plain"
+    """flash: the scores of all pairs are never in memory at once (`ops/flash_attention.py`). With a cache it is plain."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
 
@@ -74,6 +77,11 @@ class Transformer(nn.Module):
             raise ValueError(f"{kind}: rotary positions rotate pairs of numbers, so width / heads is even, not {each}")
         super().__post_init__()
 
+    @property
+    def attention_shape(self) -> tuple[int, int, int]:
+        """Query heads, key and value heads, numbers a head."""
+        return self.heads, self.heads, self.width // self.heads
+
     def embed(self, vocabulary: int | None, name: str | None = None) -> "Embedding":
         """An embedding of this model's sizes."""
         return Embedding(vocabulary or 1, self.width, self.length, self.positions, self.dropout, name=name)
@@ -82,7 +90,9 @@ class Transformer(nn.Module):
         """A block of this model's sizes; `crossing`: with attention to a source."""
         shared = (self.positions, self.norm_place, self.activation, self.dropout)
         kind = rematerialised(Block, self.remat, static=(7,))
-        return kind(self.width, self.heads, self.mlp_dim or 4 * self.width, *shared, crossing, name=name)
+        return kind(
+            self.width, self.heads, self.mlp_dim or 4 * self.width, *shared, crossing, self.attention, name=name
+        )
 
     def check(self, what: str, tokens: Array) -> None:
         """Raise `ValueError` unless tokens are integers `[B, T]` that the model has positions for."""
@@ -119,8 +129,9 @@ class TransformerEncoder(Transformer):
             token = self.param("token", nn.initializers.normal(1.0), (1, 1, self.width)).astype(x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
             seen = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
+        pairs = Pairs(documents=real_keys(seen, x.shape[1]))
         for index in range(self.layers):
-            x = self.block(crossing=False, name=f"block_{index}")(x, seen[:, None, None, :], None, None, None, 0, train)
+            x = self.block(crossing=False, name=f"block_{index}")(x, pairs, None, None, None, 0, train)
         if self.norm_place == "pre":
             x = LayerNorm(EPSILON, name="final_norm")(x)
         if self.pool == "none":
@@ -165,18 +176,19 @@ class Seq2SeqTransformer(Transformer):
         """Logits `[B, T, V]` float32 of the token that follows each of `pair.previous`."""
         self.check("previous", pair.previous)
         memory = self.encode(pair.source, train=train)
-        seen, x = pair.source != PAD, self.target_embedding(pair.previous, train=train)
-        causal = jnp.tri(x.shape[1], dtype=bool)[None, None]
+        x = self.target_embedding(pair.previous, train=train)
+        across = Pairs(documents=real_keys(pair.source != PAD, x.shape[1]))
         for block in self.decoder:
-            x = block(x, causal, block.memory(memory), seen, None, 0, train)
+            x = block(x, Pairs(causal=True), block.memory(memory), across, None, 0, train)
         return self.logits(x)
 
     def encode(self, source: Array, *, train: bool = False) -> Array:
         """Encode `[B, S]` tokens to `[B, S, D]`."""
         self.check("source", source)
         x = (self.target_embedding if self.embedding == "shared" else self.source_embedding)(source, train=train)
+        pairs = Pairs(documents=real_keys(source != PAD, x.shape[1]))
         for block in self.encoder:
-            x = block(x, (source != PAD)[:, None, None, :], None, None, None, 0, train)
+            x = block(x, pairs, None, None, None, 0, train)
         return self.encoder_norm(x) if self.norm_place == "pre" else x
 
     def begin(self, source: Array, length: int) -> Cache:
@@ -196,10 +208,9 @@ class Seq2SeqTransformer(Transformer):
         """Logits `[B, T, V]` of tokens `[B, T]` that continue the cached target, and the updated cache."""
         start, stored = cache["length"], []
         x = self.target_embedding(previous, start=start)
-        q_positions, k_positions = start + jnp.arange(previous.shape[1]), jnp.arange(cache["layers"][0][0].shape[1])
-        mask = (k_positions[None, :] <= q_positions[:, None])[None, None]
+        pairs, across = Pairs(causal=True, offset=start), Pairs(documents=real_keys(cache["seen"], previous.shape[1]))
         for block, old, memory in zip(self.decoder, cache["layers"], cache["memory"], strict=True):
-            x, new = block(x, mask, memory, cache["seen"], old, start, False)
+            x, new = block(x, pairs, memory, across, old, start, False)
             stored.append(new)
         return self.logits(x), {**cache, "layers": tuple(stored), "length": start + previous.shape[1]}
 
@@ -235,86 +246,3 @@ class Embedding(nn.Module):
         elif self.positions == "sinusoidal":
             x = x + sinusoids(start + jnp.arange(count), self.width).astype(x.dtype)[None]
         return self.drop(x, deterministic=not train)
-
-
-class Block(nn.Module):
-    """Attention, attention to the source if there is one, and the MLP. Fields as in the models."""
-
-    width: int
-    heads: int
-    mlp_dim: int
-    positions: str
-    norm_place: str
-    activation: str
-    dropout: float
-    crossing: bool
-
-    def setup(self) -> None:
-        """Make the layers."""
-        self.attention, self.attention_norm = Attention(self.width, self.heads, self.positions), LayerNorm(EPSILON)
-        if self.crossing:
-            self.cross, self.cross_norm = Attention(self.width, self.heads, "elsewhere"), LayerNorm(EPSILON)
-        self.up, self.down, self.mlp_norm = dense(self.mlp_dim), dense(self.width), LayerNorm(EPSILON)
-        self.gate = dense(self.mlp_dim)  # has no parameters unless it is called
-        self.drop = nn.Dropout(self.dropout)
-
-    def __call__(
-        self, x: Array, mask: Array, memory: KeysValues | None, seen: Array | None,
-        stored: KeysValues | None, start: Array | int, train: bool,
-    ) -> Any:  # fmt: skip
-        """`[B, T, D]` to the same; with `stored`, also the stored keys and values with this call's written at `start`."""
-
-        def add(x: Array, norm: Any, branch: Any) -> Array:
-            y = self.drop(branch(norm(x) if self.norm_place == "pre" else x), deterministic=not train)
-            return x + y if self.norm_place == "pre" else norm(x + y)
-
-        def attend(y: Array) -> Array:
-            nonlocal stored
-            current = self.attention.keys_values(y, start)
-            if stored is not None:
-                write = jax.lax.dynamic_update_slice_in_dim
-                current = stored = jax.tree.map(lambda a, b: write(a, b.astype(a.dtype), start, 1), stored, current)
-            return self.attention(y, current, mask, start)
-
-        x = add(x, self.attention_norm, attend)
-        if memory is not None and seen is not None:
-            x = add(x, self.cross_norm, lambda y: self.cross(y, memory, seen[:, None, None, :], start))
-        x = add(x, self.mlp_norm, lambda y: self.down(feed_forward(self.activation, self.up(y), lambda: self.gate(y))))
-        return x if stored is None else (x, stored)
-
-    def memory(self, x: Array) -> KeysValues:
-        """Keys and values of the encoded source `[B, S, D]`, computed once per source."""
-        return self.cross.keys_values(x, 0)
-
-
-class Attention(nn.Module):
-    """Multi-head scaled dot-product attention."""
-
-    width: int
-    heads: int
-    positions: str
-
-    def setup(self) -> None:
-        """Make the four linear maps."""
-        self.query, self.key, self.value, self.merge = (dense(self.width) for _ in range(4))
-
-    def keys_values(self, x: Array, start: Array | int) -> KeysValues:
-        """Keys and values of `[B, N, D]`, whose first position is `start`."""
-        k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.key, self.value))
-        return (rotate(k, start + jnp.arange(k.shape[1])) if self.positions == "rotary" else k), v
-
-    def __call__(self, x: Array, keys_values: KeysValues, mask: Array, start: Array | int) -> Array:
-        """`[B, T, D]` to the same; `mask` broadcasts to `[B, H, T, N]`, True where a query attends to a key."""
-        q, (k, v) = self.query(x).reshape(*x.shape[:2], self.heads, -1), keys_values
-        q_positions, bias = start + jnp.arange(x.shape[1]), None
-        q = rotate(q, q_positions) if self.positions == "rotary" else q
-        if self.positions == "alibi":
-            distance = jnp.abs(q_positions[:, None] - jnp.arange(k.shape[1])[None, :]).astype(jnp.float32)
-            bias = -alibi_slopes(self.heads)[None, :, None, None] * distance[None, None]
-        y = dot_product_attention(q, k.astype(q.dtype), v.astype(q.dtype), bias=bias, mask=mask)
-        return self.merge(y.reshape(x.shape))
-
-
-def dense(width: int) -> nn.Dense:
-    """A dense layer with the initialisation of the paper's code."""
-    return Dense(width, kernel_init=nn.initializers.xavier_uniform())

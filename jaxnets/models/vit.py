@@ -12,8 +12,8 @@ from jax import Array
 from jaxnets.models.activations import FeedForward, feed_forward
 from jaxnets.models.layers import Dense, Remat, check_layers, rematerialised
 from jaxnets.models.norms import LayerNorm
-from jaxnets.ops import dot_product_attention, name_axes
-from jaxnets.ops.flash_attention import flash_attention
+from jaxnets.ops import name_axes
+from jaxnets.ops.attend import Kind, attend
 from jaxnets.ops.patches import to_patches
 
 
@@ -38,7 +38,7 @@ class ViT(nn.Module):
     """Function of the MLP between its linear maps: see `FeedForward` in `activations.py`."""
     stochastic_depth: float = 0.0
     """Probability of skipping the last block in training, in [0, 1); falls linearly to 0 for the first (Huang et al. 2016)."""
-    attention: Literal["plain", "flash"] = "plain"
+    attention: Kind = "plain"
     """flash: the scores of all pairs of patches are never in memory at once (`ops/flash_attention.py`)."""
     remat: Remat = "none"
     """Which results of a block the backward pass computes again, to save memory: see `Remat` in `layers.py`."""
@@ -50,6 +50,11 @@ class ViT(nn.Module):
         if self.width % self.heads:
             raise ValueError(f"ViT.width {self.width} is not divisible by heads {self.heads}; change one")
         super().__post_init__()
+
+    @property
+    def attention_shape(self) -> tuple[int, int, int]:
+        """Query heads, key and value heads, numbers a head."""
+        return self.heads, self.heads, self.width // self.heads
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -89,7 +94,7 @@ class Block(nn.Module):
     dropout: float
     mlp: str = "gelu_exact"
     skipped: float = 0.0
-    attention: str = "plain"
+    attention: Kind = "plain"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -99,8 +104,7 @@ class Block(nn.Module):
         skip = nn.Dropout(self.skipped, broadcast_dims=(1, 2), deterministic=not train)
         y = LayerNorm(epsilon=1e-6, name="attention_norm")(x)
         q, k, v = (self.dense(D, name)(y).reshape(B, T, self.heads, -1) for name in ("query", "key", "value"))
-        attend = flash_attention if self.attention == "flash" else dot_product_attention
-        y = attend(q, k, v).reshape(B, T, D)
+        y = attend(q, k, v, kind=self.attention).reshape(B, T, D)
         x = x + skip(drop(self.dense(D, "merge")(y)))
         y = LayerNorm(epsilon=1e-6, name="mlp_norm")(x)
         y = feed_forward(self.mlp, self.dense(self.mlp_dim, "up")(y), lambda: self.dense(self.mlp_dim, "gate")(y))

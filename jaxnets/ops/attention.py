@@ -1,7 +1,7 @@
 """Attention in dtypes that the back end supports, and its weights for a report."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxnets.core.wide import wide
 from jaxnets.ops.beyond_promise import compiled_for, current_trace
+from jaxnets.ops.forward_mode import in_forward_mode
 
 # The list that takes the weights of each call, and the trace that it belongs to, inside `attention_weights`; None: outside.
 _SEEN: ContextVar[tuple[list[Array], Any] | None] = ContextVar("attention weights", default=None)
@@ -22,7 +23,8 @@ def dot_product_attention(query: Array, key: Array, value: Array, **options: Any
     The CPU has no float16 product with float32 accumulation. There float16 inputs are computed in float32 and cast back. JAX
     computes logits in float32; float64 inputs are computed in float64 here, where the options are a bias and a mask.
     """
-    keep_weights(query, key, lambda: options)
+    if (seen := _wanted()) is not None:
+        seen.append(_weights(query, key, **options))
     if query.dtype == jnp.float16 and compiled_for() == "cpu":
         exact = (array.astype(jnp.float32) for array in (query, key, value))
         return jax.nn.dot_product_attention(*exact, **options).astype(jnp.float16)
@@ -32,24 +34,19 @@ def dot_product_attention(query: Array, key: Array, value: Array, **options: Any
     return jax.nn.dot_product_attention(query, key, value, **options)
 
 
-def keep_weights(query: Array, key: Array, options: Callable[[], dict[str, Any]]) -> None:
-    """In the context `attention_weights`, add the weights of an attention to the list; elsewhere nothing.
-
-    Args:
-        query: `[B, T, H, K]`.
-        key: `[B, S, G, K]`.
-        options: gives the mask and the bias, as arrays of all pairs.
-    """
-    if (wanted := _SEEN.get()) is not None and wanted[1] == current_trace():
-        wanted[0].append(_weights(query, key, **options()))
+def computes_plainly() -> bool:
+    """Whether attention of any kind is computed by `dot_product_attention`: for its weights, for forward mode, or for ONNX,
+    whose files are simpler without loops over blocks."""
+    return _wanted() is not None or in_forward_mode() or compiled_for() == "onnx"
 
 
 @contextlib.contextmanager
 def attention_weights() -> Iterator[list[Array]]:
     """A context with a list, to which each attention traced in it adds its weights `[B, H, T, S]`.
 
-    They are float32 and sum to 1 over the last dim. Outside of the context nothing is computed for them. Calls inside a
-    scan or a rematerialised block add nothing, because their values cannot leave it.
+    They are float32 and sum to 1 over the last dim. Outside of the context nothing is computed for them. Attention that
+    otherwise never has them, flash or over parts of a sequence, is computed plainly here. Calls inside a scan or a
+    rematerialised block add nothing, because their values cannot leave it, and are computed as elsewhere.
     """
     seen: list[Array] = []
     token = _SEEN.set((seen, current_trace()))
@@ -57,6 +54,12 @@ def attention_weights() -> Iterator[list[Array]]:
         yield seen
     finally:
         _SEEN.reset(token)
+
+
+def _wanted() -> list[Array] | None:
+    """The list that takes the weights of attention in the trace in progress, if there is one."""
+    seen = _SEEN.get()
+    return seen[0] if seen is not None and seen[1] == current_trace() else None
 
 
 def _weights(query: Array, key: Array, bias: Array | None = None, mask: Array | None = None) -> Array:

@@ -1,9 +1,9 @@
 """Attention in blocks of queries and keys, whose scores are never in memory all at once.
 
 A running softmax adds the blocks of keys that a block of queries sees (Rabe and Staats 2021); the backward pass computes their
-scores a second time from the log-sum-exp of each query (Dao et al. 2022). Blocks above the diagonal of causal attention are
-not computed. `flash_attention.py` makes a differentiable function of the two halves, `split_attention.py` adds up the parts of
-a sequence that several devices hold.
+scores a second time from the log-sum-exp of each query (Dao et al. 2022). Blocks above the diagonal of causal attention, and
+those before its window, are not computed. `flash_attention.py` makes a differentiable function of the two halves,
+`split_attention.py` adds up the parts of a sequence that several devices hold.
 
 Shapes: `B` batch, `T` queries, `S` keys, `H` heads of the query, `G` of key and value, `R` = H / G, `K` numbers a head; `n`
 blocks of `t` queries, `m` blocks of `s` keys.
@@ -31,13 +31,20 @@ class Pairs:
     """Which queries see which keys, and what is added to their scores."""
 
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
-    """Query `i` sees keys 0 to `i` only; then there are as many keys as queries."""
+    """A query sees keys up to its own position only. In blocks there are then as many keys as queries, and no offset."""
     documents: Any = None
     """Numbers `[B, T]` of the queries and `[B, S]` of the keys: only those with the same number see each other. Or None."""
     slopes: Any = None
     """`[H]`; minus this times the distance is added to a score (ALiBi, Press et al. 2022). Not differentiated. Or None."""
     offset: Any = 0
     """Position of the first query minus that of the first key."""
+    window: int | None = dataclasses.field(default=None, metadata={"static": True})
+    """With `causal`: how many positions a query sees, its own included. None: all up to its own."""
+
+
+def real_keys(real: Array, queries: int) -> tuple[Array, Array]:
+    """`documents` of some queries that see the keys marked in `[B, S]` bool and no others, such as padding."""
+    return jnp.zeros((len(real), queries), jnp.int32), 1 - real.astype(jnp.int32)
 
 
 def block_outputs(q: Array, k: Array, v: Array, pairs: Pairs, block: int) -> tuple[Array, Array]:
@@ -72,9 +79,11 @@ def block_outputs(q: Array, k: Array, v: Array, pairs: Pairs, block: int) -> tup
     shape = (n, B, G, R, t)
     start: Any = (jnp.zeros((*shape, K), wide), jnp.zeros(shape, wide), jnp.full(shape, LEAST, wide))
     (total, weight, highest), _ = jax.lax.scan(visit, start, cut.order())
-    weight = jnp.maximum(weight, jnp.finfo(wide).tiny)
+    # Not a division by a tiny number, whose second derivative is none.
+    sees = weight > 0
+    weight = jnp.where(sees, weight, 1)
     y = jnp.moveaxis(total / weight[..., None], 4, 2)
-    sums = jnp.moveaxis(highest + jnp.log(weight), 4, 2)
+    sums = jnp.moveaxis(jnp.where(sees, highest + jnp.log(weight), LEAST), 4, 2)
     return cut.whole(y.reshape(n, B, t, G * R, K)), cut.whole(sums.reshape(n, B, t, G * R))
 
 
@@ -130,15 +139,39 @@ def added(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, 
 
 
 def as_arrays(pairs: Pairs, query: Array, key: Array) -> dict[str, Array | None]:
-    """What `pairs` says as arrays of all pairs: a mask `[B or 1, 1, T, S]`, and a bias `[1, H, T, S]` or None."""
-    distance = jnp.arange(query.shape[1])[:, None] - jnp.arange(key.shape[1])[None, :]
-    mask = (distance >= (0 if pairs.causal else -key.shape[1]))[None, None]
-    bias = None
+    """What `pairs` says as arrays of all pairs: a mask `[B or 1, 1, T, S]` and a bias `[1, H, T, S]`, each or None."""
+    distance = pairs.offset + jnp.arange(query.shape[1])[:, None] - jnp.arange(key.shape[1])[None, :]
+    mask = bias = None
+    if pairs.causal:
+        mask = _before(distance, pairs.window)[None, None]
     if pairs.documents is not None:
-        mask = mask & (pairs.documents[0][:, None, :, None] == pairs.documents[1][:, None, None, :])
+        same = pairs.documents[0][:, None, :, None] == pairs.documents[1][:, None, None, :]
+        mask = same if mask is None else mask & same
     if pairs.slopes is not None:
-        bias = -(pairs.slopes[None, :, None, None] * distance[None, None].astype(pairs.slopes.dtype))
+        bias = -(pairs.slopes[None, :, None, None] * jnp.abs(distance)[None, None].astype(pairs.slopes.dtype))
     return {"mask": mask, "bias": bias}
+
+
+def blocks_seen(
+    lengths: tuple[int, int], sizes: tuple[int, int], *, causal: bool, window: int | None
+) -> list[tuple[int, int]]:
+    """Which blocks of queries see something of which blocks of keys, by their numbers.
+
+    Args:
+        lengths: queries and keys.
+        sizes: of a block of queries, and of keys.
+        causal: as in `Pairs`.
+        window: as in `Pairs`.
+    """
+    (n, m), (t, s) = (-(-length // size) for length, size in zip(lengths, sizes, strict=True)), sizes
+    found = [(i, j) for i in range(n) for j in range(m) if not causal or j * s < (i + 1) * t]
+    # The first query of a block is at i t, and sees what comes after i t - window.
+    return [(i, j) for i, j in found if window is None or (j + 1) * s - 1 > i * t - window]
+
+
+def _before(distance: Array, window: int | None) -> Array:
+    """Whether a causal query sees a key that is `distance` positions before it."""
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +199,8 @@ class _Cut:
 
     def order(self) -> Array:
         """The pairs of blocks that have something to see: `[pairs, 2]`, numbers of the queries' block and of the keys'."""
-        n, m = (-(-length // size) for length, size in zip(self.lengths, self.sizes, strict=True))
-        return jnp.asarray([(i, j) for i in range(n) for j in range(i + 1 if self.pairs.causal else m)], jnp.int32)
+        seen = blocks_seen(self.lengths, self.sizes, causal=self.pairs.causal, window=self.pairs.window)
+        return jnp.asarray(seen, jnp.int32)
 
     def queries(self, a: Array, filled: float = 0) -> Array:
         """`[B, T, H, ...]` to `[n, B, t, G, R, ...]`."""
@@ -189,11 +222,12 @@ class _Cut:
         scores = jnp.einsum("btgrk,bsgk->bgrts", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
         here, there = (at * size + jnp.arange(size) for at, size in zip((i, j), self.sizes, strict=True))
         if pairs.slopes is not None:
-            distance = (pairs.offset + here[:, None] - there[None, :]).astype(wide)
+            distance = jnp.abs(pairs.offset + here[:, None] - there[None, :]).astype(wide)
             slopes = pairs.slopes.astype(wide).reshape(1, *scores.shape[1:3], 1, 1)
             scores = scores - slopes * distance[None, None, None]
         if pairs.causal:
-            scores = jnp.where((here[:, None] >= there[None, :])[None, None, None], scores, NEVER)
+            seen = _before(here[:, None] - there[None, :], pairs.window)
+            scores = jnp.where(seen[None, None, None], scores, NEVER)
         elif self.lengths[1] % self.sizes[1]:  # no causal query sees the keys that fill the last block up
             scores = jnp.where((there < self.lengths[1])[None, None, None, None], scores, NEVER)
         if pairs.documents is not None:

@@ -1,10 +1,11 @@
 """The two halves of flash attention as kernels of a TPU: those of JAX's splash attention.
 
-They hold scores in the memory of the core alone. They take grouped heads and documents, but no slopes, and lengths that a
-multiple of 128 fills. Shapes are those of `attention_blocks.py`.
+They hold scores in the memory of the core alone. They take grouped heads, documents and windows, but no slopes, and lengths
+that a multiple of 128 fills. Shapes are those of `attention_blocks.py`.
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnets.ops.attention_blocks import LEAST, Pairs
+from jaxnets.ops.attention_blocks import LEAST, Pairs, blocks_seen
 from jaxnets.ops.axes import free_axes, mapped_elsewhere
 from jaxnets.ops.beyond_promise import compiled_for, splash_attention
 
@@ -20,6 +21,9 @@ from jaxnets.ops.beyond_promise import compiled_for, splash_attention
 SIZES = (512, 256, 128)
 # Products of a query and a key, each of two operations a number of a head: of the kernels here, and of cuDNN's.
 PRODUCTS = {"outputs": 2, "gradients": 7, "dot_product_attention_fwd": 2, "dot_product_attention_bwd": 5}
+# The names by which `kernel_flops` knows calls of the kernels here, and of cuDNN's.
+OURS = re.compile(r"(causal_|window_(?P<window>\d+)_)?flash_attention_(?P<what>outputs|gradients)")
+CUDNN = re.compile(r"(?P<what>dot_product_attention_[fb]wd)(_wrapper)?")
 
 
 def kernels_suit(q: Array, k: Array, pairs: Pairs) -> bool:
@@ -37,14 +41,14 @@ def kernel_outputs(q: Array, k: Array, v: Array, pairs: Pairs, *, interpret: boo
     """`block_outputs` by a kernel; `interpret` runs it on any machine."""
 
     def run(q: Array, k: Array, v: Array, documents: Any) -> tuple[Array, Array]:
-        kernel, ids = _kernel(q, k, pairs.causal, interpret), _segments(documents)
+        kernel, ids = _kernel(q, k, pairs, interpret), _segments(documents)
         y, (sums,) = jax.vmap(kernel)(*_heads_first(q * _scale(q), k, v), *ids)
         y, sums = y.swapaxes(1, 2), sums.swapaxes(1, 2)
         # In the kernel a query that sees no key sees all of them.
         seen = sums > LEAST
         return jnp.where(seen[..., None], y.astype(jnp.float32), 0.0), jnp.where(seen, sums, LEAST)
 
-    return _called("outputs", pairs.causal, run, q, k, v, pairs.documents)
+    return _called("outputs", pairs, run, q, k, v, pairs.documents)
 
 
 def kernel_gradients(
@@ -53,7 +57,7 @@ def kernel_gradients(
     """`block_gradients` by two kernels; `interpret` runs them on any machine."""
 
     def run(q: Array, k: Array, v: Array, documents: Any, y: Array, sums: Array, dy: Array) -> tuple[Array, ...]:
-        kernel, (module, _) = _kernel(q, k, pairs.causal, interpret), _modules()
+        kernel, (module, _) = _kernel(q, k, pairs, interpret), _modules()
 
         def backward(q: Array, k: Array, v: Array, y: Array, sums: Array, dy: Array, ids: Any = None) -> Any:
             given: Any = {name: value for name, value in kernel.kwargs.items() if name != "save_residuals"}
@@ -64,7 +68,7 @@ def kernel_gradients(
         dq, dk, dv = (a.swapaxes(1, 2).astype(jnp.float32) for a in jax.vmap(backward)(*several, *_segments(documents)))
         return dq * _scale(q), dk, dv
 
-    return _called("gradients", pairs.causal, run, q, k, v, pairs.documents, y, sums, dy)
+    return _called("gradients", pairs, run, q, k, v, pairs.documents, y, sums, dy)
 
 
 def kernel_flops(equation: Any) -> float | None:
@@ -72,17 +76,21 @@ def kernel_flops(equation: Any) -> float | None:
     name = (
         str(equation.params.get("name", "")) if equation.primitive.name in ("jit", "pjit") else equation.primitive.name
     )
-    what = name.removeprefix("causal_").removeprefix("flash_attention_").removesuffix("_wrapper")
-    if what not in PRODUCTS or (what == name and not what.startswith("dot_product")):
+    call = OURS.fullmatch(name) or CUDNN.fullmatch(name)
+    if call is None:
         return None
     # JAX may divide a call: what computes constants, such as masks, has none of these inputs, the other may have more.
     inputs = [var.aval for var in equation.invars if var.aval.ndim == 4]
     if len(inputs) < 3:
         return None
     q, k = inputs[:2]
-    causal = name.startswith("causal_") or "CAUSAL" in str(equation.params.get("mask_type", ""))
-    blocks = -(-q.shape[1] // (SIZES[-1] if q.shape[1] % SIZES[-1] else _size(q.shape[1])))
-    return 2.0 * PRODUCTS[what] * math.prod(q.shape) * k.shape[1] * ((1 + 1 / blocks) / 2 if causal else 1)
+    window = call.groupdict().get("window") or equation.params.get("sliding_window_length")
+    causal = bool(call.re is OURS and call[1]) or "CAUSAL" in str(equation.params.get("mask_type", ""))
+    lengths = q.shape[1], k.shape[1]
+    t, s = (SIZES[-1] if length % SIZES[-1] else _size(length) for length in lengths)
+    seen = blocks_seen(lengths, (t, s), causal=causal, window=int(window) if window else None)
+    share = len(seen) / math.prod(-(-length // size) for length, size in zip(lengths, (t, s), strict=True))
+    return 2.0 * PRODUCTS[call["what"]] * math.prod(q.shape) * k.shape[1] * share
 
 
 def _modules() -> Any:
@@ -92,11 +100,14 @@ def _modules() -> Any:
     return found
 
 
-def _kernel(q: Array, k: Array, causal: bool, interpret: bool) -> Any:
+def _kernel(q: Array, k: Array, pairs: Pairs, interpret: bool) -> Any:
     """JAX's kernel for these shapes, with blocks as large as divide the lengths."""
     module, masks = _modules()
     T, S, heads = q.shape[1], k.shape[1], q.shape[2]
-    mask = masks.MultiHeadMask([masks.CausalMask((T, T)) if causal else masks.FullMask((T, S))] * heads)
+    mask = masks.FullMask((T, S))
+    if pairs.causal:  # a window is so many positions before a query and after it
+        mask = masks.CausalMask((T, S)) if pairs.window is None else masks.LocalMask((T, S), (pairs.window - 1, 0), 0)
+    mask = masks.MultiHeadMask([mask] * heads)
     t, s = _size(T), _size(S)
     names = ("block_q", "block_q_dkv", "block_q_dq"), ("block_kv", "block_kv_compute", "block_kv_dkv",
              "block_kv_dkv_compute", "block_kv_dq")  # fmt: skip
@@ -127,7 +138,8 @@ def _heads_first(*arrays: Array) -> list[Array]:
     return [array.swapaxes(1, 2) for array in arrays]
 
 
-def _called(what: str, causal: bool, run: Callable[..., Any], *arguments: Any) -> Any:
+def _called(what: str, pairs: Pairs, run: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function, called by a name by which `kernel_flops` knows it."""
-    run.__name__ = f"causal_flash_attention_{what}" if causal else f"flash_attention_{what}"
+    seen = "" if not pairs.causal else "causal_" if pairs.window is None else f"window_{pairs.window}_"
+    run.__name__ = f"{seen}flash_attention_{what}"
     return jax.jit(run)(*arguments)

@@ -4,6 +4,7 @@ On a TPU it is a kernel (`attention_kernels.py`) and on a GPU cuDNN's attention,
 is computed in blocks (`attention_blocks.py`), with the same values. Shapes are those of that file.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -14,11 +15,12 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.ops.attention import keep_weights
+from jaxnets.ops.attention import computes_plainly, dot_product_attention
 from jaxnets.ops.attention_blocks import BLOCK, Pairs, as_arrays, block_gradients, block_outputs
 from jaxnets.ops.attention_kernels import kernel_gradients, kernel_outputs, kernels_suit
 from jaxnets.ops.axes import AXES, axis_size, free_axes, mapped_elsewhere
 from jaxnets.ops.beyond_promise import compiled_for
+from jaxnets.ops.forward_mode import without_kernels
 
 # The name of what `jax.checkpoint` may store of it, for the policies of `models/layers.py`.
 STORED = "flash_attention"
@@ -32,6 +34,7 @@ def flash_attention(
     causal: bool = False,
     documents: Array | tuple[Array, Array] | None = None,
     slopes: Array | None = None,
+    window: int | None = None,
     block: int | None = None,
 ) -> Array:
     """Softmax attention that never holds the scores of all pairs.
@@ -42,28 +45,38 @@ def flash_attention(
         value: as `key`.
         causal: whether a position sees itself and those before it only; then S is T.
         documents: `[B, T]`; positions with different numbers do not see each other. Two arrays where keys are not those of
-            the queries: `[B, T]` and `[B, S]`. A query that sees no key gets zeros.
+            the queries: `[B, T]` and `[B, S]` (`real_keys` makes them of padding). A query that sees no key gets zeros.
         slopes: `[H]`; minus this times the distance is added to the scores (ALiBi, Press et al. 2022). Not differentiated.
+        window: with `causal`, how many positions a query sees, its own included; None: all before it.
         block: compute in blocks of at most so many queries and keys; None: kernels where they suit, else blocks of 512.
 
     Returns:
         `[B, T, H, K]`, in the dtype of the query; softmax and sums are at least float32. It has derivatives in reverse mode
-        only: `jax.jvp` raises `TypeError`.
+        only: `jax.jvp` raises `TypeError`. With `jvp` of `ops/forward_mode.py` it is computed plainly.
 
     Raises:
-        ValueError: it is causal, and the queries are not as many as the keys.
+        ValueError: it is causal, and the queries are not as many as the keys; a window of no position, or without causal.
     """
     if causal and query.shape[1] != key.shape[1]:
         raise ValueError(
             f"causal attention has a key for each query, but there are {query.shape[1]} queries and {key.shape[1]} keys"
         )
+    if window is not None and (window < 1 or not causal):
+        raise ValueError(f"a window is at least 1 position of causal attention, got {window} with causal={causal}")
     if documents is not None and not isinstance(documents, tuple):
         documents = documents, documents
-    pairs = Pairs(causal, documents, slopes)
-    keep_weights(query, key, functools.partial(as_arrays, pairs, query, key))
+    pairs = Pairs(causal, documents, slopes, window=window)
+    if computes_plainly():
+        return dot_product_attention(query, key, value, **as_arrays(pairs, query, key))
+    block = block or size_of_blocks()
     if block is None and compiled_for() == "gpu" and (y := _by_cudnn(query, key, value, pairs)) is not None:
         return y
     return _on_each_device(query, key, value, pairs, block)
+
+
+def size_of_blocks() -> int | None:
+    """The `block` of attention that may be a kernel: None, or where it must not be one a number."""
+    return BLOCK if without_kernels() else None
 
 
 def part_outputs(q: Array, k: Array, v: Array, pairs: Pairs, block: int | None = None) -> tuple[Array, Array]:
@@ -127,7 +140,8 @@ def _on_each_device(q: Array, k: Array, v: Array, pairs: Pairs, block: int | Non
     rows, heads = split
     whole = P(rows, None, heads)
     both = None if pairs.documents is None else (P(rows), P(rows))
-    where = Pairs(pairs.causal, both, None if pairs.slopes is None else P(heads), P())
+    slopes = None if pairs.slopes is None else P(heads)
+    where = dataclasses.replace(pairs, documents=both, slopes=slopes, offset=P())
 
     def local(q: Array, k: Array, v: Array, pairs: Pairs) -> Array:
         return _attend(q, k, v, pairs, block)
@@ -142,7 +156,10 @@ def _by_cudnn(q: Array, k: Array, v: Array, pairs: Pairs) -> Array | None:
     """cuDNN's attention; None for what it does not take."""
     if q.dtype not in (jnp.float16, jnp.bfloat16) or pairs.documents is not None or pairs.slopes is not None:
         return None
+    options: Any = {"is_causal": pairs.causal, "implementation": "cudnn"}
+    if pairs.window is not None:
+        options["local_window_size"] = pairs.window - 1, 0  # before and after a position
     try:
-        return jax.nn.dot_product_attention(q, k, v, is_causal=pairs.causal, implementation="cudnn")
+        return jax.nn.dot_product_attention(q, k, v, **options)
     except (NotImplementedError, RuntimeError, ValueError):  # no cuDNN here, or not for this GPU or size of a head
         return None

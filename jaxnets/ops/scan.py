@@ -3,7 +3,7 @@
 Two steps in a row are one step of the same kind: after `(a, b)` and then `(a', b')` the state is `a' a h + (a' b + b')`. This
 is associative, so pairs can be joined in a tree (Blelloch 1990; Martin and Cundy 2018 for networks). The gradient is the same
 recurrence backwards, with the gates one step later, so only gates and states are saved for it. Forward-mode differentiation
-(`jax.jvp`) raises.
+(`jax.jvp`) raises; that of `forward_mode.py` works.
 """
 
 from typing import Literal
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.ops.beyond_promise import compiled_for
+from jaxnets.ops.forward_mode import in_forward_mode
 
 
 def linear_recurrence(
@@ -37,6 +38,8 @@ def linear_recurrence(
     if start is not None:
         b = b.at[:, 0].add((a[:, 0] * start).astype(b.dtype))
     walk = method == "sequential" or (method == "auto" and compiled_for() in ("cpu", "onnx"))
+    if in_forward_mode():
+        return _states(a.astype(b.dtype), b, walk=walk)
     return (_walked if walk else _joined)(a.astype(b.dtype), b)
 
 

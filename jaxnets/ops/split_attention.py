@@ -21,10 +21,17 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from jaxnets.ops.attention import dot_product_attention
+from jaxnets.ops.attention import computes_plainly, dot_product_attention
 from jaxnets.ops.attention_blocks import LEAST, Pairs, added, as_arrays
 from jaxnets.ops.axes import AXES, axis_size, free_axes
-from jaxnets.ops.flash_attention import STORED, flash_attention, part_gradients, part_outputs, split_of
+from jaxnets.ops.flash_attention import (
+    STORED,
+    flash_attention,
+    part_gradients,
+    part_outputs,
+    size_of_blocks,
+    split_of,
+)
 
 AXIS = "sequence"
 By = Literal["ring", "heads"]
@@ -54,11 +61,15 @@ def split_attention(
         flash: whether scores are computed in blocks, or by kernels; else those of a whole part are held at once.
 
     Returns:
-        `[B, T, H, K]`, in the dtype of the query; softmax and sums are float32.
+        `[B, T, H, K]`, in the dtype of the query; softmax and sums are float32. Its derivatives are those of flash attention;
+        where it is computed plainly, the compiler divides whole sequences.
 
     Raises:
         ValueError: the devices do not divide the heads where `by` is heads.
     """
+    if computes_plainly():
+        both = None if documents is None else (documents, documents)
+        return dot_product_attention(query, key, value, **as_arrays(Pairs(causal, both, slopes), query, key))
     devices, length = axis_size(AXIS), query.shape[1]
     if by == "heads" and (query.shape[2] % devices or key.shape[2] % devices):
         raise ValueError(
@@ -118,7 +129,7 @@ def _by_heads(
 def _by_ring(
     q: Array, k: Array, v: Array, documents: Array | None, slopes: Array | None, causal: bool, flash: bool
 ) -> Array:
-    return _ring(q, k, v, documents, slopes, causal, None if flash else q.shape[1])
+    return _ring(q, k, v, documents, slopes, causal, size_of_blocks() if flash else q.shape[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))

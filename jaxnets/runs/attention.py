@@ -23,7 +23,8 @@ def attention_of(run: Any) -> list[AttentionMap]:
     """The weights of (up to eight) heads of the last layer for the first test example; [] for a model without attention.
 
     A decoder with a source shows its attention to the source. Layers that are stacked in one scan, and those whose
-    activations are recomputed, are not shown: their values do not leave the scan.
+    activations are recomputed, are not shown: their values do not leave the scan. Flash attention, and that of sequences which
+    devices divide, is computed plainly for this example.
     """
     parts = run.parts
     model: Any = without_wrappers(parts.task.model)
@@ -32,14 +33,16 @@ def attention_of(run: Any) -> list[AttentionMap]:
     if not known or inside or parts.dataset.several:
         return []
     batch = _first_example(parts)
-    weights = np.asarray(_last_weights(parts, run.variables, batch))[0]
+    weights = _last_weights(parts, run.variables, batch)
+    if weights is None:
+        return []
     rows, columns = _names(parts, model, {name: np.asarray(array) for name, array in batch.items()})
     many = not isinstance(model, ViT) and max(len(rows), len(columns)) > MOST_TOKENS
     if many:
         rows, columns = rows[:MOST_TOKENS], columns[:MOST_TOKENS]
     what = f"first {MOST_TOKENS} tokens of one test example" if many else "one test example"
     title = f"Attention of the last layer ({what})"
-    return [AttentionMap(title, weights[:MOST_HEADS, : len(rows), : len(columns)], rows, columns)]
+    return [AttentionMap(title, np.asarray(weights)[0, :MOST_HEADS, : len(rows), : len(columns)], rows, columns)]
 
 
 def _first_example(parts: Any) -> Batch:
@@ -51,13 +54,13 @@ def _first_example(parts: Any) -> Batch:
     return transform.on_device({name: jax.numpy.asarray(a) for name, a in sent.items()}, jax.numpy.zeros((), int))
 
 
-def _last_weights(parts: Any, variables: Any, batch: Batch) -> jax.Array:
-    """The attention weights `[B, H, T, S]` of the last layer."""
+def _last_weights(parts: Any, variables: Any, batch: Batch) -> jax.Array | None:
+    """The attention weights `[B, H, T, S]` of the last layer; None if no attention outside of a scan has any."""
 
-    def last(variables: Any, batch: Batch) -> jax.Array:
+    def last(variables: Any, batch: Batch) -> jax.Array | None:
         with attention_weights() as seen:
             parts.task.apply(*parts.experiment.precision.cast(variables, batch), None)
-        return seen[-1]
+        return seen[-1] if seen else None
 
     return jax.jit(last, out_shardings=placement(parts.mesh).whole)(variables, batch)
 

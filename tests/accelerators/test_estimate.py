@@ -6,6 +6,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import run_cli, run_here
@@ -93,6 +94,30 @@ def test_flops_are_those_of_all_devices_and_count_what_is_computed_again():
     assert remat.flops > 1.2 * plain.flops
     assert remat.model_flops == plain.model_flops
     assert remat.account.saved < plain.account.saved / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layers", "positions"), [("reverse_words", 6, 13), ("cifar10_vit", 4, 64), ("shakespeare_hybrid", 1, 64)]
+)
+def test_flash_attention_keeps_no_scores_and_needs_those_of_a_block(name, layers, positions):
+    experiment = dataclasses.replace(load(name).experiment, mesh=MeshShape(data=1), batch_size=8, micro_batches=1)
+    model = experiment.task.model
+
+    def counted(kind):
+        task = dataclasses.replace(experiment.task, model=dataclasses.replace(model, attention=kind))
+        parts = prepare(dataclasses.replace(experiment, task=task), jax.devices()[:1])
+        return estimate(parts, parse("h100:1"), compile=False)
+
+    plain, flash = counted("plain"), counted("flash")
+    # Of float32, two arrays of the scores of a block, and queries, keys and values; two more scores in the dtype of the layers.
+    sums, scores = positions * 3 * model.width * 4, model.heads * positions**2
+    width = jnp.dtype(experiment.precision.compute).itemsize
+    assert flash.account.again == 8 * (sums + scores * (2 * 4 + 2 * width))
+    assert plain.account.again == 0
+    assert flash.flops > plain.flops  # scores a second time in the backward pass
+    less = plain.account.saved - flash.account.saved
+    assert less > layers * 8 * scores * width / 2
 
 
 def test_floors_are_work_divided_by_peaks():

@@ -15,6 +15,7 @@ from jaxnets.data.dataset import Source
 from jaxnets.data.sources.text import from_tokens
 from jaxnets.data.text.tokenizers import Characters
 from jaxnets.models import Experts, LanguageModel
+from jaxnets.ops.attention_blocks import real_keys
 from jaxnets.ops.flash_attention import flash_attention
 from jaxnets.ops.split_attention import split_attention
 from jaxnets.optim import AdamW
@@ -141,6 +142,26 @@ def test_flash_attention_is_three_kernels_on_each_device(mesh):
         1024 * 1024 * 2 * 4
     )  # of the heads of a device, in float32; a ring has twice the heads and half the queries
     assert program.memory_analysis().temp_size_in_bytes < scores
+
+
+@pytest.mark.parametrize(
+    ("queries", "options"), [(1024, {"causal": True, "window": 256}), (256, {})], ids=["window", "padding"]
+)
+def test_windows_and_padded_sources_are_kernels_too(queries, options):
+    devices = make_mesh(MeshShape(data=2, tensor=2), devices=devices_of(parse("v5e:2x2")))
+    place = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("data"))
+    query, key = (
+        jax.ShapeDtypeStruct((2, T, heads, 64), jnp.bfloat16, sharding=place) for T, heads in ((queries, 4), (1024, 2))
+    )
+    real = jax.ShapeDtypeStruct((2, 1024), bool, sharding=place)
+
+    def loss(q, k, v, real):
+        documents = None if options else real_keys(real, queries)
+        return flash_attention(q, k, v, documents=documents, **options).astype(jnp.float32).sum()
+
+    with jax.set_mesh(devices):
+        program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(query, key, key, real).compile()
+    assert program.as_text().count('custom_call_target="tpu_custom_call"') == 3
 
 
 def test_a_mesh_may_divide_the_axes_of_a_torus():

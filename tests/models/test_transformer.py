@@ -43,6 +43,7 @@ KINDS = {
     "post": {"norm_place": "post", "embedding": "untied", "positions": "alibi", "activation": "gelu"},
     "rotary": {"positions": "rotary", "embedding": "shared", "source_vocab_size": 13, "decoder_layers": 2},
     "learned": {"positions": "learned"},
+    "flash": {"attention": "flash", "positions": "alibi"},
 }
 # Learned positions differ from sinusoids in a table alone; training tests them.
 LOOKED_INTO = [kind for kind in KINDS if kind != "learned"]

@@ -17,12 +17,15 @@ CASES = {
     "all": {},
     "causal": {"causal": True},
     "documents": {"documents": True},
+    "slopes": {"slopes": True},
     "causal, slopes": {"causal": True, "slopes": True},
+    "window": {"causal": True, "window": 9},
+    "window, documents, slopes": {"causal": True, "window": 20, "documents": True, "slopes": True},
     "causal, documents, slopes": {"causal": True, "documents": True, "slopes": True},
 }
 
 
-def by_numpy(q, k, v, w, *, causal=False, documents=None, slopes=None):
+def by_numpy(q, k, v, w, *, causal=False, documents=None, slopes=None, window=None):
     """Outputs, and the gradients of their sum weighted by `w`, in float64 by arrays of all pairs."""
     q, k, v, w = (np.asarray(a, np.float64) for a in (q, k, v, w))
     repeats = q.shape[2] // k.shape[2]
@@ -30,8 +33,9 @@ def by_numpy(q, k, v, w, *, causal=False, documents=None, slopes=None):
     distance = np.arange(q.shape[1])[:, None] - np.arange(k.shape[1])[None, :]
     scores = np.einsum("bthk,bshk->bhts", q, keys) / np.sqrt(q.shape[-1])
     if slopes is not None:
-        scores -= np.asarray(slopes, np.float64)[None, :, None, None] * distance
+        scores -= np.asarray(slopes, np.float64)[None, :, None, None] * abs(distance)
     seen = np.ones((len(q), 1, *distance.shape), bool) & ((distance >= 0) | (not causal))
+    seen &= distance < (window or np.inf)
     if documents is not None:
         mine, theirs = documents if isinstance(documents, tuple) else (documents, documents)
         seen &= (np.asarray(mine)[:, :, None] == np.asarray(theirs)[:, None, :])[:, None]
@@ -74,13 +78,14 @@ def assert_equal(found, wanted, atol=1e-5):
 
 
 LAST = "causal, documents, slopes"
+QUICK = (LAST, "window")
 SIZES = [(37, 2, 8), (37, 4, 64), (64, 1, 16), (100, 2, 7)]
 
 
 @pytest.mark.parametrize(
     ("T", "groups", "block", "case"),
     [
-        pytest.param(*sizes, case, marks=() if (sizes, case) == (SIZES[0], LAST) else pytest.mark.slow)
+        pytest.param(*sizes, case, marks=() if sizes == SIZES[0] and case in QUICK else pytest.mark.slow)
         for sizes in SIZES
         for case in CASES
     ],
@@ -129,23 +134,28 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
 def test_half_of_causal_attention_is_not_computed():
     shapes = [jax.ShapeDtypeStruct((1, 64, H, K), jnp.float32)] * 3
 
-    def flops(causal):
-        run = jax.grad(lambda *a: flash_attention(*a, causal=causal, block=8).sum(), (0, 1, 2))
+    def flops(causal, **options):
+        run = jax.grad(lambda *a: flash_attention(*a, causal=causal, block=8, **options).sum(), (0, 1, 2))
         return count_flops(jax.make_jaxpr(run)(*shapes).jaxpr)
 
     product = 2 * 64 * 64 * H * K
     assert flops(False) == pytest.approx(7 * product, rel=0.01)
     assert flops(True) == pytest.approx(7 * product * 36 / 64, rel=0.01)  # of 8 x 8 blocks
+    assert flops(True, window=10) == pytest.approx(7 * product * 21 / 64, rel=0.01)  # three a row
+    assert flops(True, window=9) == pytest.approx(7 * product * 15 / 64, rel=0.01)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("causal", "documents"), [(True, True), (True, False), (False, False)])
-def test_the_kernels_of_a_tpu_give_the_same_as_blocks(causal, documents):
+@pytest.mark.parametrize(
+    ("causal", "documents", "window"),
+    [(True, True, None), (True, False, None), (False, False, None), (True, False, 50), (True, True, 100)],
+)
+def test_the_kernels_of_a_tpu_give_the_same_as_blocks(causal, documents, window):
     rng = np.random.default_rng(0)
     q, k, v, dy = (jnp.asarray(rng.normal(size=(1, 128, heads, 64)), jnp.float32) for heads in (2, 1, 1, 2))
     numbers = jnp.asarray(np.sort(rng.integers(0, 3, (1, 128))))
     # The last queries see no key.
-    pairs = Pairs(causal, (numbers.at[:, 120:].set(9), numbers) if documents else None)
+    pairs = Pairs(causal, (numbers.at[:, 120:].set(9), numbers) if documents else None, window=window)
     blocks = jax.jit(lambda: block_outputs(q, k, v, pairs, 64))()
     for one, other in zip(kernel_outputs(q, k, v, pairs, interpret=True), blocks, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -168,9 +178,15 @@ def test_a_tpu_gets_kernels_where_they_take_the_inputs():
     text, flops = traced("tpu", causal=True)
     assert text.count("pallas_call") == 3
     assert flops == pytest.approx(9 * 2 * 256**2 * 4 * 64, rel=0.01)  # one block, so none is above the diagonal
+    local = 9 * 2 * 1536**2 * 4 * 64 * 5 / 9  # of three blocks a row those that a window of 300 reaches
+    assert traced("tpu", causal=True, window=300, T=1536)[1] == pytest.approx(local, rel=0.01)
     slopes = jnp.ones(4)
     for other in ({"slopes": slopes}, {"T": 200}, {"K": 24}, {"block": 128}, {"dtype": jnp.float16}):
         assert "pallas_call" not in traced("tpu", causal=True, **other)[0]
+
+
+def test_onnx_gets_plain_attention():
+    assert "scan" not in traced("onnx", dtype=jnp.float32, causal=True, window=9)[0]
 
 
 def test_without_the_kernels_a_tpu_computes_in_blocks(monkeypatch):
@@ -188,7 +204,9 @@ def test_a_gpu_gets_cudnn_where_it_takes_the_inputs(monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", cudnn)
     assert "scan" not in traced("gpu", causal=True)[0]
-    assert seen == [{"is_causal": True, "implementation": "cudnn"}]
+    assert seen.pop() == {"is_causal": True, "implementation": "cudnn"}
+    traced("gpu", causal=True, window=7)
+    assert seen.pop() == {"is_causal": True, "implementation": "cudnn", "local_window_size": (6, 0)}
     for other in ({"dtype": jnp.float32}, {"slopes": jnp.ones(4)}, {"documents": jnp.zeros((1, 256), int)}):
         assert "scan" in traced("gpu", **other)[0]
 
@@ -217,3 +235,6 @@ def test_causal_queries_and_keys_are_as_many():
     (q, k, v, _), _ = drawn(5, 7, 4, {})
     with pytest.raises(ValueError, match="5 queries and 7 keys"):
         flash_attention(q, k, v, causal=True)
+    for options in ({"window": 3}, {"window": 0, "causal": True}):
+        with pytest.raises(ValueError, match="a window is at least 1 position of causal attention"):
+            flash_attention(q, q, q, **options)

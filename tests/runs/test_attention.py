@@ -13,6 +13,7 @@ from jaxnets.config.experiment import Experiment
 from jaxnets.core.types import AttentionMap
 from jaxnets.ops import dot_product_attention
 from jaxnets.ops.attention import attention_weights
+from jaxnets.parallel import MeshShape
 from jaxnets.report import plots
 from jaxnets.runs import exhibits
 from jaxnets.runs.attention import attention_of
@@ -22,9 +23,9 @@ from jaxnets.runs.train import train
 SMALL = {"layers": 1, "width": 16, "heads": 2}
 
 
-def looked(task, source, make=attention_of):
+def looked(task, source, make=attention_of, **options):
     """The exhibits of a model that was not trained."""
-    parts = assemble(Experiment(task=task, data=source, steps=2, batch_size=8))
+    parts = assemble(Experiment(task=task, data=source, steps=2, batch_size=8, **options))
     with jax.set_mesh(parts.mesh):
         return make(SimpleNamespace(parts=parts, variables=parts.fresh_state().variables))
 
@@ -74,6 +75,37 @@ def test_a_language_model_attends_to_earlier_tokens_only(of_text):
     dataset = of_text[1].open()
     text = "".join(dataset.card.class_names[i] for i in dataset.test["inputs"][0])
     assert "".join(name.strip("'") for name in made.rows) == text
+
+
+MESHES = {
+    "ring": (MeshShape(data=2, sequence=4), {}),
+    "ring, flash": (MeshShape(data=1, fsdp=2, sequence=2), {"attention": "flash"}),
+    "heads": (MeshShape(data=1, sequence=2, tensor=2), {"split_attention": "heads", "heads": 4}),
+    "tensor, flash": (MeshShape(data=2, tensor=2), {"attention": "flash"}),
+    "replicas": (MeshShape(replica=2, data=2), {"attention": "flash"}),
+    "experts": (MeshShape(data=1, expert=2, sequence=2), {"experts": models.Experts(count=2, routing="capacity")}),
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(n, marks=() if n == "ring" else pytest.mark.slow) for n in MESHES])
+def test_on_any_mesh_the_weights_are_those_of_one_device(of_text, case):
+    mesh, fields = MESHES[case]
+    task = tasks.NextToken(model=models.LanguageModel(**SMALL | {"length": 12} | fields))
+    plain = tasks.NextToken(model=task.model.clone(attention="plain"))
+    (found,), (wanted,) = looked(task, of_text[1], mesh=mesh), looked(plain, of_text[1], mesh=MeshShape(data=1))
+    assert found.rows == wanted.rows
+    np.testing.assert_allclose(found.weights, wanted.weights, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_pipeline_have_no_picture(of_text):
+    model = models.LanguageModel(**SMALL | {"layers": 2}, length=12, blocks="scanned")
+    assert looked(tasks.NextToken(model=model), of_text[1], mesh=MeshShape(data=2, pipeline=2)) == []
+
+
+def test_a_model_whose_attention_is_not_seen_has_no_picture(of_text, monkeypatch):
+    monkeypatch.setattr("jaxnets.ops.attend.dot_product_attention", jax.nn.dot_product_attention)
+    assert looked(*of_text) == []
 
 
 @pytest.mark.slow
