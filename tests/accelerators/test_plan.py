@@ -182,10 +182,10 @@ def test_a_mixture_is_divided_by_its_experts_where_that_exchanges_less():
     ways = plan(load("mixtral_8x7b").experiment, parse("v5p:32"), jax.devices(), compile=0)
     best = ways[0]
     assert best.mesh.expert > 1
-    # As fast by its work, and without experts on their own devices twice as much is exchanged.
+    # As fast by its work, and without experts on their own devices more is exchanged.
     without = next(way for way in ways if way.mesh.expert == 1 and not way.reason)
     assert without.seconds == pytest.approx(best.seconds, rel=0.02)
-    assert without.exchange > 2 * best.exchange
+    assert without.exchange > 1.5 * best.exchange
     # 46.7 billion parameters and two moments are nowhere whole.
     assert all(way.reason for way in ways if way.mesh.data == 32)
     said = others(ways, load("mixtral_8x7b").experiment, parse("v5p:32"))
