@@ -8,6 +8,7 @@ and fuses operations, so its figure differs; `docs/scaling.md` has both for a do
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from jaxnets.parallel.mesh import MeshShape, batch_devices, make_mesh
 from jaxnets.parallel.partition import HOST, path_name
 from jaxnets.runs.build import Parts
 from jaxnets.steps.sown import with_sown
+
+BLOCK_PATH = re.compile(r"/(?:block_\d+|blocks)/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,11 @@ class Account:
     largest: int
     """The largest of these, whose gradient is there beside it."""
     again: int = 0
-    """What the backward pass of one block computes again, and scores that are not stored."""
+    """What the backward pass of one block computes again, its operands and gradients, and scores that are not stored."""
+    counted: int = 0
+    """What of `saved` is the largest's; it may be kept in a narrower dtype than its gradient has."""
+    of_block: int = 0
+    """Of `gathered`, in the backward pass of a block: the two largest parameters of a block."""
     host: int = 0
     """State that waits in the memory of the host (`mesh.offload`); not on the device."""
 
@@ -60,8 +67,12 @@ class Account:
     def peak(self) -> int:
         """At the height of a step: after the forward pass, in the backward pass of a block when the largest is gone, or
         after it."""
-        heights = (self.saved + self.largest, self.saved - self.largest + self.again, self.gradients)
-        return self.state + self.data + self.sums + self.gathered + max(heights)
+        heights = (
+            self.gathered + self.saved + self.largest,
+            self.of_block + self.saved - self.counted + self.again,
+            self.gathered + self.gradients,
+        )
+        return self.state + self.data + self.sums + max(heights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +86,8 @@ class Share:
     """In the memory of its host."""
     gathered: int = 0
     """Of the two largest parameters that `fsdp` splits, whole for one layer and in the dtype of the layers."""
+    of_block: int = 0
+    """The same of those of blocks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +97,9 @@ class Kept:
     saved: float = 0
     largest: float = 0
     again: float = 0
+    inside: float = 0
+    """The same of what belongs to heads and hidden units, which `tensor` splits."""
+    counted: float = 0
 
 
 def account(parts: Parts, chip: Chip) -> Account:
@@ -106,13 +122,13 @@ def counted(parts: Parts, sizes: Mapping[str, int], micro_batches: int, share: S
         kept: by `kept_of`, for the rows of a device.
         data: bytes of the data on a device.
     """
-    saved, largest, again = kept.saved, kept.largest, kept.again
+    saved, largest, again, inside, gone = dataclasses.astuple(kept)
     rows = -(-parts.experiment.batch_size // micro_batches)
     if (stages := sizes.get("pipeline", 1)) > 1:
         # A stage has a share of the layers and sees the rows of all stages; it keeps results of idle turns as well.
         count = parts_in(rows, sizes)
         saved /= 1 - bubble(stages, count, parts.task.model.pipeline_rounds)
-        again *= stages / count
+        again, inside = again * stages / count, inside * stages / count
     # About half of it is as wide as a hidden layer or belongs to a head, and is split with these.
     split = (1 + 1 / sizes["tensor"]) / 2
     narrow = width_of(parts) < 4
@@ -126,7 +142,9 @@ def counted(parts: Parts, sizes: Mapping[str, int], micro_batches: int, share: S
         gathered=share.gathered,
         saved=round(saved * split),
         largest=round(largest),
-        again=round(again * split),
+        again=round(again * split + inside / sizes["tensor"]),
+        counted=round(gone * split),
+        of_block=share.of_block,
         host=share.host,
     )
 
@@ -149,7 +167,7 @@ def share_of(
         layers: of the model; parameters of all of them may be one array.
         times: path -> how many equal leaves it stands for; 1 where it is not named.
     """
-    total, whole = {"params": 0, "opt_state": 0, "": 0, HOST: 0}, list[int]()
+    total, whole = {"params": 0, "opt_state": 0, "": 0, HOST: 0}, list[tuple[int, bool]]()
     for (path, leaf), sharding in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(placed), strict=True):
         name = path_name(path)
         root = name.split("/", 1)[0]
@@ -159,8 +177,9 @@ def share_of(
         if root == "params" and "fsdp" in cuts:
             once = layers if "/blocks/" in name and leaf.shape[0] == layers else 1
             others = math.prod(size for axis, size in cuts.items() if axis not in ("fsdp", "pipeline"))
-            whole.append(leaf.size * width // once // others)
-    return Share(total["params"], total["opt_state"], total[""], total[HOST], sum(sorted(whole)[-2:]))
+            whole.append((leaf.size * width // once // others, bool(BLOCK_PATH.search(name))))
+    every, blocks = (sum(sorted(size for size, inside in whole if inside >= least)[-2:]) for least in (False, True))
+    return Share(total["params"], total["opt_state"], total[""], total[HOST], every, blocks)
 
 
 def data_of(parts: Parts) -> int:
@@ -196,15 +215,35 @@ def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, size: Call
         sequence: devices that divide each sequence.
         size: bytes of an array of the trace.
     """
-    model, again = parts.task.model, 0.0
+    model, again, inside = parts.task.model, 0.0, 0.0
     if traced.own is None:
         return Kept()
-    saved, largest = traced.own.bytes(size)
+    saved, largest, counted = traced.own.bytes(size)
     if traced.plain is not None:
         blocks = model.layers + (getattr(model, "decoder_layers", 0) or 0)
-        again = max(0, traced.plain.bytes(size)[0] - saved) / sequence / blocks
-    again += _of_attention(parts, rows, sequence)
-    return Kept(saved / sequence, largest / sequence, again)
+        again = max(0, traced.plain.bytes(size, stacked=False)[0] - saved) / sequence / blocks
+        inside = _of_block(parts, rows, sequence)
+    inside += _of_attention(parts, rows, sequence)
+    return Kept(saved / sequence, largest / sequence, again, inside, counted / sequence)
+
+
+def _of_block(parts: Parts, rows: int, sequence: int) -> float:
+    """Bytes that the backward pass of a block which is computed again needs beside what it would have stored.
+
+    Plain attention's weights in the layers' dtype, an operand of two products, are there beside its scores in float32. The
+    operation that differentiates the MLP's activation reads the gradient of the hidden units, and writes them and the gradient
+    of what the activation takes, of two arrays in a gated MLP.
+    """
+    model: Any = parts.task.model
+    if not hasattr(model, "attention_shape"):
+        return 0.0
+    length, heads = parts.batch_spec["inputs"].shape[1], model.attention_shape[0]
+    plain = sequence == 1 and model.attention == "plain"
+    scores = heads * length**2 if plain else 0
+    places = model.experts.count * model.experts.places(length) if model.experts.count else length
+    arrays = 2 + (2 if model.mlp.endswith("glu") else 1)
+    hidden = arrays * places * (model.mlp_dim or 4 * model.width) / sequence
+    return float(rows * (scores + hidden) * width_of(parts))
 
 
 def _of_attention(parts: Parts, rows: int, sequence: int) -> float:

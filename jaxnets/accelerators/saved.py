@@ -2,7 +2,7 @@
 
 `jax.vjp` says which values it saves. A compiler does not keep all of them: what operations element by element make of another
 saved value, it computes again inside the operation that needs it. So of the values that come from one product, convolution,
-reduction or gather by such operations alone, one is counted, the widest.
+reduction or gather by such operations alone, one is counted, the widest. What a loop stacks for another loop is kept as it is.
 """
 
 import dataclasses
@@ -59,16 +59,24 @@ class Saved:
         self._values = _values(jaxpr, self._inputs)
         self._bodies: dict[int, tuple[list[Value], dict[int, Value]]] = {}
 
-    def bytes(self, size: Callable[[Any], int]) -> tuple[int, int]:
-        """Bytes of them all, and of the largest in its own dtype, where `size` says the bytes of an abstract array."""
-        needed = [self._values[id(var)] for var in self._jaxpr.outvars if id(var) in self._values]
-        return self._kept(needed, size, set(self._inputs))
+    def bytes(self, size: Callable[[Any], int], *, stacked: bool = True) -> tuple[int, int, int]:
+        """Bytes of them all, of the largest in its own dtype, and what of the first is the largest's.
 
-    def _kept(self, needed: Iterable[Value], size: Callable[[Any], int], free: set[Value]) -> tuple[int, int]:
-        """Bytes of some values, one for each that is not cheap to make, and of the largest."""
+        Args:
+            size: bytes of an abstract array.
+            stacked: count each value that a loop stacks: a compiler does not compute again across the end of a loop what was
+                computed in it. Otherwise they are counted as if the rounds stood one after another.
+        """
+        needed = [self._values[id(var)] for var in self._jaxpr.outvars if id(var) in self._values]
+        return self._kept(needed, size, set(self._inputs), stacked)
+
+    def _kept(
+        self, needed: Iterable[Value], size: Callable[[Any], int], free: set[Value], stacked: bool
+    ) -> tuple[int, int, int]:
+        """Bytes of some values, one for each that is not cheap to make, of the largest, and what is counted for that."""
         groups: dict[Value, int] = {}
         loops: dict[int, tuple[Any, set[int]]] = {}
-        largest = 0
+        largest, source = 0, None
         for value in dict.fromkeys(needed):
             origin = value.origin
             if origin is None or origin in free:
@@ -77,27 +85,29 @@ class Saved:
                 loops.setdefault(id(origin.equation), (origin.equation, set()))[1].add(origin.place)
                 continue
             groups[origin] = max(groups.get(origin, 0), min(size(value.aval), size(origin.aval)))
-            largest = max(largest, size(value.aval))
-        stacked = sum(self._of_scan(scan, places, size) for scan, places in loops.values())
-        return sum(groups.values()) + stacked, largest
+            if size(value.aval) > largest:
+                largest, source = size(value.aval), origin
+        loop = sum(self._of_scan(scan, places, size, stacked) for scan, places in loops.values())
+        return sum(groups.values()) + loop, largest, groups[source] if source is not None else 0
 
-    def _of_scan(self, scan: Any, places: set[int], size: Callable[[Any], int]) -> int:
-        """Bytes of the results of a loop: those that it stacks are counted together in its body, times its length."""
+    def _of_scan(self, scan: Any, places: set[int], size: Callable[[Any], int], stacked: bool) -> int:
+        """Bytes of the results of a loop: those that it stacks are found in its body, and count times its length."""
         body = getattr(scan.params["jaxpr"], "jaxpr", scan.params["jaxpr"])
         if id(body) not in self._bodies:
             inputs = _inputs(body)
             self._bodies[id(body)] = inputs, _values(body, inputs)
         inputs, values = self._bodies[id(body)]
-        total, stacked = 0, list[Value]()
+        total, inner = 0, list[Value]()
         for place in sorted(places):
             result, inside = scan.outvars[place], body.outvars[place]
             if result.aval.ndim == inside.aval.ndim:  # carried from round to round, not stacked
                 total += size(result.aval)
             elif id(inside) in values:
-                stacked.append(values[id(inside)])
+                inner.append(values[id(inside)])
         given = set(inputs)
-        whole = sum(size(value.aval) for value in dict.fromkeys(stacked) if value in given)
-        rest, _ = self._kept([value for value in stacked if value not in given], size, set())
+        once = dict.fromkeys(inner)
+        whole = sum(size(value.aval) for value in once if value in given or stacked)
+        rest = 0 if stacked else self._kept([value for value in once if value not in given], size, set(), stacked)[0]
         return total + (whole + rest) * scan.params["length"]
 
 

@@ -63,8 +63,10 @@ def step_memory(parts: "Parts") -> StepMemory:
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     on_host = getattr(memory, "host_argument_size_in_bytes", 0)
     live = arguments + memory.output_size_in_bytes - memory.alias_size_in_bytes + temporary
-    # The TPU's compiler knows when each buffer is free again; what it counts as temporary is the room that it sets aside.
-    peak = max(getattr(memory, "peak_memory_in_bytes", 0) - on_host, arguments) if platform == "tpu" else live
+    # The TPU's compiler knows when each buffer is free again; what it counts as temporary is the room that it sets aside. Its
+    # peak is that of the memory that has more temporaries: in small programs that is the vector memory of the cores.
+    height = min(getattr(memory, "peak_memory_in_bytes", 0) - on_host, arguments + temporary)
+    peak = max(height, arguments) if platform == "tpu" else live
     return StepMemory(time.perf_counter() - began, arguments, temporary, peak, compiled)
 
 
