@@ -184,7 +184,6 @@ def test_optimizer_state_on_the_host_is_gone_from_the_device():
     assert moved == pytest.approx(here.account.optimizer, rel=0.03)  # all but small leaves
     # What the compiler counts as arguments are the state and the data.
     assert here.compiled.arguments - there.compiled.arguments == pytest.approx(moved, rel=0.03)
-    assert there.compiled.peak < here.compiled.peak
 
 
 def test_stages_sum_their_gradients_once_a_step():
