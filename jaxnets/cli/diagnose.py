@@ -33,16 +33,17 @@ def run(arguments: Sequence[str]) -> int:
     if flags and not flags[0].startswith("-"):
         raise UsageError(f"`jaxnets diagnose` takes one run directory and flags, got {' '.join(arguments)}")
     options = parse(DiagnoseOptions, flags, "jaxnets diagnose RUN")
-    from jaxnets.postflight.of_run import diagnosis, into_report
+    from jaxnets.postflight.of_run import diagnosis, into_report, page_of
     from jaxnets.preflight.show import progress_line
     from jaxnets.runs.open import open_run
 
     trained = open_run(directory)
+    assert trained.directory is not None
+    page_of(trained.directory)  # before minutes of work
     with progress_line("auto", "diagnosing") as say:
         found = diagnosis(
             trained, only=options.only, skip=options.skip, examples=options.examples, seed=options.seed, say=say
         )
-    assert trained.directory is not None
     page = into_report(found, trained.directory)
     if options.json:
         print(found.as_json())

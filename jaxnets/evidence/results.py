@@ -41,8 +41,9 @@ def known_results(folder: Path, file: str, wanted: Mapping[str, Trial], *, stopp
         DataError: a line is not a result.
     """
     stem, _, ending = file.rpartition(".")
-    files = sorted(folder.glob(f"{stem}-*-of-*.{ending}"), key=lambda path: path.stat().st_mtime)
-    found = [one for path in (*files, folder / file) for one in read(path) if one.digest in wanted]
+    files = [*folder.glob(f"{stem}-*-of-*.{ending}"), *folder.glob(file)]
+    files.sort(key=lambda path: path.stat().st_mtime)
+    found = [one for path in files for one in read(path) if one.digest in wanted]
     newest = {one.digest: one for one in found}
     return {
         name: one

@@ -36,9 +36,13 @@ def curvature(examined: Examined) -> Section:
     count = examined.run.parts.parameters
     if count > MOST_PARAMETERS:
         return Section(NAME, left_out=(f"{count:,} parameters; at most {MOST_PARAMETERS:,} are looked at",))
+    if reason := examined.too_expensive("train"):
+        return Section(NAME, left_out=(reason,))
     params, seed = examined.params, examined.seed
     with examined.alone():
         value, gradient = jax.jit(jax.value_and_grad(examined.loss))(params)
+        if not np.isfinite(float(value) + float(length(gradient))):
+            return Section(NAME, left_out=("the loss or its gradient is not a finite number",))
         low, high = curvature_range(examined.loss, params, steps=STEPS, seed=seed)
         trace, error = hessian_trace(examined.loss, params, samples=20, seed=seed)
         spectrum = spectral_density(examined.loss, params, steps=STEPS, samples=2, seed=seed)
@@ -48,7 +52,9 @@ def curvature(examined: Examined) -> Section:
         plane = loss_slice(examined.loss, params, directions, PLACES)
     reach = ZERO * max(abs(low), abs(high))
     numbers = (
-        Measured("loss", float(value), f"mean of {len(examined.training['mask'])} training examples"),
+        Measured(
+            "loss", float(value), f"mean of {len(examined.training['mask'])} training examples, as in an evaluation"
+        ),
         Measured("gradient_norm", float(length(gradient)), "0 at a critical point"),
         Measured("largest_eigenvalue", high, "of the Hessian of this loss"),
         Measured("smallest_eigenvalue", low, "below 0: the loss falls along some direction"),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnets.checkpoints.retention import direction
 from jaxnets.core.types import Batch
 from jaxnets.data.large import gather
 from jaxnets.ops.random import stream_key
@@ -18,19 +19,24 @@ from jaxnets.parallel.mesh import MeshShape, make_mesh
 from jaxnets.runs.flops import forward_flops
 from jaxnets.runs.prepared import prepared
 from jaxnets.tasks.predicted import predicted_kind
+from jaxnets.training.evaluate import Evaluator
 
 if TYPE_CHECKING:
     from jaxnets.runs.run import Run
 
-# FLOPs of the passes over the examples of a split, a minute of a CPU; and how many passes the sections take, counted as
-# gradients.
+# FLOPs that the examples of a split may take, about a minute of a CPU; and how many gradients of each example that is.
 BUDGET = 1e12
-PASSES = {"train": 300, "test": 30}
+PASSES = {"train": 300, "test": 120}
+# Where four examples take as many budgets, a section is left out.
+MOST_BUDGETS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """A trained run and the examples by which it is measured. All but the score is computed on one device, in float32."""
+    """A trained run and the examples by which it is measured.
+
+    Curvature and attacks are computed on one device in float32, score and explanations in the number formats of the run.
+    """
 
     run: "Run"
     """The trained run."""
@@ -41,8 +47,12 @@ class Examined:
 
     @functools.cached_property
     def variables(self) -> dict[str, Any]:
-        """The weights that the run predicts with, on the host."""
-        found: dict[str, Any] = jax.device_get(self.run.variables)
+        """The weights that the run predicts with, on the host, in float32 at least."""
+
+        def wide(leaf: Any) -> Any:
+            return np.asarray(leaf, np.float32) if leaf.dtype in (jnp.bfloat16, jnp.float16) else np.asarray(leaf)
+
+        found: dict[str, Any] = jax.tree.map(wide, jax.device_get(self.run.variables))
         return found
 
     @property
@@ -57,12 +67,24 @@ class Examined:
 
     def rows(self, split: Literal["train", "test"]) -> np.ndarray:
         """Random row numbers of a split in rising order: at most `examples`, and as many as `BUDGET` allows, at least four."""
-        parts, total = self.run.parts, self.run.parts.dataset.card.examples[split]
-        each = 3 * forward_flops(parts) / parts.batch_spec["mask"].shape[0]
-        most = min(self.examples, max(4, int(BUDGET / (PASSES[split] * max(each, 1.0)))))
+        total = self.run.parts.dataset.card.examples[split]
+        most = min(self.examples, max(4, int(BUDGET / (PASSES[split] * self.flops))))
         if total <= most:
             return np.arange(total, dtype=np.int32)
         return np.sort(np.random.default_rng(self.seed).choice(total, most, replace=False)).astype(np.int32)
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """Of the gradient of one example."""
+        parts = self.run.parts
+        return max(1.0, 3 * forward_flops(parts) / parts.batch_spec["mask"].shape[0])
+
+    def too_expensive(self, split: Literal["train", "test"]) -> str:
+        """The reason why not even four examples are looked at; "" where they are."""
+        needed = 4 * PASSES[split] * self.flops
+        if needed <= MOST_BUDGETS * BUDGET:
+            return ""
+        return f"four examples take {needed:.1e} FLOPs; at most {MOST_BUDGETS * BUDGET:.0e} are spent"
 
     @functools.cached_property
     def test(self) -> dict[str, np.ndarray]:
@@ -77,7 +99,8 @@ class Examined:
 
     @functools.cached_property
     def loss(self) -> Callable[[Any], Array]:
-        """Parameters to the mean loss of the training examples, without dropout, augmentation and penalty."""
+        """Parameters to the mean loss of the training examples as in an evaluation: without dropout, augmentation, penalty,
+        label smoothing, and what a task or a module adds in training only."""
         task, variables, batch = self.run.parts.task, self.variables, self.training
 
         def loss(params: Any) -> Array:
@@ -92,12 +115,17 @@ class Examined:
         parts = self.run.parts
         if parts.dataset.several or set(parts.dataset.preparation.names) != {"inputs"}:
             return "the model has several inputs"
+        if parts.dataset.card.target_kind == "distribution":
+            return "targets are distributions"
         if self.kind not in ("class", "number"):
             return f"{type(getattr(parts.task, 'inner', parts.task)).__name__} predicts no class or number for each example"
         if not jnp.issubdtype(self.asked.dtype, jnp.floating):
             return f"inputs are {self.asked.dtype}, and only real numbers can be changed by a little"
-        if jax.eval_shape(self.outputs, self.asked).shape[:1] != self.asked.shape[:1]:
+        shape = jax.eval_shape(self.outputs, self.asked).shape
+        if shape[:1] != self.asked.shape[:1]:
             return "the outputs are not one row for each example"
+        if self.kind == "class" and (len(shape) != 2 or shape[1] < max(2, len(self.run.class_names))):
+            return f"outputs of shape {list(shape)} are not one number for each class"
         return ""
 
     @functools.cached_property
@@ -121,10 +149,17 @@ class Examined:
 
     def score(self, params: Any) -> float:
         """The task's headline on the test examples, with other parameters."""
-        evaluator = self.run.parts.evaluator
         with jax.set_mesh(self.run.parts.mesh):
-            found = evaluator.metrics({**self.run.variables, "params": params}, rows=self.rows("test"))
-        return float(found[self.headline])
+            return float(self._evaluator.metrics({**self.run.variables, "params": params})[self.headline])
+
+    @functools.cached_property
+    def _evaluator(self) -> Evaluator:
+        return self.run.parts.make_evaluator(self.test)
+
+    @property
+    def less_is_better(self) -> bool:
+        """Whether a smaller score is better."""
+        return (self.run.parts.task.directions.get(self.headline) or direction(self.headline)) == "min"
 
     @property
     def headline(self) -> str:

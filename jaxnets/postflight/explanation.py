@@ -7,6 +7,7 @@ from jaxnets.postflight.examined import Examined
 from jaxnets.postflight.section import Measured, Picture, Section
 from jaxnets.report import explanation_plots
 from jaxnets.tasks.predicted import why_no_loss
+from jaxnets.tasks.semi_supervised import LABELLED
 
 NAME = "explanation"
 SHOWN, NEAREST, INFLUENTIAL = 4, 5, 3
@@ -24,8 +25,10 @@ def explanation(examined: Examined) -> Section:
     if reason:
         return Section(NAME, left_out=(reason,))
     raw = np.asarray(examined.test["inputs"])
-    if raw.ndim < 3 and raw[0].size > MOST_BARS:
-        return Section(NAME, left_out=(f"an example has {raw[0].size} numbers and is no image",))
+    if (raw.ndim < 3 and raw[0].size > MOST_BARS) or raw.ndim > 4:
+        return Section(NAME, left_out=(f"an example of shape {list(raw.shape[1:])} is no image",))
+    if reason := examined.too_expensive("test"):
+        return Section(NAME, left_out=(reason,))
     chosen = _chosen(examined)
     inputs, targets = raw[chosen], np.asarray(examined.test["targets"])[chosen]
     numbers, first = _maps(examined, inputs)
@@ -45,7 +48,8 @@ def _chosen(examined: Examined) -> np.ndarray:
     """Places of the examples that are shown: of different classes, or of evenly spread targets."""
     targets = np.asarray(examined.test["targets"])
     if examined.kind == "class":
-        _, places = np.unique(targets, return_index=True)
+        _, first = np.unique(targets, return_index=True)
+        places = np.concatenate([first, np.delete(np.arange(len(targets)), first)[: max(0, SHOWN - len(first))]])
     else:
         places = np.argsort(targets.reshape(len(targets), -1)[:, 0], kind="stable")
     return places[np.unique(np.linspace(0, len(places) - 1, SHOWN).astype(int))]
@@ -89,7 +93,7 @@ def _nearest(examined: Examined, inputs: np.ndarray) -> Picture:
     found = nearest_examples(run.explain.embedding(inputs), known, min(NEAREST, len(rows)), metric="euclidean")
     beside = [[training["inputs"][row] for row in near] for near in found.rows]
     titles = [f"{number + 1}." for number in range(found.rows.shape[1])]
-    captions = [[_target(examined, training["targets"][row]) for row in near] for near in found.rows]
+    captions = [[_target(examined, training, row) for row in near] for near in found.rows]
     figure = explanation_plots.grid(inputs, beside, titles, _captions(examined, inputs), captions)
     caption = f"The training examples with the nearest outputs, of {len(rows):,} that were looked at."
     return Picture.of("Nearest training examples", caption, figure)
@@ -97,14 +101,15 @@ def _nearest(examined: Examined, inputs: np.ndarray) -> Picture:
 
 def _influential(examined: Examined, inputs: np.ndarray, targets: np.ndarray) -> Picture:
     run = examined.run
-    rows = examined.rows("train")[:CANDIDATES]
+    rows = examined.rows("train")
+    rows = np.sort(np.random.default_rng(examined.seed).permutation(rows)[:CANDIDATES])
     found = run.explain.influence(inputs, targets, rows=rows)
     order = np.argsort(-found, axis=1, kind="stable")
     count = min(INFLUENTIAL, len(rows) // 2)
     picked = np.concatenate([order[:, :count], order[:, order.shape[1] - count :]], axis=1)
     training = gather(run.parts.dataset.train, rows)
     beside = [[training["inputs"][place] for place in places] for places in picked]
-    captions = [[_target(examined, training["targets"][place]) for place in places] for places in picked]
+    captions = [[_target(examined, training, place) for place in places] for places in picked]
     titles = [*(f"helped {n + 1}." for n in range(count)), *(f"hurt {count - n}." for n in range(count))]
     figure = explanation_plots.grid(inputs, beside, titles, _captions(examined, inputs), captions)
     caption = (
@@ -113,15 +118,18 @@ def _influential(examined: Examined, inputs: np.ndarray, targets: np.ndarray) ->
     return Picture.of("Influential training examples", caption, figure)
 
 
-def _target(examined: Examined, target: np.ndarray) -> str:
-    names = examined.run.class_names
+def _target(examined: Examined, arrays: dict[str, np.ndarray], row: int) -> str:
+    """The target of an example as text."""
+    target, names = arrays["targets"][row], examined.run.class_names
+    if LABELLED in arrays and not arrays[LABELLED][row]:
+        return "hidden"
     return str(names[int(target)]) if examined.kind == "class" and names else f"{np.ravel(target)[0]:.4g}"
 
 
 def _of_classes(examined: Examined) -> Picture:
     count = min(len(examined.run.class_names), MOST_CLASSES)
     variation = 0.05 if examined.asked.ndim >= 3 else 0.0
-    made = examined.run.explain.maximised_input(np.arange(count), steps=100, variation=variation)
+    made = examined.run.explain.maximised_input(np.arange(count), steps=100, variation=variation, seed=examined.seed)
     half = -(-count // 2) if count > MOST_IN_A_ROW else count
     names = list(examined.run.class_names[:count])
     blank = np.full_like(made[0], np.nan)  # fills up the second row
@@ -138,11 +146,11 @@ def _plane(examined: Examined) -> Picture:
     names = examined.run.parts.dataset.preparation.names
     found = examined.run.explain.embedding({name: array for name, array in examined.test.items() if name in names})
     if found.shape[1] < 2:
-        found = np.concatenate(
-            [found, np.asarray(examined.test["targets"], np.float32).reshape(len(found), -1)[:, :1]], axis=1
-        )
-        figure = explanation_plots.plane(found)
-        return Picture.of("Outputs and targets", "Each test example: its output across, its target up.", figure)
+        predicted = np.asarray(examined.run.predict(examined.test["inputs"]), np.float64)
+        targets = np.asarray(examined.test["targets"], np.float64)
+        both = np.stack([one.reshape(len(found), -1)[:, 0] for one in (predicted, targets)], axis=1)
+        title, caption = "Predictions and targets", "Each test example: its prediction across, its target up."
+        return Picture.of(title, caption, explanation_plots.plane(both))
     labels = np.asarray(examined.test["targets"]) if examined.kind == "class" else None
     figure = explanation_plots.plane(in_plane(found, "pca"), labels, examined.run.class_names)
     return Picture.of(

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxnets.core.errors import RunDirectoryError, UsageError, did_you_mean
+import numpy as np
+
+from jaxnets.core.errors import JaxnetsError, RunDirectoryError, UsageError, did_you_mean
 from jaxnets.core.files import replacing
 from jaxnets.postflight.curvature import curvature
 from jaxnets.postflight.examined import Examined
@@ -53,16 +55,30 @@ def diagnosis(
     if examples < 4:
         raise UsageError(f"examples is at least 4, got {examples}")
     if run.parts.dataset.hollow:
-        raise UsageError("this run was opened without its data; give them: open_run(directory, dataset=...)")
+        raise UsageError(
+            "this run was opened without its data, which only its program held; give them in Python: "
+            "jaxnets.diagnosis(jaxnets.open_run(directory, dataset=...))"
+        )
     examined = Examined(run, examples, seed)
     found = []
     for name, section in SECTIONS.items():
         if name not in skip and (not only or name in only):
             say(name)
-            found.append(section(examined))
+            try:
+                found.append(section(examined))
+            except (JaxnetsError, ValueError, TypeError, np.linalg.LinAlgError) as error:  # the other sections are kept
+                found.append(Section(name, left_out=(f"it failed: {str(error).splitlines()[0][:200]}",)))
     title = run.directory.name if run.directory is not None else run.parts.dataset.name
     step = int(run.state.step) if run.best is None else run.best.step
     return Diagnosis(title, step, tuple(found))
+
+
+def page_of(directory: Path) -> Path:
+    """The report of a run; raises `RunDirectoryError` where there is none."""
+    page = directory / PAGE
+    if not page.exists():
+        raise RunDirectoryError(f"{directory} has no report ({PAGE}); train the run to its end, which writes it")
+    return page
 
 
 def into_report(diagnosis: Diagnosis, directory: Path) -> Path:
@@ -73,15 +89,17 @@ def into_report(diagnosis: Diagnosis, directory: Path) -> Path:
     Raises:
         RunDirectoryError: the run has no report, or it cannot be written.
     """
-    page = directory / PAGE
-    if not page.exists():
-        raise RunDirectoryError(f"{directory} has no report ({PAGE}); train the run to its end, which writes it")
-    diagnosis.write_pictures(directory / "plots")
+    page = page_of(directory)
     try:
+        for name in SECTIONS:
+            for path in (directory / "plots").glob(f"{name}-*.png"):
+                path.unlink()
+        diagnosis.write_pictures(directory / "plots")
         text = page.read_text(encoding="utf-8")
         before, found, rest = text.partition(BEGIN)
         if found:
-            text = before + rest.partition(END)[2]
+            _, ended, after = rest.partition(END)
+            text = before + (after if ended else rest)
         head, last, tail = text.rpartition("</body>")
         with replacing(page) as file:
             file.write(f"{head}{BEGIN}{diagnosis.as_html()}{END}{last}{tail}".encode(errors="backslashreplace"))

@@ -45,6 +45,8 @@ def robustness(examined: Examined) -> Section:
         numbers.extend(found[0])
         pictures.extend(found[1])
 
+    if reason := examined.too_expensive("test"):
+        return Section(NAME, left_out=(reason,))
     take(_damage)
     floats = all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(examined.params))
     take(_flips, "" if floats else "flipped bits are those of float32, and some parameters have another dtype")
@@ -54,9 +56,12 @@ def robustness(examined: Examined) -> Section:
             left_out.append(f"attacks, corruptions and calibration: {reason or 'the targets are not classes'}")
             return Section(NAME, tuple(numbers), tuple(pictures), tuple(left_out))
         logits = np.asarray(jax.jit(examined.outputs)(examined.asked))
-        take(lambda one: _attacks(one, logits))
+        take(_attacks)
         take(_steepness, _too_steep(examined, logits))
-        take(lambda one: _probabilities(one, logits))
+        reason = "" if np.isfinite(logits).all() else "some outputs are not finite numbers"
+        if examined.run.parts.task.probabilities(logits[:1]) is None:
+            reason = "the outputs are no logits of probabilities"
+        take(functools.partial(_probabilities, logits=logits), f"calibration: {reason}" if reason else "")
     images = _images(examined)
     if images is None:
         left_out.append("corruptions: inputs are not images of numbers from 0 on")
@@ -86,13 +91,16 @@ def _damage(examined: Examined) -> Found:
 
 def _flips(examined: Examined) -> Found:
     found = flip_curve(examined.score, examined.params, BITS, count=HIT, repeats=3, seed=examined.seed)
-    curves = {"mean": found.mean(axis=1), "worst": found.min(axis=1)}
+    failed = np.inf if examined.less_is_better else -np.inf  # what is not a number is the worst
+    found = np.where(np.isnan(found), failed, found)
+    curves = {"mean": found.mean(axis=1), "worst": found.max(axis=1) if examined.less_is_better else found.min(axis=1)}
+    curves = {name: np.where(np.isfinite(line), line, np.nan) for name, line in curves.items()}
     figure = surface_plots.curves(curves, at=BITS, across="bit of float32", up=examined.headline)
     caption = f"The score after one bit of {HIT} random weights is flipped; 23 to 30 are the exponent, 31 is the sign."
     return [], [Picture.of("Flipped bits", caption, figure)]
 
 
-def _attacks(examined: Examined, logits: np.ndarray) -> Found:
+def _attacks(examined: Examined) -> Found:
     x, labels = examined.asked, examined.test["targets"]
     sizes = [size * float(x.std()) for size in SIZES]
     attacked = attack_curve(examined.outputs, x, labels, sizes, steps=10, seed=examined.seed)
@@ -121,7 +129,9 @@ def _steepness(examined: Examined) -> Found:
 
 
 def _probabilities(examined: Examined, logits: np.ndarray) -> Found:
-    labels = np.asarray(examined.test["targets"])
+    # In a random order: test examples may stand class by class, and both halves must be drawn alike.
+    order = np.random.default_rng(examined.seed).permutation(len(logits))
+    logits, labels = logits[order], np.asarray(examined.test["targets"])[order]
     half = len(labels) // 2
     if half < 10:
         return [], []
@@ -145,7 +155,9 @@ def _probabilities(examined: Examined, logits: np.ndarray) -> Found:
     filled = found.examples > 0
     curves = {"accuracy": found.accuracy[filled], "confidence": found.confidence[filled]}
     figure = surface_plots.curves(curves, at=found.confidence[filled], across="confidence", up="accuracy")
-    return numbers, [Picture.of("Calibration", "Accuracy of the predictions of each confidence.", figure)]
+    return numbers, [
+        Picture.of("Calibration", "Accuracy against confidence; a calibrated model has both alike.", figure)
+    ]
 
 
 def _shuffled(examined: Examined) -> Array:

@@ -35,7 +35,8 @@ def spectrum(at: np.ndarray, density: np.ndarray, *, title: str = "eigenvalues o
 
 @_plainly
 def loss_slice(at: np.ndarray, losses: np.ndarray, *, title: str = "loss") -> "Figure":
-    """A loss along one direction as a line, `[A]`, or along two as contours of even ratios, `[A, A]`.
+    """A loss along one direction as a line, `[A]`, or along two as contours of even ratios, `[A, A]`; white where it is not a
+    number.
 
     Args:
         at: places along each direction, `[A]`.
@@ -44,6 +45,11 @@ def loss_slice(at: np.ndarray, losses: np.ndarray, *, title: str = "loss") -> "F
     """
     figure = _figure(4.6, 3.8)
     axis = figure.subplots()
+    losses = np.where(np.isfinite(losses), losses, np.nan)
+    if losses.ndim == 2 and np.nanmax(losses, initial=-np.inf) <= np.nanmin(losses, initial=np.inf):
+        axis.text(0.5, 0.5, "the loss does not change here", ha="center", fontsize=9, transform=axis.transAxes)
+        _finish(axis, title, "first direction", "second direction")
+        return figure
     if losses.ndim == 1:
         axis.plot(at, losses, color=VALIDATION, lw=1.6)
         _finish(axis, title, "along the direction", "loss")

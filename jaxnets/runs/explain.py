@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxnets.checkpoints.checkpoint import Checkpoints, abstract
-from jaxnets.core.errors import UsageError
+from jaxnets.core.errors import DamagedError, UsageError, note
 from jaxnets.core.types import Batch
 from jaxnets.data.given import check_given, check_given_targets
 from jaxnets.data.large import gather
@@ -147,7 +147,7 @@ class Explain:
         """
         run, task = self.run, self.run.parts.task
         card = run.parts.dataset
-        self._split("train")
+        self._check_data()
         chosen = np.arange(len(card.train["targets"])) if rows is None else np.asarray(rows)
         arrays = dict(self._checked(inputs))
         arrays["targets"] = check_given_targets(targets, card.preparation, len(arrays["inputs"]))
@@ -228,10 +228,13 @@ class Explain:
 
     def _split(self, split: str) -> dict[str, Any]:
         """The inputs of a split."""
-        if self.run.parts.dataset.hollow:
-            raise UsageError("this run was opened without its data; give them: open_run(directory, dataset=...)")
+        self._check_data()
         arrays = getattr(self.run.parts.dataset, split)
         return {name: array[:] for name, array in arrays.items() if name in self.run.parts.dataset.preparation.names}
+
+    def _check_data(self) -> None:
+        if self.run.parts.dataset.hollow:
+            raise UsageError("this run was opened without its data; give them: open_run(directory, dataset=...)")
 
     def _prepared(self, arrays: Any) -> Batch:
         """Raw arrays as the batch of a task."""
@@ -253,7 +256,15 @@ class Explain:
             if missing:
                 raise UsageError(f"there is no checkpoint of step {missing[0]}; there are {kept.steps}")
             chosen = kept.steps if steps is None else list(steps)
-            return [(step, jax.device_get(kept.restore(step, like)[0].params)) for step in chosen]
+            found = []
+            for step in chosen:
+                try:
+                    found.append((step, jax.device_get(kept.restore(step, like)[0].params)))
+                except DamagedError as error:
+                    if steps is not None:
+                        raise
+                    note(f"{error}; it is left out")
+            return found
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import replace, run_here
 from small_data import small_data
@@ -16,8 +18,11 @@ from jaxnets import config, optim
 from jaxnets.core.errors import RunDirectoryError, UsageError
 from jaxnets.data import Ring
 from jaxnets.models import MLP
+from jaxnets.postflight import Diagnosis, Section, of_run, robustness
 from jaxnets.postflight import examined as examining
 from jaxnets.postflight.of_run import BEGIN, into_report
+from jaxnets.report import surface_plots
+from jaxnets.report.plots import to_png
 from jaxnets.tasks import Adversarial
 
 RNG = np.random.default_rng(0)
@@ -70,8 +75,10 @@ def test_few_examples_are_drawn_and_an_expensive_model_gets_fewer(line, monkeypa
     some = jaxnets.diagnosis(line, only=["curvature"], examples=8)
     assert "8 training examples" in str(some)
     assert some["loss"] != pytest.approx(jaxnets.diagnosis(line, only=["curvature"], examples=8, seed=1)["loss"])
-    monkeypatch.setattr(examining, "BUDGET", 1.0)
+    monkeypatch.setattr(examining, "BUDGET", 1e4)
     assert "4 training examples" in str(jaxnets.diagnosis(line, only=["curvature"], examples=8))
+    monkeypatch.setattr(examining, "BUDGET", 1.0)
+    assert "four examples take" in jaxnets.diagnosis(line, only=["curvature"]).notes()[0]
 
 
 @pytest.mark.slow
@@ -117,6 +124,66 @@ def test_what_does_not_suit_a_run_is_left_out_with_the_reason(line):
     notes = jaxnets.diagnosis(players).notes()
     assert len(notes) == 3
     assert "several players" in notes[0]
+
+
+@pytest.mark.slow
+def test_outputs_that_are_not_one_number_a_class_are_left_out():
+    def loss(outputs, targets):
+        return optax.sigmoid_binary_cross_entropy(outputs[:, 0], targets)
+
+    above = (Y > 0).astype(np.int32)
+    run = jaxnets.fit(nn.Dense(1), (X, above), test=(X, above), loss=loss, steps=5, batch_size=12, progress="none")
+    notes = jaxnets.diagnosis(run, skip=["curvature"], examples=40).notes()
+    assert all("[40, 1] are not one number for each class" in note for note in notes)
+    assert len(notes) == 2
+
+
+@pytest.mark.slow
+def test_weights_that_are_no_numbers_leave_sections_out(line):
+    sick = dataclasses.replace(
+        line, state=dataclasses.replace(line.state, params=jax.tree.map(lambda a: a * jnp.nan, line.params))
+    )
+    found = jaxnets.diagnosis(sick, examples=8)
+    assert "the loss or its gradient is not a finite number" in found.notes()[0]
+    assert math.isnan(found["r2_undamaged"])
+
+
+@pytest.mark.slow
+def test_a_section_that_fails_keeps_the_others(line, monkeypatch):
+    def broken(examined):
+        raise ValueError("no such thing")
+
+    monkeypatch.setitem(of_run.SECTIONS, "robustness", broken)
+    found = jaxnets.diagnosis(line, skip=["explanation"], examples=8)
+    assert found["largest_eigenvalue"] > 0
+    assert found.notes() == ["robustness: it failed: no such thing"]
+
+
+def test_of_losses_the_largest_is_the_worst(line, monkeypatch):
+    scores = iter(range(1000))
+    monkeypatch.setattr(examining.Examined, "score", lambda self, params: float(next(scores)))
+    drawn = {}
+    monkeypatch.setattr(robustness.surface_plots, "curves", lambda values, **_: drawn.update(values))
+    monkeypatch.setattr(robustness.Picture, "of", lambda *_: None)
+    for less, worst in ((True, 2.0), (False, 0.0)):
+        scores = iter(range(1000))
+        monkeypatch.setattr(examining.Examined, "less_is_better", less)
+        robustness._flips(examining.Examined(line, 8, 0))
+        assert drawn["worst"][0] == worst
+
+
+@pytest.mark.parametrize("losses", [np.full((3, 3), 2.0), np.full((3, 3), np.nan), np.array([[1, np.inf], [2, 3.0]])])
+def test_flat_and_infinite_slices_are_drawn(losses):
+    places = np.linspace(-1, 1, len(losses))
+    assert to_png(surface_plots.loss_slice(places, losses)).startswith(b"\x89PNG")
+
+
+def test_a_mark_without_its_end_deletes_nothing(tmp_path):
+    (tmp_path / "report.html").write_text(f"<body>before{BEGIN}rest</body>")
+    into_report(Diagnosis("a", 1, (Section("curvature"),)), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert text.startswith("<body>beforerest")
+    assert text.count(BEGIN) == 1
 
 
 def test_mistakes_are_named(line, tmp_path):
