@@ -128,8 +128,8 @@ def test_what_does_not_suit_a_run_is_left_out_with_the_reason(line):
 
 @pytest.mark.slow
 def test_outputs_that_are_not_one_number_a_class_are_left_out():
-    def loss(outputs, targets):
-        return optax.sigmoid_binary_cross_entropy(outputs[:, 0], targets)
+    def loss(outputs, batch):
+        return optax.sigmoid_binary_cross_entropy(outputs[:, 0], batch["targets"])
 
     above = (Y > 0).astype(np.int32)
     run = jaxnets.fit(nn.Dense(1), (X, above), test=(X, above), loss=loss, steps=5, batch_size=12, progress="none")
