@@ -132,7 +132,7 @@ def test_outputs_that_are_not_one_number_a_class_are_left_out():
         return optax.sigmoid_binary_cross_entropy(outputs[:, 0], batch["targets"])
 
     above = (Y > 0).astype(np.int32)
-    run = jaxnets.fit(nn.Dense(1), (X, above), test=(X, above), loss=loss, steps=5, batch_size=12, progress="none")
+    run = jaxnets.fit(nn.Dense(1), (X, above), test=(X, above), loss=loss, steps=5, batch_size=16, progress="none")
     notes = jaxnets.diagnosis(run, skip=["curvature"], examples=40).notes()
     assert all("[40, 1] are not one number for each class" in note for note in notes)
     assert len(notes) == 2
