@@ -268,10 +268,8 @@ def _of_attention(parts: Parts, rows: int, sequence: int) -> float:
 def _positions(parts: Parts) -> int:
     """Of the longest sequence that attention sees: tokens of inputs or targets, or patches, and a class token."""
     model, shape = parts.task.model, parts.batch_spec["inputs"].shape
-    if hasattr(model, "patch"):
-        length = shape[1] * shape[2] // model.patch**2
-    else:
-        length = max(a.shape[1] for a in parts.batch_spec.values() if len(a.shape) == 2)
+    tokens = [array.shape[1] for array in parts.batch_spec.values() if len(array.shape) == 2]
+    length = shape[1] * shape[2] // model.patch**2 if hasattr(model, "patch") else max(tokens)
     return int(length) + (getattr(model, "pool", "") == "token")
 
 
