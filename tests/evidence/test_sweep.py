@@ -126,6 +126,7 @@ def test_results_that_are_there_are_not_run_again(swept, short, blobs, monkeypat
     assert (folder / "results.jsonl").read_text().splitlines() == lines
 
 
+@pytest.mark.slow
 def test_parts_on_several_machines_are_together_the_whole_sweep(swept, short, blobs, tmp_path, monkeypatch):
     _, made, found, _ = swept
     of = []

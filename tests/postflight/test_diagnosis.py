@@ -81,6 +81,7 @@ def test_few_examples_are_drawn_and_an_expensive_model_gets_fewer(line, monkeypa
     assert "four examples take" in jaxnets.diagnosis(line, only=["curvature"]).notes()[0]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_classifier_of_images_has_every_number_and_picture(halves):
     found = jaxnets.diagnosis(halves, examples=64)
@@ -116,6 +117,7 @@ def test_the_report_of_the_run_holds_the_newest_diagnosis(halves):
     assert json.loads(second.as_json())["numbers"].keys() == second.numbers.keys()
 
 
+@pytest.mark.slow
 def test_what_does_not_suit_a_run_is_left_out_with_the_reason(line):
     found = jaxnets.diagnosis(line, only=["robustness"], examples=8)
     assert "the targets are not classes" in found.notes()[0]
