@@ -206,6 +206,18 @@ KEPT = {
 
 # Sweeps of 10 to 140 seconds that a shorter test stands for in `.ci/run`; they run before a release (`-m nightly`).
 NIGHTLY = (
+    "test_byol.test_an_interrupted_run_ends_with_the_same_bits_and_opens_again",
+    "test_curriculum.test_both_heads_learn_and_the_first_predicts",
+    "test_local_sgd.test_the_result_does_not_depend_on_the_mesh[int8",
+    "test_plan.test_windows_of_32k_tokens_are_divided",
+    "test_group_policy.test_the_first_update_is_that_of_the_policy_gradient",
+    "test_distillation.test_a_small_student_learns_from_a_run_and_the_teacher_stays",
+    "test_diffusion.test_a_label_changes_the_embedding_and_none_does_not",
+    "test_masked.test_the_loss_uses_only_hidden_patches_and_the_encoder_only_visible_ones",
+    "test_public_examples.test_a_public_example_equals_its_hand_written_loop[lm1b",
+    "test_mixing.test_a_run_with_mixing_does_not_depend_on_micro_batches_or_devices",
+    "test_gradient_sums.test_the_step_is_that_of_one_device[noise",
+    "test_samples.test_a_language_model_writes_a_text_over_time",
     "test_checkpoints.test_ckpt_looks_at_a_run_without_its_code",
     "test_signals.test_a_signal_saves_and_exits_75_and_the_next_start_resumes[2",
     "test_signals.test_two_runs_never_share_a_directory",
