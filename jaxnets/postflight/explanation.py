@@ -14,7 +14,7 @@ SHOWN, NEAREST, INFLUENTIAL = 4, 5, 3
 # Training examples among which the influential ones are looked for, and most classes with an input of their own.
 CANDIDATES, MOST_CLASSES = 300, 10
 MOST_IN_A_ROW = 6
-# Numbers in an example, above which bars cannot be told apart.
+# Numbers in an example, above which bars look alike.
 MOST_BARS = 200
 
 
