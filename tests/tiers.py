@@ -206,6 +206,10 @@ KEPT = {
 
 # Sweeps of 10 to 140 seconds that a shorter test stands for in `.ci/run`; they run before a release (`-m nightly`).
 NIGHTLY = (
+    "test_field_machines.test_any_name_works_as_a_run_directory[slash",
+    "test_field_machines.test_any_name_works_as_a_run_directory[quotes",
+    "test_field_machines.test_any_name_works_as_a_run_directory[line",
+    "test_mixture.test_in_a_model_with_cache_scan_remat_and_bfloat16[mixtral-scanned",
     "test_byol.test_an_interrupted_run_ends_with_the_same_bits_and_opens_again",
     "test_curriculum.test_both_heads_learn_and_the_first_predicts",
     "test_local_sgd.test_the_result_does_not_depend_on_the_mesh[int8",
