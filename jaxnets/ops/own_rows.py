@@ -17,17 +17,17 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnets.ops.axes import axis_size, mapped_elsewhere
 
-# Axes along which devices have the same parameters and other rows.
-AXES = ("replica", "data")
+# Axes along which devices may have the same parameters and other rows.
+AXES = ("replica", "data", "fsdp")
 
-# Whether what is traced is inside of a loop over micro-batches.
-_LATER: list[bool] = []
+# Of what is traced inside of a loop over micro-batches: the axes over which gradients are summed after it.
+_LATER: list[tuple[str, ...]] = []
 
 
 @contextlib.contextmanager
-def summed_later() -> Iterator[None]:
-    """In this context gradients are added up over micro-batches before they are used."""
-    _LATER.append(True)
+def summed_later(axes: tuple[str, ...]) -> Iterator[None]:
+    """In this context gradients are added up over micro-batches, and over these axes of the mesh after the last one."""
+    _LATER.append(axes)
     try:
         yield
     finally:
@@ -37,8 +37,8 @@ def summed_later() -> Iterator[None]:
 def own_axes(rows: int) -> tuple[str, ...]:
     """The axes of the mesh in use over which `rows` are spread and parameters are not; () if there are none, and outside of a
     loop over micro-batches."""
-    axes = tuple(axis for axis in AXES if axis_size(axis) > 1)
-    spread = _LATER and not mapped_elsewhere() and rows % math.prod(map(axis_size, axes)) == 0
+    axes = tuple(axis for axis in AXES if axis_size(axis) > 1 and _LATER and axis in _LATER[-1])
+    spread = axes and not mapped_elsewhere() and rows % math.prod(map(axis_size, axes)) == 0
     # Inside of another `shard_map` a device has its own rows already.
     return axes if spread and not jax.sharding.get_abstract_mesh().manual_axes else ()
 

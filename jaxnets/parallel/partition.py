@@ -104,11 +104,12 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int =
 def gradient_shardings(params: Any, mesh: Mesh, *, zero: int = 3) -> Any:
     """Where gradients and their sums over micro-batches go: as the parameters, and from ZeRO stage 2 on split over `fsdp`.
 
-    None where `fsdp` is 1: then the compiler may sum them on each device and exchange the sums once.
+    None where `fsdp` is 1: then no part of the state decides it, and the compiler sums them on each device and exchanges the
+    sums once.
     """
-    if mesh.shape["fsdp"] == 1 or zero == 1:
+    if mesh.shape["fsdp"] == 1:
         return None
-    return shardings({"params": params}, mesh)["params"]
+    return shardings({"params": params}, mesh, zero=zero if zero == 1 else 3)["params"]
 
 
 def on_device(tree: Any) -> Any:

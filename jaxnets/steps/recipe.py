@@ -68,6 +68,8 @@ class Recipe:
     """Number of its turn in the step; None without players."""
     gradients: Any = None
     """Shardings of the gradients, as a tree like the parameters. None: the compiler chooses them."""
+    sums_whole: bool = False
+    """Whether a device holds sums of gradients that `fsdp` does not split."""
     optimizer_home: tuple[Any, Any] | None = None
     """Shardings of the optimizer state between steps, where it is in the memory of the host, and during the update; as trees
     like it. None: it stays where it is."""
@@ -118,9 +120,10 @@ class Recipe:
         """The prefix of the paths of these parameters in the whole state."""
         return f"{self.player}/" if self.player else ""
 
-    def placed(self, gradients: Any) -> Any:
-        """The gradients with their shardings."""
-        return gradients if self.gradients is None else jax.lax.with_sharding_constraint(gradients, self.gradients)
+    def placed(self, gradients: Any, of: Callable[[Any], Any] = lambda tree: tree) -> Any:
+        """The gradients with their shardings; `of` takes from a tree like the parameters what they are the gradients of."""
+        shardings = self.gradients
+        return gradients if shardings is None else jax.lax.with_sharding_constraint(gradients, of(shardings))
 
     def key(self, stream: str, step: Array) -> Array:
         """The random key of a named stream at a step; in the model each replica has its own."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnets.core.types import SECOND_USE, Variables
 
@@ -16,13 +17,13 @@ TABLE = "embedding"
 
 
 def tables(params: Any) -> dict[str, Any]:
-    """The tables of the embeddings alone, in dicts with the paths of the parameters; {} where there is none."""
+    """The tables of the embeddings alone, or their shardings, in dicts with the paths of the parameters; {}: there is none."""
     found: dict[str, Any] = {}
     for name, value in params.items() if isinstance(params, Mapping) else ():
         inside = tables(value)
         if inside:
             found[name] = inside
-        elif name == TABLE and isinstance(value, jax.Array):
+        elif name == TABLE and isinstance(value, (jax.Array, NamedSharding, PartitionSpec)):
             found[name] = value
     return found
 

@@ -161,34 +161,40 @@ def _gradients(
         gradients, metrics, model_state = recipe.placed(gradients), aux.metrics, aux.model_state
     else:
         parts = jax.tree.map(lambda a: split(a, count), batch)
-        again = second_use.tables(state.params) if _sums_later() else {}
+        later = _sums_later(recipe)
+        again = second_use.tables(state.params) if later else {}
+
+        def placed(gradients: Any, more: Any) -> tuple[Any, Any]:
+            return recipe.placed(gradients), recipe.placed(more, second_use.tables) if again else more
 
         def accumulate(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
-            so_far, model_state = carry
+            (gradients, other), model_state = carry
             piece, index = part
-            with summed_later():
-                (gradients, more), (mean, aux) = differentiate(
+            with summed_later(later):
+                found, (mean, aux) = differentiate(
                     state.params, again, model_state, piece, jax.random.fold_in(key, index)
                 )
-            so_far = jax.tree.map(jnp.add, so_far, (recipe.placed(gradients), more, mean, aux.metrics))
-            return (so_far, aux.model_state), None
+            # Placed where they come in too: otherwise what follows the loop decides where the sums are inside of it.
+            sums = jax.tree.map(jnp.add, placed(*gradients), placed(*found))
+            return ((placed(*sums), jax.tree.map(jnp.add, other, (mean, aux.metrics))), aux.model_state), None
 
         first = jax.tree.map(lambda a: a[0], parts)
         shapes, aux = jax.eval_shape(differentiate, state.params, again, state.model_state, first, key)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (*shapes, aux[0], aux[1].metrics))
-        zeros = (recipe.placed(zeros[0]), *zeros[1:])
-        (sums, model_state), _ = jax.lax.scan(accumulate, (zeros, state.model_state), (parts, jnp.arange(count)))
-        gradients, more, mean, metrics = sums
+        zeros, other = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, (aux[0], aux[1].metrics)))
+        carry = (placed(*zeros), other), state.model_state
+        ((sums, (mean, metrics)), model_state), _ = jax.lax.scan(accumulate, carry, (parts, jnp.arange(count)))
+        gradients, more = placed(*sums)
         gradients = second_use.joined(gradients, more, jnp.add) if again else gradients
     # A batch in which everything is masked has no gradient, rather than 0/0.
     undo = jnp.where(mean.weight > 0, 1.0 / (jnp.maximum(mean.weight, 1e-30) * factor), 0.0)
     return jax.tree.map(lambda g: g * undo, gradients), mean, metrics, model_state
 
 
-def _sums_later() -> bool:
-    """Whether compilers may sum gradients over devices after the last micro-batch: over all axes of a batch but `fsdp`, along
-    which each device keeps a part of the sum."""
-    return any(axis_size(axis) > 1 for axis in AXES["batch"] or () if axis != "fsdp")
+def _sums_later(recipe: Recipe) -> tuple[str, ...]:
+    """The axes over which compilers may sum gradients after the last micro-batch: all of a batch but `fsdp`, unless a device
+    has room for whole sums."""
+    axes = (axis for axis in AXES["batch"] or () if axis != "fsdp" or recipe.sums_whole)
+    return tuple(axis for axis in axes if axis_size(axis) > 1)
 
 
 def _health(loss: Loss, recipe: Recipe, state: TrainState, params: Any, gradients: Any, batch: Batch) -> Any:

@@ -96,6 +96,15 @@ def test_gradients_are_summed_once_a_step_whatever_the_micro_batches(blocks):
     assert {one.repeats for one in moved if one.axes == ("data",) and max(sizes(one)) >= WIDTH**2 / 4} == {1}
 
 
+def test_zero_1_scatters_gradients_once_a_step_whatever_the_micro_batches():
+    """Each device updates its part with its part of the sums, and the parameters are gathered."""
+    found = compiled(mesh=MeshShape(data=1, fsdp=8, zero=1), micro_batches=4, blocks="scanned")
+    large = [one for one in found.compiled.collectives if max(sizes(one)) >= WIDTH**2 / 8]
+    assert {(one.kind, one.repeats) for one in large} == {("reduce-scatter", 1), ("all-gather", 1)}
+    for kind in ("reduce-scatter", "all-gather"):
+        assert sum(one.sent for one in large if one.kind == kind) < 1.02 * 7 / 8 * 4 * found.parameters
+
+
 def test_experts_get_their_tokens_by_all_to_all():
     """Four a layer: to the experts and back, forward and backward. Neither hidden units nor whole batches are gathered."""
     routing = Experts(count=4, routing="capacity")

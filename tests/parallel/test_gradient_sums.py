@@ -87,7 +87,7 @@ CASES = {
 def test_devices_apply_scanned_blocks_to_their_own_rows():
     """In training, where rows do not depend on each other: gradients of all blocks are summed behind the loop over them."""
 
-    def mapped(train, loop=summed_later, **fields):
+    def mapped(train, loop=lambda: summed_later(("data",)), **fields):
         with loop(), jax.set_mesh(make_mesh(MeshShape(data=2), devices=jax.devices()[:2])):
             own = task(blocks="scanned", layers=3, **fields)
             state = jax.eval_shape(lambda: create_state(own, recipe(), batch()))
