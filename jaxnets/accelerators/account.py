@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from jaxnets.accelerators.cuts import cuts_of
 from jaxnets.accelerators.saved import Saved
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
@@ -97,8 +98,6 @@ class Kept:
     saved: float = 0
     largest: float = 0
     again: float = 0
-    inside: float = 0
-    """The same of what belongs to heads and hidden units, which `tensor` splits."""
     counted: float = 0
 
 
@@ -119,18 +118,16 @@ def counted(parts: Parts, sizes: Mapping[str, int], micro_batches: int, share: S
         sizes: axis -> size.
         micro_batches: parts of a batch.
         share: of the state.
-        kept: by `kept_of`, for the rows of a device.
+        kept: by `kept_of`, for the rows of a device and these sizes.
         data: bytes of the data on a device.
     """
-    saved, largest, again, inside, gone = dataclasses.astuple(kept)
+    saved, again = kept.saved, kept.again
     rows = -(-parts.experiment.batch_size // micro_batches)
     if (stages := sizes.get("pipeline", 1)) > 1:
         # A stage has a share of the layers and sees the rows of all stages; it keeps results of idle turns as well.
         count = parts_in(rows, sizes)
         saved /= 1 - bubble(stages, count, parts.task.model.pipeline_rounds)
-        again, inside = again * stages / count, inside * stages / count
-    # About half of it is as wide as a hidden layer or belongs to a head, and is split with these.
-    split = (1 + 1 / sizes["tensor"]) / 2
+        again = again * stages / count
     narrow = width_of(parts) < 4
     return Account(
         parameters=share.parameters,
@@ -140,10 +137,10 @@ def counted(parts: Parts, sizes: Mapping[str, int], micro_batches: int, share: S
         gradients=share.parameters,
         sums=(micro_batches > 1) * share.parameters + narrow * share.parameters // 2,
         gathered=share.gathered,
-        saved=round(saved * split),
-        largest=round(largest),
-        again=round(again * split + inside / sizes["tensor"]),
-        counted=round(gone * split),
+        saved=round(saved),
+        largest=round(kept.largest),
+        again=round(again),
+        counted=round(kept.counted),
         of_block=share.of_block,
         host=share.host,
     )
@@ -201,11 +198,11 @@ class Traced:
 
 def kept_of(parts: Parts, chip: Chip, rows: int) -> Kept:
     """What the backward pass of a micro-batch with some rows on a device needs, on the mesh of the parts."""
-    sequence = int(parts.mesh.shape.get("sequence", 1))
-    return kept_from(traced_of(parts, rows), parts, rows, sequence, lambda array: size_on(chip, array))
+    sequence, tensor = (int(parts.mesh.shape.get(axis, 1)) for axis in ("sequence", "tensor"))
+    return kept_from(traced_of(parts, rows), parts, rows, sequence, tensor, lambda array: size_on(chip, array))
 
 
-def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, size: Callable[[Any], int]) -> Kept:
+def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, tensor: int, size: Callable[[Any], int]) -> Kept:
     """The same from a trace.
 
     Args:
@@ -213,21 +210,22 @@ def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, size: Call
         parts: of the run.
         rows: on a device.
         sequence: devices that divide each sequence.
+        tensor: devices that divide heads, hidden units and the vocabulary.
         size: bytes of an array of the trace.
     """
-    model, again, inside = parts.task.model, 0.0, 0.0
+    model, again = parts.task.model, 0.0
     if traced.own is None:
         return Kept()
-    saved, largest, counted = traced.own.bytes(size)
+    saved, largest, counted = traced.own.bytes(size, split=tensor)
+    inside = _of_attention(parts, rows, sequence)
     if traced.plain is not None:
         blocks = model.layers + (getattr(model, "decoder_layers", 0) or 0)
-        again = max(0, traced.plain.bytes(size, stacked=False)[0] - saved) / sequence / blocks
-        inside = _of_block(parts, rows, sequence)
-    inside += _of_attention(parts, rows, sequence)
-    return Kept(saved / sequence, largest / sequence, again, inside, counted / sequence)
+        again = max(0, traced.plain.bytes(size, stacked=False, split=tensor)[0] - saved) / sequence / blocks
+        inside += of_block(parts, rows, sequence)
+    return Kept(saved / sequence, largest / sequence, again + inside / tensor, counted / sequence)
 
 
-def _of_block(parts: Parts, rows: int, sequence: int) -> float:
+def of_block(parts: Parts, rows: int, sequence: int) -> float:
     """Bytes that the backward pass of a block which is computed again needs beside what it would have stored.
 
     Plain attention's weights in the layers' dtype, an operand of two products, are there beside its scores in float32. The
@@ -301,7 +299,9 @@ def _trace(parts: Parts, rows: int) -> Saved:
         mesh = make_mesh(MeshShape(data=1), devices=[mesh.devices.flat[0]])
     with jax.set_mesh(mesh):
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return Saved(jax.make_jaxpr(saved)(parts.abstract.params, parts.abstract.model_state, batch, key).jaxpr)
+        params = parts.abstract.params
+        jaxpr = jax.make_jaxpr(saved)(params, parts.abstract.model_state, batch, key).jaxpr
+        return Saved(jaxpr, cuts_of(params, int(parts.mesh.shape.get("tensor", 1))))
 
 
 def size_on(chip: Chip, array: Any) -> int:

@@ -186,7 +186,8 @@ def _ways(experiment: Experiment, topology: Topology, devices: Sequence[Any]) ->
         plain = plain or counts
         for mesh, micro in tried:
             sizes = _sizes(mesh)
-            count = counted(own, sizes, micro, shares[mesh], counts.kept(_rows(work, mesh, micro), mesh.sequence), data)
+            kept = counts.kept(_rows(work, mesh, micro), mesh.sequence, mesh.tensor)
+            count = counted(own, sizes, micro, shares[mesh], kept, data)
             full = count.peak > FILL * chip.memory
             reason = f"it needs {count.peak / 2**30:,.1f} GiB" if full else ""
             waits = waiting(work, sizes, micro)
@@ -236,7 +237,7 @@ class _Counts:
         self.mark = next(prime for prime in PRIMES if all(dim % prime for dim in dims))
         self.traced: dict[int, Traced] = {}
         self.work: dict[int, float] = {}
-        self.found: dict[tuple[int, int], Kept] = {}
+        self.found: dict[tuple[int, int, int], Kept] = {}
         for sequence in sorted(sequences):
             kind = self._kind(sequence)
             if kind not in self.traced:
@@ -255,8 +256,8 @@ class _Counts:
         """The same for numbers of devices whose trace is one."""
         return sequence if getattr(self.parts.task.model, "attention", "") == "flash" else min(sequence, 2)
 
-    def kept(self, rows: int, sequence: int) -> Kept:
-        """What a micro-batch of some rows on a device needs, of sequences that as many devices divide."""
+    def kept(self, rows: int, sequence: int, tensor: int) -> Kept:
+        """What a micro-batch of some rows on a device needs, of sequences, and of heads, that as many devices divide."""
 
         @functools.cache
         def size_of(shape: tuple[int, ...], dtype: Any) -> int:
@@ -266,9 +267,10 @@ class _Counts:
         def size(array: Any) -> int:
             return size_of(tuple(array.shape), array.dtype)
 
-        if (rows, sequence) not in self.found:
-            self.found[rows, sequence] = kept_from(self.traced[self._kind(sequence)], self.parts, rows, sequence, size)
-        return self.found[rows, sequence]
+        key = rows, sequence, tensor
+        if key not in self.found:
+            self.found[key] = kept_from(self.traced[self._kind(sequence)], self.parts, *key, size)
+        return self.found[key]
 
 
 def _in_a_line(devices: Sequence[Any]) -> Any:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from jaxnets.accelerators.cuts import cut_of
 from jaxnets.ops.beyond_promise import equations
 
 # Operations that a compiler computes again rather than keep their results.
@@ -38,6 +39,10 @@ class Value:
     """Its place among the results of the equation."""
     origin: "Value | None" = None
     """The value that it comes from by cheap operations alone, the largest of several; None: from constants alone."""
+    cut: int | None = None
+    """The dim that devices split between them; None: each has all of it."""
+    body: "tuple[list[Value], dict[int, Value]] | None" = None
+    """Of a result of a loop: the inputs of a round, and what is in it."""
 
     @property
     def bytes(self) -> int:
@@ -51,83 +56,117 @@ class Saved:
     Its inputs, and what is made of them alone by cheap operations, do not count.
     """
 
-    def __init__(self, jaxpr: Any) -> None:
-        """Of a function whose outputs are what `jax.vjp` saves."""
+    def __init__(self, jaxpr: Any, cuts: Sequence[int | None] = ()) -> None:
+        """Of a function whose outputs are what `jax.vjp` saves.
+
+        Args:
+            jaxpr: of the function.
+            cuts: for each of its inputs the dim that devices split; (): none.
+        """
         self._jaxpr = jaxpr
-        self._inputs = _inputs(jaxpr)
+        self._inputs = _inputs(jaxpr, cuts)
         # By the identity of the variables, so the jaxpr has to stay.
         self._values = _values(jaxpr, self._inputs)
-        self._bodies: dict[int, tuple[list[Value], dict[int, Value]]] = {}
 
-    def bytes(self, size: Callable[[Any], int], *, stacked: bool = True) -> tuple[int, int, int]:
+    def bytes(self, size: Callable[[Any], int], *, stacked: bool = True, split: int = 1) -> tuple[int, int, int]:
         """Bytes of them all, of the largest in its own dtype, and what of the first is the largest's.
 
         Args:
             size: bytes of an abstract array.
             stacked: count each value that a loop stacks: a compiler does not compute again across the end of a loop what was
                 computed in it. Otherwise they are counted as if the rounds stood one after another.
+            split: devices that share what is split.
         """
         needed = [self._values[id(var)] for var in self._jaxpr.outvars if id(var) in self._values]
-        return self._kept(needed, size, set(self._inputs), stacked)
 
-    def _kept(
-        self, needed: Iterable[Value], size: Callable[[Any], int], free: set[Value], stacked: bool
-    ) -> tuple[int, int, int]:
-        """Bytes of some values, one for each that is not cheap to make, of the largest, and what is counted for that."""
-        groups: dict[Value, int] = {}
-        loops: dict[int, tuple[Any, set[int]]] = {}
-        largest, source = 0, None
-        for value in dict.fromkeys(needed):
-            origin = value.origin
-            if origin is None or origin in free:
-                continue
-            if origin.equation is not None and origin.equation.primitive.name == "scan":
-                loops.setdefault(id(origin.equation), (origin.equation, set()))[1].add(origin.place)
-                continue
-            groups[origin] = max(groups.get(origin, 0), min(size(value.aval), size(origin.aval)))
-            if size(value.aval) > largest:
-                largest, source = size(value.aval), origin
-        loop = sum(self._of_scan(scan, places, size, stacked) for scan, places in loops.values())
-        return sum(groups.values()) + loop, largest, groups[source] if source is not None else 0
+        def held(value: Value) -> int:
+            return size(value.aval) // (1 if value.cut is None else split)
 
-    def _of_scan(self, scan: Any, places: set[int], size: Callable[[Any], int], stacked: bool) -> int:
-        """Bytes of the results of a loop: those that it stacks are found in its body, and count times its length."""
-        body = getattr(scan.params["jaxpr"], "jaxpr", scan.params["jaxpr"])
-        if id(body) not in self._bodies:
-            inputs = _inputs(body)
-            self._bodies[id(body)] = inputs, _values(body, inputs)
-        inputs, values = self._bodies[id(body)]
-        total, inner = 0, list[Value]()
-        for place in sorted(places):
-            result, inside = scan.outvars[place], body.outvars[place]
-            if result.aval.ndim == inside.aval.ndim:  # carried from round to round, not stacked
-                total += size(result.aval)
-            elif id(inside) in values:
-                inner.append(values[id(inside)])
-        given = set(inputs)
-        once = dict.fromkeys(inner)
-        whole = sum(size(value.aval) for value in once if value in given or stacked)
-        rest = 0 if stacked else self._kept([value for value in once if value not in given], size, set(), stacked)[0]
-        return total + (whole + rest) * scan.params["length"]
+        return _kept(needed, held, set(self._inputs), stacked)
 
 
-def _inputs(jaxpr: Any) -> list[Value]:
+def _kept(
+    needed: Iterable[Value], size: Callable[[Value], int], free: set[Value], stacked: bool
+) -> tuple[int, int, int]:
+    """Bytes of some values, one for each that is not cheap to make, of the largest, and what is counted for that."""
+    groups: dict[Value, int] = {}
+    loops: dict[int, tuple[Value, set[int]]] = {}
+    largest, source = 0, None
+    for value in dict.fromkeys(needed):
+        origin = value.origin
+        if origin is None or origin in free:
+            continue
+        if origin.body is not None:
+            loops.setdefault(id(origin.equation), (origin, set()))[1].add(origin.place)
+            continue
+        groups[origin] = max(groups.get(origin, 0), min(size(value), size(origin)))
+        if size(value) > largest:
+            largest, source = size(value), origin
+    loop = sum(_of_scan(one, places, size, stacked) for one, places in loops.values())
+    return sum(groups.values()) + loop, largest, groups[source] if source is not None else 0
+
+
+def _of_scan(one: Value, places: set[int], size: Callable[[Value], int], stacked: bool) -> int:
+    """Bytes of the results of a loop, of which `one` is any: those that it stacks are found in its body, and count times its
+    length."""
+    scan, (inputs, values) = one.equation, one.body or ([], {})
+    body = _opened(scan)
+    total, inner = 0, list[Value]()
+    for place in sorted(places):
+        result, inside = scan.outvars[place], body.outvars[place]
+        if result.aval.ndim == inside.aval.ndim:  # carried from round to round, not stacked
+            carried = values.get(id(inside))
+            total += size(Value(result.aval, cut=None if carried is None else carried.cut))
+        elif id(inside) in values:
+            inner.append(values[id(inside)])
+    given = set(inputs)
+    once = dict.fromkeys(inner)
+    whole = sum(size(value) for value in once if value in given or stacked)
+    rest = 0 if stacked else _kept([value for value in once if value not in given], size, set(), stacked)[0]
+    return total + (whole + rest) * scan.params["length"]
+
+
+def _opened(scan: Any) -> Any:
+    """The jaxpr of one round of a loop."""
+    return getattr(scan.params["jaxpr"], "jaxpr", scan.params["jaxpr"])
+
+
+def _inputs(jaxpr: Any, cuts: Sequence[int | None] = ()) -> list[Value]:
     """Values for the constants and arguments of a jaxpr; each is its own origin."""
     values = [Value(var.aval) for var in [*jaxpr.constvars, *jaxpr.invars]]
     for value in values:
         value.origin = value
+    for value, cut in zip(values[len(jaxpr.constvars) :], cuts, strict=False):
+        value.cut = cut
     return values
 
 
 def _result(aval: Any, equation: Any, place: int, given: Sequence[Value]) -> Value:
     """The value that an operation makes of others."""
-    value = Value(aval, equation, place)
+    value = Value(aval, equation, place, cut=cut_of(equation, place, [one.cut for one in given]))
     if equation.primitive.name in CHEAP:
         sources = [one for one in given if one.origin is not None]
         value.origin = max(sources, key=lambda one: one.bytes).origin if sources else None
     else:
         value.origin = value
     return value
+
+
+def _results_of_scan(equation: Any, given: Sequence[Value]) -> list[Value]:
+    """The values that a loop makes of others."""
+    body, params = _opened(equation), equation.params
+    whole = params["num_consts"] + params["num_carry"]  # of the others a round gets one row
+    rows = [one.cut if at < whole or one.cut is None else one.cut - 1 for at, one in enumerate(given)]
+    inputs = _inputs(body, [None if cut == -1 else cut for cut in rows])
+    values = _values(body, inputs)
+    results = []
+    for place, (outer, inner) in enumerate(zip(equation.outvars, body.outvars, strict=True)):
+        cut = getattr(values.get(id(inner)), "cut", None)
+        stacked = outer.aval.ndim > inner.aval.ndim
+        value = Value(outer.aval, equation, place, cut=cut if cut is None else cut + stacked, body=(inputs, values))
+        value.origin = value
+        results.append(value)
+    return results
 
 
 def _values(jaxpr: Any, inputs: Sequence[Value]) -> dict[int, Value]:
@@ -142,6 +181,9 @@ def _values(jaxpr: Any, inputs: Sequence[Value]) -> dict[int, Value]:
             inside = _values(body, [*constants, *given[: len(body.invars)]])
             for outer, var in zip(equation.outvars, body.outvars, strict=False):
                 values[id(outer)] = inside.get(id(var)) or Value(var.aval)
+        elif equation.primitive.name == "scan":
+            results = _results_of_scan(equation, given)
+            values |= {id(var): value for var, value in zip(equation.outvars, results, strict=True)}
         else:
             for place, var in enumerate(equation.outvars):
                 values[id(var)] = _result(var.aval, equation, place, given)

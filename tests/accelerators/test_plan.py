@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import run_here
 
-from jaxnets.accelerators.account import Account, kept_of
+from jaxnets.accelerators.account import Account, kept_of, of_block
+from jaxnets.accelerators.cuts import cuts_of
 from jaxnets.accelerators.estimate import estimate, prepare
 from jaxnets.accelerators.plan import Way, others, plan
 from jaxnets.accelerators.saved import Saved
@@ -129,16 +130,63 @@ def test_a_block_that_is_computed_again_holds_its_attention_twice_and_the_gradie
     experiment = load("shakespeare_char").experiment
     model = experiment.task.model.clone(remat="blocks", mlp="swiglu", mlp_dim=96)
 
-    def again(**fields):
+    def parts(**fields):
         task = dataclasses.replace(experiment.task, model=model.clone(**fields))
         cut = dataclasses.replace(experiment, task=task, batch_size=8, mesh=MeshShape(data=1))
-        return kept_of(prepare(cut, jax.devices()[:1]), chip_named("h100"), 8)
+        return prepare(cut, jax.devices()[:1])
 
-    kept, length, width = again(), experiment.data.length, 4
-    assert kept.inside == 8 * (model.heads * length**2 + 4 * length * 96) * width
-    assert again(mlp="relu").inside == 8 * (model.heads * length**2 + 3 * length * 96) * width
-    # Scores in float32, and what else a block would have stored.
-    assert kept.again > 8 * model.heads * length**2 * 4
+    length, width = experiment.data.length, 4
+    scores = 8 * model.heads * length**2 * width
+    assert of_block(parts(), 8, 1) == scores + 8 * 4 * length * 96 * width
+    assert of_block(parts(mlp="relu"), 8, 1) == scores + 8 * 3 * length * 96 * width
+    # Scores in float32 beside them, and what else a block would have stored.
+    assert kept_of(parts(), chip_named("h100"), 8).again > of_block(parts(), 8, 1) + scores
+
+
+def test_what_a_mesh_axis_splits_is_followed_through_pairs_of_layers():
+    """The first layer of a pair splits its outputs, the second sums over them; a loop's rounds too."""
+
+    def layer(x, up, down):
+        return jnp.tanh(
+            jnp.tanh(x @ up).reshape(32, 8, 16).transpose(1, 0, 2).transpose(1, 0, 2).reshape(32, 128) @ down
+        )
+
+    up, down = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 128), (128, 64)))
+
+    def bytes_of(run, split, *weights, cuts):
+        def leaves(x, *weights):
+            return jax.tree.leaves(jax.vjp(lambda *a: run(*a).sum(), x, *weights)[1])
+
+        return Saved(jax.make_jaxpr(leaves)(A, *weights).jaxpr, (None, *cuts)).bytes(plain_size, split=split)
+
+    inside, outside = 32 * 128 * 4, 32 * 64 * 4
+    for split in (1, 4):
+        assert bytes_of(layer, split, up, down, cuts=(1, 0))[0] == inside // split + outside
+        assert bytes_of(layer, split, up, down, cuts=(None, None))[0] == inside + outside
+
+    def loop(x, ups, downs):
+        return jax.lax.scan(lambda x, one: (layer(x, *one), None), x, (ups, downs))[0]
+
+    stacks = [jax.ShapeDtypeStruct((5, *one.shape), jnp.float32) for one in (up, down)]
+    whole, halved = (bytes_of(loop, split, *stacks, cuts=(2, 1))[0] for split in (1, 2))
+    # Of each round: tanh, its derivative and the operand of the second product, of hidden units; tanh and its derivative of
+    # the outputs, and the input.
+    assert whole == 5 * (3 * inside + 3 * outside)
+    assert halved == 5 * (3 * inside // 2 + 3 * outside)
+
+
+def test_parameters_are_split_as_the_partition_table_says():
+    params = {
+        "block": {
+            "query": {"kernel": jnp.zeros((64, 64))},
+            "merge": {"kernel": jnp.zeros((64, 64)), "bias": jnp.zeros(64)},
+        },
+        "blocks": {"up": {"kernel": jnp.zeros((3, 64, 256))}},
+        "embedding": {"embedding": jnp.zeros((65, 64))},  # a size that two devices do not divide
+    }
+    paths = [jax.tree_util.keystr(path, simple=True) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    cuts = dict(zip(paths, cuts_of(params, 1), strict=True))
+    assert list(cuts.values()) == [None, 0, 1, 2, None]
 
 
 def way(seconds, exchanged=None, memory=1, reason="", waits=0.0, **sizes):

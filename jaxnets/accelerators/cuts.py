@@ -1,0 +1,82 @@
+"""Which dim of a value a mesh axis splits, followed through the operations of a jaxpr from the parameters on.
+
+The compiler decides it by the same rules: a product has the split of its operands but along what it sums over, and the result
+of a sum over a split dim is whole again (an all-reduce).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxnets.parallel.partition import built_in_rule, path_name
+
+
+def cuts_of(params: Any, tensor: int) -> list[int | None]:
+    """The dim of each parameter that `tensor` devices split; of one device, that two would split."""
+    grid = jax.sharding.AbstractMesh((max(tensor, 2),), ("tensor",))
+    found: list[int | None] = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        rule = built_in_rule(f"params/{path_name(path)}", leaf.shape, grid)
+        found.append(None if rule is None else len(leaf.shape) - len(rule.axes) + rule.axes.index("tensor"))
+    return found
+
+
+def cut_of(equation: Any, place: int, cuts: Sequence[int | None]) -> int | None:
+    """The split dim of a result of an operation; None: it is whole.
+
+    Args:
+        equation: the operation.
+        place: of the result among its results.
+        cuts: the split dim of each operand.
+    """
+    if all(cut is None for cut in cuts):
+        return None
+    name, out = equation.primitive.name, equation.outvars[place].aval
+    if name == "dot_general":
+        return _of_product(equation, cuts)
+    if name in ("gather", "sort", "argsort", "top_k"):
+        return None
+    for var, cut in zip(equation.invars, cuts, strict=True):
+        if cut is not None:
+            return _after(name, equation.params, var.aval.shape, out.shape, cut)
+    return None
+
+
+def _after(name: str, params: Any, before: Sequence[int], after: Sequence[int], cut: int) -> int | None:
+    """Where the split dim of an operand is in the result of an operation that has no other one that is split."""
+    if name == "transpose":
+        return list(params["permutation"]).index(cut)
+    if name == "broadcast_in_dim":
+        return int(params["broadcast_dimensions"][cut])
+    if name in ("reshape", "squeeze", "expand_dims"):
+        outer = math.prod(before[:cut])
+        return next((dim for dim in range(len(after)) if after[dim] > 1 and math.prod(after[:dim]) == outer), None)
+    if "axes" in params and len(after) < len(before):  # a reduction
+        axes = params["axes"]
+        return None if cut in axes else cut - sum(axis < cut for axis in axes)
+    # Whatever else keeps the shape keeps the split.
+    return cut if len(after) == len(before) and after[cut] == before[cut] else None
+
+
+def _of_product(equation: Any, cuts: Sequence[int | None]) -> int | None:
+    (left_sum, right_sum), (left_batch, right_batch) = equation.params["dimension_numbers"]
+    left, right = (var.aval for var in equation.invars)
+    (cut_left, cut_right) = cuts
+    if cut_left in left_sum or cut_right in right_sum:
+        return None
+    if cut_left is not None:
+        return _place(cut_left, left.ndim, left_sum, left_batch, len(left_batch))
+    free_left = left.ndim - len(left_sum) - len(left_batch)
+    return _place(cut_right, right.ndim, right_sum, right_batch, len(right_batch) + free_left)
+
+
+def _place(cut: int | None, ndim: int, summed: Sequence[int], batch: Sequence[int], first_free: int) -> int | None:
+    """The dim of a product's result that a dim of one operand becomes."""
+    if cut is None:
+        return None
+    if cut in batch:
+        return list(batch).index(cut)
+    free = [dim for dim in range(ndim) if dim not in summed and dim not in batch]
+    return first_free + free.index(cut)
