@@ -16,7 +16,7 @@ from jaxnets.core.wide import wide
 from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import conv_general_dilated, max_pool
+from jaxnets.ops import conv_general_dilated, max_pool, name_axes
 
 # The uniform distribution within 1 / sqrt(inputs of a unit), which is that of PyTorch's layers.
 UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -60,7 +60,7 @@ class AirBench(nn.Module):
         for index, width in enumerate(self.widths):
             x = AirBlock(width, self.activation, name=f"block_{index}")(x, train=train)
         # On 32x32 images this is the 3x3 max pool of the original.
-        x = max_pool(x, (x.shape[1], x.shape[2])).reshape(x.shape[0], -1)
+        x = name_axes(max_pool(x, (x.shape[1], x.shape[2])).reshape(x.shape[0], -1), "batch", "embed")
         x = self.logit_scale * Dense(self.outputs or 1, use_bias=False, kernel_init=UNIFORM, name="output")(x)
         return (x[: len(x) // 2] + x[len(x) // 2 :]) / 2 if twice else x
 

@@ -105,7 +105,7 @@ class ConvAutoencoder(nn.Module):
         """Codes `[B, Z]` of images `[B, H, W, C]`."""
         for layer in self.down:
             x = activation(self.activation)(layer(x))
-        return self.code_layer(x.reshape(x.shape[0], -1))
+        return self.code_layer(name_axes(x.reshape(x.shape[0], -1), "batch", "embed"))
 
     def decode(self, z: Array, *, train: bool = False) -> Array:
         """Images `[B, H, W, C]` from codes `[B, Z]`."""

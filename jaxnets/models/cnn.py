@@ -9,7 +9,7 @@ from jax import Array
 from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import max_pool
+from jaxnets.ops import max_pool, name_axes
 
 
 class CNN(nn.Module):
@@ -61,7 +61,7 @@ class CNN(nn.Module):
                     x = BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(x)
                 x = activated(self.activation, x, f"slope_{name}")
             x = max_pool(x)
-        x = x.reshape(x.shape[0], -1)
+        x = name_axes(x.reshape(x.shape[0], -1), "batch", "embed")
         for index, width in enumerate(self.dense):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             x = activated(self.activation, Dense(width, name=f"dense_{index}")(x), f"slope_dense_{index}")

@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm, LayerNorm
+from jaxnets.ops import name_axes
 
 # The paper's initialisation of all weights.
 NARROW = nn.initializers.normal(0.02)
@@ -95,5 +96,5 @@ class DCGANCritic(nn.Module):
             elif index and self.norm == "layer":
                 x = LayerNorm(name=f"norm_{index}")(x)
             x = nn.leaky_relu(x, 0.2)
-        x = x.reshape(x.shape[0], -1)
+        x = name_axes(x.reshape(x.shape[0], -1), "batch", "embed")
         return Dense(self.outputs or 1, kernel_init=NARROW, name="output")(x)

@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, check_layers
-from jaxnets.ops import average_pool, max_pool
+from jaxnets.ops import average_pool, max_pool, name_axes
 
 
 class LeNet5(nn.Module):
@@ -49,7 +49,7 @@ class LeNet5(nn.Module):
             )(x)  # fmt: skip
             x = activated(self.activation, x, f"slope_{index}")
             x = max_pool(x) if self.pool == "max" else average_pool(x)
-        x = x.reshape(x.shape[0], -1)
+        x = name_axes(x.reshape(x.shape[0], -1), "batch", "embed")
         for index, width in enumerate((120, 84)):
             x = activated(self.activation, Dense(width, name=f"dense_{index}")(x), f"slope_dense_{index}")
         return Dense(self.outputs or 1, name="output")(x)

@@ -11,7 +11,7 @@ from jax import Array
 from jaxnets.models.activations import Activation, activated
 from jaxnets.models.layers import Conv, Dense, check_layers
 from jaxnets.models.norms import BatchNorm
-from jaxnets.ops import max_pool
+from jaxnets.ops import max_pool, name_axes
 
 
 class ResNet9(nn.Module):
@@ -48,7 +48,7 @@ class ResNet9(nn.Module):
                 y = ConvNorm(x.shape[-1], self.activation, name=f"layer_{layer}_residual_0")(x, train=train)
                 x = x + ConvNorm(x.shape[-1], self.activation, name=f"layer_{layer}_residual_1")(y, train=train)
         # Max over all positions. On 32x32 images this is the 4x4 max pool of the original.
-        x = max_pool(x, (x.shape[1], x.shape[2])).reshape(x.shape[0], -1)
+        x = name_axes(max_pool(x, (x.shape[1], x.shape[2])).reshape(x.shape[0], -1), "batch", "embed")
         return self.logit_scale * Dense(self.outputs or 1, use_bias=False, name="output")(x)
 
 

@@ -1,5 +1,6 @@
 """Every shipped configuration on eight devices: the training of one device, state in its place, one compilation."""
 
+import contextlib
 import functools
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import replace
+from jax.experimental.compilation_cache import compilation_cache
 from small_data import small_data
 
 from jaxnets import config
@@ -35,16 +37,33 @@ MESHES = {
 }
 
 
-def trained(name, shape, *, unit=0.0):
-    """Four steps; with `unit` every weight begins that much of itself away."""
+def assembled(name, shape):
+    """The parts of a run of four steps."""
     experiment = config.load(name).experiment
     size = min(experiment.batch_size, 16)
     experiment = replace(experiment, steps=4, batch_size=size, micro_batches=1, mesh=shape, validation=0, log_every=4)
     devices = jax.devices()[:1] if shape.data == 1 and shape.fsdp == shape.tensor == 1 else None
     mesh = make_mesh(shape, devices=devices)
     with tempfile.TemporaryDirectory() as folder:
-        parts = assemble(experiment, small_data(name, Path(folder)), mesh=mesh)
-    with jax.set_mesh(mesh):
+        return assemble(experiment, small_data(name, Path(folder)), mesh=mesh)
+
+
+@contextlib.contextmanager
+def compiled_anew():
+    """In this context programs are compiled, not taken from a cache, whose programs come without the compiler's warnings."""
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
+
+
+def trained(name, shape, *, unit=0.0):
+    """Four steps; with `unit` every weight begins that much of itself away."""
+    parts = assembled(name, shape)
+    with jax.set_mesh(parts.mesh):
         state = parts.fresh_state()
         if unit:
             moved = jax.tree.map(lambda a: (a * (1 + unit)).astype(a.dtype), state.params)
@@ -72,7 +91,8 @@ def on_one_device(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_training_is_that_of_one_device(name, mesh, capfd):
     try:
-        parts, split = trained(name, MESHES[mesh])
+        with compiled_anew():
+            parts, split = trained(name, MESHES[mesh])
     except UsageError as error:
         # Axes that split nothing of this model, or a batch that they do not divide where masked rows would count.
         if "tensor" in mesh or "expert" in mesh or "sequence" in mesh:
@@ -93,3 +113,13 @@ def test_the_training_is_that_of_one_device(name, mesh, capfd):
             each += np.prod(placed[path].shard_shape(leaf.shape)) * leaf.dtype.itemsize
         # Biases and other small leaves stay whole, which counts in models of less than a megabyte.
         assert 4 * parts.parameters < 1_000_000 or whole / each >= 7.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["fsdp", "data, fsdp"])
+def test_the_gradient_of_a_flattened_image_keeps_its_rows(mesh, capfd):
+    """The kernel of the layer behind it is split, so the compiler would split its pixels, and then gather all rows of them."""
+    parts = assembled("digits_simclr", MESHES[mesh])
+    with compiled_anew(), jax.set_mesh(parts.mesh):
+        parts.program.lower(parts.abstract).compile()
+    assert "full rematerialization" not in capfd.readouterr().err
