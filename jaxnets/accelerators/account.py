@@ -6,7 +6,6 @@ and fuses operations, so its figure differs; `docs/scaling.md` has both for a do
 """
 
 import dataclasses
-import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import jax
 
 from jaxnets.accelerators.cuts import cuts_of
 from jaxnets.accelerators.saved import Saved
+from jaxnets.accelerators.tiles import size_on
 from jaxnets.core.types import Batch
 from jaxnets.data.feed import ResidentFeed
 from jaxnets.ops.attention_blocks import BLOCK
@@ -220,7 +220,9 @@ def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, tensor: in
     inside = _of_attention(parts, rows, sequence)
     if traced.plain is not None:
         blocks = model.layers + (getattr(model, "decoder_layers", 0) or 0)
-        again = max(0, traced.plain.bytes(size, stacked=False, split=tensor)[0] - saved) / sequence / blocks
+        again = max(0, traced.plain.bytes(size, stacked=False, split=tensor)[0] - saved) / blocks
+        if not _has_experts(model):  # they get the tokens of whole sequences
+            again /= sequence
         inside += of_block(parts, rows, sequence)
     return Kept(saved / sequence, largest / sequence, again + inside / tensor, counted / sequence)
 
@@ -238,10 +240,14 @@ def of_block(parts: Parts, rows: int, sequence: int) -> float:
     length, heads = parts.batch_spec["inputs"].shape[1], model.attention_shape[0]
     plain = sequence == 1 and model.attention == "plain"
     scores = heads * length**2 if plain else 0
-    places = model.experts.count * model.experts.places(length) if model.experts.count else length
+    places = model.experts.count * model.experts.places(length) if _has_experts(model) else length / sequence
     arrays = 2 + (2 if model.mlp.endswith("glu") else 1)
-    hidden = arrays * places * (model.mlp_dim or 4 * model.width) / sequence
+    hidden = arrays * places * (model.mlp_dim or 4 * model.width)
     return float(rows * (scores + hidden) * width_of(parts))
+
+
+def _has_experts(model: Any) -> bool:
+    return bool(getattr(getattr(model, "experts", None), "count", 0))
 
 
 def _of_attention(parts: Parts, rows: int, sequence: int) -> float:
@@ -302,19 +308,3 @@ def _trace(parts: Parts, rows: int) -> Saved:
         params = parts.abstract.params
         jaxpr = jax.make_jaxpr(saved)(params, parts.abstract.model_state, batch, key).jaxpr
         return Saved(jaxpr, cuts_of(params, int(parts.mesh.shape.get("tensor", 1))))
-
-
-def size_on(chip: Chip, array: Any) -> int:
-    """Bytes of an array in a chip's memory; a TPU fills two of its dims up to tiles of 8 x 128 words."""
-    shape, width = tuple(array.shape), array.dtype.itemsize
-    count = math.prod(shape)
-    if chip.platform != "tpu" or len(shape) < 2:
-        return count * width
-    rows = 8 * max(1, 4 // width)
-
-    def padded(minor: int, second: int) -> int:
-        filled = (-(-shape[minor] // 128) * 128) * (-(-shape[second] // rows) * rows)
-        return count // (shape[minor] * shape[second]) * filled if count else 0
-
-    # The compiler chooses the order of the dims.
-    return min(padded(a, b) for a, b in itertools.permutations(range(len(shape)), 2)) * width

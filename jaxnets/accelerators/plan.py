@@ -25,13 +25,13 @@ from jaxnets.accelerators.account import (
     data_of,
     kept_from,
     share_of,
-    size_on,
     traced_of,
     width_of,
 )
 from jaxnets.accelerators.estimate import Estimate, estimate, prepare
 from jaxnets.accelerators.exchange import Work, exchanges, waiting, work_of
 from jaxnets.accelerators.meshes import TRIED, axes, meshes
+from jaxnets.accelerators.tiles import size_on
 from jaxnets.accelerators.topology import Topology
 from jaxnets.config.experiment import Experiment
 from jaxnets.core.errors import UsageError

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import run_cli, run_here
 
-from jaxnets.accelerators.account import size_on
 from jaxnets.accelerators.estimate import Compiled, estimate, prepare
 from jaxnets.accelerators.hlo import Collective
+from jaxnets.accelerators.tiles import size_on
 from jaxnets.accelerators.topology import parse
 from jaxnets.config import load
 from jaxnets.data.feed import ResidentFeed
