@@ -154,10 +154,12 @@ def _result(aval: Any, equation: Any, place: int, given: Sequence[Value]) -> Val
 
 def _results_of_scan(equation: Any, given: Sequence[Value]) -> list[Value]:
     """The values that a loop makes of others."""
-    body, params = _opened(equation), equation.params
-    whole = params["num_consts"] + params["num_carry"]  # of the others a round gets one row
-    rows = [one.cut if at < whole or one.cut is None else one.cut - 1 for at, one in enumerate(given)]
-    inputs = _inputs(body, [None if cut == -1 else cut for cut in rows])
+    body = _opened(equation)
+    cuts = list[int | None]()
+    for one, var in zip(given, body.invars, strict=True):
+        row = getattr(one.aval, "ndim", 0) > var.aval.ndim  # a round gets one row of it
+        cuts.append(one.cut - row if one.cut is not None and one.cut >= row else None)
+    inputs = _inputs(body, cuts)
     values = _values(body, inputs)
     results = []
     for place, (outer, inner) in enumerate(zip(equation.outvars, body.outvars, strict=True)):
