@@ -8,7 +8,8 @@
 
 Each configuration is a process of its own, `jaxnets estimate NAME --on v5e:2x4 --json`, so one that takes too long is ended
 and counted as such. Prints a line for each: time of the compilation, memory by the compiler and by arithmetic, exchanges,
-the floor of a step. With --keep, appends the records to `benchmarks/results/accelerators.jsonl`.
+the floor of a step. With --keep, appends the records to `benchmarks/results/accelerators.jsonl`. After a change of the
+arithmetic, `python -m benchmarks.accelerators --account` counts it again for all kept records; nothing is compiled.
 """
 
 import argparse
@@ -32,10 +33,10 @@ def installed(name: str) -> bool:
     return bool(importlib.metadata.packages_distributions().get(name.replace("-", "_")))
 
 
-def measure(name: str, on: str, timeout: float) -> dict[str, object]:
+def measure(name: str, on: str, timeout: float, *flags: str) -> dict[str, object]:
     """One record."""
     more = ["--mesh.data", "1", "--mesh.fsdp", "-1"] if name in SHARDED else []
-    command = [sys.executable, "-m", "jaxnets", "estimate", name, "--on", on, "--json", *more]
+    command = [sys.executable, "-m", "jaxnets", "estimate", name, "--on", on, "--json", *more, *flags]
     began = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=timeout)
@@ -61,6 +62,20 @@ def line(record: dict[str, object]) -> str:
     )
 
 
+def count_again(timeout: float) -> None:
+    """The arithmetic of all kept records as it is now."""
+    records = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        if "error" in record:
+            continue
+        found = measure(str(record["configuration"]), str(record["on"]), timeout, "--no-compile")
+        if "error" in found:
+            raise SystemExit(f"{record['configuration']}: {found['error']}")
+        record |= {"account": found["account"], "counted": datetime.date.today().isoformat()}
+        print(line(record), flush=True)
+    RESULTS.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,7 +85,11 @@ def main() -> None:
     parser.add_argument(
         "--keep", action="store_true", help="append the records to benchmarks/results/accelerators.jsonl"
     )
+    parser.add_argument("--account", action="store_true", help="count the arithmetic of all kept records again")
     given = parser.parse_args()
+    if given.account:
+        count_again(given.timeout)
+        return
     versions = {
         name: importlib.metadata.version(name) for name in ("jax", "libtpu", "jax-cuda12-plugin") if installed(name)
     }
