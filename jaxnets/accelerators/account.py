@@ -221,8 +221,8 @@ def kept_from(traced: Traced, parts: Parts, rows: int, sequence: int, tensor: in
     if traced.plain is not None:
         blocks = model.layers + (getattr(model, "decoder_layers", 0) or 0)
         again = max(0, traced.plain.bytes(size, stacked=False, split=tensor)[0] - saved) / blocks
-        if not _has_experts(model):  # they get the tokens of whole sequences
-            again /= sequence
+        # Experts get the tokens of whole sequences. (The rest of such a block is counted whole, too.)
+        again /= 1 if _has_experts(model) else sequence
         inside += of_block(parts, rows, sequence)
     return Kept(saved / sequence, largest / sequence, again + inside / tensor, counted / sequence)
 
@@ -307,4 +307,4 @@ def _trace(parts: Parts, rows: int) -> Saved:
         key = jax.eval_shape(lambda: jax.random.key(0))
         params = parts.abstract.params
         jaxpr = jax.make_jaxpr(saved)(params, parts.abstract.model_state, batch, key).jaxpr
-        return Saved(jaxpr, cuts_of(params, int(parts.mesh.shape.get("tensor", 1))))
+        return Saved(jaxpr, cuts_of(params))

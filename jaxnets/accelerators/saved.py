@@ -40,7 +40,7 @@ class Value:
     origin: "Value | None" = None
     """The value that it comes from by cheap operations alone, the largest of several; None: from constants alone."""
     cut: int | None = None
-    """The dim that devices split between them; None: each has all of it."""
+    """The dim that devices split between them, if its size allows it; None: each has all of it."""
     body: "tuple[list[Value], dict[int, Value]] | None" = None
     """Of a result of a loop: the inputs of a round, and what is in it."""
 
@@ -61,7 +61,7 @@ class Saved:
 
         Args:
             jaxpr: of the function.
-            cuts: for each of its inputs the dim that devices split; (): none.
+            cuts: for each of its inputs the dim that devices split where its size allows it; (): none.
         """
         self._jaxpr = jaxpr
         self._inputs = _inputs(jaxpr, cuts)
@@ -80,7 +80,8 @@ class Saved:
         needed = [self._values[id(var)] for var in self._jaxpr.outvars if id(var) in self._values]
 
         def held(value: Value) -> int:
-            return size(value.aval) // (1 if value.cut is None else split)
+            whole = value.cut is None or value.aval.shape[value.cut] % split
+            return size(value.aval) // (1 if whole else split)
 
         return _kept(needed, held, set(self._inputs), stacked)
 
@@ -97,7 +98,7 @@ def _kept(
         if origin is None or origin in free:
             continue
         if origin.body is not None:
-            loops.setdefault(id(origin.equation), (origin, set()))[1].add(origin.place)
+            loops.setdefault(id(origin.body), (origin, set()))[1].add(origin.place)
             continue
         groups[origin] = max(groups.get(origin, 0), min(size(value), size(origin)))
         if size(value) > largest:
@@ -143,8 +144,9 @@ def _inputs(jaxpr: Any, cuts: Sequence[int | None] = ()) -> list[Value]:
 
 def _result(aval: Any, equation: Any, place: int, given: Sequence[Value]) -> Value:
     """The value that an operation makes of others."""
-    value = Value(aval, equation, place, cut=cut_of(equation, place, [one.cut for one in given]))
-    if equation.primitive.name in CHEAP:
+    cheap = equation.primitive.name in CHEAP
+    value = Value(aval, equation, place, cut=cut_of(equation, place, [one.cut for one in given], cheap=cheap))
+    if cheap:
         sources = [one for one in given if one.origin is not None]
         value.origin = max(sources, key=lambda one: one.bytes).origin if sources else None
     else:
@@ -155,17 +157,23 @@ def _result(aval: Any, equation: Any, place: int, given: Sequence[Value]) -> Val
 def _results_of_scan(equation: Any, given: Sequence[Value]) -> list[Value]:
     """The values that a loop makes of others."""
     body = _opened(equation)
-    cuts = list[int | None]()
+    cuts, rows = list[int | None](), 0
     for one, var in zip(given, body.invars, strict=True):
         row = getattr(one.aval, "ndim", 0) > var.aval.ndim  # a round gets one row of it
         cuts.append(one.cut - row if one.cut is not None and one.cut >= row else None)
-    inputs = _inputs(body, cuts)
-    values = _values(body, inputs)
-    results = []
-    for place, (outer, inner) in enumerate(zip(equation.outvars, body.outvars, strict=True)):
-        cut = getattr(values.get(id(inner)), "cut", None)
-        stacked = outer.aval.ndim > inner.aval.ndim
-        value = Value(outer.aval, equation, place, cut=cut if cut is None else cut + stacked, body=(inputs, values))
+        rows += row
+    stacked = [outer.aval.ndim > inner.aval.ndim for outer, inner in zip(equation.outvars, body.outvars, strict=True)]
+    carried = slice(len(cuts) - rows - stacked.count(False), len(cuts) - rows)
+    for _ in range(2):  # what is carried comes in as it goes out
+        inputs = _inputs(body, cuts)
+        values = _values(body, inputs)
+        found = [getattr(values.get(id(var)), "cut", None) for var in body.outvars]
+        if cuts[carried] == found[: stacked.count(False)]:
+            break
+        cuts[carried] = found[: stacked.count(False)]
+    inside, results = (inputs, values), list[Value]()
+    for place, (var, cut, more) in enumerate(zip(equation.outvars, found, stacked, strict=True)):
+        value = Value(var.aval, equation, place, cut=cut if cut is None else cut + more, body=inside)
         value.origin = value
         results.append(value)
     return results

@@ -104,8 +104,7 @@ def shardings(state: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), zero: int =
 def gradient_shardings(params: Any, mesh: Mesh, *, zero: int = 3) -> Any:
     """Where gradients and their sums over micro-batches go: as the parameters, and from ZeRO stage 2 on split over `fsdp`.
 
-    None where `fsdp` is 1: then no part of the state decides it, and the compiler sums them on each device and exchanges the
-    sums once.
+    None where `fsdp` is 1: gradients are then whole on every device, and the compiler exchanges their sums once.
     """
     if mesh.shape["fsdp"] == 1:
         return None
@@ -125,7 +124,7 @@ def in_device_memory(array: jax.Array) -> jax.Array:
 
 def built_in_rule(name: str, shape: Sequence[int], mesh: Any) -> Rule | None:
     """The rule of `RULES` that splits a leaf on this mesh, with the axes that can; None if there is none."""
-    rule = next((rule for rule in RULES if re.search(f"(?:{rule.pattern})$", name)), None)
+    rule = rule_of(name, RULES)
     if rule is None or len(rule.axes) > len(shape):
         return None
     last = shape[len(shape) - len(rule.axes) :]
@@ -135,6 +134,11 @@ def built_in_rule(name: str, shape: Sequence[int], mesh: Any) -> Rule | None:
     )
     fitting = Rule(rule.pattern, tuple(able))
     return fitting if any(fitting.axes) else None
+
+
+def rule_of(name: str, rules: Sequence[Rule]) -> Rule | None:
+    """The first rule whose pattern matches the end of a path."""
+    return next((rule for rule in rules if re.search(f"(?:{rule.pattern})$", name)), None)
 
 
 def path_name(path: Any) -> str:

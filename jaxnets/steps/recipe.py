@@ -121,7 +121,7 @@ class Recipe:
         return f"{self.player}/" if self.player else ""
 
     def placed(self, gradients: Any, of: Callable[[Any], Any] = lambda tree: tree) -> Any:
-        """The gradients with their shardings; `of` takes from a tree like the parameters what they are the gradients of."""
+        """The gradients with their shardings; `of` picks these where they are the gradients of a part of the parameters."""
         shardings = self.gradients
         return gradients if shardings is None else jax.lax.with_sharding_constraint(gradients, of(shardings))
 

@@ -158,7 +158,8 @@ def _gradients(
     count = recipe.micro_batches
     if count == 1:
         (gradients, _), (mean, aux) = differentiate(state.params, {}, state.model_state, batch, key)
-        gradients, metrics, model_state = recipe.placed(gradients), aux.metrics, aux.model_state
+        gradients = gradients if recipe.sums_whole else recipe.placed(gradients)
+        metrics, model_state = aux.metrics, aux.model_state
     else:
         parts = jax.tree.map(lambda a: split(a, count), batch)
         later = _sums_later(recipe)

@@ -182,11 +182,74 @@ def test_parameters_are_split_as_the_partition_table_says():
             "merge": {"kernel": jnp.zeros((64, 64)), "bias": jnp.zeros(64)},
         },
         "blocks": {"up": {"kernel": jnp.zeros((3, 64, 256))}},
-        "embedding": {"embedding": jnp.zeros((65, 64))},  # a size that two devices do not divide
+        "embedding": {"embedding": jnp.zeros((65, 64))},
+        "mixture": {"up_kernel": jnp.zeros((4, 64, 128))},
     }
-    paths = [jax.tree_util.keystr(path, simple=True) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    cuts = dict(zip(paths, cuts_of(params, 1), strict=True))
-    assert list(cuts.values()) == [None, 0, 1, 2, None]
+    assert cuts_of(params) == [None, 0, 1, 2, 0, 2]
+
+
+def split_after(run, *arguments, cuts):
+    """The split dim of the result of a function whose arguments are split so."""
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in arguments]
+    found = Saved(jax.make_jaxpr(run)(*shapes).jaxpr, cuts)
+    return found._values[id(found._jaxpr.outvars[0])].cut
+
+
+def test_where_the_split_dim_goes():
+    heads, other = (2, 10, 4, 16), (2, 4, 10, 16)
+    scores = split_after(lambda q, k: jnp.einsum("bthd,bshd->bhts", q, k), heads, heads, cuts=(2, 2))
+    assert scores == 1
+    assert split_after(lambda p, v: jnp.einsum("bhts,bshd->bthd", p, v), (2, 4, 10, 10), heads, cuts=(1, 2)) in (1, 2)
+    assert split_after(lambda x: x.reshape(2, 10, 64), heads, cuts=(2,)) == 2
+    assert split_after(lambda x: x.reshape(2, 10, 4, 16), (2, 10, 64), cuts=(2,)) == 2
+    assert split_after(lambda x: x.max(-1), other, cuts=(1,)) == 1
+    assert split_after(lambda x: x.max(1), other, cuts=(1,)) is None
+    assert split_after(lambda x: jnp.cumsum(x, 2), other, cuts=(1,)) == 1
+    assert split_after(lambda x: jnp.split(x, 2, axis=-1)[0], heads, cuts=(2,)) == 2  # as rotary positions do
+    assert (
+        split_after(lambda x, i: x[i.astype(int)], (64, 16), (5,), cuts=(0, None)) is None
+    )  # rows that were looked up
+
+    def convolved(x, kernel, groups=1):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups
+        )
+
+    image, kernel = (2, 8, 8, 16), (3, 3, 16, 16)
+    assert split_after(convolved, image, kernel, cuts=(None, 3)) == 3
+    assert split_after(convolved, image, kernel, cuts=(3, 2)) is None  # channels are summed
+    assert split_after(lambda x, k: convolved(x, k, 16), image, (3, 3, 1, 16), cuts=(3, 3)) == 3
+    # Of an operation that is not known the result counts as whole.
+    branch = split_after(lambda x: jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x), (8, 8), cuts=(1,))
+    assert branch is None
+    sums = split_after(
+        lambda x, w: jax.lax.ragged_dot(x, w, jnp.full(4, 8, jnp.int32)), (32, 64), (4, 64, 128), cuts=(None, 2)
+    )
+    assert sums == 1
+
+
+def test_a_dim_that_the_devices_do_not_divide_is_whole():
+    def run(x, w):
+        return jax.nn.logsumexp(x @ w).sum()
+
+    def leaves(x, w):
+        return jax.tree.leaves(jax.vjp(run, x, w)[1])
+
+    table = jax.ShapeDtypeStruct((64, 30), jnp.float32)
+    found = Saved(jax.make_jaxpr(leaves)(A, table).jaxpr, (None, 1))
+    whole = found.bytes(plain_size)[0]
+    assert found.bytes(plain_size, split=4)[0] == whole
+    assert found.bytes(plain_size, split=5)[0] < whole / 4
+
+
+def test_a_loop_that_is_called_twice_counts_twice():
+    @jax.jit
+    def loop(x, w):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=5)[0]
+
+    once, twice = saved(lambda x, w: loop(x, w).sum(), A, W)[0], saved(lambda x, w: loop(loop(x, w), w).sum(), A, W)[0]
+    assert twice >= 2 * once > 0
 
 
 def way(seconds, exchanged=None, memory=1, reason="", waits=0.0, **sizes):

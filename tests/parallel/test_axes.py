@@ -57,6 +57,7 @@ CASES = {
     "expert, capacity": (MeshShape(data=1, fsdp=2, expert=4), {"experts": CAPACITY}, {}),
     "expert, tensor": (MeshShape(data=2, expert=2, tensor=2), {"experts": CAPACITY, "mlp": "swiglu"}, {}),
     "zero 1": (MeshShape(data=2, fsdp=4, zero=1), {}, {"micro_batches": 2}),
+    "zero 1, scanned": (MeshShape(data=2, fsdp=4, zero=1), {"blocks": "scanned"}, {"micro_batches": 2}),
     "zero 2": (MeshShape(data=2, fsdp=4, zero=2), {}, {"micro_batches": 2}),
     "zero 3": (MeshShape(data=2, fsdp=4, zero=3), {}, {"micro_batches": 2}),
     "replica": (MeshShape(replica=2, data=2, fsdp=2), {}, {}),

@@ -51,12 +51,13 @@ def assembled(name, shape):
 @contextlib.contextmanager
 def compiled_anew():
     """In this context programs are compiled, not taken from a cache, whose programs come without the compiler's warnings."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
     try:
-        jax.config.update("jax_enable_compilation_cache", False)
-        compilation_cache.reset_cache()
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()
 
 
