@@ -2,6 +2,12 @@
 
 # Tests whose cases are many and alike: those named run by default, the others among the sweeps (`-m slow`).
 KEPT = {
+    "test_samples.test_a_gan_shows_its_samples_over_time_and_trains_as_without": (),
+    "test_convolutional.test_convnext_leaves_out_whole_branches_in_training_only": (),
+    "test_optimizer_classes.test_sam_with_rho_0_and_lookahead_with_share_1_equal_their_base": (),
+    "test_field_training_rules.test_the_explained_variance_is_right_far_from_zero_too": (),
+    "test_graphs.test_the_karate_club_splits_as_it_did": (),
+    "test_language.test_scanned_and_rematerialised_blocks_compute_the_same": (),
     "test_semi_supervised.test_hidden_labels_are_not_used_and_without_the_second_term_it_is_the_usual_loss": (),
     "test_mixing.test_mixup_averages_inputs_and_targets_with_one_share": (),
     "test_field_reports.test_how_often_it_is_evaluated_changes_no_bit_of_the_training": (),
@@ -126,7 +132,7 @@ KEPT = {
     "test_public_examples.test_a_public_example_equals_its_hand_written_loop": (),
     "test_config.test_a_shipped_configuration_assembles_for_data_of_its_shape": (
         "digits_cnn",
-        "shakespeare_char",
+        "[shakespeare_char]",
         "cora_gcn",
         "ring_gan",
     ),
@@ -137,12 +143,12 @@ KEPT = {
         "gpt2_124m",
     ),
     "test_torch.test_outputs_and_gradients_equal_those_of_torch": ("lstm", "gru", "experts"),
-    "test_huggingface.test_export_and_import_give_the_same_logits": ("gpt2", "qwen3"),
-    "test_huggingface.test_transformers_loads_our_folder_and_gives_the_same_logits": ("llama",),
+    "test_huggingface.test_export_and_import_give_the_same_logits": ("qwen3",),
+    "test_huggingface.test_transformers_loads_our_folder_and_gives_the_same_logits": ("[llama]",),
     "test_huggingface.test_a_folder_of_transformers_is_loaded_and_gives_the_same_logits": ("gpt2",),
-    "test_field_weights.test_a_head_beside_a_tied_embedding_is_used_as_in_transformers": ("own-llama",),
+    "test_field_weights.test_a_head_beside_a_tied_embedding_is_used_as_in_transformers": (),
     "test_seeded_digests.test_a_seeded_run_gives_the_recorded_weights": ("digits_cnn",),
-    "test_language.test_the_cache_gives_the_logits_of_the_whole_text": ("gpt2", "scanned"),
+    "test_language.test_the_cache_gives_the_logits_of_the_whole_text": ("gpt2",),
     "test_hybrid.test_the_cache_gives_the_logits_of_the_whole_text_and_does_not_grow": (),
     "test_mixture.test_in_a_model_with_cache_scan_remat_and_bfloat16": (),
     "test_language.test_logits_and_gradients_equal_those_of_a_plain_implementation": ("llama",),
