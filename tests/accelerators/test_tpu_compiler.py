@@ -91,7 +91,9 @@ def test_gradients_are_summed_once_a_step_whatever_the_micro_batches(blocks):
     large = [one for one in found.compiled.collectives if max(sizes(one)) >= WIDTH**2]
     assert {(one.kind, one.repeats) for one in large} == {("all-reduce", 1)}
     assert sum(one.bytes for one in large) < 1.02 * 4 * found.parameters
-    if blocks == "scanned":  # Parts that `fsdp` makes are scattered for each micro-batch; over `data` they are summed once.
+    if (
+        blocks == "scanned"
+    ):  # Parts that `fsdp` makes are scattered for each micro-batch; over `data` they are summed once.
         moved = compiled(mesh=MeshShape(data=2, fsdp=4), micro_batches=4, blocks=blocks).compiled.collectives
         assert {one.repeats for one in moved if one.axes == ("data",) and max(sizes(one)) >= WIDTH**2 / 4} == {1}
 
