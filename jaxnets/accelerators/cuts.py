@@ -24,14 +24,14 @@ KEEPS = frozenset((
 
 def cuts_of(params: Any) -> list[int | None]:
     """The dim of each parameter that the axis `tensor` splits, where its size allows it."""
-    found: list[int | None] = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+
+    def cut(path: Any, shape: Sequence[int]) -> int | None:
         rule = rule_of(f"params/{path_name(path)}", RULES)
-        fits = rule is not None and "tensor" in rule.axes and len(rule.axes) <= len(leaf.shape)
-        found.append(
-            len(leaf.shape) - len(rule.axes) + rule.axes.index("tensor") if rule is not None and fits else None
-        )
-    return found
+        if rule is None or "tensor" not in rule.axes or len(rule.axes) > len(shape):
+            return None
+        return len(shape) - len(rule.axes) + rule.axes.index("tensor")
+
+    return [cut(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def cut_of(equation: Any, place: int, cuts: Sequence[int | None], *, cheap: bool) -> int | None:

@@ -150,8 +150,8 @@ def _assemble(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Parts:
         checks.check_health(experiment, task)
         zero = experiment.mesh.zero
         if not task.players:  # each has gradients of its own
-            placed = gradient_shardings(abstract.params, mesh, zero=zero)
-            recipe = dataclasses.replace(recipe, gradients=placed, sums_whole=zero == 1)
+            gradients = gradient_shardings(abstract.params, mesh, zero=zero)
+            recipe = dataclasses.replace(recipe, gradients=gradients, sums_whole=zero == 1)
         placed = shardings(abstract, mesh, zero=zero, offload=experiment.mesh.offload)
         if experiment.mesh.offload == "optimizer":
             checks.check_offload(experiment, task, abstract)
