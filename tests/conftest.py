@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 # One compilation cache for the whole session, subprocesses included: most of the suite's time is compiling, and many
@@ -32,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import KEPT, NIGHTLY, SAMPLED
+from tiers import KEPT, NIGHTLY, SAMPLED, SWEEPS
 
 from jaxnets.cli import main as cli
 from jaxnets.config.experiment import Experiment
@@ -53,19 +54,30 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Mark the cases that `KEPT` does not name as slow, those of `NIGHTLY`, and of `SAMPLED` the rest, as nightly."""
+def pytest_collection_modifyitems(config, items):
+    """Mark `SWEEPS` and the cases that `KEPT` does not name as slow, `NIGHTLY` and the rest of `SAMPLED` as nightly.
+
+    `JAXNETS_TEST_PART=2/4` leaves the second of four parts of all tests; a test is in the same part for ever, with all its cases.
+    """
     for item in items:
         if f"{item.module.__name__}.{item.name}".startswith(NIGHTLY):
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.nightly)
+        long = f"{item.module.__name__}.{item.name}" in SWEEPS
+        if long:
+            item.add_marker(pytest.mark.slow)
         name, case = item.originalname, item.name.removeprefix(item.originalname or "")
         kept = KEPT.get(f"{item.module.__name__}.{name}")
         if kept is not None and not any(part in case for part in kept):
             item.add_marker(pytest.mark.slow)
         sampled = SAMPLED.get(f"{item.module.__name__}.{name}")
-        if sampled and item.get_closest_marker("slow") and not any(part in case for part in sampled):
+        if sampled and not long and item.get_closest_marker("slow") and not any(part in case for part in sampled):
             item.add_marker(pytest.mark.nightly)
+    part, _, parts = os.environ.get("JAXNETS_TEST_PART", "1/1").partition("/")
+    names = [f"{item.module.__name__}.{item.originalname}" for item in items]
+    there = [zlib.crc32(name.encode()) % int(parts) == int(part) - 1 for name in names]
+    config.hook.pytest_deselected(items=[item for item, here in zip(items, there, strict=True) if not here])
+    items[:] = [item for item, here in zip(items, there, strict=True) if here]
 
 
 @pytest.fixture(autouse=True)

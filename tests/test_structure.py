@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT
-from tiers import KEPT, NIGHTLY, SAMPLED
+from tiers import KEPT, NIGHTLY, SAMPLED, SWEEPS
 
 PACKAGE = ROOT / "jaxnets"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -94,7 +94,7 @@ def test_the_way_from_the_command_to_the_loss_is_short():
 
 def test_the_lists_of_sweeps_name_existing_tests():
     written = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
-    for name in (*KEPT, *SAMPLED, *NIGHTLY):
+    for name in (*KEPT, *SAMPLED, *NIGHTLY, *SWEEPS):
         module, _, function = name.partition("[")[0].partition(".")
         assert f"def {function}" in written[module], f"tests/tiers.py names {name}, which is no test"
 

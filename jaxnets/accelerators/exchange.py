@@ -19,6 +19,7 @@ from jaxnets.parallel.mesh import ORDER
 from jaxnets.parallel.partition import STACKED, path_name
 from jaxnets.runs.build import Parts
 
+FLOAT32 = 4  # bytes of a parameter between steps, and of a sum over micro-batches
 EXPERTS = re.compile(r"/mixture/(up|gate|down)_")
 
 
@@ -88,7 +89,9 @@ def waiting(work: Work, sizes: Mapping[str, int], micro_batches: int) -> float:
     return bubble(sizes.get("pipeline", 1), parts_in(work.rows // micro_batches, sizes), work.rounds)
 
 
-def exchanges(work: Work, chip: Chip, sizes: Mapping[str, int], micro_batches: int, *, again: bool) -> dict[str, float]:
+def exchanges(
+    work: Work, chip: Chip, sizes: Mapping[str, int], micro_batches: int, *, again: bool, zero: int = 3
+) -> dict[str, float]:
     """Seconds of a step's exchanges, by axis.
 
     Args:
@@ -97,6 +100,7 @@ def exchanges(work: Work, chip: Chip, sizes: Mapping[str, int], micro_batches: i
         sizes: axis -> size of the mesh.
         micro_batches: parts of a batch.
         again: whether the backward pass computes blocks again.
+        zero: 3: `fsdp` splits the parameters, 1: only what the optimizer keeps.
     """
     n = {axis: sizes.get(axis, 1) for axis in ORDER}
     tensor, stages, experts = n["tensor"], n["pipeline"], n["expert"]
@@ -113,14 +117,18 @@ def exchanges(work: Work, chip: Chip, sizes: Mapping[str, int], micro_batches: i
     same = {"outside": ("pipeline", "data", "expert", "sequence"), "stacked": ("data", "expert", "sequence")}
     same["experts"] = ("data", "sequence")
     inside = work.stacked > 0 and stages == 1 and (n["sequence"] > 1 or not work.alone)
+    sums = work.bytes if micro_batches == 1 else FLOAT32
     for kind, axes in same.items():
-        times = micro_batches if inside and kind != "outside" else 1
-        found["data"] += links.ring(axes, 2 * times * held[kind] / n["fsdp"] * work.bytes)
+        times, width = (micro_batches, work.bytes) if inside and kind != "outside" else (1, sums)
+        found["data"] += links.ring(axes, 2 * times * held[kind] / n["fsdp"] * width)
+        if zero == 1:  # The sums are scattered, and the updated parameters gathered.
+            found["fsdp"] += links.ring(("fsdp",), held[kind] * (times * width + FLOAT32))
     # Parameters are gathered forward and back, and gradients scattered, for each micro-batch, in a pipeline for each turn.
     turns = parts_in(work.rows // micro_batches, n) * work.rounds + stages - 1 if stages > 1 else 1
     often = {"outside": 1, "stacked": turns, "experts": turns}
     gathered = sum(held[kind] * often[kind] for kind in held)
-    found["fsdp"] = links.ring(("fsdp",), 3 * gathered * work.bytes * micro_batches)
+    if zero == 3:
+        found["fsdp"] = links.ring(("fsdp",), 3 * gathered * work.bytes * micro_batches)
     # Two sums of activations a layer, each way.
     found["tensor"] = links.ring(("tensor",), 2 * passes * 2 * work.layers * activations)
     # Tokens go to the experts and come back, each way.

@@ -84,7 +84,11 @@ def _pipeline(experiment: Experiment, model: Any, up_to: Any) -> Axis:
 
 
 def meshes(experiment: Experiment, devices: int, allowed: dict[str, Axis]) -> Iterator[tuple[MeshShape, int]]:
-    """Every mesh over all devices, with every number of micro-batches that leaves each device whole rows."""
+    """Every mesh over all devices, with every number of micro-batches that leaves each device whole rows.
+
+    Where `fsdp` divides, ZeRO 3 and 1 are tried: the first takes the least memory, the second exchanges least. Stages of a
+    pipeline and experts are divided already, and gain little by 1.
+    """
     batch = experiment.batch_size
     chosen = [axis for axis in TRIED if axis != "data"]
     for sizes in itertools.product(*(allowed[axis].sizes for axis in chosen)):
@@ -96,3 +100,5 @@ def meshes(experiment: Experiment, devices: int, allowed: dict[str, Axis]) -> It
         for micro in range(1, batch // shares + 1):
             if batch % (micro * shares) == 0:
                 yield MeshShape(data=data, **size), micro
+                if size["fsdp"] > 1 and size["pipeline"] * size["expert"] == 1:
+                    yield MeshShape(data=data, **size, zero=1), micro

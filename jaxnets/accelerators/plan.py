@@ -78,21 +78,23 @@ class Way:
     @property
     def order(self) -> tuple[float, float, int]:
         """Sorts ways: the floor, then the work in all, then the simpler one."""
-        size = sum(getattr(self.mesh, axis) > 1 for axis in TRIED if axis != "data") + (self.micro_batches > 1)
+        size = sum(getattr(self.mesh, axis) > 1 for axis in TRIED if axis != "data")
+        size += (self.micro_batches > 1) + (self.mesh.zero != 3)
         return round(self.seconds, 7), round(self.compute + self.exchange, 7), size
 
     def flags(self) -> str:
         """The flags of `jaxnets train` for it."""
         sizes = {axis: getattr(self.mesh, axis) for axis in (*ALWAYS, *(axis for axis in TRIED if axis not in ALWAYS))}
         said = [f"--mesh.{axis} {size}" for axis, size in sizes.items() if axis in ALWAYS or size > 1]
+        said += [f"--mesh.zero {self.mesh.zero}"] if self.mesh.zero != 3 else []
         said.append(f"--micro-batches {self.micro_batches}")
         return " ".join(said + ([] if self.remat is None else [f"--task.model.remat {self.remat}"]))
 
     @property
     def name(self) -> str:
-        """Its mesh in words: data 4 x tensor 2."""
+        """Its mesh in words: data 4 x fsdp 2, ZeRO 1."""
         said = [f"{axis} {getattr(self.mesh, axis)}" for axis in TRIED if getattr(self.mesh, axis) > 1]
-        return " x ".join(said) or "one device"
+        return (" x ".join(said) or "one device") + (f", ZeRO {self.mesh.zero}" if self.mesh.zero != 3 else "")
 
     def why(self, best: "Way") -> str:
         """Why it is not the best one, in words."""
@@ -194,7 +196,7 @@ def _ways(experiment: Experiment, topology: Topology, devices: Sequence[Any]) ->
             # What is outside of the stages does not wait.
             longer = 1 + (1 / (1 - waits) - 1) * work.stacked / work.parameters
             compute = counts.flops(mesh.sequence) / topology.count / chip.flops * longer
-            moved = exchanges(work, chip, sizes, micro, again=remat not in (None, "none"))
+            moved = exchanges(work, chip, sizes, micro, again=remat not in (None, "none"), zero=mesh.zero)
             yield Way(mesh, micro, remat, count, compute, moved, waits, reason)
 
 
@@ -306,4 +308,6 @@ class _Distinct:
         sizes = _sizes(mesh)
         auto = (jax.sharding.AxisType.Auto,) * len(sizes)
         grid: Any = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=auto)
-        return share_of(self.leaves, shardings(self.leaves, grid), sizes, self.width, self.layers, self.times)
+        return share_of(
+            self.leaves, shardings(self.leaves, grid, zero=mesh.zero), sizes, self.width, self.layers, self.times
+        )

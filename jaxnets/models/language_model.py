@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.models.activations import FeedForward, feed_forward
-from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
+from jaxnets.models.layers import Dense, Embed, Remat, add_positions, check_layers, most_positions, rematerialised
 from jaxnets.models.mixture_of_experts import COLLECTION, Experts, MixtureOfExperts
 from jaxnets.models.norms import LayerNorm
 from jaxnets.models.stacked_blocks import apart
@@ -161,8 +161,7 @@ class LanguageModel(Sizes):
         packed, cache = _packed(tokens, self.separator, cache)
         if self.positions == "learned":
             table = self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
-            rows = jax.lax.dynamic_slice_in_dim(table, start, count)[None] if packed is None else table[packed[0]]
-            x = x + rows.astype(x.dtype)
+            x = add_positions(x, table, start if packed is None else packed[0])
         elif self.positions == "sinusoidal":
             places = start + jnp.arange(count)[None] if packed is None else packed[0]
             x = x + sinusoids(places, self.width).astype(x.dtype)

@@ -12,6 +12,7 @@ from jaxnets.core.types import SECOND_USE
 from jaxnets.ops import conv_general_dilated, dot_general, name_axes
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.ops.flash_attention import STORED
+from jaxnets.ops.own_rows import on_own_rows
 
 Remat = Literal["none", "blocks", "products", "products_with_weights", "products_on_host"]
 """Which results inside a block the backward pass recomputes, so that they need no memory in between:
@@ -50,7 +51,9 @@ class Embed(nn.Embed):
         """Rows `[..., features]` of the table for tokens `[...]` of integers."""
         if self.num_embeddings == 1:
             return super().__call__(inputs)
-        return jnp.take(name_axes(self.embedding, "vocab", "embed"), inputs, axis=0)
+
+        table = name_axes(self.embedding, "vocab", "embed")
+        return on_own_rows(_look_up, table, inputs, each=True)
 
     def attend(self, query: Array) -> Array:
         """The products `[..., num_embeddings]` of `[..., features]` with the rows, as the output layer that shares the table.
@@ -61,6 +64,27 @@ class Embed(nn.Embed):
         same_dtype: Any = self.promote_dtype
         query, table = same_dtype(query, table, dtype=self.dtype)
         return jnp.dot(query, table.T)
+
+
+def _look_up(table: Array, tokens: Array, _: Any) -> Array:
+    return jnp.take(table, tokens, axis=0)
+
+
+def add_positions(x: Array, table: Array, places: Array | int) -> Array:
+    """Embeddings with learned positions.
+
+    Args:
+        x: `[B, T, D]`.
+        table: the position embeddings `[most positions, D]`.
+        places: the position of the first token of every sequence, or that of each token, `[B, T]`.
+
+    Returns:
+        `[B, T, D]` in the dtype of `x`.
+    """
+    if isinstance(places, Array) and places.ndim:
+        return x + on_own_rows(_look_up, table, places, each=True).astype(x.dtype)
+    rows = jax.lax.dynamic_slice_in_dim(table, places, x.shape[1])[None].astype(x.dtype)
+    return on_own_rows(lambda rows, x, _: x + rows, rows, x)
 
 
 def rematerialised(block: type[nn.Module], remat: Remat, *, static: tuple[int, ...] = ()) -> Any:

@@ -11,13 +11,12 @@ input of the branch and after the last block (pre; Xiong et al. 2020). Pre-norm 
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnets.core.wide import wide
 from jaxnets.models.activations import FeedForward
-from jaxnets.models.layers import Dense, Embed, Remat, check_layers, most_positions, rematerialised
+from jaxnets.models.layers import Dense, Embed, Remat, add_positions, check_layers, most_positions, rematerialised
 from jaxnets.models.norms import LayerNorm
 from jaxnets.models.transformer_block import EPSILON, Block
 from jaxnets.ops import name_axes
@@ -242,7 +241,7 @@ class Embedding(nn.Module):
         x, count = self.tokens(tokens), tokens.shape[1]
         x = name_axes(x * jnp.asarray(self.width**0.5, x.dtype), "batch", "length", "embed")
         if self.positions == "learned":
-            x = x + jax.lax.dynamic_slice_in_dim(self.places, start, count).astype(x.dtype)[None]
+            x = add_positions(x, self.places, start)
         elif self.positions == "sinusoidal":
             x = x + sinusoids(start + jnp.arange(count), self.width).astype(x.dtype)[None]
         return self.drop(x, deterministic=not train)

@@ -43,7 +43,9 @@ def own_axes(rows: int) -> tuple[str, ...]:
     return axes if spread and not jax.sharding.get_abstract_mesh().manual_axes else ()
 
 
-def on_own_rows(run: Callable[[Any, Array, Any], Array], params: Any, x: Array, extras: Any = ()) -> Array:
+def on_own_rows(
+    run: Callable[[Any, Array, Any], Array], params: Any, x: Array, extras: Any = (), *, each: bool = False
+) -> Array:
     """The result of `run(params, x, extras)`, which treats each row by itself.
 
     Args:
@@ -51,6 +53,8 @@ def on_own_rows(run: Callable[[Any, Array, Any], Array], params: Any, x: Array, 
         params: a tree of arrays, the same for all rows.
         x: activations `[B, ...]`.
         extras: a tree of arrays `[B, ...]`.
+        each: whether a device sees its own rows alone along `fsdp` and `expert` too. By default the compiler divides the work
+            along these; a look-up in a table it does not divide, but gathers the gradients of all rows.
 
     Returns:
         `[B, ...]`, as `x`.
@@ -58,7 +62,17 @@ def on_own_rows(run: Callable[[Any, Array, Any], Array], params: Any, x: Array, 
     axes = own_axes(x.shape[0])
     if not axes:
         return run(params, x, extras)
-    row = P(axes)
-    program = jax.shard_map(run, in_specs=(P(), row, row), out_specs=row, axis_names={*axes}, check_vma=False)
+    program = _mapped(run, axes)
+    if each:
+        # One inside of the other: the gradient is summed over the inner axes at once, and over the outer ones later.
+        inner = tuple(axis for axis in ("fsdp", "expert") if axis not in axes and axis_size(axis) > 1)
+        whole = x.shape[0] % math.prod(map(axis_size, axes + inner)) == 0
+        program = _mapped(_mapped(run, inner), axes) if inner and whole else program
     # Under `jit` also where the caller is not: a part of the mesh's axes is left to the compiler, which eager code has not.
     return jax.jit(program)(params, x, extras)
+
+
+def _mapped(run: Callable[[Any, Array, Any], Array], axes: tuple[str, ...]) -> Callable[[Any, Array, Any], Array]:
+    """The function of whole arrays that applies `run` to the rows of each device along these axes."""
+    row = P(axes)
+    return jax.shard_map(run, in_specs=(P(), row, row), out_specs=row, axis_names={*axes}, check_vma=False)

@@ -27,9 +27,9 @@ WORK = Work(
 )
 
 
-def sent(work=WORK, chip=CHIP, micro=1, again=False, **sizes):
+def sent(work=WORK, chip=CHIP, micro=1, again=False, zero=3, **sizes):
     """Bytes by axis."""
-    found = exchanges(work, chip, sizes, micro, again=again)
+    found = exchanges(work, chip, sizes, micro, again=again, zero=zero)
     return {axis: pytest.approx(seconds * LINK) for axis, seconds in found.items()}
 
 
@@ -37,12 +37,13 @@ def sent(work=WORK, chip=CHIP, micro=1, again=False, **sizes):
 def test_gradients_are_summed_once_whatever_the_micro_batches():
     once = {"data": 2 * 3500 * 2 * 7 / 8}
     assert sent(data=8) == once
-    assert sent(data=8, micro=4) == once
+    summed = {"data": 2 * 3500 * 4 * 7 / 8}  # sums over micro-batches are in float32
+    assert sent(data=8, micro=4) == summed
     # Inside of the loop over blocks where devices do not treat their own rows alone.
     together = dataclasses.replace(WORK, alone=False)
-    assert sent(together, data=8, micro=4) == {"data": 2 * (500 + 4 * 3000) * 2 * 7 / 8}
-    assert sent(sequence=2, micro=4)["data"] == 2 * (500 + 4 * 3000) * 2 * 1 / 2
-    assert sent(dataclasses.replace(together, outside=3500, stacked=0), data=8, micro=4) == once
+    assert sent(together, data=8, micro=4) == {"data": 2 * (500 * 4 + 4 * 3000 * 2) * 7 / 8}
+    assert sent(sequence=2, micro=4)["data"] == 2 * (500 * 4 + 4 * 3000 * 2) * 1 / 2
+    assert sent(dataclasses.replace(together, outside=3500, stacked=0), data=8, micro=4) == summed
 
 
 def test_what_fsdp_splits_is_gathered_twice_and_scattered_for_each_micro_batch():
@@ -51,6 +52,13 @@ def test_what_fsdp_splits_is_gathered_twice_and_scattered_for_each_micro_batch()
     assert sent(fsdp=8, micro=4) == {"fsdp": 4 * gathered}
     # With both, the sum over `data` is that of a quarter of the gradients.
     assert sent(data=2, fsdp=4) == {"data": 2 * 3500 / 4 * 2 * 1 / 2, "fsdp": 3 * 3500 * 2 * 3 / 4}
+
+
+@pytest.mark.smoke
+def test_with_zero_1_sums_are_scattered_and_parameters_gathered_once_a_step():
+    assert sent(fsdp=8, zero=1) == {"fsdp": 3500 * (2 + 4) * 7 / 8}
+    assert sent(fsdp=8, zero=1, micro=4) == {"fsdp": 3500 * (4 + 4) * 7 / 8}
+    assert sent(data=2, fsdp=4, zero=1)["data"] == sent(data=2, fsdp=4)["data"]
 
 
 def test_tensor_sums_activations_twice_a_layer_each_way():

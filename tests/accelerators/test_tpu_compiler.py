@@ -26,7 +26,7 @@ from jaxnets.tasks import NextToken
 pytest.importorskip("libtpu", reason="the compiler of a TPU is not installed")
 pytestmark = pytest.mark.compiler
 
-VOCABULARY, LENGTH, WIDTH, BATCH = 4096, 256, 256, 32
+VOCABULARY, LENGTH, WIDTH, BATCH = 2048, 64, 128, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +91,10 @@ def test_gradients_are_summed_once_a_step_whatever_the_micro_batches(blocks):
     large = [one for one in found.compiled.collectives if max(sizes(one)) >= WIDTH**2]
     assert {(one.kind, one.repeats) for one in large} == {("all-reduce", 1)}
     assert sum(one.bytes for one in large) < 1.02 * 4 * found.parameters
-    if (
-        blocks == "scanned"
-    ):  # Parts that `fsdp` makes are scattered for each micro-batch; over `data` they are summed once.
+    if blocks == "scanned":
+        # Parts that `fsdp` makes are scattered for each micro-batch; over `data` they are summed once.
         moved = compiled(mesh=MeshShape(data=2, fsdp=4), micro_batches=4, blocks=blocks).compiled.collectives
-        assert {one.repeats for one in moved if one.axes == ("data",) and max(sizes(one)) >= WIDTH**2 / 4} == {1}
+        assert {one.repeats for one in moved if "data" in one.axes and max(sizes(one)) >= WIDTH**2 / 4} == {1}
 
 
 def test_zero_1_scatters_gradients_once_a_step_whatever_the_micro_batches():

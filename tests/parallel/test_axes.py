@@ -60,6 +60,9 @@ CASES = {
     "zero 1, scanned": (MeshShape(data=2, fsdp=4, zero=1), {"blocks": "scanned"}, {"micro_batches": 2}),
     "zero 2": (MeshShape(data=2, fsdp=4, zero=2), {}, {"micro_batches": 2}),
     "zero 3": (MeshShape(data=2, fsdp=4, zero=3), {}, {"micro_batches": 2}),
+    "zero 3, documents": (MeshShape(data=2, fsdp=4), {"separator": 3, "blocks": "scanned"}, {"micro_batches": 2}),
+    "zero 3, tensor": (MeshShape(data=2, fsdp=2, tensor=2), {}, {"micro_batches": 4}),
+    "expert, micro-batches": (MeshShape(data=2, expert=4), {"experts": CAPACITY}, {"micro_batches": 2}),
     "replica": (MeshShape(replica=2, data=2, fsdp=2), {}, {}),
 }
 
@@ -92,7 +95,9 @@ def test_each_stage_of_zero_splits_its_part_of_the_state():
     assert moments == second_moments == cut_moments
     assert cut < whole / 5
     assert moments < 2 * whole / 5
-    split = ["fsdp" in str(jax.tree.leaves(parts.recipe.gradients)) for parts in (first, second, third)]
+    split = [
+        any("fsdp" in one.spec for one in jax.tree.leaves(parts.recipe.gradients)) for parts in (first, second, third)
+    ]
     assert split == [False, True, True]
     assert [parts.recipe.sums_whole for parts in (first, second, third)] == [True, False, False]
 
