@@ -126,6 +126,24 @@ def test_what_is_split_takes_less_and_what_is_computed_again_takes_longer():
     assert plain.compute < cut.compute
 
 
+def test_zero_1_takes_more_memory_and_fewer_exchanges_the_more_micro_batches_there_are():
+    experiment = load("shakespeare_char").experiment
+    ways = plan(dataclasses.replace(experiment, batch_size=16), parse("v5e:4"), jax.devices()[:4], compile=0)
+    by = {way.flags(): way for way in ways}
+
+    def way(micro, zero=""):
+        return by[f"--mesh.data 1 --mesh.fsdp 4 --mesh.tensor 1{zero} --micro-batches {micro} --task.model.remat none"]
+
+    for micro in (1, 2, 4):
+        cut, whole = way(micro), way(micro, " --mesh.zero 1")
+        assert whole.name == "fsdp 4, ZeRO 1"
+        assert whole.account.parameters > 3.5 * cut.account.parameters
+        assert whole.account.optimizer == cut.account.optimizer
+    assert way(4).exchange == pytest.approx(4 * way(1).exchange)
+    # One exchange a step; only the sums over several micro-batches are wider.
+    assert way(4, " --mesh.zero 1").exchange == way(2, " --mesh.zero 1").exchange < way(2).exchange
+
+
 def test_a_block_that_is_computed_again_holds_its_attention_twice_and_the_gradients_of_its_mlp():
     experiment = load("shakespeare_char").experiment
     model = experiment.task.model.clone(remat="blocks", mlp="swiglu", mlp_dim=96)

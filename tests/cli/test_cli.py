@@ -30,7 +30,7 @@ def test_train_stop_resume_evaluate(tmp_path):
         for run in ("whole", "cut")
     ]
     assert lines[0] == lines[1]
-    evaluated = run_cli("evaluate", "cut", cwd=tmp_path)
+    evaluated = run_here("evaluate", "cut", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     shown = dict(line.split() for line in evaluated.stdout.splitlines())
     assert shown["examples"] == "359"
