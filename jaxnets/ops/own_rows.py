@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from jaxnets.ops.axes import axis_size, mapped_elsewhere
+from jaxnets.ops.beyond_promise import compiled_for
 
 # Axes along which devices may have the same parameters and other rows.
 AXES = ("replica", "data", "fsdp")
@@ -62,14 +64,32 @@ def on_own_rows(
     axes = own_axes(x.shape[0])
     if not axes:
         return run(params, x, extras)
-    program = _mapped(run, axes)
+    params, narrow = summed_wide(params)
+
+    def local(params: Any, x: Array, extras: Any) -> Array:
+        return run(narrow(params), x, extras)
+
+    program = _mapped(local, axes)
     if each:
         # One inside of the other: the gradient is summed over the inner axes at once, and over the outer ones later.
         inner = tuple(axis for axis in ("fsdp", "expert") if axis not in axes and axis_size(axis) > 1)
         whole = x.shape[0] % math.prod(map(axis_size, axes + inner)) == 0
-        program = _mapped(_mapped(run, inner), axes) if inner and whole else program
+        program = _mapped(_mapped(local, inner), axes) if inner and whole else program
     # Under `jit` also where the caller is not: a part of the mesh's axes is left to the compiler, which eager code has not.
     return jax.jit(program)(params, x, extras)
+
+
+def summed_wide(arrays: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Arrays that a `shard_map` sums over devices, or whose gradients it does, and a function that restores their dtypes.
+
+    The compiler of the CPU ends the process where a `shard_map` sums numbers of 16 bits. So for the CPU such arrays become
+    float32, which is exact; for other platforms nothing changes.
+    """
+    dtypes = jax.tree.map(lambda a: a.dtype, arrays)
+    if compiled_for() != "cpu":
+        return arrays, lambda arrays: arrays
+    wide = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype in (jnp.bfloat16, jnp.float16) else a, arrays)
+    return wide, lambda arrays: jax.tree.map(lambda a, dtype: a.astype(dtype), arrays, dtypes)
 
 
 def _mapped(run: Callable[[Any, Array, Any], Array], axes: tuple[str, ...]) -> Callable[[Any, Array, Any], Array]:

@@ -21,6 +21,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from jaxnets.ops.axes import AXES, axis_size
+from jaxnets.ops.own_rows import summed_wide
 
 AXIS = "pipeline"
 # Parts that each device's share of a batch is divided into, if the rows allow it: with 4 stages the bubble is then 16 %.
@@ -73,12 +74,13 @@ def pipelined(
         raise ValueError(f"a pipeline of {devices} stages needs a batch that {devices} divides, got {rows} rows")
     each = layers // (devices * rounds)
     per_stage = parts_in(rows, {axis: axis_size(axis) for axis in AXES["batch"] or ()}) // devices
-    stacked = jax.tree.map(lambda a: a.reshape(rounds, devices, each, *a.shape[1:]), params)
+    stacked, narrow = summed_wide(jax.tree.map(lambda a: a.reshape(rounds, devices, each, *a.shape[1:]), params))
+    x, as_it_was = summed_wide(x)
 
     def local(params: Any, number: Array, x: Array, extras: Any) -> Array:
-        mine = jax.tree.map(lambda a: a[:, 0], params)
+        mine = jax.tree.map(lambda a: a[:, 0], narrow(params))
         parts, own = jax.tree.map(lambda a: _every_part(a, per_stage), (x, extras))
-        return _travel(run, mine, number[0], parts, own, each)
+        return _travel(run, mine, number[0], as_it_was(parts), own, each)
 
     # Also along the axes that only split the batch, every device works on its own: gradients of the parameters are summed
     # over them once, after the last turn.
@@ -132,7 +134,7 @@ def _travel(
     (parts, arrived), _ = jax.lax.scan(turn, (parts, jnp.zeros_like(parts[0])), jnp.arange(turns))
     parts = parts.at[(turns - devices) % count].set(arrived)
     # The results are complete on the first device only; each takes its share.
-    whole = jnp.where(me == 0, parts, 0).reshape(devices, -1, *parts.shape[1:])
-    mine = jax.lax.psum_scatter(whole, AXIS, scatter_dimension=0)
+    whole, narrow = summed_wide(jnp.where(me == 0, parts, 0).reshape(devices, -1, *parts.shape[1:]))
+    mine = narrow(jax.lax.psum_scatter(whole, AXIS, scatter_dimension=0))
     mine = jnp.moveaxis(mine, 0, 1)
     return mine.reshape(-1, *mine.shape[2:])

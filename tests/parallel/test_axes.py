@@ -19,6 +19,7 @@ from jaxnets.models import MLP, Experts, LanguageModel
 from jaxnets.optim import AdamW
 from jaxnets.parallel import MeshShape, make_mesh
 from jaxnets.runs.train import train
+from jaxnets.steps.precision import Precision
 from jaxnets.tasks import NextToken
 
 SMALL = {"layers": 2, "heads": 4, "width": 32, "length": 16}
@@ -75,6 +76,16 @@ def test_the_result_is_that_of_one_device(case):
     # Sums over devices are rounded otherwise; the spread of one device, whose weights moved by a unit, is 2e-6.
     assert_close(split.state.params, one.state.params, rtol=1e-4, atol=1e-5)
     assert split.evaluate()["loss"] == pytest.approx(one.evaluate()["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["flash, pipeline", "flash, own rows"])
+def test_bfloat16_is_summed_over_devices_of_the_cpu_too(case):
+    """Its compiler ends the process where a `shard_map` has such a sum."""
+    mesh, model, options = CASES[case]
+    options = options | {"precision": Precision(compute="bfloat16")}
+    one, split = (trained(where, model, **options).evaluate()["loss"] for where in (MeshShape(data=1), mesh))
+    assert split == pytest.approx(one, rel=2e-3)  # four steps in 8 bits, summed in another order
 
 
 @pytest.mark.slow
