@@ -83,8 +83,10 @@ def add_positions(x: Array, table: Array, places: Array | int) -> Array:
     """
     if isinstance(places, Array) and places.ndim:
         return x + on_own_rows(_look_up, table, places, each=True).astype(x.dtype)
-    rows = jax.lax.dynamic_slice_in_dim(table, places, x.shape[1])[None].astype(x.dtype)
-    return on_own_rows(lambda rows, x, _: x + rows, rows, x)
+    rows = jax.lax.dynamic_slice_in_dim(table, places, x.shape[1])[None]
+    # In float32 outside, so that the gradients of devices and micro-batches are summed in it.
+    wide = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    return on_own_rows(lambda rows, x, _: x + rows.astype(x.dtype), wide, x)
 
 
 def rematerialised(block: type[nn.Module], remat: Remat, *, static: tuple[int, ...] = ()) -> Any:
