@@ -51,7 +51,6 @@ class Embed(nn.Embed):
         """Rows `[..., features]` of the table for tokens `[...]` of integers."""
         if self.num_embeddings == 1:
             return super().__call__(inputs)
-
         table = name_axes(self.embedding, "vocab", "embed")
         return on_own_rows(_look_up, table, inputs, each=True)
 

@@ -1,9 +1,12 @@
-"""Stacked layers that each device applies to its own rows, so that gradients of their parameters are summed once per call.
+"""Operations that each device applies to its own rows, so that gradients of their parameters are summed once per call.
 
 If layers run in a loop over stacked parameters, the compiler sums the gradient of each layer over the devices inside the loop,
 and cannot move that sum behind an outer loop over micro-batches. Inside of a `shard_map` a device has the gradient of its own
 rows alone, and they are summed where it ends. Without such a loop the sums inside cost nothing more, and can overlap with the
 computation of the next layer, so a step declares whether it has one (`summed_later`).
+
+The gradient of a look-up in a table, or of positions, is a sum over rows. Where `data` and `fsdp` both divide these, the compiler
+has one sum over both, and has to make it for each micro-batch because it is scattered over `fsdp`. Here it is two.
 """
 
 import contextlib
@@ -53,7 +56,7 @@ def on_own_rows(
     Args:
         run: of parameters, activations `[B, ...]` and extras `[B, ...]`; it returns activations of the shape of `x`.
         params: a tree of arrays, the same for all rows.
-        x: activations `[B, ...]`.
+        x: activations `[B, ...]`, or the number of a row without a batch.
         extras: a tree of arrays `[B, ...]`.
         each: whether a device sees its own rows alone along `fsdp` and `expert` too. By default the compiler divides the work
             along these; a look-up in a table it does not divide, but gathers the gradients of all rows.
@@ -61,7 +64,7 @@ def on_own_rows(
     Returns:
         `[B, ...]`, as `x`.
     """
-    axes = own_axes(x.shape[0])
+    axes = own_axes(x.shape[0]) if x.ndim else ()
     if not axes:
         return run(params, x, extras)
     params, narrow = summed_wide(params)
