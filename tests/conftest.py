@@ -57,14 +57,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_collection_modifyitems(config, items):
     """Mark `SWEEPS` and the cases that `KEPT` does not name as slow, `NIGHTLY` and the rest of `SAMPLED` as nightly.
 
-    `JAXNETS_TEST_PART=2/4` leaves the second of four parts of all tests; a test is always in the same part, with all its cases.
+    `JAXNETS_TEST_PART=2/6` leaves the second of six parts of all tests; a test is always in the same part, with all its cases.
     """
     for item in items:
         if f"{item.module.__name__}.{item.name}".startswith(NIGHTLY):
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.nightly)
-        long = not SWEEPS.isdisjoint((item.module.__name__, f"{item.module.__name__}.{item.name}"))
-        if long:
+        long = f"{item.module.__name__}.{item.name}" in SWEEPS
+        if long or item.module.__name__ in SWEEPS:
             item.add_marker(pytest.mark.slow)
         name, case = item.originalname, item.name.removeprefix(item.originalname or "")
         kept = KEPT.get(f"{item.module.__name__}.{name}")

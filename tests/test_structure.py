@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -97,6 +98,21 @@ def test_the_lists_of_sweeps_name_existing_tests():
     for name in (*KEPT, *SAMPLED, *NIGHTLY, *SWEEPS):
         module, _, function = name.partition("[")[0].partition(".")
         assert f"def {function}" in written[module], f"tests/tiers.py names {name}, which is no test"
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_suite_are_all_of_it():
+    def collected(part):
+        command = [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "tests/tasks/test_losses.py"]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | part, capture_output=True, text=True)
+        return {line for line in done.stdout.splitlines() if "::" in line}
+
+    whole, first, second = map(collected, ({}, {"JAXNETS_TEST_PART": "1/2"}, {"JAXNETS_TEST_PART": "2/2"}))
+    assert first
+    assert second
+    assert first | second == whole
+    assert not first & second
+    assert len({line.partition("[")[0] for line in first} & {line.partition("[")[0] for line in second}) == 0
 
 
 def test_tests_mirror_the_rooms():
