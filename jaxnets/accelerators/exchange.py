@@ -120,9 +120,14 @@ def exchanges(
     sums = work.bytes if micro_batches == 1 else FLOAT32
     for kind, axes in same.items():
         times, width = (micro_batches, work.bytes) if inside and kind != "outside" else (1, sums)
-        found["data"] += links.ring(axes, 2 * times * held[kind] / n["fsdp"] * width)
-        if zero == 1:  # The sums are scattered, and the updated parameters gathered.
-            found["fsdp"] += links.ring(("fsdp",), held[kind] * (times * width + FLOAT32))
+        several = math.prod(n[axis] for axis in axes) > 1
+        if (
+            zero == 1
+        ):  # A device has whole sums: of all axes in one exchange, or scattered. Updated parameters are gathered.
+            found["data"] += links.ring((*axes, "fsdp"), 2 * times * held[kind] * width) if several else 0
+            found["fsdp"] += links.ring(("fsdp",), held[kind] * (FLOAT32 + (0 if several else times * width)))
+        else:
+            found["data"] += links.ring(axes, 2 * times * held[kind] / n["fsdp"] * width)
     # Parameters are gathered forward and back, and gradients scattered, for each micro-batch, in a pipeline for each turn.
     turns = parts_in(work.rows // micro_batches, n) * work.rounds + stages - 1 if stages > 1 else 1
     often = {"outside": 1, "stacked": turns, "experts": turns}

@@ -5,8 +5,8 @@ and cannot move that sum behind an outer loop over micro-batches. Inside of a `s
 rows alone, and they are summed where it ends. Without such a loop the sums inside cost nothing more, and can overlap with the
 computation of the next layer, so a step declares whether it has one (`summed_later`).
 
-The gradient of a look-up in a table, or of positions, is a sum over rows. Where `data` and `fsdp` both divide these, the compiler
-has one sum over both, and has to make it for each micro-batch because it is scattered over `fsdp`. Here it is two.
+The gradient of a look-up in a table, or of positions, is a sum over rows. Where `data` and `fsdp` both divide these, the
+compiler has one sum over both, and makes it for each micro-batch because it is scattered over `fsdp`. Here it is two.
 """
 
 import contextlib
