@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxnets.core.typecheck import check_choices
 from jaxnets.core.types import SECOND_USE
+from jaxnets.core.wide import wide
 from jaxnets.ops import conv_general_dilated, dot_general, name_axes
 from jaxnets.ops.bilinear import PLAIN
 from jaxnets.ops.flash_attention import STORED
@@ -84,8 +85,7 @@ def add_positions(x: Array, table: Array, places: Array | int) -> Array:
         return x + on_own_rows(_look_up, table, places, each=True).astype(x.dtype)
     rows = jax.lax.dynamic_slice_in_dim(table, places, x.shape[1])[None]
     # In float32 outside, so that the gradients of devices and micro-batches are summed in it.
-    wide = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-    return on_own_rows(lambda rows, x, _: x + rows.astype(x.dtype), wide, x)
+    return on_own_rows(lambda rows, x, _: x + rows.astype(x.dtype), wide(rows), x)
 
 
 def rematerialised(block: type[nn.Module], remat: Remat, *, static: tuple[int, ...] = ()) -> Any:
